@@ -1,0 +1,42 @@
+//! Compiles our protobufs with protox, so that no `protoc` is needed, and notes the commit for `--version`.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+    compile(
+        &["jitgate/v1/grants.proto", "jitgate/v1/access.proto", "jitgate/v1/watch.proto"],
+        "proto",
+        &out.join("jitgate.bin"),
+    )?;
+    compile(&["ledger.proto"], "proto/demo", &out.join("demo.bin"))?;
+    println!("cargo:rerun-if-changed=proto");
+    println!("cargo:rustc-env=JITGATE_COMMIT={}", commit());
+    Ok(())
+}
+
+/// Writes the descriptor set (served by reflection) and the Rust code.
+fn compile(files: &[&str], include: &str, descriptors: &Path) -> Result<(), Box<dyn Error>> {
+    let set = protox::compile(files, [include])?;
+    fs::write(descriptors, prost::Message::encode_to_vec(&set))?;
+    tonic_prost_build::configure().bytes(".").compile_fds(set)?;
+    Ok(())
+}
+
+/// The short commit hash, or `unknown` outside a git checkout.
+fn commit() -> String {
+    // The log of HEAD changes with each commit; where there is none (a source archive), nothing is watched.
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|path| Path::new(path).exists()) {
+        println!("cargo:rerun-if-changed={log}");
+    }
+    git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned())
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
+    Some(text.trim().to_owned())
+}

@@ -1,0 +1,32 @@
+//! jitgate: just-in-time access for a service mesh.
+//!
+//! ```text
+//! DATA PATH     client -> Envoy --Check--> sidecar:  read -> identify -> look up -> decide -> respond
+//!                                          one record per decision -> span, counter, log
+//!               client <- Envoy <-- OK | denied + reason | cannot decide --
+//!
+//! CONTROL PATH  CLI / API -> control plane: authenticate -> policy -> grant (store, one revision per change)
+//!               control plane --WatchGrants--> sidecar: snapshot, deltas, progress -> table;  <-- ack, status --
+//! ```
+//!
+//! In reading order:
+//!
+//! * [`model`]: the nouns (principal, scope, grant) and the decision; knows no wire, no clock, no I/O.
+//! * [`wire`]: our protobufs and their conversion to and from the model.
+//! * the leaves that any role may use: [`index`], [`issuers`], [`clock`], [`telemetry`], [`admin`], [`tls`], [`runtime`];
+//! * the roles: [`sidecar`] (data plane), [`control`] (control plane), [`cli`].
+//!
+//! The arrow of dependency is `model` <- `wire` <- leaves <- roles <- binaries. Roles never import one another.
+
+pub mod admin;
+pub mod cli;
+pub mod clock;
+pub mod control;
+pub mod index;
+pub mod issuers;
+pub mod model;
+pub mod runtime;
+pub mod sidecar;
+pub mod telemetry;
+pub mod tls;
+pub mod wire;

@@ -1,0 +1,186 @@
+//! A grant as it is enforced: who, through whom, what, from when to when, and whether it was ended early.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::identity::Principal;
+use super::scope::Scope;
+use super::time::Timestamp;
+
+/// A store revision: one number for each committed change, strictly rising within an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Revision(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A grant's name: a ULID, or the name of a standing grant. 1 to 128 of letters, digits, `.`, `_` and `-`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GrantId(Arc<str>);
+
+/// Why a string is no grant id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("must be 1 to 128 letters, digits, '.', '_' and '-'")]
+pub struct GrantIdError;
+
+impl GrantId {
+    /// Parses an id.
+    ///
+    /// # Errors
+    /// [`GrantIdError`] states the rule.
+    pub fn parse(text: &str) -> Result<Self, GrantIdError> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        if (1..=128).contains(&text.len()) && text.bytes().all(allowed) {
+            Ok(Self(text.into()))
+        } else {
+            Err(GrantIdError)
+        }
+    }
+
+    /// The id.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for GrantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for GrantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What both planes hold of a grant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// Its name.
+    pub id: GrantId,
+    /// Who holds it.
+    pub subject: Principal,
+    /// Only through these workloads; empty: through any.
+    pub via: Vec<Principal>,
+    /// What it allows.
+    pub scope: Scope,
+    /// Start of validity, inclusive.
+    pub not_before: Timestamp,
+    /// End of validity.
+    pub end: End,
+    /// Whether something other than the clock holds it back.
+    pub hold: Hold,
+    /// What counts while the table is stale.
+    pub staleness: Staleness,
+    /// The policy behind it: name and version.
+    pub policy: PolicyRef,
+    /// W3C trace context of its approval.
+    pub traceparent: Option<Arc<str>>,
+    /// The store's revision of its last change.
+    pub mod_revision: Revision,
+}
+
+/// Which policy, in which version.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PolicyRef {
+    /// Empty on a standing grant.
+    pub name: Arc<str>,
+    /// From 1.
+    pub version: u64,
+}
+
+/// When a grant ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// At this instant, exclusive. Never recomputed.
+    At(Timestamp),
+    /// Never: a standing grant, declared by an operator.
+    Standing,
+}
+
+/// What other than time holds a grant back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// Nothing.
+    None,
+    /// Suspended; time runs on.
+    Suspended,
+    /// Over: kept as a tombstone to explain refusals, at least until `keep_until`.
+    Ended {
+        /// How it ended.
+        how: Ended,
+        /// The entry may be forgotten after this.
+        keep_until: Timestamp,
+    },
+}
+
+/// How a grant ended. All are terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Its time was up.
+    Expired,
+    /// Ended by an operator or by policy.
+    Revoked,
+    /// Ended by its owner.
+    Released,
+}
+
+/// What counts when the sidecar has not heard from the control plane for too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Staleness {
+    /// Nothing: the answer is STALE.
+    #[default]
+    Strict,
+    /// The last known state, until the grant ends.
+    LastKnown,
+}
+
+/// Where a grant stands at an instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// `not_before` lies ahead.
+    NotStarted,
+    /// In force; what is left, `None` for a standing grant.
+    Live(Option<Duration>),
+    /// Held back; may come back.
+    Suspended,
+    /// Over.
+    Ended(Ended),
+}
+
+impl Grant {
+    /// Where the grant stands at `now`. Terminal holds win over the clock, the clock over suspension.
+    pub fn phase(&self, now: Timestamp) -> Phase {
+        if let Hold::Ended { how, .. } = self.hold {
+            return Phase::Ended(how);
+        }
+        let left = match self.end {
+            End::At(end) if now >= end => return Phase::Ended(Ended::Expired),
+            End::At(end) => Some(end.since(now)),
+            End::Standing => None,
+        };
+        if self.hold == Hold::Suspended {
+            return Phase::Suspended;
+        }
+        if now < self.not_before { Phase::NotStarted } else { Phase::Live(left) }
+    }
+
+    /// When it ends by itself, if ever.
+    pub fn expires(&self) -> Option<Timestamp> {
+        match self.end {
+            End::At(end) => Some(end),
+            End::Standing => None,
+        }
+    }
+
+    /// Whether a call from this mTLS peer is one the grant is meant for.
+    pub fn passes_through(&self, peer: Option<&Principal>) -> bool {
+        self.via.is_empty() || peer.is_some_and(|peer| self.via.contains(peer))
+    }
+}
