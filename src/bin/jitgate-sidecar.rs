@@ -1,1 +1,3 @@
+//! The `jitgate-sidecar` binary: the data plane and nothing else.
+
 fn main() {}

@@ -1,1 +1,3 @@
+//! The `jitgate` binary: control plane, command line and `dev`.
+
 fn main() {}

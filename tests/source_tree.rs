@@ -1,0 +1,174 @@
+//! The shape of the source tree, checked: every file says what it is, is reached by a `mod`, stays small, and imports only downwards.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const PRODUCTION_LINES_MAX: usize = 500;
+
+/// Parts that any role may use; none of them may know a role.
+const LEAVES: &[&str] = &["index", "issuers", "clock", "runtime", "telemetry", "admin", "tls"];
+const ROLES: &[&str] = &["sidecar", "control", "cli"];
+
+struct Source {
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    /// `src/control/store.rs` -> `control`.
+    fn part(&self) -> String {
+        let inside = self.path.strip_prefix(root().join("src")).unwrap();
+        let first = inside.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
+        first.trim_end_matches(".rs").to_owned()
+    }
+
+    /// The text before the unit tests, without comments.
+    fn production(&self) -> String {
+        let before_tests = self.text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+        let code = |line: &&str| !line.trim_start().starts_with("//");
+        before_tests.lines().filter(code).collect::<Vec<_>>().join("\n")
+    }
+
+    fn is_tests(&self) -> bool {
+        self.path.file_name().is_some_and(|name| name == "tests.rs")
+            || self.path.components().any(|part| part.as_os_str() == "tests")
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources() -> Vec<Source> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(Source { text: fs::read_to_string(&path).unwrap(), path });
+            }
+        }
+    }
+    assert!(found.len() > 20, "the walk found only {} files", found.len());
+    found
+}
+
+/// Every breach, one a line; the test fails with all of them.
+fn report(breaches: Vec<String>) {
+    assert!(breaches.is_empty(), "\n{}", breaches.join("\n"));
+}
+
+#[test]
+fn every_file_opens_with_what_it_is() {
+    let silent = |source: &Source| !source.is_tests() && !source.text.starts_with("//! ");
+    let breaches = sources().into_iter().filter(silent);
+    report(breaches.map(|source| format!("{} does not open with //!", source.path.display())).collect());
+}
+
+#[test]
+fn no_file_is_over_the_line_limit() {
+    let lines = |source: &Source| source.text.split("#[cfg(test)]\nmod ").next().unwrap_or_default().lines().count();
+    let long = |source: &Source| !source.is_tests() && lines(source) > PRODUCTION_LINES_MAX;
+    let breaches = sources().into_iter().filter(long);
+    report(breaches.map(|source| format!("{} has {} lines", source.path.display(), lines(&source))).collect());
+}
+
+#[test]
+fn no_file_is_an_orphan() {
+    let sources = sources();
+    let mut reached =
+        BTreeSet::from(["lib.rs", "bin/jitgate.rs", "bin/jitgate-sidecar.rs"].map(|f| root().join("src").join(f)));
+    for source in &sources {
+        for line in source.text.lines() {
+            let line = line
+                .trim()
+                .trim_start_matches("pub(crate) ")
+                .trim_start_matches("pub(super) ")
+                .trim_start_matches("pub ");
+            let Some(name) = line.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')) else { continue };
+            let stem = source.path.file_stem().unwrap();
+            let folder = source.path.parent().unwrap();
+            let folder = if stem == "lib" { folder.to_path_buf() } else { folder.join(stem) };
+            reached.insert(folder.join(format!("{name}.rs")));
+        }
+    }
+    let orphans = sources.iter().filter(|source| !reached.contains(&source.path));
+    report(orphans.map(|source| format!("{} is named by no mod", source.path.display())).collect());
+}
+
+#[test]
+fn the_model_knows_no_wire_no_clock_and_no_io() {
+    let forbidden = [
+        "tonic",
+        "tokio",
+        "prost",
+        "envoy_types",
+        "std::fs",
+        "std::net",
+        "std::io",
+        "std::env",
+        "Instant",
+        "SystemTime::now",
+        "crate::wire",
+        "tracing",
+        "Utc::now",
+    ];
+    let mut breaches = Vec::new();
+    for source in sources().iter().filter(|source| source.part() == "model") {
+        for word in forbidden {
+            if source.production().contains(word) {
+                breaches.push(format!("{} mentions {word}", source.path.display()));
+            }
+        }
+    }
+    report(breaches);
+}
+
+#[test]
+fn dependencies_point_downwards_only() {
+    let mut breaches = Vec::new();
+    for source in sources() {
+        let part = source.part();
+        let above: Vec<&str> = match part.as_str() {
+            "model" => [&["wire"], LEAVES, ROLES].concat(),
+            "wire" => [LEAVES, ROLES].concat(),
+            leaf if LEAVES.contains(&leaf) => ROLES.to_vec(),
+            // `jitgate` is one binary: its command line may name the control plane, never the data plane.
+            "cli" => vec!["sidecar"],
+            role if ROLES.contains(&role) => ROLES.iter().copied().filter(|other| *other != role).collect(),
+            _ => vec![],
+        };
+        for other in above {
+            if source.production().contains(&format!("crate::{other}")) {
+                breaches.push(format!("{} imports crate::{other}", source.path.display()));
+            }
+        }
+    }
+    report(breaches);
+}
+
+#[test]
+fn envoys_types_stay_behind_one_reading_and_one_writing_file() {
+    let allowed = ["src/sidecar/input.rs", "src/sidecar/respond.rs", "src/sidecar/check.rs"];
+    let breaches = sources().into_iter().filter(|source| {
+        let inside = source.path.strip_prefix(root()).unwrap();
+        let mine =
+            allowed.iter().any(|path| inside == Path::new(path) || inside.starts_with(path.trim_end_matches(".rs")));
+        source.production().contains("envoy_types") && !mine
+    });
+    report(breaches.map(|source| format!("{} uses envoy_types", source.path.display())).collect());
+}
+
+#[test]
+fn only_the_command_line_prints() {
+    let printing = ["println!", "print!(", "eprintln!", "eprint!(", "dbg!("];
+    let breaches = sources().into_iter().filter(|source| {
+        !matches!(source.part().as_str(), "cli" | "bin")
+            && printing.iter().any(|word| source.production().contains(word))
+    });
+    report(breaches.map(|source| format!("{} prints", source.path.display())).collect());
+}
