@@ -65,6 +65,22 @@ fn the_examples_are_good_and_warn_of_nothing() {
 }
 
 #[test]
+fn the_documentation_is_true() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/policies.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let yaml: Vec<&str> = page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(yaml.len(), 2);
+    assert_eq!(found_in(&yaml.join("---\n")), [""; 0]);
+    for reason in crate::model::policy::RefusalReason::ALL {
+        assert!(page.contains(&format!("`{}`", reason.as_str())), "{reason:?}");
+    }
+    for field in fields::AUTO.iter().chain(fields::DURATION).chain(fields::ACCESS_POLICY).chain(fields::STANDING_GRANT)
+    {
+        assert!(page.contains(&format!("`{field}`")) || page.contains(&format!(".{field}")), "{field}");
+    }
+}
+
+#[test]
 fn the_schema_has_every_field_that_the_parser_knows_and_no_other() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/policy.schema.json");
     let schema: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
