@@ -32,6 +32,10 @@ names! {
     DECISION = "jitgate.decision";
     /// The `DenyReason`; absent on an allow.
     REASON = "jitgate.reason";
+    /// The sentence that goes with it.
+    DETAIL = "jitgate.detail";
+    /// Credentials that were not judged: how many tokens belonged to the application.
+    IGNORED = "jitgate.credentials.ignored";
     /// What the answer's `x-jitgate-decision-id` says.
     DECISION_ID = "jitgate.decision_id";
     /// The grant that allowed, or came nearest.
