@@ -52,6 +52,9 @@ struct Bench {
     /// Grants that the sidecar holds.
     #[arg(long, default_value_t = 10_000)]
     grants: usize,
+    /// The sidecar to measure. Default: the one that cargo has just built.
+    #[arg(long, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_jitgate-sidecar"))]
+    sidecar: PathBuf,
     /// Let the scheduler choose cores instead of keeping everything on one.
     #[arg(long)]
     no_pin: bool,
@@ -86,8 +89,11 @@ fn main() -> anyhow::Result<()> {
 async fn run(bench: &Bench) -> anyhow::Result<Report> {
     let scene = checks::Scene::new(bench.grants)?;
     let reference = servers::reference("reference").await?;
-    let candidate =
-        if bench.self_check { servers::reference("reference again").await? } else { servers::sidecar(&scene).await? };
+    let candidate = if bench.self_check {
+        servers::reference("reference again").await?
+    } else {
+        servers::sidecar(&scene, &bench.sidecar).await?
+    };
     let load = Load::new(&scene, bench.connections, bench.streams);
     let mut rounds = Vec::with_capacity(bench.rounds);
     for contestant in [&reference, &candidate] {
@@ -101,6 +107,7 @@ async fn run(bench: &Bench) -> anyhow::Result<Report> {
         candidate: candidate.name,
         load: format!("{} connections x {} streams", bench.connections, bench.streams),
         burst: bench.burst,
+        check_bytes: scene.checks.first().map_or(0, |check| check.len()),
         grants: bench.grants,
         rounds,
         memory: candidate.memory()?,

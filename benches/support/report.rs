@@ -30,6 +30,7 @@ pub(crate) struct Report {
     pub(crate) candidate: &'static str,
     pub(crate) load: String,
     pub(crate) burst: u64,
+    pub(crate) check_bytes: usize,
     pub(crate) grants: usize,
     pub(crate) rounds: Vec<Round>,
     pub(crate) memory: Option<Memory>,
@@ -56,10 +57,11 @@ impl Report {
     pub(crate) fn to_table(&self) -> String {
         let Figures { reference_us, candidate_us, ratio, ratio_low, ratio_high } = self.figures();
         let figures = format!(
-            "CPU per check, {} rounds of {} checks, {}\n  {:<24} {reference_us:>8.2} us\n  {:<24} {candidate_us:>8.2} us\n  \
+            "CPU per check, {} rounds of {} checks of {} bytes, {}\n  {:<24} {reference_us:>8.2} us\n  {:<24} {candidate_us:>8.2} us\n  \
              {:<24} {ratio:>8.3}    (95 %: {ratio_low:.3} to {ratio_high:.3})\n",
             self.rounds.len(),
             self.burst,
+            self.check_bytes,
             self.load,
             "reference",
             self.candidate,

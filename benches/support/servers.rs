@@ -75,7 +75,7 @@ pub(crate) async fn reference(name: &'static str) -> anyhow::Result<Contestant> 
 }
 
 /// Starts a sidecar with a control plane, an issuer and a collector of its own.
-pub(crate) async fn sidecar(scene: &Scene) -> anyhow::Result<Contestant> {
+pub(crate) async fn sidecar(scene: &Scene, program: &Path) -> anyhow::Result<Contestant> {
     let name = "jitgate-sidecar";
     let files = tempfile::tempdir()?;
     std::fs::write(files.path().join("jwks.json"), &scene.jwks)?;
@@ -88,7 +88,7 @@ pub(crate) async fn sidecar(scene: &Scene) -> anyhow::Result<Contestant> {
     servers.spawn(Server::builder().add_service(sink.service()).serve_with_incoming(listener));
 
     let (address, admin) = (local(free_port().await?), local(free_port().await?));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_jitgate-sidecar"));
+    let mut command = Command::new(program);
     command
         .args(["--listen", &address, "--admin-listen", &admin, "--control-plane", &control_url])
         .args(["--service", checks::SERVICE, "--issuers"])
