@@ -1,3 +1,179 @@
-//! The `jitgate` binary: control plane, command line and `dev`.
+//! `jitgate`: the command line. It joins the verbs that need the control plane to those of `cli`, and decides nothing itself.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use jitgate::cli;
+
+/// Just-in-time access for a service mesh.
+#[derive(Debug, Parser)]
+#[command(name = "jitgate", version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("JITGATE_COMMIT"), ")"))]
+#[command(after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage.")]
+struct Jitgate {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    #[command(flatten)]
+    Client(Box<cli::Verb>),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match Jitgate::parse().verb {
+        Verb::Client(verb) => cli::run(*verb, Jitgate::command()).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use clap::{Arg, Command};
+
+    use super::*;
+
+    /// Calls `each` for every command of the tree, with its path.
+    fn walk(command: &Command, path: &str, each: &mut impl FnMut(&str, &Command)) {
+        each(path, command);
+        for below in command.get_subcommands() {
+            walk(below, &format!("{path} {}", below.get_name()), each);
+        }
+    }
+
+    fn flags(command: &Command) -> impl Iterator<Item = &Arg> {
+        let automatic = ["help", "version"];
+        command
+            .get_arguments()
+            .filter(move |arg| arg.get_long().is_some() && !automatic.contains(&arg.get_id().as_str()))
+    }
+
+    #[test]
+    fn the_command_is_sound() {
+        Jitgate::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_twin_of_its_own() {
+        walk(&Jitgate::command(), "jitgate", &mut |path, command| {
+            let mut seen = HashMap::new();
+            for flag in flags(command) {
+                let name = flag.get_long().unwrap();
+                let twin = flag.get_env().and_then(|twin| twin.to_str()).unwrap_or_default();
+                assert!(twin.starts_with("JITGATE_"), "{path} --{name} has no twin: {twin:?}");
+                assert_eq!(seen.insert(twin.to_owned(), name), None, "{path}: {twin} has two flags");
+            }
+        });
+    }
+
+    #[test]
+    fn what_a_server_reads_never_aims_a_destructive_verb() {
+        // JITGATE_SERVICE configures sidecars; left in a shell, it must not turn into `revoke --service`.
+        walk(&Jitgate::command(), "jitgate", &mut |path, command| {
+            let words: Vec<_> = path.split(' ').skip(1).collect();
+            if matches!(words.first(), None | Some(&("control-plane" | "dev"))) {
+                return;
+            }
+            for flag in flags(command).filter(|flag| !flag.is_global_set()) {
+                let own = format!("JITGATE_{}_", words.first().unwrap().to_uppercase());
+                let twin = flag.get_env().and_then(|twin| twin.to_str()).unwrap();
+                assert!(twin.starts_with(&own), "{path}: {twin} must begin with {own}");
+            }
+        });
+    }
+
+    #[test]
+    fn every_command_and_flag_is_described() {
+        walk(&Jitgate::command(), "jitgate", &mut |path, command| {
+            assert!(command.get_about().is_some(), "{path}");
+            for arg in flags(command) {
+                assert!(arg.get_help().is_some(), "{path} {}", arg.get_id());
+            }
+        });
+    }
+
+    #[test]
+    fn an_environment_value_that_is_a_secret_is_hidden_in_help() {
+        walk(&Jitgate::command(), "jitgate", &mut |path, command| {
+            for arg in command.get_arguments().filter(|arg| arg.get_env().is_some_and(|twin| twin == "JITGATE_TOKEN")) {
+                assert!(arg.is_hide_env_values_set(), "{path}");
+            }
+        });
+    }
+
+    fn parses(line: &[&str]) -> bool {
+        Jitgate::command().try_get_matches_from([&["jitgate"], line].concat()).is_ok()
+    }
+
+    #[test]
+    fn the_promised_lines_parse() {
+        for line in [
+            &[
+                "request",
+                "--service",
+                "payments",
+                "--http",
+                "GET /v1/users/{id}",
+                "--for",
+                "20s",
+                "--reason",
+                "x",
+                "--wait",
+            ][..],
+            &[
+                "request",
+                "--service",
+                "payments",
+                "--grpc",
+                "/pay.v1.Ledger/*",
+                "--grpc",
+                "*",
+                "--ticket",
+                "T",
+                "-o",
+                "json",
+            ],
+            &["requests"],
+            &["requests", "list", "--state", "pending"],
+            &["requests", "show", "01J", "--server", "https://cp:7400"],
+            &["requests", "watch"],
+            &["cancel", "01J", "--reason", "x"],
+            &["grants", "list", "--subject", "user:i|a", "--all"],
+            &["revoke", "01J", "--wait", "all"],
+            &["revoke", "--subject", "user:i|a", "--service", "payments"],
+            &["release", "01J"],
+            &["explain", "--service", "payments", "--as", "user:i|a", "--as", "group:i|g", "--http", "GET /v1/users/7"],
+            &["explain", "--service", "payments", "--as", "user:i|a", "--grpc", "/a.B/C", "--at", "-10m"],
+            &["fleet", "-o", "yaml"],
+            &["token", "inspect", "-"],
+            &["completions", "bash"],
+            &["dev", "--envoy-port", "0", "--state-dir", "/tmp/x", "--no-envoy"],
+            &["dev", "token", "--user", "alice", "--group", "sre", "--for", "1h", "--state-dir", "/tmp/x"],
+            &["dev", "call", "--grpc", "/pay.v1.Ledger/GetBalance"],
+        ] {
+            let parsed = Jitgate::command().try_get_matches_from([&["jitgate"], line].concat());
+            assert!(parsed.is_ok(), "{line:?}: {}", parsed.unwrap_err());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_wrong_usage() {
+        for line in [
+            &["request", "--service", "payments"][..],
+            &["request", "--service", "Payments", "--grpc", "*"],
+            &["request", "--service", "payments", "--http", "/v1/users"],
+            &["request", "--service", "payments", "--grpc", "*", "--for", "20"],
+            &["revoke"],
+            &["revoke", "01J", "--service", "payments"],
+            &["explain", "--service", "s", "--as", "alice", "--grpc", "/a.B/C"],
+            &["explain", "--service", "s", "--as", "user:i|a", "--grpc", "/a.B/C", "--http", "GET /"],
+            &["fleet", "-o", "xml"],
+            &["fleet", "--token", "a", "--token-file", "b"],
+            &["dev", "--envoy", "/x", "--no-envoy"],
+        ] {
+            assert!(!parses(line), "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Looking at grants, and ending them early.
+
+use std::time::Duration;
+
+use clap::{Subcommand, ValueEnum};
+
+use crate::wire::grant::{duration_to, timestamp_from};
+use crate::wire::v1;
+
+use super::connect::{ClientArgs, Connection, PATIENCE, connect};
+use super::render::text::{Grant, Grants, Revoked};
+use super::requests::patient;
+use super::trouble::{Exit, Trouble, say};
+use super::values;
+
+/// `jitgate grants`.
+#[derive(Debug, clap::Args)]
+pub struct GrantsArgs {
+    #[command(subcommand)]
+    verb: Option<GrantsVerb>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// What to do with grants; without one of these the live ones are listed.
+#[derive(Debug, Subcommand)]
+pub enum GrantsVerb {
+    /// List those you may see, newest first
+    List(ListArgs),
+    /// Show one
+    Show {
+        /// Its ID
+        id: String,
+    },
+}
+
+/// Which grants to list.
+#[derive(Debug, Default, clap::Args)]
+pub struct ListArgs {
+    /// Only those of this subject
+    #[arg(long, env = "JITGATE_GRANTS_SUBJECT", value_name = "PRINCIPAL", value_parser = values::principal)]
+    subject: Option<String>,
+    /// Only those of this service
+    #[arg(long, env = "JITGATE_GRANTS_SERVICE", value_parser = values::service)]
+    service: Option<String>,
+    /// Ended ones, too
+    #[arg(long, env = "JITGATE_GRANTS_ALL")]
+    all: bool,
+}
+
+/// Lists or shows grants.
+///
+/// # Errors
+/// What the control plane refuses, and what keeps it from answering.
+pub async fn grants(args: GrantsArgs) -> Result<Exit, Trouble> {
+    let GrantsArgs { verb, client } = args;
+    let mut connection = connect(client).await?;
+    match verb.unwrap_or_else(|| GrantsVerb::List(ListArgs::default())) {
+        GrantsVerb::List(which) => {
+            let listed = list(&mut connection, which).await?;
+            connection.screen.show(&listed)?;
+        }
+        GrantsVerb::Show { id } => {
+            let shown = connection.access.get_grant(patient(v1::GetGrantRequest { id })).await;
+            connection.screen.show(&Grant(&shown.map_err(connection.refusal())?.into_inner()))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+async fn list(connection: &mut Connection, which: ListArgs) -> Result<Grants, Trouble> {
+    let ListArgs { subject, service, all } = which;
+    let refusal = connection.refusal();
+    let (subject, service) = (subject.unwrap_or_default(), service.unwrap_or_default());
+    let mut grants = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let ask = v1::ListGrantsRequest {
+            page_size: 1000,
+            page_token,
+            subject: subject.clone(),
+            service: service.clone(),
+            include_ended: all,
+        };
+        let page = connection.access.list_grants(patient(ask)).await.map_err(&refusal)?.into_inner();
+        grants.extend(page.grants);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(Grants { grants, revision: page.revision });
+        }
+    }
+}
+
+/// `jitgate revoke`.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("which").args(["id", "subject", "service"]).required(true).multiple(true)))]
+pub struct RevokeArgs {
+    /// The grant's ID
+    #[arg(conflicts_with_all = ["subject", "service"])]
+    id: Option<String>,
+    /// Every live grant of this subject; with --service, only those there
+    #[arg(long, env = "JITGATE_REVOKE_SUBJECT", value_name = "PRINCIPAL", value_parser = values::principal)]
+    subject: Option<String>,
+    /// Every live grant of this service
+    #[arg(long, env = "JITGATE_REVOKE_SERVICE", value_parser = values::service)]
+    service: Option<String>,
+    /// What to wait for; the revoke is durable in every case
+    #[arg(long, env = "JITGATE_REVOKE_WAIT", value_enum, default_value_t)]
+    wait: Wait,
+    /// How long to wait for the sidecars, at most 60s
+    #[arg(long, env = "JITGATE_REVOKE_TIMEOUT", value_name = "TIME", value_parser = values::span, default_value = "5s")]
+    timeout: Duration,
+    /// Why, for the record
+    #[arg(long, env = "JITGATE_REVOKE_REASON", value_name = "TEXT", default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// What a revoke waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Wait {
+    /// That it is durable and on its way
+    #[default]
+    Committed,
+    /// That every connected sidecar of the service enforces it
+    All,
+}
+
+/// Ends grants early. Exit code 1 when it was to wait for every sidecar and one has not confirmed.
+///
+/// # Errors
+/// What the control plane refuses, and what keeps it from answering.
+pub async fn revoke(args: RevokeArgs) -> Result<Exit, Trouble> {
+    let RevokeArgs { id, subject, service, wait, timeout, reason, client } = args;
+    let mut connection = connect(client).await?;
+    let refusal = connection.refusal();
+    let until = match wait {
+        Wait::Committed => v1::RevokeWait::Committed,
+        Wait::All => v1::RevokeWait::All,
+    }
+    .into();
+    let limit = Some(duration_to(timeout));
+    let response = if let Some(id) = id {
+        let ask = v1::RevokeGrantRequest { id, reason, wait: until, timeout: limit };
+        connection.access.revoke_grant(deadline(ask, timeout)).await
+    } else {
+        let (subject, service) = (subject.unwrap_or_default(), service.unwrap_or_default());
+        let ask = v1::RevokeGrantsRequest { subject, service, reason, wait: until, timeout: limit };
+        connection.access.revoke_grants(deadline(ask, timeout)).await
+    };
+    let response = response.map_err(refusal)?.into_inner();
+    connection.screen.show(&Revoked(&response))?;
+    if wait == Wait::All && response.outstanding > 0 {
+        say(&outstanding(&response));
+        return Ok(Exit::Refused);
+    }
+    Ok(Exit::Done)
+}
+
+fn deadline<T>(message: T, wait: Duration) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(wait + PATIENCE);
+    request
+}
+
+fn outstanding(response: &v1::RevokeGrantsResponse) -> String {
+    let fence = response.fenced_by.as_ref().and_then(|time| timestamp_from(time, "fenced_by").ok());
+    let fence = fence.map(|time| format!("; a silent one refuses by itself after {time}")).unwrap_or_default();
+    format!("revoked, but {} sidecar(s) have not confirmed yet{fence}: see jitgate fleet", response.outstanding)
+}
+
+/// `jitgate release`.
+#[derive(Debug, clap::Args)]
+pub struct ReleaseArgs {
+    /// The grant's ID
+    id: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Ends one's own grant.
+///
+/// # Errors
+/// What the control plane refuses, and what keeps it from answering.
+pub async fn release(args: ReleaseArgs) -> Result<Exit, Trouble> {
+    let ReleaseArgs { id, client } = args;
+    let mut connection = connect(client).await?;
+    let released = connection.access.release_grant(patient(v1::ReleaseGrantRequest { id })).await;
+    connection.screen.show(&Grant(&released.map_err(connection.refusal())?.into_inner()))?;
+    Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_not_confirmed_is_counted_and_the_fence_named() {
+        let fenced_by = Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 0 });
+        let response = v1::RevokeGrantsResponse { outstanding: 2, fenced_by, ..Default::default() };
+        let text = outstanding(&response);
+        assert!(text.contains("2 sidecar(s)") && text.contains("2023-11-14T22:13:20"), "{text}");
+    }
+}

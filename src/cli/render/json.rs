@@ -1,0 +1,143 @@
+//! Our messages as JSON values, spelled out field by field so that their shape never changes by accident.
+
+use serde_json::{Value, json};
+
+use crate::wire::grant::{duration_from, timestamp_from};
+use crate::wire::v1;
+
+/// An access request.
+pub fn access_request(request: &v1::AccessRequest) -> Value {
+    json!({
+        "id": request.id,
+        "state": state(request.state().as_str_name(), "ACCESS_REQUEST_STATE_"),
+        "requester": request.requester,
+        "subject": request.subject,
+        "via": request.via,
+        "scope": scope(request.scope.as_ref()),
+        "duration": span(request.duration.as_ref()),
+        "reason": request.reason,
+        "tickets": request.tickets,
+        "policy": request.policy,
+        "policyVersion": request.policy_version,
+        "policyDigest": request.policy_digest,
+        "requestDigest": request.request_digest,
+        "grant": request.grant,
+        "createTime": time(request.create_time.as_ref()),
+        "pendingUntil": time(request.pending_until.as_ref()),
+        "endTime": time(request.end_time.as_ref()),
+        "decidedBy": request.decided_by,
+        "decisionReason": request.decision_reason,
+        "traceparent": request.traceparent,
+        "createRevision": request.create_revision,
+        "modRevision": request.mod_revision,
+    })
+}
+
+/// A grant.
+pub fn grant(grant: &v1::Grant) -> Value {
+    json!({
+        "id": grant.id,
+        "state": state(grant.state().as_str_name(), "GRANT_STATE_"),
+        "subject": grant.subject,
+        "via": grant.via,
+        "scope": scope(grant.scope.as_ref()),
+        "notBefore": time(grant.not_before.as_ref()),
+        "expireTime": time(grant.expire_time.as_ref()),
+        "standing": grant.standing,
+        "request": grant.request,
+        "policy": grant.policy,
+        "policyVersion": grant.policy_version,
+        "policyDigest": grant.policy_digest,
+        "autoRule": grant.auto_rule,
+        "traceparent": grant.traceparent,
+        "staleness": state(grant.staleness().as_str_name(), "STALENESS_"),
+        "createRevision": grant.create_revision,
+        "modRevision": grant.mod_revision,
+        "createTime": time(grant.create_time.as_ref()),
+        "endTime": time(grant.end_time.as_ref()),
+        "endReason": grant.end_reason,
+        "endedBy": grant.ended_by,
+    })
+}
+
+/// What a revoke did.
+pub fn revoked(response: &v1::RevokeGrantsResponse) -> Value {
+    json!({
+        "grants": response.grants.iter().map(grant).collect::<Vec<_>>(),
+        "revision": response.revision,
+        "receipts": response.receipts.iter().map(receipt).collect::<Vec<_>>(),
+        "outstanding": response.outstanding,
+        "fencedBy": time(response.fenced_by.as_ref()),
+    })
+}
+
+fn receipt(receipt: &v1::Receipt) -> Value {
+    json!({
+        "sidecar": receipt.sidecar,
+        "revision": receipt.revision,
+        "appliedAt": time(receipt.applied_at.as_ref()),
+        "streamsClosed": receipt.streams_closed,
+    })
+}
+
+/// An explanation.
+pub fn explanation(response: &v1::ExplainAccessResponse) -> Value {
+    let step =
+        |step: &v1::explain_access_response::Step| json!({ "check": step.check, "ok": step.ok, "detail": step.detail });
+    json!({
+        "allowed": response.allowed,
+        "reason": response.reason,
+        "grant": response.grant.as_ref().map(grant),
+        "steps": response.steps.iter().map(step).collect::<Vec<_>>(),
+        "requestable": response.requestable,
+        "revision": response.revision,
+    })
+}
+
+/// One sidecar.
+pub fn sidecar(sidecar: &v1::Sidecar) -> Value {
+    json!({
+        "id": sidecar.id,
+        "instance": sidecar.instance,
+        "services": sidecar.services,
+        "connected": sidecar.connected,
+        "ackedRevision": sidecar.acked_revision,
+        "lastSeen": time(sidecar.last_seen.as_ref()),
+        "clockOffset": span(sidecar.clock_offset.as_ref()),
+        "software": sidecar.software,
+        "nacks": sidecar.nacks,
+        "lastNack": sidecar.last_nack,
+    })
+}
+
+fn scope(scope: Option<&v1::Scope>) -> Value {
+    let Some(scope) = scope else { return Value::Null };
+    let rule = |rule: &v1::HttpRule| json!({ "methods": rule.methods, "path": rule.path });
+    json!({
+        "service": scope.service,
+        "grpc": scope.grpc,
+        "http": scope.http.iter().map(rule).collect::<Vec<_>>(),
+    })
+}
+
+/// RFC 3339, or null where there is none or none that can be written.
+pub fn time(time: Option<&prost_types::Timestamp>) -> Value {
+    time.and_then(|time| timestamp_from(time, "").ok()).map_or(Value::Null, |time| Value::String(time.to_string()))
+}
+
+/// Seconds with as many decimals as are needed: "20s", "1.5s", "-0.002s".
+pub fn span(span: Option<&prost_types::Duration>) -> Value {
+    let Some(span) = span else { return Value::Null };
+    let negative = span.seconds < 0 || span.nanos < 0;
+    let positive = prost_types::Duration { seconds: span.seconds.saturating_abs(), nanos: span.nanos.saturating_abs() };
+    let Ok(length) = duration_from(&positive, "") else { return Value::Null };
+    let sign = if negative { "-" } else { "" };
+    let mut decimals = format!(".{:09}", length.subsec_nanos());
+    decimals.truncate(decimals.trim_end_matches(['0', '.']).len());
+    Value::String(format!("{sign}{}{decimals}s", length.as_secs()))
+}
+
+/// The bare value of an enum.
+pub fn state(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix).unwrap_or(name).to_owned()
+}

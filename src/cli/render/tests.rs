@@ -1,0 +1,215 @@
+use std::time::Duration;
+
+use super::text::{Explanation, Fleet, Grants, Outcome, Requests, Revoked, distance};
+use super::*;
+use crate::wire::grant::{duration_to, timestamp_to};
+use crate::wire::v1;
+
+const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+
+fn paper() -> Paper {
+    Paper { now: NOW, width: None }
+}
+
+fn after(seconds: u64) -> Option<prost_types::Timestamp> {
+    Some(timestamp_to(NOW.plus(Duration::from_secs(seconds))))
+}
+
+fn scope() -> Option<v1::Scope> {
+    let http = v1::HttpRule { methods: vec!["GET".into(), "HEAD".into()], path: "/v1/users/{id}".into() };
+    Some(v1::Scope { service: "payments".into(), grpc: vec!["/pay.v1.Ledger/*".into()], http: vec![http] })
+}
+
+fn request() -> v1::AccessRequest {
+    v1::AccessRequest {
+        id: "01REQUEST".into(),
+        requester: "user:https://idp|alice".into(),
+        subject: "user:https://idp|alice".into(),
+        scope: scope(),
+        duration: Some(duration_to(Duration::from_secs(20))),
+        reason: "look into \u{1b}[31mit".into(),
+        state: v1::AccessRequestState::Approved.into(),
+        policy: "demo".into(),
+        policy_version: 3,
+        grant: "01GRANT".into(),
+        create_time: after(0),
+        mod_revision: 12,
+        ..Default::default()
+    }
+}
+
+fn grant() -> v1::Grant {
+    v1::Grant {
+        id: "01GRANT".into(),
+        subject: "user:https://idp|alice".into(),
+        scope: scope(),
+        not_before: after(0),
+        expire_time: after(20),
+        state: v1::GrantState::Active.into(),
+        request: "01REQUEST".into(),
+        policy: "demo".into(),
+        policy_version: 3,
+        staleness: v1::Staleness::Strict.into(),
+        mod_revision: 12,
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_grant_as_json_keeps_its_shape() {
+    let golden = serde_json::json!({
+        "id": "01GRANT", "state": "ACTIVE", "subject": "user:https://idp|alice", "via": [],
+        "scope": { "service": "payments", "grpc": ["/pay.v1.Ledger/*"],
+                   "http": [{ "methods": ["GET", "HEAD"], "path": "/v1/users/{id}" }] },
+        "notBefore": "2023-11-14T22:13:20.000Z", "expireTime": "2023-11-14T22:13:40.000Z", "standing": false,
+        "request": "01REQUEST", "policy": "demo", "policyVersion": 3, "policyDigest": "", "autoRule": "",
+        "traceparent": "", "staleness": "STRICT", "createRevision": 0, "modRevision": 12,
+        "createTime": null, "endTime": null, "endReason": "", "endedBy": "",
+    });
+    assert_eq!(json::grant(&grant()), golden);
+}
+
+#[test]
+fn a_request_as_json_keeps_its_shape() {
+    let value = json::access_request(&request());
+    assert_eq!(value["duration"], "20s");
+    assert_eq!(value["state"], "APPROVED");
+    assert_eq!(value["pendingUntil"], Value::Null);
+    let names: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(names.len(), 22, "every field is always there: {names:?}");
+}
+
+#[test]
+fn an_outcome_has_the_same_shape_with_and_without_a_grant() {
+    let (request, grant) = (request(), grant());
+    assert_eq!(Outcome { request: &request, grant: None }.json()["grant"], Value::Null);
+    assert_eq!(Outcome { request: &request, grant: Some(&grant) }.json()["grant"]["id"], "01GRANT");
+}
+
+#[test]
+fn spans_are_seconds() {
+    let span = |seconds, nanos| json::span(Some(&prost_types::Duration { seconds, nanos }));
+    assert_eq!(span(20, 0), "20s");
+    assert_eq!(span(1800, 0), "1800s");
+    assert_eq!(span(1, 500_000_000), "1.5s");
+    assert_eq!(span(0, -2_000_000), "-0.002s");
+    assert_eq!(span(0, 0), "0s");
+    assert_eq!(json::span(None), Value::Null);
+}
+
+#[test]
+fn yaml_reads_back_as_the_same_value() {
+    let screen = Screen { format: Format::Yaml, paper: paper() };
+    let text = screen.rendered(&Requests(vec![request()]), false).unwrap();
+    let read: Value = serde_saphyr::from_str(&text).unwrap();
+    assert_eq!(read, Requests(vec![request()]).json());
+}
+
+#[test]
+fn a_stream_as_json_is_one_object_a_line() {
+    let screen = Screen { format: Format::Json, paper: paper() };
+    let text = screen.rendered(&Requests(vec![request()]), true).unwrap();
+    assert_eq!(text.matches('\n').count(), 1);
+}
+
+#[test]
+fn grants_as_a_table() {
+    let standing = v1::Grant {
+        id: "health".into(),
+        subject: "group:https://idp|sre".into(),
+        standing: true,
+        expire_time: None,
+        policy: String::new(),
+        ..grant()
+    };
+    let text = Grants { grants: vec![grant(), standing], revision: 12 }.text(&paper());
+    let golden = "\
+ID       STATE   SUBJECT    SERVICE   ALLOWS                                     ENDS    POLICY
+01GRANT  ACTIVE  alice      payments  /pay.v1.Ledger/*, GET,HEAD /v1/users/{id}  in 20s  demo
+health   ACTIVE  group sre  payments  /pay.v1.Ledger/*, GET,HEAD /v1/users/{id}  never
+";
+    assert_eq!(text, golden);
+    assert_eq!(Grants { grants: vec![], revision: 0 }.text(&paper()), "Nothing to list.\n");
+}
+
+#[test]
+fn a_grant_shown_alone_has_absolute_and_relative_times() {
+    let golden = "\
+Grant:   01GRANT
+State:   ACTIVE
+Subject: user:https://idp|alice
+Service: payments
+Allows:  /pay.v1.Ledger/*
+Allows:  GET,HEAD /v1/users/{id}
+Begins:  2023-11-14T22:13:20.000Z (now)
+Expires: 2023-11-14T22:13:40.000Z (in 20s)
+Request: 01REQUEST
+Policy:  demo (version 3)
+";
+    assert_eq!(text::Grant(&grant()).text(&paper()), golden);
+}
+
+#[test]
+fn what_others_wrote_cannot_steer_the_terminal() {
+    for text in [Requests(vec![request()]).text(&paper()), text::Request(&request()).text(&paper())] {
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+    }
+}
+
+#[test]
+fn distances_have_at_most_two_units() {
+    let at = |micros: u64| distance(Timestamp::from_micros(NOW.as_micros() + micros), NOW);
+    assert_eq!(at(19_990_000), "in 20s");
+    assert_eq!(at(5_025_000_000), "in 1h 23m");
+    assert_eq!(at(0), "now");
+    assert_eq!(distance(NOW, NOW.plus(Duration::from_millis(200_900))), "3m 20s ago");
+}
+
+#[test]
+fn a_refusal_is_explained_step_by_step() {
+    let step = |check: &str, ok, detail: &str| v1::explain_access_response::Step {
+        check: check.into(),
+        ok,
+        detail: detail.into(),
+    };
+    let response = v1::ExplainAccessResponse {
+        reason: "NO_GRANT".into(),
+        steps: vec![step("target", true, "GET /v1/users/7"), step("grant", false, "alice holds none")],
+        requestable: vec!["demo".into()],
+        ..Default::default()
+    };
+    let golden = "\
+REFUSED: NO_GRANT
+
+  ok  target       GET /v1/users/7
+  NO  grant        alice holds none
+
+Can be asked for under: demo
+";
+    assert_eq!(Explanation(&response).text(&paper()), golden);
+}
+
+#[test]
+fn a_revoke_shows_who_confirmed_it() {
+    let receipt = v1::Receipt { sidecar: "edge".into(), revision: 13, applied_at: after(1), streams_closed: 2 };
+    let ended = v1::Grant { state: v1::GrantState::Revoked.into(), end_time: after(0), ..grant() };
+    let response =
+        v1::RevokeGrantsResponse { grants: vec![ended], revision: 13, receipts: vec![receipt], ..Default::default() };
+    let text = Revoked(&response).text(&paper());
+    assert!(text.contains("REVOKED") && text.contains("2023-11-14T22:13:21.000Z"), "{text}");
+    assert_eq!(Revoked(&response).json()["receipts"][0]["streamsClosed"], 2);
+}
+
+#[test]
+fn the_fleet_shows_how_far_each_sidecar_is() {
+    let sidecar = v1::Sidecar {
+        id: "edge".into(),
+        services: vec!["payments".into()],
+        acked_revision: 11,
+        last_seen: Some(timestamp_to(NOW.minus(Duration::from_secs(75)))),
+        ..Default::default()
+    };
+    let response = v1::ListSidecarsResponse { sidecars: vec![sidecar], revision: 12 };
+    let text = Fleet(&response).text(&paper());
+    assert!(text.contains("11 of 12") && text.contains("1m 15s ago") && text.contains("NO"), "{text}");
+}

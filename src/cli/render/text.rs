@@ -1,0 +1,364 @@
+//! Words and columns for people: short names, relative times, one line a thing in lists, one line a field when shown alone.
+
+use std::time::Duration;
+
+use comfy_table::{ContentArrangement, Table};
+use serde_json::Value;
+
+use crate::model::identity::{Principal, PrincipalKind};
+use crate::model::time::Timestamp;
+use crate::wire::grant::{duration_from, timestamp_from};
+use crate::wire::v1;
+
+use super::super::trouble::printable;
+use super::{Paper, View, json};
+
+/// One access request, all of it.
+#[derive(Debug)]
+pub struct Request<'a>(pub &'a v1::AccessRequest);
+
+impl View for Request<'_> {
+    fn json(&self) -> Value {
+        json::access_request(self.0)
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        let request = self.0;
+        let mut fields = vec![
+            ("Request", request.id.clone()),
+            ("State", json::state(request.state().as_str_name(), "ACCESS_REQUEST_STATE_")),
+            ("Requester", request.requester.clone()),
+            ("Subject", request.subject.clone()),
+            ("Via", request.via.join(", ")),
+        ];
+        fields.extend(scope_fields(request.scope.as_ref()));
+        fields.extend([
+            ("For", span(request.duration.as_ref())),
+            ("Reason", request.reason.clone()),
+            ("Tickets", request.tickets.join(", ")),
+            ("Policy", versioned(&request.policy, request.policy_version)),
+            ("Asked", moment(request.create_time.as_ref(), paper)),
+            ("Pending until", moment(request.pending_until.as_ref(), paper)),
+            ("Ended", moment(request.end_time.as_ref(), paper)),
+            ("Decided by", request.decided_by.clone()),
+            ("Because", request.decision_reason.clone()),
+            ("Grant", request.grant.clone()),
+        ]);
+        block(&fields)
+    }
+}
+
+/// An access request with the grant that it led to, if any.
+#[derive(Debug)]
+pub struct Outcome<'a> {
+    /// What was asked.
+    pub request: &'a v1::AccessRequest,
+    /// What was issued.
+    pub grant: Option<&'a v1::Grant>,
+}
+
+impl View for Outcome<'_> {
+    fn json(&self) -> Value {
+        serde_json::json!({
+            "accessRequest": json::access_request(self.request),
+            "grant": self.grant.map(json::grant),
+        })
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        let request = Request(self.request).text(paper);
+        self.grant.map_or_else(|| request.clone(), |grant| format!("{request}\n{}", Grant(grant).text(paper)))
+    }
+}
+
+/// Access requests, newest first.
+#[derive(Debug)]
+pub struct Requests(pub Vec<v1::AccessRequest>);
+
+impl View for Requests {
+    fn json(&self) -> Value {
+        serde_json::json!({ "accessRequests": self.0.iter().map(json::access_request).collect::<Vec<_>>() })
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        let rows = self.0.iter().map(|request| request_row(request, paper)).collect();
+        table(paper, &["ID", "STATE", "REQUESTER", "SERVICE", "ASKS FOR", "FOR", "ASKED", "REASON"], rows)
+    }
+}
+
+/// One line about a request, as it changes.
+#[derive(Debug)]
+pub struct RequestLine<'a>(pub &'a v1::AccessRequest);
+
+impl View for RequestLine<'_> {
+    fn json(&self) -> Value {
+        json::access_request(self.0)
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        printable(&request_row(self.0, paper).join("  ")) + "\n"
+    }
+}
+
+fn request_row(request: &v1::AccessRequest, paper: &Paper) -> Vec<String> {
+    let scope = request.scope.as_ref();
+    vec![
+        request.id.clone(),
+        json::state(request.state().as_str_name(), "ACCESS_REQUEST_STATE_"),
+        short(&request.requester),
+        scope.map(|scope| scope.service.clone()).unwrap_or_default(),
+        rules(scope).join(", "),
+        span(request.duration.as_ref()),
+        relative(request.create_time.as_ref(), paper),
+        request.reason.clone(),
+    ]
+}
+
+/// One grant, all of it.
+#[derive(Debug)]
+pub struct Grant<'a>(pub &'a v1::Grant);
+
+impl View for Grant<'_> {
+    fn json(&self) -> Value {
+        json::grant(self.0)
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        let grant = self.0;
+        let expires =
+            if grant.standing { "never: standing".to_owned() } else { moment(grant.expire_time.as_ref(), paper) };
+        let mut fields = vec![
+            ("Grant", grant.id.clone()),
+            ("State", json::state(grant.state().as_str_name(), "GRANT_STATE_")),
+            ("Subject", grant.subject.clone()),
+            ("Via", grant.via.join(", ")),
+        ];
+        fields.extend(scope_fields(grant.scope.as_ref()));
+        fields.extend([
+            ("Begins", moment(grant.not_before.as_ref(), paper)),
+            ("Expires", expires),
+            ("Request", grant.request.clone()),
+            ("Policy", versioned(&grant.policy, grant.policy_version)),
+            ("Approved by rule", grant.auto_rule.clone()),
+            ("Ended", moment(grant.end_time.as_ref(), paper)),
+            ("Ended by", grant.ended_by.clone()),
+            ("Because", grant.end_reason.clone()),
+        ]);
+        block(&fields)
+    }
+}
+
+/// Grants, newest first.
+#[derive(Debug)]
+pub struct Grants {
+    /// The rows.
+    pub grants: Vec<v1::Grant>,
+    /// The store revision that they were read at.
+    pub revision: i64,
+}
+
+impl View for Grants {
+    fn json(&self) -> Value {
+        serde_json::json!({
+            "grants": self.grants.iter().map(json::grant).collect::<Vec<_>>(),
+            "revision": self.revision,
+        })
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        let rows = self.grants.iter().map(|grant| grant_row(grant, paper)).collect();
+        table(paper, &["ID", "STATE", "SUBJECT", "SERVICE", "ALLOWS", "ENDS", "POLICY"], rows)
+    }
+}
+
+fn grant_row(grant: &v1::Grant, paper: &Paper) -> Vec<String> {
+    let scope = grant.scope.as_ref();
+    let end = grant.end_time.as_ref().or(grant.expire_time.as_ref());
+    vec![
+        grant.id.clone(),
+        json::state(grant.state().as_str_name(), "GRANT_STATE_"),
+        short(&grant.subject),
+        scope.map(|scope| scope.service.clone()).unwrap_or_default(),
+        rules(scope).join(", "),
+        if grant.standing && grant.end_time.is_none() { "never".to_owned() } else { relative(end, paper) },
+        grant.policy.clone(),
+    ]
+}
+
+/// What a revoke did, and who has confirmed it.
+#[derive(Debug)]
+pub struct Revoked<'a>(pub &'a v1::RevokeGrantsResponse);
+
+impl View for Revoked<'_> {
+    fn json(&self) -> Value {
+        json::revoked(self.0)
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        let response = self.0;
+        if response.grants.is_empty() {
+            return "No live grant matched; nothing was ended.\n".to_owned();
+        }
+        let rows = response.grants.iter().map(|grant| grant_row(grant, paper)).collect();
+        let ended = table(paper, &["ID", "STATE", "SUBJECT", "SERVICE", "ALLOWED", "ENDED", "POLICY"], rows);
+        if response.receipts.is_empty() {
+            return format!("{ended}\nDurable at revision {}.\n", response.revision);
+        }
+        let receipt = |receipt: &v1::Receipt| {
+            vec![
+                receipt.sidecar.clone(),
+                receipt.revision.to_string(),
+                time(receipt.applied_at.as_ref()),
+                receipt.streams_closed.to_string(),
+            ]
+        };
+        let rows = response.receipts.iter().map(receipt).collect();
+        format!("{ended}\n{}", table(paper, &["SIDECAR", "REVISION", "ENFORCED AT", "STREAMS CLOSED"], rows))
+    }
+}
+
+/// Why a call would be allowed or refused.
+#[derive(Debug)]
+pub struct Explanation<'a>(pub &'a v1::ExplainAccessResponse);
+
+impl View for Explanation<'_> {
+    fn json(&self) -> Value {
+        json::explanation(self.0)
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        let response = self.0;
+        let mut text =
+            if response.allowed { "ALLOWED\n\n".to_owned() } else { format!("REFUSED: {}\n\n", response.reason) };
+        for step in &response.steps {
+            let mark = if step.ok { "ok" } else { "NO" };
+            text += &format!("  {mark}  {:<12} {}\n", printable(&step.check), printable(&step.detail));
+        }
+        if let Some(grant) = &response.grant {
+            let heading = if response.allowed { "By the grant" } else { "The nearest grant" };
+            text += &format!("\n{heading}:\n{}", Grant(grant).text(paper));
+        }
+        if !response.allowed && !response.requestable.is_empty() {
+            text += &format!("\nCan be asked for under: {}\n", printable(&response.requestable.join(", ")));
+        }
+        text
+    }
+}
+
+/// The sidecars.
+#[derive(Debug)]
+pub struct Fleet<'a>(pub &'a v1::ListSidecarsResponse);
+
+impl View for Fleet<'_> {
+    fn json(&self) -> Value {
+        serde_json::json!({
+            "sidecars": self.0.sidecars.iter().map(json::sidecar).collect::<Vec<_>>(),
+            "revision": self.0.revision,
+        })
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        let row = |sidecar: &v1::Sidecar| {
+            vec![
+                sidecar.id.clone(),
+                sidecar.services.join(", "),
+                if sidecar.connected { "yes" } else { "NO" }.to_owned(),
+                format!("{} of {}", sidecar.acked_revision, self.0.revision),
+                relative(sidecar.last_seen.as_ref(), paper),
+                sidecar.nacks.to_string(),
+                sidecar.software.clone(),
+            ]
+        };
+        let rows = self.0.sidecars.iter().map(row).collect();
+        table(paper, &["SIDECAR", "SERVICES", "CONNECTED", "REVISION", "LAST SEEN", "NACKS", "SOFTWARE"], rows)
+    }
+}
+
+/// Columns with a heading; says so when there is no row.
+pub fn table(paper: &Paper, heading: &[&str], rows: Vec<Vec<String>>) -> String {
+    if rows.is_empty() {
+        return "Nothing to list.\n".to_owned();
+    }
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_header(heading.to_vec());
+    table.force_no_tty();
+    match paper.width {
+        Some(width) => table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
+        None => table.set_content_arrangement(ContentArrangement::Disabled),
+    };
+    for row in rows {
+        table.add_row(row.iter().map(|cell| printable(cell)).collect::<Vec<_>>());
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt() + "\n"
+}
+
+/// One line a field; empty fields are left out.
+pub fn block(fields: &[(&str, String)]) -> String {
+    let filled = || fields.iter().filter(|(_, value)| !value.is_empty());
+    let width = filled().map(|(name, _)| name.len()).max().unwrap_or_default() + 1;
+    filled().map(|(name, value)| format!("{:<width$} {}\n", format!("{name}:"), printable(value))).collect()
+}
+
+fn scope_fields(scope: Option<&v1::Scope>) -> Vec<(&'static str, String)> {
+    let service = scope.map(|scope| scope.service.clone()).unwrap_or_default();
+    let rules = rules(scope).into_iter().map(|rule| ("Allows", rule));
+    std::iter::once(("Service", service)).chain(rules).collect()
+}
+
+fn rules(scope: Option<&v1::Scope>) -> Vec<String> {
+    let Some(scope) = scope else { return Vec::new() };
+    let http = scope.http.iter().map(|rule| format!("{} {}", rule.methods.join(","), rule.path));
+    scope.grpc.iter().cloned().chain(http).collect()
+}
+
+fn versioned(policy: &str, version: i64) -> String {
+    if policy.is_empty() { String::new() } else { format!("{policy} (version {version})") }
+}
+
+/// What a person recognises of a principal; a group is marked as one.
+fn short(principal: &str) -> String {
+    match Principal::parse(principal) {
+        Ok(parsed) if parsed.kind() == PrincipalKind::Group => format!("group {}", parsed.short()),
+        Ok(parsed) => parsed.short().to_owned(),
+        Err(_) => principal.to_owned(),
+    }
+}
+
+fn span(span: Option<&prost_types::Duration>) -> String {
+    let length = span.and_then(|span| duration_from(span, "").ok());
+    length.map(|length| humantime::format_duration(length).to_string()).unwrap_or_default()
+}
+
+fn instant(time: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
+    time.and_then(|time| timestamp_from(time, "").ok())
+}
+
+fn time(time: Option<&prost_types::Timestamp>) -> String {
+    instant(time).map(|time| time.to_string()).unwrap_or_default()
+}
+
+fn relative(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
+    instant(time).map(|time| distance(time, paper.now)).unwrap_or_default()
+}
+
+/// Absolute and relative.
+fn moment(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
+    instant(time).map(|time| format!("{time} ({})", distance(time, paper.now))).unwrap_or_default()
+}
+
+/// "in 19s", "3m 20s ago", "now": the two largest units.
+pub fn distance(time: Timestamp, now: Timestamp) -> String {
+    let (length, ahead) = if time > now { (time.since(now), true) } else { (now.since(time), false) };
+    // An end that lies 19.99 s ahead reads "in 20s": a moment ago it was asked for as such.
+    let seconds = if ahead { length.as_secs_f64().ceil() } else { length.as_secs_f64().floor() };
+    let rounded = Duration::try_from_secs_f64(seconds).unwrap_or(length);
+    if rounded.is_zero() {
+        return "now".to_owned();
+    }
+    let words = humantime::format_duration(rounded).to_string();
+    let words: Vec<_> = words.split(' ').take(2).collect();
+    if ahead { format!("in {}", words.join(" ")) } else { format!("{} ago", words.join(" ")) }
+}

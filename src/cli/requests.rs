@@ -1,0 +1,370 @@
+//! Asking for access, and looking at what was asked.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use clap::{Subcommand, ValueEnum};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use ulid::Ulid;
+
+use crate::model::scope::{GrpcRule, HttpRule};
+use crate::wire::grant::duration_to;
+use crate::wire::v1;
+
+use super::connect::{ClientArgs, Connection, PATIENCE, connect};
+use super::render::text::{Outcome, Request, RequestLine, Requests};
+use super::trouble::{Exit, Trouble, say};
+use super::values;
+
+/// `jitgate request`.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("rules").args(["http", "grpc"]).required(true).multiple(true)))]
+pub struct RequestArgs {
+    /// The protected service
+    #[arg(long, env = "JITGATE_REQUEST_SERVICE", value_parser = values::service)]
+    service: String,
+    /// HTTP methods and a path template, such as 'GET,HEAD /v1/users/{id}'; may be repeated
+    #[arg(long, env = "JITGATE_REQUEST_HTTP", value_name = "RULE", value_parser = values::http_rule)]
+    http: Vec<HttpRule>,
+    /// A gRPC method, or all of a service, such as '/pay.v1.Ledger/*'; may be repeated
+    #[arg(long, env = "JITGATE_REQUEST_GRPC", value_name = "RULE", value_parser = values::grpc_rule)]
+    grpc: Vec<GrpcRule>,
+    /// Who shall get the grant, if not you: spiffe://… , user:<issuer>|<sub> or group:<issuer>|<name>
+    #[arg(long, env = "JITGATE_REQUEST_SUBJECT", value_name = "PRINCIPAL", value_parser = values::principal)]
+    subject: Option<String>,
+    /// The grant shall count only through this workload; may be repeated
+    #[arg(long, env = "JITGATE_REQUEST_VIA", value_name = "PRINCIPAL", value_parser = values::principal)]
+    via: Vec<String>,
+    /// How long, such as 20s or 30m; the policy's default when absent
+    #[arg(long = "for", env = "JITGATE_REQUEST_FOR", value_name = "TIME", value_parser = values::span)]
+    duration: Option<Duration>,
+    /// Why you need it
+    #[arg(long, env = "JITGATE_REQUEST_REASON", value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// A ticket that it belongs to; may be repeated
+    #[arg(long, env = "JITGATE_REQUEST_TICKET", value_name = "TICKET")]
+    ticket: Vec<String>,
+    /// Ask under this policy; the applicable one of highest priority when absent
+    #[arg(long, env = "JITGATE_REQUEST_POLICY", value_name = "NAME", default_value = "")]
+    policy: String,
+    /// Makes a repetition safe: the same ID gets the first answer again
+    #[arg(long, env = "JITGATE_REQUEST_REQUEST_ID", value_name = "ID")]
+    request_id: Option<String>,
+    /// Wait until it is decided
+    #[arg(long, env = "JITGATE_REQUEST_WAIT")]
+    wait: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+impl RequestArgs {
+    fn into_parts(self) -> (v1::RequestAccessRequest, bool, ClientArgs) {
+        let Self { service, http, grpc, subject, via, duration, reason, ticket, policy, request_id, wait, client } =
+            self;
+        let http_rule = |rule: &HttpRule| v1::HttpRule {
+            methods: rule.methods().into_iter().map(str::to_owned).collect(),
+            path: rule.path().as_str().to_owned(),
+        };
+        let scope = v1::Scope {
+            service,
+            grpc: grpc.iter().map(ToString::to_string).collect(),
+            http: http.iter().map(http_rule).collect(),
+        };
+        let ask = v1::RequestAccessRequest {
+            subject: subject.unwrap_or_default(),
+            via,
+            scope: Some(scope),
+            duration: duration.map(duration_to),
+            reason,
+            tickets: ticket,
+            policy,
+            request_id: request_id.unwrap_or_else(|| Ulid::generate().to_string()),
+        };
+        (ask, wait, client)
+    }
+}
+
+/// Asks for access. Exit code 1 when the answer is no.
+///
+/// # Errors
+/// What the control plane refuses, and what keeps it from answering.
+pub async fn request(args: RequestArgs) -> Result<Exit, Trouble> {
+    let (ask, wait, client) = args.into_parts();
+    let mut connection = connect(client).await?;
+    let refusal = connection.refusal();
+    let asked = connection.access.request_access(patient(ask)).await.map_err(&refusal)?.into_inner();
+    let decided = if wait && asked.state() == v1::AccessRequestState::Pending {
+        say(&format!("request {} waits for a decision; Ctrl-C stops the waiting, not the request", asked.id));
+        watch_one(&mut connection, &asked.id, |_| Ok(())).await?
+    } else {
+        asked
+    };
+    let grant = match decided.grant.as_str() {
+        "" => None,
+        id => Some(connection.access.get_grant(patient(v1::GetGrantRequest { id: id.to_owned() })).await),
+    };
+    let grant = grant.transpose().map_err(&refusal)?.map(tonic::Response::into_inner);
+    connection.screen.show(&Outcome { request: &decided, grant: grant.as_ref() })?;
+    Ok(verdict(decided.state()))
+}
+
+fn verdict(state: v1::AccessRequestState) -> Exit {
+    match state {
+        v1::AccessRequestState::Pending | v1::AccessRequestState::Approved => Exit::Done,
+        v1::AccessRequestState::Unspecified
+        | v1::AccessRequestState::Denied
+        | v1::AccessRequestState::Cancelled
+        | v1::AccessRequestState::Expired
+        | v1::AccessRequestState::Failed => Exit::Refused,
+    }
+}
+
+/// `jitgate requests`.
+#[derive(Debug, clap::Args)]
+pub struct RequestsArgs {
+    #[command(subcommand)]
+    verb: Option<RequestsVerb>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// What to do with access requests; without one of these they are listed.
+#[derive(Debug, Subcommand)]
+pub enum RequestsVerb {
+    /// List those you may see, newest first
+    List {
+        /// Only those in this state
+        #[arg(long, env = "JITGATE_REQUESTS_STATE", value_enum)]
+        state: Option<State>,
+        /// At most so many
+        #[arg(long, env = "JITGATE_REQUESTS_LIMIT", value_name = "N", default_value_t = 100)]
+        limit: usize,
+    },
+    /// Show one
+    Show {
+        /// Its ID
+        id: String,
+    },
+    /// Print each change: of one request until it is decided, or of all that you may see until Ctrl-C
+    Watch {
+        /// Its ID
+        id: Option<String>,
+        /// How often to look when all are watched
+        #[arg(long, env = "JITGATE_REQUESTS_EVERY", value_name = "TIME", value_parser = values::span, default_value = "2s")]
+        every: Duration,
+    },
+}
+
+/// A state to filter by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum State {
+    /// Waits for a decision
+    Pending,
+    /// A grant was issued
+    Approved,
+    /// Refused
+    Denied,
+    /// Taken back
+    Cancelled,
+    /// Nobody decided in time
+    Expired,
+    /// Could not be carried out
+    Failed,
+}
+
+impl From<State> for v1::AccessRequestState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Pending => Self::Pending,
+            State::Approved => Self::Approved,
+            State::Denied => Self::Denied,
+            State::Cancelled => Self::Cancelled,
+            State::Expired => Self::Expired,
+            State::Failed => Self::Failed,
+        }
+    }
+}
+
+/// Lists, shows or watches access requests.
+///
+/// # Errors
+/// What the control plane refuses, and what keeps it from answering.
+pub async fn requests(args: RequestsArgs) -> Result<Exit, Trouble> {
+    let RequestsArgs { verb, client } = args;
+    let mut connection = connect(client).await?;
+    match verb.unwrap_or(RequestsVerb::List { state: None, limit: 100 }) {
+        RequestsVerb::List { state, limit } => {
+            let listed = list(&mut connection, state, limit).await?;
+            connection.screen.show(&Requests(listed))?;
+        }
+        RequestsVerb::Show { id } => {
+            let shown = connection.access.get_access_request(patient(v1::GetAccessRequestRequest { id })).await;
+            let shown = shown.map_err(connection.refusal())?.into_inner();
+            connection.screen.show(&Request(&shown))?;
+        }
+        RequestsVerb::Watch { id: Some(id), .. } => {
+            let screen = connection.screen.clone();
+            let last = watch_one(&mut connection, &id, |request| screen.show_next(&RequestLine(request))).await?;
+            return Ok(verdict(last.state()));
+        }
+        RequestsVerb::Watch { id: None, every } => watch_all(&mut connection, every).await?,
+    }
+    Ok(Exit::Done)
+}
+
+async fn list(
+    connection: &mut Connection,
+    state: Option<State>,
+    limit: usize,
+) -> Result<Vec<v1::AccessRequest>, Trouble> {
+    let refusal = connection.refusal();
+    let mut listed = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let page_size = i32::try_from(limit.saturating_sub(listed.len()).clamp(1, 1000)).unwrap_or(1000);
+        let state = state.map_or(v1::AccessRequestState::Unspecified, Into::into).into();
+        let ask = v1::ListAccessRequestsRequest { page_size, page_token, state };
+        let page = connection.access.list_access_requests(patient(ask)).await.map_err(&refusal)?.into_inner();
+        listed.extend(page.access_requests);
+        page_token = page.next_page_token;
+        if page_token.is_empty() || listed.len() >= limit {
+            listed.truncate(limit);
+            return Ok(listed);
+        }
+    }
+}
+
+/// Prints what is new or changed among the newest hundred, for as long as it is let.
+async fn watch_all(connection: &mut Connection, every: Duration) -> Result<(), Trouble> {
+    let mut seen: HashMap<String, i64> = HashMap::new();
+    loop {
+        let mut listed = list(connection, None, 100).await?;
+        listed.reverse();
+        for request in &listed {
+            if seen.get(&request.id) != Some(&request.mod_revision) {
+                connection.screen.show_next(&RequestLine(request))?;
+            }
+        }
+        seen = listed.into_iter().map(|request| (request.id, request.mod_revision)).collect();
+        tokio::time::sleep(every).await;
+    }
+}
+
+/// How long the control plane may be away while somebody waits for a decision.
+const AWAY: Duration = Duration::from_secs(60);
+
+/// Follows one request to its terminal state, through a restart of the control plane.
+async fn watch_one(
+    connection: &mut Connection,
+    id: &str,
+    mut each: impl FnMut(&v1::AccessRequest) -> Result<(), Trouble>,
+) -> Result<v1::AccessRequest, Trouble> {
+    let refusal = connection.refusal();
+    let mut away_since: Option<Instant> = None;
+    loop {
+        let status = match follow(connection, id, &mut each, &mut away_since).await? {
+            Followed::Decided(request) => return Ok(*request),
+            Followed::Broken(status) => status,
+        };
+        let passing = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal);
+        if away_since.is_none() && passing {
+            say("the control plane does not answer; waiting for it");
+        }
+        let since = *away_since.get_or_insert_with(Instant::now);
+        if !passing || since.elapsed() > AWAY {
+            return Err(refusal(status));
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+enum Followed {
+    Decided(Box<v1::AccessRequest>),
+    Broken(Status),
+}
+
+async fn follow(
+    connection: &mut Connection,
+    id: &str,
+    each: &mut impl FnMut(&v1::AccessRequest) -> Result<(), Trouble>,
+    away_since: &mut Option<Instant>,
+) -> Result<Followed, Trouble> {
+    let ask = v1::WatchAccessRequestRequest { id: id.to_owned() };
+    let mut stream = match connection.access.watch_access_request(ask).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return Ok(Followed::Broken(status)),
+    };
+    loop {
+        match stream.message().await {
+            Ok(Some(request)) => {
+                *away_since = None;
+                each(&request)?;
+                if is_terminal(request.state()) {
+                    return Ok(Followed::Decided(Box::new(request)));
+                }
+            }
+            Ok(None) => return Ok(Followed::Broken(Status::unavailable("the stream ended before a decision"))),
+            Err(status) => return Ok(Followed::Broken(status)),
+        }
+    }
+}
+
+fn is_terminal(state: v1::AccessRequestState) -> bool {
+    match state {
+        v1::AccessRequestState::Unspecified | v1::AccessRequestState::Pending => false,
+        v1::AccessRequestState::Approved
+        | v1::AccessRequestState::Denied
+        | v1::AccessRequestState::Cancelled
+        | v1::AccessRequestState::Expired
+        | v1::AccessRequestState::Failed => true,
+    }
+}
+
+/// `jitgate cancel`.
+#[derive(Debug, clap::Args)]
+pub struct CancelArgs {
+    /// The pending request's ID
+    id: String,
+    /// Why, for the record
+    #[arg(long, env = "JITGATE_CANCEL_REASON", value_name = "TEXT", default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Takes a pending request back.
+///
+/// # Errors
+/// What the control plane refuses, and what keeps it from answering.
+pub async fn cancel(args: CancelArgs) -> Result<Exit, Trouble> {
+    let CancelArgs { id, reason, client } = args;
+    let mut connection = connect(client).await?;
+    let ask = v1::CancelAccessRequestRequest { id, reason };
+    let cancelled = connection.access.cancel_access_request(patient(ask)).await.map_err(connection.refusal())?;
+    connection.screen.show(&Request(&cancelled.into_inner()))?;
+    Ok(Exit::Done)
+}
+
+/// A call that does not wait for people.
+pub(super) fn patient<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(PATIENCE);
+    request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_no_is_a_failure() {
+        assert_eq!(verdict(v1::AccessRequestState::Pending), Exit::Done);
+        assert_eq!(verdict(v1::AccessRequestState::Approved), Exit::Done);
+        for state in
+            [v1::AccessRequestState::Denied, v1::AccessRequestState::Expired, v1::AccessRequestState::Unspecified]
+        {
+            assert_eq!(verdict(state), Exit::Refused, "{state:?}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+use std::collections::HashMap;
+
+use tonic_types::ErrorDetails;
+
+use super::*;
+
+const SERVER: &str = "http://127.0.0.1:7400";
+
+fn lines(status: &Status) -> Vec<String> {
+    Trouble::from_status(status, SERVER).lines()
+}
+
+#[test]
+fn bad_input_names_each_field_and_its_cause() {
+    let mut details = ErrorDetails::with_error_info("INVALID_ARGUMENT", "jitgate.dev", HashMap::new());
+    details.add_bad_request_violation("scope.http[0]", "path template \"users\" must begin with /");
+    details.add_bad_request_violation("duration", "must be at most 1h");
+    let status = Status::with_error_details(Code::InvalidArgument, "2 fields are wrong", details);
+    assert_eq!(
+        lines(&status),
+        ["error: scope.http[0]: path template \"users\" must begin with /", "error: duration: must be at most 1h"]
+    );
+}
+
+#[test]
+fn a_refusal_names_its_reason_and_a_way_out() {
+    let details = ErrorDetails::with_error_info("POLICY_DENIED", "jitgate.dev", HashMap::new());
+    let status = Status::with_error_details(Code::PermissionDenied, "policy payments: at most 1h", details);
+    let lines = lines(&status);
+    assert_eq!(lines[0], "error: POLICY_DENIED: policy payments: at most 1h");
+    assert!(lines[1].starts_with("hint: ask for less"), "{lines:?}");
+}
+
+#[test]
+fn the_servers_own_hint_comes_first() {
+    let metadata = HashMap::from([("hint".to_owned(), "ask for at most 1h".to_owned())]);
+    let details = ErrorDetails::with_error_info("POLICY_DENIED", "jitgate.dev", metadata);
+    let status = Status::with_error_details(Code::PermissionDenied, "too long", details);
+    assert_eq!(lines(&status)[1], "hint: ask for at most 1h");
+}
+
+#[test]
+fn a_status_without_details_still_says_what_it_is() {
+    assert_eq!(lines(&Status::internal("oops")), ["error: INTERNAL: oops"]);
+    assert_eq!(lines(&Status::new(Code::Aborted, "")), ["error: ABORTED"]);
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_named_with_what_to_start() {
+    let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+    let lines = lines(&Status::from_error(Box::new(refused)));
+    assert!(lines[0].starts_with("error: no answer from http://127.0.0.1:7400: "), "{lines:?}");
+    assert!(lines[1].contains("jitgate dev"), "{lines:?}");
+}
+
+#[test]
+fn what_a_server_writes_cannot_steer_the_terminal() {
+    let text = lines(&Status::internal("a\u{1b}[2Jb\r\nc")).join("");
+    assert!(!text.contains(['\u{1b}', '\r', '\n']), "{text:?}");
+}
+
+#[test]
+fn a_reader_that_left_is_no_failure() {
+    let trouble = Trouble::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
+    assert_eq!((trouble.exit(), trouble.lines().len()), (Exit::Done, 0));
+}
