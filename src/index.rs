@@ -95,19 +95,19 @@ impl Index {
     pub fn put(&self, grant: impl Into<Arc<Grant>>) {
         let grant = grant.into();
         let mark = EntryMark::of(&entry_to(&grant).encode_to_vec());
-        self.put_marked(grant, mark);
+        self.put_marked(&grant, mark);
     }
 
     /// Adds a grant whose mark is known, or replaces its older value.
-    pub fn put_marked(&self, grant: Arc<Grant>, mark: EntryMark) {
+    pub fn put_marked(&self, grant: &Arc<Grant>, mark: EntryMark) {
         self.unlist_refused(grant.id.as_str());
-        let old = self.list(Arc::clone(&grant), mark);
+        let old = self.list(Arc::clone(grant), mark);
         if let Some(old) = old.filter(|old| old.subject != grant.subject) {
             self.take_from_holder(&old);
         }
         let mut held = self.by_principal.entry(grant.subject.clone()).or_insert_with(|| Held::from([]));
         let others = held.iter().filter(|other| other.id != grant.id).cloned();
-        *held = others.chain([Arc::clone(&grant)]).collect();
+        *held = others.chain([Arc::clone(grant)]).collect();
     }
 
     /// Takes the place of a grant that cannot be enforced: whatever was known under this id counts no more.
