@@ -7,6 +7,7 @@ pub mod decision;
 pub mod digest;
 pub mod grant;
 pub mod identity;
+pub mod policy;
 pub mod scope;
 pub mod target;
 pub mod time;

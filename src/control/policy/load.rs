@@ -1,0 +1,1 @@
+pub(super) const FILE_MAX: usize = 1 << 20;
