@@ -4,3 +4,4 @@ pub mod metrics;
 pub mod names;
 pub mod span;
 pub mod spans;
+pub mod trace;

@@ -1,15 +1,17 @@
 //! One writer: many waiting changes, one fsync, still one revision each; published in revision order, then answered.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use ulid::Ulid;
 
-use super::change::Committed;
+use super::change::{CHANGES_KEPT, Committed};
 use super::overlay::Overlay;
 use super::reader::count;
 use super::{Change, Engine, META_KEY, Reader, SCHEMA, StoreError, Table, Writes};
+use crate::control::fanout;
 use crate::control::metrics::StoreMetrics;
 use crate::model::grant::{Grant, GrantId, Revision};
 use crate::model::identity::Service;
@@ -66,23 +68,8 @@ pub struct Opening {
     pub revision: Revision,
     /// What sidecars have to hold, tombstones included.
     pub grants: Vec<Grant>,
-    /// Which grants the newest revisions changed, oldest first.
-    pub history: Vec<Past>,
-    /// Revisions up to here can no longer be resumed from.
-    pub compacted_through: Revision,
-}
-
-/// One grant that a past revision changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Past {
-    /// Which revision.
-    pub revision: Revision,
-    /// Which grant.
-    pub id: GrantId,
-    /// Whose sidecars.
-    pub service: Service,
-    /// True: it was forgotten.
-    pub forgotten: bool,
+    /// The newest commits, oldest first and without a gap. A grant appears in its newest value, or as forgotten.
+    pub history: Vec<fanout::Commit>,
 }
 
 impl Store {
@@ -196,26 +183,47 @@ fn opening(engine: &dyn Engine, meta: &store::Meta) -> anyhow::Result<Opening> {
     let reader = Reader::new(&*view);
     let epoch = meta.epoch.parse().map_err(|_| StoreError::Damaged("its epoch is no ULID".to_owned()))?;
     let revision = Revision(count(meta.revision));
-    let mut grants = Vec::new();
+    let mut grants = HashMap::new();
     for id in reader.enforced(None)? {
         let issued = reader.grant(&id)?;
-        grants.push(issued.ok_or_else(|| StoreError::Damaged(format!("grant {id} is listed but absent")))?.grant);
+        let issued = issued.ok_or_else(|| StoreError::Damaged(format!("grant {id} is listed but absent")))?;
+        grants.insert(issued.grant.id.clone(), Arc::new(issued.grant));
     }
-    let mut history = Vec::new();
-    for (revision, changed) in reader.changes()? {
-        for item in changed.items {
-            history.push(past(revision, &item)?);
-        }
-    }
-    let compacted_through = Revision(revision.0.saturating_sub(super::change::CHANGES_KEPT));
-    Ok(Opening { epoch, revision, grants, history, compacted_through })
+    let history = history(&reader, revision, &grants)?;
+    let grants = grants.into_values().map(|grant| Grant::clone(&grant)).collect();
+    Ok(Opening { epoch, revision, grants, history })
 }
 
-fn past(revision: Revision, item: &store::changed::Item) -> Result<Past, StoreError> {
+fn history(
+    reader: &Reader<'_>,
+    revision: Revision,
+    grants: &HashMap<GrantId, Arc<Grant>>,
+) -> Result<Vec<fanout::Commit>, StoreError> {
+    let oldest = revision.0.saturating_sub(CHANGES_KEPT);
+    let commit = |revision| fanout::Commit { revision: Revision(revision), changes: vec![] };
+    let mut history: Vec<_> = (oldest + 1..=revision.0).map(commit).collect();
+    for (at, changed) in reader.changes()? {
+        let place = at.0.checked_sub(oldest + 1).and_then(|place| usize::try_from(place).ok());
+        let Some(commit) = place.and_then(|place| history.get_mut(place)) else { continue };
+        for item in changed.items {
+            commit.changes.push(past(at, &item, grants)?);
+        }
+    }
+    Ok(history)
+}
+
+fn past(
+    revision: Revision,
+    item: &store::changed::Item,
+    grants: &HashMap<GrantId, Arc<Grant>>,
+) -> Result<fanout::Change, StoreError> {
     let damaged = || StoreError::Damaged(format!("the changes of revision {revision} name no grant"));
     let id = GrantId::parse(&item.id).map_err(|_| damaged())?;
     let service = Service::parse(&item.service).map_err(|_| damaged())?;
-    Ok(Past { revision, id, service, forgotten: item.forgotten })
+    Ok(match grants.get(&id).filter(|grant| *grant.scope.service() == service) {
+        Some(grant) => fanout::Change::Put(Arc::clone(grant)),
+        None => fanout::Change::Forget { id, service },
+    })
 }
 
 /// The one that writes. It ends when the last [`Store`] is dropped, so no accepted change is left behind.
