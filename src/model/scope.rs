@@ -167,7 +167,8 @@ impl Rule {
         }
     }
 
-    fn has_wildcard(&self) -> bool {
+    /// As [`Scope::has_wildcard`], of one rule.
+    pub fn has_wildcard(&self) -> bool {
         match self {
             Self::Grpc(GrpcRule::Method(_)) => false,
             Self::Grpc(GrpcRule::Any | GrpcRule::Service(_)) => true,

@@ -166,7 +166,19 @@ mod tests {
 
     #[test]
     fn explore() {
-        for text in ["a: 1\n---\nb:\n  - x: [1.5, 'y', ~]\n---\n# nothing\n---\nc: yes", "a: 1\na: 2", "a: [", "a: &x [1]\nb: *x", "a: !foo 1", "<<: {a: 1}", "- \u{0}", "a: 99999999999999999999", "a: !!binary aGk=", "a: 1\n  b: 2", "a: 2020-01-01T00:00:00Z\nb: 007\nc: 0x10\nd: 1e3\ne: 12m\nf: 1_000"] {
+        for text in [
+            "a: 1\n---\nb:\n  - x: [1.5, 'y', ~]\n---\n# nothing\n---\nc: yes",
+            "a: 1\na: 2",
+            "a: [",
+            "a: &x [1]\nb: *x",
+            "a: !foo 1",
+            "<<: {a: 1}",
+            "- \u{0}",
+            "a: 99999999999999999999",
+            "a: !!binary aGk=",
+            "a: 1\n  b: 2",
+            "a: 2020-01-01T00:00:00Z\nb: 007\nc: 0x10\nd: 1e3\ne: 12m\nf: 1_000",
+        ] {
             let mut findings = Findings::default();
             let nodes = parse(text, &mut findings);
             eprintln!("{text:?}\n   {nodes:?}\n   {findings:?}");

@@ -70,8 +70,8 @@ impl Findings {
         self.0.push((place, path.to_owned(), cause.into(), Severity::Warning));
     }
 
-    pub(super) fn has_errors(&self) -> bool {
-        self.0.iter().any(|(.., severity)| *severity == Severity::Error)
+    pub(super) fn errors(&self) -> usize {
+        self.0.iter().filter(|(.., severity)| *severity == Severity::Error).count()
     }
 
     pub(super) fn name(self, file: &std::path::Path) -> impl Iterator<Item = Problem> + '_ {

@@ -103,10 +103,7 @@ fn map<const N: usize>(entries: [(&str, Value); N]) -> Value {
     Value::Map(Map { map: Arc::new(entries.collect()) })
 }
 
-fn object(
-    entries: &serde_json::Map<String, serde_json::Value>,
-    left: &mut usize,
-) -> Result<Value, &'static str> {
+fn object(entries: &serde_json::Map<String, serde_json::Value>, left: &mut usize) -> Result<Value, &'static str> {
     if entries.len() > LIST_MAX {
         return Err("a claim of the token has more than 256 entries");
     }

@@ -12,8 +12,10 @@ fn evaluate(text: &str) -> Result<bool, String> {
         .map(|text| Principal::parse(text).unwrap())
         .into();
     let claims = serde_json::json!({"level": 3, "ratio": 0.5, "amr": ["hwk", "pin"], "org": {"unit": "shop"}});
-    let rules =
-        vec![Rule::Http(HttpRule::parse_line("GET /v1/users/{id}").unwrap()), Rule::Grpc(GrpcRule::parse("/a.B/C").unwrap())];
+    let rules = vec![
+        Rule::Http(HttpRule::parse_line("GET /v1/users/{id}").unwrap()),
+        Rule::Grpc(GrpcRule::parse("/a.B/C").unwrap()),
+    ];
     let scope = Scope::new(Service::parse("payments").unwrap(), rules).unwrap();
     let tickets = ["OPS-1".to_owned()];
     let ask = Ask {
