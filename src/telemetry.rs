@@ -4,4 +4,3 @@ pub mod metrics;
 pub mod names;
 pub mod span;
 pub mod spans;
-pub mod trace;

@@ -1,15 +1,16 @@
 //! Why a call would be allowed or not: the very function that sidecars decide with, over the same grants, step by step in words.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind};
 use super::plane::Plane;
 use crate::model::access::Issued;
 use crate::model::decide::{Caller as Calling, Check, Freshness, Grants, decide};
 use crate::model::decision::{Decision, DenyReason};
-use crate::model::grant::{Grant, Phase, Revision};
+use crate::model::grant::{Ended, Grant, Phase, Revision};
 use crate::model::identity::{Principal, PrincipalKind, Service};
-use crate::model::policy::Mode;
-use crate::model::scope::covers;
 use crate::model::target::{Target, TargetError};
 use crate::model::time::Timestamp;
 
@@ -48,7 +49,7 @@ pub struct Explanation {
     /// What was looked at, in the sidecar's order.
     pub steps: Vec<Step>,
     /// Policies under which somebody could ask for this.
-    pub requestable: Vec<String>,
+    pub requestable: Vec<Arc<str>>,
     /// The grants were those of this revision.
     pub revision: Revision,
 }
@@ -92,7 +93,7 @@ impl Plane {
             Decision::Deny(denial) => (Some(denial.reason), denial.nearest.clone()),
         };
         steps.push(verdict(&decision));
-        let requestable = target.as_ref().map(|target| self.requestable(question, target)).unwrap_or_default();
+        let requestable = self.rulings().requestable(&question.principals, &question.service, target.as_ref().ok());
         let grant = match grant {
             Some(grant) => Some(self.record(&grant).await?),
             None => None,
@@ -106,17 +107,6 @@ impl Plane {
         let stored = self.store.read(move |reader| Ok::<_, Fault>(reader.grant(&id)?)).await?;
         let (origin, ending) = stored.map(|stored| (stored.origin, stored.ending)).unwrap_or_default();
         Ok(Issued { grant: grant.clone(), origin, ending })
-    }
-
-    fn requestable(&self, question: &Question, target: &Target<'_>) -> Vec<String> {
-        let rulings = self.rulings();
-        let policies = rulings.policies().into_iter().filter(|policy| {
-            policy.mode == Mode::Enforce
-                && *policy.scope.service() == question.service
-                && covers(&policy.scope, target)
-                && policy.requesters.iter().any(|who| question.principals.iter().any(|principal| who.matches(principal)))
-        });
-        policies.map(|policy| policy.name.to_string()).collect()
     }
 }
 
@@ -174,16 +164,19 @@ fn looked_at(grant: &Grant, target: &Target<'_>, peer: Option<&Principal>, at: T
     };
     if !grant.passes_through(peer) {
         let via: Vec<&str> = grant.via.iter().map(Principal::as_str).collect();
-        return (false, format!("covers it by {rule:?}, but only through {}", via.join(", ")).replace('"', ""));
+        return (false, format!("covers it by {rule}, but only through {}", via.join(", ")));
     }
     match grant.phase(at) {
-        Phase::Live(Some(left)) => (true, format!("covers it by {rule} and lasts {} more", humantime::format_duration(whole(left)))),
+        Phase::Live(Some(left)) => {
+            let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
+            (true, format!("covers it by {rule} and lasts {left} more"))
+        }
         Phase::Live(None) => (true, format!("covers it by {rule} and is a standing grant")),
         Phase::NotStarted => (false, format!("covers it, but begins at {}", grant.not_before)),
         Phase::Suspended => (false, "covers it, but is suspended".to_owned()),
-        Phase::Ended(how) => {
-            (false, format!("covers it, but is over: {how:?}").replace("over: ", "over: ").to_lowercase_tail())
-        }
+        Phase::Ended(Ended::Expired) => (false, "covers it, but its time is up".to_owned()),
+        Phase::Ended(Ended::Revoked) => (false, "covers it, but was revoked".to_owned()),
+        Phase::Ended(Ended::Released) => (false, "covers it, but was released by its subject".to_owned()),
     }
 }
 

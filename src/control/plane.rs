@@ -9,10 +9,13 @@ use ulid::Ulid;
 
 use super::fanout::Fanout;
 use super::metrics::ControlMetrics;
+use super::policy::PolicySet;
 use super::store::Store;
 use super::waiting::Waiting;
 use crate::model::grant::GrantId;
+use crate::model::identity::{Principal, Service};
 use crate::model::policy::{AccessPolicy, Ask, Refusal, Ruling, StandingGrant};
+use crate::model::target::Target;
 use crate::model::time::Timestamp;
 
 /// Policies and standing grants in force: who may ask for what.
@@ -28,6 +31,27 @@ pub trait Rulings: fmt::Debug + Send + Sync {
 
     /// Every standing grant.
     fn standing(&self) -> Vec<&StandingGrant>;
+
+    /// Policies under which the caller could ask for access to the target, or to anything at the service.
+    fn requestable(&self, caller: &[Principal], service: &Service, target: Option<&Target<'_>>) -> Vec<Arc<str>>;
+}
+
+impl Rulings for PolicySet {
+    fn rule(&self, ask: &Ask<'_>) -> Result<Ruling, Refusal> {
+        Self::rule(self, ask)
+    }
+
+    fn policies(&self) -> Vec<&AccessPolicy> {
+        Self::policies(self).collect()
+    }
+
+    fn standing(&self) -> Vec<&StandingGrant> {
+        Self::standing(self).iter().collect()
+    }
+
+    fn requestable(&self, caller: &[Principal], service: &Service, target: Option<&Target<'_>>) -> Vec<Arc<str>> {
+        Self::requestable(self, caller, service, target)
+    }
 }
 
 /// Nothing may be asked for.
@@ -50,6 +74,10 @@ impl Rulings for NoRulings {
     }
 
     fn standing(&self) -> Vec<&StandingGrant> {
+        vec![]
+    }
+
+    fn requestable(&self, _: &[Principal], _: &Service, _: Option<&Target<'_>>) -> Vec<Arc<str>> {
         vec![]
     }
 }
