@@ -216,16 +216,7 @@ impl Pattern {
         if text.len() > Self::BYTES_MAX {
             return Err(format!("is longer than {} bytes", Self::BYTES_MAX));
         }
-        let build = |text: &str| {
-            RegexBuilder::new(text).size_limit(Self::PROGRAM_MAX).build().map_err(|error| match error {
-                regex::Error::CompiledTooBig(_) => "is too large once compiled".to_owned(),
-                other => {
-                    let text = other.to_string();
-                    let cause = text.lines().last().unwrap_or_default().trim();
-                    format!("is no regular expression: {}", cause.strip_prefix("error: ").unwrap_or(cause))
-                }
-            })
-        };
+        let build = |text: &str| RegexBuilder::new(text).size_limit(Self::PROGRAM_MAX).build().map_err(|e| explain(&e));
         let somewhere = build(text)?;
         let whole = build(&format!("\\A(?:{text})\\z"))
             .map_err(|_| "ends in a comment, which would swallow its anchor".to_owned())?;
@@ -246,6 +237,16 @@ impl Pattern {
     pub fn matches_whole(&self, text: &str) -> bool {
         self.whole.is_match(text)
     }
+}
+
+/// The last line of the library's message: the others draw the pattern.
+fn explain(error: &regex::Error) -> String {
+    if matches!(error, regex::Error::CompiledTooBig(_)) {
+        return "is too large once compiled".to_owned();
+    }
+    let text = error.to_string();
+    let cause = text.lines().last().unwrap_or_default().trim();
+    format!("is no regular expression: {}", cause.strip_prefix("error: ").unwrap_or(cause))
 }
 
 impl PartialEq for Pattern {

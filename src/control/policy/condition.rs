@@ -98,10 +98,8 @@ impl Condition {
 
     /// `Some` when the condition is the word true or false.
     pub(super) fn constant(&self) -> Option<bool> {
-        match &self.program.expression().expr {
-            Expr::Literal(LiteralValue::Boolean(value)) => Some(*value.inner()),
-            _ => None,
-        }
+        let Expr::Literal(LiteralValue::Boolean(value)) = &self.program.expression().expr else { return None };
+        Some(*value.inner())
     }
 
     /// True or false, or why neither.
@@ -116,6 +114,7 @@ impl Condition {
 }
 
 /// What went wrong, without the values at hand: they are claims of somebody's token.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library's vocabulary of errors may grow; none is an answer")]
 fn explain(error: &ExecutionError) -> String {
     match error {
         ExecutionError::NoSuchKey(key) => format!("finds no field {key:?}; test for it with has()"),
@@ -243,6 +242,7 @@ impl<'p> Check<'p> {
     }
 
     /// The most entries that a list can have.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "whatever else there is gets the largest bound")]
     fn length(&self, expr: &IdedExpr) -> u64 {
         let inputs = LIST_MAX as u64;
         match &expr.expr {
@@ -292,15 +292,15 @@ fn builds_values(comprehension: &ComprehensionExpr) -> bool {
     if !matches!(comprehension.accu_init.expr, Expr::List(_) | Expr::Map(_)) {
         return false;
     }
-    let step = match &comprehension.loop_step.expr {
-        Expr::Call(call) if call.func_name == operators::CONDITIONAL => call.args.get(1),
-        _ => Some(&comprehension.loop_step),
-    };
-    let collected = match step.map(|step| &step.expr) {
-        Some(Expr::Call(call)) if call.func_name == operators::ADD => call.args.get(1).map(|arg| &arg.expr),
-        _ => None,
-    };
-    let Some(Expr::List(list)) = collected else { return true };
+    let mut step = &comprehension.loop_step.expr;
+    if let Expr::Call(call) = step
+        && call.func_name == operators::CONDITIONAL
+        && let Some(then) = call.args.get(1)
+    {
+        step = &then.expr;
+    }
+    let Expr::Call(call) = step else { return true };
+    let Some(Expr::List(list)) = call.args.get(1).map(|arg| &arg.expr) else { return true };
     !matches!(list.elements.as_slice(), [IdedExpr { expr: Expr::Ident(name), .. }] if *name == comprehension.iter_var)
 }
 

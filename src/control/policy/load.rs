@@ -102,10 +102,14 @@ fn read(dir: &Path) -> Source {
 
 /// The `*.yaml` and `*.yml` of the directory itself, hidden ones left out.
 fn list(dir: &Path) -> Result<Vec<PathBuf>, String> {
-    let refuse = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => "is not there; create it, or name another with --policies".to_owned(),
-        io::ErrorKind::NotADirectory => "is no directory; name the one that holds the policy files".to_owned(),
-        _ => format!("cannot be read: {error}; check its permissions"),
+    let refuse = |error: io::Error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            "is not there; create it, or name another with --policies".to_owned()
+        } else if error.kind() == io::ErrorKind::NotADirectory {
+            "is no directory; name the one that holds the policy files".to_owned()
+        } else {
+            format!("cannot be read: {error}; check its permissions")
+        }
     };
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir).map_err(refuse)? {

@@ -26,8 +26,8 @@ pub(super) enum Value {
     Null,
     Bool(bool),
     Integer(i64),
-    /// As the parser understood it; only for messages.
-    Float(f64),
+    /// No field takes one.
+    Float,
     Text(String),
     List(Vec<Node>),
     /// In the file's order, without repeated keys.
@@ -39,7 +39,7 @@ impl Value {
         match self {
             Self::Null => "nothing",
             Self::Bool(_) => "true or false",
-            Self::Integer(_) | Self::Float(_) => "a number",
+            Self::Integer(_) | Self::Float => "a number",
             Self::Text(_) => "text",
             Self::List(_) => "a list",
             Self::Map(_) => "a map",
@@ -79,6 +79,12 @@ pub(super) fn parse(text: &str, findings: &mut Findings) -> Vec<Node> {
 
 /// The parser's words without its place, which stands in front already.
 fn cause(error: &serde_saphyr::Error) -> String {
+    if let serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } = error {
+        return format!("the key {} stands twice; keep one", key.chars().take(80).collect::<String>());
+    }
+    if matches!(error, serde_saphyr::Error::MergeKeyNotAllowed { .. }) {
+        return "merge keys (<<) are not supported; write the fields out".to_owned();
+    }
     let text = error.render();
     let text = text.lines().next().unwrap_or_default();
     let text = text.rsplit_once(" at line ").map_or(text, |(cause, _)| cause);
@@ -123,8 +129,8 @@ impl<'de> Visitor<'de> for AnyValue {
         i64::try_from(value).map(Value::Integer).map_err(|_| E::custom("a number this large has no meaning here"))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::Float(value))
+    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
+        Ok(Value::Float)
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -164,24 +170,48 @@ impl<'de> Visitor<'de> for AnyValue {
 mod tests {
     use super::*;
 
+    fn refusal(text: &str) -> String {
+        let mut findings = Findings::default();
+        assert!(parse(text, &mut findings).is_empty(), "{text:?} was accepted");
+        let (place, _, cause, _) = findings.0.remove(0);
+        format!("{}:{}: {cause}", place.line, place.column)
+    }
+
     #[test]
-    fn explore() {
-        for text in [
-            "a: 1\n---\nb:\n  - x: [1.5, 'y', ~]\n---\n# nothing\n---\nc: yes",
-            "a: 1\na: 2",
-            "a: [",
-            "a: &x [1]\nb: *x",
-            "a: !foo 1",
-            "<<: {a: 1}",
-            "- \u{0}",
-            "a: 99999999999999999999",
-            "a: !!binary aGk=",
-            "a: 1\n  b: 2",
-            "a: 2020-01-01T00:00:00Z\nb: 007\nc: 0x10\nd: 1e3\ne: 12m\nf: 1_000",
+    fn every_document_keeps_its_place_in_the_file() {
+        let mut findings = Findings::default();
+        let nodes = parse("a: 1\n---\n# empty\n---\nb:\n  - c: text\n", &mut findings);
+        assert_eq!(nodes.len(), 2);
+        let Value::Map(entries) = &nodes[1].value else { panic!("{nodes:?}") };
+        let Value::List(items) = &entries[0].1.value else { panic!("{entries:?}") };
+        let Value::Map(inner) = &items[0].value else { panic!("{items:?}") };
+        assert_eq!(inner[0].1.place, Place { line: 6, column: 8 });
+    }
+
+    #[test]
+    fn what_could_be_read_two_ways_is_refused() {
+        for (text, wanted) in [
+            ("a: 1\na: 2", "2:1: is not usable YAML: the key a stands twice; keep one"),
+            ("a: [", "1:4: is not usable YAML: unclosed bracket '['"),
+            (
+                "b: &x {c: 1}\na: {<<: *x}",
+                "2:5: is not usable YAML: merge keys (<<) are not supported; write the fields out",
+            ),
+            ("a: !env HOME", "1:9: is not usable YAML: unsupported tag `!env`"),
         ] {
-            let mut findings = Findings::default();
-            let nodes = parse(text, &mut findings);
-            eprintln!("{text:?}\n   {nodes:?}\n   {findings:?}");
+            assert_eq!(refusal(text), wanted);
         }
+    }
+
+    #[test]
+    fn a_bomb_is_refused_before_it_unfolds() {
+        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..9 {
+            let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
+            bomb.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
+        }
+        refusal(&bomb);
+        refusal(&"[".repeat(1000));
+        refusal(&"---\na: 1\n".repeat(DOCUMENTS_MAX + 1));
     }
 }

@@ -62,7 +62,12 @@ impl Reader<'_> {
                     let path = join(&field.path, &shorten(name));
                     self.findings.error(key.place, &path, format!("is no field of this document; {way_out}"));
                 }
-                other => {
+                other @ (Value::Null
+                | Value::Bool(_)
+                | Value::Integer(_)
+                | Value::Float
+                | Value::List(_)
+                | Value::Map(_)) => {
                     let cause = format!("a field's name must be text, not {}; put it in quotes", other.kind());
                     self.findings.error(key.place, &field.path, cause);
                 }
@@ -85,7 +90,7 @@ impl Reader<'_> {
         match &field.node.value {
             Value::Text(text) => Some(text),
             Value::Null => self.refuse(field, "is empty; give it a value or remove the line"),
-            other @ (Value::Bool(_) | Value::Integer(_) | Value::Float(_)) => {
+            other @ (Value::Bool(_) | Value::Integer(_) | Value::Float) => {
                 self.refuse(field, format!("must be text, but reads as {}; put it in quotes", other.kind()))
             }
             other @ (Value::List(_) | Value::Map(_)) => {
@@ -118,20 +123,20 @@ impl Reader<'_> {
     }
 
     pub(super) fn boolean(&mut self, field: &Field<'_>) -> Option<bool> {
-        match &field.node.value {
-            Value::Bool(value) => Some(*value),
-            other => {
-                let kind = other.kind();
-                self.refuse(field, format!("must be true or false, not {kind}"))
-            }
+        if let Value::Bool(value) = &field.node.value {
+            return Some(*value);
         }
+        let kind = field.node.value.kind();
+        self.refuse(field, format!("must be true or false, not {kind}"))
     }
 
     pub(super) fn integer(&mut self, field: &Field<'_>, min: i64, max: i64) -> Option<i64> {
-        match &field.node.value {
-            Value::Integer(value) if (min..=max).contains(value) => Some(*value),
-            _ => self.refuse(field, format!("must be a whole number from {min} to {max}")),
+        if let Value::Integer(value) = &field.node.value
+            && (min..=max).contains(value)
+        {
+            return Some(*value);
         }
+        self.refuse(field, format!("must be a whole number from {min} to {max}"))
     }
 
     pub(super) fn choice<T: Copy>(&mut self, field: &Field<'_>, choices: &[(&str, T)]) -> Option<T> {

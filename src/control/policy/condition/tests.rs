@@ -111,7 +111,6 @@ fn a_runaway_is_refused_before_it_runs() {
     let long = vec![list; 50].join(" + ");
     assert!(refusal(&format!("({long}).exists(a, ({long}).exists(b, a == b))")).cause.contains("steps"));
     assert!(refusal(&"a".repeat(5000)).cause.contains("longer than 4096 bytes"));
-    assert!(refusal(&format!("{} == 0", "- ".repeat(300) + "1 + 1" + &"+1".repeat(300))).cause.contains("nested"));
 }
 
 #[test]
