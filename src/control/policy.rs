@@ -1,1 +1,170 @@
 //! Policies: which file says what, and how an access request is ruled on.
+//!
+//! [`PolicySet::load`] reads a directory whole or refuses it whole, with every problem by file, line and column;
+//! [`PolicySet::rule`] answers one access request; [`Reloader`] follows the directory. No policy is ever half in force.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::model::identity::{Principal, Service};
+use crate::model::policy::{AccessPolicy, Mode, PolicyDigest, StandingGrant};
+use crate::model::scope::covers;
+use crate::model::target::Target;
+
+mod canonical;
+mod condition;
+mod cross;
+mod document;
+mod load;
+mod node;
+mod problem;
+mod read;
+mod rule;
+mod watch;
+
+pub use problem::{Place, Problem, Severity};
+pub use watch::{ReloadCounts, Reloader};
+
+/// Every policy and standing grant in force, as one immutable value.
+#[derive(Debug, Default)]
+pub struct PolicySet {
+    /// Highest priority first, then by name.
+    policies: Vec<Policy>,
+    standing: Vec<StandingGrant>,
+    warnings: Vec<Problem>,
+    digest: PolicyDigest,
+    fingerprint: load::Fingerprint,
+}
+
+#[derive(Debug)]
+struct Policy {
+    loaded: document::Loaded,
+    file: PathBuf,
+}
+
+#[derive(Debug)]
+struct Standing {
+    grant: StandingGrant,
+    file: PathBuf,
+    name: Place,
+}
+
+impl PolicySet {
+    /// Reads every `*.yaml` and `*.yml` of a directory.
+    ///
+    /// # Errors
+    /// Every problem of every file, sorted by place; one error refuses the whole directory.
+    pub fn load(dir: &Path) -> Result<Self, Vec<Problem>> {
+        Self::from_found(load::directory(dir))
+    }
+
+    fn from_found(found: load::Found) -> Result<Self, Vec<Problem>> {
+        if found.has_errors() {
+            return Err(found.problems);
+        }
+        let mut policies = found.policies;
+        policies.sort_by(|a, b| {
+            let (a, b) = (&a.loaded.policy, &b.loaded.policy);
+            b.priority.cmp(&a.priority).then_with(|| a.name.cmp(&b.name))
+        });
+        let mut standing: Vec<StandingGrant> = found.standing.into_iter().map(|standing| standing.grant).collect();
+        standing.sort_by(|a, b| a.name.cmp(&b.name));
+        let digests = policies.iter().map(|policy| policy.loaded.policy.digest);
+        let digest = canonical::set_digest(digests.chain(standing.iter().map(|grant| grant.digest)).collect());
+        Ok(Self { policies, standing, warnings: found.problems, digest, fingerprint: found.fingerprint })
+    }
+
+    /// All policies whatever their mode, highest priority first.
+    pub fn policies(&self) -> impl ExactSizeIterator<Item = &AccessPolicy> {
+        self.policies.iter().map(|policy| &policy.loaded.policy)
+    }
+
+    /// The policy of that name.
+    pub fn policy(&self, name: &str) -> Option<&AccessPolicy> {
+        self.policies().find(|policy| &*policy.name == name)
+    }
+
+    /// The standing grants, by name.
+    pub fn standing(&self) -> &[StandingGrant] {
+        &self.standing
+    }
+
+    /// What is hardly meant as it is written.
+    pub fn warnings(&self) -> &[Problem] {
+        &self.warnings
+    }
+
+    /// The digest of all policies and standing grants together, whatever files they came from.
+    pub fn digest(&self) -> PolicyDigest {
+        self.digest
+    }
+
+    /// Names of the enforced policies under which such a caller may ask for something at the service; with a target,
+    /// only those whose scope covers it. Highest priority first.
+    pub fn requestable(&self, caller: &[Principal], service: &Service, target: Option<&Target<'_>>) -> Vec<Arc<str>> {
+        self.policies()
+            .filter(|policy| policy.mode == Mode::Enforce && policy.scope.service() == service)
+            .filter(|policy| rule::may_ask(policy, caller))
+            .filter(|policy| target.is_none_or(|target| covers(&policy.scope, target)))
+            .map(|policy| Arc::clone(&policy.name))
+            .collect()
+    }
+}
+
+/// What `jitgate policy check` finds in a directory.
+#[derive(Debug)]
+pub struct Report {
+    /// Errors and warnings, sorted by place.
+    pub problems: Vec<Problem>,
+    /// Policy files read.
+    pub files: usize,
+    /// The set; `None` when an error refuses it.
+    pub set: Option<PolicySet>,
+}
+
+/// Checks a directory without putting it in force.
+pub fn check(dir: &Path) -> Report {
+    let found = load::directory(dir);
+    let (files, problems) = (found.files, found.problems.clone());
+    Report { problems, files, set: PolicySet::from_found(found).ok() }
+}
+
+impl Report {
+    /// How many problems refuse the set.
+    pub fn errors(&self) -> usize {
+        self.problems.iter().filter(|problem| problem.severity == Severity::Error).count()
+    }
+
+    /// How many do not.
+    pub fn warnings(&self) -> usize {
+        self.problems.len() - self.errors()
+    }
+}
+
+/// One line: what was read and how it went.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
+        write!(f, "{}: ", count(self.files, "file", "files"))?;
+        match &self.set {
+            Some(set) => write!(
+                f,
+                "{}, {}, {}; digest {}",
+                count(set.policies.len(), "policy", "policies"),
+                count(set.standing.len(), "standing grant", "standing grants"),
+                count(self.warnings(), "warning", "warnings"),
+                set.digest
+            ),
+            None => write!(
+                f,
+                "{}, {}; nothing of it would be in force",
+                count(self.errors(), "error", "errors"),
+                count(self.warnings(), "warning", "warnings")
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,10 @@ use std::sync::Arc;
 use super::identity::{Service, ServiceError};
 use super::target::{CanonicalPath, GrpcMethod, HttpMethod, Target, is_grpc_identifier, is_grpc_service};
 
+mod overlap;
+
+pub use overlap::overlaps;
+
 /// Most rules in one scope.
 pub const RULES_MAX: usize = 256;
 /// Longest rule, in bytes.
@@ -163,7 +167,8 @@ impl Rule {
         }
     }
 
-    fn has_wildcard(&self) -> bool {
+    /// As [`Scope::has_wildcard`], of one rule.
+    pub fn has_wildcard(&self) -> bool {
         match self {
             Self::Grpc(GrpcRule::Method(_)) => false,
             Self::Grpc(GrpcRule::Any | GrpcRule::Service(_)) => true,

@@ -1,0 +1,193 @@
+//! One access request against a set: which policy is in charge, and what it says. The first policy in order of priority
+//! that covers the request decides; what it refuses, no other policy allows.
+
+use std::time::Duration;
+
+use super::condition::{Bindings, Condition};
+use super::read::write_duration;
+use super::{Policy, PolicySet};
+use crate::model::identity::Principal;
+use crate::model::policy::{
+    AccessPolicy, Ask, AutoRule, DURATION_MIN, Effect, Matcher, Mode, Outcome, PolicyPin, Refusal, RefusalReason,
+    Ruling, Would,
+};
+use crate::model::scope::subset;
+
+mod refuse;
+mod terms;
+
+impl PolicySet {
+    /// Rules on an access request.
+    ///
+    /// # Errors
+    /// [`Refusal`]: no policy takes the request as it is, and its message says what would have to change.
+    pub fn rule(&self, ask: &Ask<'_>) -> Result<Ruling, Refusal> {
+        terms::within_limits(ask)?;
+        let would = self.would(ask);
+        let ruled = self.in_charge(ask).and_then(|policy| {
+            let (outcome, notes) = judge(policy, ask)?;
+            Ok(Ruling { policy: pin(&policy.loaded.policy), outcome, notes, would: Vec::new() })
+        });
+        match ruled {
+            Ok(ruling) => Ok(Ruling { would, ..ruling }),
+            Err(refusal) => Err(Refusal { would, ..refusal }),
+        }
+    }
+
+    fn in_charge(&self, ask: &Ask<'_>) -> Result<&Policy, Refusal> {
+        let mut nearest: Option<(Fit, &AccessPolicy)> = None;
+        for candidate in self.policies.iter().filter(|policy| policy.loaded.policy.mode == Mode::Enforce) {
+            let policy = &candidate.loaded.policy;
+            match fit(policy, ask) {
+                Fit::Full => {
+                    return match ask.policy {
+                        Some(name) if name != &*policy.name => Err(refuse::another_decides(policy, name)),
+                        Some(_) | None => Ok(candidate),
+                    };
+                }
+                fit if nearest.is_none_or(|(best, _)| fit > best) => nearest = Some((fit, policy)),
+                Fit::Stranger | Fit::Scope | Fit::Subject | Fit::Via => {}
+            }
+        }
+        Err(refuse::not_covered(nearest, ask))
+    }
+
+    fn would(&self, ask: &Ask<'_>) -> Vec<Would> {
+        let shadows = self.policies.iter().filter(|policy| policy.loaded.policy.mode == Mode::Shadow);
+        let covering = shadows.filter(|policy| fit(&policy.loaded.policy, ask) == Fit::Full);
+        covering
+            .map(|candidate| {
+                let (outcome, detail) = match judge(candidate, ask) {
+                    Ok((outcome, notes)) => (outcome.as_str(), detail(&outcome, &notes)),
+                    Err(refusal) => (refusal.reason.as_str(), refusal.message),
+                };
+                Would { policy: pin(&candidate.loaded.policy), outcome, detail }
+            })
+            .collect()
+    }
+}
+
+/// How far a policy covers a request; a later one is nearer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    /// Another service, or none of the caller's principals may ask.
+    Stranger,
+    /// The scope reaches further.
+    Scope,
+    /// Not for this subject.
+    Subject,
+    /// Not through these workloads.
+    Via,
+    /// It covers the request.
+    Full,
+}
+
+fn fit(policy: &AccessPolicy, ask: &Ask<'_>) -> Fit {
+    if policy.scope.service() != ask.scope.service() || !may_ask(policy, ask.requester) {
+        Fit::Stranger
+    } else if !subset(ask.scope, &policy.scope) {
+        Fit::Scope
+    } else if !policy.subjects.allow(ask.requester, ask.subject) {
+        Fit::Subject
+    } else if !through(&policy.via, ask.via) {
+        Fit::Via
+    } else {
+        Fit::Full
+    }
+}
+
+/// Whether any of the caller's principals is among the policy's requesters.
+pub(super) fn may_ask(policy: &AccessPolicy, caller: &[Principal]) -> bool {
+    caller.iter().any(|principal| policy.requesters.iter().any(|matcher| matcher.matches(principal)))
+}
+
+/// A request without `via` works through any workload, so it fits no policy that names some.
+fn through(allowed: &[Matcher], via: &[Principal]) -> bool {
+    let is_allowed = |workload: &Principal| allowed.iter().any(|matcher| matcher.matches(workload));
+    allowed.is_empty() || (!via.is_empty() && via.iter().all(is_allowed))
+}
+
+fn pin(policy: &AccessPolicy) -> PolicyPin {
+    PolicyPin { name: policy.name.clone(), digest: policy.digest }
+}
+
+fn detail(outcome: &Outcome, notes: &[String]) -> String {
+    match outcome {
+        Outcome::Approved { duration, rule, .. } => format!("rule {rule} for {}", write_duration(*duration)),
+        Outcome::Denied { rule, message } => format!("rule {rule}: {message}"),
+        Outcome::Pending { .. } if notes.is_empty() => "no rule matches".to_owned(),
+        Outcome::Pending { .. } => notes.join("; "),
+    }
+}
+
+/// What a policy that covers the request makes of it.
+fn judge(candidate: &Policy, ask: &Ask<'_>) -> Result<(Outcome, Vec<String>), Refusal> {
+    let policy = &candidate.loaded.policy;
+    let duration = terms::accept(policy, ask)?;
+    let rules: Vec<(&AutoRule, &Condition)> = policy.auto.iter().zip(&candidate.loaded.conditions).collect();
+    let pending = Outcome::Pending { duration, pending_ttl: policy.pending_ttl, staleness: policy.staleness };
+    if rules.is_empty() {
+        return Ok((pending, Vec::new()));
+    }
+    let bindings = Bindings::new(ask, duration);
+    if let Some(denied) = denial(policy, &rules, &bindings) {
+        return Ok((denied, Vec::new()));
+    }
+    let mut notes = Vec::new();
+    let approved = approval(policy, &rules, &bindings, duration, &mut notes);
+    Ok((approved.unwrap_or(pending), notes))
+}
+
+/// The first denying rule that holds, or that cannot tell.
+fn denial(policy: &AccessPolicy, rules: &[(&AutoRule, &Condition)], bindings: &Bindings) -> Option<Outcome> {
+    rules.iter().filter(|(rule, _)| rule.effect == Effect::Deny).find_map(|(rule, condition)| {
+        let message = match holds(condition, bindings) {
+            Ok(false) => return None,
+            Ok(true) => match &rule.message {
+                Some(message) => message.to_string(),
+                None => format!("rule {} of policy {} denies this", rule.name, policy.name),
+            },
+            Err(cause) => format!(
+                "rule {} of policy {} cannot be evaluated: its condition {cause}; until it can, it denies",
+                rule.name, policy.name
+            ),
+        };
+        Some(Outcome::Denied { rule: rule.name.clone(), message })
+    })
+}
+
+/// The first approving rule that takes this duration and holds; why others nearly did goes to the notes.
+fn approval(
+    policy: &AccessPolicy,
+    rules: &[(&AutoRule, &Condition)],
+    bindings: &Bindings,
+    duration: Duration,
+    notes: &mut Vec<String>,
+) -> Option<Outcome> {
+    for (rule, condition) in rules.iter().filter(|(rule, _)| rule.effect == Effect::Approve) {
+        match holds(condition, bindings) {
+            Ok(false) => {}
+            Ok(true) => match rule.max_duration {
+                Some(max) if duration > max => notes.push(format!(
+                    "rule {} approves at most {}, and this asks for {}",
+                    rule.name,
+                    write_duration(max),
+                    write_duration(duration)
+                )),
+                Some(_) | None => {
+                    let (rule, message) = (rule.name.clone(), rule.message.clone());
+                    return Some(Outcome::Approved { duration, rule, message, staleness: policy.staleness });
+                }
+            },
+            Err(cause) => notes.push(format!("rule {} does not match: its condition {cause}", rule.name)),
+        }
+    }
+    None
+}
+
+fn holds(condition: &Condition, bindings: &Bindings) -> Result<bool, String> {
+    condition.holds(bindings.context()?)
+}
+
+#[cfg(test)]
+mod tests;
