@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         &out.join("jitgate.bin"),
     )?;
     compile(&["ledger.proto"], "proto/demo", &out.join("demo.bin"))?;
+    compile_store(&out.join("store"))?;
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rustc-env=JITGATE_COMMIT={}", commit());
     Ok(())
@@ -23,6 +24,20 @@ fn compile(files: &[&str], include: &str, descriptors: &Path) -> Result<(), Box<
     let set = protox::compile(files, [include])?;
     fs::write(descriptors, prost::Message::encode_to_vec(&set))?;
     tonic_prost_build::configure().bytes(".").compile_fds(set)?;
+    Ok(())
+}
+
+/// The store's own messages, in a directory of their own: what they borrow from the API stays the API's type.
+fn compile_store(out: &Path) -> Result<(), Box<dyn Error>> {
+    fs::create_dir_all(out)?;
+    let set = protox::compile(["jitgate/store/v1/store.proto"], ["proto"])?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .build_client(false)
+        .build_server(false)
+        .extern_path(".jitgate.v1", "crate::wire::v1")
+        .out_dir(out)
+        .compile_fds(set)?;
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Our protobufs, and their conversion to and from the model. Nothing downstream validates a second time.
 
+pub mod access;
 pub mod grant;
 
 /// The API, as generated from `proto/jitgate/v1`.
@@ -15,6 +16,18 @@ pub mod grant;
 )]
 pub mod v1 {
     tonic::include_proto!("jitgate.v1");
+}
+
+/// What the control plane's store holds, as generated from `proto/jitgate/store/v1`.
+#[allow(
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    unreachable_pub,
+    unused_qualifications,
+    reason = "generated code"
+)]
+pub mod store {
+    include!(concat!(env!("OUT_DIR"), "/store/jitgate.store.v1.rs"));
 }
 
 /// The descriptor set of the API, for reflection.

@@ -19,7 +19,7 @@ pub struct ExplainArgs {
     #[arg(long, env = "JITGATE_EXPLAIN_SERVICE", value_parser = values::service)]
     service: String,
     /// Who would call; repeat it for a call that carries a workload, a user and groups
-    #[arg(long = "as", env = "JITGATE_EXPLAIN_AS", value_name = "PRINCIPAL", required = true,
+    #[arg(long = "as", env = "JITGATE_EXPLAIN_AS", value_delimiter = '\n', value_name = "PRINCIPAL", required = true,
           value_parser = values::principal)]
     principals: Vec<String>,
     /// An HTTP call, such as 'GET /v1/users/7'

@@ -25,16 +25,16 @@ pub struct RequestArgs {
     #[arg(long, env = "JITGATE_REQUEST_SERVICE", value_parser = values::service)]
     service: String,
     /// HTTP methods and a path template, such as 'GET,HEAD /v1/users/{id}'; may be repeated
-    #[arg(long, env = "JITGATE_REQUEST_HTTP", value_name = "RULE", value_parser = values::http_rule)]
+    #[arg(long, env = "JITGATE_REQUEST_HTTP", value_delimiter = '\n', value_name = "RULE", value_parser = values::http_rule)]
     http: Vec<HttpRule>,
     /// A gRPC method, or all of a service, such as '/pay.v1.Ledger/*'; may be repeated
-    #[arg(long, env = "JITGATE_REQUEST_GRPC", value_name = "RULE", value_parser = values::grpc_rule)]
+    #[arg(long, env = "JITGATE_REQUEST_GRPC", value_delimiter = '\n', value_name = "RULE", value_parser = values::grpc_rule)]
     grpc: Vec<GrpcRule>,
     /// Who shall get the grant, if not you: spiffe://… , user:<issuer>|<sub> or group:<issuer>|<name>
     #[arg(long, env = "JITGATE_REQUEST_SUBJECT", value_name = "PRINCIPAL", value_parser = values::principal)]
     subject: Option<String>,
     /// The grant shall count only through this workload; may be repeated
-    #[arg(long, env = "JITGATE_REQUEST_VIA", value_name = "PRINCIPAL", value_parser = values::principal)]
+    #[arg(long, env = "JITGATE_REQUEST_VIA", value_delimiter = '\n', value_name = "PRINCIPAL", value_parser = values::principal)]
     via: Vec<String>,
     /// How long, such as 20s or 30m; the policy's default when absent
     #[arg(long = "for", env = "JITGATE_REQUEST_FOR", value_name = "TIME", value_parser = values::span)]
@@ -43,7 +43,7 @@ pub struct RequestArgs {
     #[arg(long, env = "JITGATE_REQUEST_REASON", value_name = "TEXT", default_value = "")]
     reason: String,
     /// A ticket that it belongs to; may be repeated
-    #[arg(long, env = "JITGATE_REQUEST_TICKET", value_name = "TICKET")]
+    #[arg(long, env = "JITGATE_REQUEST_TICKET", value_delimiter = '\n', value_name = "TICKET")]
     ticket: Vec<String>,
     /// Ask under this policy; the applicable one of highest priority when absent
     #[arg(long, env = "JITGATE_REQUEST_POLICY", value_name = "NAME", default_value = "")]

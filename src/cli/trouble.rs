@@ -93,7 +93,9 @@ impl Trouble {
         }
         let reason = info.map(|info| info.reason.as_str()).unwrap_or_default();
         let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
-        let mut causes: Vec<_> = violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect();
+        // The word for bad input says nothing that the field does not.
+        let prefix = if matches!(reason, "" | "INVALID_ARGUMENT") { String::new() } else { format!("{reason}: ") };
+        let mut causes: Vec<_> = violations.iter().map(|v| format!("{prefix}{}: {}", v.field, v.description)).collect();
         if causes.is_empty() {
             let name = if reason.is_empty() { code_name(status.code()) } else { reason };
             causes.push(match status.message() {
@@ -139,18 +141,10 @@ fn way_out(reason: &str, code: Code) -> Option<&'static str> {
         "TOKEN_ISSUER_UNKNOWN" | "TOKEN_AUDIENCE_MISMATCH" | "TOKEN_KEY_UNKNOWN" | "TOKEN_SIGNATURE_INVALID" => {
             "compare `jitgate token inspect` with the control plane's issuers file"
         }
-        "NO_POLICY" => {
-            "no policy lets you ask for this: check --service and the rules, or ask whoever keeps the policies"
-        }
-        "POLICY_DENIED" => {
-            "ask for less (time, methods, paths), or give what the policy demands, such as --reason or --ticket"
-        }
         "NOT_FOUND" => "list what you may see: jitgate requests, jitgate grants --help",
         "STATE_TERMINAL" => "it is over already; ask again with jitgate request",
         _ if code == Code::Unauthenticated => "pass --token or --token-file (JITGATE_TOKEN), or --cert and --key",
-        _ if code == Code::PermissionDenied => {
-            "use an identity that may do this; administrators are named by the control plane's --admin"
-        }
+        "NOT_ELIGIBLE" => "use an identity that may do this; administrators are named by the control plane's --admin",
         _ if code == Code::DeadlineExceeded => "the control plane is slow or stuck: look at its log and at /readyz",
         _ => return None,
     })

@@ -120,7 +120,7 @@ pub struct TokenArgs {
     #[arg(long, env = "JITGATE_DEV_TOKEN_USER", value_name = "NAME")]
     user: String,
     /// A group that the user belongs to; may be repeated
-    #[arg(long, env = "JITGATE_DEV_TOKEN_GROUP", value_name = "NAME")]
+    #[arg(long, env = "JITGATE_DEV_TOKEN_GROUP", value_delimiter = '\n', value_name = "NAME")]
     group: Vec<String>,
     /// How long it is good
     #[arg(long = "for", env = "JITGATE_DEV_TOKEN_FOR", value_name = "TIME", value_parser = values::span, default_value = "1h")]

@@ -24,11 +24,19 @@ fn bad_input_names_each_field_and_its_cause() {
 
 #[test]
 fn a_refusal_names_its_reason_and_a_way_out() {
-    let details = ErrorDetails::with_error_info("POLICY_DENIED", "jitgate.dev", HashMap::new());
-    let status = Status::with_error_details(Code::PermissionDenied, "policy payments: at most 1h", details);
+    let details = ErrorDetails::with_error_info("NOT_ELIGIBLE", "jitgate.dev", HashMap::new());
+    let status = Status::with_error_details(Code::PermissionDenied, "only an administrator may", details);
     let lines = lines(&status);
-    assert_eq!(lines[0], "error: POLICY_DENIED: policy payments: at most 1h");
-    assert!(lines[1].starts_with("hint: ask for less"), "{lines:?}");
+    assert_eq!(lines[0], "error: NOT_ELIGIBLE: only an administrator may");
+    assert!(lines[1].contains("--admin"), "{lines:?}");
+}
+
+#[test]
+fn a_refusal_over_a_field_names_both() {
+    let mut details = ErrorDetails::with_error_info("LIMIT_EXCEEDED", "jitgate.dev", HashMap::new());
+    details.add_bad_request_violation("duration", "is over the policy's 1h");
+    let status = Status::with_error_details(Code::InvalidArgument, "too long", details);
+    assert_eq!(lines(&status), ["error: LIMIT_EXCEEDED: duration: is over the policy's 1h"]);
 }
 
 #[test]

@@ -1,0 +1,161 @@
+//! Requests of the API into the model. What does not parse is named by its field.
+
+use std::time::Duration;
+
+use prost::Message;
+
+use crate::control::caller::Caller;
+use crate::control::explain::{Called, Question};
+use crate::control::fault::Fault;
+use crate::control::grants::GrantFilter;
+use crate::control::listing::Page;
+use crate::control::requests::Asking;
+use crate::model::access::AccessState;
+use crate::model::canonical::Canonical;
+use crate::model::identity::{Principal, Service};
+use crate::model::policy::REASON_MAX;
+use crate::telemetry::trace;
+use crate::wire::access::state_from;
+use crate::wire::grant::{duration_from, principals_from, scope_from, timestamp_from};
+use crate::wire::v1;
+use crate::wire::v1::explain_access_request::Target;
+
+const REQUEST_ID_MAX: usize = 64;
+const PRINCIPALS_MAX: usize = 256;
+const PATIENCE_DEFAULT: Duration = Duration::from_secs(5);
+const PATIENCE_MAX: Duration = Duration::from_secs(60);
+
+pub(super) fn asking(wire: v1::RequestAccessRequest) -> Result<Asking, Fault> {
+    let fingerprint = fingerprint(&wire);
+    let v1::RequestAccessRequest { subject, via, scope, duration, reason, tickets, policy, request_id } = wire;
+    if request_id.chars().count() > REQUEST_ID_MAX {
+        return Err(Fault::invalid("request_id", format!("is longer than {REQUEST_ID_MAX} characters")));
+    }
+    let scope = scope.ok_or_else(|| Fault::invalid("scope", "is absent: name a service and what to call there"))?;
+    let mut via = principals_from(&via, "via")?;
+    via.sort();
+    via.dedup();
+    let duration = duration.map(|duration| duration_from(&duration, "duration")).transpose()?;
+    for (field, text) in std::iter::once(("reason", &reason)).chain(tickets.iter().map(|ticket| ("tickets", ticket))) {
+        printable(field, text)?;
+    }
+    Ok(Asking {
+        subject: optional_principal(&subject, "subject")?,
+        via,
+        scope: scope_from(&scope)?,
+        duration,
+        reason,
+        tickets,
+        policy,
+        request_id,
+        fingerprint,
+        traceparent: trace::current_traceparent().map(Into::into),
+    })
+}
+
+/// Over everything but the request id itself.
+fn fingerprint(wire: &v1::RequestAccessRequest) -> crate::model::canonical::Hash {
+    let asked = v1::RequestAccessRequest { request_id: String::new(), ..wire.clone() };
+    let mut canonical = Canonical::new("jitgate.request_access.v1");
+    canonical.bytes(&asked.encode_to_vec());
+    canonical.finish()
+}
+
+/// These texts are shown on terminals and written to logs.
+fn printable(field: &str, text: &str) -> Result<(), Fault> {
+    if text.chars().any(|c| c.is_control() && c != '\n') {
+        return Err(Fault::invalid(field, "must not hold control characters"));
+    }
+    Ok(())
+}
+
+/// Why something is ended.
+pub(super) fn reason(text: String) -> Result<String, Fault> {
+    if text.chars().count() > REASON_MAX {
+        return Err(Fault::invalid("reason", format!("is longer than {REASON_MAX} characters")));
+    }
+    printable("reason", &text)?;
+    Ok(text)
+}
+
+fn optional_principal(text: &str, field: &str) -> Result<Option<Principal>, Fault> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    Principal::parse(text).map(Some).map_err(|error| Fault::invalid(field, error.to_string()))
+}
+
+fn optional_service(text: &str) -> Result<Option<Service>, Fault> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    Service::parse(text).map(Some).map_err(|error| Fault::invalid("service", error.to_string()))
+}
+
+pub(super) fn request_page(wire: &v1::ListAccessRequestsRequest) -> Result<(Page, Option<AccessState>), Fault> {
+    let state = state_from(wire.state, "state")?;
+    let page = Page::parse(wire.page_size, &wire.page_token, &["requests", state.map_or("", AccessState::as_str)])?;
+    Ok((page, state))
+}
+
+pub(super) fn grant_page(wire: &v1::ListGrantsRequest) -> Result<(Page, GrantFilter), Fault> {
+    let filter = GrantFilter {
+        subject: optional_principal(&wire.subject, "subject")?,
+        service: optional_service(&wire.service)?,
+        include_ended: wire.include_ended,
+    };
+    let ended = if wire.include_ended { "ended" } else { "" };
+    let page = Page::parse(wire.page_size, &wire.page_token, &["grants", &wire.subject, &wire.service, ended])?;
+    Ok((page, filter))
+}
+
+/// Which grants are to end: everything would be a mistake.
+pub(super) fn revoked(subject: &str, service: &str) -> Result<GrantFilter, Fault> {
+    if subject.is_empty() && service.is_empty() {
+        return Err(Fault::invalid("subject", "name a subject, a service or both: revoking everything is not offered"));
+    }
+    let subject = optional_principal(subject, "subject")?;
+    Ok(GrantFilter { subject, service: optional_service(service)?, include_ended: false })
+}
+
+/// How long to wait for enforcement; zero: only until it is durable.
+pub(super) fn patience(wait: i32, timeout: Option<prost_types::Duration>) -> Result<Duration, Fault> {
+    let wait = v1::RevokeWait::try_from(wait)
+        .map_err(|_| Fault::invalid("wait", format!("{wait} is not known to this version")))?;
+    let timeout = timeout.map_or(Ok(PATIENCE_DEFAULT), |timeout| duration_from(&timeout, "timeout"))?;
+    if timeout > PATIENCE_MAX {
+        return Err(Fault::invalid("timeout", format!("must be at most {} s", PATIENCE_MAX.as_secs())));
+    }
+    Ok(match wait {
+        v1::RevokeWait::All => timeout,
+        v1::RevokeWait::Unspecified | v1::RevokeWait::Committed => Duration::ZERO,
+    })
+}
+
+pub(super) fn question(wire: v1::ExplainAccessRequest, caller: &Caller) -> Result<Question, Fault> {
+    if wire.principals.len() > PRINCIPALS_MAX {
+        return Err(Fault::invalid("principals", format!("are more than {PRINCIPALS_MAX}")));
+    }
+    let principals = match wire.principals.as_slice() {
+        [] => caller.principals().to_vec(),
+        named => principals_from(named, "principals")?,
+    };
+    let target = match wire.target {
+        Some(Target::Grpc(path)) => Called::Grpc(path),
+        Some(Target::Http(line)) => {
+            let (method, path) = line
+                .trim()
+                .split_once(' ')
+                .ok_or_else(|| Fault::invalid("http", "must be a method and a path, such as: GET /v1/users/7"))?;
+            let path = path.split_once('?').map_or(path, |(path, _)| path);
+            Called::Http(method.to_owned(), path.trim().to_owned())
+        }
+        None => return Err(Fault::invalid("target", "say what would be called: grpc or http")),
+    };
+    Ok(Question {
+        principals,
+        service: optional_service(&wire.service)?.ok_or_else(|| Fault::invalid("service", "is absent"))?,
+        target,
+        at: wire.at.map(|at| timestamp_from(&at, "at")).transpose()?,
+    })
+}

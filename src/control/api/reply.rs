@@ -1,0 +1,118 @@
+//! Answers of the API. Sizes are bounded: what does not fit into one message is left out, never sent cut.
+
+use std::time::Duration;
+
+use prost::Message;
+use tracing::Span;
+
+use crate::control::caller::Caller;
+use crate::control::explain::{Explanation, Step};
+use crate::control::fanout::{Enforcement, Sidecar};
+use crate::control::fault::Fault;
+use crate::control::grants::Ends;
+use crate::control::plane::Plane;
+use crate::model::time::Timestamp;
+use crate::telemetry::names;
+use crate::wire::access::{issued_to, revision_to};
+use crate::wire::grant::{scope_to, timestamp_to};
+use crate::wire::v1;
+
+/// Grants listed in the answer to a revoke, in bytes: a client takes 4 MiB by default.
+const ENDED_BYTES_MAX: usize = 3 << 20;
+
+pub(super) fn record_ends(ends: &Ends) {
+    let span = Span::current();
+    span.record(names::STORE_REVISION, revision_to(ends.revision));
+    if let [one] = ends.grants.as_slice() {
+        span.record(names::GRANT_ID, one.grant.id.as_str());
+        span.record(names::SERVICE, one.grant.scope.service().as_str());
+    }
+}
+
+/// What ended, and how far that is enforced after `patience`.
+pub(super) async fn ends(plane: &Plane, ends: &Ends, patience: Duration) -> v1::RevokeGrantsResponse {
+    record_ends(ends);
+    let Enforcement { receipts, outstanding, fenced_by } = plane.await_enforced(ends, patience).await;
+    let (now, mut left) = (plane.now(), ENDED_BYTES_MAX);
+    let grants = ends.grants.iter().map(|issued| issued_to(issued, now)).take_while(|grant| {
+        let fits = left.checked_sub(grant.encoded_len());
+        left = fits.unwrap_or(0);
+        fits.is_some()
+    });
+    v1::RevokeGrantsResponse {
+        grants: grants.collect(),
+        revision: revision_to(ends.revision),
+        receipts: receipts
+            .into_iter()
+            .map(|receipt| v1::Receipt {
+                sidecar: receipt.sidecar,
+                revision: revision_to(receipt.revision),
+                applied_at: receipt.applied_at.map(timestamp_to),
+                streams_closed: i32::try_from(receipt.streams_closed).unwrap_or(i32::MAX),
+            })
+            .collect(),
+        outstanding: i32::try_from(outstanding.len()).unwrap_or(i32::MAX),
+        fenced_by: fenced_by.map(timestamp_to),
+    }
+}
+
+pub(super) fn explanation(explanation: Explanation, now: Timestamp) -> v1::ExplainAccessResponse {
+    let Explanation { denied, grant, steps, requestable, revision } = explanation;
+    let step = |Step { check, ok, detail }| v1::explain_access_response::Step { check: check.to_owned(), ok, detail };
+    v1::ExplainAccessResponse {
+        allowed: denied.is_none(),
+        reason: denied.map(|reason| reason.as_str().to_owned()).unwrap_or_default(),
+        grant: grant.map(|issued| issued_to(&issued, now)),
+        steps: steps.into_iter().map(step).collect(),
+        requestable: requestable.iter().map(ToString::to_string).collect(),
+        revision: revision_to(revision),
+    }
+}
+
+pub(super) fn sidecar(sidecar: Sidecar) -> v1::Sidecar {
+    let micros = sidecar.clock_offset_micros;
+    let nanos = i32::try_from(micros % 1_000_000 * 1000).unwrap_or(0);
+    v1::Sidecar {
+        id: sidecar.id,
+        instance: sidecar.instance,
+        services: sidecar.services.iter().map(ToString::to_string).collect(),
+        connected: sidecar.connected_since.is_some(),
+        acked_revision: revision_to(sidecar.acked),
+        last_seen: Some(timestamp_to(sidecar.last_seen)),
+        clock_offset: Some(prost_types::Duration { seconds: micros / 1_000_000, nanos }),
+        software: sidecar.software,
+        nacks: i64::try_from(sidecar.nacks).unwrap_or(i64::MAX),
+        last_nack: sidecar.last_nack.map(|nack| format!("{}: {}", nack.grant, nack.error)).unwrap_or_default(),
+    }
+}
+
+/// Policies in force: all of them for an administrator, else those that the caller may ask under.
+pub(super) async fn policies(plane: &Plane, caller: &Caller) -> Result<Vec<v1::PolicySummary>, Fault> {
+    let rulings = plane.rulings();
+    let asks = |policy: &crate::model::policy::AccessPolicy| {
+        policy.requesters.iter().any(|who| caller.principals().iter().any(|principal| who.matches(principal)))
+    };
+    let mut policies: Vec<_> = rulings
+        .policies()
+        .into_iter()
+        .filter(|policy| caller.is_admin() || asks(policy))
+        .map(|policy| v1::PolicySummary {
+            name: policy.name.to_string(),
+            version: 0,
+            digest: policy.digest.to_string(),
+            mode: policy.mode.as_str().to_owned(),
+            priority: policy.priority,
+            scope: Some(scope_to(&policy.scope)),
+        })
+        .collect();
+    plane
+        .store
+        .read(move |reader| {
+            for policy in &mut policies {
+                let version = reader.policy_version(&policy.name, &policy.digest)?;
+                policy.version = version.and_then(|version| i64::try_from(version).ok()).unwrap_or(0);
+            }
+            Ok(policies)
+        })
+        .await
+}

@@ -1,0 +1,201 @@
+//! Who calls the API: a bearer token of a configured issuer, or the SPIFFE identity of the mTLS peer. Nobody else gets in.
+
+use std::sync::Arc;
+
+use tonic::metadata::MetadataMap;
+
+use super::fault::{Fault, FaultKind};
+use crate::issuers::{Issuers, Verdict};
+use crate::model::access::{AccessRequest, Issued};
+use crate::model::decision::DenyReason;
+use crate::model::identity::Principal;
+use crate::model::time::Timestamp;
+
+type Claims = Arc<serde_json::Map<String, serde_json::Value>>;
+
+/// An authenticated caller.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The one principal in whose name the caller acts: the user of the token, else the workload.
+    who: Principal,
+    /// The workload at the other end of the connection.
+    peer: Option<Principal>,
+    /// Everything that the credentials prove, `who` first.
+    principals: Arc<[Principal]>,
+    claims: Option<Claims>,
+    admin: bool,
+}
+
+impl Caller {
+    /// In whose name the caller acts.
+    pub fn who(&self) -> &Principal {
+        &self.who
+    }
+
+    /// Everything that the credentials prove.
+    pub fn principals(&self) -> &Arc<[Principal]> {
+        &self.principals
+    }
+
+    /// The claims of the token, if there was one.
+    pub fn claims(&self) -> Option<&Claims> {
+        self.claims.as_ref()
+    }
+
+    /// Whether the caller is one of the `--admin` principals.
+    pub fn is_admin(&self) -> bool {
+        self.admin
+    }
+
+    /// Whether the caller is this user or workload itself. Belonging to a group is not being it.
+    pub fn is(&self, principal: &Principal) -> bool {
+        self.who == *principal || self.peer.as_ref() == Some(principal)
+    }
+
+    /// Whether the caller may see the access request: theirs, for them, for a group of theirs, or as an administrator.
+    pub fn sees_request(&self, request: &AccessRequest) -> bool {
+        self.admin || self.principals.iter().any(|principal| request.concerns(principal))
+    }
+
+    /// Whether the caller may see the grant.
+    pub fn sees_grant(&self, issued: &Issued) -> bool {
+        let theirs = |principal: &Principal| {
+            issued.grant.subject == *principal || issued.origin.requester.as_ref() == Some(principal)
+        };
+        self.admin || self.principals.iter().any(theirs)
+    }
+
+    /// # Errors
+    /// NOT_ELIGIBLE for whoever is no administrator.
+    pub fn must_be_admin(&self, what: &str) -> Result<(), Fault> {
+        if self.admin {
+            return Ok(());
+        }
+        let message = format!("only an administrator may {what}; {} is none (see --admin)", self.who);
+        Err(Fault::new(FaultKind::NotEligible, message))
+    }
+}
+
+/// Tells who calls.
+#[derive(Debug)]
+pub struct Callers {
+    issuers: Arc<Issuers>,
+    admins: Vec<Principal>,
+}
+
+impl Callers {
+    /// Tokens of these issuers count; these principals may see and end everything.
+    pub fn new(issuers: Arc<Issuers>, admins: Vec<Principal>) -> Self {
+        Self { issuers, admins }
+    }
+
+    /// Judges the credentials of one call. `peer` is what the connection's certificate proves.
+    ///
+    /// A presented token must be good, even where the certificate alone would do.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED with the reason.
+    pub async fn identify(
+        &self,
+        metadata: &MetadataMap,
+        peer: Option<Principal>,
+        now: Timestamp,
+    ) -> Result<Caller, Fault> {
+        let identity = match bearer(metadata)? {
+            Some(token) => Some(match self.issuers.verify(token, now).await {
+                Verdict::Valid(identity) => identity,
+                Verdict::Foreign(why) => {
+                    return Err(unauthenticated(DenyReason::TokenIssuerUnknown, why.to_owned()));
+                }
+                Verdict::Bad(denial) => return Err(unauthenticated(denial.reason, denial.detail.into_owned())),
+            }),
+            None => None,
+        };
+        let (mut principals, mut claims) = (Vec::new(), None);
+        if let Some(identity) = identity {
+            principals.push(identity.user.clone());
+            principals.extend(identity.groups.iter().cloned());
+            claims = Some(Arc::clone(&identity.claims));
+        }
+        principals.extend(peer.clone());
+        let Some(who) = principals.first().cloned() else {
+            let message = "send a token of a configured issuer (authorization: Bearer ...) or connect with a client \
+                           certificate that names a SPIFFE ID";
+            return Err(unauthenticated(DenyReason::CredentialMissing, message.to_owned()));
+        };
+        let admin = principals.iter().any(|principal| self.admins.contains(principal));
+        Ok(Caller { who, peer, principals: principals.into(), claims, admin })
+    }
+}
+
+fn unauthenticated(reason: DenyReason, message: String) -> Fault {
+    Fault::new(FaultKind::Unauthenticated(reason), message)
+}
+
+/// The token of the one `authorization` header.
+fn bearer(metadata: &MetadataMap) -> Result<Option<&str>, Fault> {
+    let mut headers = metadata.get_all("authorization").iter();
+    let Some(header) = headers.next() else { return Ok(None) };
+    let malformed = |why: &str| unauthenticated(DenyReason::TokenMalformed, why.to_owned());
+    if headers.next().is_some() {
+        return Err(malformed("there is more than one authorization header"));
+    }
+    let text = header.to_str().map_err(|_| malformed("the authorization header is no visible ASCII text"))?;
+    match text.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token.trim())),
+        Some(_) | None => Err(malformed("the authorization header must be: Bearer <token>")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn principal(text: &str) -> Principal {
+        Principal::parse(text).unwrap()
+    }
+
+    fn callers(admins: &[&str]) -> Callers {
+        Callers::new(Arc::default(), admins.iter().map(|text| principal(text)).collect())
+    }
+
+    async fn identify(callers: &Callers, authorization: &[&'static str], peer: Option<&str>) -> Result<Caller, Fault> {
+        let mut metadata = MetadataMap::new();
+        for value in authorization {
+            metadata.append("authorization", value.parse().unwrap());
+        }
+        callers.identify(&metadata, peer.map(principal), Timestamp::default()).await
+    }
+
+    fn reason(fault: &Fault) -> &'static str {
+        fault.kind.reason()
+    }
+
+    #[tokio::test]
+    async fn without_a_credential_nobody_gets_in() {
+        assert_eq!(reason(&identify(&callers(&[]), &[], None).await.unwrap_err()), "CREDENTIAL_MISSING");
+    }
+
+    #[tokio::test]
+    async fn a_foreign_token_is_refused_even_beside_a_good_certificate() {
+        let peer = Some("spiffe://td/a");
+        for header in ["Bearer opaque", "bearer a.b.c"] {
+            assert_eq!(reason(&identify(&callers(&[]), &[header], peer).await.unwrap_err()), "TOKEN_ISSUER_UNKNOWN");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_authorization_header_that_is_no_bearer_token_or_comes_twice_is_malformed() {
+        for headers in [&["Basic YTpi"][..], &["Bearer"], &["Bearer a", "Bearer b"]] {
+            assert_eq!(reason(&identify(&callers(&[]), headers, None).await.unwrap_err()), "TOKEN_MALFORMED");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_workload_is_itself_and_an_administrator_only_where_listed() {
+        let caller = identify(&callers(&[]), &[], Some("spiffe://td/a")).await.unwrap();
+        assert!(caller.is(&principal("spiffe://td/a")) && !caller.is(&principal("spiffe://td/b")));
+        assert!(!caller.is_admin() && caller.must_be_admin("revoke").is_err());
+        assert!(identify(&callers(&["spiffe://td/a"]), &[], Some("spiffe://td/a")).await.unwrap().is_admin());
+    }
+}

@@ -1,0 +1,130 @@
+//! The sweeper: records what the clock has already done. Enforcement never waits for it.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::fault::Fault;
+use super::plane::Plane;
+use super::store::keys::{self, DueKind};
+use super::store::reader::Due;
+use super::store::{Change, StoreError};
+use crate::model::access::{AccessState, AccessStep, Ending, Outcome};
+use crate::model::grant::{Ended, Hold, Phase};
+use crate::model::time::Timestamp;
+use crate::runtime;
+
+/// How often it looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How long after its end a grant is recorded as expired: sidecars have refused by then, whatever their clocks.
+pub const RECORD_AFTER: Duration = Duration::from_secs(2);
+/// What is done in one go.
+const BATCH: usize = 256;
+/// Who it is in the audit log.
+const ACTOR: &str = "system:expiry";
+
+impl Plane {
+    /// Sweeps until asked to stop.
+    ///
+    /// # Errors
+    /// Never: what cannot be done now is tried again.
+    pub async fn sweep_until(self, stop: CancellationToken) -> runtime::Outcome {
+        let mut tick = tokio::time::interval(INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                _ = tick.tick() => {}
+            }
+            if let Err(fault) = self.sweep().await {
+                tracing::warn!(%fault, "expired grants and requests could not be recorded; trying again");
+            }
+        }
+    }
+
+    /// Does everything that is due; says how much that was.
+    ///
+    /// # Errors
+    /// [`Fault`] when the store cannot be used.
+    pub async fn sweep(&self) -> Result<usize, Fault> {
+        let mut done = 0;
+        loop {
+            let until = self.now().minus(RECORD_AFTER);
+            let due = match self.store.read(move |reader| Ok::<_, Fault>(reader.due(until, BATCH)?)).await {
+                Ok(due) => due,
+                Err(fault) => {
+                    // A store that failed is opened again by the next writing, even one that changes nothing.
+                    self.store.write(|_| Ok::<_, StoreError>(())).await?;
+                    return Err(fault);
+                }
+            };
+            if due.is_empty() {
+                return Ok(done);
+            }
+            done += due.len();
+            self.carry_out(due).await?;
+        }
+    }
+
+    /// Each in a change of its own, except answers, which nobody looks at one by one.
+    async fn carry_out(&self, due: Vec<Due>) -> Result<(), Fault> {
+        let (answers, others): (Vec<_>, Vec<_>) = due.into_iter().partition(|due| due.kind == DueKind::Answer);
+        let keep = self.tombstone_keep;
+        let changes = others.into_iter().map(|due| self.store.write(move |change| carry_out(change, &due, keep)));
+        for written in join_all(changes).await {
+            written?;
+        }
+        if !answers.is_empty() {
+            let forget = move |change: &mut Change<'_>| {
+                answers.iter().for_each(|due| change.forget_answer(due));
+                Ok::<_, Fault>(())
+            };
+            self.store.write(forget).await?;
+        }
+        Ok(())
+    }
+}
+
+fn carry_out(change: &mut Change<'_>, due: &Due, keep: Duration) -> Result<(), Fault> {
+    let id = keys::text(&due.id)?.to_owned();
+    let done = match due.kind {
+        DueKind::GrantEnds => expire(change, &id, keep)?,
+        DueKind::Forget => forget(change, &id)?,
+        DueKind::RequestEnds => give_up(change, &id, due.at)?,
+        DueKind::Answer => false,
+    };
+    if !done {
+        change.drop_due(due);
+    }
+    Ok(())
+}
+
+fn expire(change: &mut Change<'_>, id: &str, keep: Duration) -> Result<bool, Fault> {
+    let Some(mut issued) = change.read().grant(id)? else { return Ok(false) };
+    let over = (issued.grant.phase(change.now()), issued.grant.hold, issued.grant.expires());
+    let (Phase::Ended(Ended::Expired), Hold::None | Hold::Suspended, Some(end)) = over else { return Ok(false) };
+    let ending = Ending { time: end, reason: "its time was up".to_owned(), by: ACTOR.to_owned() };
+    change.end_grant(&mut issued, Ended::Expired, ending, end.plus(keep))?;
+    Ok(true)
+}
+
+fn forget(change: &mut Change<'_>, id: &str) -> Result<bool, Fault> {
+    let Some(issued) = change.read().grant(id)? else { return Ok(false) };
+    if !matches!(issued.grant.hold, Hold::Ended { .. }) {
+        return Ok(false);
+    }
+    change.forget(&issued);
+    Ok(true)
+}
+
+fn give_up(change: &mut Change<'_>, id: &str, since: Timestamp) -> Result<bool, Fault> {
+    let Some(mut request) = change.read().request(id)?.filter(|request| request.state == AccessState::Pending) else {
+        return Ok(false);
+    };
+    let reason = "nobody decided in time".to_owned();
+    let outcome = Outcome { time: since, by: ACTOR.to_owned(), reason, grant: None };
+    change.end_request(&mut request, AccessStep::Expire, outcome)?;
+    Ok(true)
+}

@@ -1,0 +1,149 @@
+//! Why a call of the API is refused: one word, one sentence, and the field to change. Knows no wire format.
+
+use std::borrow::Cow;
+
+use crate::model::access::Terminal;
+use crate::model::decision::DenyReason;
+use crate::model::policy::{Refusal, RefusalReason};
+use crate::wire::grant::FieldError;
+
+use super::store::StoreError;
+use super::store::change::ChangeError;
+
+/// A refused call.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Fault {
+    /// What kind of refusal.
+    pub kind: FaultKind,
+    /// In one sentence, with the way out.
+    pub message: Cow<'static, str>,
+    /// The field of the request at fault.
+    pub field: Option<String>,
+    /// For programs: more words about it.
+    pub metadata: Vec<(&'static str, String)>,
+}
+
+/// The kinds of refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultKind {
+    /// No credential that counts.
+    Unauthenticated(DenyReason),
+    /// The request is malformed.
+    Invalid,
+    /// No policy takes the access request.
+    Refused(RefusalReason),
+    /// The caller may not do this.
+    NotEligible,
+    /// No such thing, or not for this caller to see.
+    NotFound,
+    /// It is over and stays so.
+    Terminal,
+    /// A bound of the control plane.
+    Limit,
+    /// Too much waits; a retry may pass.
+    Busy,
+    /// Not now; a retry may pass.
+    Unavailable,
+    /// The store is damaged, or a defect.
+    Internal,
+}
+
+impl FaultKind {
+    /// The one word: `ErrorInfo.reason` and metric label.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Unauthenticated(reason) => reason.as_str(),
+            Self::Invalid => "INVALID_ARGUMENT",
+            Self::Refused(reason) => reason.as_str(),
+            Self::NotEligible => "NOT_ELIGIBLE",
+            Self::NotFound => "NOT_FOUND",
+            Self::Terminal => "STATE_TERMINAL",
+            Self::Limit => "LIMIT_EXCEEDED",
+            Self::Busy => "BUSY",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::Internal => "INTERNAL",
+        }
+    }
+}
+
+impl Fault {
+    /// A refusal of some kind.
+    pub fn new(kind: FaultKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, message: message.into(), field: None, metadata: vec![] }
+    }
+
+    /// A malformed field.
+    pub fn invalid(field: impl Into<String>, problem: impl Into<Cow<'static, str>>) -> Self {
+        Self { field: Some(field.into()), ..Self::new(FaultKind::Invalid, problem) }
+    }
+
+    /// `what` does not exist, or not for this caller.
+    pub fn not_found(what: &str, id: &str) -> Self {
+        let id: String = id.chars().take(64).collect();
+        Self::new(FaultKind::NotFound, format!("there is no {what} {id:?} that this caller may see"))
+    }
+
+    /// The same with a word for programs.
+    #[must_use]
+    pub fn with(mut self, key: &'static str, value: impl Into<String>) -> Self {
+        self.metadata.push((key, value.into()));
+        self
+    }
+}
+
+impl From<FieldError> for Fault {
+    fn from(error: FieldError) -> Self {
+        Self::invalid(error.field, error.problem)
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        let kind = match error {
+            StoreError::Busy => FaultKind::Busy,
+            StoreError::Medium(_) | StoreError::Closed | StoreError::Conflict => FaultKind::Unavailable,
+            StoreError::Damaged(_) => FaultKind::Internal,
+        };
+        // Paths and rows are the operator's business; the caller learns that it was not their doing.
+        let message = match kind {
+            FaultKind::Busy => "too many requests wait; try again shortly",
+            FaultKind::Unavailable => "the control plane cannot use its store now; nothing was changed, try again later",
+            _ => "the control plane's store is damaged; its operator has to look at the log",
+        };
+        if kind == FaultKind::Internal {
+            tracing::error!(%error, "a call failed");
+        }
+        Self::new(kind, message)
+    }
+}
+
+impl From<Terminal> for Fault {
+    fn from(terminal: Terminal) -> Self {
+        Self::new(FaultKind::Terminal, format!("the access request cannot change: {terminal}"))
+            .with("state", terminal.0.as_str())
+    }
+}
+
+impl From<ChangeError> for Fault {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Request(terminal) => terminal.into(),
+            ChangeError::Grant(_) => Self::new(FaultKind::Terminal, error.to_string()),
+            ChangeError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        let fault = Self {
+            field: Some(refusal.field.to_owned()).filter(|field| !field.is_empty()),
+            ..Self::new(FaultKind::Refused(refusal.reason), refusal.message)
+        };
+        match refusal.policy {
+            Some(policy) => fault.with("policy", &*policy),
+            None => fault,
+        }
+    }
+}

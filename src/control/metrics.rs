@@ -1,0 +1,117 @@
+//! What the control plane measures: base units, bounded labels, no subject anywhere.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// How the store does.
+#[derive(Debug, Clone)]
+pub struct StoreMetrics {
+    revision: Gauge<i64, AtomicI64>,
+    audit_index: Gauge<i64, AtomicI64>,
+    commits: Histogram,
+    changes: Counter,
+}
+
+impl StoreMetrics {
+    /// Registers the families.
+    pub fn register(registry: &mut Registry) -> Self {
+        let this = Self {
+            revision: Gauge::default(),
+            audit_index: Gauge::default(),
+            commits: Histogram::new(exponential_buckets(0.000_25, 2.0, 14)),
+            changes: Counter::default(),
+        };
+        let (gauge, index) = (this.revision.clone(), this.audit_index.clone());
+        registry.register("jitgate_store_revision", "Revision of the newest committed change", gauge);
+        registry.register("jitgate_audit_index", "Index of the newest audit event", index);
+        let help = "Time from handing a group of changes to the store until it is durable";
+        registry.register_with_unit("jitgate_store_commit", help, Unit::Seconds, this.commits.clone());
+        registry.register("jitgate_store_changes", "Committed changes, one revision each", this.changes.clone());
+        this
+    }
+
+    pub(super) fn stands_at(&self, revision: i64, audit_index: i64) {
+        self.revision.set(revision);
+        self.audit_index.set(audit_index);
+    }
+
+    pub(super) fn committed(&self, took: Duration, changes: usize) {
+        self.commits.observe(took.as_secs_f64());
+        self.changes.inc_by(u64::try_from(changes).unwrap_or(0));
+    }
+}
+
+/// What became of access requests and grants.
+#[derive(Debug, Clone)]
+pub struct ControlMetrics {
+    requests: Family<RequestLabels, Counter>,
+    refusals: Family<RefusalLabels, Counter>,
+    grants: Family<GrantLabels, Gauge<i64, AtomicI64>>,
+    approval: Histogram,
+    sidecars: Gauge<i64, AtomicI64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabels {
+    call: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GrantLabels {
+    state: &'static str,
+}
+
+impl ControlMetrics {
+    /// Registers the families.
+    pub fn register(registry: &mut Registry) -> Arc<Self> {
+        let this = Self {
+            requests: Family::default(),
+            refusals: Family::default(),
+            grants: Family::default(),
+            approval: Histogram::new(exponential_buckets(0.001, 4.0, 12)),
+            sidecars: Gauge::default(),
+        };
+        registry.register("jitgate_access_requests", "Access requests by outcome", this.requests.clone());
+        registry.register("jitgate_api_refusals", "Calls of the API that were refused", this.refusals.clone());
+        let help = "Grants that sidecars hold, by state; tombstones are the ended ones";
+        registry.register("jitgate_grants", help, this.grants.clone());
+        let help = "Time from an access request to its grant";
+        registry.register_with_unit("jitgate_approval", help, Unit::Seconds, this.approval.clone());
+        registry.register("jitgate_sidecars_connected", "Sidecars that watch now", this.sidecars.clone());
+        Arc::new(this)
+    }
+
+    pub(super) fn request(&self, outcome: &'static str) {
+        self.requests.get_or_create(&RequestLabels { outcome }).inc();
+    }
+
+    pub(super) fn refused(&self, call: &'static str, reason: &'static str) {
+        self.refusals.get_or_create(&RefusalLabels { call, reason }).inc();
+    }
+
+    pub(super) fn approved(&self, took: Duration) {
+        self.approval.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn holds(&self, state: &'static str, grants: i64) {
+        self.grants.get_or_create(&GrantLabels { state }).set(grants);
+    }
+
+    pub(super) fn sidecars(&self, connected: i64) {
+        self.sidecars.set(connected);
+    }
+}

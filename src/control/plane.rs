@@ -1,0 +1,138 @@
+//! What the control plane is made of, put together once. The lifecycle of requests and grants is written in the files beside.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use ulid::Ulid;
+
+use super::fanout::Fanout;
+use super::metrics::ControlMetrics;
+use super::policy::PolicySet;
+use super::store::Store;
+use super::waiting::Waiting;
+use crate::model::grant::GrantId;
+use crate::model::identity::{Principal, Service};
+use crate::model::policy::{AccessPolicy, Ask, Refusal, Ruling, StandingGrant};
+use crate::model::target::Target;
+use crate::model::time::Timestamp;
+
+/// Policies and standing grants in force: who may ask for what.
+pub trait Rulings: fmt::Debug + Send + Sync {
+    /// Rules on an access request.
+    ///
+    /// # Errors
+    /// [`Refusal`] when no policy takes it.
+    fn rule(&self, ask: &Ask<'_>) -> Result<Ruling, Refusal>;
+
+    /// Every policy, whatever its mode.
+    fn policies(&self) -> Vec<&AccessPolicy>;
+
+    /// Every standing grant.
+    fn standing(&self) -> Vec<&StandingGrant>;
+
+    /// Policies under which the caller could ask for access to the target, or to anything at the service.
+    fn requestable(&self, caller: &[Principal], service: &Service, target: Option<&Target<'_>>) -> Vec<Arc<str>>;
+}
+
+impl Rulings for PolicySet {
+    fn rule(&self, ask: &Ask<'_>) -> Result<Ruling, Refusal> {
+        Self::rule(self, ask)
+    }
+
+    fn policies(&self) -> Vec<&AccessPolicy> {
+        Self::policies(self).collect()
+    }
+
+    fn standing(&self) -> Vec<&StandingGrant> {
+        Self::standing(self).iter().collect()
+    }
+
+    fn requestable(&self, caller: &[Principal], service: &Service, target: Option<&Target<'_>>) -> Vec<Arc<str>> {
+        Self::requestable(self, caller, service, target)
+    }
+}
+
+/// Nothing may be asked for.
+#[derive(Debug, Default)]
+pub struct NoRulings;
+
+impl Rulings for NoRulings {
+    fn rule(&self, _: &Ask<'_>) -> Result<Ruling, Refusal> {
+        Err(Refusal {
+            reason: crate::model::policy::RefusalReason::NoPolicy,
+            field: "scope.service",
+            message: "this control plane has no policies; its operator has to put some into --policies".to_owned(),
+            policy: None,
+            would: vec![],
+        })
+    }
+
+    fn policies(&self) -> Vec<&AccessPolicy> {
+        vec![]
+    }
+
+    fn standing(&self) -> Vec<&StandingGrant> {
+        vec![]
+    }
+
+    fn requestable(&self, _: &[Principal], _: &Service, _: Option<&Target<'_>>) -> Vec<Arc<str>> {
+        vec![]
+    }
+}
+
+/// The control plane, without its listeners.
+#[derive(Debug, Clone)]
+pub struct Plane {
+    /// What is durable.
+    pub store: Store,
+    /// What sidecars hold.
+    pub fanout: Arc<Fanout>,
+    /// Who waits for which access request.
+    pub waiting: Waiting,
+    /// What is measured.
+    pub metrics: Arc<ControlMetrics>,
+    /// How long a tombstone is kept.
+    pub tombstone_keep: Duration,
+    rulings: Arc<ArcSwap<Arc<dyn Rulings>>>,
+}
+
+impl Plane {
+    /// A control plane in which nothing may be asked for, until [`Plane::apply`] puts policies in force.
+    pub fn new(
+        store: Store,
+        fanout: Arc<Fanout>,
+        waiting: Waiting,
+        metrics: Arc<ControlMetrics>,
+        tombstone_keep: Duration,
+    ) -> Self {
+        let none: Arc<dyn Rulings> = Arc::new(NoRulings);
+        let rulings = Arc::new(ArcSwap::from_pointee(none));
+        Self { store, fanout, waiting, metrics, tombstone_keep, rulings }
+    }
+
+    /// The policies in force.
+    pub fn rulings(&self) -> Arc<dyn Rulings> {
+        Arc::clone(&self.rulings.load())
+    }
+
+    pub(super) fn rule_by(&self, rulings: Arc<dyn Rulings>) {
+        self.rulings.store(Arc::new(rulings));
+    }
+
+    /// The control plane's time.
+    pub fn now(&self) -> Timestamp {
+        self.store.now()
+    }
+}
+
+/// A new name, sortable by the moment it was given.
+pub(super) fn new_id(now: Timestamp) -> Arc<str> {
+    Ulid::from_parts(now.as_micros() / 1000, rand::random()).to_string().into()
+}
+
+/// As [`new_id`], for a grant.
+pub(super) fn new_grant_id(now: Timestamp) -> Result<GrantId, super::store::StoreError> {
+    GrantId::parse(&new_id(now)).map_err(|error| super::store::StoreError::Damaged(format!("a new grant id {error}")))
+}

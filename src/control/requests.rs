@@ -1,0 +1,303 @@
+//! Asking: an access request is ruled on by policy, written together with its grant if it gets one, and ends once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::caller::Caller;
+use super::fault::{Fault, FaultKind};
+use super::listing::Page;
+use super::plane::{Plane, new_grant_id, new_id};
+use super::store::{Change, Reader, StoreError, Table};
+use super::waiting::Wait;
+use crate::model::access::{AccessRequest, AccessState, AccessStep, Issued, Origin, Outcome, PinnedPolicy, Terms};
+use crate::model::canonical::{Canonical, Hash};
+use crate::model::grant::{End, Grant, Hold, PolicyRef, Revision, Staleness};
+use crate::model::identity::Principal;
+use crate::model::policy::{Ask, Outcome as Ruled, Ruling};
+use crate::model::scope::Scope;
+use crate::wire::store::Answered;
+
+/// Requests of one requester that may be pending.
+const PENDING_MAX: usize = 100;
+/// Grants that sidecars may hold of one subject.
+const HELD_MAX: usize = 1000;
+/// For how long the same request id gets the same answer.
+const ANSWER_KEPT: Duration = Duration::from_hours(24);
+
+/// What a caller asks for, parsed.
+#[derive(Debug, Clone)]
+pub struct Asking {
+    /// For whom; `None`: for the caller.
+    pub subject: Option<Principal>,
+    /// Only through these workloads.
+    pub via: Vec<Principal>,
+    /// What.
+    pub scope: Scope,
+    /// How long; `None`: as the policy says.
+    pub duration: Option<Duration>,
+    /// Why.
+    pub reason: String,
+    /// Where that is written down.
+    pub tickets: Vec<String>,
+    /// The policy that the caller expects; empty: any.
+    pub policy: String,
+    /// Makes a retry safe; empty: a retry asks again.
+    pub request_id: String,
+    /// Digest of everything above, to tell a retry from another request.
+    pub fingerprint: Hash,
+    /// W3C trace context of the call.
+    pub traceparent: Option<Arc<str>>,
+}
+
+impl Plane {
+    /// Asks for access. The same request id of the same caller gets the first answer again.
+    ///
+    /// # Errors
+    /// [`Fault`]: malformed, taken by no policy, over a limit. What a rule denies is no error but a DENIED request.
+    pub async fn request_access(&self, caller: &Caller, asking: Asking) -> Result<AccessRequest, Fault> {
+        let answer = answer_key(caller, &asking.request_id);
+        if let Some(key) = answer {
+            let fingerprint = asking.fingerprint;
+            if let Some(first) = self.store.read(move |reader| answered(reader, &key, &fingerprint)).await? {
+                return Ok(first);
+            }
+        }
+        let subject = asking.subject.clone().unwrap_or_else(|| caller.who().clone());
+        let ruling = self.rulings().rule(&Ask {
+            requester: caller.principals(),
+            claims: caller.claims().map(|claims| &**claims),
+            subject: &subject,
+            via: &asking.via,
+            scope: &asking.scope,
+            duration: asking.duration,
+            reason: &asking.reason,
+            tickets: &asking.tickets,
+            policy: Some(asking.policy.as_str()).filter(|policy| !policy.is_empty()),
+            now: self.now(),
+        })?;
+        for would in &ruling.would {
+            tracing::info!(policy = %would.policy.name, outcome = would.outcome, "a policy in shadow mode was asked");
+        }
+        let draft = Draft { requester: caller.who().clone(), subject, asking, ruling, answer };
+        let (request, _) = self.store.write(move |change| draft.write(change)).await?;
+        self.count(&request);
+        Ok(request)
+    }
+
+    fn count(&self, request: &AccessRequest) {
+        self.metrics.request(request.state.as_str());
+        if let (AccessState::Approved, Some(outcome)) = (request.state, &request.outcome) {
+            self.metrics.approved(outcome.time.since(request.create_time));
+        }
+    }
+
+    /// One access request.
+    ///
+    /// # Errors
+    /// NOT_FOUND also for what the caller may not see.
+    pub async fn access_request(&self, caller: &Caller, id: &str) -> Result<AccessRequest, Fault> {
+        let (caller, id) = (caller.clone(), id.to_owned());
+        self.store.read(move |reader| visible(reader, &caller, &id)).await
+    }
+
+    /// A page of access requests that the caller may see, newest first.
+    ///
+    /// # Errors
+    /// [`Fault`] when the store cannot be read.
+    pub async fn access_requests(
+        &self,
+        caller: &Caller,
+        page: Page,
+        state: Option<AccessState>,
+    ) -> Result<(Vec<AccessRequest>, String), Fault> {
+        let caller = caller.clone();
+        self.store
+            .read(move |reader| {
+                let mine: Vec<&str> = caller.principals().iter().map(Principal::as_str).collect();
+                let parties: &[&str] = if caller.is_admin() { &[""] } else { &mine };
+                Ok(page.read(reader, Table::RequestsByParty, parties, |reader, id| {
+                    let request = listed(reader.request(id)?, id)?;
+                    Ok(Some(request).filter(|request| state.is_none_or(|state| request.state == state)))
+                })?)
+            })
+            .await
+    }
+
+    /// The request as it is now, and what to wait on for its next change.
+    ///
+    /// # Errors
+    /// As [`Plane::access_request`]; BUSY when too many wait.
+    pub async fn watch_request(&self, caller: &Caller, id: &str) -> Result<(AccessRequest, Wait), Fault> {
+        // The wait begins before the reading: no change can fall between the two.
+        let wait = self.waiting.begin(id.into())?;
+        Ok((self.access_request(caller, id).await?, wait))
+    }
+
+    /// Takes a pending request back.
+    ///
+    /// # Errors
+    /// NOT_FOUND, NOT_ELIGIBLE unless its requester or an administrator, STATE_TERMINAL.
+    pub async fn cancel_request(&self, caller: &Caller, id: &str, reason: String) -> Result<AccessRequest, Fault> {
+        let (caller, id) = (caller.clone(), id.to_owned());
+        let (request, _) = self
+            .store
+            .write(move |change| {
+                let mut request = visible(&change.read(), &caller, &id)?;
+                if !caller.is(&request.requester) && !caller.is_admin() {
+                    let message = "only its requester or an administrator may cancel an access request";
+                    return Err(Fault::new(FaultKind::NotEligible, message));
+                }
+                let outcome = Outcome { time: change.now(), by: caller.who().to_string(), reason, grant: None };
+                change.end_request(&mut request, AccessStep::Cancel, outcome)?;
+                Ok(request)
+            })
+            .await?;
+        self.count(&request);
+        Ok(request)
+    }
+}
+
+fn visible(reader: &Reader<'_>, caller: &Caller, id: &str) -> Result<AccessRequest, Fault> {
+    let request = reader.request(id)?.filter(|request| caller.sees_request(request));
+    request.ok_or_else(|| Fault::not_found("access request", id))
+}
+
+/// A row that an index names has to be there.
+pub(super) fn listed<T>(row: Option<T>, id: &str) -> Result<T, StoreError> {
+    row.ok_or_else(|| StoreError::Damaged(format!("{id} is listed but absent")))
+}
+
+/// The key of an answer; `None` without a request id.
+fn answer_key(caller: &Caller, request_id: &str) -> Option<[u8; 32]> {
+    let mut canonical = Canonical::new("jitgate.request_id.v1");
+    canonical.text(caller.who().as_str()).text(request_id);
+    (!request_id.is_empty()).then(|| *canonical.finish().as_bytes())
+}
+
+fn answered(reader: &Reader<'_>, key: &[u8; 32], fingerprint: &Hash) -> Result<Option<AccessRequest>, Fault> {
+    let Some(answer) = reader.answered(key)? else { return Ok(None) };
+    if *answer.fingerprint != *fingerprint.as_bytes() {
+        return Err(Fault::invalid("request_id", "was used before for a different request; choose a new one"));
+    }
+    Ok(Some(listed(reader.request(&answer.request)?, &answer.request)?))
+}
+
+/// An access request that policy has ruled on, to be written.
+struct Draft {
+    requester: Principal,
+    subject: Principal,
+    asking: Asking,
+    ruling: Ruling,
+    answer: Option<[u8; 32]>,
+}
+
+/// What every ruling comes down to.
+struct Granted {
+    duration: Duration,
+    staleness: Staleness,
+    rule: Arc<str>,
+    message: String,
+}
+
+impl Draft {
+    fn write(self, change: &mut Change<'_>) -> Result<AccessRequest, Fault> {
+        if let Some(key) = &self.answer
+            && let Some(first) = answered(&change.read(), key, &self.asking.fingerprint)?
+        {
+            return Ok(first);
+        }
+        let mut request = self.pend(change)?;
+        match &self.ruling.outcome {
+            Ruled::Approved { duration, rule, message, staleness } => {
+                let by = format!("rule {rule} of policy {} approves", self.ruling.policy.name);
+                let message = message.as_deref().map_or(by, str::to_owned);
+                let granted =
+                    Granted { duration: *duration, staleness: *staleness, rule: Arc::clone(rule), message };
+                approve(change, &mut request, granted)?;
+            }
+            Ruled::Denied { rule, message } => {
+                let by = format!("rule:{rule}");
+                let outcome = Outcome { time: change.now(), by, reason: message.clone(), grant: None };
+                change.end_request(&mut request, AccessStep::Deny, outcome)?;
+            }
+            Ruled::Pending { .. } => {}
+        }
+        if let Some(key) = &self.answer {
+            let fingerprint = self.asking.fingerprint.as_bytes().to_vec().into();
+            let answer = Answered { request: request.id.to_string(), fingerprint, expire_time: None };
+            change.keep_answer(key, &answer, change.now().plus(ANSWER_KEPT))?;
+        }
+        Ok(request)
+    }
+
+    /// Writes the request as PENDING, with the policy pinned in the version that ruled.
+    fn pend(&self, change: &mut Change<'_>) -> Result<AccessRequest, Fault> {
+        let Asking { via, scope, duration, reason, tickets, traceparent, .. } = self.asking.clone();
+        let digest = self.ruling.policy.digest.to_string();
+        let version = change.read().policy_version(&self.ruling.policy.name, &digest)?.ok_or_else(|| {
+            Fault::new(FaultKind::Unavailable, "the policies have just changed; nothing was decided, ask again")
+        })?;
+        let (duration, wait) = match &self.ruling.outcome {
+            Ruled::Approved { duration, .. } => (*duration, Duration::ZERO),
+            Ruled::Denied { .. } => (duration.unwrap_or_default(), Duration::ZERO),
+            Ruled::Pending { duration, pending_ttl, .. } => (*duration, *pending_ttl),
+        };
+        if !wait.is_zero() && change.read().pending(self.requester.as_str(), PENDING_MAX)? >= PENDING_MAX {
+            let message = format!("{PENDING_MAX} access requests of {} wait already; cancel some", self.requester);
+            return Err(Fault::new(FaultKind::Limit, message));
+        }
+        let now = change.now();
+        let policy = PinnedPolicy { name: Arc::clone(&self.ruling.policy.name), version, digest: digest.into() };
+        let mut request = AccessRequest {
+            id: new_id(now),
+            requester: self.requester.clone(),
+            terms: Terms { subject: self.subject.clone(), via, scope, duration, policy },
+            reason,
+            tickets,
+            create_time: now,
+            pending_until: now.plus(wait),
+            state: AccessState::Pending,
+            outcome: None,
+            traceparent,
+            create_revision: Revision(0),
+            mod_revision: Revision(0),
+        };
+        change.create_request(&mut request)?;
+        Ok(request)
+    }
+}
+
+/// Issues the grant of a pending request and ends the request with it.
+fn approve(change: &mut Change<'_>, request: &mut AccessRequest, granted: Granted) -> Result<(), Fault> {
+    let (now, terms) = (change.now(), &request.terms);
+    if change.read().enforced(Some(terms.subject.as_str()))?.len() >= HELD_MAX {
+        let message = format!("{} holds {HELD_MAX} grants already, ended ones included; wait or release some", terms.subject);
+        return Err(Fault::new(FaultKind::Limit, message));
+    }
+    let grant = Grant {
+        id: new_grant_id(now)?,
+        subject: terms.subject.clone(),
+        via: terms.via.clone(),
+        scope: terms.scope.clone(),
+        not_before: now,
+        end: End::At(now.plus(granted.duration)),
+        hold: Hold::None,
+        staleness: granted.staleness,
+        policy: PolicyRef { name: Arc::clone(&terms.policy.name), version: terms.policy.version },
+        traceparent: request.traceparent.clone(),
+        mod_revision: Revision(0),
+    };
+    let origin = Origin {
+        request: Some(Arc::clone(&request.id)),
+        requester: Some(request.requester.clone()),
+        policy_digest: Arc::clone(&terms.policy.digest),
+        auto_rule: Some(Arc::clone(&granted.rule)),
+        ..Origin::default()
+    };
+    let mut issued = Issued { grant, origin, ending: None };
+    let by = format!("rule:{}", granted.rule);
+    change.issue(&mut issued, &by, &granted.message)?;
+    let outcome = Outcome { time: now, by, reason: granted.message, grant: Some(issued.grant.id) };
+    change.end_request(request, AccessStep::Approve, outcome)?;
+    Ok(())
+}

@@ -1,0 +1,203 @@
+//! The store: what was asked, granted, ended and audited. Durable, then visible, then answered; one revision for each change.
+//!
+//! ```text
+//! Store (handle) --job--> Writer: many jobs -> one Engine::commit (fsync) -> publish in revision order -> answer
+//!       |                           each job fills a Change: typed rows, indices, audit events, one revision
+//!       +--read--> Reader over a View: everything at one revision
+//! ```
+//!
+//! An [`Engine`] knows keys and bytes only, so that another one can take its place: it needs ordered keys, a consistent
+//! view, and one atomic commit guarded by the meta row (etcd: a transaction that compares one key).
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::ops::ControlFlow;
+
+pub mod change;
+pub mod embedded;
+pub mod keys;
+pub mod overlay;
+pub mod reader;
+pub mod writer;
+
+pub use change::Change;
+pub use reader::Reader;
+pub use writer::{Store, Writer};
+
+/// Version of the rows' layout. Another one is refused, never guessed at.
+pub const SCHEMA: i32 = 1;
+/// The one key of [`Table::Meta`].
+pub const META_KEY: &[u8] = b"meta";
+
+/// Ordered sets of keys, each with a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// One row: schema, epoch, revision, head of the audit chain. It guards every commit.
+    Meta,
+    /// Access requests by id.
+    Requests,
+    /// Party and create revision -> access request id. The empty party stands for all.
+    RequestsByParty,
+    /// Requester and id of what is pending.
+    Pending,
+    /// Grants by id, ended ones included.
+    Grants,
+    /// Party and create revision -> grant id. The empty party stands for all.
+    GrantsByParty,
+    /// Subject and id of every grant that sidecars hold: live, or a tombstone not yet forgotten.
+    Enforced,
+    /// Moment, kind and id of what the sweeper has to do.
+    Due,
+    /// Revision -> grants that it changed; the newest only.
+    Changes,
+    /// Policy name and version -> text and digest.
+    Policies,
+    /// Policy name and digest -> version.
+    PolicyDigests,
+    /// Policy name -> what is in force.
+    CurrentPolicies,
+    /// Caller and request id -> what was answered; for a day.
+    Answered,
+    /// Index -> audit event.
+    Audit,
+}
+
+impl Table {
+    /// Every table.
+    pub const ALL: [Self; 14] = [
+        Self::Meta,
+        Self::Requests,
+        Self::RequestsByParty,
+        Self::Pending,
+        Self::Grants,
+        Self::GrantsByParty,
+        Self::Enforced,
+        Self::Due,
+        Self::Changes,
+        Self::Policies,
+        Self::PolicyDigests,
+        Self::CurrentPolicies,
+        Self::Answered,
+        Self::Audit,
+    ];
+
+    /// Its name in the engine.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Requests => "requests",
+            Self::RequestsByParty => "requests_by_party",
+            Self::Pending => "pending",
+            Self::Grants => "grants",
+            Self::GrantsByParty => "grants_by_party",
+            Self::Enforced => "enforced",
+            Self::Due => "due",
+            Self::Changes => "changes",
+            Self::Policies => "policies",
+            Self::PolicyDigests => "policy_digests",
+            Self::CurrentPolicies => "current_policies",
+            Self::Answered => "answered",
+            Self::Audit => "audit",
+        }
+    }
+}
+
+/// What a commit writes: the value of each key, or `None` to take it out.
+pub type Writes = BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>;
+
+/// Which keys, and in which direction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// First key, inclusive.
+    pub from: Vec<u8>,
+    /// End, exclusive; `None`: to the end of the table.
+    pub to: Option<Vec<u8>>,
+    /// From the end towards the beginning.
+    pub descending: bool,
+}
+
+impl Span {
+    /// The whole table, ascending.
+    pub const ALL: Self = Self { from: Vec::new(), to: None, descending: false };
+
+    /// Every key that begins with `prefix`, ascending.
+    pub fn prefix(prefix: &[u8]) -> Self {
+        Self { from: prefix.to_vec(), to: keys::after_prefix(prefix), descending: false }
+    }
+
+    /// The same keys from the end.
+    #[must_use]
+    pub fn descending(mut self) -> Self {
+        self.descending = true;
+        self
+    }
+
+    /// Only the keys below `to`.
+    #[must_use]
+    pub fn below(mut self, to: Vec<u8>) -> Self {
+        self.to = Some(to);
+        self
+    }
+
+    fn is_empty(&self) -> bool {
+        self.to.as_ref().is_some_and(|to| *to <= self.from)
+    }
+}
+
+/// Called for each key and value of a scan; breaks to end it.
+pub type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, StoreError> + 'v;
+
+/// Everything as it was at one revision.
+pub trait View {
+    /// # Errors
+    /// [`StoreError`] when the engine cannot read.
+    fn fetch(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Visits the keys of `span` in order.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the engine cannot read, or what `visit` fails with.
+    fn scan(&self, table: Table, span: &Span, visit: &mut Visit<'_>) -> Result<(), StoreError>;
+}
+
+/// A place to keep rows.
+pub trait Engine: Debug + Send + Sync + 'static {
+    /// Everything as committed last.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the engine cannot read.
+    fn view(&self) -> Result<Box<dyn View + Send>, StoreError>;
+
+    /// Writes all or nothing, and returns only once it is durable. `guard` is the meta row that the writes were made on.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when the meta row is another by now; otherwise the outcome is unknown until
+    /// [`Engine::recover`] has succeeded.
+    fn commit(&self, guard: Option<&[u8]>, writes: &Writes) -> Result<(), StoreError>;
+
+    /// Makes the engine usable again after a failed commit, if that is possible.
+    ///
+    /// # Errors
+    /// [`StoreError`] while it is not.
+    fn recover(&self) -> Result<(), StoreError>;
+}
+
+/// What can go wrong below a change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The medium fails: full, gone, read-only.
+    #[error("the store cannot be used: {0}")]
+    Medium(String),
+    /// A row is not what it should be.
+    #[error("the store is damaged: {0}; restore it from a backup")]
+    Damaged(String),
+    /// Somebody else has committed in between.
+    #[error("another process has written to this store in between")]
+    Conflict,
+    /// Too many changes or reads wait.
+    #[error("too many requests wait for the store")]
+    Busy,
+    /// The control plane is stopping.
+    #[error("the store is closed: the control plane is stopping")]
+    Closed,
+}

@@ -1,0 +1,387 @@
+//! One change in the making: typed rows with their indices, and an audit event for each transition. Nobody sees it before its commit.
+//!
+//! Whoever changes a state can do so only through the methods here, so no transition goes without its audit event.
+
+use std::sync::Arc;
+
+use prost::Message;
+
+use super::keys::{self, DueKind};
+use super::overlay::Overlay;
+use super::reader::{Due, count};
+use super::{META_KEY, Reader, StoreError, Table, View, Writes};
+use crate::control::audit::{self, Entry};
+use crate::control::fanout;
+use crate::model::access::{AccessRequest, AccessStep, Ending, Issued, Outcome, Terminal};
+use crate::model::grant::{Ended, Hold, Phase, Revision};
+use crate::model::time::Timestamp;
+use crate::wire::access::{phase_to, request_to, revision_to, stored_to};
+use crate::wire::grant::timestamp_to;
+use crate::wire::store;
+
+/// Revisions whose changes are kept, for sidecars that resume.
+pub const CHANGES_KEPT: u64 = 16_384;
+/// Answers kept for request ids.
+const ANSWERS_KEPT: i64 = 65_536;
+
+/// A transition that cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// An access request is over.
+    #[error(transparent)]
+    Request(#[from] Terminal),
+    /// A grant is over.
+    #[error("the grant is already {} and stays so", phase_to(Phase::Ended(*.0)).as_str_name().trim_start_matches("GRANT_STATE_"))]
+    Grant(Ended),
+    /// Below.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A change in the making.
+pub struct Change<'v> {
+    rows: Overlay<'v>,
+    meta: store::Meta,
+    now: Timestamp,
+    grants: Vec<fanout::Change>,
+    requests: Vec<Arc<str>>,
+}
+
+impl std::fmt::Debug for Change<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Change").field("revision", &self.revision()).field("rows", &self.rows).finish_non_exhaustive()
+    }
+}
+
+/// A committed change, for those who wait for it.
+#[derive(Debug)]
+pub struct Committed {
+    /// For the sidecars.
+    pub commit: fanout::Commit,
+    /// Access requests that it changed.
+    pub requests: Vec<Arc<str>>,
+}
+
+impl<'v> Change<'v> {
+    pub(super) fn begin(below: &'v dyn View, meta: store::Meta, now: Timestamp) -> Self {
+        Self { rows: Overlay::new(below), meta, now, grants: vec![], requests: vec![] }
+    }
+
+    /// The revision that this becomes.
+    pub fn revision(&self) -> Revision {
+        Revision(count(self.meta.revision) + 1)
+    }
+
+    /// The moment of the change; never before that of an earlier change.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Reads the store as it will be.
+    pub fn read(&self) -> Reader<'_> {
+        Reader::new(&self.rows)
+    }
+
+    /// Writes a new access request: PENDING.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn create_request(&mut self, request: &mut AccessRequest) -> Result<(), StoreError> {
+        let revision = self.revision();
+        (request.create_revision, request.mod_revision) = (revision, revision);
+        let id = request.id.as_bytes();
+        for party in ["", request.requester.as_str(), request.terms.subject.as_str()] {
+            self.rows.put(Table::RequestsByParty, keys::by_party(party, revision), id.to_vec());
+        }
+        self.rows.put(Table::Pending, keys::pair(request.requester.as_str(), id), vec![]);
+        self.rows.put(Table::Due, keys::due(request.pending_until, DueKind::RequestEnds, id), vec![]);
+        self.put_request(request);
+        self.audit(&Entry {
+            kind: "access_request.created",
+            actor: request.requester.as_str(),
+            resource: format!("accessRequests/{}", request.id),
+            from: "",
+            to: request.state.as_str(),
+            reason: &request.reason,
+            traceparent: request.traceparent.as_deref(),
+        })
+    }
+
+    /// Ends an access request.
+    ///
+    /// # Errors
+    /// [`ChangeError::Request`] when it is over already.
+    pub fn end_request(
+        &mut self,
+        request: &mut AccessRequest,
+        step: AccessStep,
+        outcome: Outcome,
+    ) -> Result<(), ChangeError> {
+        let from = request.state;
+        request.take(step, outcome)?;
+        request.mod_revision = self.revision();
+        let id = request.id.as_bytes();
+        self.rows.remove(Table::Pending, keys::pair(request.requester.as_str(), id));
+        self.rows.remove(Table::Due, keys::due(request.pending_until, DueKind::RequestEnds, id));
+        self.put_request(request);
+        let outcome = request.outcome.as_ref();
+        self.audit(&Entry {
+            kind: &format!("access_request.{}", request.state.as_str().to_ascii_lowercase()),
+            actor: outcome.map_or("", |outcome| &outcome.by),
+            resource: format!("accessRequests/{}", request.id),
+            from: from.as_str(),
+            to: request.state.as_str(),
+            reason: outcome.map_or("", |outcome| &outcome.reason),
+            traceparent: request.traceparent.as_deref(),
+        })?;
+        Ok(())
+    }
+
+    fn put_request(&mut self, request: &AccessRequest) {
+        self.rows.put(Table::Requests, request.id.as_bytes().to_vec(), request_to(request).encode_to_vec());
+        self.requests.push(Arc::clone(&request.id));
+    }
+
+    /// Writes a new grant. A standing grant takes the place of an ended one of its name.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when a live grant has this id.
+    pub fn issue(&mut self, issued: &mut Issued, actor: &str, reason: &str) -> Result<(), StoreError> {
+        if let Some(old) = self.read().grant(issued.grant.id.as_str())? {
+            self.unlist(&old)?;
+        }
+        let revision = self.revision();
+        (issued.origin.create_revision, issued.origin.create_time) = (revision, self.now);
+        let id = issued.grant.id.as_str().as_bytes();
+        for party in parties(issued) {
+            self.rows.put(Table::GrantsByParty, keys::by_party(party, revision), id.to_vec());
+        }
+        self.rows.put(Table::Enforced, keys::pair(issued.grant.subject.as_str(), id), vec![]);
+        if let Some(end) = issued.grant.expires() {
+            self.rows.put(Table::Due, keys::due(end, DueKind::GrantEnds, id), vec![]);
+        }
+        self.put_grant(issued);
+        self.audit_grant("grant.issued", "", issued, actor, reason)
+    }
+
+    /// Takes the rows of an ended grant out of every index, so that its name can be given again.
+    fn unlist(&mut self, old: &Issued) -> Result<(), StoreError> {
+        let Hold::Ended { keep_until, .. } = old.grant.hold else {
+            return Err(StoreError::Damaged(format!("a live grant {} was to be issued again", old.grant.id)));
+        };
+        let id = old.grant.id.as_str().as_bytes();
+        for party in parties(old) {
+            self.rows.remove(Table::GrantsByParty, keys::by_party(party, old.origin.create_revision));
+        }
+        self.rows.remove(Table::Enforced, keys::pair(old.grant.subject.as_str(), id));
+        self.rows.remove(Table::Due, keys::due(keep_until, DueKind::Forget, id));
+        Ok(())
+    }
+
+    /// Ends a grant and leaves its tombstone.
+    ///
+    /// # Errors
+    /// [`ChangeError::Grant`] when it is over already, be it only by the clock.
+    pub fn end_grant(
+        &mut self,
+        issued: &mut Issued,
+        how: Ended,
+        ending: Ending,
+        keep_until: Timestamp,
+    ) -> Result<(), ChangeError> {
+        let before = issued.grant.phase(self.now);
+        match (before, issued.grant.hold) {
+            // Expiry is recorded after the clock has already ended the grant; nothing else may come then.
+            (Phase::Ended(Ended::Expired), Hold::None | Hold::Suspended) if how == Ended::Expired => {}
+            (Phase::Ended(over), _) => return Err(ChangeError::Grant(over)),
+            (Phase::NotStarted | Phase::Live(_) | Phase::Suspended, _) => {}
+        }
+        let id = issued.grant.id.as_str().as_bytes();
+        if let Some(end) = issued.grant.expires() {
+            self.rows.remove(Table::Due, keys::due(end, DueKind::GrantEnds, id));
+        }
+        self.rows.put(Table::Due, keys::due(keep_until, DueKind::Forget, id), vec![]);
+        issued.grant.hold = Hold::Ended { how, keep_until };
+        let (kind, from) = match how {
+            Ended::Expired => ("grant.expired", "ACTIVE"),
+            Ended::Revoked => ("grant.revoked", state_name(before)),
+            Ended::Released => ("grant.released", state_name(before)),
+        };
+        let (by, reason) = (ending.by.clone(), ending.reason.clone());
+        issued.ending = Some(ending);
+        self.put_grant(issued);
+        self.audit_grant(kind, from, issued, &by, &reason)?;
+        Ok(())
+    }
+
+    fn put_grant(&mut self, issued: &mut Issued) {
+        issued.grant.mod_revision = self.revision();
+        let id = issued.grant.id.as_str().as_bytes().to_vec();
+        self.rows.put(Table::Grants, id, stored_to(issued).encode_to_vec());
+        self.grants.push(fanout::Change::Put(Arc::new(issued.grant.clone())));
+    }
+
+    fn audit_grant(
+        &mut self,
+        kind: &str,
+        from: &str,
+        issued: &Issued,
+        actor: &str,
+        reason: &str,
+    ) -> Result<(), StoreError> {
+        self.audit(&Entry {
+            kind,
+            actor,
+            resource: format!("grants/{}", issued.grant.id),
+            from,
+            to: state_name(issued.grant.phase(self.now)),
+            reason,
+            traceparent: issued.grant.traceparent.as_deref(),
+        })
+    }
+
+    /// Lets sidecars forget a tombstone. The grant stays in the store's history; no state changes, so nothing is audited.
+    pub fn forget(&mut self, issued: &Issued) {
+        let id = issued.grant.id.as_str().as_bytes();
+        self.rows.remove(Table::Enforced, keys::pair(issued.grant.subject.as_str(), id));
+        if let Hold::Ended { keep_until, .. } = issued.grant.hold {
+            self.rows.remove(Table::Due, keys::due(keep_until, DueKind::Forget, id));
+        }
+        let service = issued.grant.scope.service().clone();
+        self.grants.push(fanout::Change::Forget { id: issued.grant.id.clone(), service });
+    }
+
+    /// Takes something off the sweeper's list that has become void.
+    pub fn drop_due(&mut self, due: &Due) {
+        self.rows.remove(Table::Due, keys::due(due.at, due.kind, &due.id));
+    }
+
+    /// Keeps the answer to a request id until `expires`; the oldest goes when there are too many.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn keep_answer(&mut self, key: &[u8], answer: &store::Answered, expires: Timestamp) -> Result<(), StoreError> {
+        if self.meta.answered >= ANSWERS_KEPT {
+            if let Some(oldest) = self.read().oldest_answer()? {
+                self.forget_answer(&oldest);
+            }
+        }
+        let answer = store::Answered { expire_time: Some(timestamp_to(expires)), ..answer.clone() };
+        self.rows.put(Table::Answered, key.to_vec(), answer.encode_to_vec());
+        self.rows.put(Table::Due, keys::due(expires, DueKind::Answer, key), vec![]);
+        self.meta.answered += 1;
+        Ok(())
+    }
+
+    /// Forgets the answer to a request id.
+    pub fn forget_answer(&mut self, due: &Due) {
+        self.rows.remove(Table::Answered, due.id.clone());
+        self.drop_due(due);
+        self.meta.answered = (self.meta.answered - 1).max(0);
+    }
+
+    /// Puts a policy text in force: the version it had before, or the next one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn apply_policy(&mut self, name: &str, digest: &str, text: &str) -> Result<u64, StoreError> {
+        let before = self.in_force(name)?;
+        let version = match self.read().policy_version(name, digest)? {
+            Some(version) => version,
+            None => self.read().last_policy_version(name)? + 1,
+        };
+        let row = store::PolicyVersion {
+            name: name.to_owned(),
+            version: i64::try_from(version).unwrap_or(i64::MAX),
+            digest: digest.to_owned(),
+            text: text.to_owned(),
+            create_time: Some(timestamp_to(self.now)),
+        };
+        let known = self.read().policy(name, version)?.is_some();
+        if !known {
+            self.rows.put(Table::Policies, keys::pair(name, &keys::number(version)), row.encode_to_vec());
+            self.rows.put(Table::PolicyDigests, keys::pair(name, digest.as_bytes()), keys::number(version));
+        }
+        self.rows.put(Table::CurrentPolicies, name.as_bytes().to_vec(), keys::number(version));
+        self.audit_policy("policy.applied", name, &before, &format!("v{version}"), digest)?;
+        Ok(version)
+    }
+
+    /// Takes a policy out of force.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn remove_policy(&mut self, name: &str) -> Result<(), StoreError> {
+        let before = self.in_force(name)?;
+        self.rows.remove(Table::CurrentPolicies, name.as_bytes().to_vec());
+        self.audit_policy("policy.removed", name, &before, "", "no file declares it any more")
+    }
+
+    fn in_force(&self, name: &str) -> Result<String, StoreError> {
+        let current = self.rows.fetch(Table::CurrentPolicies, name.as_bytes())?;
+        current.map_or(Ok(String::new()), |version| keys::number_of(&version).map(|version| format!("v{version}")))
+    }
+
+    fn audit_policy(&mut self, kind: &str, name: &str, from: &str, to: &str, reason: &str) -> Result<(), StoreError> {
+        let resource = format!("policies/{name}");
+        self.audit(&Entry { kind, actor: "system:policies", resource, from, to, reason, traceparent: None })
+    }
+
+    fn audit(&mut self, entry: &Entry<'_>) -> Result<(), StoreError> {
+        let event = store::AuditEvent {
+            index: self.meta.audit_index.checked_add(1).ok_or_else(|| StoreError::Damaged("audit index".into()))?,
+            time: Some(timestamp_to(self.now)),
+            r#type: entry.kind.to_owned(),
+            actor: entry.actor.to_owned(),
+            resource: entry.resource.clone(),
+            from_state: entry.from.to_owned(),
+            to_state: entry.to.to_owned(),
+            reason: entry.reason.to_owned(),
+            trace_id: entry.trace_id(),
+            revision: revision_to(self.revision()),
+            ..Default::default()
+        };
+        let event = audit::seal(event, &self.meta.audit_hash);
+        self.meta.audit_index = event.index;
+        self.meta.audit_hash = event.hash.clone();
+        self.rows.put(Table::Audit, keys::number(count(event.index)), event.encode_to_vec());
+        Ok(())
+    }
+
+    /// The rows, what the change means to others, and where the store will stand; `None` when nothing was changed.
+    pub(super) fn finish(mut self) -> Option<(Writes, Committed, store::Meta)> {
+        if self.rows.is_empty() {
+            return None;
+        }
+        let revision = self.revision();
+        if !self.grants.is_empty() {
+            let items = self.grants.iter().map(changed_item).collect();
+            self.rows.put(Table::Changes, keys::number(revision.0), store::Changed { items }.encode_to_vec());
+        }
+        if let Some(old) = revision.0.checked_sub(CHANGES_KEPT) {
+            self.rows.remove(Table::Changes, keys::number(old));
+        }
+        self.meta.revision = revision_to(revision);
+        self.rows.put(Table::Meta, META_KEY.to_vec(), self.meta.encode_to_vec());
+        let commit = fanout::Commit { revision, changes: self.grants };
+        Some((self.rows.into_writes(), Committed { commit, requests: self.requests }, self.meta))
+    }
+}
+
+fn changed_item(change: &fanout::Change) -> store::changed::Item {
+    let (id, service, forgotten) = match change {
+        fanout::Change::Put(grant) => (&grant.id, grant.scope.service(), false),
+        fanout::Change::Forget { id, service } => (id, service, true),
+    };
+    store::changed::Item { id: id.to_string(), service: service.to_string(), forgotten }
+}
+
+/// Under whose name a grant is listed.
+fn parties(issued: &Issued) -> impl Iterator<Item = &str> {
+    let requester = issued.origin.requester.as_ref().map(|requester| requester.as_str());
+    ["", issued.grant.subject.as_str()].into_iter().chain(requester)
+}
+
+fn state_name(phase: Phase) -> &'static str {
+    phase_to(phase).as_str_name().trim_start_matches("GRANT_STATE_")
+}

@@ -1,0 +1,264 @@
+//! Typed reading: rows into the model. What does not parse is damage, and is said so with its key.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use prost::Message;
+
+use super::keys::{self, DueKind};
+use super::{META_KEY, SCHEMA, Span, StoreError, Table, View};
+use crate::model::access::{AccessRequest, Issued};
+use crate::model::grant::Revision;
+use crate::model::time::Timestamp;
+use crate::wire::access::{request_from, stored_from};
+use crate::wire::{store, v1};
+
+/// Everything at one revision.
+#[derive(Clone, Copy)]
+pub struct Reader<'v>(&'v dyn View);
+
+impl std::fmt::Debug for Reader<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reader")
+    }
+}
+
+/// Something that the sweeper has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// Since when.
+    pub at: Timestamp,
+    /// What.
+    pub kind: DueKind,
+    /// With which grant, access request or answer.
+    pub id: Vec<u8>,
+}
+
+type Read<T> = Result<T, StoreError>;
+
+impl<'v> Reader<'v> {
+    /// Reads through a view.
+    pub fn new(view: &'v dyn View) -> Self {
+        Self(view)
+    }
+
+    /// Where the store stands; `None` on one that was never written to.
+    ///
+    /// # Errors
+    /// Also when the rows are laid out for another version.
+    pub fn meta(&self) -> Read<Option<store::Meta>> {
+        let Some(meta) = self.row::<store::Meta>(Table::Meta, META_KEY)? else { return Ok(None) };
+        if meta.schema != SCHEMA {
+            return Err(StoreError::Medium(format!(
+                "it is laid out for schema {}, and this jitgate knows {SCHEMA}; run the version that wrote it",
+                meta.schema
+            )));
+        }
+        Ok(Some(meta))
+    }
+
+    /// The revision that is read at.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn revision(&self) -> Read<Revision> {
+        Ok(Revision(self.meta()?.map_or(0, |meta| count(meta.revision))))
+    }
+
+    /// One access request.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn request(&self, id: &str) -> Read<Option<AccessRequest>> {
+        let Some(wire) = self.row::<v1::AccessRequest>(Table::Requests, id.as_bytes())? else { return Ok(None) };
+        request_from(wire).map(Some).map_err(|error| damaged(Table::Requests, id.as_bytes(), &error))
+    }
+
+    /// One grant, ended ones included.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn grant(&self, id: &str) -> Read<Option<Issued>> {
+        let Some(wire) = self.row::<store::StoredGrant>(Table::Grants, id.as_bytes())? else { return Ok(None) };
+        stored_from(wire).map(Some).map_err(|error| damaged(Table::Grants, id.as_bytes(), &error))
+    }
+
+    /// Ids that concern one of the parties (or everybody's, for the empty party), newest first, made before `below`.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn newest(
+        &self,
+        table: Table,
+        parties: &[&str],
+        below: Revision,
+        limit: usize,
+    ) -> Read<Vec<(Revision, String)>> {
+        let mut found = BTreeSet::new();
+        for party in parties {
+            let span = Span::prefix(&keys::party_prefix(party)).below(keys::by_party(party, below)).descending();
+            let mut left = limit;
+            self.0.scan(table, &span, &mut |key, id| {
+                found.insert((keys::party_revision(key)?, keys::text(id)?.to_owned()));
+                left = left.saturating_sub(1);
+                Ok(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            })?;
+        }
+        Ok(found.into_iter().rev().take(limit).collect())
+    }
+
+    /// Ids of the grants that sidecars hold: one subject's, or all.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn enforced(&self, subject: Option<&str>) -> Read<Vec<String>> {
+        let span = subject.map_or(Span::ALL, |subject| Span::prefix(&keys::party_prefix(subject)));
+        self.seconds(Table::Enforced, &span, usize::MAX)
+    }
+
+    /// How many requests of one requester are pending, counted up to `limit`.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn pending(&self, requester: &str, limit: usize) -> Read<usize> {
+        let span = Span::prefix(&keys::party_prefix(requester));
+        self.seconds(Table::Pending, &span, limit).map(|ids| ids.len())
+    }
+
+    fn seconds(&self, table: Table, span: &Span, limit: usize) -> Read<Vec<String>> {
+        let mut ids = Vec::new();
+        self.0.scan(table, span, &mut |key, _| {
+            ids.push(keys::second(key)?.to_owned());
+            Ok(if ids.len() >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        Ok(ids)
+    }
+
+    /// What was due by `now`, earliest first.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn due(&self, now: Timestamp, limit: usize) -> Read<Vec<Due>> {
+        let span = Span::ALL.below(keys::number(now.as_micros().saturating_add(1)));
+        let mut due = Vec::new();
+        self.0.scan(Table::Due, &span, &mut |key, _| {
+            let (at, kind, id) = keys::due_parts(key)?;
+            due.push(Due { at, kind, id: id.to_vec() });
+            Ok(if due.len() >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        Ok(due)
+    }
+
+    /// The answer to a request id that is forgotten next.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn oldest_answer(&self) -> Read<Option<Due>> {
+        let mut oldest = None;
+        self.0.scan(Table::Due, &Span::ALL, &mut |key, _| {
+            let (at, kind, id) = keys::due_parts(key)?;
+            if kind != DueKind::Answer {
+                return Ok(ControlFlow::Continue(()));
+            }
+            oldest = Some(Due { at, kind, id: id.to_vec() });
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(oldest)
+    }
+
+    /// Which grants each revision changed, oldest first, as far back as it is kept.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn changes(&self) -> Read<Vec<(Revision, store::Changed)>> {
+        self.all(Table::Changes, |key, value| {
+            Ok((Revision(keys::number_of(key)?), decode(Table::Changes, key, value)?))
+        })
+    }
+
+    /// The version of one policy text, if it was ever in force.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn policy_version(&self, name: &str, digest: &str) -> Read<Option<u64>> {
+        let found = self.0.fetch(Table::PolicyDigests, &keys::pair(name, digest.as_bytes()))?;
+        found.map(|version| keys::number_of(&version)).transpose()
+    }
+
+    /// The newest version number given to a policy; 0 for one never seen.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn last_policy_version(&self, name: &str) -> Read<u64> {
+        let mut last = 0;
+        let prefix = keys::party_prefix(name);
+        self.0.scan(Table::Policies, &Span::prefix(&prefix).descending(), &mut |key, _| {
+            last = keys::number_of(key.get(prefix.len()..).unwrap_or_default())?;
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(last)
+    }
+
+    /// One version of a policy.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn policy(&self, name: &str, version: u64) -> Read<Option<store::PolicyVersion>> {
+        self.row(Table::Policies, &keys::pair(name, &keys::number(version)))
+    }
+
+    /// Policies in force: name and version.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn current_policies(&self) -> Read<Vec<(String, u64)>> {
+        self.all(Table::CurrentPolicies, |key, value| Ok((keys::text(key)?.to_owned(), keys::number_of(value)?)))
+    }
+
+    /// What was answered to a request id.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn answered(&self, key: &[u8]) -> Read<Option<store::Answered>> {
+        self.row(Table::Answered, key)
+    }
+
+    /// Audit events from `index` on, in order, until `visit` breaks.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn audit(
+        &self,
+        index: u64,
+        visit: &mut dyn FnMut(store::AuditEvent) -> Result<ControlFlow<()>, StoreError>,
+    ) -> Read<()> {
+        let span = Span { from: keys::number(index), ..Span::ALL };
+        self.0.scan(Table::Audit, &span, &mut |key, value| visit(decode(Table::Audit, key, value)?))
+    }
+
+    fn all<T>(&self, table: Table, mut row: impl FnMut(&[u8], &[u8]) -> Read<T>) -> Read<Vec<T>> {
+        let mut rows = Vec::new();
+        self.0.scan(table, &Span::ALL, &mut |key, value| {
+            rows.push(row(key, value)?);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(rows)
+    }
+
+    fn row<M: Message + Default>(&self, table: Table, key: &[u8]) -> Read<Option<M>> {
+        self.0.fetch(table, key)?.map(|value| decode(table, key, &value)).transpose()
+    }
+}
+
+fn decode<M: Message + Default>(table: Table, key: &[u8], value: &[u8]) -> Read<M> {
+    M::decode(value).map_err(|error| damaged(table, key, &error))
+}
+
+fn damaged(table: Table, key: &[u8], why: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Damaged(format!("{} {}: {why}", table.name(), key.escape_ascii()))
+}
+
+/// A stored count; a negative one cannot have been written.
+pub(super) fn count(wire: i64) -> u64 {
+    u64::try_from(wire).unwrap_or(0)
+}

@@ -1,0 +1,313 @@
+//! Access requests: asking for a grant, the states that asking goes through, and what exactly an approval is bound to.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::canonical::{Canonical, Hash};
+use super::grant::{Grant, GrantId, Revision};
+use super::identity::Principal;
+use super::scope::{Rule, Scope};
+use super::time::Timestamp;
+
+/// Where an access request stands. All but [`AccessState::Pending`] are terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AccessState {
+    /// Waits for people.
+    Pending,
+    /// A grant was issued.
+    Approved,
+    /// Refused by a rule or a person.
+    Denied,
+    /// Taken back.
+    Cancelled,
+    /// Nobody decided in time.
+    Expired,
+    /// Could not be carried out.
+    Failed,
+}
+
+/// What can happen to an access request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AccessStep {
+    /// A rule or people allow it.
+    Approve,
+    /// A rule or a person refuses it.
+    Deny,
+    /// Its requester takes it back.
+    Cancel,
+    /// Its time to be decided is up.
+    Expire,
+    /// It was allowed and cannot be carried out.
+    Fail,
+}
+
+/// A terminal request was to change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it is already {0} and stays so")]
+pub struct Terminal(pub AccessState);
+
+impl AccessState {
+    /// Every state.
+    pub const ALL: [Self; 6] =
+        [Self::Pending, Self::Approved, Self::Denied, Self::Cancelled, Self::Expired, Self::Failed];
+
+    /// Where `step` leads. Total: only a pending request moves, and every step of it ends it.
+    ///
+    /// # Errors
+    /// [`Terminal`] for every step of a terminal request, the one that led there included: approving twice extends nothing.
+    pub const fn after(self, step: AccessStep) -> Result<Self, Terminal> {
+        match (self, step) {
+            (Self::Pending, AccessStep::Approve) => Ok(Self::Approved),
+            (Self::Pending, AccessStep::Deny) => Ok(Self::Denied),
+            (Self::Pending, AccessStep::Cancel) => Ok(Self::Cancelled),
+            (Self::Pending, AccessStep::Expire) => Ok(Self::Expired),
+            (Self::Pending, AccessStep::Fail) => Ok(Self::Failed),
+            (Self::Approved | Self::Denied | Self::Cancelled | Self::Expired | Self::Failed, _) => Err(Terminal(self)),
+        }
+    }
+
+    /// Whether nothing can change it any more.
+    pub const fn is_terminal(self) -> bool {
+        !matches!(self, Self::Pending)
+    }
+
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Approved => "APPROVED",
+            Self::Denied => "DENIED",
+            Self::Cancelled => "CANCELLED",
+            Self::Expired => "EXPIRED",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+impl fmt::Display for AccessState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What is asked for, and under which policy: the part of a request that an approval is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// Who shall get the grant.
+    pub subject: Principal,
+    /// Only through these workloads; empty: through any.
+    pub via: Vec<Principal>,
+    /// What it shall allow.
+    pub scope: Scope,
+    /// For how long from approval.
+    pub duration: Duration,
+    /// The policy that applies.
+    pub policy: PinnedPolicy,
+}
+
+/// One policy text: its name, the number of the version, and the digest of exactly that text.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PinnedPolicy {
+    /// As in its file.
+    pub name: Arc<str>,
+    /// From 1, one more for each new text.
+    pub version: u64,
+    /// SHA-256, hexadecimal.
+    pub digest: Arc<str>,
+}
+
+impl Terms {
+    /// SHA-256 over the canonical encoding of subject, via, scope, time and policy digest.
+    pub fn digest(&self) -> Hash {
+        let mut via: Vec<&str> = self.via.iter().map(Principal::as_str).collect();
+        via.sort_unstable();
+        let mut canonical = Canonical::new("jitgate.access_request.v1");
+        canonical.text(self.subject.as_str()).list(via.into_iter()).text(self.scope.service().as_str());
+        canonical.list(self.scope.rules().iter().map(|rule| match rule {
+            Rule::Grpc(rule) => format!("grpc {rule}"),
+            Rule::Http(rule) => format!("http {rule}"),
+        }));
+        canonical.number(u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX)).text(&self.policy.digest);
+        canonical.finish()
+    }
+}
+
+/// Somebody asking for a grant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessRequest {
+    /// A ULID.
+    pub id: Arc<str>,
+    /// Who asks, as authenticated.
+    pub requester: Principal,
+    /// What for.
+    pub terms: Terms,
+    /// Why, in the requester's words.
+    pub reason: String,
+    /// Where that is written down.
+    pub tickets: Vec<String>,
+    /// When it was made.
+    pub create_time: Timestamp,
+    /// Pending no longer than this.
+    pub pending_until: Timestamp,
+    /// Where it stands.
+    pub state: AccessState,
+    /// How it ended; absent while pending.
+    pub outcome: Option<Outcome>,
+    /// W3C trace context of the request.
+    pub traceparent: Option<Arc<str>>,
+    /// The store's revision at which it was made.
+    pub create_revision: Revision,
+    /// And of its last change.
+    pub mod_revision: Revision,
+}
+
+/// How an access request ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// When.
+    pub time: Timestamp,
+    /// The rule or person behind it.
+    pub by: String,
+    /// In one sentence.
+    pub reason: String,
+    /// The grant issued, exactly when approved.
+    pub grant: Option<GrantId>,
+}
+
+impl AccessRequest {
+    /// Takes a step.
+    ///
+    /// # Errors
+    /// [`Terminal`], with the request left as it is.
+    pub fn take(&mut self, step: AccessStep, outcome: Outcome) -> Result<(), Terminal> {
+        self.state = self.state.after(step)?;
+        self.outcome = Some(outcome);
+        Ok(())
+    }
+
+    /// Whether the principal asked for it or is to get it.
+    pub fn concerns(&self, principal: &Principal) -> bool {
+        self.requester == *principal || self.terms.subject == *principal
+    }
+}
+
+/// A grant with where it came from and how it ended: what the control plane keeps of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    /// What is enforced.
+    pub grant: Grant,
+    /// Where it came from.
+    pub origin: Origin,
+    /// How it ended; absent while it has not been recorded as over.
+    pub ending: Option<Ending>,
+}
+
+/// Where a grant came from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// The access request; absent on a standing grant.
+    pub request: Option<Arc<str>>,
+    /// Who made that request.
+    pub requester: Option<Principal>,
+    /// Digest of the policy text in force, or of the declaration of a standing grant.
+    pub policy_digest: Arc<str>,
+    /// The automatic rule that approved it, if one did.
+    pub auto_rule: Option<Arc<str>>,
+    /// When it was issued.
+    pub create_time: Timestamp,
+    /// At which revision of the store.
+    pub create_revision: Revision,
+}
+
+/// When, why and by whom a grant was ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// When.
+    pub time: Timestamp,
+    /// Why.
+    pub reason: String,
+    /// A principal, or the part of the control plane that recorded it.
+    pub by: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::identity::Service;
+    use crate::model::scope::{GrpcRule, HttpRule};
+    use proptest::prelude::*;
+
+    const STEPS: [AccessStep; 5] =
+        [AccessStep::Approve, AccessStep::Deny, AccessStep::Cancel, AccessStep::Expire, AccessStep::Fail];
+
+    fn terms() -> Terms {
+        Terms {
+            subject: Principal::parse("user:iss|alice").unwrap(),
+            via: vec![],
+            scope: Scope::new(
+                Service::parse("payments").unwrap(),
+                vec![Rule::Grpc(GrpcRule::parse("/a.B/*").unwrap())],
+            )
+            .unwrap(),
+            duration: Duration::from_secs(60),
+            policy: PinnedPolicy { name: "p".into(), version: 1, digest: "d".into() },
+        }
+    }
+
+    #[test]
+    fn every_step_ends_a_pending_request() {
+        for step in STEPS {
+            assert!(AccessState::Pending.after(step).unwrap().is_terminal());
+        }
+    }
+
+    #[test]
+    fn every_part_of_the_terms_changes_the_digest() {
+        let http = Rule::Http(HttpRule::parse_line("GET /a").unwrap());
+        let workload = |name: &str| Principal::parse(&format!("spiffe://td/{name}")).unwrap();
+        let changed = [
+            Terms { subject: workload("a"), ..terms() },
+            Terms { via: vec![workload("a")], ..terms() },
+            Terms {
+                scope: Scope::new(Service::parse("other").unwrap(), terms().scope.rules().to_vec()).unwrap(),
+                ..terms()
+            },
+            Terms { scope: Scope::new(terms().scope.service().clone(), vec![http]).unwrap(), ..terms() },
+            Terms { duration: Duration::from_secs(61), ..terms() },
+            Terms { policy: PinnedPolicy { digest: "e".into(), ..terms().policy }, ..terms() },
+        ];
+        for (i, a) in changed.iter().enumerate() {
+            assert_ne!(a.digest(), terms().digest(), "{i}");
+            assert!(changed.iter().skip(i + 1).all(|b| a.digest() != b.digest()), "{i}");
+        }
+    }
+
+    #[test]
+    fn the_order_of_via_does_not_matter_and_the_version_number_is_not_the_text() {
+        let via: Vec<Principal> =
+            ["a", "b"].iter().map(|n| Principal::parse(&format!("spiffe://td/{n}")).unwrap()).collect();
+        let reversed = via.iter().rev().cloned().collect();
+        assert_eq!(Terms { via, ..terms() }.digest(), Terms { via: reversed, ..terms() }.digest());
+        assert_eq!(
+            Terms { policy: PinnedPolicy { version: 9, ..terms().policy }, ..terms() }.digest(),
+            terms().digest()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn terminal_is_terminal(steps in proptest::collection::vec(0..5usize, 1..12)) {
+            let mut state = AccessState::Pending;
+            let mut moves = 0;
+            for step in steps {
+                match state.after(STEPS[step]) {
+                    Ok(next) => { state = next; moves += 1; }
+                    Err(Terminal(at)) => prop_assert_eq!(at, state),
+                }
+            }
+            prop_assert_eq!(moves, 1);
+            prop_assert!(state.is_terminal());
+        }
+    }
+}

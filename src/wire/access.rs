@@ -1,0 +1,310 @@
+//! Access requests and grant records on the wire, and as the store keeps them. A stored value that does not parse is corruption.
+
+use std::sync::Arc;
+
+use super::grant::{
+    FieldError, duration_from, duration_to, ended_to, entry_from, entry_to, principals_from, scope_from, scope_to,
+    timestamp_from, timestamp_to,
+};
+use super::{store, v1};
+use crate::model::access::{AccessRequest, AccessState, Ending, Issued, Origin, Outcome, PinnedPolicy, Terms};
+use crate::model::grant::{End, GrantId, Phase, Revision};
+use crate::model::identity::Principal;
+use crate::model::time::Timestamp;
+
+/// A revision as protobuf carries it.
+pub fn revision_to(revision: Revision) -> i64 {
+    i64::try_from(revision.0).unwrap_or(i64::MAX)
+}
+
+fn count_from(wire: i64, field: &str) -> Result<u64, FieldError> {
+    u64::try_from(wire).map_err(|_| FieldError::new(field, "is negative"))
+}
+
+fn principal_from(wire: &str, field: &str) -> Result<Principal, FieldError> {
+    Principal::parse(wire).map_err(|e| FieldError::new(field, e))
+}
+
+fn required<T>(wire: Option<&T>, field: &str) -> Result<T, FieldError>
+where
+    T: Clone,
+{
+    wire.cloned().ok_or_else(|| FieldError::new(field, "is absent"))
+}
+
+/// As `jitgate.v1.AccessRequestState`.
+pub fn state_to(state: AccessState) -> v1::AccessRequestState {
+    match state {
+        AccessState::Pending => v1::AccessRequestState::Pending,
+        AccessState::Approved => v1::AccessRequestState::Approved,
+        AccessState::Denied => v1::AccessRequestState::Denied,
+        AccessState::Cancelled => v1::AccessRequestState::Cancelled,
+        AccessState::Expired => v1::AccessRequestState::Expired,
+        AccessState::Failed => v1::AccessRequestState::Failed,
+    }
+}
+
+/// `None` for UNSPECIFIED, which as a filter means "all".
+///
+/// # Errors
+/// When the number is no state of this version.
+pub fn state_from(wire: i32, field: &str) -> Result<Option<AccessState>, FieldError> {
+    let known = v1::AccessRequestState::try_from(wire)
+        .map_err(|_| FieldError::new(field, format!("{wire} is no state known to this version")))?;
+    Ok(match known {
+        v1::AccessRequestState::Unspecified => None,
+        v1::AccessRequestState::Pending => Some(AccessState::Pending),
+        v1::AccessRequestState::Approved => Some(AccessState::Approved),
+        v1::AccessRequestState::Denied => Some(AccessState::Denied),
+        v1::AccessRequestState::Cancelled => Some(AccessState::Cancelled),
+        v1::AccessRequestState::Expired => Some(AccessState::Expired),
+        v1::AccessRequestState::Failed => Some(AccessState::Failed),
+    })
+}
+
+/// As `jitgate.v1.AccessRequest`.
+pub fn request_to(request: &AccessRequest) -> v1::AccessRequest {
+    let AccessRequest { terms, outcome, .. } = request;
+    let text = |of: fn(&Outcome) -> &str| outcome.as_ref().map(of).unwrap_or_default().to_owned();
+    v1::AccessRequest {
+        id: request.id.to_string(),
+        requester: request.requester.to_string(),
+        subject: terms.subject.to_string(),
+        via: terms.via.iter().map(ToString::to_string).collect(),
+        scope: Some(scope_to(&terms.scope)),
+        duration: Some(duration_to(terms.duration)),
+        reason: request.reason.clone(),
+        tickets: request.tickets.clone(),
+        state: state_to(request.state).into(),
+        policy: terms.policy.name.to_string(),
+        policy_version: i64::try_from(terms.policy.version).unwrap_or(i64::MAX),
+        policy_digest: terms.policy.digest.to_string(),
+        request_digest: terms.digest().to_string(),
+        grant: outcome.as_ref().and_then(|o| o.grant.as_ref()).map(ToString::to_string).unwrap_or_default(),
+        create_time: Some(timestamp_to(request.create_time)),
+        pending_until: Some(timestamp_to(request.pending_until)),
+        end_time: outcome.as_ref().map(|o| timestamp_to(o.time)),
+        decided_by: text(|o| &o.by),
+        decision_reason: text(|o| &o.reason),
+        traceparent: request.traceparent.as_deref().unwrap_or_default().to_owned(),
+        create_revision: revision_to(request.create_revision),
+        mod_revision: revision_to(request.mod_revision),
+    }
+}
+
+/// Parses a stored access request.
+///
+/// # Errors
+/// [`FieldError`]; also when its digest is not the one of its terms.
+pub fn request_from(wire: v1::AccessRequest) -> Result<AccessRequest, FieldError> {
+    let state = state_from(wire.state, "state")?.ok_or_else(|| FieldError::new("state", "is absent"))?;
+    let terms = Terms {
+        subject: principal_from(&wire.subject, "subject")?,
+        via: principals_from(&wire.via, "via")?,
+        scope: scope_from(&required(wire.scope.as_ref(), "scope")?)?,
+        duration: duration_from(&required(wire.duration.as_ref(), "duration")?, "duration")?,
+        policy: PinnedPolicy {
+            name: wire.policy.into(),
+            version: count_from(wire.policy_version, "policy_version")?,
+            digest: wire.policy_digest.into(),
+        },
+    };
+    if terms.digest().to_string() != wire.request_digest {
+        return Err(FieldError::new("request_digest", "is not the digest of these terms"));
+    }
+    let outcome = match (state.is_terminal(), &wire.end_time) {
+        (false, None) => None,
+        (true, Some(time)) => Some(Outcome {
+            time: timestamp_from(time, "end_time")?,
+            by: wire.decided_by,
+            reason: wire.decision_reason,
+            grant: optional_grant(&wire.grant)?,
+        }),
+        (false, Some(_)) | (true, None) => return Err(FieldError::new("end_time", "does not fit the state")),
+    };
+    Ok(AccessRequest {
+        id: wire.id.into(),
+        requester: principal_from(&wire.requester, "requester")?,
+        terms,
+        reason: wire.reason,
+        tickets: wire.tickets,
+        create_time: timestamp_from(&required(wire.create_time.as_ref(), "create_time")?, "create_time")?,
+        pending_until: timestamp_from(&required(wire.pending_until.as_ref(), "pending_until")?, "pending_until")?,
+        state,
+        outcome,
+        traceparent: shared(&wire.traceparent),
+        create_revision: Revision(count_from(wire.create_revision, "create_revision")?),
+        mod_revision: Revision(count_from(wire.mod_revision, "mod_revision")?),
+    })
+}
+
+fn optional_grant(id: &str) -> Result<Option<GrantId>, FieldError> {
+    if id.is_empty() { Ok(None) } else { GrantId::parse(id).map(Some).map_err(|e| FieldError::new("grant", e)) }
+}
+
+fn shared(text: &str) -> Option<Arc<str>> {
+    (!text.is_empty()).then(|| text.into())
+}
+
+/// Where a grant stands at `now`, as `jitgate.v1.GrantState`.
+pub fn phase_to(phase: Phase) -> v1::GrantState {
+    match phase {
+        Phase::NotStarted => v1::GrantState::Scheduled,
+        Phase::Live(_) => v1::GrantState::Active,
+        Phase::Suspended => v1::GrantState::Suspended,
+        Phase::Ended(how) => ended_to(how),
+    }
+}
+
+/// As `jitgate.v1.Grant`, with its state at `now`.
+pub fn issued_to(issued: &Issued, now: Timestamp) -> v1::Grant {
+    let Issued { grant, origin, ending } = issued;
+    let entry = entry_to(grant);
+    v1::Grant {
+        id: entry.id,
+        subject: entry.subject,
+        via: entry.via,
+        scope: entry.scope,
+        not_before: entry.not_before,
+        expire_time: entry.expire_time,
+        state: phase_to(grant.phase(now)).into(),
+        standing: grant.end == End::Standing,
+        request: origin.request.as_deref().unwrap_or_default().to_owned(),
+        policy: entry.policy,
+        policy_version: entry.policy_version,
+        policy_digest: origin.policy_digest.to_string(),
+        traceparent: entry.traceparent,
+        staleness: entry.staleness,
+        create_revision: revision_to(origin.create_revision),
+        mod_revision: entry.mod_revision,
+        create_time: Some(timestamp_to(origin.create_time)),
+        end_time: ending.as_ref().map(|ending| timestamp_to(ending.time)),
+        end_reason: ending.as_ref().map(|ending| ending.reason.clone()).unwrap_or_default(),
+        ended_by: ending.as_ref().map(|ending| ending.by.clone()).unwrap_or_default(),
+        auto_rule: origin.auto_rule.as_deref().unwrap_or_default().to_owned(),
+    }
+}
+
+/// As the store keeps it.
+pub fn stored_to(issued: &Issued) -> store::StoredGrant {
+    let Issued { grant, origin, ending } = issued;
+    store::StoredGrant {
+        entry: Some(entry_to(grant)),
+        request: origin.request.as_deref().unwrap_or_default().to_owned(),
+        requester: origin.requester.as_ref().map(ToString::to_string).unwrap_or_default(),
+        policy_digest: origin.policy_digest.to_string(),
+        auto_rule: origin.auto_rule.as_deref().unwrap_or_default().to_owned(),
+        create_time: Some(timestamp_to(origin.create_time)),
+        create_revision: revision_to(origin.create_revision),
+        end_time: ending.as_ref().map(|ending| timestamp_to(ending.time)),
+        end_reason: ending.as_ref().map(|ending| ending.reason.clone()).unwrap_or_default(),
+        ended_by: ending.as_ref().map(|ending| ending.by.clone()).unwrap_or_default(),
+    }
+}
+
+/// Parses a stored grant.
+///
+/// # Errors
+/// [`FieldError`] names what is wrong with it.
+pub fn stored_from(wire: store::StoredGrant) -> Result<Issued, FieldError> {
+    let grant = entry_from(&required(wire.entry.as_ref(), "entry")?)?;
+    let ending = match &wire.end_time {
+        Some(time) => {
+            Some(Ending { time: timestamp_from(time, "end_time")?, reason: wire.end_reason, by: wire.ended_by })
+        }
+        None => None,
+    };
+    let requester = match wire.requester.as_str() {
+        "" => None,
+        text => Some(principal_from(text, "requester")?),
+    };
+    let origin = Origin {
+        request: shared(&wire.request),
+        requester,
+        policy_digest: wire.policy_digest.into(),
+        auto_rule: shared(&wire.auto_rule),
+        create_time: timestamp_from(&required(wire.create_time.as_ref(), "create_time")?, "create_time")?,
+        create_revision: Revision(count_from(wire.create_revision, "create_revision")?),
+    };
+    Ok(Issued { grant, origin, ending })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use crate::model::grant::{Ended, Grant, Hold, PolicyRef, Staleness};
+    use crate::model::identity::Service;
+    use crate::model::scope::{GrpcRule, Rule, Scope};
+
+    fn scope() -> Scope {
+        let rule = Rule::Grpc(GrpcRule::parse("/a.B/C").unwrap());
+        Scope::new(Service::parse("payments").unwrap(), vec![rule]).unwrap()
+    }
+
+    fn request() -> AccessRequest {
+        let alice = Principal::parse("user:iss|alice").unwrap();
+        AccessRequest {
+            id: "01J".into(),
+            requester: alice.clone(),
+            terms: Terms {
+                subject: alice,
+                via: vec![Principal::parse("spiffe://td/a").unwrap()],
+                scope: scope(),
+                duration: Duration::from_secs(60),
+                policy: PinnedPolicy { name: "p".into(), version: 2, digest: "abc".into() },
+            },
+            reason: "look".into(),
+            tickets: vec!["T-1".into()],
+            create_time: Timestamp::from_micros(7),
+            pending_until: Timestamp::from_micros(9),
+            state: AccessState::Pending,
+            outcome: None,
+            traceparent: Some("00-a-b-01".into()),
+            create_revision: Revision(3),
+            mod_revision: Revision(4),
+        }
+    }
+
+    #[test]
+    fn a_request_survives_the_round_trip() {
+        let outcome =
+            Outcome { time: Timestamp::from_micros(8), by: "rule:x".into(), reason: "so".into(), grant: None };
+        let denied = AccessRequest { state: AccessState::Denied, outcome: Some(outcome), ..request() };
+        for request in [request(), denied] {
+            assert_eq!(request_from(request_to(&request)).unwrap(), request);
+        }
+    }
+
+    #[test]
+    fn a_request_whose_terms_were_altered_is_refused() {
+        let wire = v1::AccessRequest { subject: "user:iss|mallory".into(), ..request_to(&request()) };
+        assert_eq!(request_from(wire).unwrap_err().field, "request_digest");
+    }
+
+    #[test]
+    fn a_grant_record_survives_the_round_trip() {
+        let grant = Grant {
+            id: GrantId::parse("01G").unwrap(),
+            subject: Principal::parse("user:iss|alice").unwrap(),
+            via: vec![],
+            scope: scope(),
+            not_before: Timestamp::from_micros(1),
+            end: End::At(Timestamp::from_micros(5)),
+            hold: Hold::None,
+            staleness: Staleness::LastKnown,
+            policy: PolicyRef { name: "p".into(), version: 1 },
+            traceparent: None,
+            mod_revision: Revision(2),
+        };
+        let origin = Origin { request: Some("01J".into()), create_revision: Revision(2), ..Origin::default() };
+        let live = Issued { grant, origin, ending: None };
+        let hold = Hold::Ended { how: Ended::Revoked, keep_until: Timestamp::from_micros(99) };
+        let ending = Ending { time: Timestamp::from_micros(4), reason: "done".into(), by: "user:iss|bob".into() };
+        let over = Issued { grant: Grant { hold, ..live.grant.clone() }, ending: Some(ending), ..live.clone() };
+        for issued in [live, over] {
+            assert_eq!(stored_from(stored_to(&issued)).unwrap(), issued);
+        }
+    }
+}
