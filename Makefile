@@ -24,7 +24,7 @@ test: $(STAMP) ## Every test: unit, documentation, API ring, Envoy ring, source 
 	cargo test --locked
 
 test-jaeger: $(STAMP) $(GOBIN)/jaeger ## Traces as Jaeger shows them (needs Go; not part of `make test`).
-	JITGATE_JAEGER=$(GOBIN)/jaeger cargo test --locked --test envoy -- --ignored jaeger
+	JITGATE_JAEGER=$(GOBIN)/jaeger cargo test --locked --test mesh -- --ignored jaeger
 
 lint: fmt clippy deny ## What CI checks before the tests.
 

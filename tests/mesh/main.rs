@@ -1,0 +1,72 @@
+//! The ring of real processes: control plane, sidecar, the shipped configuration in a real Envoy, real TLS, real tokens.
+
+mod bad_starts;
+mod crashes;
+mod demo;
+mod failures;
+mod jaeger;
+mod main_job;
+mod spellings_through_envoy;
+mod support;
+mod traces;
+
+use support::world::{Settings, World};
+use support::{process, raw_http, upstream};
+
+/// A mesh with Envoy in front of an echoing upstream, and one open connection to it.
+struct Mesh {
+    world: World,
+    connection: raw_http::Connection,
+    connector: tokio_rustls::TlsConnector,
+}
+
+impl Mesh {
+    async fn start(settings: Settings) -> Option<Self> {
+        let upstream = upstream::serve().await;
+        let world = tokio::task::block_in_place(|| World::with_envoy(settings, upstream))?;
+        let connector = raw_http::connector(&world.client);
+        let connection = raw_http::Connection::open(&connector, world.envoy_port).await.unwrap();
+        Some(Self { world, connection, connector })
+    }
+
+    /// `GET target` with `sub`'s token.
+    async fn call(&mut self, sub: &str, target: &str) -> raw_http::Answer {
+        let bearer = format!("Bearer {}", self.world.identities.token(sub, &["sre"]));
+        self.call_with(target.as_bytes(), &[("authorization", &bearer)]).await
+    }
+
+    /// Sends the bytes; opens a new connection where Envoy closed the last one.
+    async fn call_with(&mut self, target: &[u8], headers: &[(&str, &str)]) -> raw_http::Answer {
+        for _ in 0..3 {
+            match self.connection.request("GET", target, headers).await {
+                Ok(answer) => return answer,
+                Err(_) => {
+                    let opened = raw_http::Connection::open(&self.connector, self.world.envoy_port).await;
+                    self.connection = opened.unwrap();
+                }
+            }
+        }
+        panic!("Envoy closes the connection on {:?}", String::from_utf8_lossy(target));
+    }
+
+    /// Asks as `sub` of group sre, and returns the grant's id.
+    fn grant(&self, sub: &str, rule: &str, span: &str) -> String {
+        let args = ["request", "--service", "payments", "--http", rule, "--for", span, "--reason", "a test", "--wait"];
+        let answer = tokio::task::block_in_place(|| self.world.jitgate_json(sub, &["sre"], &args));
+        let id = answer["grant"].as_str().or_else(|| answer["grant"]["id"].as_str());
+        id.unwrap_or_else(|| panic!("no grant in {answer}")).to_owned()
+    }
+
+    /// Calls until the answer has this status; fails when it never does.
+    async fn until(&mut self, sub: &str, target: &str, status: u16) -> raw_http::Answer {
+        let start = std::time::Instant::now();
+        loop {
+            let answer = self.call(sub, target).await;
+            if answer.status == status {
+                return answer;
+            }
+            assert!(start.elapsed() < process::PATIENCE, "still {answer:?} instead of {status}");
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! What the tests of this ring stand on.
+
+pub mod identity;
+pub mod otlp_sink;
+pub mod process;
+pub mod raw_http;
+pub mod spellings;
+pub mod upstream;
+pub mod world;
