@@ -109,11 +109,11 @@ impl ControlMetrics {
         self.approval.observe(took.as_secs_f64());
     }
 
-    pub(super) fn holds(&self, state: &'static str, grants: i64) {
-        self.grants.get_or_create(&GrantLabels { state }).set(grants);
+    pub(super) fn holds(&self, state: &'static str, grants: usize) {
+        self.grants.get_or_create(&GrantLabels { state }).set(i64::try_from(grants).unwrap_or(i64::MAX));
     }
 
-    pub(super) fn sidecars(&self, connected: i64) {
-        self.sidecars.set(connected);
+    pub(super) fn sidecars(&self, connected: u64) {
+        self.sidecars.set(i64::try_from(connected).unwrap_or(i64::MAX));
     }
 }

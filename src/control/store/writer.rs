@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -80,8 +80,10 @@ struct Made {
     /// False: nothing of it may be written.
     keep: bool,
     /// Called once it is known what became of the commit.
-    answer: Box<dyn FnOnce(Result<Revision, StoreError>) + Send>,
+    answer: Answer,
 }
+
+type Answer = Box<dyn FnOnce(Result<Revision, StoreError>) + Send>;
 
 /// Everything that the fan-out begins with.
 #[derive(Debug)]
@@ -115,8 +117,15 @@ impl Store {
             epoch: opening.epoch,
             usable: Usable(Arc::new(AtomicBool::new(true))),
         };
-        let state = State { usable: store.usable.clone(), meta, now: Timestamp::default(), unsettled: None, publish: Box::new(|_| {}) };
-        Ok((store, Writer { engine, jobs: waiting, clock, state: Arc::new(Mutex::new(state)), metrics: None }, opening))
+        let state = State {
+            usable: store.usable.clone(),
+            meta,
+            now: Timestamp::default(),
+            unsettled: None,
+            publish: Box::new(|_| {}),
+            metrics: None,
+        };
+        Ok((store, Writer { engine, jobs: waiting, clock, state: Arc::new(Mutex::new(state)) }, opening))
     }
 
     /// Whether the store can be used, for readiness.
@@ -280,7 +289,6 @@ pub struct Writer {
     jobs: mpsc::Receiver<Job>,
     clock: Clock,
     state: Arc<Mutex<State>>,
-    metrics: Option<StoreMetrics>,
 }
 
 impl std::fmt::Debug for Writer {
@@ -296,6 +304,7 @@ struct State {
     unsettled: Option<Group>,
     publish: Publish,
     usable: Usable,
+    metrics: Option<StoreMetrics>,
 }
 
 struct Group {
@@ -314,12 +323,12 @@ impl Writer {
 
     /// Measures commits.
     #[must_use]
-    pub fn measure(mut self, metrics: StoreMetrics) -> Self {
+    pub fn measure(self, metrics: StoreMetrics) -> Self {
         {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
             metrics.stands_at(state.meta.revision, state.meta.audit_index);
+            state.metrics = Some(metrics);
         }
-        self.metrics = Some(metrics);
         self
     }
 
@@ -346,10 +355,9 @@ impl Writer {
             {
                 jobs.push(next);
             }
-            let (engine, state, metrics) = (Arc::clone(&self.engine), Arc::clone(&self.state), self.metrics.clone());
+            let (engine, state) = (Arc::clone(&self.engine), Arc::clone(&self.state));
             let now = (self.clock)();
-            let written =
-                tokio::task::spawn_blocking(move || state.lock().write(&*engine, jobs, now, metrics.as_ref()));
+            let written = tokio::task::spawn_blocking(move || state.lock().write(&*engine, jobs, now));
             written.await??;
         }
     }
@@ -357,13 +365,7 @@ impl Writer {
 
 impl State {
     /// One group: every job on top of the one before, one commit, then publish and answer.
-    fn write(
-        &mut self,
-        engine: &dyn Engine,
-        jobs: Vec<Job>,
-        now: Timestamp,
-        metrics: Option<&StoreMetrics>,
-    ) -> Outcome {
+    fn write(&mut self, engine: &dyn Engine, jobs: Vec<Job>, now: Timestamp) -> Outcome {
         self.now = now.max(self.now);
         let view = self.settle(engine).and_then(|()| engine.view());
         self.usable.note(view.is_ok());
@@ -392,21 +394,20 @@ impl State {
         } else {
             let started = tokio::time::Instant::now();
             let outcome = engine.commit(Some(&guard), &writes);
-            if let Some(metrics) = metrics {
+            if let Some(metrics) = &self.metrics {
                 metrics.committed(started.elapsed(), group.committed.len());
             }
             outcome
         };
-        self.conclude(engine, group, answers, outcome, metrics)
+        self.conclude(engine, group, answers, outcome)
     }
 
     fn conclude(
         &mut self,
         engine: &dyn Engine,
         group: Group,
-        answers: Vec<(Box<dyn FnOnce(Result<Revision, StoreError>) + Send>, Revision)>,
+        answers: Vec<(Answer, Revision)>,
         outcome: Result<(), StoreError>,
-        metrics: Option<&StoreMetrics>,
     ) -> Outcome {
         let revision = group.after.revision;
         let outcome = match outcome {
@@ -426,7 +427,7 @@ impl State {
             }
         };
         self.usable.note(outcome.is_ok());
-        if let Some(metrics) = metrics {
+        if let Some(metrics) = &self.metrics {
             metrics.stands_at(self.meta.revision, self.meta.audit_index);
         }
         for (answer, revision) in answers {
