@@ -201,3 +201,10 @@ pub enum StoreError {
     #[error("the store is closed: the control plane is stopping")]
     Closed,
 }
+
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+mod tests;
