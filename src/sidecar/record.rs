@@ -4,22 +4,17 @@
 use std::fmt;
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::histogram::Histogram;
-use smallvec::SmallVec;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use ulid::Ulid;
 
-use super::input::Inbound;
-use super::respond::GRANTED;
+use super::input::{Call, Inbound};
 use crate::clock;
 use crate::model::decide::Caller;
-use crate::model::decision::{Decision, DenyClass};
+use crate::model::decision::Decision;
 use crate::model::grant::{Grant, Revision};
 use crate::model::identity::{Principal, PrincipalKind};
+use crate::model::scope::Rule;
 use crate::model::target::Target;
 use crate::model::time::Timestamp;
 use crate::telemetry::metrics::Metrics;
@@ -28,13 +23,10 @@ use crate::telemetry::spans::Spans;
 
 mod attributes;
 mod parent;
+mod tally;
 
 use attributes::Attributes;
-
-/// Upper bounds of the latency histogram, in seconds.
-const LATENCY_BUCKETS: [f64; 12] = [25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3, 0.1, 0.25];
-/// The reason of a decision that nobody waited for.
-const ABORTED: &str = "ABORTED";
+use tally::Decisions;
 
 /// The name of one decision: a ULID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,15 +49,7 @@ impl fmt::Display for DecisionId {
 #[derive(Debug, Clone)]
 pub struct Recorder {
     spans: Spans,
-    decisions: Family<Labels, Counter>,
-    duration: Histogram,
-}
-
-/// The labels of `jitgate_decisions_total`: both from closed vocabularies.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
-    outcome: &'static str,
-    reason: &'static str,
+    decisions: Decisions,
 }
 
 /// What a decision was made from, for the record.
@@ -101,14 +85,7 @@ pub struct Pending {
 impl Recorder {
     /// Registers the decision metrics.
     pub fn new(spans: Spans, metrics: &Metrics) -> Self {
-        let decisions = Family::default();
-        let duration = Histogram::new(LATENCY_BUCKETS);
-        metrics.register(|registry| {
-            registry.register("jitgate_decisions", "Decisions by outcome and reason", decisions.clone());
-            let help = "Time from a check's arrival to its answer";
-            registry.register("jitgate_decision_duration_seconds", help, duration.clone());
-        });
-        Self { spans, decisions, duration }
+        Self { spans, decisions: Decisions::register(metrics) }
     }
 
     /// Opens the record of a check that has just arrived. Envoy's own check span is its parent.
@@ -134,51 +111,46 @@ impl Pending {
     pub fn finish(mut self, facts: &Facts<'_>) {
         self.finished = true;
         let took = self.began.elapsed();
-        let (outcome, reason) = outcome(facts);
-        self.count(outcome, reason, took);
-        let parent = self.parent.or_else(|| parent::from_headers(&facts.inbound.trace));
-        tracing::debug!(decision_id = %self.id, outcome, reason, revision = facts.revision.0, "decided");
+        let (outcome, reason) = match facts.decision {
+            Decision::Permit(_) => {
+                self.recorder.decisions.allowed(took);
+                ("allow", "NONE")
+            }
+            Decision::Deny(denial) => {
+                self.recorder.decisions.denied(denial.reason, took);
+                if facts.shadowed {
+                    self.recorder.decisions.shadowed(denial.reason);
+                }
+                (tally::outcome(denial.reason), denial.reason.as_str())
+            }
+        };
+        tracing::debug!(decision_id = %self.id, outcome, reason, shadow = facts.shadowed, took = ?took, "decided");
         if self.recorder.spans.enabled() {
-            let grant = grant_of(facts.decision);
-            let link = grant.and_then(|grant| parent::from_traceparent(grant.traceparent.as_deref()?));
-            let attributes = describe(self.id, outcome, reason, facts);
-            // A denial is kept even where the caller's trace is not.
-            let keep = matches!(facts.decision, Decision::Deny(_));
-            self.push(parent, keep, took, attributes, link);
+            let parent = self.parent.or_else(|| parent::from_headers(&facts.inbound.trace));
+            self.push(self.span(parent, took, describe(self.id, outcome, facts)));
         }
     }
 
-    fn count(&self, outcome: &'static str, reason: &'static str, took: Duration) {
-        self.recorder.decisions.get_or_create(&Labels { outcome, reason }).inc();
-        self.recorder.duration.observe(took.as_secs_f64());
+    fn push(&self, span: Option<SpanRecord>) {
+        if let Some(span) = span {
+            self.recorder.spans.push(span);
+        }
     }
 
-    fn push(
-        &self,
-        parent: Option<SpanContext>,
-        keep: bool,
-        took: Duration,
-        attributes: Attributes,
-        link: Option<SpanContext>,
-    ) {
-        let sampled = keep || parent.is_none_or(|parent| parent.sampled);
-        if !sampled {
-            return;
-        }
-        self.recorder.spans.push(SpanRecord {
+    /// The decision's span, unless it is not sampled. A denial is kept even where the caller's trace is not.
+    fn span(&self, parent: Option<SpanContext>, took: Duration, attributes: Attributes) -> Option<SpanRecord> {
+        let sampled = attributes.keep || parent.is_none_or(|parent| parent.sampled);
+        let trace_id = parent.map_or_else(parent::new_trace, |parent| parent.trace_id);
+        sampled.then(|| SpanRecord {
             name: crate::telemetry::names::SPAN_CHECK,
-            context: SpanContext {
-                trace_id: parent.map_or_else(rand::random, |parent| parent.trace_id),
-                span_id: rand::random(),
-                sampled,
-            },
+            context: SpanContext { trace_id, span_id: parent::new_span(), sampled },
             parent: parent.map(|parent| parent.span_id),
             start: self.start,
             end: self.start.plus(took),
-            attributes: attributes.into_inner(),
-            link,
+            attributes: attributes.list,
+            link: attributes.link,
             error: None,
-        });
+        })
     }
 }
 
@@ -187,31 +159,13 @@ impl Drop for Pending {
         if self.finished {
             return;
         }
-        let took = self.began.elapsed();
-        self.count("aborted", ABORTED, took);
+        self.recorder.decisions.aborted();
         tracing::debug!(decision_id = %self.id, "aborted: the check was given up before it was decided");
         if self.recorder.spans.enabled() {
-            let mut attributes = Attributes::default();
+            let mut attributes = Attributes { keep: true, ..Attributes::default() };
             attributes.fixed(attributes::DECISION, "aborted");
-            attributes.fixed(attributes::REASON, ABORTED);
             attributes.owned(attributes::DECISION_ID, self.id.to_string());
-            self.push(self.parent, true, took, attributes, None);
-        }
-    }
-}
-
-/// `outcome` and `reason`, as every output names them.
-fn outcome(facts: &Facts<'_>) -> (&'static str, &'static str) {
-    match facts.decision {
-        Decision::Permit(_) => ("allow", GRANTED),
-        Decision::Deny(denial) => {
-            let undecided = denial.reason.class() == DenyClass::Unavailable;
-            let outcome = match (facts.shadowed, undecided) {
-                (true, _) => "shadow_deny",
-                (false, true) => "undecided",
-                (false, false) => "deny",
-            };
-            (outcome, denial.reason.as_str())
+            self.push(self.span(self.parent, self.began.elapsed(), attributes));
         }
     }
 }
@@ -224,46 +178,61 @@ fn grant_of(decision: &Decision) -> Option<&Grant> {
 }
 
 /// The attributes of the decision's span.
-fn describe(id: DecisionId, outcome: &'static str, reason: &'static str, facts: &Facts<'_>) -> Attributes {
+fn describe(id: DecisionId, outcome: &'static str, facts: &Facts<'_>) -> Attributes {
     let mut attributes = Attributes::default();
     attributes.fixed(attributes::DECISION, outcome);
-    attributes.fixed(attributes::REASON, reason);
     attributes.owned(attributes::DECISION_ID, id.to_string());
-    attributes.int(attributes::REVISION, facts.revision.0);
+    attributes.int(attributes::TABLE_REVISION, facts.revision.0);
     attributes.truth(attributes::SHADOW, facts.shadowed);
     if let Some(age) = facts.age {
-        attributes.int(attributes::TABLE_AGE_MS, u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-    }
-    if let Some(grant) = grant_of(facts.decision) {
-        attributes.owned(attributes::GRANT, grant.id.to_string());
-        attributes.shared(attributes::POLICY, &grant.policy.name);
-        attributes.int(attributes::POLICY_VERSION, grant.policy.version);
+        attributes.millis(attributes::TABLE_AGE_MS, age);
     }
     if let Some(principal) = principal_of(facts) {
         attributes.owned(attributes::PRINCIPAL, principal.to_string());
     }
-    if let Ok(call) = &facts.inbound.call {
-        attributes.owned(attributes::SERVICE, call.service.to_string());
-        match &call.target {
-            Ok(Target::Grpc(method)) => attributes.owned(attributes::RPC_METHOD, method.as_str().to_owned()),
-            Ok(Target::Http(method, _)) => attributes.owned(attributes::HTTP_METHOD, method.as_str().to_owned()),
-            Err(_) => {}
-        }
+    if !facts.ignored.is_empty() {
+        attributes.owned(attributes::IGNORED, facts.ignored.join("; "));
+    }
+    if let Some(grant) = grant_of(facts.decision) {
+        attributes.owned(attributes::GRANT_ID, grant.id.to_string());
+        attributes.shared(attributes::POLICY_NAME, &grant.policy.name);
+        attributes.int(attributes::POLICY_VERSION, grant.policy.version);
+        attributes.link = grant.traceparent.as_deref().and_then(parent::from_traceparent);
     }
     match facts.decision {
         Decision::Permit(permit) => {
-            attributes.owned(attributes::RULE, permit.rule().map(ToString::to_string).unwrap_or_default());
+            if let Some(Rule::Http(rule)) = permit.rule() {
+                attributes.owned(attributes::HTTP_ROUTE, rule.path().to_string());
+            }
             if let Some(left) = permit.remaining() {
-                attributes.int(attributes::REMAINING_MS, u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+                attributes.millis(attributes::GRANT_REMAINING_MS, left);
             }
         }
-        Decision::Deny(denial) => attributes.owned(attributes::DETAIL, denial.detail.to_string()),
+        Decision::Deny(denial) => {
+            attributes.keep = true;
+            attributes.fixed(attributes::REASON, denial.reason.as_str());
+            attributes.owned(attributes::DETAIL, denial.detail.to_string());
+        }
     }
-    let ignored: SmallVec<[&str; 2]> = facts.ignored.iter().copied().collect();
-    if !ignored.is_empty() {
-        attributes.owned(attributes::IGNORED, ignored.join("; "));
+    if let Ok(call) = &facts.inbound.call {
+        describe_call(call, &mut attributes);
     }
     attributes
+}
+
+/// Names the target by what is bounded: a gRPC method, or an HTTP method. The path itself stays with Envoy.
+fn describe_call(call: &Call<'_>, attributes: &mut Attributes) {
+    attributes.owned(attributes::SERVICE, call.service.to_string());
+    match &call.target {
+        Ok(Target::Grpc(method)) => {
+            let (service, name) = method.as_str().trim_start_matches('/').split_once('/').unwrap_or_default();
+            attributes.fixed(attributes::RPC_SYSTEM, "grpc");
+            attributes.owned(attributes::RPC_SERVICE, service.to_owned());
+            attributes.owned(attributes::RPC_METHOD, name.to_owned());
+        }
+        Ok(Target::Http(method, _)) => attributes.owned(attributes::HTTP_METHOD, method.as_str().to_owned()),
+        Err(_) => {}
+    }
 }
 
 /// Whom the record names: the holder of the grant, else the person, else the workload.

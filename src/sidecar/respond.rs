@@ -36,8 +36,8 @@ const REASON: &str = "x-jitgate-reason";
 const DECISION_ID: &str = "x-jitgate-decision-id";
 /// When a caller whose check could not be decided may come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// The word for the reason of an allow, beside the vocabulary of denials.
-pub const GRANTED: &str = "GRANTED";
+/// What stands for the reason of an allow, beside the vocabulary of denials.
+const NO_REASON: &str = "NONE";
 
 /// An answer to Envoy.
 ///
@@ -114,7 +114,7 @@ impl Responder {
             set("x-jitgate-expires", expires.clone()),
             set(DECISION_ID, to.id.to_string()),
         ];
-        let mut metadata = Metadata::new(to, GRANTED);
+        let mut metadata = Metadata::new(to, NO_REASON);
         metadata.text("grant", grant.id.as_str());
         metadata.text("subject", permit.principal().as_str());
         metadata.text("policy", &grant.policy.name);

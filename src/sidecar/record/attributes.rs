@@ -2,57 +2,66 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::telemetry::span::{Text, Value};
+use crate::telemetry::span::{SpanContext, Text, Value};
 
 pub(super) const DECISION: &str = "jitgate.decision";
 pub(super) const REASON: &str = "jitgate.reason";
-pub(super) const DECISION_ID: &str = "jitgate.decision_id";
 pub(super) const DETAIL: &str = "jitgate.detail";
-pub(super) const IGNORED: &str = "jitgate.ignored";
-pub(super) const GRANT: &str = "jitgate.grant";
-pub(super) const POLICY: &str = "jitgate.policy";
-pub(super) const POLICY_VERSION: &str = "jitgate.policy_version";
+pub(super) const DECISION_ID: &str = "jitgate.decision_id";
+pub(super) const IGNORED: &str = "jitgate.credentials.ignored";
+pub(super) const GRANT_ID: &str = "jitgate.grant.id";
+pub(super) const GRANT_REMAINING_MS: &str = "jitgate.grant.remaining_ms";
+pub(super) const POLICY_NAME: &str = "jitgate.policy.name";
+pub(super) const POLICY_VERSION: &str = "jitgate.policy.version";
 pub(super) const PRINCIPAL: &str = "jitgate.principal";
 pub(super) const SERVICE: &str = "jitgate.service";
-pub(super) const RULE: &str = "jitgate.rule";
-pub(super) const REMAINING_MS: &str = "jitgate.remaining_ms";
-pub(super) const REVISION: &str = "jitgate.table_revision";
-pub(super) const TABLE_AGE_MS: &str = "jitgate.table_age_ms";
+pub(super) const TABLE_REVISION: &str = "jitgate.table.revision";
+pub(super) const TABLE_AGE_MS: &str = "jitgate.table.age_ms";
 pub(super) const SHADOW: &str = "jitgate.shadow";
-pub(super) const RPC_METHOD: &str = "rpc.method";
 pub(super) const HTTP_METHOD: &str = "http.request.method";
+pub(super) const HTTP_ROUTE: &str = "http.route";
+pub(super) const RPC_SYSTEM: &str = "rpc.system";
+pub(super) const RPC_SERVICE: &str = "rpc.service";
+pub(super) const RPC_METHOD: &str = "rpc.method";
 
 type List = SmallVec<[(&'static str, Value); 16]>;
 
-/// Attributes in the order in which they were added.
+/// Attributes in the order in which they were added, and what else the span needs to know.
 #[derive(Debug, Default)]
-pub(super) struct Attributes(List);
+pub(super) struct Attributes {
+    pub(super) list: List,
+    /// The approval's trace.
+    pub(super) link: Option<SpanContext>,
+    /// Whether the span is kept whatever the caller's trace says.
+    pub(super) keep: bool,
+}
 
 impl Attributes {
     pub(super) fn fixed(&mut self, name: &'static str, value: &'static str) {
-        self.0.push((name, Value::Text(Text::Cow(Cow::Borrowed(value)))));
+        self.list.push((name, Value::Text(Text::Cow(Cow::Borrowed(value)))));
     }
 
     pub(super) fn owned(&mut self, name: &'static str, value: String) {
-        self.0.push((name, Value::Text(Text::Cow(Cow::Owned(value)))));
+        self.list.push((name, Value::Text(Text::Cow(Cow::Owned(value)))));
     }
 
     pub(super) fn shared(&mut self, name: &'static str, value: &Arc<str>) {
-        self.0.push((name, Value::Text(Text::Shared(Arc::clone(value)))));
+        self.list.push((name, Value::Text(Text::Shared(Arc::clone(value)))));
     }
 
     pub(super) fn int(&mut self, name: &'static str, value: u64) {
-        self.0.push((name, Value::Int(i64::try_from(value).unwrap_or(i64::MAX))));
+        self.list.push((name, Value::Int(i64::try_from(value).unwrap_or(i64::MAX))));
     }
 
     pub(super) fn truth(&mut self, name: &'static str, value: bool) {
-        self.0.push((name, Value::Bool(value)));
+        self.list.push((name, Value::Bool(value)));
     }
 
-    pub(super) fn into_inner(self) -> List {
-        self.0
+    pub(super) fn millis(&mut self, name: &'static str, value: Duration) {
+        self.int(name, u64::try_from(value.as_millis()).unwrap_or(u64::MAX));
     }
 }

@@ -52,6 +52,16 @@ fn context(trace_id: [u8; 16], span_id: [u8; 8], sampled: bool) -> Option<SpanCo
     (trace_id != [0; 16] && span_id != [0; 8]).then_some(SpanContext { trace_id, span_id, sampled })
 }
 
+/// A new trace's name: random, never zero.
+pub(super) fn new_trace() -> [u8; 16] {
+    rand::random::<u128>().max(1).to_be_bytes()
+}
+
+/// A new span's name: random, never zero.
+pub(super) fn new_span() -> [u8; 8] {
+    rand::random::<u64>().max(1).to_be_bytes()
+}
+
 /// Exactly `N` bytes in lower-case hexadecimal.
 fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digit = |b: u8| match b {
