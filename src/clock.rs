@@ -1,63 +1,107 @@
 //! Clocks: the one place that reads them. Decisions are made on the control plane's time, carried by a monotonic clock.
+//!
+//! * [`wall`] is the machine's clock. It dates things for people; nothing is enforced by it.
+//! * [`ControlClock`] is the control plane's time line: the wall clock read once, and monotonic time since. A step of
+//!   the wall clock of a running control plane therefore reaches neither its own expiry nor any sidecar.
+//! * [`ServerClock`] is that time line as a sidecar knows it, with an error bound.
+//!
+//! "Monotonic" is `CLOCK_MONOTONIC`. It is slewed by NTP but never stepped, and on Linux it stands still while the
+//! machine is suspended: a sidecar that wakes up believes that no time has passed until the first progress messages of
+//! its new session correct it (see [`ServerClock::observe`]).
 
 use std::time::{Duration, SystemTime};
 
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::model::time::Timestamp;
 
-/// The wall clock. Only the control plane dates things with it; enforcement never does.
+pub mod server;
+
+pub use server::{Reading, ServerClock, Skew};
+
+/// The wall clock. It dates things for people; enforcement never reads it.
 #[expect(clippy::disallowed_methods, reason = "the one reading of the wall clock")]
 pub fn wall() -> Timestamp {
     Timestamp::from_system(SystemTime::now())
 }
 
-/// The control plane's time as a sidecar knows it: the newest `server_time` heard, plus monotonic time since.
-///
-/// Stepping this machine's wall clock does not move it, and it never runs backwards.
-#[derive(Debug)]
-pub struct ServerClock {
-    origin: Instant,
-    state: Mutex<Option<Anchor>>,
+/// `later - earlier` in microseconds, either sign.
+pub fn micros_between(earlier: Timestamp, later: Timestamp) -> i64 {
+    let difference = i128::from(later.as_micros()) - i128::from(earlier.as_micros());
+    i64::try_from(difference).unwrap_or(if difference < 0 { i64::MIN } else { i64::MAX })
 }
 
+/// The control plane's time: the wall clock as it was at start-up, and monotonic time since.
 #[derive(Debug, Clone, Copy)]
-struct Anchor {
-    server: Timestamp,
-    heard: Instant,
-    error: Duration,
+pub struct ControlClock {
+    start: Timestamp,
+    since: Instant,
 }
 
-impl Default for ServerClock {
+impl ControlClock {
+    /// Anchors at the wall clock, but not before `recorded`, the newest time this store has written down: a clock that
+    /// went back while the control plane was down does not give ended grants more time.
+    pub fn anchored(recorded: Timestamp) -> Self {
+        Self::starting_at(wall().max(recorded))
+    }
+
+    /// Anchors at a given time.
+    pub fn starting_at(start: Timestamp) -> Self {
+        Self { start, since: Instant::now() }
+    }
+
+    /// The control plane's time now.
+    pub fn now(&self) -> Timestamp {
+        self.start.plus(self.since.elapsed())
+    }
+
+    /// How far the wall clock has moved away since the start, in microseconds: worth a warning beyond a second, and
+    /// cured by a restart once the wall clock is right.
+    pub fn wall_drift_micros(&self) -> i64 {
+        micros_between(self.now(), wall())
+    }
+}
+
+impl Default for ControlClock {
     fn default() -> Self {
-        Self { origin: Instant::now(), state: Mutex::new(None) }
+        Self::anchored(Timestamp::default())
     }
 }
 
-impl ServerClock {
-    /// Nanoseconds on this process's monotonic clock; what `sent_nanos` carries.
-    pub fn monotonic_nanos(&self) -> u64 {
-        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+/// Longest span that arithmetic on instants is trusted with.
+const FAR: Duration = Duration::from_hours(24 * 365);
+
+/// `at - span`, or `at` when the clock does not go back that far.
+fn earlier(at: Instant, span: Duration) -> Instant {
+    at.checked_sub(span.min(FAR)).unwrap_or(at)
+}
+
+/// `at + span`, capped a year ahead.
+fn later(at: Instant, span: Duration) -> Instant {
+    at + span.min(FAR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn control_time_is_monotonic_time_from_one_reading_of_the_wall() {
+        let clock = ControlClock::starting_at(Timestamp::from_micros(5_000_000));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert_eq!(clock.now(), Timestamp::from_micros(12_000_000));
     }
 
-    /// Takes in a progress message received just now. `round_trip` is what the echo measured, if anything.
-    pub fn observe(&self, server_time: Timestamp, round_trip: Option<Duration>) {
-        let half = round_trip.unwrap_or_default() / 2;
-        let now = Instant::now();
-        let mut state = self.state.lock();
-        let floor = state.map_or(Timestamp::default(), |anchor| anchor.server.plus(now - anchor.heard));
-        *state = Some(Anchor { server: server_time.plus(half).max(floor), heard: now, error: half });
+    #[tokio::test(start_paused = true)]
+    async fn control_time_does_not_start_before_what_the_store_has_recorded() {
+        let ahead = wall().plus(Duration::from_hours(1));
+        assert_eq!(ControlClock::anchored(ahead).now(), ahead);
+        assert!(ControlClock::default().now() < ahead);
     }
 
-    /// The control plane's time now; `None` before the first observation.
-    pub fn now(&self) -> Option<Timestamp> {
-        let anchor = (*self.state.lock())?;
-        Some(anchor.server.plus(anchor.heard.elapsed()))
-    }
-
-    /// How far [`ServerClock::now`] may be off: half the round trip.
-    pub fn error(&self) -> Option<Duration> {
-        self.state.lock().map(|anchor| anchor.error)
+    #[test]
+    fn differences_have_a_sign() {
+        let (a, b) = (Timestamp::from_micros(1), Timestamp::from_micros(9));
+        assert_eq!((micros_between(a, b), micros_between(b, a)), (8, -8));
     }
 }

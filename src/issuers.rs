@@ -1,14 +1,64 @@
 //! JWTs of configured issuers: whose keys count, and what a verified token proves. Verification reads memory only.
+//!
+//! ```text
+//! token -> cache hit? -> whose is it? -> header -> key of the issuer -> signature -> claims -> Identity, kept until it ends
+//! JWKS in the file | JWKS file | JWKS URL | secret file  --run-->  keyring: the keys that count now
+//! ```
+//!
+//! A token of an issuer that is not configured is not judged: it belongs to the application and proves nothing here.
 
+use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use jsonwebtoken::Algorithm;
+use tokio_util::sync::CancellationToken;
 
 use crate::model::decision::Denial;
 use crate::model::identity::Principal;
 use crate::model::time::Timestamp;
+use crate::runtime::Outcome;
 
-/// The configured issuers and their keys.
-#[derive(Debug, Default)]
-pub struct Issuers {}
+mod cache;
+mod config;
+mod json;
+mod keyring;
+mod keys;
+mod source;
+mod verify;
+
+pub use cache::CacheStats;
+pub use config::IssuersArgs;
+pub use keyring::KeyStatus;
+
+use cache::{Basis, TokenCache};
+use keyring::Keyring;
+use verify::{Fault, Presented, Seal, TOKEN_MAX, Unread};
+
+/// The configured issuers, their keys, and the tokens verified with them.
+#[derive(Default)]
+pub struct Issuers {
+    issuers: Vec<Issuer>,
+    verified: TokenCache,
+}
+
+struct Issuer {
+    terms: Terms,
+    keyring: Keyring,
+}
+
+/// What a token of one issuer must meet, keys aside.
+#[derive(Debug)]
+struct Terms {
+    issuer: Arc<str>,
+    audiences: Vec<String>,
+    /// `None` leaves it to the keys.
+    algorithms: Option<Vec<Algorithm>>,
+    groups_claim: Box<str>,
+    leeway: Duration,
+}
 
 /// What a bearer token turned out to be.
 #[derive(Debug, Clone)]
@@ -22,7 +72,7 @@ pub enum Verdict {
 }
 
 /// What a verified token proves.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Identity {
     /// `user:<issuer>|<sub>`.
     pub user: Principal,
@@ -35,13 +85,144 @@ pub struct Identity {
 }
 
 impl Issuers {
-    /// Judges a bearer token at `now`. Waits only (and at most 150 ms) for a key fetch that an unknown `kid` set off.
-    pub async fn verify(&self, _token: &str, _now: Timestamp) -> Verdict {
-        Verdict::Foreign("no issuer is configured")
+    /// Reads the issuers file. Key files are read too, relative to it; keys at a URL come with [`Issuers::run`].
+    ///
+    /// # Errors
+    /// One line that names the place in the file, or the key file, and what to do.
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        Ok(Self { issuers: config::load(path)?, verified: TokenCache::default() })
     }
 
-    /// Whether any issuer is configured.
+    /// As [`Issuers::load`], with the file's text at hand.
+    ///
+    /// # Errors
+    /// As [`Issuers::load`].
+    pub fn parse(text: &str, path: &Path) -> anyhow::Result<Self> {
+        Ok(Self { issuers: config::parse(text, path)?, verified: TokenCache::default() })
+    }
+
+    /// Accepts these as `aud` too, whichever issuer a token comes from.
+    #[must_use]
+    pub fn accepting(mut self, audiences: &[String]) -> Self {
+        for Issuer { terms, .. } in &mut self.issuers {
+            for audience in audiences.iter().filter(|audience| !audience.is_empty()) {
+                if !terms.audiences.contains(audience) {
+                    terms.audiences.push(audience.clone());
+                }
+            }
+        }
+        self
+    }
+
+    /// Whether no issuer is configured: then no token counts.
     pub fn is_empty(&self) -> bool {
-        true
+        self.issuers.is_empty()
+    }
+
+    /// Judges a bearer token at `now`. Waits only (and at most 150 ms) for a key fetch that an unknown `kid` set off.
+    pub async fn verify(&self, token: &str, now: Timestamp) -> Verdict {
+        if self.issuers.is_empty() {
+            return Verdict::Foreign("no issuer is configured");
+        }
+        if token.len() <= TOKEN_MAX
+            && let Some(identity) = self.verified.find(token, now, |basis| self.is_current(basis))
+        {
+            return Verdict::Valid(identity);
+        }
+        let presented = match Presented::read(token) {
+            Ok(presented) => presented,
+            Err(Unread::Foreign(why)) => return Verdict::Foreign(why),
+            Err(Unread::Bad(denial)) => return Verdict::Bad(denial),
+        };
+        let claimed = presented.claimed_issuer();
+        let found = self.issuers.iter().position(|issuer| claimed == Some(&*issuer.terms.issuer));
+        let Some((place, issuer)) = found.and_then(|place| Some((place, self.issuers.get(place)?))) else {
+            return Verdict::Foreign("the bearer token's issuer is not configured");
+        };
+        self.verified.missed();
+        let good = match presented.seal() {
+            Ok(seal) => issuer.judge(&presented, &seal, now).await,
+            Err(denial) => Err(denial),
+        };
+        match good {
+            Ok((identity, generation)) => {
+                let identity = Arc::new(identity);
+                self.verified.keep(token, &identity, Basis { issuer: place, generation }, now);
+                Verdict::Valid(identity)
+            }
+            Err(denial) => Verdict::Bad(denial),
+        }
+    }
+
+    fn is_current(&self, basis: Basis) -> bool {
+        self.issuers.get(basis.issuer).is_some_and(|issuer| issuer.keyring.current().number == basis.generation)
+    }
+
+    /// Keeps the keys of all issuers fresh until `stop`. Without it they stay as they were read at first.
+    ///
+    /// # Errors
+    /// Never: an issuer out of reach is logged and tried again, and its last good keys stay in use.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) -> Outcome {
+        let tended = self.issuers.iter().enumerate().map(|(place, issuer)| {
+            let verified = &self.verified;
+            issuer.keyring.tend(move || verified.forget(place), &stop)
+        });
+        join_all(tended).await;
+        stop.cancelled().await;
+        Ok(())
+    }
+
+    /// How the cache of verified tokens does.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.verified.stats()
+    }
+
+    /// How each issuer's keys are doing, in the order of the file.
+    pub fn key_status(&self) -> impl Iterator<Item = KeyStatus<'_>> {
+        self.issuers.iter().map(|issuer| issuer.keyring.status())
     }
 }
+
+impl Issuer {
+    /// Judges, and once more if the keys did not know the token's and have been looked at again.
+    async fn judge(&self, presented: &Presented<'_>, seal: &Seal, now: Timestamp) -> Result<(Identity, u64), Denial> {
+        match self.judge_at_once(presented, seal, now) {
+            Err(Fault::KeyUnknown(_)) => {}
+            Err(Fault::Final(denial)) => return Err(denial),
+            Ok(good) => return Ok(good),
+        }
+        self.keyring.look_again(|keys| seal.is_known_to(keys)).await;
+        self.judge_at_once(presented, seal, now).map_err(|(Fault::Final(denial) | Fault::KeyUnknown(denial))| denial)
+    }
+
+    fn judge_at_once(&self, presented: &Presented<'_>, seal: &Seal, now: Timestamp) -> Result<(Identity, u64), Fault> {
+        let current = self.keyring.current();
+        let identity = presented.judge(seal, &self.terms, &current.keys, now)?;
+        Ok((identity, current.number))
+    }
+}
+
+/// Names and numbers; neither keys nor tokens.
+impl fmt::Debug for Issuers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status: Vec<_> = self.key_status().collect();
+        f.debug_struct("Issuers").field("keys", &status).field("verified", &self.verified).finish()
+    }
+}
+
+/// Without the claims: what else is in them is nobody's business here.
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { user, groups, expires, claims: _ } = self;
+        f.debug_struct("Identity")
+            .field("user", user)
+            .field("groups", groups)
+            .field("expires", expires)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;

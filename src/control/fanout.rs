@@ -1,9 +1,39 @@
 //! The server end of the watch: a mirror of all grants at the newest revision, and one session for each sidecar.
+//!
+//! The control plane calls it in this order: [`Fanout::new`] with what the store holds, [`Fanout::run`] in its set of
+//! tasks, [`Fanout::service`] into its gRPC server, and [`Fanout::publish`] with each commit, in order of revision, after
+//! the commit is durable and before it is answered. Publishing never waits for a sidecar.
+//!
+//! It never decides what a sidecar may watch (an [`Entitle`] does) and never sends a revision that the store may lose.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::ControlClock;
+use crate::index::Index;
 use crate::model::grant::{Grant, GrantId, Revision};
 use crate::model::identity::Service;
+use crate::runtime::Outcome;
+
+pub mod fleet;
+pub mod mirror;
+mod outbox;
+pub mod service;
+mod session;
+mod subscription;
+
+pub use fleet::{Enforcement, Sidecar};
+pub use service::{Enforcer, Entitle};
+
+use fleet::Fleet;
+use mirror::{Gap, Mirror};
 
 /// What one committed revision changed, for the sidecars.
 #[derive(Debug, Clone)]
@@ -27,3 +57,227 @@ pub enum Change {
         service: Service,
     },
 }
+
+/// Bounds and intervals.
+#[derive(Debug, Clone)]
+pub struct FanoutConfig {
+    /// A progress message at least this often.
+    pub progress_interval: Duration,
+    /// How many changes can be resumed over; further back, a snapshot is sent.
+    pub changes_kept: usize,
+    /// Snapshots sent at the same time; whoever comes beyond that is told to come back.
+    pub snapshots_at_once: usize,
+    /// Before how long a turned-away sidecar comes back, on average.
+    pub come_back_after: Duration,
+    /// A sidecar that reads nothing for this long is dropped.
+    pub send_timeout: Duration,
+    /// A session ends after this long, so that the caller proves its identity again; it resumes without a snapshot.
+    pub session_age: Duration,
+}
+
+impl Default for FanoutConfig {
+    fn default() -> Self {
+        Self {
+            progress_interval: Duration::from_secs(1),
+            changes_kept: 16_384,
+            snapshots_at_once: 32,
+            come_back_after: Duration::from_secs(1),
+            send_timeout: Duration::from_secs(30),
+            session_age: Duration::from_hours(1),
+        }
+    }
+}
+
+/// Feeds every sidecar. Dropping it ends all sessions.
+#[derive(Debug)]
+pub struct Fanout {
+    hub: Arc<Hub>,
+    sessions: Mutex<JoinSet<()>>,
+}
+
+/// What all sessions share.
+#[derive(Debug)]
+struct Hub {
+    epoch: String,
+    config: FanoutConfig,
+    mirror: RwLock<Mirror>,
+    head: watch::Sender<Revision>,
+    fleet: Fleet,
+    snapshots: Arc<Semaphore>,
+    clock: ControlClock,
+    opened: AtomicU64,
+    open: AtomicU64,
+    /// Cancelled when the control plane stops, or when the mirror can no longer become current.
+    stop: CancellationToken,
+    gap: Mutex<Option<Gap>>,
+}
+
+impl Fanout {
+    /// Starts from everything the store holds at `revision`; `history` are its last commits up to there, oldest first,
+    /// from which sidecars can resume over a restart of the control plane (may be empty).
+    pub fn new(
+        epoch: impl Into<String>,
+        revision: Revision,
+        grants: impl IntoIterator<Item = Grant>,
+        history: &[Commit],
+        config: FanoutConfig,
+    ) -> Self {
+        Self::on_clock(
+            epoch,
+            Mirror::new(revision, grants, history, config.changes_kept),
+            config,
+            ControlClock::default(),
+        )
+    }
+
+    /// As [`Fanout::new`], on the clock that the rest of the control plane judges expiry by.
+    pub fn on_clock(epoch: impl Into<String>, mirror: Mirror, config: FanoutConfig, clock: ControlClock) -> Self {
+        let hub = Hub {
+            epoch: epoch.into(),
+            head: watch::Sender::new(mirror.revision()),
+            mirror: RwLock::new(mirror),
+            fleet: Fleet::default(),
+            snapshots: Arc::new(Semaphore::new(config.snapshots_at_once)),
+            config,
+            clock,
+            opened: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+            stop: CancellationToken::new(),
+            gap: Mutex::new(None),
+        };
+        Self { hub: Arc::new(hub), sessions: Mutex::default() }
+    }
+
+    /// Takes in a durable commit and wakes the sessions it may concern. Never waits for a sidecar.
+    ///
+    /// A commit that leaves out a revision ends every session and lets [`Fanout::run`] fail: with a change unknown,
+    /// sidecars had better go stale than trust what follows.
+    pub fn publish(&self, commit: &Commit) {
+        let applied = self.hub.mirror.write().apply(commit);
+        match applied {
+            Ok(true) => {
+                self.hub.head.send_replace(commit.revision);
+            }
+            Ok(false) => tracing::debug!(revision = %commit.revision, "a commit was published twice"),
+            Err(gap) => {
+                tracing::error!(%gap, "the grants can no longer be followed; ending every session");
+                *self.hub.gap.lock() = Some(gap);
+                self.hub.stop.cancel();
+            }
+        }
+    }
+
+    /// Keeps the list of sidecars tidy until asked to stop; then ends every session in an orderly way.
+    ///
+    /// # Errors
+    /// When a commit was left out (see [`Fanout::publish`]).
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) -> Outcome {
+        let mut tick = tokio::time::interval_at(Instant::now() + SWEEP_INTERVAL, SWEEP_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break self.hub.stop.cancel(),
+                () = self.hub.stop.cancelled() => break,
+                _ = tick.tick() => {
+                    self.hub.fleet.sweep(self.hub.clock.now());
+                    self.reap();
+                }
+            }
+        }
+        let mut sessions = std::mem::take(&mut *self.sessions.lock());
+        // Each session ends within its farewell; what does not is aborted by dropping the set.
+        while let Ok(Some(_)) = tokio::time::timeout(FAREWELL, sessions.join_next()).await {}
+        match self.hub.gap.lock().take() {
+            Some(gap) => Err(anyhow::Error::new(gap)),
+            None => Ok(()),
+        }
+    }
+
+    /// Collects what ended sessions left behind. A session that panicked has already reset its stream.
+    fn reap(&self) {
+        let mut sessions = self.sessions.lock();
+        while let Some(ended) = sessions.try_join_next() {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a watch session ended abnormally");
+            }
+        }
+    }
+
+    /// All grants and tombstones at the newest revision, for explanations and listings.
+    pub fn index(&self) -> Arc<Index> {
+        Arc::clone(self.hub.mirror.read().index())
+    }
+
+    /// The newest revision published.
+    pub fn revision(&self) -> Revision {
+        *self.hub.head.borrow()
+    }
+
+    /// Wakes at every revision published.
+    pub fn revisions(&self) -> watch::Receiver<Revision> {
+        self.hub.head.subscribe()
+    }
+
+    /// Sidecars can resume from this revision on; from before it they need a snapshot.
+    pub fn compacted_through(&self) -> Revision {
+        self.hub.mirror.read().compacted_through()
+    }
+
+    /// The clock that sidecars follow; judge expiry by it.
+    pub fn clock(&self) -> ControlClock {
+        self.hub.clock
+    }
+
+    /// Every sidecar connected, or gone for less than a day.
+    pub fn sidecars(&self) -> Vec<Sidecar> {
+        self.hub.fleet.list()
+    }
+
+    /// Sessions open now.
+    pub fn open_sessions(&self) -> u64 {
+        self.hub.open.load(Ordering::Acquire)
+    }
+
+    /// Sessions opened since the start.
+    pub fn sessions_opened(&self) -> u64 {
+        self.hub.opened.load(Ordering::Acquire)
+    }
+
+    /// Waits until every sidecar of these services enforces `revision`, or `patience` ends; then says how far it is.
+    ///
+    /// A sidecar that was cut off before this control plane started, and has not come back, is not known here.
+    pub async fn await_enforced(&self, revision: Revision, services: &[Service], patience: Duration) -> Enforcement {
+        let asked_at = self.hub.clock.now();
+        let deadline = Instant::now() + patience.min(PATIENCE_MAX);
+        let mut changes = self.hub.fleet.changes();
+        loop {
+            changes.mark_unchanged();
+            let mut answer = self.hub.fleet.enforcement(revision, services, self.hub.clock.now());
+            let done = answer.outstanding.is_empty() || Instant::now() >= deadline || self.hub.stop.is_cancelled();
+            if done {
+                // Whoever has not read this revision heard its last progress message before it was asked for.
+                let waited = self.hub.clock.now().since(asked_at);
+                answer.fenced_by = answer.fenced_by.map(|by| by.minus(waited));
+                return answer;
+            }
+            // A sidecar that went away drops out when its bound has passed, which nothing announces: look now and then.
+            let look_again = deadline.min(Instant::now() + LOOK_AGAIN);
+            let woken = tokio::time::timeout_at(look_again, changes.changed()).await;
+            if let Ok(Err(_closed)) = woken {
+                return answer;
+            }
+        }
+    }
+}
+
+/// How often long-gone sidecars are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// How long a session may take to say goodbye.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Longest wait for enforcement.
+const PATIENCE_MAX: Duration = Duration::from_hours(1);
+/// How often a wait for enforcement looks at the clock.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests;

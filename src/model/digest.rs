@@ -4,7 +4,27 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-/// The sum (four 64-bit lanes, wrapping) of the SHA-256 of every entry's canonical bytes.
+/// What one entry adds to the digest of its table: the SHA-256 of its bytes, as four 64-bit lanes.
+///
+/// Whoever keeps it beside the entry can take the entry out again without its bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct EntryMark([u64; 4]);
+
+impl EntryMark {
+    /// Of an entry's bytes, exactly as they travel.
+    pub fn of(entry: &[u8]) -> Self {
+        let hash = Sha256::digest(entry);
+        let mut lanes = [0; 4];
+        for (lane, chunk) in lanes.iter_mut().zip(hash.chunks_exact(8)) {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(chunk);
+            *lane = u64::from_le_bytes(bytes);
+        }
+        Self(lanes)
+    }
+}
+
+/// The sum (four 64-bit lanes, wrapping) of the marks of every entry.
 ///
 /// It finds divergence by accident. Both ends are authenticated; it is no defence against a forger of entries.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -14,16 +34,16 @@ impl TableDigest {
     /// Length in bytes.
     pub const LEN: usize = 32;
 
-    /// Adds one entry by its canonical bytes.
-    pub fn add(&mut self, entry: &[u8]) {
-        for (lane, value) in self.0.iter_mut().zip(lanes(entry)) {
+    /// Adds one entry.
+    pub fn add(&mut self, entry: EntryMark) {
+        for (lane, value) in self.0.iter_mut().zip(entry.0) {
             *lane = lane.wrapping_add(value);
         }
     }
 
     /// Takes one entry out again.
-    pub fn remove(&mut self, entry: &[u8]) {
-        for (lane, value) in self.0.iter_mut().zip(lanes(entry)) {
+    pub fn remove(&mut self, entry: EntryMark) {
+        for (lane, value) in self.0.iter_mut().zip(entry.0) {
             *lane = lane.wrapping_sub(value);
         }
     }
@@ -47,15 +67,10 @@ impl TableDigest {
     }
 }
 
-fn lanes(entry: &[u8]) -> [u64; 4] {
-    let hash = Sha256::digest(entry);
-    let mut lanes = [0; 4];
-    for (lane, chunk) in lanes.iter_mut().zip(hash.chunks_exact(8)) {
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(chunk);
-        *lane = u64::from_le_bytes(bytes);
+impl fmt::Debug for EntryMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|lane| write!(f, "{:016x}", lane.swap_bytes()))
     }
-    lanes
 }
 
 /// Hexadecimal.
@@ -77,23 +92,34 @@ mod tests {
 
     #[test]
     fn order_does_not_matter_and_removal_undoes() {
+        let (a, b) = (EntryMark::of(b"a"), EntryMark::of(b"b"));
         let (mut ab, mut ba) = (TableDigest::default(), TableDigest::default());
-        ab.add(b"a");
-        ab.add(b"b");
-        ba.add(b"b");
-        ba.add(b"a");
+        ab.add(a);
+        ab.add(b);
+        ba.add(b);
+        ba.add(a);
         assert_eq!(ab, ba);
         assert_ne!(ab, TableDigest::default());
-        ab.remove(b"b");
-        ab.remove(b"a");
+        ab.remove(b);
+        ab.remove(a);
         assert_eq!(ab, TableDigest::default());
     }
 
     #[test]
     fn an_entry_twice_is_not_an_entry_never() {
         let mut twice = TableDigest::default();
-        twice.add(b"a");
-        twice.add(b"a");
+        twice.add(EntryMark::of(b"a"));
+        twice.add(EntryMark::of(b"a"));
         assert_ne!(twice, TableDigest::default());
+    }
+
+    #[test]
+    fn the_digest_of_two_tables_together_is_their_sum() {
+        let (mut one, mut other, mut both) = Default::default();
+        TableDigest::add(&mut one, EntryMark::of(b"a"));
+        TableDigest::add(&mut other, EntryMark::of(b"b"));
+        TableDigest::add(&mut both, EntryMark::of(b"b"));
+        both.add(EntryMark::of(b"a"));
+        assert_eq!(one.join(other), both);
     }
 }

@@ -1,23 +1,43 @@
 //! The grant table: one writer publishes, readers never wait. A snapshot replaces it in one swap; deltas change it in place.
+//!
+//! Freshness is a value, counted on the monotonic clock from the moment the newest progress message was *sent* (at the
+//! earliest): what lay in a buffer or in a stopped process is as old as it is. Nothing here reads the wall clock.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::clock::ServerClock;
 use crate::index::Index;
 use crate::model::decide::Freshness;
+use crate::model::digest::TableDigest;
+use crate::model::grant::Revision;
 use crate::model::time::Timestamp;
 
 /// What the sidecar knows, and how recent that is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Table {
     current: ArcSwapOption<Index>,
+    epoch: Mutex<Arc<str>>,
     heard: Mutex<Option<Instant>>,
+    applied: watch::Sender<Revision>,
     clock: ServerClock,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            current: ArcSwapOption::empty(),
+            epoch: Mutex::new(Arc::from("")),
+            heard: Mutex::new(None),
+            applied: watch::Sender::new(Revision::default()),
+            clock: ServerClock::default(),
+        }
+    }
 }
 
 impl Table {
@@ -26,17 +46,43 @@ impl Table {
         self.current.load_full()
     }
 
-    /// Publishes a complete copy in one swap.
+    /// Publishes a complete copy in one swap, in the history that was published last.
     pub fn publish(&self, index: Index) {
+        let revision = index.revision();
         self.current.store(Some(Arc::new(index)));
+        self.announce(revision);
+    }
+
+    /// Publishes a complete copy of a history.
+    pub fn publish_epoch(&self, epoch: &str, index: Index) {
+        *self.epoch.lock() = Arc::from(epoch);
+        self.publish(index);
+    }
+
+    /// The published copy now holds everything up to `revision`.
+    pub fn advance(&self, revision: Revision) {
+        if let Some(index) = &*self.current.load() {
+            index.advance(revision);
+            self.announce(revision);
+        }
+    }
+
+    fn announce(&self, revision: Revision) {
+        self.applied.send_replace(revision);
     }
 
     /// The control plane was heard from just now.
     pub fn heard(&self) {
-        *self.heard.lock() = Some(Instant::now());
+        self.heard_at(Instant::now());
     }
 
-    /// How long ago the control plane was last heard from.
+    /// The control plane vouched for this table at `at`.
+    pub fn heard_at(&self, at: Instant) {
+        let mut heard = self.heard.lock();
+        *heard = Some(heard.map_or(at, |before| before.max(at)));
+    }
+
+    /// How long ago the control plane last vouched for this table.
     pub fn age(&self) -> Option<Duration> {
         self.heard.lock().map(|heard| heard.elapsed())
     }
@@ -55,6 +101,26 @@ impl Table {
         }
     }
 
+    /// Wakes at every revision applied and at every snapshot: for whoever waits for a revision or ties something to a grant.
+    pub fn changes(&self) -> watch::Receiver<Revision> {
+        self.applied.subscribe()
+    }
+
+    /// The revision of the published copy.
+    pub fn revision(&self) -> Option<Revision> {
+        self.current.load().as_ref().map(|index| index.revision())
+    }
+
+    /// The history that the published copy belongs to; empty before the first.
+    pub fn epoch(&self) -> Arc<str> {
+        Arc::clone(&self.epoch.lock())
+    }
+
+    /// The digest of the published copy.
+    pub fn digest(&self) -> Option<TableDigest> {
+        self.current.load().as_ref().map(|index| index.digest())
+    }
+
     /// The control plane's clock.
     pub fn clock(&self) -> &ServerClock {
         &self.clock
@@ -63,5 +129,51 @@ impl Table {
     /// The control plane's time; `None` before it was ever heard.
     pub fn now(&self) -> Option<Timestamp> {
         self.clock.now()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_table_is_never_fresh_before_both_a_snapshot_and_a_progress_message() {
+        let table = Table::default();
+        assert_eq!(table.freshness(SECOND), Freshness::Never);
+        table.heard();
+        assert_eq!(table.freshness(SECOND), Freshness::Never, "heard, but nothing complete yet");
+        let table = Table::default();
+        table.publish(Index::new());
+        assert_eq!(table.freshness(SECOND), Freshness::Never, "complete, but nobody vouched for it");
+        table.heard();
+        assert_eq!(table.freshness(SECOND), Freshness::Fresh);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn staleness_counts_from_when_a_message_was_sent_and_an_older_one_does_not_undo_it() {
+        let table = Table::default();
+        table.publish(Index::new());
+        table.heard();
+        tokio::time::advance(3 * SECOND).await;
+        assert_eq!(table.freshness(2 * SECOND), Freshness::Stale(3 * SECOND));
+        table.heard_at(Instant::now() - SECOND);
+        assert_eq!(table.age(), Some(SECOND));
+        table.heard_at(Instant::now() - 2 * SECOND);
+        assert_eq!(table.age(), Some(SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_a_revision_is_woken() {
+        let table = Table::default();
+        let mut changes = table.changes();
+        table.advance(Revision(3));
+        assert_eq!(table.revision(), None, "nothing to advance before the first snapshot");
+        table.publish_epoch("E", Index::new());
+        assert!(changes.has_changed().unwrap());
+        table.advance(Revision(4));
+        assert_eq!(*changes.wait_for(|revision| *revision >= Revision(4)).await.unwrap(), Revision(4));
+        assert_eq!((table.revision(), &*table.epoch()), (Some(Revision(4)), "E"));
     }
 }

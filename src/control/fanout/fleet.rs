@@ -1,0 +1,370 @@
+//! The fleet: what is known of every sidecar that watches or watched lately, and whether it enforces a revision yet.
+//!
+//! A sidecar is counted as enforcing only by its own acknowledgement. One that is silent is outstanding until its table
+//! is too old to decide from by its own staleness bound; nothing here presumes that a lost one is harmless sooner.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::model::grant::Revision;
+use crate::model::identity::Service;
+use crate::model::time::Timestamp;
+
+/// Most sidecars remembered.
+pub const FLEET_MAX: usize = 10_000;
+/// How long a sidecar that went away is remembered.
+pub const FORGET_AFTER: Duration = Duration::from_hours(24);
+
+/// One sidecar process.
+#[derive(Debug, Clone)]
+pub struct Sidecar {
+    /// Its stable name.
+    pub id: String,
+    /// ULID of the process.
+    pub instance: String,
+    /// Name and version, as it says.
+    pub software: String,
+    /// What it watches.
+    pub services: Vec<Service>,
+    /// How long after the last progress message it still decides.
+    pub max_staleness: Duration,
+    /// Whether a session is open, and since when.
+    pub connected_since: Option<Timestamp>,
+    /// When it was last heard from.
+    pub last_seen: Timestamp,
+    /// The revision that it enforces.
+    pub acked: Revision,
+    /// When it applied that, by its estimate of this clock.
+    pub applied_at: Option<Timestamp>,
+    /// Streams that it ended when it applied that.
+    pub streams_closed: u32,
+    /// Its wall clock minus this clock, in microseconds, as it reports.
+    pub clock_offset_micros: i64,
+    /// The error bound of its estimate of this clock.
+    pub clock_error: Duration,
+    /// Grants that it could not enforce (and denies), and the newest complaint.
+    pub nacks: u64,
+    /// The newest of them.
+    pub last_nack: Option<Refusal>,
+    /// Sessions opened so far.
+    pub sessions: u64,
+}
+
+/// A grant that a sidecar denies because it cannot enforce it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The grant.
+    pub grant: String,
+    /// At which revision.
+    pub revision: Revision,
+    /// Why, as the sidecar says.
+    pub error: String,
+}
+
+/// How far a revision is enforced.
+#[derive(Debug, Clone, Default)]
+pub struct Enforcement {
+    /// Sidecars that enforce it.
+    pub receipts: Vec<Receipt>,
+    /// Sidecars that may still act on the state before.
+    pub outstanding: Vec<Outstanding>,
+    /// When the outstanding ones refuse anyway, having heard nothing; absent when none is outstanding. It holds for
+    /// grants with strict staleness; a grant whose last known state counts ends at its own end.
+    pub fenced_by: Option<Timestamp>,
+}
+
+/// A sidecar's word that a revision is enforced there.
+#[derive(Debug, Clone)]
+pub struct Receipt {
+    /// Which sidecar.
+    pub sidecar: String,
+    /// Which process of it.
+    pub instance: String,
+    /// The revision it enforces; the one asked for or newer.
+    pub revision: Revision,
+    /// When it applied it.
+    pub applied_at: Option<Timestamp>,
+    /// Streams that it ended then.
+    pub streams_closed: u32,
+}
+
+/// A sidecar that has not acknowledged yet.
+#[derive(Debug, Clone)]
+pub struct Outstanding {
+    /// Which sidecar.
+    pub sidecar: String,
+    /// Which process of it.
+    pub instance: String,
+    /// Whether a session with it is open.
+    pub connected: bool,
+    /// The revision it last acknowledged.
+    pub acked: Revision,
+}
+
+/// Names one process of one sidecar.
+pub type Key = (String, String);
+
+/// Every sidecar known.
+#[derive(Debug, Default)]
+pub struct Fleet {
+    known: Mutex<HashMap<Key, Row>>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Row {
+    sidecar: Sidecar,
+    /// The session that may write here; a later one of the same process takes over.
+    session: u64,
+}
+
+/// Why a sidecar cannot be added.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{FLEET_MAX} sidecars are connected, which is the most this control plane serves")]
+pub struct Full;
+
+impl Fleet {
+    /// A session opens. What an earlier session of the same process acknowledged stays true.
+    ///
+    /// # Errors
+    /// [`Full`] when no row can be given up for it.
+    pub fn join(&self, sidecar: Sidecar, session: u64) -> Result<(), Full> {
+        let key = (sidecar.id.clone(), sidecar.instance.clone());
+        let mut known = self.known.lock();
+        if !known.contains_key(&key) && known.len() >= FLEET_MAX && !evict_longest_gone(&mut known) {
+            return Err(Full);
+        }
+        let row = match known.remove(&key) {
+            Some(Row { sidecar: before, .. }) => Sidecar {
+                acked: before.acked,
+                applied_at: before.applied_at,
+                streams_closed: before.streams_closed,
+                nacks: before.nacks,
+                last_nack: before.last_nack,
+                sessions: before.sessions + 1,
+                ..sidecar
+            },
+            None => Sidecar { sessions: 1, ..sidecar },
+        };
+        known.insert(key, Row { sidecar: row, session });
+        drop(known);
+        self.changed.send_replace(());
+        Ok(())
+    }
+
+    /// Changes what is known of a sidecar, if this session is still its newest.
+    pub fn note(&self, key: &Key, session: u64, change: impl FnOnce(&mut Sidecar)) {
+        if let Some(row) = self.known.lock().get_mut(key).filter(|row| row.session == session) {
+            change(&mut row.sidecar);
+        }
+    }
+
+    /// As [`Fleet::note`], and wakes whoever waits for enforcement.
+    pub fn announce(&self, key: &Key, session: u64, change: impl FnOnce(&mut Sidecar)) {
+        self.note(key, session, change);
+        self.changed.send_replace(());
+    }
+
+    /// Forgets those long gone, and those gone whose place another process of the same sidecar has taken, once their
+    /// table is too old to decide from.
+    pub fn sweep(&self, now: Timestamp) {
+        let mut known = self.known.lock();
+        let present: HashSet<String> = known
+            .values()
+            .filter(|row| row.sidecar.connected_since.is_some())
+            .map(|row| row.sidecar.id.clone())
+            .collect();
+        known.retain(|_, row| {
+            let gone = row.sidecar.connected_since.is_none().then(|| now.since(row.sidecar.last_seen));
+            let replaced = present.contains(&row.sidecar.id) && row.sidecar.fenced(now);
+            gone.is_none_or(|gone| gone < FORGET_AFTER && !replaced)
+        });
+    }
+
+    /// Everything known, by name.
+    pub fn list(&self) -> Vec<Sidecar> {
+        let mut sidecars: Vec<_> = self.known.lock().values().map(|row| row.sidecar.clone()).collect();
+        sidecars.sort_by(|a, b| (&a.id, &a.instance).cmp(&(&b.id, &b.instance)));
+        sidecars
+    }
+
+    /// Wakes whenever an answer of [`Fleet::enforcement`] may have changed.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// How far `revision` is enforced at those who watch one of these services.
+    pub fn enforcement(&self, revision: Revision, services: &[Service], now: Timestamp) -> Enforcement {
+        let known = self.known.lock();
+        let mut answer = Enforcement::default();
+        let mut longest = Duration::ZERO;
+        for sidecar in known.values().map(|row| &row.sidecar).filter(|sidecar| sidecar.watches(services)) {
+            if sidecar.acked >= revision {
+                answer.receipts.push(sidecar.receipt());
+            } else if !sidecar.fenced(now) {
+                longest = longest.max(sidecar.max_staleness);
+                answer.outstanding.push(sidecar.outstanding());
+            }
+        }
+        drop(known);
+        answer.receipts.sort_by(|a, b| (&a.sidecar, &a.instance).cmp(&(&b.sidecar, &b.instance)));
+        answer.outstanding.sort_by(|a, b| (&a.sidecar, &a.instance).cmp(&(&b.sidecar, &b.instance)));
+        answer.fenced_by = (!answer.outstanding.is_empty()).then(|| now.plus(longest));
+        answer
+    }
+}
+
+/// Gives up the row of the sidecar that has been away for the longest time, if any is away.
+fn evict_longest_gone(known: &mut HashMap<Key, Row>) -> bool {
+    let gone = known.iter().filter(|(_, row)| row.sidecar.connected_since.is_none());
+    let oldest = gone.min_by_key(|(_, row)| row.sidecar.last_seen).map(|(key, _)| key.clone());
+    oldest.is_some_and(|key| known.remove(&key).is_some())
+}
+
+impl Sidecar {
+    fn watches(&self, services: &[Service]) -> bool {
+        self.services.iter().any(|service| services.contains(service))
+    }
+
+    /// Whether it has been away for so long that it can no longer decide from its table. Nothing sent after the session
+    /// ended can have reached it, and `last_seen` is not before that end.
+    fn fenced(&self, now: Timestamp) -> bool {
+        self.connected_since.is_none() && now.since(self.last_seen) > self.max_staleness
+    }
+
+    fn receipt(&self) -> Receipt {
+        Receipt {
+            sidecar: self.id.clone(),
+            instance: self.instance.clone(),
+            revision: self.acked,
+            applied_at: self.applied_at,
+            streams_closed: self.streams_closed,
+        }
+    }
+
+    fn outstanding(&self) -> Outstanding {
+        Outstanding {
+            sidecar: self.id.clone(),
+            instance: self.instance.clone(),
+            connected: self.connected_since.is_some(),
+            acked: self.acked,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOON: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn payments() -> Vec<Service> {
+        vec![Service::parse("payments").unwrap()]
+    }
+
+    fn sidecar(id: &str, instance: &str) -> Sidecar {
+        Sidecar {
+            id: id.into(),
+            instance: instance.into(),
+            software: String::new(),
+            services: payments(),
+            max_staleness: 30 * SECOND,
+            connected_since: Some(NOON),
+            last_seen: NOON,
+            acked: Revision(0),
+            applied_at: None,
+            streams_closed: 0,
+            clock_offset_micros: 0,
+            clock_error: Duration::ZERO,
+            nacks: 0,
+            last_nack: None,
+            sessions: 0,
+        }
+    }
+
+    fn key(id: &str, instance: &str) -> Key {
+        (id.into(), instance.into())
+    }
+
+    fn leave(fleet: &Fleet, id: &str, instance: &str, session: u64, at: Timestamp) {
+        fleet.announce(&key(id, instance), session, |sidecar| {
+            sidecar.connected_since = None;
+            sidecar.last_seen = at;
+        });
+    }
+
+    #[test]
+    fn a_silent_sidecar_is_outstanding_until_its_own_bound_has_passed() {
+        let fleet = Fleet::default();
+        fleet.join(sidecar("a", "1"), 1).unwrap();
+        let connected = fleet.enforcement(Revision(5), &payments(), NOON.plus(100 * SECOND));
+        assert_eq!(connected.outstanding.len(), 1, "connected, however silent: may still read what was sent");
+        leave(&fleet, "a", "1", 1, NOON.plus(100 * SECOND));
+        let soon = fleet.enforcement(Revision(5), &payments(), NOON.plus(110 * SECOND));
+        assert_eq!(soon.fenced_by, Some(NOON.plus(140 * SECOND)));
+        let late = fleet.enforcement(Revision(5), &payments(), NOON.plus(131 * SECOND));
+        assert!(late.outstanding.is_empty() && late.receipts.is_empty() && late.fenced_by.is_none());
+    }
+
+    #[test]
+    fn a_receipt_needs_an_acknowledgement_of_that_revision_or_a_newer_one() {
+        let fleet = Fleet::default();
+        fleet.join(sidecar("a", "1"), 1).unwrap();
+        fleet.join(sidecar("b", "1"), 2).unwrap();
+        fleet.note(&key("a", "1"), 1, |sidecar| sidecar.acked = Revision(4));
+        fleet.note(&key("b", "1"), 2, |sidecar| sidecar.acked = Revision(9));
+        let answer = fleet.enforcement(Revision(5), &payments(), NOON);
+        assert_eq!(answer.receipts.len(), 1);
+        assert_eq!((&*answer.outstanding[0].sidecar, answer.outstanding[0].acked), ("a", Revision(4)));
+        let elsewhere = [Service::parse("shop").unwrap()];
+        assert!(fleet.enforcement(Revision(5), &elsewhere, NOON).outstanding.is_empty());
+    }
+
+    #[test]
+    fn two_processes_of_one_name_do_not_hide_each_other() {
+        let fleet = Fleet::default();
+        fleet.join(sidecar("a", "old"), 1).unwrap();
+        fleet.join(sidecar("a", "new"), 2).unwrap();
+        fleet.note(&key("a", "new"), 2, |sidecar| sidecar.acked = Revision(5));
+        assert_eq!(fleet.enforcement(Revision(5), &payments(), NOON).outstanding.len(), 1);
+        leave(&fleet, "a", "old", 1, NOON);
+        fleet.sweep(NOON.plus(29 * SECOND));
+        assert_eq!(fleet.list().len(), 2, "the old process may still decide");
+        fleet.sweep(NOON.plus(31 * SECOND));
+        assert_eq!(fleet.list().len(), 1);
+    }
+
+    #[test]
+    fn a_session_that_was_taken_over_writes_no_more() {
+        let fleet = Fleet::default();
+        fleet.join(sidecar("a", "1"), 1).unwrap();
+        fleet.join(sidecar("a", "1"), 2).unwrap();
+        leave(&fleet, "a", "1", 1, NOON);
+        let known = fleet.list();
+        assert!(known[0].connected_since.is_some());
+        assert_eq!(known[0].sessions, 2);
+    }
+
+    #[test]
+    fn the_fleet_is_bounded_and_gives_up_the_longest_gone_first() {
+        let fleet = Fleet::default();
+        for n in 0..FLEET_MAX {
+            fleet.join(sidecar(&n.to_string(), "1"), n as u64).unwrap();
+        }
+        assert_eq!(fleet.join(sidecar("one more", "1"), 1), Err(Full));
+        leave(&fleet, "7", "1", 7, NOON);
+        leave(&fleet, "8", "1", 8, NOON.plus(SECOND));
+        fleet.join(sidecar("one more", "1"), 1).unwrap();
+        assert!(fleet.list().iter().all(|sidecar| sidecar.id != "7"));
+        fleet.sweep(NOON.plus(FORGET_AFTER + 2 * SECOND));
+        assert_eq!(
+            fleet.list().len(),
+            FLEET_MAX - 1,
+            "the other one that left is forgotten, the connected ones are not"
+        );
+    }
+}

@@ -1,0 +1,257 @@
+//! The mirror: every grant and tombstone at the newest revision, already encoded, and which of them changed lately.
+//!
+//! It answers two questions for a session: all entries of its services at one revision, and the newest value of
+//! whatever changed since a revision. It never does work in proportion to all grants for a commit or a session in step.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::{Change, Commit};
+use crate::index::Index;
+use crate::model::digest::{EntryMark, TableDigest};
+use crate::model::grant::{Grant, GrantId, Revision};
+use crate::model::identity::Service;
+use crate::wire::grant::entry_to;
+
+/// An entry must fit into one message beside its framing. A larger one is withheld: never sent, hence granted nowhere.
+pub const ENTRY_MAX: usize = 1 << 20;
+
+/// All grants, and the window of changes that can be resumed from.
+#[derive(Debug)]
+pub struct Mirror {
+    revision: Revision,
+    index: Arc<Index>,
+    shelves: HashMap<Service, Shelf>,
+    /// Which service each entry belongs to.
+    places: HashMap<GrantId, Service>,
+    recent: VecDeque<Touched>,
+    keep: usize,
+    compacted_through: Revision,
+}
+
+/// The entries of one service.
+#[derive(Debug, Default)]
+struct Shelf {
+    entries: HashMap<GrantId, Entry>,
+    digest: TableDigest,
+}
+
+#[derive(Debug)]
+struct Entry {
+    bytes: Bytes,
+    mark: EntryMark,
+}
+
+/// One entry of one service changed at a revision; what it changed to is looked up when someone asks.
+#[derive(Debug)]
+struct Touched {
+    revision: Revision,
+    service: Service,
+    id: GrantId,
+}
+
+/// All entries of some services at one revision.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The revision.
+    pub revision: Revision,
+    /// Encoded entries, in no order.
+    pub entries: Vec<Bytes>,
+    /// Their digest.
+    pub digest: TableDigest,
+}
+
+/// The newest value of everything that changed after a revision.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Encoded entries.
+    pub put: Vec<Bytes>,
+    /// Forgotten entries.
+    pub del: Vec<String>,
+}
+
+/// A commit that does not follow the one before.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("revision {found} was published after {newest}: the changes between them are unknown")]
+pub struct Gap {
+    /// The newest revision known.
+    pub newest: Revision,
+    /// What came next.
+    pub found: Revision,
+}
+
+impl Mirror {
+    /// Everything the store holds at `revision`. `history` are its last commits up to there; if they do not end at
+    /// `revision` without a gap, nothing older than `revision` can be resumed from.
+    pub fn new(revision: Revision, grants: impl IntoIterator<Item = Grant>, history: &[Commit], keep: usize) -> Self {
+        let mut mirror = Self {
+            revision,
+            index: Arc::default(),
+            shelves: HashMap::new(),
+            places: HashMap::new(),
+            recent: VecDeque::new(),
+            keep,
+            compacted_through: revision,
+        };
+        for grant in grants {
+            mirror.shelve(&Arc::new(grant));
+        }
+        mirror.index.advance(revision);
+        mirror.remember(history);
+        mirror
+    }
+
+    fn remember(&mut self, history: &[Commit]) {
+        let revisions = history.iter().map(|commit| commit.revision.0);
+        let contiguous = revisions.clone().zip(revisions.skip(1)).all(|(one, next)| next == one + 1);
+        let (Some(first), Some(last)) = (history.first(), history.last()) else { return };
+        if !contiguous || last.revision != self.revision || first.revision.0 == 0 {
+            return;
+        }
+        self.compacted_through = Revision(first.revision.0 - 1);
+        for commit in history {
+            for change in &commit.changes {
+                let (service, id) = change.touches();
+                self.touch(commit.revision, service.clone(), id.clone());
+            }
+        }
+    }
+
+    /// Takes in the next commit. One that is already part of the mirror is passed over: it says nothing new.
+    ///
+    /// # Errors
+    /// [`Gap`]; nothing was changed, and the mirror can no longer be trusted to become current.
+    pub fn apply(&mut self, commit: &Commit) -> Result<bool, Gap> {
+        if commit.revision <= self.revision {
+            return Ok(false);
+        }
+        if commit.revision.0 != self.revision.0 + 1 {
+            return Err(Gap { newest: self.revision, found: commit.revision });
+        }
+        self.revision = commit.revision;
+        for change in &commit.changes {
+            let (service, id) = change.touches();
+            let former = match change {
+                Change::Put(grant) => self.shelve(grant),
+                Change::Forget { id, .. } => {
+                    self.index.remove(id.as_str());
+                    self.unshelve(id)
+                }
+            };
+            if let Some(former) = former.filter(|former| former != service) {
+                self.touch(commit.revision, former, id.clone());
+            }
+            self.touch(commit.revision, service.clone(), id.clone());
+        }
+        self.index.advance(commit.revision);
+        Ok(true)
+    }
+
+    /// Stores the newest value. Says which service it was at before.
+    fn shelve(&mut self, grant: &Arc<Grant>) -> Option<Service> {
+        let service = grant.scope.service().clone();
+        let bytes = Bytes::from(entry_to(grant).encode_to_vec());
+        let mark = EntryMark::of(&bytes);
+        self.index.put_marked(grant, mark);
+        let former = self.unshelve(&grant.id);
+        if bytes.len() > ENTRY_MAX {
+            tracing::error!(grant = %grant.id, bytes = bytes.len(), "grant is too large to be sent: it is enforced nowhere");
+            return former;
+        }
+        let shelf = self.shelves.entry(service.clone()).or_default();
+        shelf.digest.add(mark);
+        shelf.entries.insert(grant.id.clone(), Entry { bytes, mark });
+        self.places.insert(grant.id.clone(), service);
+        former
+    }
+
+    fn unshelve(&mut self, id: &GrantId) -> Option<Service> {
+        let service = self.places.remove(id)?;
+        let shelf = self.shelves.get_mut(&service)?;
+        if let Some(entry) = shelf.entries.remove(id) {
+            shelf.digest.remove(entry.mark);
+        }
+        Some(service)
+    }
+
+    fn touch(&mut self, revision: Revision, service: Service, id: GrantId) {
+        self.recent.push_back(Touched { revision, service, id });
+        while self.recent.len() > self.keep {
+            if let Some(lost) = self.recent.pop_front() {
+                self.compacted_through = lost.revision;
+            }
+        }
+    }
+
+    /// The newest revision.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Revisions before this one can no longer be resumed from; this one can.
+    pub fn compacted_through(&self) -> Revision {
+        self.compacted_through
+    }
+
+    /// All grants, for explanations.
+    pub fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
+    /// Digest of the entries of these services.
+    pub fn digest(&self, services: &[Service]) -> TableDigest {
+        let shelves = services.iter().filter_map(|service| self.shelves.get(service));
+        shelves.fold(TableDigest::default(), |sum, shelf| sum.join(shelf.digest))
+    }
+
+    /// Everything these services hold.
+    pub fn snapshot(&self, services: &[Service]) -> Snapshot {
+        let shelves = services.iter().filter_map(|service| self.shelves.get(service));
+        let entries = shelves.flat_map(|shelf| shelf.entries.values().map(|entry| entry.bytes.clone())).collect();
+        Snapshot { revision: self.revision, entries, digest: self.digest(services) }
+    }
+
+    /// What changed for these services after `revision`; `None` when that can no longer be told.
+    pub fn changed_since(&self, revision: Revision, services: &[Service]) -> Option<Changed> {
+        if revision < self.compacted_through || revision > self.revision {
+            return None;
+        }
+        let from = self.recent.partition_point(|touched| touched.revision <= revision);
+        let mut ids = HashSet::new();
+        let mut changed = Changed::default();
+        for touched in self.recent.range(from..).filter(|touched| services.contains(&touched.service)) {
+            if ids.insert(&touched.id) {
+                match self.newest(&touched.id, services) {
+                    Some(bytes) => changed.put.push(bytes),
+                    None => changed.del.push(touched.id.to_string()),
+                }
+            }
+        }
+        Some(changed)
+    }
+
+    fn newest(&self, id: &GrantId, services: &[Service]) -> Option<Bytes> {
+        let service = self.places.get(id).filter(|service| services.contains(service))?;
+        self.shelves.get(service)?.entries.get(id).map(|entry| entry.bytes.clone())
+    }
+
+    /// How many entries each service has.
+    pub fn sizes(&self) -> BTreeMap<Service, usize> {
+        self.shelves.iter().map(|(service, shelf)| (service.clone(), shelf.entries.len())).collect()
+    }
+}
+
+impl Change {
+    fn touches(&self) -> (&Service, &GrantId) {
+        match self {
+            Self::Put(grant) => (grant.scope.service(), &grant.id),
+            Self::Forget { id, service } => (service, id),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! The gRPC service around the fanout: who may watch what is asked once for each session, before anything is sent.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
+use tonic::{Extensions, Request, Response, Status, Streaming};
+
+use super::session::{self, Outgoing, Session};
+use super::{Fanout, Hub};
+use crate::model::identity::Service;
+use crate::wire::v1;
+use crate::wire::v1::enforcer_service_server::{EnforcerService, EnforcerServiceServer};
+
+/// Messages that wait for a sidecar to read them.
+const QUEUE: usize = 4;
+/// Largest message taken from a sidecar: a Subscribe with 64 of the longest services has half of this.
+const REQUEST_MAX: usize = 64 << 10;
+/// Largest message sent.
+const RESPONSE_MAX: usize = 4 << 20;
+
+/// Decides who may watch which services.
+pub trait Entitle: Send + Sync + 'static {
+    /// Whether the caller, known by the headers and the connection (`extensions`) of its call, may watch all of these.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` or `PERMISSION_DENIED`, saying which service and what to do.
+    fn entitled(&self, metadata: &MetadataMap, extensions: &Extensions, services: &[Service]) -> Result<(), Status>;
+}
+
+/// Serves `WatchGrants`.
+pub struct Enforcer {
+    fanout: Arc<Fanout>,
+    entitle: Arc<dyn Entitle>,
+}
+
+impl fmt::Debug for Enforcer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Enforcer").field("fanout", &self.fanout).finish_non_exhaustive()
+    }
+}
+
+impl Fanout {
+    /// The service to add to the control plane's gRPC server.
+    pub fn service(self: &Arc<Self>, entitle: Arc<dyn Entitle>) -> EnforcerServiceServer<Enforcer> {
+        let enforcer = Enforcer { fanout: Arc::clone(self), entitle };
+        EnforcerServiceServer::new(enforcer)
+            .max_decoding_message_size(REQUEST_MAX)
+            .max_encoding_message_size(RESPONSE_MAX)
+    }
+
+    /// Starts a session for a stream of requests; `entitled` is asked when it subscribes.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the control plane is stopping.
+    pub fn watch<S, E>(
+        &self,
+        inbound: S,
+        entitled: E,
+    ) -> Result<ReceiverStream<Result<v1::WatchGrantsResponse, Status>>, Status>
+    where
+        S: Stream<Item = Result<v1::WatchGrantsRequest, Status>> + Send + Unpin + 'static,
+        E: FnOnce(&[Service]) -> Result<(), Status> + Send + 'static,
+    {
+        if self.hub.stop.is_cancelled() {
+            return Err(Status::unavailable("the control plane stops"));
+        }
+        self.reap();
+        let (outgoing, responses) = mpsc::channel(QUEUE);
+        self.sessions.lock().spawn(watched(Arc::clone(&self.hub), inbound, entitled, outgoing));
+        Ok(ReceiverStream::new(responses))
+    }
+}
+
+/// One stream from beginning to end.
+async fn watched<S, E>(hub: Arc<Hub>, mut inbound: S, entitled: E, outgoing: Outgoing)
+where
+    S: Stream<Item = Result<v1::WatchGrantsRequest, Status>> + Send + Unpin,
+    E: FnOnce(&[Service]) -> Result<(), Status> + Send,
+{
+    let opened = tokio::select! {
+        () = outgoing.closed() => return,
+        () = hub.stop.cancelled() => Err(Status::unavailable("the control plane stops")),
+        first = session::first_message(&mut inbound) => first.and_then(|subscription| {
+            entitled(&subscription.services)?;
+            Session::open(&hub, &subscription)
+        }),
+    };
+    match opened {
+        Ok(session) => session.run(inbound, outgoing).await,
+        Err(status) => {
+            tracing::warn!(code = ?status.code(), why = status.message(), "a watch was refused");
+            // The queue is empty: this cannot fail for want of room, only because nobody is there any more.
+            drop(outgoing.try_send(Err(status)));
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl EnforcerService for Enforcer {
+    type WatchGrantsStream = ReceiverStream<Result<v1::WatchGrantsResponse, Status>>;
+
+    async fn watch_grants(
+        &self,
+        request: Request<Streaming<v1::WatchGrantsRequest>>,
+    ) -> Result<Response<Self::WatchGrantsStream>, Status> {
+        let (metadata, extensions, inbound) = request.into_parts();
+        let entitle = Arc::clone(&self.entitle);
+        let entitled = move |services: &[Service]| entitle.entitled(&metadata, &extensions, services);
+        self.fanout.watch(inbound, entitled).map(Response::new)
+    }
+}
