@@ -296,8 +296,8 @@ async fn ten_thousand_mutated_checks_neither_panic_nor_pass_without_a_live_grant
     let authorizer = authorizer(table([alices(), grant("g")], 150), Mode::Enforce, &Metrics::default());
     let captured: Vec<CheckRequest> = CAPTURED.iter().map(|(_, bytes)| CheckRequest::decode(*bytes).unwrap()).collect();
     let mut dice = Dice(20_260_101);
-    let (mut allowed, mut refused, mut undecodable) = (0, 0, 0);
-    for _ in 0..10_000 {
+    let (mut allowed, mut refused) = (0, 0);
+    while allowed + refused < 10_000 {
         let (one, other) = (dice.below(captured.len()), dice.below(captured.len()));
         let mut check = captured[one].clone();
         if dice.below(2) == 0 {
@@ -307,10 +307,8 @@ async fn ten_thousand_mutated_checks_neither_panic_nor_pass_without_a_live_grant
         if dice.below(2) == 0 {
             mutate_bytes(&mut bytes, CAPTURED[other].1, &mut dice);
         }
-        let Ok(check) = CheckRequest::decode(bytes.as_slice()) else {
-            undecodable += 1;
-            continue;
-        };
+        // What does not decode never reaches the service: tonic refuses it, which Envoy takes for an error.
+        let Ok(check) = CheckRequest::decode(bytes.as_slice()) else { continue };
         match answer(&authorizer, &Sent(check.clone())).await {
             Ok(grant) => {
                 assert_eq!(grant, "alices");
@@ -320,6 +318,6 @@ async fn ten_thousand_mutated_checks_neither_panic_nor_pass_without_a_live_grant
             Err(_) => refused += 1,
         }
     }
-    assert!(allowed > 500 && refused > 5000 && undecodable > 100, "{allowed} {refused} {undecodable}");
+    assert!(allowed > 500 && refused > 5000, "{allowed} {refused}");
     assert_eq!(answer(&authorizer, &Sent::http("GET", "/v1/users/7").from_peer(CHECKOUT)).await, Ok("g".into()));
 }
