@@ -13,6 +13,7 @@ pub mod input;
 pub mod listen;
 pub mod record;
 pub mod respond;
+pub mod routes;
 pub mod table;
 
 #[cfg(test)]

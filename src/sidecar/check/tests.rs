@@ -177,6 +177,10 @@ async fn no_answer_and_no_log_line_holds_a_credential() {
     };
     let http = sents(&|path| Sent::http("GET", path));
     let grpc = sents(&|path| Sent::grpc(&path.replace("/v1/users/7", "/pay.v1.Ledger/Get")));
+    // A call site that another thread met first, without a subscriber, would stay silent for all.
+    let first = authorizer(table([], 150), Mode::Enforce, &Metrics::default());
+    assert_eq!(answer(&first, &user_seven()).await, Err("NO_GRANT".into()));
+    tracing::callsite::rebuild_interest_cache();
     for grants in [vec![], vec![grant("g")]] {
         for mode in [Mode::Enforce, Mode::Shadow] {
             let authorizer = authorizer(table(grants.clone(), 150), mode, &Metrics::default());
