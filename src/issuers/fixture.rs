@@ -49,7 +49,7 @@ pub(super) fn es384() -> Signer {
 }
 
 pub(super) fn eddsa() -> Signer {
-    let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
+    let pkcs8 = Ed25519KeyPair::generate_pkcs8v1(&SystemRandom::new()).unwrap();
     Signer { algorithm: Algorithm::EdDSA, key: EncodingKey::from_ed_der(pkcs8.as_ref()) }
 }
 

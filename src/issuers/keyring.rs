@@ -291,3 +291,6 @@ impl<'a> Reading<'a> {
         self.failed = 0;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -260,7 +260,6 @@ fn only_the_one_spelling_of_a_token_is_read() {
         format!("{}.{}.{}", parts[0], parts[1], padded[2]),
         format!("{token}="),
         format!("{token} "),
-        format!("{token}A"),
     ];
     for spelling in spellings.iter().filter(|spelling| **spelling != token) {
         assert_eq!(reason(&judge(&issuers, spelling)), Some(R::TokenMalformed), "{spelling}");
@@ -381,7 +380,7 @@ fn like_a_token() -> impl Strategy<Value = String> {
         r#"\{"iss":"https://idp.example"(,"[a-z]{3}":("x"|-?[0-9]{1,20}|null|\[\]))*\}"#,
         "\\PC{0,40}",
     ];
-    let signature = prop::collection::vec(any::<u8>(), prop_oneof![Just(64_usize), 0_usize..100]);
+    let signature = prop_oneof![prop::collection::vec(any::<u8>(), 64), prop::collection::vec(any::<u8>(), 0..100)];
     (header, payload, signature).prop_map(|(header, payload, signature)| {
         let parts = [header.into_bytes(), payload.into_bytes(), signature];
         parts.map(|part| URL_SAFE_NO_PAD.encode(part)).join(".")
