@@ -99,12 +99,7 @@ impl Authorizer {
     }
 
     /// Looks up and decides. Table, freshness and time are read here, after every wait.
-    fn decide(
-        &self,
-        call: &Call<'_>,
-        caller: Result<Caller, Denial>,
-        ignored: SmallVec<[&'static str; 2]>,
-    ) -> Ruling {
+    fn decide(&self, call: &Call<'_>, caller: Result<Caller, Denial>, ignored: SmallVec<[&'static str; 2]>) -> Ruling {
         let check = Check { service: call.service, target: call.target.clone(), caller };
         let freshness = self.table.freshness(self.checking.max_staleness);
         let (decision, revision) = match self.table.current().zip(self.table.now()) {

@@ -35,7 +35,9 @@ impl Readiness {
     pub fn obstacles(&self) -> Vec<String> {
         let obstacle = match self.freshness() {
             Freshness::Fresh => return vec![],
-            Freshness::Never => "no complete snapshot from the control plane yet: every check answers NOT_SYNCED".into(),
+            Freshness::Never => {
+                "no complete snapshot from the control plane yet: every check answers NOT_SYNCED".into()
+            }
             Freshness::Stale(age) => format!(
                 "nothing heard from the control plane for {:.1} s, more than --max-staleness {}: checks answer STALE",
                 age.as_secs_f64(),

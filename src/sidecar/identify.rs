@@ -113,7 +113,9 @@ mod tests {
 
     #[test]
     fn a_certificate_never_proves_a_user_or_a_group() {
-        for other in ["user:https://idp.example|alice", "group:https://idp.example|admins", "alice.example", "O=Lab", ""] {
+        for other in
+            ["user:https://idp.example|alice", "group:https://idp.example|admins", "alice.example", "O=Lab", ""]
+        {
             assert_eq!(peer(other), Ok(None), "{other}");
         }
     }

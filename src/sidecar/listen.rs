@@ -8,17 +8,16 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use futures_util::Stream;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
+use crate::admin;
 use crate::runtime::Outcome;
+use crate::tls::{self, Incoming};
 
-mod connection;
 mod socket;
 
-use connection::Connection;
 use socket::SocketFile;
 
 /// Streams in one connection. An Envoy worker opens a second connection beyond 1024 by itself.
@@ -36,7 +35,10 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub struct ListenArgs {
     /// Where Envoy's checks come in: unix:/path or ip:port; repeatable.
     #[arg(
-        long, env = "JITGATE_LISTEN", value_name = "ADDRESS", value_delimiter = ',',
+        long,
+        env = "JITGATE_LISTEN",
+        value_name = "ADDRESS",
+        value_delimiter = ',',
         default_value = "unix:/run/jitgate/authz.sock"
     )]
     pub listen: Vec<Address>,
@@ -118,16 +120,14 @@ impl Listener {
                 Ok(Self { address: address.clone(), kind: Kind::Unix(listener, file) })
             }
             Address::Tcp(tcp) => {
-                if !tcp.ip().is_loopback() {
+                if !tls::is_local(tcp) {
                     anyhow::ensure!(
                         insecure,
                         "--listen {tcp} would take checks in plaintext from the network: use a Unix socket or loopback, or add --insecure"
                     );
-                    tracing::warn!("--insecure: checks are taken in plaintext on {tcp}, beyond this machine");
+                    tracing::warn!(address = %tcp, "--listen takes checks in PLAINTEXT from other machines (--insecure)");
                 }
-                let listener = TcpListener::bind(tcp).await.with_context(|| {
-                    format!("--listen {tcp}: cannot bind; another process may hold the port, choose another one")
-                })?;
+                let listener = admin::bind("--listen", *tcp).await?;
                 let address = Address::Tcp(listener.local_addr().unwrap_or(*tcp));
                 Ok(Self { address, kind: Kind::Tcp(listener) })
             }
@@ -152,8 +152,8 @@ impl Listener {
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .add_routes(routes);
         // The file goes when serving ends, so it must outlive the listener's use.
-        let (incoming, _file) = accept(kind);
-        let serving = server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        let (incoming, _file) = kind.accept();
+        let serving = server.serve_with_incoming_shutdown(incoming.into_stream(), stop.clone().cancelled_owned());
         let overdue = async {
             stop.cancelled().await;
             tokio::time::sleep(DRAIN).await;
@@ -168,13 +168,14 @@ impl Listener {
     }
 }
 
-/// The connections of a listener. An error in accepting (no file descriptors left) is waited out, never the end.
-fn accept(kind: Kind) -> (impl Stream<Item = std::io::Result<Connection>>, Option<SocketFile>) {
-    let (listener, file) = match kind {
-        Kind::Unix(listener, file) => (connection::Source::Unix(listener), Some(file)),
-        Kind::Tcp(listener) => (connection::Source::Tcp(listener), None),
-    };
-    (connection::incoming(listener, CONNECTIONS_MAX), file)
+impl Kind {
+    fn accept(self) -> (Incoming, Option<SocketFile>) {
+        let (incoming, file) = match self {
+            Self::Unix(listener, file) => (Incoming::plain(listener), Some(file)),
+            Self::Tcp(listener) => (Incoming::plain(listener), None),
+        };
+        (incoming.at_most(CONNECTIONS_MAX), file)
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use ulid::Ulid;
 
-use super::input::{Call, Inbound};
+use super::input::{Call, Inbound, TraceFields};
 use crate::clock;
 use crate::model::decide::Caller;
 use crate::model::decision::Decision;
@@ -17,16 +17,14 @@ use crate::model::identity::{Principal, PrincipalKind};
 use crate::model::scope::Rule;
 use crate::model::target::Target;
 use crate::model::time::Timestamp;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Decisions, Metrics, outcome};
+use crate::telemetry::names;
 use crate::telemetry::span::{SpanContext, SpanRecord};
 use crate::telemetry::spans::Spans;
 
 mod attributes;
-mod parent;
-mod tally;
 
 use attributes::Attributes;
-use tally::Decisions;
 
 /// The name of one decision: a ULID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +90,7 @@ impl Recorder {
     pub fn begin(&self, metadata: &MetadataMap) -> Pending {
         Pending {
             id: DecisionId::generate(),
-            parent: parent::from_metadata(metadata),
+            parent: SpanContext::from_metadata(metadata),
             began: Instant::now(),
             start: clock::wall(),
             recorder: self.clone(),
@@ -121,12 +119,12 @@ impl Pending {
                 if facts.shadowed {
                     self.recorder.decisions.shadowed(denial.reason);
                 }
-                (tally::outcome(denial.reason), denial.reason.as_str())
+                (outcome(denial.reason), denial.reason.as_str())
             }
         };
         tracing::debug!(decision_id = %self.id, outcome, reason, shadow = facts.shadowed, took = ?took, "decided");
         if self.recorder.spans.enabled() {
-            let parent = self.parent.or_else(|| parent::from_headers(&facts.inbound.trace));
+            let parent = self.parent.or_else(|| parent_in(&facts.inbound.trace));
             self.push(self.span(parent, took, describe(self.id, outcome, facts)));
         }
     }
@@ -137,13 +135,13 @@ impl Pending {
         }
     }
 
-    /// The decision's span, unless it is not sampled. A denial is kept even where the caller's trace is not.
+    /// The decision's span, unless it is not sampled. A denial is kept whatever the sampler says.
     fn span(&self, parent: Option<SpanContext>, took: Duration, attributes: Attributes) -> Option<SpanRecord> {
-        let sampled = attributes.keep || parent.is_none_or(|parent| parent.sampled);
-        let trace_id = parent.map_or_else(parent::new_trace, |parent| parent.trace_id);
-        sampled.then(|| SpanRecord {
-            name: crate::telemetry::names::SPAN_CHECK,
-            context: SpanContext { trace_id, span_id: parent::new_span(), sampled },
+        let mut context = parent.map_or_else(|| SpanContext::root(true), |parent| parent.child(true));
+        context.sampled = attributes.keep || self.recorder.spans.sampler().decide(parent.as_ref(), &context.trace_id);
+        context.sampled.then(|| SpanRecord {
+            name: names::SPAN_CHECK,
+            context,
             parent: parent.map(|parent| parent.span_id),
             start: self.start,
             end: self.start.plus(took),
@@ -163,11 +161,18 @@ impl Drop for Pending {
         tracing::debug!(decision_id = %self.id, "aborted: the check was given up before it was decided");
         if self.recorder.spans.enabled() {
             let mut attributes = Attributes { keep: true, ..Attributes::default() };
-            attributes.fixed(attributes::DECISION, "aborted");
-            attributes.owned(attributes::DECISION_ID, self.id.to_string());
+            attributes.fixed(names::DECISION, "aborted");
+            attributes.owned(names::DECISION_ID, self.id.to_string());
             self.push(self.span(self.parent, self.began.elapsed(), attributes));
         }
     }
+}
+
+/// The trace of the request itself, for an Envoy without tracing.
+fn parent_in(fields: &TraceFields<'_>) -> Option<SpanContext> {
+    let several = || SpanContext::from_b3_multi(fields.b3_trace?, fields.b3_span?, fields.b3_sampled, None);
+    let single = || fields.b3.and_then(SpanContext::from_b3);
+    fields.traceparent.and_then(SpanContext::from_traceparent).or_else(single).or_else(several)
 }
 
 fn grant_of(decision: &Decision) -> Option<&Grant> {
@@ -180,38 +185,38 @@ fn grant_of(decision: &Decision) -> Option<&Grant> {
 /// The attributes of the decision's span.
 fn describe(id: DecisionId, outcome: &'static str, facts: &Facts<'_>) -> Attributes {
     let mut attributes = Attributes::default();
-    attributes.fixed(attributes::DECISION, outcome);
-    attributes.owned(attributes::DECISION_ID, id.to_string());
-    attributes.int(attributes::TABLE_REVISION, facts.revision.0);
-    attributes.truth(attributes::SHADOW, facts.shadowed);
+    attributes.fixed(names::DECISION, outcome);
+    attributes.owned(names::DECISION_ID, id.to_string());
+    attributes.int(names::TABLE_REVISION, facts.revision.0);
+    attributes.truth(names::SHADOW, facts.shadowed);
     if let Some(age) = facts.age {
-        attributes.millis(attributes::TABLE_AGE_MS, age);
+        attributes.millis(names::TABLE_AGE_MS, age);
     }
     if let Some(principal) = principal_of(facts) {
-        attributes.owned(attributes::PRINCIPAL, principal.to_string());
+        attributes.owned(names::PRINCIPAL, principal.to_string());
     }
     if !facts.ignored.is_empty() {
-        attributes.owned(attributes::IGNORED, facts.ignored.join("; "));
+        attributes.owned(names::CREDENTIALS_IGNORED, facts.ignored.join("; "));
     }
     if let Some(grant) = grant_of(facts.decision) {
-        attributes.owned(attributes::GRANT_ID, grant.id.to_string());
-        attributes.shared(attributes::POLICY_NAME, &grant.policy.name);
-        attributes.int(attributes::POLICY_VERSION, grant.policy.version);
-        attributes.link = grant.traceparent.as_deref().and_then(parent::from_traceparent);
+        attributes.owned(names::GRANT_ID, grant.id.to_string());
+        attributes.shared(names::POLICY_NAME, &grant.policy.name);
+        attributes.int(names::POLICY_VERSION, grant.policy.version);
+        attributes.link = grant.traceparent.as_deref().and_then(SpanContext::from_traceparent);
     }
     match facts.decision {
         Decision::Permit(permit) => {
             if let Some(Rule::Http(rule)) = permit.rule() {
-                attributes.owned(attributes::HTTP_ROUTE, rule.path().to_string());
+                attributes.owned(names::HTTP_ROUTE, rule.path().to_string());
             }
             if let Some(left) = permit.remaining() {
-                attributes.millis(attributes::GRANT_REMAINING_MS, left);
+                attributes.millis(names::GRANT_REMAINING_MS, left);
             }
         }
         Decision::Deny(denial) => {
             attributes.keep = true;
-            attributes.fixed(attributes::REASON, denial.reason.as_str());
-            attributes.owned(attributes::DETAIL, denial.detail.to_string());
+            attributes.fixed(names::REASON, denial.reason.as_str());
+            attributes.owned(names::DETAIL, denial.detail.to_string());
         }
     }
     if let Ok(call) = &facts.inbound.call {
@@ -222,15 +227,15 @@ fn describe(id: DecisionId, outcome: &'static str, facts: &Facts<'_>) -> Attribu
 
 /// Names the target by what is bounded: a gRPC method, or an HTTP method. The path itself stays with Envoy.
 fn describe_call(call: &Call<'_>, attributes: &mut Attributes) {
-    attributes.owned(attributes::SERVICE, call.service.to_string());
+    attributes.owned(names::SERVICE, call.service.to_string());
     match &call.target {
         Ok(Target::Grpc(method)) => {
             let (service, name) = method.as_str().trim_start_matches('/').split_once('/').unwrap_or_default();
-            attributes.fixed(attributes::RPC_SYSTEM, "grpc");
-            attributes.owned(attributes::RPC_SERVICE, service.to_owned());
-            attributes.owned(attributes::RPC_METHOD, name.to_owned());
+            attributes.fixed(names::RPC_SYSTEM, "grpc");
+            attributes.owned(names::RPC_SERVICE, service.to_owned());
+            attributes.owned(names::RPC_METHOD, name.to_owned());
         }
-        Ok(Target::Http(method, _)) => attributes.owned(attributes::HTTP_METHOD, method.as_str().to_owned()),
+        Ok(Target::Http(method, _)) => attributes.owned(names::HTTP_METHOD, method.as_str().to_owned()),
         Err(_) => {}
     }
 }

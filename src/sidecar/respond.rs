@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
-use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
+use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
 use envoy_types::pb::google::rpc::Status;
@@ -84,7 +84,8 @@ pub struct Responder {
 /// A refusal that explains nothing: what every answer starts from.
 impl Default for Answer {
     fn default() -> Self {
-        let denied = DeniedHttpResponse { status: Some(HttpStatus { code: 403 }), headers: vec![], body: String::new() };
+        let denied =
+            DeniedHttpResponse { status: Some(HttpStatus { code: 403 }), headers: vec![], body: String::new() };
         Self {
             response: CheckResponse {
                 status: Some(status(DenyClass::PermissionDenied.grpc_code(), "")),

@@ -265,7 +265,9 @@ fn mutate_fields(check: &mut CheckRequest, other: &CheckRequest, dice: &mut Dice
         1 => sent.http_mut().method = from.method,
         2 => sent.http_mut().headers = from.headers,
         3 => sent.http_mut().header_map = from.header_map,
-        4 => sent.0.attributes.get_or_insert_default().source = other.attributes.as_ref().and_then(|a| a.source.clone()),
+        4 => {
+            sent.0.attributes.get_or_insert_default().source = other.attributes.as_ref().and_then(|a| a.source.clone())
+        }
         5 => {
             let spoilt = ["/m/", "/m;x", "/./m", "//m", "/%6d", "/m%2f", "/M", "/m\\", "/m/..", "/x/../m", "m", ""];
             sent.http_mut().path = spoilt[dice.below(spoilt.len())].to_owned();

@@ -151,7 +151,8 @@ fn our_own_token_is_exactly_one() {
 
 #[test]
 fn raw_headers_are_read_and_repetitions_seen() {
-    let raw = |key: &str, value: &[u8]| HeaderValue { key: key.into(), raw_value: value.to_vec(), ..Default::default() };
+    let raw =
+        |key: &str, value: &[u8]| HeaderValue { key: key.into(), raw_value: value.to_vec(), ..Default::default() };
     let mut sent = Sent::http("POST", "/pay.v1.Ledger/Get");
     sent.http_mut().header_map = Some(HeaderMap {
         headers: vec![

@@ -1,4 +1,4 @@
-//! The attributes of a decision's span: their names, and the list they are gathered in.
+//! The list that the attributes of a decision's span are gathered in.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -7,26 +7,6 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::telemetry::span::{SpanContext, Text, Value};
-
-pub(super) const DECISION: &str = "jitgate.decision";
-pub(super) const REASON: &str = "jitgate.reason";
-pub(super) const DETAIL: &str = "jitgate.detail";
-pub(super) const DECISION_ID: &str = "jitgate.decision_id";
-pub(super) const IGNORED: &str = "jitgate.credentials.ignored";
-pub(super) const GRANT_ID: &str = "jitgate.grant.id";
-pub(super) const GRANT_REMAINING_MS: &str = "jitgate.grant.remaining_ms";
-pub(super) const POLICY_NAME: &str = "jitgate.policy.name";
-pub(super) const POLICY_VERSION: &str = "jitgate.policy.version";
-pub(super) const PRINCIPAL: &str = "jitgate.principal";
-pub(super) const SERVICE: &str = "jitgate.service";
-pub(super) const TABLE_REVISION: &str = "jitgate.table.revision";
-pub(super) const TABLE_AGE_MS: &str = "jitgate.table.age_ms";
-pub(super) const SHADOW: &str = "jitgate.shadow";
-pub(super) const HTTP_METHOD: &str = "http.request.method";
-pub(super) const HTTP_ROUTE: &str = "http.route";
-pub(super) const RPC_SYSTEM: &str = "rpc.system";
-pub(super) const RPC_SERVICE: &str = "rpc.service";
-pub(super) const RPC_METHOD: &str = "rpc.method";
 
 type List = SmallVec<[(&'static str, Value); 16]>;
 

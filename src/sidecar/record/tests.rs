@@ -34,7 +34,7 @@ fn span(sent: &Sent, traceparent: Option<&str>) -> Option<SpanRecord> {
         age: Some(Duration::from_millis(40)),
     };
     let pending = Recorder::new(Spans::default(), &Metrics::default()).begin(&metadata(traceparent));
-    let parent = pending.parent.or_else(|| parent::from_headers(&inbound.trace));
+    let parent = pending.parent.or_else(|| parent_in(&inbound.trace));
     pending.span(parent, Duration::from_micros(300), describe(pending.id, "x", &facts))
 }
 
@@ -48,17 +48,18 @@ fn text<'a>(span: &'a SpanRecord, name: &str) -> Option<&'a str> {
 
 #[test]
 fn a_decision_is_a_child_of_envoys_check_span_and_links_to_the_approval() {
-    let sent = Sent::http("GET", "/v1/users/7").header("traceparent", "00-11111111111111111111111111111111-2222222222222222-01");
+    let sent = Sent::http("GET", "/v1/users/7")
+        .header("traceparent", "00-11111111111111111111111111111111-2222222222222222-01");
     let span = span(&sent, Some(PARENT)).unwrap();
     assert_eq!(span.context.trace_id[0], 0x0a, "the metadata's trace, not the client's");
     assert_eq!(span.parent.unwrap()[0], 0xb7);
     assert_eq!(span.link.unwrap().trace_id[0], 0x4b);
     assert_eq!(span.end.since(span.start), Duration::from_micros(300));
-    assert_eq!(text(&span, attributes::GRANT_ID), Some("g"));
-    assert_eq!(text(&span, attributes::POLICY_NAME), Some("on-call"));
-    assert_eq!(text(&span, attributes::HTTP_ROUTE), Some("/v1/users/{id}"));
-    assert_eq!(text(&span, attributes::IGNORED), Some("set aside"));
-    assert_eq!(text(&span, attributes::REASON), None);
+    assert_eq!(text(&span, names::GRANT_ID), Some("g"));
+    assert_eq!(text(&span, names::POLICY_NAME), Some("on-call"));
+    assert_eq!(text(&span, names::HTTP_ROUTE), Some("/v1/users/{id}"));
+    assert_eq!(text(&span, names::CREDENTIALS_IGNORED), Some("set aside"));
+    assert_eq!(text(&span, names::REASON), None);
 }
 
 #[test]
@@ -72,7 +73,7 @@ fn without_tracing_in_envoy_the_requests_own_trace_is_the_parent() {
 fn an_unsampled_trace_keeps_its_denials_only() {
     assert!(span(&Sent::http("GET", "/v1/users/7"), Some(UNSAMPLED)).is_none());
     let denied = span(&Sent::http("GET", "/v1/keys/7"), Some(UNSAMPLED)).unwrap();
-    assert_eq!(text(&denied, attributes::REASON), Some("SCOPE_MISMATCH"));
+    assert_eq!(text(&denied, names::REASON), Some("SCOPE_MISMATCH"));
     assert!(denied.context.sampled);
 }
 
@@ -84,8 +85,8 @@ fn a_span_holds_neither_the_path_nor_the_query_nor_a_credential() {
         assert!(!format!("{span:?}").contains("hunter2"), "{span:?}");
     }
     let grpc = span(&Sent::grpc("/pay.v1.Ledger/Get?x=hunter2"), None).unwrap();
-    assert_eq!(text(&grpc, attributes::RPC_SERVICE), Some("pay.v1.Ledger"));
-    assert_eq!(text(&grpc, attributes::RPC_METHOD), Some("Get"));
+    assert_eq!(text(&grpc, names::RPC_SERVICE), Some("pay.v1.Ledger"));
+    assert_eq!(text(&grpc, names::RPC_METHOD), Some("Get"));
     assert!(!format!("{grpc:?}").contains("hunter2"));
 }
 

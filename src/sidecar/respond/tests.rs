@@ -160,7 +160,10 @@ fn the_line_to_ask_with_never_asks_for_more_and_never_runs_anything_else() {
     assert_eq!(of("/v1/*"), None, "a star would be a wildcard in a rule");
     assert_eq!(of("/**"), None);
     assert_eq!(of("/%7Bid%7D").unwrap().split('\'').nth(1), Some("GET /%7Bid%7D"), "an encoded brace stays encoded");
-    assert_eq!(of("/a'$(id)'").unwrap().split(" --http ").nth(1).unwrap(), r"'GET /a'\''$(id)'\''' --for 15m --reason '…'");
+    assert_eq!(
+        of("/a'$(id)'").unwrap().split(" --http ").nth(1).unwrap(),
+        r"'GET /a'\''$(id)'\''' --for 15m --reason '…'"
+    );
     assert_eq!(of(&format!("/{}", "a".repeat(2000))), None);
     let expired = Denial::new(DenyReason::TokenExpired, "");
     assert!(!denied_part(&denied(&Sent::http("GET", "/"), &expired, DenyDetail::Full)).body.contains("command"));
@@ -168,14 +171,18 @@ fn the_line_to_ask_with_never_asks_for_more_and_never_runs_anything_else() {
 
 #[test]
 fn how_much_a_stranger_is_told_is_the_operators_choice() {
-    let denial = Denial::new(DenyReason::GrantRevoked, "grant secret-grant was revoked").nearest(Arc::new(grant("secret-grant")));
+    let denial = Denial::new(DenyReason::GrantRevoked, "grant secret-grant was revoked")
+        .nearest(Arc::new(grant("secret-grant")));
     for sent in [Sent::http("GET", "/v1/users/7"), Sent::grpc("/pay.v1.Ledger/Get")] {
         let told = |detail| {
             let response = denied(&sent, &denial, detail);
             let mut visible = CheckResponse { dynamic_metadata: None, ..response.clone() };
             visible.status.as_mut().unwrap().message.clear();
             let logged = format!("{:?}", response.dynamic_metadata.unwrap());
-            assert!(logged.contains("secret-grant") && logged.contains("GRANT_REVOKED"), "the access log has everything");
+            assert!(
+                logged.contains("secret-grant") && logged.contains("GRANT_REVOKED"),
+                "the access log has everything"
+            );
             let binary = header(&denied_part(&visible).headers, "grpc-status-details-bin")
                 .map(|text| String::from_utf8_lossy(&STANDARD_NO_PAD.decode(text).unwrap()).into_owned());
             format!("{visible:?} {}", binary.unwrap_or_default())
