@@ -12,10 +12,13 @@ pub struct CheckArgs {
     /// A service this sidecar protects; repeat it for several, and name one per route (context extension jitgate_service).
     #[arg(long, env = "JITGATE_SERVICE", value_name = "NAME", required = true, value_delimiter = ',', value_parser = Service::parse)]
     pub service: Vec<Service>,
+    /// An `aud` that callers' tokens may carry beside those of their issuer; repeatable [default: the services].
+    #[arg(long, env = "JITGATE_AUDIENCE", value_name = "NAME", value_delimiter = ',')]
+    pub audience: Vec<String>,
     /// Past this silence of the control plane the answer is STALE, not the last one known.
     #[arg(long, env = "JITGATE_MAX_STALENESS", value_name = "TIME", default_value = "30s", value_parser = staleness)]
     pub max_staleness: Duration,
-    /// `enforce` refuses; `shadow` lets everything pass, and records and marks what it would have refused.
+    /// Whether denials are enforced.
     #[arg(long, env = "JITGATE_MODE", value_enum, default_value_t = Mode::Enforce)]
     pub mode: Mode,
     /// How much a refused caller is told; telemetry always has everything.
@@ -29,9 +32,9 @@ pub struct CheckArgs {
 /// Whether denials are enforced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
-    /// They are.
+    /// What is denied is refused.
     Enforce,
-    /// They are recorded, and the call passes.
+    /// Everything passes; what would have been refused is marked, recorded and counted.
     Shadow,
 }
 
@@ -63,12 +66,20 @@ pub struct Checking {
 }
 
 impl CheckArgs {
+    /// What callers' tokens may name as their audience.
+    pub fn audiences(&self) -> Vec<String> {
+        if self.audience.is_empty() {
+            return self.service.iter().map(ToString::to_string).collect();
+        }
+        self.audience.clone()
+    }
+
     /// Checks what clap could not.
     ///
     /// # Errors
     /// Names the flag and what is wrong with it.
     pub fn parse(self) -> anyhow::Result<Checking> {
-        let Self { service, max_staleness, mode, deny_detail, ask_hint } = self;
+        let Self { service, audience: _, max_staleness, mode, deny_detail, ask_hint } = self;
         if ask_hint.is_empty() || ask_hint.len() > 256 || ask_hint.chars().any(char::is_control) {
             anyhow::bail!("--ask-hint must be one line of 1 to 256 bytes, such as `jitgate request`");
         }
@@ -109,6 +120,12 @@ mod tests {
         let checking = parse(&["--service", "payments"]).unwrap().parse().unwrap();
         assert!(checking.shadow.is_none());
         assert_eq!(checking.max_staleness, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn tokens_may_be_meant_for_the_services_unless_other_audiences_are_named() {
+        assert_eq!(parse(&["--service", "a,b"]).unwrap().audiences(), ["a", "b"]);
+        assert_eq!(parse(&["--service", "a", "--audience", "x"]).unwrap().audiences(), ["x"]);
     }
 
     #[test]

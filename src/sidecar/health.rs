@@ -31,20 +31,19 @@ impl Readiness {
         Self { table, max_staleness }
     }
 
-    /// What stands in the way, in words; empty when ready.
-    pub fn obstacles(&self) -> Vec<String> {
-        let obstacle = match self.freshness() {
-            Freshness::Fresh => return vec![],
+    /// What stands in the way, in words; `None` when ready.
+    pub fn obstacle(&self) -> Option<String> {
+        match self.freshness() {
+            Freshness::Fresh => None,
             Freshness::Never => {
-                "no complete snapshot from the control plane yet: every check answers NOT_SYNCED".into()
+                Some("no complete snapshot from the control plane yet: every check answers NOT_SYNCED".to_owned())
             }
-            Freshness::Stale(age) => format!(
+            Freshness::Stale(age) => Some(format!(
                 "nothing heard from the control plane for {:.1} s, more than --max-staleness {}: checks answer STALE",
                 age.as_secs_f64(),
                 humantime::format_duration(self.max_staleness)
-            ),
-        };
-        vec![obstacle]
+            )),
+        }
     }
 
     fn freshness(&self) -> Freshness {
@@ -67,12 +66,12 @@ impl Readiness {
                 () = stop.cancelled() => break,
                 _ = ticks.tick() => {}
             }
-            let obstacles = self.obstacles();
-            let ready = obstacles.is_empty();
+            let obstacle = self.obstacle();
+            let ready = obstacle.is_none();
             if ready != shown {
                 shown = ready;
                 show(&health, ready).await;
-                match obstacles.first() {
+                match obstacle {
                     None => tracing::info!("ready: checks are decided"),
                     Some(obstacle) => tracing::warn!("not ready: {obstacle}"),
                 }
@@ -107,13 +106,13 @@ mod tests {
     async fn ready_means_synced_and_fresh() {
         let table = Arc::new(Table::default());
         let readiness = Readiness::new(Arc::clone(&table), Duration::from_secs(30));
-        assert!(readiness.obstacles()[0].contains("NOT_SYNCED"));
+        assert!(readiness.obstacle().unwrap().contains("NOT_SYNCED"));
         table.publish(Index::new());
         table.heard();
-        assert!(!readiness.obstacles().is_empty(), "without the control plane's time nothing can be decided");
+        assert!(readiness.obstacle().is_some(), "without the control plane's time nothing can be decided");
         table.clock().observe(Timestamp::from_micros(1), None);
-        assert!(readiness.obstacles().is_empty());
+        assert!(readiness.obstacle().is_none());
         tokio::time::advance(Duration::from_secs(31)).await;
-        assert!(readiness.obstacles()[0].contains("31.0 s"));
+        assert!(readiness.obstacle().unwrap().contains("31.0 s"));
     }
 }

@@ -48,12 +48,30 @@ pub struct ListenArgs {
     /// Largest check accepted, in bytes.
     #[arg(
         long, env = "JITGATE_MAX_CHECK_BYTES", value_name = "BYTES", default_value_t = 65_536,
-        value_parser = clap::value_parser!(u32).range(4096..=4_194_304)
+        value_parser = check_bytes
     )]
-    pub max_check_bytes: u32,
-    /// Allow plaintext TCP on an address that is not loopback.
+    pub max_check_bytes: usize,
+    /// Offer gRPC reflection on the listeners.
+    #[arg(long, env = "JITGATE_REFLECTION")]
+    pub reflection: bool,
+    /// Allow plaintext beyond this machine: --listen on a network address, --control-plane by http://.
     #[arg(long, env = "JITGATE_INSECURE")]
     pub insecure: bool,
+}
+
+impl ListenArgs {
+    /// Binds every address.
+    ///
+    /// # Errors
+    /// As [`Listener::bind`].
+    pub async fn bind(self) -> anyhow::Result<Vec<Listener>> {
+        let Self { listen, socket_mode, insecure, max_check_bytes: _, reflection: _ } = self;
+        let mut listeners = Vec::with_capacity(listen.len());
+        for address in &listen {
+            listeners.push(Listener::bind(address, socket_mode, insecure).await?);
+        }
+        Ok(listeners)
+    }
 }
 
 /// One listening address.
@@ -85,6 +103,13 @@ impl fmt::Display for Address {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Tcp(address) => address.fmt(f),
         }
+    }
+}
+
+fn check_bytes(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(bytes) if (4096..=4_194_304).contains(&bytes) => Ok(bytes),
+        Ok(_) | Err(_) => Err("must lie between 4096 and 4194304".to_owned()),
     }
 }
 

@@ -110,7 +110,7 @@ impl Sent {
         self
     }
 
-    pub(super) fn from_peer(mut self, principal: &str) -> Self {
+    pub(super) fn with_peer(mut self, principal: &str) -> Self {
         self.attributes_mut().source.get_or_insert_default().principal = principal.into();
         self
     }

@@ -65,9 +65,9 @@ async fn without_one_the_nearest_miss_is_named() {
         (vec![grant("g")], 150, Sent::http("CONNECT", ""), "PATH_NOT_CANONICAL"),
         (vec![grant("g")], 150, Sent::http("", "/"), "BAD_CHECK"),
         (vec![grant("g")], 150, user_seven().extension("jitgate_service", "orders"), "BAD_CHECK"),
-        (vec![grant("g")], 150, user_seven().from_peer(""), "CREDENTIAL_MISSING"),
-        (vec![grant("g")], 150, user_seven().from_peer("checkout.shop.svc"), "CREDENTIAL_MISSING"),
-        (vec![grant("g")], 150, user_seven().from_peer("spiffe://TD/x"), "PEER_IDENTITY_INVALID"),
+        (vec![grant("g")], 150, user_seven().with_peer(""), "CREDENTIAL_MISSING"),
+        (vec![grant("g")], 150, user_seven().with_peer("checkout.shop.svc"), "CREDENTIAL_MISSING"),
+        (vec![grant("g")], 150, user_seven().with_peer("spiffe://TD/x"), "PEER_IDENTITY_INVALID"),
         (vec![grant("g")], 150, user_seven().header("authorization", "Bearer a,Bearer b"), "TOKEN_MALFORMED"),
         (vec![grant("g")], 150, user_seven().header(TOKEN_HEADER, ""), "TOKEN_MALFORMED"),
         (vec![grant("g")], 150, user_seven().header(TOKEN_HEADER, "x.y.z"), "TOKEN_ISSUER_UNKNOWN"),
@@ -171,7 +171,7 @@ async fn no_answer_and_no_log_line_holds_a_credential() {
             kind(&path).header(TOKEN_HEADER, SECRET),
             kind(&path).header(TOKEN_HEADER, &format!("{SECRET} {SECRET}")),
             kind(&path).header("cookie", SECRET).header("x-api-key", SECRET).header("x-jitgate-grant", SECRET),
-            kind(&path).header("cookie", SECRET).from_peer(""),
+            kind(&path).header("cookie", SECRET).with_peer(""),
             kind(&path).header("cookie", SECRET).extension("jitgate_service", "nobody"),
         ]
     };
@@ -274,7 +274,7 @@ fn mutate_fields(check: &mut CheckRequest, other: &CheckRequest, dice: &mut Dice
         }
         6 => {
             let spoilt = [format!("{ALICE}/"), ALICE.to_uppercase(), format!("{ALICE} "), format!("x{ALICE}")];
-            sent = sent.from_peer(&spoilt[dice.below(spoilt.len())]);
+            sent = sent.with_peer(&spoilt[dice.below(spoilt.len())]);
         }
         _ => {
             let names = ["authorization", TOKEN_HEADER, "content-type", "x-jitgate-grant"];
@@ -325,5 +325,5 @@ async fn ten_thousand_mutated_checks_neither_panic_nor_pass_without_a_live_grant
         }
     }
     assert!(allowed > 500 && refused > 5000, "{allowed} {refused}");
-    assert_eq!(answer(&authorizer, &Sent::http("GET", "/v1/users/7").from_peer(CHECKOUT)).await, Ok("g".into()));
+    assert_eq!(answer(&authorizer, &Sent::http("GET", "/v1/users/7").with_peer(CHECKOUT)).await, Ok("g".into()));
 }

@@ -59,7 +59,7 @@ fn denied_part(response: &CheckResponse) -> &DeniedHttpResponse {
 fn ok_part(response: &CheckResponse) -> &OkHttpResponse {
     match response.http_response.as_ref().unwrap() {
         HttpResponse::OkResponse(ok) => ok,
-        other => panic!("{other:?}"),
+        HttpResponse::DeniedResponse(denied) | HttpResponse::ErrorResponse(denied) => panic!("{denied:?}"),
     }
 }
 
@@ -302,4 +302,26 @@ fn shadow_lets_pass_and_says_what_it_would_have_refused() {
     assert_eq!(header(&ok.headers, STREAM_DURATION), None);
     assert_eq!(ok.headers_to_remove, ["x-jitgate-grant", "x-jitgate-token"]);
     assert_eq!(response.dynamic_metadata.unwrap().fields["shadow"].kind, Some(Kind::BoolValue(true)));
+}
+
+/// What the types cannot forbid: that another file of the sidecar writes the message itself.
+#[test]
+fn no_other_file_writes_a_check_response() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sidecar");
+    let mut folders = vec![root.clone()];
+    let mut writers = vec![];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if !path.ends_with("tests.rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                if text.contains("CheckResponse {") || text.contains("CheckResponse::") {
+                    writers.push(path.strip_prefix(&root).unwrap().to_owned());
+                }
+            }
+        }
+    }
+    assert_eq!(writers, [std::path::Path::new("respond.rs")]);
 }
