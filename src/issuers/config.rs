@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use jsonwebtoken::Algorithm;
 use serde::Deserialize;
-use serde_saphyr::{DefaultMessageFormatter, Location, MessageFormatter as _, Spanned};
+use serde_saphyr::{Location, MessageFormatter as _, Spanned, UserMessageFormatter};
 
 use super::keyring::{Keyring, Pace};
 use super::keys::KeySet;
@@ -16,6 +16,7 @@ use super::{Issuer, Issuers, Terms};
 use crate::model::identity::Principal;
 
 const ISSUERS_MAX: usize = 64;
+const ISSUER_MAX: usize = 512;
 const LEEWAY_DEFAULT: Duration = Duration::from_secs(5);
 const LEEWAY_MAX: Duration = Duration::from_secs(60);
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(86_400));
@@ -76,6 +77,9 @@ pub(super) fn load(path: &Path) -> anyhow::Result<Vec<Issuer>> {
 /// Reads `text` as the file at `path`.
 pub(super) fn parse(text: &str, path: &Path) -> anyhow::Result<Vec<Issuer>> {
     let file = Place(path);
+    if text.trim().is_empty() {
+        return Err(anyhow!("{}: is empty; it needs apiVersion, kind and issuers", path.display()));
+    }
     let document: Document = serde_saphyr::from_str(text).map_err(|error| file.syntax(&error))?;
     let Document { api_version, kind, issuers } = document;
     if api_version.value != "jitgate.dev/v1" {
@@ -101,12 +105,13 @@ impl Entry {
     fn parse(self, file: Place<'_>) -> anyhow::Result<Issuer> {
         let terms = self.terms(file)?;
         let pace = self.pace(file)?;
-        let at = self.key_field(file)?;
+        let (name, place) = self.key_field(file)?;
         let (source, keys) = self.source(file, &terms)?;
         if let (Some(keys), Some(algorithms)) = (&keys, &terms.algorithms)
             && !keys.serves(algorithms)
         {
-            return Err(file.at(at, "no key here is for one of the issuer's algorithms; change one or the other"));
+            let what = format!("{name}: has no key for one of the issuer's algorithms; change one or the other");
+            return Err(file.at(place, what));
         }
         let keyring = Keyring::new(Arc::clone(&terms.issuer), source, pace, keys);
         Ok(Issuer { terms, keyring })
@@ -114,8 +119,9 @@ impl Entry {
 
     fn terms(&self, file: Place<'_>) -> anyhow::Result<Terms> {
         let issuer = &self.issuer;
-        if let Err(error) = Principal::user(&issuer.value, "x") {
-            return Err(file.wrong(issuer, format!("issuer: cannot be part of a principal, which {error}")));
+        if issuer.value.len() > ISSUER_MAX || Principal::user(&issuer.value, "x").is_err() {
+            let what = format!("issuer: must be 1 to {ISSUER_MAX} bytes, without '|' and control characters");
+            return Err(file.wrong(issuer, what));
         }
         let audiences = &self.audiences;
         if audiences.value.is_empty() || audiences.value.iter().any(String::is_empty) {
@@ -176,13 +182,13 @@ impl Entry {
         })
     }
 
-    /// Where the one field that says where the keys are stands.
-    fn key_field(&self, file: Place<'_>) -> anyhow::Result<Location> {
+    /// The one field that says where the keys are, and its place.
+    fn key_field(&self, file: Place<'_>) -> anyhow::Result<(&'static str, Location)> {
         let fields = [
-            self.jwks.as_ref().map(|field| field.referenced),
-            self.jwks_file.as_ref().map(|field| field.referenced),
-            self.jwks_url.as_ref().map(|field| field.referenced),
-            self.secret_file.as_ref().map(|field| field.referenced),
+            self.jwks.as_ref().map(|field| ("jwks", field.referenced)),
+            self.jwks_file.as_ref().map(|field| ("jwksFile", field.referenced)),
+            self.jwks_url.as_ref().map(|field| ("jwksUrl", field.referenced)),
+            self.secret_file.as_ref().map(|field| ("secretFile", field.referenced)),
         ];
         let mut present = fields.into_iter().flatten();
         let (Some(field), None) = (present.next(), present.next()) else {
@@ -232,7 +238,7 @@ impl Place<'_> {
     }
 
     fn syntax(self, error: &serde_saphyr::Error) -> anyhow::Error {
-        let what = DefaultMessageFormatter.format_message(error.without_snippet());
+        let what = UserMessageFormatter.format_message(error.without_snippet());
         match error.location() {
             Some(location) => self.at(location, what),
             None => anyhow!("{}: {what}", self.0.display()),

@@ -161,7 +161,7 @@ fn trust(secure: bool, ca: Option<&Path>) -> anyhow::Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let config = match ca {
-        Some(path) => config.with_root_certificates(authorities(path)?),
+        Some(path) => config.with_root_certificates(authorities(path).context("caFile")?),
         None if secure => config
             .with_platform_verifier()
             .context("the system's certificate authorities cannot be used; name the issuer's with caFile")?,

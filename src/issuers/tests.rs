@@ -330,6 +330,12 @@ fn a_bad_token_is_not_kept() {
 }
 
 #[test]
+fn verifying_may_move_between_threads() {
+    fn is_send(_: impl Send) {}
+    is_send(FIXED.verify("", NOW));
+}
+
+#[test]
 fn more_audiences_may_be_accepted() {
     let signer = es256();
     let token = signer.token("k1", &claims_with(&json!({ "aud": "payments" })));

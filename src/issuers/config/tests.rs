@@ -44,7 +44,8 @@ fn what_is_wrong_is_named_with_its_place() {
     let key = format!("jwks: {}", jwks(&[es256().jwk("k")]));
     let head = "apiVersion: jitgate.dev/v1\nkind: Issuers\n";
     for (text, place, word) in [
-        (String::new(), "", "apiVersion"),
+        (String::new(), ": ", "is empty"),
+        ("issuers: []".to_owned(), ":1:", "apiVersion"),
         ("[".to_owned(), ":1:", ""),
         (yaml(&key).replace("jitgate.dev/v1", "v2"), ":1:13: ", "must be jitgate.dev/v1"),
         (yaml(&key).replace("kind: Issuers", "kind: Issuer"), ":2:7: ", "must be Issuers"),
@@ -62,7 +63,7 @@ fn what_is_wrong_is_named_with_its_place() {
         (yaml(&format!("{key}\nalgorithms: [HS256]")), ":7:17: ", "secretFile"),
         (yaml(&format!("{key}\nalgorithms: [none]")), ":7:17: ", "none"),
         (yaml(&format!("{key}\nalgorithms: []")), ":7:17: ", "leave it out"),
-        (yaml(&format!("{key}\nalgorithms: [RS256]")), ":6:11: ", "no key here"),
+        (yaml(&format!("{key}\nalgorithms: [RS256]")), ":6:11: ", "jwks: has no key for"),
         (yaml(&format!("{key}\njwksFile: a")), ":4:13: ", "exactly one"),
         (yaml("leeway: 5s"), ":4:13: ", "exactly one"),
         (yaml(&format!("{key}\ncaFile: ca.pem")), ":7:13: ", "jwksUrl"),
@@ -83,7 +84,8 @@ fn what_is_wrong_is_named_with_its_place() {
         (yaml("jwksUrl: http://idp.example/"), ":6:14: ", "loopback"),
         (yaml("jwksUrl: http://127.0.0.1.example/"), ":6:14: ", "loopback"),
         (yaml("jwksUrl: https://a:b@idp.example/"), ":6:14: ", "password"),
-        (yaml("jwksUrl: https://idp.example/\ncaFile: /nowhere/ca.pem"), ":6:14: ", "/nowhere/ca.pem"),
+        (yaml("jwksUrl: https://idp.example/\ncaFile: /nowhere/ca.pem"), ":6:14: ", "caFile: /nowhere/ca.pem"),
+        (yaml("jwksUrl: http://localhost/\ncaFile: ca.pem"), ":6:14: ", "caFile"),
     ] {
         let error = refused(&text);
         let start = format!("conf/issuers.yaml{place}");

@@ -90,12 +90,13 @@ async fn pass(seconds: u64) {
     tokio::time::resume();
 }
 
-/// Waits until the issuer's status is as wanted.
+/// Waits until the issuer's status is as wanted: looks after each reading of its keys.
 async fn until(issuers: &Issuers, wanted: impl Fn(KeyStatus<'_>) -> bool) {
-    let patience = Instant::now() + Duration::from_secs(20);
-    while !issuers.key_status().all(&wanted) {
-        assert!(Instant::now() < patience, "it never came to that: {issuers:?}");
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    let keyring = &issuers.issuers[0].keyring;
+    let mut readings = keyring.served.subscribe();
+    while !wanted(keyring.status()) {
+        let read = tokio::time::timeout(Duration::from_secs(60), readings.changed()).await;
+        assert!(read.is_ok_and(|read| read.is_ok()), "it never came to that: {issuers:?}");
     }
 }
 
@@ -146,7 +147,10 @@ async fn both_keys_are_good_while_they_overlap() {
     assert_eq!(judged(&issuers, &old_token).await, Ok(()));
 
     provider.publish(&[old.jwk("old"), new.jwk("new")]);
-    assert_eq!(judged(&issuers, &new_token).await, Ok(()), "an unknown kid fetches");
+    // The unknown kid sets off a fetch; that a check also waits for it is shown on a file, where time stands still.
+    let _set_off = judged(&issuers, &new_token).await;
+    until(&issuers, |status| status.refreshes == 2).await;
+    assert_eq!(judged(&issuers, &new_token).await, Ok(()));
     assert_eq!(judged(&issuers, &old_token).await, Ok(()));
 
     provider.publish(&[new.jwk("new")]);
@@ -168,6 +172,7 @@ async fn a_flood_of_unknown_kids_fetches_once_per_cooldown() {
         let tokens: Vec<_> = (0..50).map(|n| signer.token(&format!("x{round}-{n}"), &claims())).collect();
         let verdicts = futures_util::future::join_all(tokens.iter().map(|token| judged(&issuers, token))).await;
         assert!(verdicts.iter().all(|verdict| *verdict == Err(DenyReason::TokenKeyUnknown)));
+        until(&issuers, |status| status.refreshes == 1 + round as u64).await;
         for token in &tokens {
             let at_once = judged(&issuers, token).now_or_never();
             assert_eq!(at_once, Some(Err(DenyReason::TokenKeyUnknown)), "and none waits any more");
@@ -234,7 +239,7 @@ async fn a_check_does_not_wait_for_an_issuer_that_hangs() {
     let asked = Instant::now();
     let token = signer.token("k2", &claims());
     assert_eq!(judged(&issuers, &token).await, Err(DenyReason::TokenKeyUnknown));
-    assert!((PATIENCE..PATIENCE * 10).contains(&asked.elapsed()), "{:?}", asked.elapsed());
+    assert!((PATIENCE..Duration::from_secs(4)).contains(&asked.elapsed()), "{:?}", asked.elapsed());
     assert_eq!(judged(&issuers, &token).now_or_never(), Some(Err(DenyReason::TokenKeyUnknown)));
     assert_eq!(judged(&issuers, &signer.token("k1", &claims())).now_or_never(), Some(Ok(())), "known keys go on");
 }

@@ -12,9 +12,10 @@ fn read(keys: &[Value]) -> anyhow::Result<KeySet> {
 
 fn changed(mut jwk: Value, changes: &Value) -> Value {
     for (member, value) in changes.as_object().unwrap() {
-        match value {
-            Value::Null => drop(jwk.as_object_mut().unwrap().remove(member)),
-            value => jwk[member] = value.clone(),
+        if value.is_null() {
+            jwk.as_object_mut().unwrap().remove(member);
+        } else {
+            jwk[member] = value.clone();
         }
     }
     jwk
