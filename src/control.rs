@@ -63,8 +63,7 @@ use metrics::{ControlMetrics, StoreMetrics};
 use plane::Plane;
 use policy::{PolicySet, Reloader};
 use store::embedded::Embedded;
-use store::writer::{Clock, Writer};
-use store::{Store, StoreError};
+use store::{Clock, Store, StoreError, Writer};
 use waiting::Waiting;
 
 /// Runs the control plane until `until` completes or a part of it fails.
@@ -202,7 +201,7 @@ async fn open(
     let directory = data_dir.to_owned();
     let engine = tokio::task::spawn_blocking(move || Embedded::open(&directory)).await??;
     let named = || format!("the store in {} cannot be used", data_dir.display());
-    let anchored = ControlClock::anchored(store::writer::recorded(&engine).with_context(named)?);
+    let anchored = ControlClock::anchored(store::opening::recorded(&engine).with_context(named)?);
     let clock: Clock = Arc::new(move || anchored.now());
     let (store, writer, opening) = Store::open(engine, Arc::clone(&clock)).with_context(named)?;
     let config = FanoutConfig { progress_interval, ..FanoutConfig::default() };

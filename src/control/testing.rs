@@ -1,6 +1,6 @@
 //! What the tests of the control plane share: a plane without listeners, a whole one over loopback, an issuer, policies.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -36,6 +36,7 @@ use crate::model::scope::{HttpRule, Rule, Scope};
 use crate::model::time::Timestamp;
 use crate::runtime::Outcome;
 use crate::telemetry::metrics::Metrics;
+use crate::tls::IdentityFiles;
 
 pub(super) const ISSUER: &str = "https://idp.example";
 pub(super) const ALICE: &str = "user:https://idp.example|alice";
@@ -217,6 +218,37 @@ impl Provider {
         let claims = json!({ "iss": ISSUER, "sub": user, "aud": "jitgate", "exp": now + 300, "groups": groups });
         let header = Header { kid: Some("k".into()), ..Header::new(Algorithm::ES256) };
         jsonwebtoken::encode(&header, &claims, &self.0).unwrap()
+    }
+}
+
+/// An authority whose files lie in a directory.
+pub(super) struct Pki {
+    directory: PathBuf,
+    pub(super) ca: PathBuf,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl Pki {
+    pub(super) fn new(directory: &Path) -> Self {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let ca = directory.join("ca.pem");
+        std::fs::write(&ca, params.self_signed(&key).unwrap().pem()).unwrap();
+        Self { directory: directory.to_owned(), ca, issuer: rcgen::Issuer::new(params, key) }
+    }
+
+    /// A certificate for 127.0.0.1, naming a workload or none.
+    pub(super) fn issue(&self, name: &str, spiffe: Option<&str>) -> IdentityFiles {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.subject_alt_names = vec![rcgen::SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into())];
+        params.subject_alt_names.extend(spiffe.map(|uri| rcgen::SanType::URI(uri.try_into().unwrap())));
+        let key = rcgen::KeyPair::generate().unwrap();
+        let path = |ending: &str| self.directory.join(format!("{name}.{ending}"));
+        let files = IdentityFiles { cert: path("pem"), key: path("key") };
+        std::fs::write(&files.cert, params.signed_by(&key, &self.issuer).unwrap().pem()).unwrap();
+        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        files
     }
 }
 

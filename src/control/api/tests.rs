@@ -255,3 +255,55 @@ async fn health_and_metrics_are_served() {
     }
     served.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn one_trace_runs_from_the_caller_over_the_request_to_the_grant() {
+    use opentelemetry::trace::TracerProvider as _;
+    use tracing_subscriber::layer::SubscriberExt as _;
+    // With one subscriber alive, `tracing` asks only the thread that first reaches a span whether anybody listens; the
+    // other tests' threads would say no for this one too. With two it asks both.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
+    let provider = opentelemetry_sdk::trace::SdkTracerProvider::builder().build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+    let Rig { served, mut client, alice, .. } = rig().await;
+    let mut asked = with(&alice, ask(5));
+    let trace_id = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let parent = format!("00-{trace_id}-00f067aa0ba902b7-01");
+    asked.metadata_mut().insert("traceparent", parent.parse().unwrap());
+    let request = client.request_access(asked).await.unwrap().into_inner();
+    let by_id = v1::GetGrantRequest { id: request.grant.clone() };
+    let grant = client.get_grant(with(&alice, by_id)).await.unwrap().into_inner();
+    for own in [&request.traceparent, &grant.traceparent] {
+        assert!(own.starts_with(&format!("00-{trace_id}-")) && *own != parent, "{own}");
+    }
+    assert_ne!(request.traceparent, grant.traceparent, "the issue is a span of its own");
+    served.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_workload_asks_by_its_certificate_over_tls() {
+    const CHECKOUT: &str = "spiffe://td.example/ns/shop/sa/checkout";
+    let directory = Arc::new(tempfile::tempdir().unwrap());
+    let pki = crate::control::testing::Pki::new(directory.path());
+    let (server, client) = (pki.issue("server", None), pki.issue("client", Some(CHECKOUT)));
+    let flag = |name: &str, path: &std::path::Path| format!("--{name}={}", path.display());
+    let flags = [
+        flag("tls-cert", &server.cert),
+        flag("tls-key", &server.key),
+        flag("tls-client-ca", &pki.ca),
+        format!("--admin={CHECKOUT}"),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let served = Served::start_in(Arc::clone(&directory), &flags).await;
+    let connect = |identity| {
+        let tls = crate::tls::client_config(pki.ca.clone(), identity).unwrap();
+        let url = format!("https://127.0.0.1:{}", served.grpc.port());
+        Client::new(crate::tls::channel("--server", &url, Some(tls), false).unwrap())
+    };
+    let fleet = connect(Some(client)).list_sidecars(v1::ListSidecarsRequest {}).await.unwrap();
+    assert!(fleet.into_inner().sidecars.is_empty());
+    let nobody = connect(None).list_sidecars(v1::ListSidecarsRequest {}).await.unwrap_err();
+    assert_eq!(reason(&nobody), "CREDENTIAL_MISSING");
+    served.stop().await.unwrap();
+}

@@ -54,6 +54,7 @@ impl std::fmt::Debug for Change<'_> {
 }
 
 /// Who, and why.
+#[derive(Clone, Copy)]
 struct Said<'s> {
     by: &'s str,
     reason: &'s str,

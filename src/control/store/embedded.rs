@@ -128,14 +128,10 @@ fn open(file: &Path) -> Result<Database, DatabaseError> {
 
 fn explain(file: &Path, error: &DatabaseError) -> String {
     let file = file.display();
-    if let DatabaseError::Storage(StorageError::Io(io)) = error {
-        return match io.kind() {
-            io::ErrorKind::PermissionDenied => {
-                format!("{file} cannot be opened: permission denied; it must belong to this user")
-            }
-            io::ErrorKind::InvalidData => damaged(&file, error),
-            _ => format!("{file} cannot be opened: {io}"),
-        };
+    if let DatabaseError::Storage(StorageError::Io(io)) = error
+        && io.kind() != io::ErrorKind::InvalidData
+    {
+        return format!("{file} cannot be opened: {io}; it must belong to this user, and its disk must be in order");
     }
     if let DatabaseError::UpgradeRequired(_) = error {
         return format!(

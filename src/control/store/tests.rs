@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 use super::change::Committed;
 use super::embedded::Embedded;
 use super::memory::{Memory, Mood};
-use super::writer::Opening;
 use super::*;
 use crate::control::audit;
 use crate::control::testing::{grant, request};
