@@ -5,6 +5,7 @@ use prost::Message as _;
 use super::*;
 use crate::clock::wall;
 use crate::model::decide::{Freshness, Grants};
+use crate::model::grant::{End, Ended, Phase};
 use crate::model::identity::Principal;
 use crate::watch_ring::grants::{bytes, digest, grant, revoked};
 use crate::wire::grant::{duration_to, timestamp_to};
@@ -312,4 +313,23 @@ async fn a_tombstone_survives_a_resync() {
     line.take("E", 11, delta(10, std::slice::from_ref(&dead), &[])).unwrap();
     line.snapshot("E", 12, &[dead]).unwrap();
     assert_eq!(line.table.current().unwrap().counts().ended, 1);
+}
+
+/// Expired entries that a watch never reports outlive their end in every cache (spicedb api#146): here the end needs no
+/// message, no control plane and no timer.
+#[tokio::test(start_paused = true)]
+async fn a_grant_ends_on_time_with_the_control_plane_gone() {
+    let begin = wall();
+    let ends = begin.plus(10 * SECOND);
+    let entries = [bytes(&Grant { end: End::At(ends), ..grant("a") })];
+    let mut line = Line::new(Table::default(), false);
+    line.snapshot("E", 7, &entries).unwrap();
+    let Message::Progress(progress) = line.progress(&entries) else { panic!("not progress") };
+    let progress = v1::Progress { server_time: Some(timestamp_to(begin)), ..progress };
+    line.take("E", 7, Message::Progress(progress)).unwrap();
+    let phase = || line.table.current().unwrap().grants()[0].phase(line.table.now().unwrap());
+    tokio::time::advance(10 * SECOND - Duration::from_millis(1)).await;
+    assert!(matches!(phase(), Phase::Live(_)));
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert_eq!(phase(), Phase::Ended(Ended::Expired));
 }
