@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use jitgate::clock;
-use jitgate::model::digest::TableDigest;
+use jitgate::model::digest::{EntryMark, TableDigest};
 use jitgate::model::grant::{Grant, Revision};
 use jitgate::wire::grant::{duration_to, entry_to, timestamp_to};
 use jitgate::wire::v1::enforcer_service_server::{EnforcerService, EnforcerServiceServer};
@@ -135,9 +135,9 @@ impl Table {
         let prev_revision = self.revision;
         self.revision += 1;
         let revision = Revision(self.revision.unsigned_abs());
-        let put: Vec<_> =
-            grants.iter().map(|grant| entry_to(&Grant { mod_revision: revision, ..grant.clone() })).collect();
-        put.iter().for_each(|entry| self.digest.add(&entry.encode_to_vec()));
+        let entry = |grant: &Grant| entry_to(&Grant { mod_revision: revision, ..grant.clone() }).encode_to_vec();
+        let put: Vec<bytes::Bytes> = grants.iter().map(|grant| entry(grant).into()).collect();
+        put.iter().for_each(|entry| self.digest.add(EntryMark::of(entry)));
         Told::Delta(Delta { prev_revision, put, del: Vec::new() })
     }
 
