@@ -53,6 +53,11 @@ impl Control {
     /// Everything that is told, in order.
     async fn tell(self, mut said: mpsc::Receiver<Said>, told: mpsc::Sender<Result<WatchGrantsResponse, Status>>) {
         let mut table = Table { revision: 1, ..Table::default() };
+        // Every progress message must echo something of its session, so nothing is told before the subscription.
+        match said.recv().await {
+            Some(heard) => self.hear(&mut table, heard),
+            None => return,
+        }
         let opening = [
             Told::SnapshotBegin(SnapshotBegin { entries: 0, cause: SnapshotCause::First.into() }),
             Told::SnapshotEnd(SnapshotEnd { digest: table.digest() }),
