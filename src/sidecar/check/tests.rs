@@ -10,8 +10,10 @@ use crate::model::grant::{End, Ended, Grant, Hold, Staleness};
 use crate::model::scope::{GrpcRule, HttpRule, Rule, Scope};
 use crate::sidecar::config::Mode;
 use crate::sidecar::input::TOKEN_HEADER;
-use crate::sidecar::scene::{CAPTURED, CHECKOUT, Sent, at, authorizer, fill, grant, service, table};
+use crate::sidecar::respond::DenyDetail;
+use crate::sidecar::scene::{CAPTURED, CHECKOUT, Sent, at, authorizer, checking, fill, grant, service, table};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::spans::Spans;
 
 /// The grant that let the check pass, or the reason why not.
 async fn answer(authorizer: &Authorizer, sent: &Sent) -> Result<String, String> {
@@ -80,6 +82,73 @@ async fn without_one_the_nearest_miss_is_named() {
 async fn a_token_that_belongs_to_the_application_changes_nothing() {
     let sent = user_seven().header("authorization", "Bearer opaque");
     assert_eq!(ask([grant("g")], 150, &sent).await, Ok("g".into()));
+}
+
+/// An issuer with one key, and what signs for it.
+fn issuer() -> (Issuers, impl Fn(serde_json::Value) -> String) {
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+    use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
+    let random = aws_lc_rs::rand::SystemRandom::new();
+    let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+    let key = EncodingKey::from_ec_der(pkcs8.as_ref());
+    let mut jwk = serde_json::to_value(Jwk::from_encoding_key(&key, Algorithm::ES256).unwrap()).unwrap();
+    jwk["kid"] = "k".into();
+    let yaml = format!(
+        "apiVersion: jitgate.dev/v1\nkind: Issuers\nissuers:\n  - issuer: https://idp.example\n    audiences: [jitgate]\n    jwks: {{\"keys\":[{jwk}]}}\n"
+    );
+    let issuers = Issuers::parse(&yaml, std::path::Path::new("issuers.yaml")).unwrap();
+    let header = Header { kid: Some("k".into()), ..Header::new(Algorithm::ES256) };
+    (issuers, move |claims| encode(&header, &claims, &key).unwrap())
+}
+
+fn claims(expires: u64) -> serde_json::Value {
+    serde_json::json!({
+        "iss": "https://idp.example", "sub": "alice", "aud": "jitgate", "exp": expires, "groups": ["sre"]
+    })
+}
+
+#[tokio::test]
+async fn a_token_proves_its_user_and_groups_in_either_header() {
+    let (issuers, sign) = issuer();
+    let held_by = |subject: &str, id: &str| Grant { subject: Principal::parse(subject).unwrap(), ..grant(id) };
+    let token = sign(claims(180));
+    let checking = checking(Mode::Enforce, DenyDetail::Full);
+    let table = table([held_by("user:https://idp.example|alice", "hers")], 150);
+    let recorder = Recorder::new(Spans::default(), &Metrics::default());
+    let authorizer = Authorizer::new(Arc::clone(&table), Arc::new(issuers), checking, recorder);
+    let bearer = user_seven().with_peer("").header("authorization", &format!("Bearer {token}"));
+    let own = user_seven().with_peer("").header(TOKEN_HEADER, &token);
+    for sent in [&bearer, &own] {
+        assert_eq!(answer(&authorizer, sent).await, Ok("hers".into()));
+    }
+    fill(&table, [held_by("group:https://idp.example|sre", "theirs")], 150);
+    assert_eq!(answer(&authorizer, &bearer).await, Ok("theirs".into()));
+    fill(&table, [held_by("group:https://idp.example|dev", "others")], 150);
+    assert_eq!(answer(&authorizer, &bearer).await, Err("NO_GRANT".into()));
+}
+
+#[tokio::test]
+async fn a_bad_token_of_ours_denies_even_beside_a_peer_that_would_pass() {
+    let (issuers, sign) = issuer();
+    let recorder = Recorder::new(Spans::default(), &Metrics::default());
+    let checking = checking(Mode::Enforce, DenyDetail::Full);
+    let authorizer = Authorizer::new(table([grant("g")], 150), Arc::new(issuers), checking, recorder);
+    let mut elsewhere = claims(180);
+    elsewhere["aud"] = "somebody".into();
+    let mut foreign = claims(180);
+    foreign["iss"] = "https://other.example".into();
+    for (token, in_bearer, in_ours) in [
+        (sign(claims(180)), Ok("g"), Ok("g")),
+        (sign(claims(100)), Err("TOKEN_EXPIRED"), Err("TOKEN_EXPIRED")),
+        (sign(elsewhere), Err("TOKEN_AUDIENCE_MISMATCH"), Err("TOKEN_AUDIENCE_MISMATCH")),
+        (sign(foreign), Ok("g"), Err("TOKEN_ISSUER_UNKNOWN")),
+        ("opaque".to_owned(), Ok("g"), Err("TOKEN_ISSUER_UNKNOWN")),
+    ] {
+        let owned = |outcome: Result<&str, &str>| outcome.map(str::to_owned).map_err(str::to_owned);
+        let bearer = user_seven().header("authorization", &format!("Bearer {token}"));
+        assert_eq!(answer(&authorizer, &bearer).await, owned(in_bearer));
+        assert_eq!(answer(&authorizer, &user_seven().header(TOKEN_HEADER, &token)).await, owned(in_ours));
+    }
 }
 
 #[tokio::test]
