@@ -1,5 +1,7 @@
 //! The ring of real processes: control plane, sidecar, the shipped configuration in a real Envoy, real TLS, real tokens.
 
+#![expect(unreachable_pub, reason = "a test binary has no outside")]
+
 mod bad_starts;
 mod crashes;
 mod demo;
