@@ -9,7 +9,9 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
+
+use crate::telemetry::names;
 
 /// How the store does.
 #[derive(Debug, Clone)]
@@ -30,10 +32,10 @@ impl StoreMetrics {
             changes: Counter::default(),
         };
         let (gauge, index) = (this.revision.clone(), this.audit_index.clone());
-        registry.register("jitgate_store_revision", "Revision of the newest committed change", gauge);
+        registry.register(names::STORE_REVISION_GAUGE, "Revision of the newest committed change", gauge);
         registry.register("jitgate_audit_index", "Index of the newest audit event", index);
         let help = "Time from handing a group of changes to the store until it is durable";
-        registry.register_with_unit("jitgate_store_commit", help, Unit::Seconds, this.commits.clone());
+        registry.register(names::STORE_COMMIT_DURATION, help, this.commits.clone());
         registry.register("jitgate_store_changes", "Committed changes, one revision each", this.changes.clone());
         this
     }
@@ -85,13 +87,13 @@ impl ControlMetrics {
             approval: Histogram::new(exponential_buckets(0.001, 4.0, 12)),
             sidecars: Gauge::default(),
         };
-        registry.register("jitgate_access_requests", "Access requests by outcome", this.requests.clone());
+        registry.register(names::REQUESTS, "Access requests by outcome", this.requests.clone());
         registry.register("jitgate_api_refusals", "Calls of the API that were refused", this.refusals.clone());
         let help = "Grants that sidecars hold, by state; tombstones are the ended ones";
-        registry.register("jitgate_grants", help, this.grants.clone());
+        registry.register(names::GRANTS, help, this.grants.clone());
         let help = "Time from an access request to its grant";
-        registry.register_with_unit("jitgate_approval", help, Unit::Seconds, this.approval.clone());
-        registry.register("jitgate_sidecars_connected", "Sidecars that watch now", this.sidecars.clone());
+        registry.register(names::APPROVAL_DURATION, help, this.approval.clone());
+        registry.register(names::SIDECARS_CONNECTED, "Sidecars that watch now", this.sidecars.clone());
         Arc::new(this)
     }
 

@@ -11,6 +11,7 @@ use super::fanout::Fanout;
 use super::metrics::ControlMetrics;
 use super::policy::PolicySet;
 use super::store::Store;
+use super::store::writer::Usable;
 use super::waiting::Waiting;
 use crate::model::grant::GrantId;
 use crate::model::identity::{Principal, Service};
@@ -119,6 +120,11 @@ impl Plane {
 
     pub(super) fn rule_by(&self, rulings: Arc<dyn Rulings>) {
         self.rulings.store(Arc::new(rulings));
+    }
+
+    /// Whether the store can be used, for readiness.
+    pub fn usable(&self) -> Usable {
+        self.store.usable()
     }
 
     /// The control plane's time.

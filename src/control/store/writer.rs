@@ -1,10 +1,14 @@
 //! One writer: many waiting changes, one fsync, still one revision each; published in revision order, then answered.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
 use super::change::{CHANGES_KEPT, Committed};
@@ -17,6 +21,7 @@ use crate::model::grant::{Grant, GrantId, Revision};
 use crate::model::identity::Service;
 use crate::model::time::Timestamp;
 use crate::runtime::Outcome;
+use crate::wire::grant::timestamp_from;
 use crate::wire::store;
 
 /// Changes that may wait.
@@ -26,6 +31,9 @@ const GROUP_MAX: usize = 256;
 /// Reads under way at once, and reads waiting for their turn.
 const READING_MAX: usize = 16;
 const READS_WAITING_MAX: usize = 1024;
+
+/// For whoever still holds a [`Store`] when the control plane stops.
+const FAREWELL: Duration = Duration::from_secs(8);
 
 /// Tells the time. Only the control plane's store dates things.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -41,6 +49,22 @@ pub struct Store {
     reads_waiting: Arc<Semaphore>,
     clock: Clock,
     epoch: Ulid,
+    usable: Usable,
+}
+
+/// Whether the store could be written and read last time.
+#[derive(Debug, Clone)]
+pub struct Usable(Arc<AtomicBool>);
+
+impl Usable {
+    /// Whether it could.
+    pub fn holds(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn note(&self, usable: bool) {
+        self.0.store(usable, Ordering::Release);
+    }
 }
 
 impl std::fmt::Debug for Store {
@@ -89,9 +113,15 @@ impl Store {
             reads_waiting: Arc::new(Semaphore::new(READS_WAITING_MAX)),
             clock: Arc::clone(&clock),
             epoch: opening.epoch,
+            usable: Usable(Arc::new(AtomicBool::new(true))),
         };
-        let state = State { meta, now: Timestamp::default(), unsettled: None, publish: Box::new(|_| {}) };
+        let state = State { usable: store.usable.clone(), meta, now: Timestamp::default(), unsettled: None, publish: Box::new(|_| {}) };
         Ok((store, Writer { engine, jobs: waiting, clock, state: Arc::new(Mutex::new(state)), metrics: None }, opening))
+    }
+
+    /// Whether the store can be used, for readiness.
+    pub fn usable(&self) -> Usable {
+        self.usable.clone()
     }
 
     /// Names the store's history.
@@ -165,6 +195,23 @@ impl Store {
     }
 }
 
+/// The newest time that the store has written down: time must not run backwards from there.
+///
+/// # Errors
+/// [`StoreError`] when it cannot be read.
+pub fn recorded(engine: &dyn Engine) -> Result<Timestamp, StoreError> {
+    let view = engine.view()?;
+    let reader = Reader::new(&*view);
+    let Some(meta) = reader.meta()? else { return Ok(Timestamp::default()) };
+    let mut newest = Timestamp::default();
+    reader.audit(count(meta.audit_index), &mut |event| {
+        let time = event.time.as_ref().and_then(|time| timestamp_from(time, "time").ok());
+        newest = newest.max(time.unwrap_or_default());
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(newest)
+}
+
 /// Where the store stands; a new one is given its epoch.
 fn begin(engine: &dyn Engine, clock: &Clock) -> anyhow::Result<store::Meta> {
     let view = engine.view()?;
@@ -226,7 +273,8 @@ fn past(
     })
 }
 
-/// The one that writes. It ends when the last [`Store`] is dropped, so no accepted change is left behind.
+/// The one that writes. It ends when the last [`Store`] is dropped, so no accepted change is left behind; when the
+/// control plane stops, it waits for that only so long.
 pub struct Writer {
     engine: Arc<dyn Engine>,
     jobs: mpsc::Receiver<Job>,
@@ -247,6 +295,7 @@ struct State {
     /// A group whose commit failed, until the engine can tell what became of it.
     unsettled: Option<Group>,
     publish: Publish,
+    usable: Usable,
 }
 
 struct Group {
@@ -278,8 +327,19 @@ impl Writer {
     ///
     /// # Errors
     /// When the store was written to by somebody else: then what sidecars hold can no longer be trusted to be the newest.
-    pub async fn run(mut self) -> Outcome {
-        while let Some(first) = self.jobs.recv().await {
+    pub async fn run(mut self, stop: CancellationToken) -> Outcome {
+        let too_long = async {
+            stop.cancelled().await;
+            tokio::time::sleep(FAREWELL).await;
+        };
+        let mut too_long = std::pin::pin!(too_long);
+        loop {
+            let first = tokio::select! {
+                biased;
+                first = self.jobs.recv() => first,
+                () = too_long.as_mut() => None,
+            };
+            let Some(first) = first else { return Ok(()) };
             let mut jobs = vec![first];
             while jobs.len() < GROUP_MAX
                 && let Ok(next) = self.jobs.try_recv()
@@ -292,7 +352,6 @@ impl Writer {
                 tokio::task::spawn_blocking(move || state.lock().write(&*engine, jobs, now, metrics.as_ref()));
             written.await??;
         }
-        Ok(())
     }
 }
 
@@ -306,10 +365,9 @@ impl State {
         metrics: Option<&StoreMetrics>,
     ) -> Outcome {
         self.now = now.max(self.now);
-        if let Err(error) = self.settle(engine) {
-            return refuse_all(jobs, &error, self.now);
-        }
-        let view = match engine.view() {
+        let view = self.settle(engine).and_then(|()| engine.view());
+        self.usable.note(view.is_ok());
+        let view = match view {
             Ok(view) => view,
             Err(error) => return refuse_all(jobs, &error, self.now),
         };
@@ -367,6 +425,7 @@ impl State {
                 }
             }
         };
+        self.usable.note(outcome.is_ok());
         if let Some(metrics) = metrics {
             metrics.stands_at(self.meta.revision, self.meta.audit_index);
         }
