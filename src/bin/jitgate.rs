@@ -1,9 +1,15 @@
 //! `jitgate`: the command line. It joins the verbs that need the control plane to those of `cli`, and decides nothing itself.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::{CommandFactory, Parser, Subcommand};
-use jitgate::cli;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use jitgate::cli::policy::{Checked, PolicyArgs, PolicyVerb};
+use jitgate::cli::{self, Exit, Trouble};
+use jitgate::control::{self, ControlPlaneArgs, policy};
+use jitgate::runtime;
+use jitgate::telemetry::{self, TelemetryArgs};
+use jitgate::tls;
 
 /// Just-in-time access for a service mesh.
 #[derive(Debug, Parser)]
@@ -18,13 +24,45 @@ struct Jitgate {
 enum Verb {
     #[command(flatten)]
     Client(Box<cli::Verb>),
+    /// Read policies and standing grants without putting them in force
+    Policy(PolicyArgs),
+    /// Run the control plane: it takes access requests, issues grants and feeds the sidecars
+    ControlPlane(Box<ControlPlane>),
 }
+
+#[derive(Debug, Args)]
+struct ControlPlane {
+    #[command(flatten)]
+    control: ControlPlaneArgs,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
+}
+
+/// How long the last spans may take to leave.
+const EXPORT: Duration = Duration::from_secs(3);
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    tls::install_provider();
     match Jitgate::parse().verb {
         Verb::Client(verb) => cli::run(*verb, Jitgate::command()).await,
+        Verb::Policy(args) => cli::conclude(check(args)),
+        Verb::ControlPlane(args) => cli::conclude(control_plane(*args).await),
     }
+}
+
+fn check(PolicyArgs { verb: PolicyVerb::Check { dir, output } }: PolicyArgs) -> Result<Exit, Trouble> {
+    let report = policy::check(&dir);
+    let problems = report.problems.iter().map(ToString::to_string).collect();
+    cli::policy::report(&Checked { ok: report.set.is_some(), problems, summary: report.to_string() }, &output)
+}
+
+async fn control_plane(ControlPlane { control, telemetry }: ControlPlane) -> Result<Exit, Trouble> {
+    let stopped = runtime::shutdown_signal()?;
+    let telemetry = telemetry::init(&telemetry, "jitgate-control-plane")?;
+    let outcome = control::run(control, telemetry.metrics.clone(), stopped).await;
+    telemetry.shutdown(EXPORT).await;
+    Ok(outcome.map(|()| Exit::Done)?)
 }
 
 #[cfg(test)]
@@ -150,6 +188,16 @@ mod tests {
             &["explain", "--service", "payments", "--as", "user:i|a", "--grpc", "/a.B/C", "--at", "-10m"],
             &["fleet", "-o", "yaml"],
             &["token", "inspect", "-"],
+            &["policy", "check", "./policies", "-o", "json"],
+            &[
+                "control-plane",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                "group:i|g",
+                "--entitle",
+                "spiffe://td/*=payments",
+            ],
             &["completions", "bash"],
             &["dev", "--envoy-port", "0", "--state-dir", "/tmp/x", "--no-envoy"],
             &["dev", "token", "--user", "alice", "--group", "sre", "--for", "1h", "--state-dir", "/tmp/x"],

@@ -86,7 +86,8 @@ impl Plane {
             if declared.get(&id).is_some_and(|standing| is_declared_by(&issued, standing)) {
                 continue;
             }
-            let moved = declared.get(&id).is_some_and(|standing| standing.scope.service() != issued.grant.scope.service());
+            let moved =
+                declared.get(&id).is_some_and(|standing| standing.scope.service() != issued.grant.scope.service());
             self.store
                 .write(move |change| {
                     let Some(mut issued) = known(change, &id)?.filter(|issued| !is_over(issued)) else { return Ok(()) };

@@ -100,7 +100,9 @@ pub(super) fn tls(
     let Plaintext { listen, http_listen, insecure } = plaintext;
     if !tls::is_local(http_listen) {
         if !insecure {
-            bail!("--http-listen {http_listen} is not loopback, and /metrics is plaintext: use a loopback address, or --insecure");
+            bail!(
+                "--http-listen {http_listen} is not loopback, and /metrics is plaintext: use a loopback address, or --insecure"
+            );
         }
         tracing::warn!(address = %http_listen, "/metrics is readable beyond this machine, in plaintext (--insecure)");
     }
@@ -121,7 +123,8 @@ pub(super) fn policies(directory: Option<PathBuf>) -> anyhow::Result<(PathBuf, P
     let directory = match directory {
         Some(directory) => directory,
         None => {
-            std::fs::create_dir_all(POLICIES).with_context(|| format!("cannot make {POLICIES}; name a directory with --policies"))?;
+            std::fs::create_dir_all(POLICIES)
+                .with_context(|| format!("cannot make {POLICIES}; name a directory with --policies"))?;
             PathBuf::from(POLICIES)
         }
     };
@@ -153,8 +156,7 @@ mod tests {
 
     fn tls_of(arguments: &[&str]) -> Result<bool, String> {
         let args = parse(arguments)?;
-        let plaintext =
-            Plaintext { listen: &args.listen, http_listen: &args.http_listen, insecure: args.insecure };
+        let plaintext = Plaintext { listen: &args.listen, http_listen: &args.http_listen, insecure: args.insecure };
         tls(None, None, None, plaintext).map(|tls| tls.is_some()).map_err(|error| error.to_string())
     }
 

@@ -46,7 +46,9 @@ impl Entitlements {
     pub fn new(list: Vec<Entitlement>, local: bool) -> Self {
         let open = list.is_empty() && local;
         if open {
-            tracing::warn!("any process on this machine may watch every grant: pass --entitle to say which sidecar may");
+            tracing::warn!(
+                "any process on this machine may watch every grant: pass --entitle to say which sidecar may"
+            );
         } else if list.is_empty() {
             tracing::warn!("no sidecar may watch: pass --entitle 'SPIFFE-PATTERN=SERVICE'");
         }
@@ -67,7 +69,8 @@ impl Entitlements {
             None => Ok(()),
             Some(service) => {
                 let who = principals.first().map_or("", Principal::as_str);
-                let message = format!("{who} may not watch {service}: the control plane needs --entitle '{who}={service}'");
+                let message =
+                    format!("{who} may not watch {service}: the control plane needs --entitle '{who}={service}'");
                 Err(Fault::new(FaultKind::NotEligible, message))
             }
         }
@@ -104,8 +107,7 @@ mod tests {
         let callers = Callers::new(std::sync::Arc::default(), vec![]);
         let peer = peer.map(|peer| Principal::parse(peer).unwrap());
         let mut extensions = Extensions::new();
-        extensions
-            .insert(Identified(callers.identify(&MetadataMap::new(), peer, Timestamp::default()).await));
+        extensions.insert(Identified(callers.identify(&MetadataMap::new(), peer, Timestamp::default()).await));
         extensions
     }
 

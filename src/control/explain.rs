@@ -142,7 +142,8 @@ fn steps(grants: &impl Grants, check: &Check<'_>, at: Timestamp) -> Vec<Step> {
     let peer = check.caller.as_ref().ok().and_then(|caller| caller.peer.as_ref());
     for principal in principals {
         let held = grants.held_by(principal);
-        let here: Vec<_> = held.iter().flat_map(|held| held.iter()).filter(|g| g.scope.service() == check.service).collect();
+        let here: Vec<_> =
+            held.iter().flat_map(|held| held.iter()).filter(|g| g.scope.service() == check.service).collect();
         if here.is_empty() {
             steps.push(step("grants", false, format!("{principal} holds no grant at {}", check.service)));
         }

@@ -108,7 +108,9 @@ impl From<StoreError> for Fault {
         // Paths and rows are the operator's business; the caller learns that it was not their doing.
         let message = match kind {
             FaultKind::Busy => "too many requests wait; try again shortly",
-            FaultKind::Unavailable => "the control plane cannot use its store now; nothing was changed, try again later",
+            FaultKind::Unavailable => {
+                "the control plane cannot use its store now; nothing was changed, try again later"
+            }
             _ => "the control plane's store is damaged; its operator has to look at the log",
         };
         if kind == FaultKind::Internal {

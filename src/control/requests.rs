@@ -211,8 +211,7 @@ impl Draft {
             Ruled::Approved { duration, rule, message, staleness } => {
                 let by = format!("rule {rule} of policy {} approves", self.ruling.policy.name);
                 let message = message.as_deref().map_or(by, str::to_owned);
-                let granted =
-                    Granted { duration: *duration, staleness: *staleness, rule: Arc::clone(rule), message };
+                let granted = Granted { duration: *duration, staleness: *staleness, rule: Arc::clone(rule), message };
                 approve(change, &mut request, granted)?;
             }
             Ruled::Denied { rule, message } => {
@@ -271,7 +270,8 @@ impl Draft {
 fn approve(change: &mut Change<'_>, request: &mut AccessRequest, granted: Granted) -> Result<(), Fault> {
     let (now, terms) = (change.now(), &request.terms);
     if change.read().enforced(Some(terms.subject.as_str()))?.len() >= HELD_MAX {
-        let message = format!("{} holds {HELD_MAX} grants already, ended ones included; wait or release some", terms.subject);
+        let message =
+            format!("{} holds {HELD_MAX} grants already, ended ones included; wait or release some", terms.subject);
         return Err(Fault::new(FaultKind::Limit, message));
     }
     let grant = Grant {

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -115,7 +115,13 @@ impl Store {
             epoch: opening.epoch,
             usable: Usable(Arc::new(AtomicBool::new(true))),
         };
-        let state = State { usable: store.usable.clone(), meta, now: Timestamp::default(), unsettled: None, publish: Box::new(|_| {}) };
+        let state = State {
+            usable: store.usable.clone(),
+            meta,
+            now: Timestamp::default(),
+            unsettled: None,
+            publish: Box::new(|_| {}),
+        };
         Ok((store, Writer { engine, jobs: waiting, clock, state: Arc::new(Mutex::new(state)), metrics: None }, opening))
     }
 
