@@ -1,1 +1,132 @@
-fn main() {}
+//! What a check costs: CPU time of `jitgate-sidecar` against a server that allows everything, in one interleaved run.
+//!
+//! Absolute figures drift with the machine; the ratio of two servers that live side by side does not. The sidecar holds
+//! 10,000 grants, verifies (and caches) a token and exports a span for each check; the reference decodes and says yes.
+//! Any answer that is not an OK fails the bench. `--self-check` runs the reference against itself: the noise floor.
+
+#[path = "support/checks.rs"]
+mod checks;
+#[path = "support/control.rs"]
+mod control;
+#[path = "support/load.rs"]
+mod load;
+#[path = "support/proc.rs"]
+mod proc;
+#[path = "support/reference.rs"]
+mod reference;
+#[path = "support/report.rs"]
+mod report;
+#[path = "support/servers.rs"]
+mod servers;
+#[path = "support/sink.rs"]
+mod sink;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Parser;
+
+use crate::load::Load;
+use crate::report::{Report, Round};
+use crate::servers::Contestant;
+
+/// CPU per check, against an always-allow server.
+#[derive(Debug, Parser)]
+struct Bench {
+    /// Compare the reference with itself: shows what difference is noise.
+    #[arg(long)]
+    self_check: bool,
+    /// Rounds, each with one burst to either server.
+    #[arg(long, default_value_t = 21)]
+    rounds: usize,
+    /// Checks in a burst.
+    #[arg(long, default_value_t = 20_000)]
+    burst: u64,
+    /// Connections of the load generator.
+    #[arg(long, default_value_t = 2)]
+    connections: usize,
+    /// Checks in flight on each.
+    #[arg(long, default_value_t = 8)]
+    streams: usize,
+    /// Grants that the sidecar holds.
+    #[arg(long, default_value_t = 10_000)]
+    grants: usize,
+    /// The sidecar to measure. Default: the one that cargo has just built.
+    #[arg(long, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_jitgate-sidecar"))]
+    sidecar: PathBuf,
+    /// Let the scheduler choose cores instead of keeping everything on one.
+    #[arg(long)]
+    no_pin: bool,
+    /// Also write the result here.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Run as the reference server on this port (used by the bench itself).
+    #[arg(long, hide = true, value_name = "PORT")]
+    serve_reference: Option<u16>,
+    /// What `cargo bench` adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    let bench = Bench::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if let Some(port) = bench.serve_reference {
+        return runtime.block_on(reference::serve(port));
+    }
+    if !bench.no_pin {
+        proc::keep_to_one_core().context("pinning to one core failed: try --no-pin")?;
+    }
+    let report = runtime.block_on(run(&bench))?;
+    if let Some(file) = &bench.json {
+        std::fs::write(file, report.to_json()?).with_context(|| format!("{} cannot be written", file.display()))?;
+    }
+    write!(std::io::stdout(), "{}", report.to_table())?;
+    Ok(())
+}
+
+async fn run(bench: &Bench) -> anyhow::Result<Report> {
+    let scene = checks::Scene::new(bench.grants)?;
+    let reference = servers::reference("reference").await?;
+    let candidate = if bench.self_check {
+        servers::reference("reference again").await?
+    } else {
+        servers::sidecar(&scene, &bench.sidecar).await?
+    };
+    let load = Load::new(&scene, bench.connections, bench.streams);
+    let mut rounds = Vec::with_capacity(bench.rounds);
+    for contestant in [&reference, &candidate] {
+        load.burst(&contestant.endpoint, bench.burst).await.context("while warming up")?;
+    }
+    for number in 0..bench.rounds {
+        rounds.push(round(&load, bench.burst, [&reference, &candidate], number % 2 == 1).await?);
+    }
+    let lost = candidate.spans_missing(bench.burst * (bench.rounds as u64 + 1)).await?;
+    Ok(Report {
+        candidate: candidate.name,
+        load: format!("{} connections x {} streams", bench.connections, bench.streams),
+        burst: bench.burst,
+        check_bytes: scene.checks.first().map_or(0, |check| check.len()),
+        grants: bench.grants,
+        rounds,
+        memory: candidate.memory()?,
+        spans_missing: lost,
+    })
+}
+
+/// One burst to either server, in alternating order. CPU is read over the whole round: what a server puts off until
+/// after its burst (sending spans) is charged to it all the same.
+async fn round(load: &Load, burst: u64, both: [&Contestant; 2], reverse: bool) -> anyhow::Result<Round> {
+    let [reference, candidate] = both;
+    let before = [reference.cpu()?, candidate.cpu()?];
+    let order = if reverse { [candidate, reference] } else { [reference, candidate] };
+    for contestant in order {
+        load.burst(&contestant.endpoint, burst).await.with_context(|| contestant.name.to_owned())?;
+    }
+    let [reference_before, candidate_before] = before;
+    Ok(Round {
+        reference_nanos: (reference.cpu()? - reference_before) / burst,
+        candidate_nanos: (candidate.cpu()? - candidate_before) / burst,
+    })
+}

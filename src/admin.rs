@@ -71,12 +71,14 @@ impl AdminArgs {
 /// Names both, and the likely cause.
 pub async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
-        let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "is another jitgate running? Stop it, or choose another address",
-            std::io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: choose another",
-            std::io::ErrorKind::AddrNotAvailable => "this machine has no such address",
-            _ => "choose another address",
-        };
+        use std::io::ErrorKind;
+        let hints = [
+            (ErrorKind::AddrInUse, "is another jitgate running? Stop it, or choose another address"),
+            (ErrorKind::PermissionDenied, "ports below 1024 need a privilege: choose another"),
+            (ErrorKind::AddrNotAvailable, "this machine has no such address"),
+        ];
+        let hint =
+            hints.iter().find(|(kind, _)| *kind == error.kind()).map_or("choose another address", |(_, hint)| hint);
         anyhow!("{flag} {address} cannot be bound: {error}; {hint}")
     })
 }

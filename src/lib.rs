@@ -30,3 +30,6 @@ pub mod sidecar;
 pub mod telemetry;
 pub mod tls;
 pub mod wire;
+
+#[cfg(test)]
+mod watch_ring;

@@ -1,3 +1,111 @@
 //! The data plane: answers every check of one Envoy from an in-memory table that the control plane's watch stream feeds.
+//!
+//! ```text
+//! Envoy --Check--> check:  input (read) -> identify -> decide on table -> respond;  record (span, counters, log line)
+//! control plane --WatchGrants--> watch -> table;  listing, gauges and health show it
+//! ```
 
+pub mod check;
+pub mod config;
+pub mod gauges;
+pub mod health;
+pub mod identify;
+pub mod input;
+pub mod listen;
+pub mod listing;
+pub mod record;
+pub mod respond;
+pub mod routes;
 pub mod table;
+pub mod watch;
+
+#[cfg(test)]
+mod scene;
+
+use std::sync::Arc;
+
+use crate::admin::{self, Admin, AdminArgs};
+use crate::issuers::{Issuers, IssuersArgs};
+use crate::runtime::{self, Outcome, Tasks};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::spans::Spans;
+use check::Authorizer;
+use config::{CheckArgs, Checking};
+use health::Readiness;
+use listen::ListenArgs;
+use record::Recorder;
+use table::Table;
+use watch::{WatchArgs, Watched};
+
+/// Everything that a sidecar can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SidecarArgs {
+    /// Where Envoy's checks come in.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// How they are answered.
+    #[command(flatten)]
+    pub check: CheckArgs,
+    /// Whose tokens count.
+    #[command(flatten)]
+    pub issuers: IssuersArgs,
+    /// Where grants come from.
+    #[command(flatten)]
+    pub watch: WatchArgs,
+    /// Where the sidecar shows itself.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// Runs a sidecar until SIGINT or SIGTERM.
+///
+/// # Errors
+/// One line that names the flag or file, the cause and the way out; or which part ended unasked.
+pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
+    let SidecarArgs { listen, check, issuers, watch, admin } = args;
+    let watched =
+        Watched { services: check.service.clone(), max_staleness: check.max_staleness, insecure: listen.insecure };
+    let issuers = Arc::new(issuers.load()?.accepting(&check.audiences()));
+    let checking = check.parse()?;
+    warn_of(&checking, &issuers);
+    let table = Arc::new(Table::default());
+    let watch = watch.build(watched, Arc::clone(&table))?;
+    let readiness = Readiness::new(Arc::clone(&table), checking.max_staleness);
+
+    let (max_check_bytes, reflection) = (listen.max_check_bytes, listen.reflection);
+    let listeners = listen.bind().await?;
+    let admin_listener = admin.bind().await?;
+    let stopped = runtime::shutdown_signal()?;
+
+    gauges::register(&metrics, Arc::clone(&table), watch.status(), Arc::clone(&issuers));
+    let ready = readiness.clone();
+    let shown = Admin::new(metrics.clone())
+        .ready_when("grants", move || ready.obstacle().map_or(Ok(()), Err))
+        .merge(listing::routes(Arc::clone(&table)));
+    let recorder = Recorder::new(spans, &metrics);
+    let authorizer = Authorizer::new(table, Arc::clone(&issuers), checking, recorder);
+    let health = health::reporter().await;
+    let routes = routes::build(authorizer, health.clone(), max_check_bytes, reflection)?;
+
+    let mut tasks = Tasks::new();
+    for listener in listeners {
+        let name = format!("listener {}", listener.address());
+        tracing::info!("answering checks on {}", listener.address());
+        tasks.spawn(name, listener.serve(routes.clone(), tasks.stopping()));
+    }
+    tasks.spawn("admin listener", admin::serve(admin_listener, shown, tasks.stopping()));
+    tasks.spawn("watch", watch.run(tasks.stopping()));
+    tasks.spawn("issuers", issuers.run(tasks.stopping()));
+    tasks.spawn("health", readiness.follow(health, tasks.stopping()));
+    tasks.run_until(stopped).await
+}
+
+/// What an operator may not have meant.
+fn warn_of(checking: &Checking, issuers: &Issuers) {
+    if checking.shadow.is_some() {
+        tracing::warn!("--mode shadow: NOTHING IS REFUSED; what would have been is recorded");
+    }
+    if issuers.is_empty() {
+        tracing::info!("no --issuers: callers are known by their mTLS identity alone, no token counts");
+    }
+}

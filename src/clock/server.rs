@@ -89,12 +89,12 @@ impl Default for ServerClock {
 impl ServerClock {
     /// Nanoseconds on this process's monotonic clock, from 1; what `sent_nanos` carries.
     pub fn monotonic_nanos(&self) -> u64 {
-        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
+        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(1)
     }
 
     /// The instant that [`ServerClock::monotonic_nanos`] counted.
     pub fn instant_of_nanos(&self, nanos: u64) -> Instant {
-        later(self.origin, Duration::from_nanos(nanos))
+        later(self.origin, Duration::from_nanos(nanos.saturating_sub(1)))
     }
 
     /// Takes in the server's time as received just now. `round_trip` is what the echo measured; without it the sample

@@ -28,12 +28,16 @@ names! {
 names! {
     /// Span attributes. None ever holds a credential or a query string.
     ATTRIBUTES:
-    /// `allow`, `deny` or `unavailable`.
+    /// `allow`, `deny`, `unavailable` or `aborted`.
     DECISION = "jitgate.decision";
     /// The `DenyReason`; absent on an allow.
     REASON = "jitgate.reason";
+    /// One sentence about a denial.
+    DETAIL = "jitgate.detail";
     /// What the answer's `x-jitgate-decision-id` says.
     DECISION_ID = "jitgate.decision_id";
+    /// Why presented credentials proved nothing.
+    CREDENTIALS_IGNORED = "jitgate.credentials.ignored";
     /// The grant that allowed, or came nearest.
     GRANT_ID = "jitgate.grant.id";
     /// What was left of it, in milliseconds; absent on a standing grant.

@@ -85,12 +85,13 @@ const TWO_63: f64 = 9_223_372_036_854_775_808.0;
 impl Root {
     fn ratio(argument: Option<&str>) -> Result<Self, SamplerError> {
         let Some(text) = argument else { return Ok(Self::Always) };
-        match text.trim().parse::<f64>() {
-            Ok(ratio) if ratio >= 1.0 && ratio <= 1.0 => Ok(Self::Always),
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= ratio < 1 was checked")]
-            Ok(ratio) if (0.0..1.0).contains(&ratio) => Ok(Self::Below((ratio * TWO_63) as u64)),
-            _ => Err(SamplerError::Ratio(text.to_owned())),
+        let ratio = text.trim().parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+        let ratio: f64 = ratio.ok_or_else(|| SamplerError::Ratio(text.to_owned()))?;
+        if ratio >= 1.0 {
+            return Ok(Self::Always);
         }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= ratio < 1")]
+        Ok(Self::Below((ratio * TWO_63) as u64))
     }
 
     fn decide(self, trace_id: &[u8; 16]) -> bool {

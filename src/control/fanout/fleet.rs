@@ -37,9 +37,9 @@ pub struct Sidecar {
     pub last_seen: Timestamp,
     /// The revision that it enforces.
     pub acked: Revision,
-    /// When it applied that, by its estimate of this clock.
+    /// When it last applied a change, by its estimate of this clock.
     pub applied_at: Option<Timestamp>,
-    /// Streams that it ended when it applied that.
+    /// Streams that it ended then.
     pub streams_closed: u32,
     /// Its wall clock minus this clock, in microseconds, as it reports.
     pub clock_offset_micros: i64,
@@ -85,7 +85,7 @@ pub struct Receipt {
     pub instance: String,
     /// The revision it enforces; the one asked for or newer.
     pub revision: Revision,
-    /// When it applied it.
+    /// When it last applied a change, by its estimate of the control plane's clock.
     pub applied_at: Option<Timestamp>,
     /// Streams that it ended then.
     pub streams_closed: u32,

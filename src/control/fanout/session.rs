@@ -229,9 +229,7 @@ impl Session {
             sidecar.clock_offset_micros = offset;
             sidecar.clock_error = Duration::from_micros(u64::try_from(error).unwrap_or(0));
             newly = revision > sidecar.acked;
-            if newly {
-                (sidecar.acked, sidecar.applied_at, sidecar.streams_closed) = (revision, None, 0);
-            }
+            sidecar.acked = sidecar.acked.max(revision);
         });
         if newly {
             self.hub.fleet.announce(&self.key, self.number, |_| {});

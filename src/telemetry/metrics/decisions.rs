@@ -15,6 +15,7 @@ type Labels<const N: usize> = [(&'static str, &'static str); N];
 #[derive(Debug, Clone)]
 pub struct Decisions {
     allowed: Counter,
+    aborted: Counter,
     /// In the order of [`DenyReason::ALL`].
     denied: Box<[Counter]>,
     shadowed: Box<[Counter]>,
@@ -52,6 +53,7 @@ impl Decisions {
         let of = |outcome, reason| decisions.get_or_create(&[("outcome", outcome), ("reason", reason)]).clone();
         Self {
             allowed: of("allow", "NONE"),
+            aborted: of("aborted", "NONE"),
             denied: DenyReason::ALL.iter().map(|reason| of(outcome(*reason), reason.as_str())).collect(),
             shadowed: DenyReason::ALL
                 .iter()
@@ -71,6 +73,11 @@ impl Decisions {
     pub fn denied(&self, reason: DenyReason, took: Duration) {
         count(&self.denied, reason);
         self.duration.observe(took);
+    }
+
+    /// Counts a check that was given up before it was decided.
+    pub fn aborted(&self) {
+        self.aborted.inc();
     }
 
     /// Counts a denial that shadow mode turned into an allow; [`Decisions::denied`] counts it as well.

@@ -37,18 +37,22 @@ fn span(number: i64) -> SpanRecord {
 
 /// An exporter whose every export waits for a permit.
 #[derive(Debug, Clone)]
-struct Gate {
+pub(in crate::telemetry) struct Gate {
     permits: Arc<Semaphore>,
-    taken: Arc<Mutex<Vec<usize>>>,
+    taken: Arc<Mutex<Vec<Vec<SpanData>>>>,
     refuse: Arc<AtomicBool>,
 }
 
 impl Gate {
-    fn new(permits: usize) -> Self {
+    pub(in crate::telemetry) fn new(permits: usize) -> Self {
         Self { permits: Arc::new(Semaphore::new(permits)), taken: Arc::default(), refuse: Arc::default() }
     }
 
-    fn spans(&self, batching: Batching) -> Spans {
+    pub(in crate::telemetry) fn received(&self) -> Vec<SpanData> {
+        self.taken.lock().unwrap().concat()
+    }
+
+    pub(in crate::telemetry) fn spans(&self, batching: Batching) -> Spans {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Spans::start(self.clone(), batching, Sampler::default(), runtime).unwrap()
     }
@@ -57,7 +61,7 @@ impl Gate {
 impl SpanExporter for Gate {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         self.permits.acquire().await.unwrap().forget();
-        self.taken.lock().unwrap().push(batch.len());
+        self.taken.lock().unwrap().push(batch);
         if self.refuse.load(Ordering::SeqCst) {
             return Err(OTelSdkError::InternalFailure("on purpose".to_owned()));
         }
@@ -91,7 +95,7 @@ async fn every_span_ends_in_exactly_one_count() {
     gate.permits.add_permits(100);
     spans.shutdown(PLENTY).await.unwrap();
     assert_eq!(spans.counts(), Counts { exported: 12, failed: 0, dropped: 5 });
-    assert!(gate.taken.lock().unwrap().iter().all(|batch| *batch <= 2));
+    assert!(gate.taken.lock().unwrap().iter().all(|batch| batch.len() <= 2));
     spans.push(span(0));
     assert_eq!(spans.counts().dropped, 6, "after shutdown there is no room either");
 }
@@ -141,7 +145,7 @@ async fn pushers_on_several_threads_lose_no_count() {
     spans.shutdown(PLENTY).await.unwrap();
     let Counts { exported, failed, dropped } = spans.counts();
     assert_eq!((exported + dropped, failed), (20_000, 0));
-    assert_eq!(u64::try_from(gate.taken.lock().unwrap().iter().sum::<usize>()).unwrap(), exported);
+    assert_eq!(u64::try_from(gate.received().len()).unwrap(), exported);
 }
 
 #[test]

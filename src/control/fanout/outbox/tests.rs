@@ -1,1 +1,260 @@
+use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+use tokio::time::advance;
+
+use super::*;
+use crate::control::fanout::Change;
+use crate::model::grant::Grant;
+use crate::watch_ring::grants::{commit, digest, grant, grant_at, put, revoked};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Line {
+    mirror: RwLock<Mirror>,
+    outbox: Outbox,
+}
+
+impl Line {
+    /// A sidecar of `payments`; the store is at revision 10 with grant `a`, and keeps eight changes.
+    fn open(held: Option<(&str, u64)>) -> Self {
+        let mirror = Mirror::new(Revision(10), [grant("a")], &[commit(9, []), commit(10, [])], 8);
+        Self::over(mirror, held)
+    }
+
+    fn over(mirror: Mirror, held: Option<(&str, u64)>) -> Self {
+        let digest = mirror.digest(&[Service::parse("payments").unwrap()]).to_bytes();
+        let subscribe = v1::Subscribe {
+            sidecar: "s".into(),
+            services: vec!["payments".into()],
+            epoch: held.map_or("", |(epoch, _)| epoch).into(),
+            resume_revision: held.map_or(0, |(_, revision)| i64::try_from(revision).unwrap()),
+            digest: digest.to_vec().into(),
+            sent_nanos: 77,
+            ..Default::default()
+        };
+        let subscription = Subscription::parse(subscribe).unwrap();
+        let outbox = Outbox::new("E", &subscription, &mirror, ControlClock::default(), SECOND);
+        Self { mirror: RwLock::new(mirror), outbox }
+    }
+
+    fn publish(&self, revision: u64, changes: impl IntoIterator<Item = Change>) {
+        self.mirror.write().apply(&commit(revision, changes)).unwrap();
+    }
+
+    /// Everything that is ready to be sent, as (what, revision).
+    fn drain(&mut self) -> Vec<(String, i64)> {
+        std::iter::from_fn(|| self.next()).map(|response| (word(&response), response.revision)).collect()
+    }
+
+    fn next(&mut self) -> Option<v1::WatchGrantsResponse> {
+        loop {
+            match self.outbox.next(&self.mirror) {
+                Next::Send(response) => return Some(*response),
+                Next::Wait => return None,
+                Next::Admission => {
+                    let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+                    self.outbox.admit(slot, &self.mirror);
+                }
+            }
+        }
+    }
+}
+
+fn word(response: &v1::WatchGrantsResponse) -> String {
+    match response.message.as_ref().unwrap() {
+        Message::SnapshotBegin(begin) => {
+            format!("begin {} {}", begin.entries, begin.cause().as_str_name().trim_start_matches("SNAPSHOT_CAUSE_"))
+        }
+        Message::SnapshotChunk(chunk) => format!("chunk {}", chunk.put.len()),
+        Message::SnapshotEnd(_) => "end".into(),
+        Message::Delta(delta) => format!("delta {}>+{}-{}", delta.prev_revision, delta.put.len(), delta.del.len()),
+        Message::Progress(_) => "progress".into(),
+        Message::Resumed(_) => "resumed".into(),
+        Message::GoAway(_) => "go away".into(),
+    }
+}
+
+fn words(sent: &[(String, i64)]) -> Vec<&str> {
+    sent.iter().map(|(word, _)| word.as_str()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sidecar_with_nothing_gets_a_snapshot_and_is_told_at_once_that_it_is_complete() {
+    let mut line = Line::open(None);
+    assert_eq!(words(&line.drain()), ["begin 1 FIRST", "chunk 1", "end", "progress"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_rule_says_resume_or_snapshot() {
+    for (held, opens) in [
+        (Some(("E", 10)), "resumed"),
+        (Some(("E", 9)), "resumed"),
+        (Some(("E", 8)), "resumed"),
+        (Some(("E", 7)), "begin 1 COMPACTED"),
+        (Some(("E", 11)), "begin 1 EPOCH"),
+        (Some(("F", 10)), "begin 1 EPOCH"),
+        (None, "begin 1 FIRST"),
+    ] {
+        assert_eq!(Line::open(held).drain()[0].0, opens, "{held:?}");
+    }
+}
+
+/// A client that kept other content under the same revision is found out (envoy#20699, istio#41494).
+#[tokio::test(start_paused = true)]
+async fn the_same_revision_with_other_content_is_a_snapshot() {
+    let mut line = Line::open(Some(("E", 10)));
+    let subscribe = v1::Subscribe {
+        sidecar: "s".into(),
+        services: vec!["payments".into()],
+        epoch: "E".into(),
+        resume_revision: 10,
+        digest: vec![1; 32].into(),
+        ..Default::default()
+    };
+    let subscription = Subscription::parse(subscribe).unwrap();
+    line.outbox = Outbox::new("E", &subscription, &line.mirror.read(), ControlClock::default(), SECOND);
+    assert_eq!(line.drain()[0].0, "begin 1 DIGEST");
+}
+
+/// No progress until the first event leaves a new watcher in the dark (etcd#17507).
+#[tokio::test(start_paused = true)]
+async fn progress_comes_at_once_after_resuming_and_then_at_each_interval_although_nothing_happens() {
+    let mut line = Line::open(Some(("E", 10)));
+    assert_eq!(words(&line.drain()), ["resumed", "progress"]);
+    for _ in 0..5 {
+        assert_eq!(line.outbox.due(), Instant::now() + SECOND);
+        advance(SECOND).await;
+        assert_eq!(words(&line.drain()), ["progress"]);
+    }
+}
+
+/// Requested progress overtook events on the stream (etcd#15220).
+#[tokio::test(start_paused = true)]
+async fn progress_never_overtakes_a_change() {
+    let mut line = Line::open(Some(("E", 10)));
+    line.drain();
+    advance(SECOND).await;
+    line.publish(11, [put(grant("b"))]);
+    assert_eq!(line.drain(), [("delta 10>+1-0".into(), 11), ("progress".into(), 11)]);
+}
+
+/// Changes that concern others push a quiet watcher out of the window (etcd#2047).
+#[tokio::test(start_paused = true)]
+async fn a_revision_that_concerns_nobody_here_advances_the_cursor_soon() {
+    let mut line = Line::open(Some(("E", 10)));
+    line.drain();
+    for revision in 11..200 {
+        line.publish(revision, [put(grant_at("shop", "s"))]);
+        assert!(line.drain().is_empty(), "one message for each unrelated commit");
+    }
+    assert_eq!(line.outbox.due(), Instant::now() + QUIET_INTERVAL);
+    advance(QUIET_INTERVAL).await;
+    assert_eq!(line.drain(), [("progress".into(), 199)]);
+}
+
+/// Bulk load stalls the resolved timestamp, and the watch freezes (spicedb PR#3211).
+#[tokio::test(start_paused = true)]
+async fn progress_is_told_in_the_middle_of_a_flood() {
+    let mut line = Line::open(Some(("E", 10)));
+    line.drain();
+    let mut progress = 0;
+    for revision in 11..111 {
+        line.publish(revision, [put(grant("b"))]);
+        advance(SECOND / 10).await;
+        let response = line.next().unwrap();
+        if word(&response) == "progress" {
+            progress += 1;
+        }
+    }
+    assert!(progress >= 8, "{progress} in ten seconds");
+}
+
+/// Endless re-sending of the last revision (spicedb#1272).
+#[tokio::test(start_paused = true)]
+async fn revisions_of_deltas_strictly_rise_and_nothing_is_sent_twice() {
+    let mut line = Line::open(Some(("E", 10)));
+    line.drain();
+    let mut last = 10;
+    for revision in 11..50 {
+        line.publish(revision, [put(grant("b"))]);
+        if revision % 3 == 0 {
+            for (word, revision) in line.drain().iter().filter(|(word, _)| word.starts_with("delta")) {
+                assert_eq!(*word, format!("delta {last}>+1-0"));
+                assert!(*revision > last);
+                last = *revision;
+            }
+            assert!(line.drain().is_empty());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_gets_the_newest_value_once() {
+    let mut line = Line::open(Some(("E", 10)));
+    line.drain();
+    for revision in 11..=18 {
+        line.publish(revision, [put(Grant { mod_revision: Revision(revision), ..grant("a") })]);
+    }
+    assert_eq!(line.drain(), [("delta 10>+1-0".into(), 18)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_falls_out_of_the_window_gets_a_snapshot_not_a_silent_gap() {
+    let mut line = Line::open(Some(("E", 10)));
+    line.drain();
+    for revision in 11..=30 {
+        line.publish(revision, [put(grant(&format!("g{revision}")))]);
+    }
+    assert_eq!(words(&line.drain()), ["begin 21 OVERFLOW", "chunk 21", "end", "progress"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_is_of_one_revision_although_commits_go_on() {
+    let mut line = Line::open(None);
+    let begin = line.next().unwrap();
+    line.publish(11, [put(revoked(grant("a"))), put(grant("b"))]);
+    let Some(Message::SnapshotChunk(chunk)) = line.next().unwrap().message else { panic!("not a chunk") };
+    let end = line.next().unwrap();
+    let Some(Message::SnapshotEnd(last)) = &end.message else { panic!("not an end") };
+    assert_eq!((begin.revision, end.revision), (10, 10));
+    assert_eq!(last.digest, digest(&chunk.put));
+    assert_eq!(line.drain(), [("delta 10>+2-0".into(), 11), ("progress".into(), 11)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_snapshots_and_deltas_come_in_bounded_parts() {
+    let grants = |prefix: &str| (0..1300).map(|n| grant(&format!("{prefix}{n}"))).collect::<Vec<_>>();
+    let mut line = Line::over(Mirror::new(Revision(10), grants("a"), &[], 10_000), None);
+    assert_eq!(words(&line.drain()), ["begin 1300 FIRST", "chunk 512", "chunk 512", "chunk 276", "end", "progress"]);
+    line.publish(11, grants("b").into_iter().map(put));
+    let parts = line.drain();
+    assert_eq!(words(&parts), ["delta 10>+512-0", "delta 10>+512-0", "delta 10>+276-0"]);
+    assert_eq!(parts.iter().map(|(_, revision)| *revision).collect::<Vec<_>>(), [10, 10, 11]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_is_closed_by_its_bytes_too() {
+    let via = crate::model::identity::Principal::parse(&format!("spiffe://td/{}", "x".repeat(2000))).unwrap();
+    let large = |n| Grant { via: vec![via.clone(); 100], ..grant(&format!("g{n}")) };
+    let mut line = Line::over(Mirror::new(Revision(10), (0..20).map(large), &[], 8), None);
+    let largest = std::iter::from_fn(|| line.next()).map(|sent| prost::Message::encoded_len(&sent)).max().unwrap();
+    assert!(largest < CHUNK_BYTES + (1 << 20), "{largest}");
+}
+
+/// A progress message must not look younger than the state it vouches for, however long it waits to be written.
+#[tokio::test(start_paused = true)]
+async fn progress_is_dated_when_the_state_was_read() {
+    let mut line = Line::open(Some(("E", 10)));
+    line.drain();
+    advance(SECOND).await;
+    line.outbox.echo(5);
+    advance(SECOND / 2).await;
+    line.publish(11, [put(grant("b"))]);
+    let asked = line.outbox.clock.now();
+    line.next().unwrap();
+    advance(20 * SECOND).await;
+    let Some(Message::Progress(progress)) = line.next().unwrap().message else { panic!("not progress") };
+    assert_eq!(progress.server_time, Some(timestamp_to(asked)));
+    assert_eq!((progress.echo_nanos, progress.echo_held), (5, Some(duration_to(SECOND / 2))));
+}

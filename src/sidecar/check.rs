@@ -1,0 +1,129 @@
+//! Answers Envoy's checks: read, identify, decide, respond; one record for each. It waits for nothing but the
+//! verification of a token, and whatever goes wrong is never an allow.
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::Authorization;
+use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
+use smallvec::SmallVec;
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status};
+
+use super::config::Checking;
+use super::identify::identify;
+use super::input::{self, Call, Inbound};
+use super::record::{Facts, Pending, Recorder};
+use super::respond::{Answer, To};
+use super::table::Table;
+use crate::issuers::Issuers;
+use crate::model::decide::{Caller, Check, Freshness, Grants, Held, decide};
+use crate::model::decision::{Decision, Denial};
+use crate::model::grant::Revision;
+use crate::model::identity::Principal;
+
+/// Checks in flight at once, over all connections. Beyond it Envoy gets an error at once instead of a place in a queue.
+const IN_FLIGHT_MAX: usize = 4096;
+
+/// The ext_authz service.
+#[derive(Debug)]
+pub struct Authorizer {
+    table: Arc<Table>,
+    issuers: Arc<Issuers>,
+    checking: Checking,
+    recorder: Recorder,
+    slots: Semaphore,
+}
+
+/// A decision and what it was made from.
+struct Ruling {
+    decision: Decision,
+    caller: Option<Caller>,
+    ignored: SmallVec<[&'static str; 2]>,
+    revision: Revision,
+}
+
+#[tonic::async_trait]
+impl Authorization for Authorizer {
+    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        let pending = self.recorder.begin(request.metadata());
+        let Ok(_slot) = self.slots.try_acquire() else {
+            // An RPC error is no decision to Envoy: it fails the call unless its operator chose to fail open.
+            return Err(Status::resource_exhausted("too many checks in flight"));
+        };
+        Ok(Response::new(self.answer(pending, request.get_ref()).await.into_message()))
+    }
+}
+
+impl Authorizer {
+    /// Answers from `table`, trusting `issuers`.
+    pub fn new(table: Arc<Table>, issuers: Arc<Issuers>, checking: Checking, recorder: Recorder) -> Self {
+        Self { table, issuers, checking, recorder, slots: Semaphore::new(IN_FLIGHT_MAX) }
+    }
+
+    async fn answer(&self, pending: Pending, check: &CheckRequest) -> Answer {
+        let inbound = input::read(check, &self.checking.services);
+        let ruling = self.rule(&inbound).await;
+        let to = To { inbound: &inbound, id: pending.id(), revision: ruling.revision };
+        let responder = &self.checking.responder;
+        let (answer, shadowed) = match (&ruling.decision, self.checking.shadow) {
+            (Decision::Permit(permit), _) => (responder.permit(permit, &to), false),
+            (Decision::Deny(denial), None) => (responder.deny(denial, &to), false),
+            (Decision::Deny(denial), Some(witness)) => (responder.shadow(witness, denial, &to), true),
+        };
+        pending.finish(&Facts {
+            inbound: &inbound,
+            caller: ruling.caller.as_ref(),
+            ignored: &ruling.ignored,
+            decision: &ruling.decision,
+            shadowed,
+            revision: ruling.revision,
+            age: self.table.age(),
+        });
+        answer
+    }
+
+    async fn rule(&self, inbound: &Inbound<'_>) -> Ruling {
+        let call = match &inbound.call {
+            Ok(call) => call,
+            Err(denial) => return Ruling::undecided(denial.clone()),
+        };
+        // Before the first snapshot, or with a target that is refused anyway, no credential is worth verifying.
+        let (caller, ignored) = match self.table.now() {
+            Some(now) if call.target.is_ok() && self.table.current().is_some() => {
+                let identified = identify(&self.issuers, call, now).await;
+                (identified.caller, identified.ignored)
+            }
+            Some(_) | None => (Ok(Caller::default()), SmallVec::new()),
+        };
+        self.decide(call, caller, ignored)
+    }
+
+    /// Looks up and decides. Table, freshness and time are read here, after every wait.
+    fn decide(&self, call: &Call<'_>, caller: Result<Caller, Denial>, ignored: SmallVec<[&'static str; 2]>) -> Ruling {
+        let check = Check { service: call.service, target: call.target.clone(), caller };
+        let freshness = self.table.freshness(self.checking.max_staleness);
+        let (decision, revision) = match self.table.current().zip(self.table.now()) {
+            Some((grants, now)) => (decide(&*grants, freshness, &check, now), grants.revision()),
+            None => (decide(&Nothing, Freshness::Never, &check, crate::model::time::Timestamp::MAX), Revision(0)),
+        };
+        Ruling { decision, caller: check.caller.ok(), ignored, revision }
+    }
+}
+
+impl Ruling {
+    fn undecided(denial: Denial) -> Self {
+        Self { decision: Decision::Deny(denial), caller: None, ignored: SmallVec::new(), revision: Revision(0) }
+    }
+}
+
+/// The table before the first snapshot.
+struct Nothing;
+
+impl Grants for Nothing {
+    fn held_by(&self, _principal: &Principal) -> Option<Held> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! Turns the credentials of a call into the principals that they prove. A presented credential that is ours to judge and
+//! bad denies, even where another one would have passed; what proves nothing is ignored and noted.
+
+use smallvec::SmallVec;
+
+use super::input::{Call, Presented};
+use crate::issuers::{Identity, Issuers, Verdict};
+use crate::model::decide::Caller;
+use crate::model::decision::{Denial, DenyReason};
+use crate::model::identity::Principal;
+use crate::model::time::Timestamp;
+
+/// Who calls, and what was set aside on the way.
+#[derive(Debug)]
+pub struct Identified {
+    /// The proven principals, or the credential that is bad.
+    pub caller: Result<Caller, Denial>,
+    /// Why presented things proved nothing. For the record.
+    pub ignored: SmallVec<[&'static str; 2]>,
+}
+
+/// Verifies what the call presents.
+pub async fn identify(issuers: &Issuers, call: &Call<'_>, now: Timestamp) -> Identified {
+    let mut ignored = SmallVec::new();
+    let caller = match prove_peer(call.peer, &mut ignored) {
+        Ok(peer) => prove_tokens(issuers, call, now, &mut ignored).await.map(|tokens| assemble(peer, &tokens)),
+        Err(denial) => Err(denial),
+    };
+    Identified { caller, ignored }
+}
+
+type Ignored = SmallVec<[&'static str; 2]>;
+
+/// The workload at the other end: Envoy's `source.principal`, which is the certificate's first URI SAN, else a DNS name
+/// or the subject. Only a SPIFFE ID names a workload; in particular a certificate never proves a user or a group.
+fn prove_peer(text: &str, ignored: &mut Ignored) -> Result<Option<Principal>, Denial> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if !text.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:")) {
+        ignored.push("the peer certificate's identity is no SPIFFE ID");
+        return Ok(None);
+    }
+    let invalid = |error: String| Denial::new(DenyReason::PeerIdentityInvalid, format!("the peer's identity {error}"));
+    Principal::parse(text).map(Some).map_err(|error| invalid(error.to_string()))
+}
+
+async fn prove_tokens(
+    issuers: &Issuers,
+    call: &Call<'_>,
+    now: Timestamp,
+    ignored: &mut Ignored,
+) -> Result<SmallVec<[std::sync::Arc<Identity>; 2]>, Denial> {
+    let mut proven = SmallVec::new();
+    if let Some(token) = expect_token(call.token)? {
+        match issuers.verify(token, now).await {
+            Verdict::Valid(identity) => proven.push(identity),
+            Verdict::Foreign(_) => {
+                let detail = "x-jitgate-token was not issued by any issuer that this sidecar trusts";
+                return Err(Denial::new(DenyReason::TokenIssuerUnknown, detail));
+            }
+            Verdict::Bad(denial) => return Err(denial),
+        }
+    }
+    if call.bearer == Presented::Elsewhere {
+        ignored.push("the authorization header is of another scheme than Bearer");
+    }
+    if let Some(token) = expect_token(call.bearer)? {
+        match issuers.verify(token, now).await {
+            Verdict::Valid(identity) => proven.push(identity),
+            Verdict::Foreign(why) => ignored.push(why),
+            Verdict::Bad(denial) => return Err(denial),
+        }
+    }
+    Ok(proven)
+}
+
+fn expect_token(presented: Presented<'_>) -> Result<Option<&str>, Denial> {
+    match presented {
+        Presented::Nothing | Presented::Elsewhere => Ok(None),
+        Presented::Token(token) => Ok(Some(token)),
+        Presented::Malformed(why) => Err(Denial::new(DenyReason::TokenMalformed, why)),
+    }
+}
+
+fn assemble(peer: Option<Principal>, tokens: &[std::sync::Arc<Identity>]) -> Caller {
+    let mut principals: Vec<Principal> = peer.iter().cloned().collect();
+    for principal in tokens.iter().flat_map(|token| std::iter::once(&token.user).chain(&token.groups)) {
+        if !principals.contains(principal) {
+            principals.push(principal.clone());
+        }
+    }
+    Caller { peer, principals }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(text: &str) -> Result<Option<String>, DenyReason> {
+        let proven = prove_peer(text, &mut Ignored::new());
+        proven.map(|peer| peer.map(|peer| peer.to_string())).map_err(|denial| denial.reason)
+    }
+
+    #[test]
+    fn only_a_canonical_spiffe_id_names_a_workload() {
+        let id = "spiffe://td.example/ns/shop/sa/checkout";
+        assert_eq!(peer(id), Ok(Some(id.into())));
+        for bad in ["spiffe://TD/x", "SPIFFE://td/x", "spiffe:td/x", "spiffe://td", "spiffe://td/a/../b", "spiffe://"] {
+            assert_eq!(peer(bad), Err(DenyReason::PeerIdentityInvalid), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_never_proves_a_user_or_a_group() {
+        for other in
+            ["user:https://idp.example|alice", "group:https://idp.example|admins", "alice.example", "O=Lab", ""]
+        {
+            assert_eq!(peer(other), Ok(None), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_principal_that_two_credentials_prove_counts_once() {
+        let alice = Principal::parse("user:https://idp.example|alice").unwrap();
+        let sre = Principal::parse("group:https://idp.example|sre").unwrap();
+        let token = std::sync::Arc::new(Identity {
+            user: alice.clone(),
+            groups: vec![sre.clone()],
+            expires: Timestamp::MAX,
+            claims: std::sync::Arc::default(),
+        });
+        let caller = assemble(None, &[token.clone(), token]);
+        assert_eq!(caller.principals, [alice, sre]);
+    }
+
+    #[test]
+    fn a_malformed_presentation_is_a_denial() {
+        let denial = expect_token(Presented::Malformed("x")).unwrap_err();
+        assert_eq!(denial.reason, DenyReason::TokenMalformed);
+    }
+}

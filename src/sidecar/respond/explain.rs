@@ -1,0 +1,271 @@
+//! How a denial explains itself to the caller: problem+json, a gRPC status with details, a challenge, the line to ask
+//! with. Tells as much as the operator allows, in at most 4 KiB, and never a credential or a query string.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use serde::Serialize;
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::To;
+use crate::model::decision::{Denial, DenyClass, DenyReason};
+use crate::model::scope::HttpRule;
+use crate::model::target::Target;
+use crate::sidecar::input::Call;
+
+/// Envoy cuts a denied body here (`max_denied_response_body_bytes` of our configuration).
+const BODY_MAX: usize = 4096;
+/// Longest sentence shown.
+const DETAIL_MAX: usize = 512;
+/// Longest line to ask with; a longer path is not worth copying.
+const COMMAND_MAX: usize = 1024;
+/// `ErrorInfo.domain`.
+const DOMAIN: &str = "jitgate.dev";
+
+/// How much a denied caller is told. Span, metrics and Envoy's access log always have everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum DenyDetail {
+    /// The reason, a sentence about it, the nearest grant and the line to ask with.
+    #[default]
+    Full,
+    /// The reason and what it means in general.
+    Reason,
+    /// Only whether it is a matter of credentials, of rights or of trying again.
+    None,
+}
+
+/// One denial, ready to be told.
+pub(super) struct Explanation<'a> {
+    denial: &'a Denial,
+    to: &'a To<'a>,
+    level: DenyDetail,
+    command: Option<String>,
+}
+
+/// RFC 9457, with our members beside the standard ones.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Problem<'a> {
+    #[serde(rename = "type")]
+    kind: Cow<'static, str>,
+    title: &'static str,
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+    instance: String,
+    reason: &'static str,
+    decision_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grant: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<Request<'a>>,
+}
+
+#[derive(Serialize)]
+struct Request<'a> {
+    command: &'a str,
+}
+
+impl<'a> Explanation<'a> {
+    pub(super) fn new(denial: &'a Denial, to: &'a To<'a>, level: DenyDetail, ask_hint: &str) -> Self {
+        let call = to.inbound.call.as_ref().ok().filter(|_| level == DenyDetail::Full && worth_asking(denial.reason));
+        let command = call.and_then(|call| command(ask_hint, call));
+        Self { denial, to, level, command }
+    }
+
+    /// What `x-jitgate-reason` says: the reason, or its class alone where nothing may be told.
+    pub(super) fn word(&self) -> &'static str {
+        match self.level {
+            DenyDetail::Full | DenyDetail::Reason => self.denial.reason.as_str(),
+            DenyDetail::None => class_word(self.denial.reason.class()),
+        }
+    }
+
+    /// `application/problem+json`.
+    pub(super) fn problem(&self) -> String {
+        let whole = self.problem_at(self.level);
+        // Escapes can make a sentence much longer than it was; then the general one has to do.
+        if whole.len() <= BODY_MAX { whole } else { self.problem_at(DenyDetail::Reason) }
+    }
+
+    fn problem_at(&self, level: DenyDetail) -> String {
+        let full = level == DenyDetail::Full;
+        let id = self.to.id.to_string();
+        let problem = Problem {
+            kind: match level {
+                DenyDetail::None => Cow::Borrowed("about:blank"),
+                DenyDetail::Full | DenyDetail::Reason => {
+                    Cow::Owned(format!("https://{DOMAIN}/reasons/{}", self.denial.reason.as_str()))
+                }
+            },
+            title: self.title(),
+            status: self.denial.reason.class().http_status(),
+            detail: full.then(|| self.detail()),
+            instance: id.clone(),
+            reason: self.word(),
+            decision_id: id,
+            service: self.service().filter(|_| full),
+            grant: self.grant().filter(|_| full),
+            request: self.command.as_deref().filter(|_| full).map(|command| Request { command }),
+        };
+        // Strings and numbers alone: this cannot fail, and if it did an empty body would still be a refusal.
+        serde_json::to_string(&problem).unwrap_or_default()
+    }
+
+    /// What becomes `grpc-message`.
+    pub(super) fn message(&self) -> String {
+        match self.level {
+            DenyDetail::Full => self.detail().to_owned(),
+            DenyDetail::Reason | DenyDetail::None => self.title().to_owned(),
+        }
+    }
+
+    /// `grpc-status-details-bin`: a `google.rpc.Status` with `ErrorInfo`, and `RetryInfo` where coming back helps.
+    pub(super) fn grpc_details(&self) -> Option<String> {
+        if self.level == DenyDetail::None {
+            return None;
+        }
+        let class = self.denial.reason.class();
+        let mut metadata = HashMap::from([("decision_id".to_owned(), self.to.id.to_string())]);
+        if self.level == DenyDetail::Full {
+            let told = [("service", self.service()), ("grant", self.grant()), ("request", self.command.as_deref())];
+            metadata.extend(told.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned()))));
+        }
+        let mut details = ErrorDetails::with_error_info(self.denial.reason.as_str(), DOMAIN, metadata);
+        if class == DenyClass::Unavailable {
+            details.set_retry_info(Some(super::RETRY_AFTER));
+        }
+        let code = tonic::Code::from_i32(class.grpc_code());
+        let status = tonic::Status::with_error_details(code, self.message(), details);
+        Some(STANDARD_NO_PAD.encode(status.details()))
+    }
+
+    /// `WWW-Authenticate` of a 401 (RFC 6750, section 3). A caller that showed nothing is not told of an error.
+    pub(super) fn challenge(&self) -> Option<String> {
+        let reason = self.denial.reason;
+        if reason.class() != DenyClass::Unauthenticated {
+            return None;
+        }
+        let silent = matches!(reason, DenyReason::CredentialMissing | DenyReason::PeerIdentityInvalid);
+        Some(match self.level {
+            DenyDetail::None => "Bearer".to_owned(),
+            DenyDetail::Full | DenyDetail::Reason if silent => "Bearer realm=\"jitgate\"".to_owned(),
+            DenyDetail::Full | DenyDetail::Reason => format!(
+                "Bearer realm=\"jitgate\", error=\"invalid_token\", error_description=\"{}\"",
+                quotable(&self.message())
+            ),
+        })
+    }
+
+    fn title(&self) -> &'static str {
+        match self.level {
+            DenyDetail::Full | DenyDetail::Reason => title(self.denial.reason),
+            DenyDetail::None => match self.denial.reason.class() {
+                DenyClass::Unauthenticated => "Unauthorized",
+                DenyClass::PermissionDenied => "Forbidden",
+                DenyClass::Unavailable => "Service Unavailable",
+            },
+        }
+    }
+
+    fn detail(&self) -> &str {
+        let detail = &*self.denial.detail;
+        let mut end = detail.len().min(DETAIL_MAX);
+        while !detail.is_char_boundary(end) {
+            end -= 1;
+        }
+        match detail.get(..end) {
+            Some(shown) if !shown.is_empty() => shown,
+            Some(_) | None => title(self.denial.reason),
+        }
+    }
+
+    fn service(&self) -> Option<&'a str> {
+        self.to.inbound.call.as_ref().ok().map(|call| call.service.as_str())
+    }
+
+    fn grant(&self) -> Option<&'a str> {
+        self.denial.nearest.as_ref().map(|grant| grant.id.as_str())
+    }
+}
+
+/// Where a new access request would change the answer.
+const fn worth_asking(reason: DenyReason) -> bool {
+    matches!(
+        reason,
+        DenyReason::NoGrant
+            | DenyReason::ScopeMismatch
+            | DenyReason::GrantExpired
+            | DenyReason::GrantRevoked
+            | DenyReason::GrantReleased
+    )
+}
+
+/// The line to ask with, safe to paste into a shell; `None` where the target cannot be written as exactly itself.
+///
+/// The path comes from whoever sent the request. So it is quoted, and one with a `*` in it is not offered at all:
+/// in a rule that would be a wildcard.
+fn command(ask_hint: &str, call: &Call<'_>) -> Option<String> {
+    let rule = match call.target.as_ref().ok()? {
+        Target::Grpc(method) => format!("--grpc {}", quoted(method.as_str())),
+        Target::Http(..) => {
+            let line = format!("{} {}", call.method, call.path);
+            HttpRule::parse_line(&line).ok().filter(|_| !line.contains('*'))?;
+            format!("--http {}", quoted(&line))
+        }
+    };
+    let line = format!("{ask_hint} --service {} {rule} --for 15m --reason '…'", call.service);
+    (line.len() <= COMMAND_MAX).then_some(line)
+}
+
+/// In single quotes for a POSIX shell, where nothing but the quote itself is special.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// The characters that `error_description` may have (RFC 6750, section 3).
+fn quotable(text: &str) -> String {
+    text.chars().filter(|c| matches!(c, ' '..='~') && !matches!(c, '"' | '\\')).collect()
+}
+
+const fn class_word(class: DenyClass) -> &'static str {
+    match class {
+        DenyClass::Unauthenticated => "UNAUTHENTICATED",
+        DenyClass::PermissionDenied => "PERMISSION_DENIED",
+        DenyClass::Unavailable => "UNAVAILABLE",
+    }
+}
+
+/// What a reason means in general: RFC 9457 wants the same title for the same type.
+const fn title(reason: DenyReason) -> &'static str {
+    match reason {
+        DenyReason::CredentialMissing => "No credential that names a caller",
+        DenyReason::TokenMalformed => "Malformed token",
+        DenyReason::TokenAlgNotAllowed => "Token algorithm not allowed",
+        DenyReason::TokenKeyUnknown => "Token signed with an unknown key",
+        DenyReason::TokenSignatureInvalid => "Token signature does not verify",
+        DenyReason::TokenExpired => "Token expired",
+        DenyReason::TokenNotYetValid => "Token not yet valid",
+        DenyReason::TokenIssuerUnknown => "Token of an unknown issuer",
+        DenyReason::TokenAudienceMismatch => "Token meant for another audience",
+        DenyReason::TokenBindingMismatch => "Token bound to another workload",
+        DenyReason::PeerIdentityInvalid => "Peer identity invalid",
+        DenyReason::NoGrant => "No grant for this caller",
+        DenyReason::ScopeMismatch => "No grant for this target",
+        DenyReason::GrantNotStarted => "Grant not started",
+        DenyReason::GrantExpired => "Grant expired",
+        DenyReason::GrantRevoked => "Grant revoked",
+        DenyReason::GrantReleased => "Grant released",
+        DenyReason::GrantSuspended => "Grant suspended",
+        DenyReason::RequestPending => "Access request pending",
+        DenyReason::PathNotCanonical => "Path not in canonical form",
+        DenyReason::NotSynced => "Grants not loaded yet",
+        DenyReason::Stale => "Grants too old to decide",
+        DenyReason::GrantNotYetVisible => "Grant not yet visible here",
+        DenyReason::BadCheck => "Call not described well enough to decide",
+    }
+}

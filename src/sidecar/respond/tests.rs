@@ -1,0 +1,327 @@
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use prost::Message;
+use serde_json::Value as Json;
+use tonic_types::pb;
+
+use super::*;
+use crate::model::decide::{Caller, Check, Freshness, decide};
+use crate::model::decision::{Decision, DenyReason};
+use crate::model::grant::{End, Grant};
+use crate::model::identity::Principal;
+use crate::sidecar::config::Mode;
+use crate::sidecar::input::read;
+use crate::sidecar::scene::{CHECKOUT, Sent, at, grant, services, table};
+
+fn responder(detail: DenyDetail) -> Responder {
+    Responder { detail, ask_hint: "jitgate request".to_owned() }
+}
+
+/// Runs `answer` on the check as read.
+fn answered(sent: &Sent, answer: impl FnOnce(&To<'_>) -> Answer) -> CheckResponse {
+    let services = services(&["payments"]);
+    let inbound = read(&sent.0, &services);
+    answer(&To { inbound: &inbound, id: DecisionId::generate(), revision: Revision(9) }).into_message()
+}
+
+fn denied(sent: &Sent, denial: &Denial, detail: DenyDetail) -> CheckResponse {
+    answered(sent, |to| responder(detail).deny(denial, to))
+}
+
+fn permit(grant: Grant, now: u64) -> Permit {
+    let principal = grant.subject.clone();
+    let service = grant.scope.service().clone();
+    let check = Check {
+        service: &service,
+        target: crate::model::target::Target::http("GET", "/v1/users/7"),
+        caller: Ok(Caller { peer: None, principals: vec![principal] }),
+    };
+    let grants = table([grant], now).current().unwrap();
+    match decide(&*grants, Freshness::Fresh, &check, at(now)) {
+        Decision::Permit(permit) => permit,
+        Decision::Deny(denial) => panic!("{denial:?}"),
+    }
+}
+
+fn code(response: &CheckResponse) -> i32 {
+    response.status.as_ref().unwrap().code
+}
+
+fn denied_part(response: &CheckResponse) -> &DeniedHttpResponse {
+    match response.http_response.as_ref().unwrap() {
+        HttpResponse::DeniedResponse(denied) | HttpResponse::ErrorResponse(denied) => denied,
+        HttpResponse::OkResponse(_) => panic!("an OK"),
+    }
+}
+
+fn ok_part(response: &CheckResponse) -> &OkHttpResponse {
+    match response.http_response.as_ref().unwrap() {
+        HttpResponse::OkResponse(ok) => ok,
+        HttpResponse::DeniedResponse(denied) | HttpResponse::ErrorResponse(denied) => panic!("{denied:?}"),
+    }
+}
+
+fn header<'a>(headers: &'a [HeaderValueOption], name: &str) -> Option<&'a str> {
+    let mut found = headers.iter().filter_map(|set| set.header.as_ref()).filter(|header| header.key == name);
+    let value = found.next().map(|header| header.value.as_str());
+    assert!(found.next().is_none(), "{name} twice");
+    value
+}
+
+fn details(denied: &DeniedHttpResponse) -> (pb::Status, pb::ErrorInfo) {
+    let encoded = header(&denied.headers, "grpc-status-details-bin").unwrap();
+    let status = pb::Status::decode(STANDARD_NO_PAD.decode(encoded).unwrap().as_slice()).unwrap();
+    let info = status.details.iter().find(|any| any.type_url.ends_with("/google.rpc.ErrorInfo")).unwrap();
+    let info = pb::ErrorInfo::decode(info.value.as_slice()).unwrap();
+    (status, info)
+}
+
+#[test]
+fn the_default_answer_is_a_denial() {
+    let response = Answer::default().into_message();
+    assert_eq!(code(&response), 7);
+    assert_eq!(denied_part(&response).status.as_ref().unwrap().code, 403);
+}
+
+#[test]
+fn every_reason_has_its_status_and_says_its_name_to_http_callers() {
+    let sent = Sent::http("GET", "/v1/users/7");
+    for reason in DenyReason::ALL {
+        let response = denied(&sent, &Denial::new(*reason, "because"), DenyDetail::Full);
+        let class = reason.class();
+        assert_eq!(code(&response), class.grpc_code(), "{reason:?}");
+        let part = denied_part(&response);
+        let is_error = matches!(response.http_response, Some(HttpResponse::ErrorResponse(_)));
+        assert_eq!(is_error, class == DenyClass::Unavailable, "{reason:?}");
+        assert_eq!(part.status.as_ref().unwrap().code, i32::from(class.http_status()));
+        assert_eq!(header(&part.headers, "x-jitgate-reason"), Some(reason.as_str()));
+        assert_eq!(header(&part.headers, "content-type"), Some("application/problem+json"));
+        assert_eq!(header(&part.headers, "retry-after").is_some(), is_error);
+        assert_eq!(header(&part.headers, "www-authenticate").is_some(), class == DenyClass::Unauthenticated);
+        let problem: Json = serde_json::from_str(&part.body).unwrap();
+        assert_eq!(problem["reason"], reason.as_str());
+        assert_eq!(problem["status"], class.http_status());
+        assert_eq!(problem["detail"], "because");
+        assert_eq!(problem["service"], "payments");
+        assert_eq!(problem["instance"].as_str(), header(&part.headers, "x-jitgate-decision-id"));
+        assert!(problem["type"].as_str().unwrap().ends_with(reason.as_str()));
+        assert!(!problem["title"].as_str().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn every_reason_reaches_grpc_callers_as_a_status_with_error_info() {
+    let sent = Sent::grpc("/pay.v1.Ledger/Get");
+    for reason in DenyReason::ALL {
+        let response = denied(&sent, &Denial::new(*reason, "because"), DenyDetail::Full);
+        let (part, class) = (denied_part(&response), reason.class());
+        assert_eq!(header(&part.headers, "grpc-status"), Some(class.grpc_code().to_string().as_str()));
+        assert_eq!(part.body, "because");
+        let (status, info) = details(part);
+        assert_eq!((status.code, status.message.as_str()), (class.grpc_code(), "because"));
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason.as_str(), "jitgate.dev"));
+        assert_eq!(info.metadata["service"], "payments");
+        assert_eq!(info.metadata.get("decision_id").map(String::as_str), header(&part.headers, DECISION_ID));
+        let retry = status.details.iter().any(|any| any.type_url.ends_with("RetryInfo"));
+        assert_eq!(retry, class == DenyClass::Unavailable, "{reason:?}");
+        let encoded = header(&part.headers, "grpc-status-details-bin").unwrap();
+        assert!(!encoded.contains('='), "gRPC metadata has no padding");
+    }
+}
+
+#[test]
+fn a_denial_says_how_to_ask() {
+    let no_grant = Denial::new(DenyReason::NoGrant, "");
+    let of = |sent: &Sent| {
+        let body = denied_part(&denied(sent, &no_grant, DenyDetail::Full)).body.clone();
+        serde_json::from_str::<Json>(&body).unwrap()["request"]["command"].as_str().map(str::to_owned)
+    };
+    assert_eq!(
+        of(&Sent::http("GET", "/v1/users/7?secret=1")).unwrap(),
+        "jitgate request --service payments --http 'GET /v1/users/7' --for 15m --reason '…'"
+    );
+    let part = denied(&Sent::grpc("/pay.v1.Ledger/Get"), &no_grant, DenyDetail::Full);
+    let (_, info) = details(denied_part(&part));
+    assert_eq!(
+        info.metadata["request"],
+        "jitgate request --service payments --grpc '/pay.v1.Ledger/Get' --for 15m --reason '…'"
+    );
+}
+
+#[test]
+fn the_line_to_ask_with_never_asks_for_more_and_never_runs_anything_else() {
+    let no_grant = Denial::new(DenyReason::NoGrant, "");
+    let of = |path: &str| {
+        let body = denied_part(&denied(&Sent::http("GET", path), &no_grant, DenyDetail::Full)).body.clone();
+        serde_json::from_str::<Json>(&body).unwrap()["request"]["command"].as_str().map(str::to_owned)
+    };
+    assert_eq!(of("/v1/*"), None, "a star would be a wildcard in a rule");
+    assert_eq!(of("/**"), None);
+    assert_eq!(of("/%7Bid%7D").unwrap().split('\'').nth(1), Some("GET /%7Bid%7D"), "an encoded brace stays encoded");
+    assert_eq!(
+        of("/a'$(id)'").unwrap().split(" --http ").nth(1).unwrap(),
+        r"'GET /a'\''$(id)'\''' --for 15m --reason '…'"
+    );
+    assert_eq!(of(&format!("/{}", "a".repeat(2000))), None);
+    let expired = Denial::new(DenyReason::TokenExpired, "");
+    assert!(!denied_part(&denied(&Sent::http("GET", "/"), &expired, DenyDetail::Full)).body.contains("command"));
+}
+
+#[test]
+fn how_much_a_stranger_is_told_is_the_operators_choice() {
+    let denial = Denial::new(DenyReason::GrantRevoked, "grant secret-grant was revoked")
+        .nearest(Arc::new(grant("secret-grant")));
+    for sent in [Sent::http("GET", "/v1/users/7"), Sent::grpc("/pay.v1.Ledger/Get")] {
+        let told = |detail| {
+            let response = denied(&sent, &denial, detail);
+            let mut visible = CheckResponse { dynamic_metadata: None, ..response.clone() };
+            visible.status.as_mut().unwrap().message.clear();
+            let logged = format!("{:?}", response.dynamic_metadata.unwrap());
+            assert!(
+                logged.contains("secret-grant") && logged.contains("GRANT_REVOKED"),
+                "the access log has everything"
+            );
+            let binary = header(&denied_part(&visible).headers, "grpc-status-details-bin")
+                .map(|text| String::from_utf8_lossy(&STANDARD_NO_PAD.decode(text).unwrap()).into_owned());
+            format!("{visible:?} {}", binary.unwrap_or_default())
+        };
+        assert!(told(DenyDetail::Full).contains("secret-grant"));
+        let reason = told(DenyDetail::Reason);
+        assert!(reason.contains("GRANT_REVOKED") && !reason.contains("secret-grant") && !reason.contains("payments"));
+        let none = told(DenyDetail::None);
+        assert!(!none.contains("REVOKED") && !none.contains("secret-grant") && !none.contains("payments"), "{none}");
+        assert!(none.contains("PERMISSION_DENIED") && none.contains("x-jitgate-decision-id"));
+    }
+}
+
+#[test]
+fn a_caller_that_showed_nothing_is_challenged_without_an_error() {
+    let challenge = |reason, detail: &'static str, level| {
+        let response = denied(&Sent::http("GET", "/"), &Denial::new(reason, detail), level);
+        header(&denied_part(&response).headers, "www-authenticate").unwrap().to_owned()
+    };
+    use DenyDetail::{Full, None};
+    assert_eq!(challenge(DenyReason::CredentialMissing, "", Full), "Bearer realm=\"jitgate\"");
+    assert_eq!(
+        challenge(DenyReason::TokenExpired, "it \"ended\"\r\nx: y \\ é", Full),
+        "Bearer realm=\"jitgate\", error=\"invalid_token\", error_description=\"it endedx: y  \""
+    );
+    assert_eq!(challenge(DenyReason::TokenExpired, "", None), "Bearer");
+}
+
+#[test]
+fn a_body_never_grows_past_what_envoy_passes_on() {
+    for text in ["\u{1}".repeat(600), "é".repeat(5000), "\"".repeat(5000)] {
+        let denial = Denial::new(DenyReason::NoGrant, text);
+        for sent in [Sent::http("GET", &format!("/{}", "'".repeat(900))), Sent::grpc("/pay.v1.Ledger/Get")] {
+            let response = denied(&sent, &denial, DenyDetail::Full);
+            let part = denied_part(&response);
+            assert!(part.body.len() <= 4096, "{}", part.body.len());
+            if sent.0.attributes.as_ref().unwrap().request.as_ref().unwrap().http.as_ref().unwrap().method == "GET" {
+                let problem: Json = serde_json::from_str(&part.body).unwrap();
+                assert_eq!(problem["reason"], "NO_GRANT");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_allow_bounds_the_stream_and_names_its_grant() {
+    let permit = permit(grant("g1"), 150);
+    let response = answered(&Sent::http("GET", "/v1/users/7"), |to| responder(DenyDetail::Full).permit(&permit, to));
+    assert_eq!(code(&response), 0);
+    let ok = ok_part(&response);
+    assert_eq!(header(&ok.headers, STREAM_DURATION), Some("50000"));
+    assert_eq!(header(&ok.headers, "x-jitgate-grant"), Some("g1"));
+    assert_eq!(header(&ok.headers, "x-jitgate-subject"), Some(CHECKOUT));
+    assert_eq!(header(&ok.headers, "x-jitgate-expires"), Some("1970-01-01T00:03:20.000Z"));
+    assert_eq!(header(&ok.headers, DECISION_ID).map(str::len), Some(26));
+    assert!(ok.headers.iter().all(|set| set.header.as_ref().unwrap().raw_value.is_empty()), "Envoy ignores raw_value");
+    let fields = &response.dynamic_metadata.as_ref().unwrap().fields;
+    let mut keys: Vec<_> = fields.keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    let expected =
+        ["decision_id", "expires", "grant", "policy", "policy_version", "reason", "revision", "shadow", "subject"];
+    assert_eq!(keys, expected);
+    assert_eq!(fields["policy_version"].kind, Some(Kind::NumberValue(3.0)));
+}
+
+#[test]
+fn what_is_left_is_rounded_down_and_clamped_to_what_envoy_takes_for_a_limit() {
+    for (left, expected) in [
+        (Some(Duration::from_micros(1)), "1"),
+        (Some(Duration::from_micros(1_999)), "1"),
+        (Some(Duration::from_micros(2_000)), "2"),
+        (Some(Duration::from_secs(86_400)), "86400000"),
+        (Some(Duration::MAX), "86400000"),
+        (None, "86400000"),
+    ] {
+        assert_eq!(stream_ms(left), expected);
+    }
+    let standing = permit(Grant { end: End::Standing, ..grant("mesh") }, 150);
+    let response = answered(&Sent::http("GET", "/"), |to| responder(DenyDetail::Full).permit(&standing, to));
+    assert_eq!(header(&ok_part(&response).headers, "x-jitgate-expires"), Some("never"));
+}
+
+#[test]
+fn what_a_client_sends_in_our_name_never_reaches_the_upstream() {
+    let permit = permit(grant("g1"), 150);
+    let sent = Sent::http("GET", "/v1/users/7")
+        .header("x-jitgate-grant", "forged")
+        .header("x-jitgate-shadow", "forged")
+        .header("x_jitgate_grant", "forged")
+        .header("X-Jitgate-Anything", "forged");
+    let response = answered(&sent, |to| responder(DenyDetail::Full).permit(&permit, to));
+    let ok = ok_part(&response);
+    assert_eq!(ok.headers_to_remove, ["x-jitgate-anything", "x-jitgate-shadow", "x-jitgate-token", "x_jitgate_grant"]);
+    // Envoy removes after it has set.
+    assert!(ok.headers.iter().all(|set| !ok.headers_to_remove.contains(&set.header.as_ref().unwrap().key)));
+}
+
+#[test]
+fn a_subject_outside_ascii_travels_encoded() {
+    let subject = Principal::user("https://idp.example", "zoë 100%\u{fffd}").unwrap();
+    let permit = permit(Grant { subject, ..grant("g1") }, 150);
+    let response = answered(&Sent::http("GET", "/"), |to| responder(DenyDetail::Full).permit(&permit, to));
+    let value = header(&ok_part(&response).headers, "x-jitgate-subject").unwrap();
+    assert_eq!(value, "user:https://idp.example|zo%C3%AB%20100%25%EF%BF%BD");
+}
+
+#[test]
+fn shadow_lets_pass_and_says_what_it_would_have_refused() {
+    let witness = Mode::Shadow.shadow().unwrap();
+    assert!(Mode::Enforce.shadow().is_none());
+    let denial = Denial::new(DenyReason::NoGrant, "");
+    let sent = Sent::http("GET", "/").header("x-jitgate-grant", "forged").header("x-jitgate-shadow", "forged");
+    let response = answered(&sent, |to| responder(DenyDetail::Full).shadow(witness, &denial, to));
+    let ok = ok_part(&response);
+    assert_eq!(code(&response), 0);
+    assert_eq!(header(&ok.headers, "x-jitgate-shadow"), Some("NO_GRANT"));
+    assert_eq!(header(&ok.headers, STREAM_DURATION), None);
+    assert_eq!(ok.headers_to_remove, ["x-jitgate-grant", "x-jitgate-token"]);
+    assert_eq!(response.dynamic_metadata.unwrap().fields["shadow"].kind, Some(Kind::BoolValue(true)));
+}
+
+/// What the types cannot forbid: that another file of the sidecar writes the message itself.
+#[test]
+fn no_other_file_writes_a_check_response() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sidecar");
+    let mut folders = vec![root.clone()];
+    let mut writers = vec![];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if !path.ends_with("tests.rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                if text.contains("CheckResponse {") || text.contains("CheckResponse::") {
+                    writers.push(path.strip_prefix(&root).unwrap().to_owned());
+                }
+            }
+        }
+    }
+    assert_eq!(writers, [std::path::Path::new("respond.rs")]);
+}

@@ -1,0 +1,149 @@
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::*;
+use crate::watch_ring::grants::{bytes, digest, grant};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Line {
+    session: Session,
+    status: Arc<WatchStatus>,
+    says: mpsc::Sender<Result<v1::WatchGrantsResponse, Status>>,
+    inbound: ReceiverStream<Result<v1::WatchGrantsResponse, Status>>,
+    outgoing: Outgoing,
+    hears: mpsc::Receiver<v1::WatchGrantsRequest>,
+}
+
+impl Line {
+    fn open(queue: usize) -> Self {
+        let (table, status) = (Arc::new(Table::default()), Arc::new(WatchStatus::default()));
+        let (says, inbound) = mpsc::channel(64);
+        let (outgoing, hears) = mpsc::channel(queue);
+        let session = Session::new(table, Arc::clone(&status), false, 1);
+        Self { session, status, says, inbound: ReceiverStream::new(inbound), outgoing, hears }
+    }
+
+    fn say(&self, revision: i64, message: Said) {
+        let response = v1::WatchGrantsResponse { epoch: "E".into(), revision, message: Some(message) };
+        self.says.try_send(Ok(response)).unwrap();
+    }
+
+    fn say_snapshot(&self, revision: i64) {
+        let entries = vec![bytes(&grant("a"))];
+        self.say(
+            revision,
+            Said::SnapshotBegin(v1::SnapshotBegin { entries: 1, cause: v1::SnapshotCause::First.into() }),
+        );
+        self.say(revision, Said::SnapshotChunk(v1::SnapshotChunk { put: entries.clone() }));
+        self.say(revision, Said::SnapshotEnd(v1::SnapshotEnd { digest: digest(&entries) }));
+    }
+
+    fn say_progress(&self, revision: i64, next_within: Duration) {
+        let clock = self.session.table.clock();
+        self.say(
+            revision,
+            Said::Progress(v1::Progress {
+                server_time: Some(timestamp_to(wall())),
+                digest: digest(&[bytes(&grant("a"))]),
+                next_within: Some(duration_to(next_within)),
+                echo_nanos: clock.monotonic_nanos(),
+                ..Default::default()
+            }),
+        );
+    }
+
+    async fn end(self) -> (End, Arc<WatchStatus>, mpsc::Receiver<v1::WatchGrantsRequest>) {
+        let Self { mut session, status, says, inbound, outgoing, hears } = self;
+        let end = session.follow(inbound, &outgoing).await;
+        drop(says);
+        (end, status, hears)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_never_opens_is_given_up_after_ten_seconds() {
+    let begin = Instant::now();
+    let (end, ..) = Line::open(16).end().await;
+    assert!(matches!(end, End::Silent(FIRST_WITHIN)), "{end:?}");
+    assert_eq!(begin.elapsed(), FIRST_WITHIN);
+}
+
+#[tokio::test(start_paused = true)]
+async fn three_missed_intervals_are_the_end_of_a_session() {
+    let line = Line::open(16);
+    line.say_snapshot(7);
+    line.say_progress(7, 2 * SECOND);
+    let begin = Instant::now();
+    let (end, status, _) = line.end().await;
+    assert!(matches!(end, End::Silent(_)), "{end:?}");
+    assert_eq!(begin.elapsed(), 6 * SECOND);
+    let report = status.report();
+    assert_eq!((report.snapshots, report.progress, report.causes.first), (1, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absurd_interval_does_not_keep_a_dead_session() {
+    let line = Line::open(16);
+    line.say_snapshot(7);
+    line.say_progress(7, Duration::from_hours(24));
+    let begin = Instant::now();
+    line.end().await;
+    assert_eq!(begin.elapsed(), INTERVAL_MOST * MISSED_INTERVALS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_applied_is_acknowledged_and_progress_is_answered() {
+    let line = Line::open(16);
+    line.say_snapshot(7);
+    line.say_progress(7, SECOND);
+    let (_, _, mut hears) = line.end().await;
+    let mut heard = vec![];
+    while let Ok(request) = hears.try_recv() {
+        heard.push(request.message.unwrap());
+    }
+    assert!(heard.iter().any(|message| matches!(message, Message::Ack(ack) if ack.revision == 7)), "{heard:?}");
+    assert!(
+        heard.iter().any(|message| matches!(message, Message::Status(status) if status.revision == 7)),
+        "{heard:?}"
+    );
+}
+
+/// Neither end may wait for room to speak before it listens.
+#[tokio::test(start_paused = true)]
+async fn a_control_plane_that_reads_nothing_does_not_stop_the_table() {
+    let line = Line::open(1);
+    line.say_snapshot(7);
+    let table = Arc::clone(&line.session.table);
+    for revision in 8..40 {
+        let delta = v1::Delta { prev_revision: revision - 1, put: vec![bytes(&grant("a"))], del: vec![] };
+        line.say(revision, Said::Delta(delta));
+    }
+    let (_, status, mut hears) = line.end().await;
+    assert_eq!((table.revision(), status.report().deltas), (Some(Revision(39)), 32));
+    let mut waiting = 0;
+    while hears.try_recv().is_ok() {
+        waiting += 1;
+    }
+    assert_eq!(waiting, 1, "acknowledgements are merged, not queued");
+}
+
+#[tokio::test(start_paused = true)]
+async fn go_away_is_honoured_within_reason() {
+    for (asked, kept) in [(3 * SECOND, 3 * SECOND), (Duration::from_hours(24 * 365), AWAY_MOST)] {
+        let line = Line::open(16);
+        line.say(0, Said::GoAway(v1::GoAway { reconnect_after: Some(duration_to(asked)), reason: "busy".into() }));
+        let (end, ..) = line.end().await;
+        assert!(matches!(&end, End::SentAway { after, reason } if *after == kept && reason == "busy"), "{end:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_grant_is_reported_before_the_revision_is_acknowledged() {
+    let mut answers = Answers { ack: Some(v1::Ack::default()), status: true, ..Answers::default() };
+    answers.nacks.push_back(v1::Nack::default());
+    let table = Table::default();
+    assert!(matches!(answers.next(&table), Some(Message::Nack(_))));
+    assert!(matches!(answers.next(&table), Some(Message::Ack(_))));
+    assert!(matches!(answers.next(&table), Some(Message::Status(_))));
+    assert!(answers.next(&table).is_none() && !answers.waiting());
+}
