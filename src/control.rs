@@ -9,7 +9,8 @@
 //! [`audit`], [`policy`] and [`fanout`]; above them [`api`], [`caller`], [`entitle`], [`listen`] and [`config`].
 
 use std::future::Future;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +23,10 @@ use tonic_health::server::{HealthReporter, health_reporter};
 
 use crate::admin::{self, Admin};
 use crate::clock::ControlClock;
+use crate::issuers::Issuers;
 use crate::runtime::{Outcome, Tasks};
 use crate::telemetry::metrics::Metrics;
-use crate::tls::Incoming;
+use crate::tls::{self, Incoming};
 use crate::wire;
 use crate::wire::v1::access_service_server::AccessServiceServer;
 use crate::wire::v1::enforcer_service_server::EnforcerServiceServer;
@@ -61,8 +63,7 @@ use metrics::{ControlMetrics, StoreMetrics};
 use plane::Plane;
 use policy::{PolicySet, Reloader};
 use store::embedded::Embedded;
-use store::writer::{Clock, Writer};
-use store::{Store, StoreError};
+use store::{Clock, Store, StoreError, Writer};
 use waiting::Waiting;
 
 /// Runs the control plane until `until` completes or a part of it fails.
@@ -70,58 +71,118 @@ use waiting::Waiting;
 /// # Errors
 /// One line that names what is wrong and the way out.
 pub async fn run(args: ControlPlaneArgs, metrics: Metrics, until: impl Future<Output = ()>) -> Outcome {
-    let ControlPlaneArgs {
-        listen,
-        http_listen,
-        data_dir,
-        policies,
-        issuers,
-        admin,
-        entitle,
-        tls_cert,
-        tls_key,
-        tls_client_ca,
-        insecure,
-        progress_interval,
-        tombstone_keep,
-    } = args;
-    let plaintext = Plaintext { listen: &listen, http_listen: &http_listen, insecure };
-    let tls = config::tls(tls_cert, tls_key, tls_client_ca.clone(), plaintext)?;
-    let issuers = Arc::new(issuers.load()?);
-    let (directory, set) = config::policies(policies)?;
-    let (grpc, http) = (admin::bind("--listen", listen).await?, admin::bind("--http-listen", http_listen).await?);
-    let opened = open(&data_dir, progress_interval, tombstone_keep, &metrics).await?;
-    let Opened { plane, writer, clock } = opened;
+    ControlPlane::bind(args, metrics).await?.run(until).await
+}
 
-    announce(&grpc, &http, tls.is_some())?;
-    if issuers.is_empty() && tls_client_ca.is_none() {
-        tracing::warn!("nobody can ask: pass --issuers to say whose tokens count");
+/// A control plane that holds its store and its addresses, and serves nobody yet.
+#[derive(Debug)]
+pub struct ControlPlane {
+    plane: Plane,
+    writer: Writer,
+    grpc: Incoming,
+    grpc_address: SocketAddr,
+    http: TcpListener,
+    http_address: SocketAddr,
+    issuers: Arc<Issuers>,
+    identify: Identify,
+    entitlements: Entitlements,
+    policies: (PathBuf, PolicySet),
+    metrics: Metrics,
+}
+
+impl ControlPlane {
+    /// Checks what was configured, binds the listeners, opens the store, and says where it is.
+    ///
+    /// # Errors
+    /// One line that names what is wrong and the way out.
+    pub async fn bind(args: ControlPlaneArgs, metrics: Metrics) -> anyhow::Result<Self> {
+        let ControlPlaneArgs {
+            listen,
+            http_listen,
+            data_dir,
+            policies,
+            issuers,
+            admin,
+            entitle,
+            tls_cert,
+            tls_key,
+            tls_client_ca,
+            insecure,
+            progress_interval,
+            tombstone_keep,
+        } = args;
+        let plaintext = Plaintext { listen: &listen, http_listen: &http_listen, insecure };
+        let by_certificate = tls_client_ca.is_some();
+        let tls = config::tls(tls_cert, tls_key, tls_client_ca, plaintext)?;
+        let issuers = Arc::new(issuers.load()?);
+        let policies = config::policies(policies)?;
+        let (grpc, http) = (admin::bind("--listen", listen).await?, admin::bind("--http-listen", http_listen).await?);
+        let (grpc_address, http_address) = (grpc.local_addr()?, http.local_addr()?);
+        let Opened { plane, writer, clock } = open(&data_dir, progress_interval, tombstone_keep, &metrics).await?;
+
+        let encryption = if tls.is_some() { "TLS 1.3" } else { "plaintext" };
+        tracing::info!(address = %grpc_address, encryption, "the gRPC API and the watch stream are here");
+        tracing::info!(address = %http_address, "/livez, /readyz and /metrics are here");
+        if issuers.is_empty() && !by_certificate {
+            tracing::warn!("nobody can ask: pass --issuers to say whose tokens count");
+        }
+        let entitlements = Entitlements::new(entitle, tls.is_none() && tls::is_local(&listen));
+        let identify = Identify::new(Callers::new(Arc::clone(&issuers), admin), clock);
+        let grpc = match tls {
+            Some(tls) => Incoming::tls(grpc, tls),
+            None => Incoming::plain(grpc),
+        };
+        Ok(Self {
+            plane,
+            writer,
+            grpc,
+            grpc_address,
+            http,
+            http_address,
+            issuers,
+            identify,
+            entitlements,
+            policies,
+            metrics,
+        })
     }
-    let local = tls.is_none() && crate::tls::is_local(&listen);
-    let entitlements = Entitlements::new(entitle, local);
-    let identify = Identify::new(Callers::new(Arc::clone(&issuers), admin), Arc::clone(&clock));
-    let incoming = match tls {
-        Some(tls) => Incoming::tls(grpc, tls),
-        None => Incoming::plain(grpc),
-    };
 
-    let mut tasks = Tasks::new();
-    let stop = tasks.stopping();
-    tasks.spawn("the store's writer", writer.run(stop.clone()));
-    let reloader = Reloader::new(&directory, &set);
-    reloader.counts().register(&metrics);
-    let applied = plane.apply(Arc::new(set)).await.context("the policies cannot be put in force")?;
-    tracing::info!(directory = %directory.display(), ?applied, "policies are in force");
-    let (health, health_service) = health_reporter();
-    let routes = routes(&plane, entitlements, stop.clone())?.add_service(health_service);
-    tasks.spawn("the gRPC listener", listen::serve(incoming, routes, identify, stop.clone()));
-    tasks.spawn("the health report", report_health(health, stop.clone()));
-    tasks.spawn("the HTTP listener", admin::serve(http, shown(&plane, metrics), stop.clone()));
-    tasks.spawn("the watch fan-out", Arc::clone(&plane.fanout).run(stop.clone()));
-    tasks.spawn("the issuers' keys", issuers.run(stop.clone()));
-    spawn_reloads(&mut tasks, reloader, plane.clone(), &stop);
-    tasks.spawn("the sweeper", plane.sweep_until(stop));
-    tasks.run_until(until).await
+    /// Where the gRPC API is.
+    pub fn grpc_address(&self) -> SocketAddr {
+        self.grpc_address
+    }
+
+    /// Where `/livez`, `/readyz` and `/metrics` are.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http_address
+    }
+
+    /// Serves until `until` completes or a part fails. Then streams are told to go, and the store is closed.
+    ///
+    /// # Errors
+    /// One line that names the part that failed.
+    pub async fn run(self, until: impl Future<Output = ()>) -> Outcome {
+        let Self { plane, writer, grpc, http, issuers, identify, entitlements, policies, metrics, .. } = self;
+        let (directory, set) = policies;
+        let mut tasks = Tasks::new();
+        let stop = tasks.stopping();
+        tasks.spawn("the store's writer", writer.run(stop.clone()));
+        let reloader = Reloader::new(&directory, &set);
+        reloader.counts().register(&metrics);
+        let applied = plane.apply(Arc::new(set)).await.context("the policies cannot be put in force")?;
+        tracing::info!(directory = %directory.display(), %applied, "policies are in force");
+        let (health, health_service) = health_reporter();
+        let routes = routes(&plane, entitlements, stop.clone())?.add_service(health_service);
+        tasks.spawn("the gRPC listener", listen::serve(grpc, routes, identify, stop.clone()));
+        tasks.spawn("the health report", report_health(health, stop.clone()));
+        tasks.spawn("the HTTP listener", admin::serve(http, shown(&plane, metrics), stop.clone()));
+        tasks.spawn("the watch fan-out", Arc::clone(&plane.fanout).run(stop.clone()));
+        tasks.spawn("the issuers' keys", issuers.run(stop.clone()));
+        spawn_reloads(&mut tasks, reloader, plane.clone(), &stop);
+        // The last handle on the store goes to a task: when all have ended, the store is closed.
+        tasks.spawn("the sweeper", plane.sweep_until(stop));
+        tasks.run_until(until).await
+    }
 }
 
 struct Opened {
@@ -140,7 +201,7 @@ async fn open(
     let directory = data_dir.to_owned();
     let engine = tokio::task::spawn_blocking(move || Embedded::open(&directory)).await??;
     let named = || format!("the store in {} cannot be used", data_dir.display());
-    let anchored = ControlClock::anchored(store::writer::recorded(&engine).with_context(named)?);
+    let anchored = ControlClock::anchored(store::opening::recorded(&engine).with_context(named)?);
     let clock: Clock = Arc::new(move || anchored.now());
     let (store, writer, opening) = Store::open(engine, Arc::clone(&clock)).with_context(named)?;
     let config = FanoutConfig { progress_interval, ..FanoutConfig::default() };
@@ -155,13 +216,6 @@ async fn open(
     tracing::info!(directory = %data_dir.display(), epoch = %opening.epoch, revision = %opening.revision, "the store is open");
     let plane = Plane::new(store, fanout, waiting, metrics.register(ControlMetrics::register), tombstone_keep);
     Ok(Opened { plane, writer, clock })
-}
-
-fn announce(grpc: &TcpListener, http: &TcpListener, tls: bool) -> anyhow::Result<()> {
-    let encryption = if tls { "TLS 1.3" } else { "plaintext" };
-    tracing::info!(address = %grpc.local_addr()?, encryption, "the gRPC API and the watch stream are here");
-    tracing::info!(address = %http.local_addr()?, "/livez, /readyz and /metrics are here");
-    Ok(())
 }
 
 fn routes(plane: &Plane, entitlements: Entitlements, stop: CancellationToken) -> anyhow::Result<Routes> {
@@ -216,3 +270,8 @@ fn spawn_reloads(tasks: &mut Tasks, reloader: Reloader, plane: Plane, stop: &Can
         }
     });
 }
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

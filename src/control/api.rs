@@ -350,3 +350,6 @@ impl Next {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

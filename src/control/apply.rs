@@ -1,6 +1,7 @@
 //! Putting a policy set in force: versions are given, standing grants issued and ended, then the set rules. One change each.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use super::fault::Fault;
@@ -25,6 +26,13 @@ pub struct Applied {
     pub issued: usize,
     /// Standing grants ended.
     pub ended: usize,
+}
+
+impl fmt::Display for Applied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { policies, removed, issued, ended } = self;
+        write!(f, "{policies} policies changed, {removed} removed, {issued} standing grants issued, {ended} ended")
+    }
 }
 
 impl Plane {
@@ -56,7 +64,8 @@ impl Plane {
             Ok::<_, Fault>(current)
         });
         let current = current.await?;
-        for name in current.keys().filter(|name| !declared.contains_key(*name)).cloned() {
+        for name in current.keys().filter(|name| !declared.contains_key(*name)) {
+            let name = name.clone();
             self.store.write(move |change| change.remove_policy(&name)).await?;
             applied.removed += 1;
         }

@@ -148,6 +148,15 @@ fn bearer(metadata: &MetadataMap) -> Result<Option<&str>, Fault> {
 }
 
 #[cfg(test)]
+impl Caller {
+    /// A caller with these principals, the first of which it is.
+    pub(in crate::control) fn stand_in(principals: &[&str], admin: bool) -> Self {
+        let principals: Vec<_> = principals.iter().map(|text| Principal::parse(text).unwrap()).collect();
+        Self { who: principals[0].clone(), peer: None, principals: principals.into(), claims: None, admin }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -11,6 +11,7 @@ use super::plane::Plane;
 use super::store::keys::{self, DueKind};
 use super::store::reader::Due;
 use super::store::{Change, StoreError};
+use crate::index::Counts;
 use crate::model::access::{AccessState, AccessStep, Ending, Outcome};
 use crate::model::grant::{Ended, Hold, Phase};
 use crate::model::time::Timestamp;
@@ -38,10 +39,19 @@ impl Plane {
                 () = stop.cancelled() => return Ok(()),
                 _ = tick.tick() => {}
             }
+            self.measure();
             if let Err(fault) = self.sweep().await {
                 tracing::warn!(%fault, "expired grants and requests could not be recorded; trying again");
             }
         }
+    }
+
+    fn measure(&self) {
+        let Counts { standing, open, suspended, ended, refused: _ } = self.fanout.index().counts();
+        for (state, grants) in [("standing", standing), ("active", open), ("suspended", suspended), ("ended", ended)] {
+            self.metrics.holds(state, grants);
+        }
+        self.metrics.sidecars(self.fanout.open_sessions());
     }
 
     /// Does everything that is due; says how much that was.

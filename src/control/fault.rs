@@ -100,22 +100,17 @@ impl From<FieldError> for Fault {
 
 impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
-        let kind = match error {
-            StoreError::Busy => FaultKind::Busy,
-            StoreError::Medium(_) | StoreError::Closed | StoreError::Conflict => FaultKind::Unavailable,
-            StoreError::Damaged(_) => FaultKind::Internal,
-        };
         // Paths and rows are the operator's business; the caller learns that it was not their doing.
-        let message = match kind {
-            FaultKind::Busy => "too many requests wait; try again shortly",
-            FaultKind::Unavailable => {
-                "the control plane cannot use its store now; nothing was changed, try again later"
+        let (kind, message) = match error {
+            StoreError::Busy => (FaultKind::Busy, "too many requests wait; try again shortly"),
+            StoreError::Medium(_) | StoreError::Closed | StoreError::Conflict => {
+                (FaultKind::Unavailable, "the control plane cannot use its store now; try again later")
             }
-            _ => "the control plane's store is damaged; its operator has to look at the log",
+            StoreError::Damaged(_) => {
+                tracing::error!(%error, "a call failed");
+                (FaultKind::Internal, "the control plane's store is damaged; its operator has to look at the log")
+            }
         };
-        if kind == FaultKind::Internal {
-            tracing::error!(%error, "a call failed");
-        }
         Self::new(kind, message)
     }
 }

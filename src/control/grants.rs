@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tracing::Instrument;
+
 use super::caller::Caller;
 use super::fanout::Enforcement;
 use super::fault::{Fault, FaultKind};
@@ -12,6 +14,7 @@ use super::store::{Change, Reader, StoreError, Table};
 use crate::model::access::{Ending, Issued};
 use crate::model::grant::{End, Ended, Phase, Revision};
 use crate::model::identity::{Principal, Service};
+use crate::telemetry::names;
 
 /// Which grants are listed.
 #[derive(Debug, Clone, Default)]
@@ -94,13 +97,14 @@ impl Plane {
 
     async fn end_one(&self, caller: &Caller, id: &str, how: Ended, reason: String) -> Result<Ends, Fault> {
         let (caller, id, keep) = (caller.clone(), id.to_owned(), self.tombstone_keep);
+        let span = tracing::info_span!(names::SPAN_REVOKE, "jitgate.grant.id" = id);
         let written = self.store.write(move |change| {
             let mut issued = visible(&change.read(), &caller, &id)?;
             may_end(&caller, &issued, how)?;
             end(change, &mut issued, how, (caller.who().to_string(), reason), keep)?;
             Ok::<_, Fault>(issued)
         });
-        let (issued, revision) = written.await?;
+        let (issued, revision) = written.instrument(span).await?;
         Ok(Ends { grants: vec![issued], revision })
     }
 
@@ -111,6 +115,11 @@ impl Plane {
     pub async fn revoke_grants(&self, caller: &Caller, filter: GrantFilter, reason: String) -> Result<Ends, Fault> {
         caller.must_be_admin("revoke the grants of others")?;
         let (by, keep) = (caller.who().to_string(), self.tombstone_keep);
+        let span = tracing::info_span!(
+            names::SPAN_REVOKE,
+            "jitgate.principal" = filter.subject.as_ref().map(Principal::as_str),
+            "jitgate.service" = filter.service.as_ref().map(Service::as_str),
+        );
         let written = self.store.write(move |change| {
             let subject = filter.subject.as_ref().map(Principal::as_str);
             let mut ended = Vec::new();
@@ -123,7 +132,7 @@ impl Plane {
             }
             Ok::<_, Fault>(ended)
         });
-        let (grants, revision) = written.await?;
+        let (grants, revision) = written.instrument(span).await?;
         Ok(Ends { grants, revision })
     }
 

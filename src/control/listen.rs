@@ -15,7 +15,7 @@ use tower::{Layer, Service};
 
 use super::api::Identified;
 use super::caller::Callers;
-use super::store::writer::Clock;
+use super::store::Clock;
 use crate::runtime::Outcome;
 use crate::tls::{Incoming, Peer};
 

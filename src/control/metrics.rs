@@ -33,10 +33,10 @@ impl StoreMetrics {
         };
         let (gauge, index) = (this.revision.clone(), this.audit_index.clone());
         registry.register(names::STORE_REVISION_GAUGE, "Revision of the newest committed change", gauge);
-        registry.register("jitgate_audit_index", "Index of the newest audit event", index);
+        registry.register(names::AUDIT_INDEX, "Index of the newest audit event", index);
         let help = "Time from handing a group of changes to the store until it is durable";
         registry.register(names::STORE_COMMIT_DURATION, help, this.commits.clone());
-        registry.register("jitgate_store_changes", "Committed changes, one revision each", this.changes.clone());
+        registry.register(names::STORE_CHANGES, "Committed changes, one revision each", this.changes.clone());
         this
     }
 
@@ -88,7 +88,7 @@ impl ControlMetrics {
             sidecars: Gauge::default(),
         };
         registry.register(names::REQUESTS, "Access requests by outcome", this.requests.clone());
-        registry.register("jitgate_api_refusals", "Calls of the API that were refused", this.refusals.clone());
+        registry.register(names::API_REFUSALS, "Calls of the API that were refused", this.refusals.clone());
         let help = "Grants that sidecars hold, by state; tombstones are the ended ones";
         registry.register(names::GRANTS, help, this.grants.clone());
         let help = "Time from an access request to its grant";
@@ -109,11 +109,11 @@ impl ControlMetrics {
         self.approval.observe(took.as_secs_f64());
     }
 
-    pub(super) fn holds(&self, state: &'static str, grants: i64) {
-        self.grants.get_or_create(&GrantLabels { state }).set(grants);
+    pub(super) fn holds(&self, state: &'static str, grants: usize) {
+        self.grants.get_or_create(&GrantLabels { state }).set(i64::try_from(grants).unwrap_or(i64::MAX));
     }
 
-    pub(super) fn sidecars(&self, connected: i64) {
-        self.sidecars.set(connected);
+    pub(super) fn sidecars(&self, connected: u64) {
+        self.sidecars.set(i64::try_from(connected).unwrap_or(i64::MAX));
     }
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::{Instrument, Span, field};
+
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind};
 use super::listing::Page;
@@ -15,6 +17,7 @@ use crate::model::grant::{End, Grant, Hold, PolicyRef, Revision, Staleness};
 use crate::model::identity::Principal;
 use crate::model::policy::{Ask, Outcome as Ruled, Ruling};
 use crate::model::scope::Scope;
+use crate::telemetry::{names, trace};
 use crate::wire::store::Answered;
 
 /// Requests of one requester that may be pending.
@@ -63,10 +66,30 @@ impl Plane {
             }
         }
         let subject = asking.subject.clone().unwrap_or_else(|| caller.who().clone());
-        let ruling = self.rulings().rule(&Ask {
+        let ruling = self.review(caller, &subject, &asking)?;
+        // Decisions that use the grant link to the span of its issue.
+        let issue = match ruling.outcome {
+            Ruled::Approved { .. } => tracing::info_span!(
+                names::SPAN_ISSUE,
+                "jitgate.principal" = subject.as_str(),
+                "jitgate.service" = asking.scope.service().as_str(),
+                "jitgate.policy.name" = &*ruling.policy.name,
+            ),
+            Ruled::Denied { .. } | Ruled::Pending { .. } => Span::none(),
+        };
+        let traceparent = issue.in_scope(trace::current_traceparent).map(Into::into);
+        let draft = Draft { requester: caller.who().clone(), subject, asking, ruling, answer, traceparent };
+        let written = self.store.write(move |change| draft.write(change));
+        let (request, _) = written.instrument(issue).await?;
+        self.count(&request);
+        Ok(request)
+    }
+
+    fn review(&self, caller: &Caller, subject: &Principal, asking: &Asking) -> Result<Ruling, Fault> {
+        let ask = Ask {
             requester: caller.principals(),
             claims: caller.claims().map(|claims| &**claims),
-            subject: &subject,
+            subject,
             via: &asking.via,
             scope: &asking.scope,
             duration: asking.duration,
@@ -74,14 +97,28 @@ impl Plane {
             tickets: &asking.tickets,
             policy: Some(asking.policy.as_str()).filter(|policy| !policy.is_empty()),
             now: self.now(),
-        })?;
-        for would in &ruling.would {
+        };
+        let review = tracing::info_span!(
+            names::SPAN_REVIEW,
+            "jitgate.policy.name" = field::Empty,
+            "jitgate.decision" = field::Empty,
+            "jitgate.reason" = field::Empty,
+        );
+        let _entered = review.enter();
+        let ruled = self.rulings().rule(&ask);
+        match &ruled {
+            Ok(ruling) => {
+                review.record(names::POLICY_NAME, &*ruling.policy.name);
+                review.record(names::DECISION, ruling.outcome.as_str());
+            }
+            Err(refusal) => {
+                review.record(names::REASON, refusal.reason.as_str());
+            }
+        }
+        for would in ruled.as_ref().map_or_else(|refusal| &refusal.would, |ruling| &ruling.would) {
             tracing::info!(policy = %would.policy.name, outcome = would.outcome, "a policy in shadow mode was asked");
         }
-        let draft = Draft { requester: caller.who().clone(), subject, asking, ruling, answer };
-        let (request, _) = self.store.write(move |change| draft.write(change)).await?;
-        self.count(&request);
-        Ok(request)
+        Ok(ruled?)
     }
 
     fn count(&self, request: &AccessRequest) {
@@ -189,14 +226,17 @@ struct Draft {
     asking: Asking,
     ruling: Ruling,
     answer: Option<[u8; 32]>,
+    /// Of the grant's issue.
+    traceparent: Option<Arc<str>>,
 }
 
-/// What every ruling comes down to.
+/// What approval adds to the terms.
 struct Granted {
     duration: Duration,
     staleness: Staleness,
     rule: Arc<str>,
     message: String,
+    traceparent: Option<Arc<str>>,
 }
 
 impl Draft {
@@ -211,7 +251,9 @@ impl Draft {
             Ruled::Approved { duration, rule, message, staleness } => {
                 let by = format!("rule {rule} of policy {} approves", self.ruling.policy.name);
                 let message = message.as_deref().map_or(by, str::to_owned);
-                let granted = Granted { duration: *duration, staleness: *staleness, rule: Arc::clone(rule), message };
+                let traceparent = self.traceparent.clone();
+                let (duration, staleness) = (*duration, *staleness);
+                let granted = Granted { duration, staleness, rule: Arc::clone(rule), message, traceparent };
                 approve(change, &mut request, granted)?;
             }
             Ruled::Denied { rule, message } => {
@@ -284,7 +326,7 @@ fn approve(change: &mut Change<'_>, request: &mut AccessRequest, granted: Grante
         hold: Hold::None,
         staleness: granted.staleness,
         policy: PolicyRef { name: Arc::clone(&terms.policy.name), version: terms.policy.version },
-        traceparent: request.traceparent.clone(),
+        traceparent: granted.traceparent,
         mod_revision: Revision(0),
     };
     let origin = Origin {

@@ -15,14 +15,18 @@ use std::ops::ControlFlow;
 
 pub mod change;
 pub mod embedded;
+pub mod handle;
 pub mod keys;
+pub mod opening;
 pub mod overlay;
 pub mod reader;
 pub mod writer;
 
 pub use change::Change;
+pub use handle::{Clock, Store, Usable};
+pub use opening::Opening;
 pub use reader::Reader;
-pub use writer::{Store, Writer};
+pub use writer::Writer;
 
 /// Version of the rows' layout. Another one is refused, never guessed at.
 pub const SCHEMA: i32 = 1;
@@ -201,3 +205,10 @@ pub enum StoreError {
     #[error("the store is closed: the control plane is stopping")]
     Closed,
 }
+
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+mod tests;

@@ -124,6 +124,12 @@ names! {
     SIDECARS_CONNECTED = "jitgate_sidecars_connected";
     /// Gauge.
     STORE_REVISION_GAUGE = "jitgate_store_revision";
+    /// Counter: committed changes, one revision each.
+    STORE_CHANGES = "jitgate_store_changes";
+    /// Gauge: index of the newest audit event.
+    AUDIT_INDEX = "jitgate_audit_index";
+    /// Counter {call, reason}: calls of the API that were refused.
+    API_REFUSALS = "jitgate_api_refusals";
     /// Info {version, commit}: shown as `jitgate_build_info`, always 1.
     BUILD = "jitgate_build";
     /// Counter: user and system time.

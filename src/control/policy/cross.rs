@@ -20,9 +20,8 @@ pub(super) fn check(found: &mut Found) {
     let deciding: Vec<&Policy> =
         found.policies.iter().filter(|policy| policy.loaded.policy.mode == Mode::Enforce).collect();
     for (index, later) in deciding.iter().enumerate() {
-        for earlier in deciding.iter().take(index) {
-            problems.extend(conflict(earlier, later));
-        }
+        // One is enough to act on.
+        problems.extend(deciding.iter().take(index).find_map(|earlier| conflict(earlier, later)));
     }
     found.problems.append(&mut problems);
 }

@@ -17,6 +17,10 @@ use crate::control::policy::Policy;
 pub(super) const FILE_MAX: usize = 1 << 20;
 /// Most files in the directory.
 const FILES_MAX: usize = 1000;
+/// Most bytes of all files together.
+const TOTAL_MAX: usize = 16 << 20;
+/// Most policies and standing grants in one set.
+const SET_MAX: usize = 5000;
 /// Parsers recurse over what they read; this is enough for the longest condition in a debug build.
 const STACK: usize = 64 << 20;
 
@@ -91,12 +95,23 @@ impl Source {
 
 fn read(dir: &Path) -> Source {
     let mut source = Source { dir: dir.to_owned(), files: BTreeMap::new(), listing: Ok(()) };
-    source.listing = list(dir).map(|paths| {
-        for path in paths {
-            let content = read_file(&path);
-            source.files.insert(path, content);
+    let paths = match list(dir) {
+        Ok(paths) => paths,
+        Err(cause) => {
+            source.listing = Err(cause);
+            return source;
         }
-    });
+    };
+    let mut total = 0;
+    for path in paths {
+        let content = read_file(&path);
+        total += content.as_ref().map_or(0, Vec::len);
+        source.files.insert(path, content);
+        if total > TOTAL_MAX {
+            source.listing = Err("holds more than 16 MiB of policy files; remove what is no policy".to_owned());
+            break;
+        }
+    }
     source
 }
 
@@ -153,8 +168,16 @@ fn parse(source: Source) -> Found {
     if found.policies.is_empty() && found.problems.is_empty() && whole.errors() == 0 {
         whole.warning(Place::FILE, "", "holds no access policy: nobody can ask for access; add one to a *.yaml file");
     }
+    if found.policies.len() + found.standing.len() > SET_MAX {
+        whole.error(
+            Place::FILE,
+            "",
+            format!("holds more than {SET_MAX} documents; one policy can name many requesters"),
+        );
+    } else {
+        cross::check(&mut found);
+    }
     found.problems.extend(whole.name(&source.dir));
-    cross::check(&mut found);
     found.problems.sort();
     found
 }

@@ -53,6 +53,13 @@ impl std::fmt::Debug for Change<'_> {
     }
 }
 
+/// Who, and why.
+#[derive(Clone, Copy)]
+struct Said<'s> {
+    by: &'s str,
+    reason: &'s str,
+}
+
 /// A committed change, for those who wait for it.
 #[derive(Debug)]
 pub struct Committed {
@@ -161,7 +168,7 @@ impl<'v> Change<'v> {
             self.rows.put(Table::Due, keys::due(end, DueKind::GrantEnds, id), vec![]);
         }
         self.put_grant(issued);
-        self.audit_grant("grant.issued", "", issued, actor, reason)
+        self.audit_grant("grant.issued", "", issued, Said { by: actor, reason })
     }
 
     /// Takes the rows of an ended grant out of every index, so that its name can be given again.
@@ -210,7 +217,7 @@ impl<'v> Change<'v> {
         let (by, reason) = (ending.by.clone(), ending.reason.clone());
         issued.ending = Some(ending);
         self.put_grant(issued);
-        self.audit_grant(kind, from, issued, &by, &reason)?;
+        self.audit_grant(kind, from, issued, Said { by: &by, reason: &reason })?;
         Ok(())
     }
 
@@ -221,21 +228,14 @@ impl<'v> Change<'v> {
         self.grants.push(fanout::Change::Put(Arc::new(issued.grant.clone())));
     }
 
-    fn audit_grant(
-        &mut self,
-        kind: &str,
-        from: &str,
-        issued: &Issued,
-        actor: &str,
-        reason: &str,
-    ) -> Result<(), StoreError> {
+    fn audit_grant(&mut self, kind: &str, from: &str, issued: &Issued, said: Said<'_>) -> Result<(), StoreError> {
         self.audit(&Entry {
             kind,
-            actor,
+            actor: said.by,
             resource: format!("grants/{}", issued.grant.id),
             from,
             to: state_name(issued.grant.phase(self.now)),
-            reason,
+            reason: said.reason,
             traceparent: issued.grant.traceparent.as_deref(),
         })
     }
@@ -261,10 +261,10 @@ impl<'v> Change<'v> {
     /// # Errors
     /// [`StoreError`].
     pub fn keep_answer(&mut self, key: &[u8], answer: &store::Answered, expires: Timestamp) -> Result<(), StoreError> {
-        if self.meta.answered >= ANSWERS_KEPT {
-            if let Some(oldest) = self.read().oldest_answer()? {
-                self.forget_answer(&oldest);
-            }
+        if self.meta.answered >= ANSWERS_KEPT
+            && let Some(oldest) = self.read().oldest_answer()?
+        {
+            self.forget_answer(&oldest);
         }
         let answer = store::Answered { expire_time: Some(timestamp_to(expires)), ..answer.clone() };
         self.rows.put(Table::Answered, key.to_vec(), answer.encode_to_vec());
@@ -303,7 +303,15 @@ impl<'v> Change<'v> {
             self.rows.put(Table::PolicyDigests, keys::pair(name, digest.as_bytes()), keys::number(version));
         }
         self.rows.put(Table::CurrentPolicies, name.as_bytes().to_vec(), keys::number(version));
-        self.audit_policy("policy.applied", name, &before, &format!("v{version}"), digest)?;
+        self.audit(&Entry {
+            kind: "policy.applied",
+            actor: "system:policies",
+            resource: format!("policies/{name}"),
+            from: &before,
+            to: &format!("v{version}"),
+            reason: digest,
+            traceparent: None,
+        })?;
         Ok(version)
     }
 
@@ -314,17 +322,20 @@ impl<'v> Change<'v> {
     pub fn remove_policy(&mut self, name: &str) -> Result<(), StoreError> {
         let before = self.in_force(name)?;
         self.rows.remove(Table::CurrentPolicies, name.as_bytes().to_vec());
-        self.audit_policy("policy.removed", name, &before, "", "no file declares it any more")
+        self.audit(&Entry {
+            kind: "policy.removed",
+            actor: "system:policies",
+            resource: format!("policies/{name}"),
+            from: &before,
+            to: "",
+            reason: "no file declares it any more",
+            traceparent: None,
+        })
     }
 
     fn in_force(&self, name: &str) -> Result<String, StoreError> {
         let current = self.rows.fetch(Table::CurrentPolicies, name.as_bytes())?;
         current.map_or(Ok(String::new()), |version| keys::number_of(&version).map(|version| format!("v{version}")))
-    }
-
-    fn audit_policy(&mut self, kind: &str, name: &str, from: &str, to: &str, reason: &str) -> Result<(), StoreError> {
-        let resource = format!("policies/{name}");
-        self.audit(&Entry { kind, actor: "system:policies", resource, from, to, reason, traceparent: None })
     }
 
     fn audit(&mut self, entry: &Entry<'_>) -> Result<(), StoreError> {

@@ -128,23 +128,21 @@ fn open(file: &Path) -> Result<Database, DatabaseError> {
 
 fn explain(file: &Path, error: &DatabaseError) -> String {
     let file = file.display();
-    match error {
-        DatabaseError::DatabaseAlreadyOpen => {
-            format!("another process has {file} open; stop it or choose another --data-dir")
-        }
-        DatabaseError::UpgradeRequired(_) => {
-            format!("{file} was written by another version of jitgate; run that version, or choose another --data-dir")
-        }
-        DatabaseError::Storage(StorageError::Io(io)) if io.kind() == io::ErrorKind::PermissionDenied => {
-            format!("{file} cannot be opened: permission denied; it must belong to this user")
-        }
-        DatabaseError::Storage(StorageError::Io(io)) if io.kind() != io::ErrorKind::InvalidData => {
-            format!("{file} cannot be opened: {io}")
-        }
-        other => format!(
-            "{file} is no intact jitgate store ({other}); restore it from a backup or choose another --data-dir"
-        ),
+    if let DatabaseError::Storage(StorageError::Io(io)) = error
+        && io.kind() != io::ErrorKind::InvalidData
+    {
+        return format!("{file} cannot be opened: {io}; it must belong to this user, and its disk must be in order");
     }
+    if let DatabaseError::UpgradeRequired(_) = error {
+        return format!(
+            "{file} was written by another version of jitgate; run that version, or choose another --data-dir"
+        );
+    }
+    damaged(&file, error)
+}
+
+fn damaged(file: &impl std::fmt::Display, error: &DatabaseError) -> String {
+    format!("{file} is no intact jitgate store ({error}); restore it from a backup or choose another --data-dir")
 }
 
 impl Engine for Embedded {
@@ -207,13 +205,16 @@ fn closed() -> StoreError {
 }
 
 fn medium(error: impl Into<redb::Error>) -> StoreError {
-    match error.into() {
-        redb::Error::Corrupted(what) => StoreError::Damaged(what),
-        redb::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull => {
-            StoreError::Medium("no space left for the data directory; free some".to_owned())
-        }
-        other => StoreError::Medium(other.to_string()),
+    let error = error.into();
+    if let redb::Error::Corrupted(what) = error {
+        return StoreError::Damaged(what);
     }
+    if let redb::Error::Io(error) = &error
+        && error.kind() == io::ErrorKind::StorageFull
+    {
+        return StoreError::Medium("no space left for the data directory; free some".to_owned());
+    }
+    StoreError::Medium(error.to_string())
 }
 
 struct Snapshot(ReadTransaction);

@@ -1,5 +1,6 @@
 //! Writes not yet committed, laid over a view: who made them reads them, nobody else does.
 
+use std::iter::Peekable;
 use std::ops::{Bound, ControlFlow};
 
 use super::{Span, StoreError, Table, View, Visit, Writes};
@@ -81,9 +82,11 @@ impl View for Overlay<'_> {
     }
 }
 
+type Rows<'w> = Box<dyn Iterator<Item = (&'w [u8], Option<&'w [u8]>)> + 'w>;
+
 /// The written keys of a span, in the scan's direction.
 struct Above<'w> {
-    rest: std::iter::Peekable<Box<dyn Iterator<Item = (&'w [u8], Option<&'w [u8]>)> + 'w>>,
+    rest: Peekable<Rows<'w>>,
     descending: bool,
 }
 
@@ -94,7 +97,7 @@ impl<'w> Above<'w> {
         let range = writes.range((lower, Bound::Unbounded));
         let rows = range.take_while(move |((of, key), _)| *of == table && within(key));
         let rows = rows.map(|((_, key), value)| (key.as_slice(), value.as_deref()));
-        let rest: Box<dyn Iterator<Item = _>> = if span.descending {
+        let rest: Rows<'w> = if span.descending {
             // Few keys are written in one change: they are collected rather than walked from the end.
             Box::new(rows.collect::<Vec<_>>().into_iter().rev())
         } else {

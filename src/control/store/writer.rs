@@ -1,283 +1,43 @@
 //! One writer: many waiting changes, one fsync, still one revision each; published in revision order, then answered.
 
-use std::collections::HashMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use ulid::Ulid;
 
-use super::change::{CHANGES_KEPT, Committed};
+use super::change::Committed;
+use super::handle::{Clock, Usable};
 use super::overlay::Overlay;
 use super::reader::count;
-use super::{Change, Engine, META_KEY, Reader, SCHEMA, StoreError, Table, Writes};
-use crate::control::fanout;
+use super::{Change, Engine, Reader, Span, StoreError, Table, View, Visit};
 use crate::control::metrics::StoreMetrics;
-use crate::model::grant::{Grant, GrantId, Revision};
-use crate::model::identity::Service;
+use crate::model::grant::Revision;
 use crate::model::time::Timestamp;
 use crate::runtime::Outcome;
-use crate::wire::grant::timestamp_from;
 use crate::wire::store;
 
-/// Changes that may wait.
-const WAITING_MAX: usize = 1024;
 /// Changes that share one fsync, at most.
 const GROUP_MAX: usize = 256;
-/// Reads under way at once, and reads waiting for their turn.
-const READING_MAX: usize = 16;
-const READS_WAITING_MAX: usize = 1024;
-
 /// For whoever still holds a [`Store`] when the control plane stops.
 const FAREWELL: Duration = Duration::from_secs(8);
 
-/// Tells the time. Only the control plane's store dates things.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// Where committed changes go, in revision order. Must not block.
 pub type Publish = Box<dyn FnMut(Committed) + Send>;
 
-/// The handle that everybody holds.
-#[derive(Clone)]
-pub struct Store {
-    engine: Arc<dyn Engine>,
-    jobs: mpsc::Sender<Job>,
-    reading: Arc<Semaphore>,
-    reads_waiting: Arc<Semaphore>,
-    clock: Clock,
-    epoch: Ulid,
-    usable: Usable,
-}
-
-/// Whether the store could be written and read last time.
-#[derive(Debug, Clone)]
-pub struct Usable(Arc<AtomicBool>);
-
-impl Usable {
-    /// Whether it could.
-    pub fn holds(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-
-    fn note(&self, usable: bool) {
-        self.0.store(usable, Ordering::Release);
-    }
-}
-
-impl std::fmt::Debug for Store {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store").field("engine", &self.engine).field("epoch", &self.epoch).finish_non_exhaustive()
-    }
-}
-
 /// A change to make, and the promise to answer whoever wants it.
-type Job = Box<dyn FnOnce(&mut Change<'_>) -> Made + Send>;
+pub(super) type Job = Box<dyn FnOnce(&mut Change<'_>) -> Made + Send>;
 
-struct Made {
+/// A change that was made on top of those before it, or not.
+pub(super) struct Made {
     /// False: nothing of it may be written.
-    keep: bool,
+    pub keep: bool,
     /// Called once it is known what became of the commit.
-    answer: Box<dyn FnOnce(Result<Revision, StoreError>) + Send>,
+    pub answer: Answer,
 }
 
-/// Everything that the fan-out begins with.
-#[derive(Debug)]
-pub struct Opening {
-    /// Names the store's history.
-    pub epoch: Ulid,
-    /// Where it stands.
-    pub revision: Revision,
-    /// What sidecars have to hold, tombstones included.
-    pub grants: Vec<Grant>,
-    /// The newest commits, oldest first and without a gap. A grant appears in its newest value, or as forgotten.
-    pub history: Vec<fanout::Commit>,
-}
-
-impl Store {
-    /// Opens the store that an engine holds; gives a new one its epoch. The writer does nothing until it runs.
-    ///
-    /// # Errors
-    /// One line for the operator.
-    pub fn open(engine: impl Engine, clock: Clock) -> anyhow::Result<(Self, Writer, Opening)> {
-        let engine: Arc<dyn Engine> = Arc::new(engine);
-        let meta = begin(&*engine, &clock)?;
-        let opening = opening(&*engine, &meta)?;
-        let (jobs, waiting) = mpsc::channel(WAITING_MAX);
-        let store = Self {
-            engine: Arc::clone(&engine),
-            jobs,
-            reading: Arc::new(Semaphore::new(READING_MAX)),
-            reads_waiting: Arc::new(Semaphore::new(READS_WAITING_MAX)),
-            clock: Arc::clone(&clock),
-            epoch: opening.epoch,
-            usable: Usable(Arc::new(AtomicBool::new(true))),
-        };
-        let state = State {
-            usable: store.usable.clone(),
-            meta,
-            now: Timestamp::default(),
-            unsettled: None,
-            publish: Box::new(|_| {}),
-        };
-        Ok((store, Writer { engine, jobs: waiting, clock, state: Arc::new(Mutex::new(state)), metrics: None }, opening))
-    }
-
-    /// Whether the store can be used, for readiness.
-    pub fn usable(&self) -> Usable {
-        self.usable.clone()
-    }
-
-    /// Names the store's history.
-    pub fn epoch(&self) -> Ulid {
-        self.epoch
-    }
-
-    /// The control plane's time.
-    pub fn now(&self) -> Timestamp {
-        (self.clock)()
-    }
-
-    /// Makes a change: all of it or, when `job` fails, nothing. Returns once it is durable and published.
-    ///
-    /// A job that writes nothing takes no revision.
-    ///
-    /// # Errors
-    /// What `job` fails with; [`StoreError::Busy`] at once when too many wait.
-    pub async fn write<T, E>(
-        &self,
-        job: impl FnOnce(&mut Change<'_>) -> Result<T, E> + Send + 'static,
-    ) -> Result<(T, Revision), E>
-    where
-        T: Send + 'static,
-        E: From<StoreError> + Send + 'static,
-    {
-        let (answer, answered) = oneshot::channel();
-        let job: Job = Box::new(move |change| {
-            let made = job(change);
-            Made {
-                keep: made.is_ok(),
-                answer: Box::new(move |committed| {
-                    let result = match (made, committed) {
-                        (Ok(value), Ok(revision)) => Ok((value, revision)),
-                        (Err(error), Ok(_)) => Err(error),
-                        (_, Err(error)) => Err(error.into()),
-                    };
-                    // Whoever asked may have gone; the change stands.
-                    drop(answer.send(result));
-                }),
-            }
-        });
-        self.jobs.try_send(job).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => StoreError::Busy,
-            mpsc::error::TrySendError::Closed(_) => StoreError::Closed,
-        })?;
-        answered.await.map_err(|_| StoreError::Closed)?
-    }
-
-    /// Reads at one revision.
-    ///
-    /// # Errors
-    /// What `job` fails with; [`StoreError::Busy`] at once when too many wait.
-    pub async fn read<T, E>(&self, job: impl FnOnce(&Reader<'_>) -> Result<T, E> + Send + 'static) -> Result<T, E>
-    where
-        T: Send + 'static,
-        E: From<StoreError> + Send + 'static,
-    {
-        let waiting = self.reads_waiting.try_acquire().map_err(|_| StoreError::Busy)?;
-        let turn = Arc::clone(&self.reading).acquire_owned().await.map_err(|_| StoreError::Closed)?;
-        let engine = Arc::clone(&self.engine);
-        let read = tokio::task::spawn_blocking(move || {
-            let view = engine.view()?;
-            let result = job(&Reader::new(&*view));
-            drop(turn);
-            result
-        });
-        let result = read.await;
-        drop(waiting);
-        result.unwrap_or_else(|_| Err(StoreError::Damaged("a read panicked".to_owned()).into()))
-    }
-}
-
-/// The newest time that the store has written down: time must not run backwards from there.
-///
-/// # Errors
-/// [`StoreError`] when it cannot be read.
-pub fn recorded(engine: &dyn Engine) -> Result<Timestamp, StoreError> {
-    let view = engine.view()?;
-    let reader = Reader::new(&*view);
-    let Some(meta) = reader.meta()? else { return Ok(Timestamp::default()) };
-    let mut newest = Timestamp::default();
-    reader.audit(count(meta.audit_index), &mut |event| {
-        let time = event.time.as_ref().and_then(|time| timestamp_from(time, "time").ok());
-        newest = newest.max(time.unwrap_or_default());
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(newest)
-}
-
-/// Where the store stands; a new one is given its epoch.
-fn begin(engine: &dyn Engine, clock: &Clock) -> anyhow::Result<store::Meta> {
-    let view = engine.view()?;
-    if let Some(meta) = Reader::new(&*view).meta()? {
-        return Ok(meta);
-    }
-    let epoch = Ulid::from_parts(clock().as_micros() / 1000, rand::random());
-    let meta = store::Meta { schema: SCHEMA, epoch: epoch.to_string(), ..Default::default() };
-    let row = prost::Message::encode_to_vec(&meta);
-    engine.commit(None, &Writes::from([((Table::Meta, META_KEY.to_vec()), Some(row))]))?;
-    Ok(meta)
-}
-
-fn opening(engine: &dyn Engine, meta: &store::Meta) -> anyhow::Result<Opening> {
-    let view = engine.view()?;
-    let reader = Reader::new(&*view);
-    let epoch = meta.epoch.parse().map_err(|_| StoreError::Damaged("its epoch is no ULID".to_owned()))?;
-    let revision = Revision(count(meta.revision));
-    let mut grants = HashMap::new();
-    for id in reader.enforced(None)? {
-        let issued = reader.grant(&id)?;
-        let issued = issued.ok_or_else(|| StoreError::Damaged(format!("grant {id} is listed but absent")))?;
-        grants.insert(issued.grant.id.clone(), Arc::new(issued.grant));
-    }
-    let history = history(&reader, revision, &grants)?;
-    let grants = grants.into_values().map(|grant| Grant::clone(&grant)).collect();
-    Ok(Opening { epoch, revision, grants, history })
-}
-
-fn history(
-    reader: &Reader<'_>,
-    revision: Revision,
-    grants: &HashMap<GrantId, Arc<Grant>>,
-) -> Result<Vec<fanout::Commit>, StoreError> {
-    let oldest = revision.0.saturating_sub(CHANGES_KEPT);
-    let commit = |revision| fanout::Commit { revision: Revision(revision), changes: vec![] };
-    let mut history: Vec<_> = (oldest + 1..=revision.0).map(commit).collect();
-    for (at, changed) in reader.changes()? {
-        let place = at.0.checked_sub(oldest + 1).and_then(|place| usize::try_from(place).ok());
-        let Some(commit) = place.and_then(|place| history.get_mut(place)) else { continue };
-        for item in changed.items {
-            commit.changes.push(past(at, &item, grants)?);
-        }
-    }
-    Ok(history)
-}
-
-fn past(
-    revision: Revision,
-    item: &store::changed::Item,
-    grants: &HashMap<GrantId, Arc<Grant>>,
-) -> Result<fanout::Change, StoreError> {
-    let damaged = || StoreError::Damaged(format!("the changes of revision {revision} name no grant"));
-    let id = GrantId::parse(&item.id).map_err(|_| damaged())?;
-    let service = Service::parse(&item.service).map_err(|_| damaged())?;
-    Ok(match grants.get(&id).filter(|grant| *grant.scope.service() == service) {
-        Some(grant) => fanout::Change::Put(Arc::clone(grant)),
-        None => fanout::Change::Forget { id, service },
-    })
-}
+pub(super) type Answer = Box<dyn FnOnce(Result<Revision, StoreError>) + Send>;
 
 /// The one that writes. It ends when the last [`Store`] is dropped, so no accepted change is left behind; when the
 /// control plane stops, it waits for that only so long.
@@ -286,7 +46,6 @@ pub struct Writer {
     jobs: mpsc::Receiver<Job>,
     clock: Clock,
     state: Arc<Mutex<State>>,
-    metrics: Option<StoreMetrics>,
 }
 
 impl std::fmt::Debug for Writer {
@@ -302,6 +61,7 @@ struct State {
     unsettled: Option<Group>,
     publish: Publish,
     usable: Usable,
+    metrics: Option<StoreMetrics>,
 }
 
 struct Group {
@@ -311,6 +71,18 @@ struct Group {
 }
 
 impl Writer {
+    pub(super) fn new(
+        engine: Arc<dyn Engine>,
+        jobs: mpsc::Receiver<Job>,
+        clock: Clock,
+        usable: Usable,
+        meta: store::Meta,
+    ) -> Self {
+        let now = Timestamp::default();
+        let state = State { meta, now, unsettled: None, publish: Box::new(|_| {}), usable, metrics: None };
+        Self { engine, jobs, clock, state: Arc::new(Mutex::new(state)) }
+    }
+
     /// Where committed changes go.
     #[must_use]
     pub fn publish(self, publish: Publish) -> Self {
@@ -320,12 +92,12 @@ impl Writer {
 
     /// Measures commits.
     #[must_use]
-    pub fn measure(mut self, metrics: StoreMetrics) -> Self {
+    pub fn measure(self, metrics: StoreMetrics) -> Self {
         {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
             metrics.stands_at(state.meta.revision, state.meta.audit_index);
+            state.metrics = Some(metrics);
         }
-        self.metrics = Some(metrics);
         self
     }
 
@@ -352,10 +124,9 @@ impl Writer {
             {
                 jobs.push(next);
             }
-            let (engine, state, metrics) = (Arc::clone(&self.engine), Arc::clone(&self.state), self.metrics.clone());
+            let (engine, state) = (Arc::clone(&self.engine), Arc::clone(&self.state));
             let now = (self.clock)();
-            let written =
-                tokio::task::spawn_blocking(move || state.lock().write(&*engine, jobs, now, metrics.as_ref()));
+            let written = tokio::task::spawn_blocking(move || state.lock().write(&*engine, jobs, now));
             written.await??;
         }
     }
@@ -363,13 +134,7 @@ impl Writer {
 
 impl State {
     /// One group: every job on top of the one before, one commit, then publish and answer.
-    fn write(
-        &mut self,
-        engine: &dyn Engine,
-        jobs: Vec<Job>,
-        now: Timestamp,
-        metrics: Option<&StoreMetrics>,
-    ) -> Outcome {
+    fn write(&mut self, engine: &dyn Engine, jobs: Vec<Job>, now: Timestamp) -> Outcome {
         self.now = now.max(self.now);
         let view = self.settle(engine).and_then(|()| engine.view());
         self.usable.note(view.is_ok());
@@ -398,21 +163,20 @@ impl State {
         } else {
             let started = tokio::time::Instant::now();
             let outcome = engine.commit(Some(&guard), &writes);
-            if let Some(metrics) = metrics {
+            if let Some(metrics) = &self.metrics {
                 metrics.committed(started.elapsed(), group.committed.len());
             }
             outcome
         };
-        self.conclude(engine, group, answers, outcome, metrics)
+        self.conclude(engine, group, answers, outcome)
     }
 
     fn conclude(
         &mut self,
         engine: &dyn Engine,
         group: Group,
-        answers: Vec<(Box<dyn FnOnce(Result<Revision, StoreError>) + Send>, Revision)>,
+        answers: Vec<(Answer, Revision)>,
         outcome: Result<(), StoreError>,
-        metrics: Option<&StoreMetrics>,
     ) -> Outcome {
         let revision = group.after.revision;
         let outcome = match outcome {
@@ -432,7 +196,7 @@ impl State {
             }
         };
         self.usable.note(outcome.is_ok());
-        if let Some(metrics) = metrics {
+        if let Some(metrics) = &self.metrics {
             metrics.stands_at(self.meta.revision, self.meta.audit_index);
         }
         for (answer, revision) in answers {
@@ -483,12 +247,12 @@ fn refuse_all(jobs: Vec<Job>, error: &StoreError, now: Timestamp) -> Outcome {
 /// An empty view: what a job does on it is thrown away.
 struct Nothing;
 
-impl super::View for Nothing {
+impl View for Nothing {
     fn fetch(&self, _: Table, _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(None)
     }
 
-    fn scan(&self, _: Table, _: &super::Span, _: &mut super::Visit<'_>) -> Result<(), StoreError> {
+    fn scan(&self, _: Table, _: &Span, _: &mut Visit<'_>) -> Result<(), StoreError> {
         Ok(())
     }
 }

@@ -31,7 +31,7 @@ impl Running {
 
     async fn refused(&self, count: u64) {
         while self.counts.refused() < count {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            sleep(Duration::from_millis(100)).await;
         }
     }
 
@@ -57,7 +57,7 @@ async fn a_bad_set_is_counted_once_and_changes_nothing() {
     let mut running = start();
     running.write("x: [");
     running.refused(1).await;
-    tokio::time::sleep(4 * POLL).await;
+    sleep(4 * POLL).await;
     assert_eq!((running.counts.applied(), running.counts.refused()), (0, 1));
     assert!(running.sets.try_recv().is_err());
     running.write(&GOOD.replace("1h", "3h"));
@@ -88,7 +88,7 @@ async fn a_directory_that_vanishes_keeps_the_set_and_may_come_back() {
 async fn a_directory_that_stays_the_same_is_left_alone() {
     let mut running = start();
     running.write(GOOD);
-    tokio::time::sleep(4 * POLL).await;
+    sleep(4 * POLL).await;
     assert!(running.sets.try_recv().is_err());
     assert_eq!((running.counts.applied(), running.counts.refused()), (0, 0));
     running.end().await;

@@ -1,0 +1,109 @@
+//! Opening a store: a new one gets its epoch; of any other, what sidecars have to hold and can resume from is read once.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use ulid::Ulid;
+
+use super::change::CHANGES_KEPT;
+use super::reader::count;
+use super::{Engine, META_KEY, Reader, SCHEMA, StoreError, Table, Writes};
+use crate::control::fanout;
+use crate::model::grant::{Grant, GrantId, Revision};
+use crate::model::identity::Service;
+use crate::model::time::Timestamp;
+use crate::wire::grant::timestamp_from;
+use crate::wire::store;
+
+/// Everything that the fan-out begins with.
+#[derive(Debug)]
+pub struct Opening {
+    /// Names the store's history.
+    pub epoch: Ulid,
+    /// Where it stands.
+    pub revision: Revision,
+    /// What sidecars have to hold, tombstones included.
+    pub grants: Vec<Grant>,
+    /// The newest commits, oldest first and without a gap. A grant appears in its newest value, or as forgotten.
+    pub history: Vec<fanout::Commit>,
+}
+
+/// The newest time that the store has written down: time must not run backwards from there.
+///
+/// # Errors
+/// [`StoreError`] when it cannot be read.
+pub fn recorded(engine: &dyn Engine) -> Result<Timestamp, StoreError> {
+    let view = engine.view()?;
+    let reader = Reader::new(&*view);
+    let Some(meta) = reader.meta()? else { return Ok(Timestamp::default()) };
+    let mut newest = Timestamp::default();
+    reader.audit(count(meta.audit_index), &mut |event| {
+        let time = event.time.as_ref().and_then(|time| timestamp_from(time, "time").ok());
+        newest = newest.max(time.unwrap_or_default());
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(newest)
+}
+
+/// Where the store stands; a new one is given its epoch.
+pub(super) fn begin(engine: &dyn Engine, now: Timestamp) -> anyhow::Result<store::Meta> {
+    let view = engine.view()?;
+    if let Some(meta) = Reader::new(&*view).meta()? {
+        return Ok(meta);
+    }
+    let epoch = Ulid::from_parts(now.as_micros() / 1000, rand::random());
+    let meta = store::Meta { schema: SCHEMA, epoch: epoch.to_string(), ..Default::default() };
+    let row = prost::Message::encode_to_vec(&meta);
+    engine.commit(None, &Writes::from([((Table::Meta, META_KEY.to_vec()), Some(row))]))?;
+    Ok(meta)
+}
+
+/// What the rest of the control plane begins with.
+pub(super) fn read(engine: &dyn Engine, meta: &store::Meta) -> anyhow::Result<Opening> {
+    let view = engine.view()?;
+    let reader = Reader::new(&*view);
+    let epoch = meta.epoch.parse().map_err(|_| StoreError::Damaged("its epoch is no ULID".to_owned()))?;
+    let revision = Revision(count(meta.revision));
+    let mut grants = HashMap::new();
+    for id in reader.enforced(None)? {
+        let issued = reader.grant(&id)?;
+        let issued = issued.ok_or_else(|| StoreError::Damaged(format!("grant {id} is listed but absent")))?;
+        grants.insert(issued.grant.id.clone(), Arc::new(issued.grant));
+    }
+    let history = history(&reader, revision, &grants)?;
+    let grants = grants.into_values().map(|grant| Grant::clone(&grant)).collect();
+    Ok(Opening { epoch, revision, grants, history })
+}
+
+fn history(
+    reader: &Reader<'_>,
+    revision: Revision,
+    grants: &HashMap<GrantId, Arc<Grant>>,
+) -> Result<Vec<fanout::Commit>, StoreError> {
+    let oldest = revision.0.saturating_sub(CHANGES_KEPT);
+    let commit = |revision| fanout::Commit { revision: Revision(revision), changes: vec![] };
+    let mut history: Vec<_> = (oldest + 1..=revision.0).map(commit).collect();
+    for (at, changed) in reader.changes()? {
+        let place = at.0.checked_sub(oldest + 1).and_then(|place| usize::try_from(place).ok());
+        let Some(commit) = place.and_then(|place| history.get_mut(place)) else { continue };
+        for item in changed.items {
+            commit.changes.push(past(at, &item, grants)?);
+        }
+    }
+    Ok(history)
+}
+
+fn past(
+    revision: Revision,
+    item: &store::changed::Item,
+    grants: &HashMap<GrantId, Arc<Grant>>,
+) -> Result<fanout::Change, StoreError> {
+    let damaged = || StoreError::Damaged(format!("the changes of revision {revision} name no grant"));
+    let id = GrantId::parse(&item.id).map_err(|_| damaged())?;
+    let service = Service::parse(&item.service).map_err(|_| damaged())?;
+    Ok(match grants.get(&id).filter(|grant| *grant.scope.service() == service) {
+        Some(grant) => fanout::Change::Put(Arc::clone(grant)),
+        None => fanout::Change::Forget { id, service },
+    })
+}
