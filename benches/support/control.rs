@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use jitgate::clock;
-use jitgate::model::digest::TableDigest;
+use jitgate::model::digest::{EntryMark, TableDigest};
 use jitgate::model::grant::{Grant, Revision};
 use jitgate::wire::grant::{duration_to, entry_to, timestamp_to};
 use jitgate::wire::v1::enforcer_service_server::{EnforcerService, EnforcerServiceServer};
@@ -53,6 +53,11 @@ impl Control {
     /// Everything that is told, in order.
     async fn tell(self, mut said: mpsc::Receiver<Said>, told: mpsc::Sender<Result<WatchGrantsResponse, Status>>) {
         let mut table = Table { revision: 1, ..Table::default() };
+        // Every progress message must echo something of its session, so nothing is told before the subscription.
+        match said.recv().await {
+            Some(heard) => self.hear(&mut table, heard),
+            None => return,
+        }
         let opening = [
             Told::SnapshotBegin(SnapshotBegin { entries: 0, cause: SnapshotCause::First.into() }),
             Told::SnapshotEnd(SnapshotEnd { digest: table.digest() }),
@@ -135,9 +140,9 @@ impl Table {
         let prev_revision = self.revision;
         self.revision += 1;
         let revision = Revision(self.revision.unsigned_abs());
-        let put: Vec<_> =
-            grants.iter().map(|grant| entry_to(&Grant { mod_revision: revision, ..grant.clone() })).collect();
-        put.iter().for_each(|entry| self.digest.add(&entry.encode_to_vec()));
+        let entry = |grant: &Grant| entry_to(&Grant { mod_revision: revision, ..grant.clone() }).encode_to_vec();
+        let put: Vec<bytes::Bytes> = grants.iter().map(|grant| entry(grant).into()).collect();
+        put.iter().for_each(|entry| self.digest.add(EntryMark::of(entry)));
         Told::Delta(Delta { prev_revision, put, del: Vec::new() })
     }
 
