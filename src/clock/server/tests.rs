@@ -1,3 +1,5 @@
+//! Claims about the estimate of the control plane's clock, on paused time.
+
 use std::time::Duration;
 
 use proptest::prelude::*;

@@ -45,6 +45,12 @@ struct Entry {
     mark: EntryMark,
 }
 
+/// Where an entry was before, and its mark now.
+struct Shelved {
+    former: Option<Service>,
+    mark: EntryMark,
+}
+
 /// One entry of one service changed at a revision; what it changed to is looked up when someone asks.
 #[derive(Debug)]
 struct Touched {
@@ -96,8 +102,12 @@ impl Mirror {
             keep,
             compacted_through: revision,
         };
-        for grant in grants {
-            mirror.shelve(&Arc::new(grant));
+        let grants: Vec<_> = grants.into_iter().map(Arc::new).collect();
+        let marked: Vec<_> = grants.iter().map(|grant| (Ok(Arc::clone(grant)), mirror.shelve(grant).mark)).collect();
+        match Index::collect(marked) {
+            Some(index) => mirror.index = Arc::new(index),
+            // An id twice: the later value counts, as it does on the shelves.
+            None => grants.into_iter().for_each(|grant| mirror.index.put(grant)),
         }
         mirror.index.advance(revision);
         mirror.remember(history);
@@ -135,7 +145,11 @@ impl Mirror {
         for change in &commit.changes {
             let (service, id) = change.touches();
             let former = match change {
-                Change::Put(grant) => self.shelve(grant),
+                Change::Put(grant) => {
+                    let shelved = self.shelve(grant);
+                    self.index.put_marked(grant, shelved.mark);
+                    shelved.former
+                }
                 Change::Forget { id, .. } => {
                     self.index.remove(id.as_str());
                     self.unshelve(id)
@@ -150,22 +164,21 @@ impl Mirror {
         Ok(true)
     }
 
-    /// Stores the newest value. Says which service it was at before.
-    fn shelve(&mut self, grant: &Arc<Grant>) -> Option<Service> {
+    /// Stores the newest value for the sidecars.
+    fn shelve(&mut self, grant: &Arc<Grant>) -> Shelved {
         let service = grant.scope.service().clone();
         let bytes = Bytes::from(entry_to(grant).encode_to_vec());
         let mark = EntryMark::of(&bytes);
-        self.index.put_marked(grant, mark);
         let former = self.unshelve(&grant.id);
         if bytes.len() > ENTRY_MAX {
             tracing::error!(grant = %grant.id, bytes = bytes.len(), "grant is too large to be sent: it is enforced nowhere");
-            return former;
+            return Shelved { former, mark };
         }
         let shelf = self.shelves.entry(service.clone()).or_default();
         shelf.digest.add(mark);
         shelf.entries.insert(grant.id.clone(), Entry { bytes, mark });
         self.places.insert(grant.id.clone(), service);
-        former
+        Shelved { former, mark }
     }
 
     fn unshelve(&mut self, id: &GrantId) -> Option<Service> {

@@ -9,6 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
+use super::fleet::FLEET_MAX;
 use super::session::{self, Outgoing, Session};
 use super::{Fanout, Hub};
 use crate::model::identity::Service;
@@ -19,6 +20,8 @@ use crate::wire::v1::enforcer_service_server::{EnforcerService, EnforcerServiceS
 const QUEUE: usize = 4;
 /// Largest message taken from a sidecar: a Subscribe with 64 of the longest services has half of this.
 const REQUEST_MAX: usize = 64 << 10;
+/// Streams open at a time, those that have not subscribed yet included.
+const STREAMS_MAX: usize = FLEET_MAX + 1000;
 /// Largest message sent.
 const RESPONSE_MAX: usize = 4 << 20;
 
@@ -55,7 +58,7 @@ impl Fanout {
     /// Starts a session for a stream of requests; `entitled` is asked when it subscribes.
     ///
     /// # Errors
-    /// `UNAVAILABLE` when the control plane is stopping.
+    /// `UNAVAILABLE` when the control plane is stopping, `RESOURCE_EXHAUSTED` when too many streams are open.
     pub fn watch<S, E>(
         &self,
         inbound: S,
@@ -70,7 +73,11 @@ impl Fanout {
         }
         self.reap();
         let (outgoing, responses) = mpsc::channel(QUEUE);
-        self.sessions.lock().spawn(watched(Arc::clone(&self.hub), inbound, entitled, outgoing));
+        let mut sessions = self.sessions.lock();
+        if sessions.len() >= STREAMS_MAX {
+            return Err(Status::resource_exhausted("as many watches are open as this control plane serves"));
+        }
+        sessions.spawn(watched(Arc::clone(&self.hub), inbound, entitled, outgoing));
         Ok(ReceiverStream::new(responses))
     }
 }

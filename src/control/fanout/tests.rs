@@ -1,3 +1,5 @@
+//! Claims about sessions and the fleet, with sidecars made of two channels, on paused time.
+
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;

@@ -1,3 +1,5 @@
+//! Claims about the flags and the subscription.
+
 use clap::Parser;
 
 use super::*;

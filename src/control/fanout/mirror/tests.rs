@@ -1,3 +1,5 @@
+//! Claims about the mirror: the window, the digest, the newest value.
+
 use super::*;
 use crate::model::identity::Principal;
 use crate::watch_ring::grants::{bytes, commit, digest, forget, grant, grant_at, put, revoked, service};

@@ -1,3 +1,5 @@
+//! Claims about what is sent next, and in which order.
+
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;

@@ -1,3 +1,5 @@
+//! Claims about what each message does to the table.
+
 use std::time::Duration;
 
 use prost::Message as _;

@@ -1,3 +1,5 @@
+//! Claims about one session: patience, answers, order.
+
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
