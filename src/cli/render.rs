@@ -37,10 +37,9 @@ pub struct OutputArgs {
 }
 
 impl OutputArgs {
-    /// Standard output, seen at this moment.
+    /// Standard output, in this format.
     pub fn screen(&self) -> Screen {
-        let width = comfy_table::Table::new().width();
-        Screen { format: self.output, paper: Paper { now: clock::wall(), width } }
+        Screen { format: self.output, width: comfy_table::Table::new().width() }
     }
 }
 
@@ -65,7 +64,7 @@ pub struct Paper {
 #[derive(Debug, Clone)]
 pub struct Screen {
     format: Format,
-    paper: Paper,
+    width: Option<u16>,
 }
 
 impl Screen {
@@ -74,7 +73,7 @@ impl Screen {
     /// # Errors
     /// When standard output cannot be written; that its reader has left is no failure.
     pub fn show(&self, view: &impl View) -> Result<(), Trouble> {
-        write_out(self.rendered(view, false)?.as_bytes())
+        write_out(self.rendered(view, false, clock::wall())?.as_bytes())
     }
 
     /// Shows one item of a stream: JSON on one line, YAML as a document of its own.
@@ -82,14 +81,13 @@ impl Screen {
     /// # Errors
     /// As [`Screen::show`].
     pub fn show_next(&self, view: &impl View) -> Result<(), Trouble> {
-        let paper = Paper { now: clock::wall(), ..self.paper };
-        write_out(Self { format: self.format, paper }.rendered(view, true)?.as_bytes())
+        write_out(self.rendered(view, true, clock::wall())?.as_bytes())
     }
 
-    fn rendered(&self, view: &impl View, stream: bool) -> Result<String, Trouble> {
+    fn rendered(&self, view: &impl View, stream: bool, now: Timestamp) -> Result<String, Trouble> {
         let failed = |error: &dyn std::fmt::Display| Trouble::new(format!("cannot print the result: {error}"));
         match self.format {
-            Format::Table => Ok(view.text(&self.paper)),
+            Format::Table => Ok(view.text(&Paper { now, width: self.width })),
             Format::Json if stream => Ok(format!("{}\n", view.json())),
             Format::Json => {
                 serde_json::to_string_pretty(&view.json()).map(|text| text + "\n").map_err(|error| failed(&error))

@@ -144,7 +144,7 @@ fn way_out(reason: &str, code: Code) -> Option<&'static str> {
         "NOT_FOUND" => "list what you may see: jitgate requests, jitgate grants --help",
         "STATE_TERMINAL" => "it is over already; ask again with jitgate request",
         _ if code == Code::Unauthenticated => "pass --token or --token-file (JITGATE_TOKEN), or --cert and --key",
-        "NOT_ELIGIBLE" => "use an identity that may do this; administrators are named by the control plane's --admin",
+        "NOT_ELIGIBLE" => "use an identity that may do this (--token, --cert)",
         _ if code == Code::DeadlineExceeded => "the control plane is slow or stuck: look at its log and at /readyz",
         _ => return None,
     })

@@ -23,12 +23,16 @@ pub const PAYMENTS: &str = "spiffe://jitgate.local/ns/demo/sa/payments";
 /// The demo client's identity.
 pub const CHECKOUT: &str = "spiffe://jitgate.local/ns/demo/sa/checkout";
 
+/// Another workload of the demo, which holds a standing grant.
+pub const PROBER: &str = "spiffe://jitgate.local/ns/demo/sa/prober";
+
 /// What is signed: the files' stem, the SPIFFE ID, and whether it also answers as localhost.
-const LEAVES: [(&str, &str, bool); 4] = [
+const LEAVES: [(&str, &str, bool); 5] = [
     ("control-plane", CONTROL_PLANE, true),
     ("sidecar", PAYMENTS, false),
     ("envoy", PAYMENTS, true),
     ("client", CHECKOUT, false),
+    ("prober", PROBER, false),
 ];
 
 const VALID: Duration = Duration::from_secs(30 * 24 * 3600);

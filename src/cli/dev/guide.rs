@@ -18,15 +18,16 @@ use super::state::StateDir;
 /// How long alice's token in the environment file is good.
 const SESSION: Duration = Duration::from_secs(12 * 3600);
 
-/// Writes `env`, for `source`, and one file of curl options for each of the two demo callers.
+/// Writes `env`, for `source`, and one file of curl options for each of the demo's callers.
 ///
 /// # Errors
 /// When a file cannot be written.
 pub fn write_files(state: &StateDir, ports: &Ports, issuer: &DevIssuer, binaries: &Path) -> Result<(), Trouble> {
     let token = issuer.mint("alice", &["sre".to_owned()], SESSION, clock::wall())?;
     state.write("env", &environment(state, ports, &token, binaries))?;
-    state.write("checkout.curl", &curl_options(state, None))?;
-    state.write("alice.curl", &curl_options(state, Some(&token)))?;
+    state.write("alice.curl", &curl_options(state, "client", Some(&token)))?;
+    state.write("checkout.curl", &curl_options(state, "client", None))?;
+    state.write("prober.curl", &curl_options(state, "prober", None))?;
     Ok(())
 }
 
@@ -43,12 +44,13 @@ fn environment(state: &StateDir, ports: &Ports, token: &str, binaries: &Path) ->
     lines.join("\n") + "\n"
 }
 
-/// The demo client's certificate, and alice's token if she is the one who calls.
-fn curl_options(state: &StateDir, token: Option<&str>) -> String {
+/// A workload's certificate, and alice's token if she is the one who calls.
+fn curl_options(state: &StateDir, workload: &str, token: Option<&str>) -> String {
     // In curl's own quoting, a backslash and a quote take a backslash.
     let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
     let file = |option: &str, name: &str| format!("{option} = {}\n", quoted(&state.at(name).display().to_string()));
-    let mut text = file("cacert", "ca.pem") + &file("cert", "client.pem") + &file("key", "client.key");
+    let mut text =
+        file("cacert", "ca.pem") + &file("cert", &format!("{workload}.pem")) + &file("key", &format!("{workload}.key"));
     if let Some(token) = token {
         text += &format!("header = {}\n", quoted(&format!("authorization: Bearer {token}")));
     }
@@ -117,42 +119,30 @@ fn lines(ports: &Ports, shown: &Path, with_envoy: bool) -> Vec<(&'static str, St
     let curl = |who: &str, path: &str| format!("curl -i -K {} https://localhost:{}{path}", options(who), ports.envoy);
     let ask = "jitgate request --service payments";
     let users = "--http 'GET /v1/users/{id}'";
+    let alice = quote(&format!("user:{}|alice", super::issuer::ISSUER));
     let lead = "JITGATE_TOKEN=$(jitgate dev token --user lead --group sre-leads)";
-    let mut lines = vec![
+    let called = [
+        (
+            "call as alice, with the demo client's certificate: refused, and told how to ask",
+            curl("alice.curl", "/v1/users/7"),
+        ),
         ("ask for 20 seconds", format!("{ask} {users} --for 20s --reason 'to try it' --wait")),
-        ("gRPC: ask for it", format!("{ask} --grpc '/pay.v1.Ledger/*' --for 10m --reason 'to try it' --wait")),
+        ("now it answers, and after 20 seconds it is refused again", curl("alice.curl", "/v1/users/7")),
+        ("gRPC: ask", format!("{ask} --grpc '/pay.v1.Ledger/*' --for 10m --reason 'to try it' --wait")),
+        ("gRPC: call", "jitgate dev call --grpc /pay.v1.Ledger/GetBalance".to_owned()),
         ("what is granted", "jitgate grants".to_owned()),
         (
-            "end all of it now, as a lead, and wait until the sidecar has confirmed",
-            format!("{lead} jitgate revoke --service payments --wait all --reason 'enough tried'"),
+            "end it now, as a lead, and wait until the sidecar has confirmed; then call again",
+            format!("{lead} jitgate revoke --subject {alice} --wait all --reason 'enough tried'"),
         ),
+        ("why?", format!("jitgate explain --service payments --as {alice} --grpc /pay.v1.Ledger/GetBalance")),
         (
-            "why is it refused?",
-            format!(
-                "jitgate explain --service payments --as {} --http 'GET /v1/users/7'",
-                quote(&format!("user:{}|alice", super::issuer::ISSUER))
-            ),
+            "alice asks for the workload, which then calls without her",
+            format!("{ask} {users} --subject {} --for 1m --reason 'to try it' --wait", certs::CHECKOUT),
         ),
+        ("the workload alone", curl("checkout.curl", "/v1/users/7")),
+        ("another workload, with a standing grant", curl("prober.curl", "/healthz")),
     ];
-    if with_envoy {
-        lines.insert(
-            0,
-            (
-                "call as alice, with the demo client's certificate: refused, and told how to ask",
-                curl("alice.curl", "/v1/users/7"),
-            ),
-        );
-        lines
-            .insert(2, ("now it answers, and after 20 seconds it is refused again", curl("alice.curl", "/v1/users/7")));
-        lines.insert(4, ("gRPC: call", "jitgate dev call --grpc /pay.v1.Ledger/GetBalance".to_owned()));
-        lines.push((
-            "the workload alone, without a user: only what it was granted itself",
-            curl("checkout.curl", "/healthz"),
-        ));
-    }
-    lines.push((
-        "alice may also ask for the workload",
-        format!("{ask} {users} --subject {} --for 1m --reason 'to try it' --wait", certs::CHECKOUT),
-    ));
-    lines
+    let needs_envoy = |line: &str| line.starts_with("curl") || line.starts_with("jitgate dev call");
+    called.into_iter().filter(|(_, line)| with_envoy || !needs_envoy(line)).collect()
 }

@@ -134,8 +134,8 @@ pub struct TokenArgs {
 pub fn token(args: TokenArgs, state: &StateDir) -> Result<Exit, Trouble> {
     let TokenArgs { user, group, life } = args;
     let token = DevIssuer::open(state)?.mint(&user, &group, life, clock::wall())?;
-    let groups: Vec<_> = group.iter().map(|name| format!("group:{ISSUER}|{name}")).collect();
-    say(&format!("user:{ISSUER}|{user} {}", groups.join(" ")));
+    let groups: String = group.iter().map(|name| format!(", group:{ISSUER}|{name}")).collect();
+    say(&format!("a token of user:{ISSUER}|{user}{groups}"));
     write_out(format!("{token}\n").as_bytes())?;
     Ok(Exit::Done)
 }

@@ -37,7 +37,7 @@ fn the_policies_are_written_once() {
 
 #[test]
 fn the_policies_name_the_identities_of_the_demo() {
-    for name in [issuer::ISSUER, certs::CHECKOUT] {
+    for name in [issuer::ISSUER, certs::PROBER] {
         assert!(POLICIES.contains(name), "{name}");
     }
 }

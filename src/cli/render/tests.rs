@@ -99,16 +99,16 @@ fn spans_are_seconds() {
 
 #[test]
 fn yaml_reads_back_as_the_same_value() {
-    let screen = Screen { format: Format::Yaml, paper: paper() };
-    let text = screen.rendered(&Requests(vec![request()]), false).unwrap();
+    let screen = Screen { format: Format::Yaml, width: None };
+    let text = screen.rendered(&Requests(vec![request()]), false, NOW).unwrap();
     let read: Value = serde_saphyr::from_str(&text).unwrap();
     assert_eq!(read, Requests(vec![request()]).json());
 }
 
 #[test]
 fn a_stream_as_json_is_one_object_a_line() {
-    let screen = Screen { format: Format::Json, paper: paper() };
-    let text = screen.rendered(&Requests(vec![request()]), true).unwrap();
+    let screen = Screen { format: Format::Json, width: None };
+    let text = screen.rendered(&Requests(vec![request()]), true, NOW).unwrap();
     assert_eq!(text.matches('\n').count(), 1);
 }
 

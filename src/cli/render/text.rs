@@ -24,6 +24,8 @@ impl View for Request<'_> {
 
     fn text(&self, paper: &Paper) -> String {
         let request = self.0;
+        let waits = request.state() == v1::AccessRequestState::Pending;
+        let pending_until = if waits { moment(request.pending_until.as_ref(), paper) } else { String::new() };
         let mut fields = vec![
             ("Request", request.id.clone()),
             ("State", json::state(request.state().as_str_name(), "ACCESS_REQUEST_STATE_")),
@@ -38,7 +40,7 @@ impl View for Request<'_> {
             ("Tickets", request.tickets.join(", ")),
             ("Policy", versioned(&request.policy, request.policy_version)),
             ("Asked", moment(request.create_time.as_ref(), paper)),
-            ("Pending until", moment(request.pending_until.as_ref(), paper)),
+            ("Pending until", pending_until),
             ("Ended", moment(request.end_time.as_ref(), paper)),
             ("Decided by", request.decided_by.clone()),
             ("Because", request.decision_reason.clone()),

@@ -28,7 +28,7 @@ fn a_refusal_names_its_reason_and_a_way_out() {
     let status = Status::with_error_details(Code::PermissionDenied, "only an administrator may", details);
     let lines = lines(&status);
     assert_eq!(lines[0], "error: NOT_ELIGIBLE: only an administrator may");
-    assert!(lines[1].contains("--admin"), "{lines:?}");
+    assert!(lines[1].contains("an identity that may"), "{lines:?}");
 }
 
 #[test]
