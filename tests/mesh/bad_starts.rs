@@ -94,7 +94,7 @@ fn a_bad_issuers_file_is_named() {
     let bench = Bench::new();
     bench.write(
         "issuers.yaml",
-        "apiVersion: jitgate.dev/v1\nkind: Issuers\nissuers:\n  - issuer: https://a\n    jwksFile: gone.json\n",
+        "apiVersion: jitgate.dev/v1\nkind: Issuers\nissuers:\n  - issuer: https://a\n    audiences: [a]\n    jwksFile: gone.json\n",
     );
     assert_names(bench.control_plane(&[]), 1, &["gone.json"]);
     assert_names(bench.control_plane(&[("--issuers", bench.file("missing.yaml"))]), 1, &["missing.yaml"]);

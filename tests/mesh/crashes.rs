@@ -203,7 +203,7 @@ fn same_table(world: &World, grants: &BTreeMap<String, Grant>, revision: i64) {
     let expected: BTreeMap<String, String> = grants
         .values()
         .map(|grant| {
-            (grant.id.clone(), if grant.state() == GrantState::Revoked { "revoked" } else { "live" }.to_owned())
+            (grant.id.clone(), if grant.state() == GrantState::Revoked { "revoked" } else { "active" }.to_owned())
         })
         .collect();
     assert_eq!(phases.len(), expected.len(), "the tables differ in size");

@@ -1,6 +1,15 @@
 //! The ring of real processes: control plane, sidecar, the shipped configuration in a real Envoy, real TLS, real tokens.
 
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failing test panics"
+)]
+#![expect(clippy::disallowed_methods, reason = "tests of real processes live in real time")]
+#![expect(clippy::print_stdout, reason = "what was measured is printed, never asserted")]
 
 mod bad_starts;
 mod crashes;

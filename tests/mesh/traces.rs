@@ -1,7 +1,5 @@
 //! One trace from the caller through Envoy to the decision, and a link from the decision to the approval.
 
-use std::collections::HashSet;
-
 use crate::Mesh;
 use crate::support::otlp_sink::{Sink, attribute};
 use crate::support::process::wait_until;
@@ -37,14 +35,12 @@ async fn each_decision_is_a_child_of_envoys_check_and_linked_to_the_approval() {
     assert_eq!(check.trace_id, parent.trace_id, "one trace");
     assert!(parent.name.contains("Authorization.Check"), "{}", parent.name);
 
-    let approval: HashSet<_> = sink
-        .spans()
-        .iter()
-        .filter(|(service, _)| service == "control-plane")
-        .map(|(_, span)| span.trace_id.clone())
-        .collect();
     assert_eq!(check.links.len(), 1, "{check:?}");
-    assert!(approval.contains(&check.links[0].trace_id), "the link leads to the control plane's trace of the request");
+    let approved = || {
+        let of_approval = |service: &str, trace: &[u8]| service == "control-plane" && trace == check.links[0].trace_id;
+        sink.spans().iter().any(|(service, span)| of_approval(service, &span.trace_id))
+    };
+    tokio::task::block_in_place(|| wait_until("the control plane's span that the link leads to", approved));
 
     let everything = format!("{:?}", sink.spans());
     let token = mesh.world.identities.token("alice", &["sre"]);

@@ -18,7 +18,7 @@ impl Seeded {
     }
 
     pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
+        usize::try_from(self.next() % end as u64).unwrap()
     }
 
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {

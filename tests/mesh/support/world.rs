@@ -254,7 +254,7 @@ fn put_in(value: &mut Value, ports: &BTreeMap<u64, u16>, files: &BTreeMap<&str, 
 }
 
 /// `JITGATE_ENVOY`, the virtual environment of the Makefile, or `PATH`.
-fn find_envoy() -> Option<PathBuf> {
+pub fn find_envoy() -> Option<PathBuf> {
     let named = std::env::var_os("JITGATE_ENVOY").map(PathBuf::from);
     let local = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/envoy");
     let path = std::env::var_os("PATH").unwrap_or_default();
