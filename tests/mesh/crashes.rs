@@ -4,22 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jitgate::wire::v1::access_service_client::AccessServiceClient;
-use jitgate::wire::v1::{
-    AccessRequest, AccessRequestState, Grant, GrantState, ListAccessRequestsRequest, ListGrantsRequest,
-    RequestAccessRequest, RevokeGrantRequest, Scope,
-};
+use jitgate::wire::v1::{AccessRequestState, Grant, GrantState};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
+use crate::support::caller::Caller;
 use crate::support::process::{http_get, wait_until};
 use crate::support::spellings::Seeded;
 use crate::support::world::{Settings, World};
 
 const KILLS: usize = 200;
 const CLIENTS: usize = 4;
+const READ: &str = "/pay.v1.Ledger/GetBalance";
 
 /// What the control plane has answered, over all its lives.
 #[derive(Debug, Default)]
@@ -27,76 +23,6 @@ struct Answered {
     granted: BTreeMap<String, String>,
     revoked: BTreeSet<String>,
     revision: i64,
-}
-
-/// One caller's connection, with its token on each call.
-#[derive(Clone)]
-struct Caller {
-    client: AccessServiceClient<Channel>,
-    token: MetadataValue<Ascii>,
-}
-
-impl Caller {
-    fn connect(world: &World, sub: &str, groups: &[&str]) -> Self {
-        let ca = Certificate::from_pem(std::fs::read(world.path("ca.pem")).unwrap());
-        let tls = ClientTlsConfig::new().ca_certificate(ca).domain_name("localhost");
-        let address = format!("https://localhost:{}", world.grpc_port);
-        let endpoint = Endpoint::from_shared(address).unwrap().tls_config(tls).unwrap();
-        let endpoint = endpoint.connect_timeout(Duration::from_secs(5)).timeout(Duration::from_secs(10));
-        let token = format!("Bearer {}", world.identities.token(sub, groups)).parse().unwrap();
-        Self { client: AccessServiceClient::new(endpoint.connect_lazy()), token }
-    }
-
-    fn with<T>(&self, message: T) -> tonic::Request<T> {
-        let mut request = tonic::Request::new(message);
-        request.metadata_mut().insert("authorization", self.token.clone());
-        request
-    }
-
-    async fn ask(&mut self, request_id: &str) -> Result<AccessRequest, tonic::Status> {
-        let scope = Scope { service: "payments".into(), grpc: vec!["/pay.v1.Ledger/GetBalance".into()], http: vec![] };
-        let ask = RequestAccessRequest {
-            scope: Some(scope),
-            reason: "under load".into(),
-            request_id: request_id.into(),
-            ..Default::default()
-        };
-        Ok(self.client.request_access(self.with(ask)).await?.into_inner())
-    }
-
-    async fn revoke(&mut self, id: &str) -> Result<i64, tonic::Status> {
-        let revoke = RevokeGrantRequest { id: id.into(), reason: "under load".into(), ..Default::default() };
-        Ok(self.client.revoke_grant(self.with(revoke)).await?.into_inner().revision)
-    }
-
-    /// Every grant, ended ones too, and the revision of the last page.
-    async fn grants(&mut self) -> (BTreeMap<String, Grant>, i64) {
-        let mut all = BTreeMap::new();
-        let mut page_token = String::new();
-        loop {
-            let list = ListGrantsRequest { page_size: 1000, page_token, include_ended: true, ..Default::default() };
-            let page = self.client.list_grants(self.with(list)).await.unwrap().into_inner();
-            all.extend(page.grants.into_iter().map(|grant| (grant.id.clone(), grant)));
-            if page.next_page_token.is_empty() {
-                return (all, page.revision);
-            }
-            page_token = page.next_page_token;
-        }
-    }
-
-    async fn requests(&mut self) -> Vec<AccessRequest> {
-        let mut all = Vec::new();
-        let mut page_token = String::new();
-        loop {
-            let list = ListAccessRequestsRequest { page_size: 1000, page_token, ..Default::default() };
-            let page = self.client.list_access_requests(self.with(list)).await.unwrap().into_inner();
-            all.extend(page.access_requests);
-            if page.next_page_token.is_empty() {
-                return all;
-            }
-            page_token = page.next_page_token;
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,7 +36,7 @@ async fn two_hundred_kills_under_load_lose_nothing_that_was_answered() {
             let caller = Caller::connect(&world, "alice", &["sre"]);
             clients.spawn(load(caller, format!("{life}-{client}"), Arc::clone(&answered)));
         }
-        tokio::time::sleep(Duration::from_millis(5 + rng.next() % 120)).await;
+        tokio::time::sleep(Duration::from_millis(5 + rng.next() % 300)).await;
         world.control.take().unwrap().kill();
         while let Some(ended) = clients.join_next().await {
             ended.unwrap();
@@ -141,7 +67,7 @@ async fn two_hundred_kills_under_load_lose_nothing_that_was_answered() {
 async fn load(mut caller: Caller, name: String, answered: Arc<Mutex<Answered>>) {
     for i in 0.. {
         let request_id = format!("{name}-{i}");
-        let Ok(request) = caller.ask(&request_id).await else { return };
+        let Ok(request) = caller.ask(&request_id, READ).await else { return };
         assert_eq!(request.state(), AccessRequestState::Approved, "{request:?}");
         {
             let mut answered = answered.lock().await;
@@ -176,7 +102,7 @@ async fn check(world: &World, answered: &Answered) {
     assert_eq!(used.len(), grants.len(), "a grant without its request");
     // A retry of an answered request gives the same answer.
     if let Some((request_id, grant)) = answered.granted.iter().next_back() {
-        let again = Caller::connect(world, "alice", &["sre"]).ask(request_id).await.unwrap();
+        let again = Caller::connect(world, "alice", &["sre"]).ask(request_id, READ).await.unwrap();
         assert_eq!(&again.grant, grant, "a retry made another grant");
     }
     same_table(world, &grants, revision);

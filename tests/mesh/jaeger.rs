@@ -38,7 +38,9 @@ async fn jaeger_shows_the_decision_below_envoys_check_and_its_link_to_the_approv
     let (otlp, http) = (free_port(), free_port());
     fs::write(dir.path().join("jaeger.yaml"), configuration(otlp, http, free_port())).unwrap();
     let arguments = ["--config".to_owned(), dir.path().join("jaeger.yaml").to_string_lossy().into_owned()];
-    let mut jaeger = Process::start(dir.path(), "jaeger", program, &arguments);
+    // Its own traces are nobody's business here.
+    let quiet = [("OTEL_TRACES_SAMPLER", "always_off".to_owned())];
+    let mut jaeger = Process::start_with(dir.path(), "jaeger", program, &arguments, &quiet);
     tokio::task::block_in_place(|| {
         wait_until("Jaeger is up", || {
             jaeger.assert_alive();

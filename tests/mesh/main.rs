@@ -15,6 +15,7 @@ mod bad_starts;
 mod crashes;
 mod demo;
 mod failures;
+mod figures;
 mod jaeger;
 mod main_job;
 mod spellings_through_envoy;

@@ -1,5 +1,6 @@
 //! What the tests of this ring stand on.
 
+pub mod caller;
 pub mod identity;
 pub mod otlp_sink;
 pub mod process;
