@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::Mesh;
-use crate::support::process::wait_until;
+use crate::support::process::{http_get, wait_until};
 use crate::support::world::Settings;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,6 +32,11 @@ async fn without_the_control_plane_grants_live_end_on_time_and_then_nothing_is_d
     mesh.world.start_control();
     tokio::task::block_in_place(|| mesh.world.wait_ready());
     mesh.until("alice", "/v1/users/7", 200).await;
+    let (_, metrics) = http_get(mesh.world.admin_port, "/metrics").unwrap();
+    let snapshots = |line: &&str| line.starts_with("jitgate_watch_resyncs_total{") && !line.ends_with(" 0");
+    let snapshots: Vec<_> = metrics.lines().filter(snapshots).collect();
+    assert_eq!(snapshots.len(), 1, "{snapshots:?}");
+    assert!(snapshots[0].contains("first"), "it resumes without a snapshot: {snapshots:?}");
     assert_eq!(mesh.call("bob", "/v1/users/7").await.header("x-jitgate-reason"), "GRANT_EXPIRED");
     mesh.grant("carol", "GET /v1/users/{id}", "10m");
     mesh.until("carol", "/v1/users/7", 200).await;

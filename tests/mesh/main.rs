@@ -16,6 +16,7 @@ mod crashes;
 mod demo;
 mod failures;
 mod figures;
+mod garbage;
 mod jaeger;
 mod main_job;
 mod spellings_through_envoy;
