@@ -5,8 +5,9 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic_types::StatusExt;
 
 use crate::Mesh;
+use crate::support::process::{http_get_with, wait_until};
 use crate::support::raw_http::Answer;
-use crate::support::world::Settings;
+use crate::support::world::{Settings, World};
 
 fn problem(answer: &Answer) -> Value {
     assert_eq!(answer.header("content-type"), "application/problem+json", "{answer:?}");
@@ -116,4 +117,22 @@ async fn a_grpc_caller_reads_the_reason_from_error_info() {
     let info = status.get_details_error_info().unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
     assert_eq!((info.reason.as_str(), info.domain.as_str()), ("NO_GRANT", "jitgate.dev"));
     assert_eq!(status.metadata().get("x-jitgate-reason").unwrap(), "NO_GRANT");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_minimal_configuration_refuses_and_serves_by_token_alone() {
+    let upstream = crate::upstream::serve().await;
+    tokio::task::block_in_place(|| {
+        let Some(world) = World::with_minimal_envoy(Settings::default(), upstream) else { return };
+        let get = |headers: &str| http_get_with(world.envoy_port, "/v1/users/7", headers).unwrap();
+        let (status, body) = get("");
+        assert_eq!((status, body.contains("CREDENTIAL_MISSING")), (401, true), "{body}");
+        let bearer = format!("authorization: Bearer {}\r\n", world.identities.token("alice", &["sre"]));
+        let (status, body) = get(&bearer);
+        assert_eq!((status, body.contains("NO_GRANT")), (403, true), "{body}");
+        let ask =
+            ["request", "--service", "payments", "--http", "GET /v1/users/7", "--for", "1m", "--reason", "a test"];
+        world.jitgate_json("alice", &["sre"], &ask);
+        wait_until("the grant is in force", || get(&bearer).0 == 200);
+    });
 }

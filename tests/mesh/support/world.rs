@@ -90,20 +90,35 @@ impl World {
 
     /// The same with a real Envoy in front of `upstream`; `None` (said loudly) where there is no Envoy.
     pub fn with_envoy(settings: Settings, upstream: u16) -> Option<Self> {
+        let mut world = Self::behind(settings, "envoy/jitgate.yaml", upstream)?;
+        wait_until("Envoy is ready", || {
+            world.envoy.as_mut().unwrap().assert_alive();
+            http_get(world.envoy_admin, "/ready").is_some_and(|(status, _)| status == 200)
+        });
+        Some(world)
+    }
+
+    /// The same behind the minimal configuration: plaintext, no client certificate, no admin listener.
+    pub fn with_minimal_envoy(settings: Settings, upstream: u16) -> Option<Self> {
+        let mut world = Self::behind(settings, "envoy/minimal.yaml", upstream)?;
+        wait_until("Envoy listens", || {
+            world.envoy.as_mut().unwrap().assert_alive();
+            std::net::TcpStream::connect(("127.0.0.1", world.envoy_port)).is_ok()
+        });
+        Some(world)
+    }
+
+    fn behind(settings: Settings, file: &str, upstream: u16) -> Option<Self> {
         let Some(envoy) = find_envoy() else {
             eprintln!("SKIPPED: no Envoy found. `make test` installs one; or set JITGATE_ENVOY, or put envoy on PATH.");
             assert!(std::env::var_os("CI").is_none(), "CI must have an Envoy");
             return None;
         };
         let mut world = Self::start(settings);
-        let config = world.envoy_config(upstream);
+        let config = world.envoy_config(file, upstream);
         let arguments =
             ["-c", &config.to_string_lossy(), "--use-dynamic-base-id", "--concurrency", "1"].map(String::from);
         world.envoy = Some(Process::start(world.dir.path(), "envoy", envoy, &arguments));
-        wait_until("Envoy is ready", || {
-            world.envoy.as_mut().unwrap().assert_alive();
-            http_get(world.envoy_admin, "/ready").is_some_and(|(status, _)| status == 200)
-        });
         Some(world)
     }
 
@@ -208,13 +223,14 @@ impl World {
     }
 
     /// The shipped configuration with this test's ports and files put in.
-    fn envoy_config(&self, upstream: u16) -> PathBuf {
-        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy/jitgate.yaml");
+    fn envoy_config(&self, file: &str, upstream: u16) -> PathBuf {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         let mut config: Value = serde_saphyr::from_str(&fs::read_to_string(shipped).unwrap()).unwrap();
         let ports = BTreeMap::from([
             (10000, self.envoy_port),
             (9901, self.envoy_admin),
             (7480, upstream),
+            (8080, upstream),
             (4317, self.settings.otlp.unwrap_or(1)),
         ]);
         let files = BTreeMap::from([
