@@ -18,6 +18,7 @@ use ulid::Ulid;
 use crate::model::identity::Service;
 use crate::runtime::Outcome;
 use crate::sidecar::table::Table;
+use crate::tls;
 use crate::wire::grant::duration_to;
 use crate::wire::v1;
 use crate::wire::v1::enforcer_service_client::EnforcerServiceClient;
@@ -105,7 +106,7 @@ impl WatchArgs {
         let sidecar = sidecar_id.or_else(host_name).unwrap_or_else(|| instance.clone());
         let fit = (1..=253).contains(&sidecar.len()) && !sidecar.chars().any(char::is_control);
         ensure!(fit, "--sidecar-id {sidecar:?}: must have 1 to 253 bytes and no control character");
-        let tls = TlsFiles { ca: tls_ca, identity: tls_cert.zip(tls_key) };
+        let tls = TlsFiles { ca: tls_ca, identity: tls::identity_files(tls_cert, tls_key)? };
         Ok(Watch {
             dial: Dial::new(&control_plane, tls, token_file, insecure)?,
             table,
