@@ -191,6 +191,15 @@ fn what_speaks_in_our_name_is_removed_even_where_envoy_does_not_show_it() {
     }
 }
 
+/// Envoy answers 500 where we remove a header that its rules do not let us touch: then any client header of that
+/// spelling would fail its request.
+#[test]
+fn the_shipped_envoy_lets_every_header_be_removed_that_counts_as_ours() {
+    let shipped = include_str!("../../../envoy/jitgate.yaml");
+    let rule = shipped.lines().find(|line| line.contains("allow_expression")).unwrap();
+    assert!(rule.contains("|x-jitgate-[a-z0-9._-]+\"") && rule.contains(STREAM_DURATION), "{rule}");
+}
+
 #[test]
 fn the_line_to_ask_with_never_asks_for_more_and_never_runs_anything_else() {
     let no_grant = Denial::new(DenyReason::NoGrant, "");
