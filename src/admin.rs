@@ -146,16 +146,21 @@ impl Admin {
 pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) -> Outcome {
     let routes = admin.into_router().layer(middleware::from_fn(bounded));
     let mut connections = JoinSet::new();
+    // Reported once, not with each attempt.
+    let mut failing = false;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                 Ok((socket, _)) => {
+                    failing = false;
                     connections.spawn(converse(socket, routes.clone(), stop.clone()));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the admin listener cannot accept");
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(%error, "the admin listener cannot accept; trying on");
+                    }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },

@@ -6,8 +6,8 @@
 //! * [`ServerClock`] is that time line as a sidecar knows it, with an error bound.
 //!
 //! "Monotonic" is `CLOCK_MONOTONIC`. It is slewed by NTP but never stepped, and on Linux it stands still while the
-//! machine is suspended: a sidecar that wakes up believes that no time has passed until the first progress messages of
-//! its new session correct it (see [`ServerClock::observe`]).
+//! machine is suspended: [`Sleep`] notices, and what was missed is added (see [`ServerClock::slept`]). A pause that no
+//! clock of the machine counts, as of a frozen virtual machine, is corrected by the next progress messages.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,8 +16,10 @@ use tokio::time::Instant;
 use crate::model::time::Timestamp;
 
 pub mod server;
+mod sleep;
 
 pub use server::{Reading, ServerClock, Skew};
+pub use sleep::Sleep;
 
 /// The wall clock. It dates things for people; enforcement never reads it.
 #[expect(clippy::disallowed_methods, reason = "the one reading of the wall clock")]
@@ -72,7 +74,7 @@ impl Default for ControlClock {
 const FAR: Duration = Duration::from_hours(24 * 365);
 
 /// `at - span`, or `at` when the clock does not go back that far.
-fn earlier(at: Instant, span: Duration) -> Instant {
+pub(crate) fn earlier(at: Instant, span: Duration) -> Instant {
     at.checked_sub(span.min(FAR)).unwrap_or(at)
 }
 

@@ -143,7 +143,7 @@ impl Table {
         let entry = |grant: &Grant| entry_to(&Grant { mod_revision: revision, ..grant.clone() }).encode_to_vec();
         let put: Vec<bytes::Bytes> = grants.iter().map(|grant| entry(grant).into()).collect();
         put.iter().for_each(|entry| self.digest.add(EntryMark::of(entry)));
-        Told::Delta(Delta { prev_revision, put, del: Vec::new() })
+        Told::Delta(Delta { prev_revision, put, del: Vec::new(), committed_at: None })
     }
 
     async fn send(&self, told: &mpsc::Sender<Result<WatchGrantsResponse, Status>>, message: Told) {

@@ -35,6 +35,9 @@ pub const ALLOWED_SKEW: Duration = Duration::from_secs(5);
 /// Timestamps have microseconds; what is cut off belongs to the error.
 const RESOLUTION: Duration = Duration::from_micros(1);
 
+/// How far the length of a suspension may be off.
+const SLEEP_ERROR: Duration = Duration::from_millis(250);
+
 /// The control plane's clock, seen from here. Reading it takes no lock.
 #[derive(Debug)]
 pub struct ServerClock {
@@ -107,12 +110,28 @@ impl ServerClock {
         let sample = Sample { server: server_time.plus(half), at: Instant::now(), error };
         let mut heard = self.heard.lock();
         let reading = heard.take(sample);
-        if let Some(best) = heard.best(sample.at) {
+        self.settle(&heard);
+        reading
+    }
+
+    /// The machine was suspended for `span`: the control plane's time ran on, and the monotonic clock did not.
+    pub fn slept(&self, span: Duration) {
+        let mut heard = self.heard.lock();
+        let Heard { recent, doubtful, .. } = &mut *heard;
+        for sample in recent.iter_mut().chain(doubtful) {
+            sample.server = sample.server.plus(span);
+            sample.error = sample.error.saturating_add(SLEEP_ERROR);
+        }
+        self.settle(&heard);
+    }
+
+    /// Makes the best sample the one that is read.
+    fn settle(&self, heard: &Heard) {
+        if let Some(best) = heard.best(Instant::now()) {
             // Readers that still see the sample before are no later than this floor.
             self.now();
             self.best.store(Some(Arc::new(best)));
         }
-        reading
     }
 
     /// The control plane's time now; `None` before the first observation. Never less than before.
@@ -161,6 +180,11 @@ impl Sample {
         self.error + now.saturating_duration_since(self.at) * DRIFT_PPM / 1_000_000
     }
 
+    /// Whether `newer` is further ahead than both errors explain.
+    fn lags_behind(&self, newer: &Self) -> bool {
+        newer.server.since(self.at(newer.at)) > self.error_at(newer.at).saturating_add(newer.error)
+    }
+
     /// By how much `other` contradicts this sample: their difference, once it exceeds both errors and the allowance.
     fn contradicted_by(&self, other: &Self) -> Option<Skew> {
         let micros = micros_between(self.at(other.at), other.server);
@@ -174,6 +198,9 @@ impl Heard {
         let Some(skew) = self.best(sample.at).and_then(|steady| steady.contradicted_by(&sample)) else {
             self.doubtful.clear();
             self.skew = None;
+            // Ahead of what all errors explain: this machine's clock stood still for a moment (a paused machine). What was
+            // measured before would hold the time back, and an ended grant alive, until it is forgotten.
+            self.recent.retain(|before| !before.lags_behind(&sample));
             push_bounded(&mut self.recent, sample);
             return Reading::Steady;
         };

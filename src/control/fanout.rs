@@ -153,7 +153,7 @@ impl Fanout {
     /// A commit that leaves out a revision ends every session and lets [`Fanout::run`] fail: with a change unknown,
     /// sidecars had better go stale than trust what follows.
     pub fn publish(&self, commit: &Commit) {
-        let applied = self.hub.mirror.write().apply(commit);
+        let applied = self.hub.mirror.write().apply(commit, self.hub.clock.now());
         match applied {
             Ok(true) => {
                 self.hub.head.send_replace(commit.revision);

@@ -69,7 +69,7 @@ struct Entry {
 
 /// Reads the file at `path`; key files are found relative to it.
 pub(super) fn load(path: &Path) -> anyhow::Result<Vec<Issuer>> {
-    let bytes = read_bounded(path).context("the issuers file cannot be read")?;
+    let bytes = read_bounded(path).context("--issuers: the file cannot be read")?;
     let text = String::from_utf8(bytes).map_err(|_| anyhow!("{}: is no UTF-8 text", path.display()))?;
     parse(&text, path)
 }

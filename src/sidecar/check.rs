@@ -63,7 +63,8 @@ impl Authorizer {
     async fn answer(&self, pending: Pending, check: &CheckRequest) -> Answer {
         let inbound = input::read(check, &self.checking.services);
         let ruling = self.rule(&inbound).await;
-        let to = To { inbound: &inbound, id: pending.id(), revision: ruling.revision };
+        let caller = ruling.caller.as_ref();
+        let to = To { inbound: &inbound, id: pending.id(), revision: ruling.revision, caller };
         let responder = &self.checking.responder;
         let (answer, shadowed) = match (&ruling.decision, self.checking.shadow) {
             (Decision::Permit(permit), _) => (responder.permit(permit, &to), false),
@@ -72,7 +73,7 @@ impl Authorizer {
         };
         pending.finish(&Facts {
             inbound: &inbound,
-            caller: ruling.caller.as_ref(),
+            caller,
             ignored: &ruling.ignored,
             decision: &ruling.decision,
             shadowed,

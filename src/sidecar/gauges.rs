@@ -25,7 +25,12 @@ struct Gauges {
 
 /// Shows them from now on.
 pub fn register(metrics: &Metrics, table: Arc<Table>, watch: Arc<WatchStatus>, issuers: Arc<Issuers>) {
-    metrics.register(|registry| registry.register_collector(Box::new(Gauges { table, watch, issuers })));
+    let propagation = watch.propagation().clone();
+    metrics.register(|registry| {
+        let help = "From the commit of a change to its enforcement here";
+        registry.register(names::PROPAGATION_DURATION, help, propagation);
+        registry.register_collector(Box::new(Gauges { table, watch, issuers }));
+    });
 }
 
 impl Collector for Gauges {
@@ -158,6 +163,7 @@ mod tests {
             "jitgate_grants{state=\"standing\"} 1",
             "jitgate_watch_resyncs_total{cause=\"first\"} 0",
             "jitgate_token_cache_misses_total 0",
+            "jitgate_propagation_duration_seconds_count 0",
         ] {
             assert!(shown.contains(line), "{line} in {shown}");
         }

@@ -1,4 +1,5 @@
 //! Whether the sidecar can decide: in words for `/readyz`, and as gRPC health for Envoy. Ready means synced and fresh.
+//! The look at it, twenty times a second, is also what notices that the machine was suspended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tonic_health::server::HealthReporter;
 
 use super::check::Authorizer;
 use super::table::Table;
+use crate::clock::Sleep;
 use crate::model::decide::Freshness;
 use crate::runtime::Outcome;
 
@@ -54,17 +56,22 @@ impl Readiness {
     }
 
     /// Keeps gRPC health (both the server's and the ext_authz service's) in step until `stop`, and announces changes.
+    /// Tells the table of each suspension of the machine.
     ///
     /// # Errors
     /// Never; the type is that of a task.
     pub async fn follow(self, health: HealthReporter, stop: CancellationToken) -> Outcome {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut shown = false;
+        let (mut shown, mut sleep) = (false, Sleep::watch());
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = ticks.tick() => {}
+            }
+            if let Some(span) = sleep.look() {
+                tracing::warn!(?span, "this machine was suspended; grants that ended meanwhile have ended");
+                self.table.slept(span);
             }
             let obstacle = self.obstacle();
             let ready = obstacle.is_none();

@@ -27,6 +27,8 @@ const CONNECTIONS_MAX: usize = 512;
 const HEADER_LIST_MAX: u32 = 32 * 1024;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a whole request to come in and be answered; Envoy itself waits a fraction of it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long checks in flight may take once the process is asked to stop.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -171,6 +173,7 @@ impl Listener {
     pub async fn serve(self, routes: tonic::service::Routes, stop: CancellationToken) -> Outcome {
         let Self { address, kind } = self;
         let server = Server::builder()
+            .timeout(ANSWER_WITHIN)
             .max_concurrent_streams(STREAMS_MAX)
             .http2_max_header_list_size(HEADER_LIST_MAX)
             .http2_keepalive_interval(Some(KEEPALIVE))

@@ -19,6 +19,7 @@ use envoy_types::pb::google::rpc::Status;
 use super::config::Shadow;
 use super::input::{Dialect, Inbound, TOKEN_HEADER};
 use super::record::DecisionId;
+use crate::model::decide::Caller;
 use crate::model::decision::{Denial, DenyClass, Permit};
 use crate::model::grant::Revision;
 
@@ -34,6 +35,13 @@ const STREAM_DURATION: &str = "x-envoy-upstream-stream-duration-ms";
 const STREAM_MS_MAX: u128 = 86_400_000;
 const REASON: &str = "x-jitgate-reason";
 const DECISION_ID: &str = "x-jitgate-decision-id";
+const GRANT: &str = "x-jitgate-grant";
+const SUBJECT: &str = "x-jitgate-subject";
+const EXPIRES: &str = "x-jitgate-expires";
+const SHADOW: &str = "x-jitgate-shadow";
+/// What an upstream may take for our word: removed unless set, though the check does not show it (an Envoy may be told
+/// to show only some headers).
+const SPOKEN: [&str; 7] = [REASON, DECISION_ID, GRANT, SUBJECT, EXPIRES, SHADOW, TOKEN_HEADER];
 /// When a caller whose check could not be decided may come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// What stands for the reason of an allow, beside the vocabulary of denials.
@@ -70,6 +78,8 @@ pub struct To<'a> {
     pub id: DecisionId,
     /// The revision of the table that decided.
     pub revision: Revision,
+    /// Who called, when that was proven.
+    pub caller: Option<&'a Caller>,
 }
 
 /// Builds answers, and knows how much a caller may be told.
@@ -110,9 +120,9 @@ impl Responder {
         let expires = permit.expires().map_or_else(|| "never".to_owned(), |end| end.to_string());
         let headers = vec![
             set(STREAM_DURATION, stream_ms(permit.remaining())),
-            set("x-jitgate-grant", grant.id.to_string()),
-            set("x-jitgate-subject", header_safe(permit.principal().as_str()).into_owned()),
-            set("x-jitgate-expires", expires.clone()),
+            set(GRANT, grant.id.to_string()),
+            set(SUBJECT, header_safe(permit.principal().as_str()).into_owned()),
+            set(EXPIRES, expires.clone()),
             set(DECISION_ID, to.id.to_string()),
         ];
         let mut metadata = Metadata::new(to, NO_REASON);
@@ -126,8 +136,7 @@ impl Responder {
 
     /// Lets the call pass although it would have been refused, and says so to the upstream.
     pub fn shadow(&self, _witness: Shadow, denial: &Denial, to: &To<'_>) -> Answer {
-        let headers =
-            vec![set("x-jitgate-shadow", denial.reason.as_str().to_owned()), set(DECISION_ID, to.id.to_string())];
+        let headers = vec![set(SHADOW, denial.reason.as_str().to_owned()), set(DECISION_ID, to.id.to_string())];
         let mut metadata = Metadata::of_denial(to, denial);
         metadata.truth("shadow", true);
         pass(headers, to, metadata)
@@ -176,7 +185,7 @@ impl Responder {
 fn pass(headers: Vec<HeaderValueOption>, to: &To<'_>, metadata: Metadata) -> Answer {
     let is_set = |name: &str| headers.iter().any(|set| set.header.as_ref().is_some_and(|set| set.key == name));
     let mut remove: Vec<String> = to.inbound.ours.iter().map(|name| name.to_ascii_lowercase()).collect();
-    remove.push(TOKEN_HEADER.to_owned());
+    remove.extend(SPOKEN.map(str::to_owned));
     remove.retain(|name| !is_set(name));
     remove.sort_unstable();
     remove.dedup();

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::clock::ServerClock;
+use crate::clock::{ServerClock, earlier};
 use crate::index::Index;
 use crate::model::decide::Freshness;
 use crate::model::digest::TableDigest;
@@ -80,6 +80,13 @@ impl Table {
     pub fn heard_at(&self, at: Instant) {
         let mut heard = self.heard.lock();
         *heard = Some(heard.map_or(at, |before| before.max(at)));
+    }
+
+    /// The machine was suspended for `span`: clock and age run on by as much.
+    pub fn slept(&self, span: Duration) {
+        self.clock.slept(span);
+        let mut heard = self.heard.lock();
+        *heard = heard.map(|at| earlier(at, span));
     }
 
     /// How long ago the control plane last vouched for this table.
@@ -162,6 +169,18 @@ mod tests {
         assert_eq!(table.age(), Some(SECOND));
         table.heard_at(Instant::now() - 2 * SECOND);
         assert_eq!(table.age(), Some(SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_suspended_machine_does_not_wake_up_with_a_fresh_table_or_a_live_grant() {
+        let table = Table::default();
+        let then = Timestamp::from_micros(1_700_000_000_000_000);
+        table.publish(Index::new());
+        table.clock().observe(then, Some(Duration::ZERO));
+        table.heard();
+        table.slept(3600 * SECOND);
+        assert_eq!(table.freshness(30 * SECOND), Freshness::Stale(3600 * SECOND));
+        assert!(table.now() >= Some(then.plus(3600 * SECOND)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,6 +18,7 @@ use ulid::Ulid;
 use crate::model::identity::Service;
 use crate::runtime::Outcome;
 use crate::sidecar::table::Table;
+use crate::tls;
 use crate::wire::grant::duration_to;
 use crate::wire::v1;
 use crate::wire::v1::enforcer_service_client::EnforcerServiceClient;
@@ -43,6 +44,8 @@ const QUEUE: usize = 16;
 const ACCEPT_WITHIN: Duration = Duration::from_secs(10);
 const BACKOFF_LEAST: Duration = Duration::from_millis(50);
 const BACKOFF_MOST: Duration = Duration::from_secs(10);
+/// A session that was sent away before it was of use is not followed by another at once, whatever was asked for.
+const AWAY_LEAST: Duration = Duration::from_millis(500);
 
 /// Where grants come from and who this sidecar is.
 #[derive(Debug, Clone, clap::Args)]
@@ -105,7 +108,7 @@ impl WatchArgs {
         let sidecar = sidecar_id.or_else(host_name).unwrap_or_else(|| instance.clone());
         let fit = (1..=253).contains(&sidecar.len()) && !sidecar.chars().any(char::is_control);
         ensure!(fit, "--sidecar-id {sidecar:?}: must have 1 to 253 bytes and no control character");
-        let tls = TlsFiles { ca: tls_ca, identity: tls_cert.zip(tls_key) };
+        let tls = TlsFiles { ca: tls_ca, identity: tls::identity_files(tls_cert, tls_key)? };
         Ok(Watch {
             dial: Dial::new(&control_plane, tls, token_file, insecure)?,
             table,
@@ -164,7 +167,8 @@ impl Watch {
     async fn attempt(&mut self) -> Duration {
         self.status.note(|report| report.attempts += 1);
         match self.session().await {
-            Ok((End::SentAway { after, reason }, _)) => {
+            Ok((End::SentAway { after, reason }, worked)) => {
+                let after = away(after, worked);
                 self.status.note(|report| report.sent_away += 1);
                 self.status.ended(None);
                 tracing::info!(reason, after = %seconds(after), "the control plane ends the session");
@@ -247,6 +251,11 @@ impl Watch {
         }
         pause
     }
+}
+
+/// How long to stay away: as asked for, but two that misunderstand each other must not keep both busy.
+fn away(after: Duration, worked: bool) -> Duration {
+    if worked { after } else { after.max(AWAY_LEAST) }
 }
 
 fn refused(status: &tonic::Status) -> anyhow::Error {

@@ -3,6 +3,7 @@
 //! A handshake never holds up the next connection, and what fails ends here: a client without a right certificate, with
 //! an ambiguous identity, or too slow never reaches a service.
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -17,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
@@ -25,6 +27,10 @@ use super::peer::{Peer, peer_spiffe};
 
 /// For a client to finish its handshake.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
+/// For a client to say [`OPENING`] bytes, so that silence holds no seat.
+const OPENING_PATIENCE: Duration = Duration::from_secs(10);
+/// The preface of HTTP/2 (RFC 9113, section 3.4); any HTTP/1.1 request is longer.
+const OPENING: usize = 24;
 /// Handshakes under way at once; more connections wait in the backlog.
 const HANDSHAKES: usize = 128;
 /// Connections at once, unless the role says otherwise.
@@ -58,6 +64,8 @@ pub struct Incoming {
     tls: Option<Arc<ServerConfig>>,
     handshakes: JoinSet<Option<Conn>>,
     seats: Arc<Semaphore>,
+    /// Whether accepting failed the last time, which is reported once.
+    failing: bool,
 }
 
 impl Incoming {
@@ -72,7 +80,7 @@ impl Incoming {
     }
 
     fn new(listener: Listener, tls: Option<Arc<ServerConfig>>) -> Self {
-        Self { listener, tls, handshakes: JoinSet::new(), seats: Arc::new(Semaphore::new(CONNECTIONS)) }
+        Self { listener, tls, handshakes: JoinSet::new(), seats: Arc::new(Semaphore::new(CONNECTIONS)), failing: false }
     }
 
     /// Serves at most this many connections at once.
@@ -93,11 +101,14 @@ impl Incoming {
                 }
                 accepted = accept(&self.listener, &self.seats), if self.handshakes.len() < HANDSHAKES => match accepted {
                     Ok(accepted) => {
+                        self.failing = false;
                         let Some(conn) = self.admit(accepted) else { continue };
                         return conn;
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "a listener cannot accept");
+                        if !std::mem::replace(&mut self.failing, true) {
+                            tracing::warn!(%error, "a listener cannot accept; trying on");
+                        }
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 },
@@ -116,11 +127,11 @@ impl Incoming {
             }
             (Socket::Tcp(socket, addr), None) => {
                 let peer = Peer { spiffe: None, addr: Some(addr), tls: false };
-                Some(Conn { io: Io::Tcp(socket), peer, _seat: seat })
+                Some(Conn::new(Io::Tcp(socket), peer, seat))
             }
             (Socket::Unix(socket), _) => {
                 let peer = Peer { spiffe: None, addr: None, tls: false };
-                Some(Conn { io: Io::Unix(socket), peer, _seat: seat })
+                Some(Conn::new(Io::Unix(socket), peer, seat))
             }
         }
     }
@@ -209,7 +220,7 @@ async fn handshake(
         }
     };
     let peer = Peer { spiffe, addr: Some(addr), tls: true };
-    Some(Conn { io: Io::Tls(Box::new(stream)), peer, _seat: seat })
+    Some(Conn::new(Io::Tls(Box::new(stream)), peer, seat))
 }
 
 /// One accepted connection.
@@ -217,7 +228,15 @@ async fn handshake(
 pub struct Conn {
     io: Io,
     peer: Peer,
+    opening: Option<Opening>,
     _seat: OwnedSemaphorePermit,
+}
+
+/// What a client must still say before its time is up.
+#[derive(Debug)]
+struct Opening {
+    missing: usize,
+    deadline: Pin<Box<Sleep>>,
 }
 
 #[derive(Debug)]
@@ -228,6 +247,11 @@ enum Io {
 }
 
 impl Conn {
+    fn new(io: Io, peer: Peer, seat: OwnedSemaphorePermit) -> Self {
+        let opening = Opening { missing: OPENING, deadline: Box::pin(tokio::time::sleep(OPENING_PATIENCE)) };
+        Self { io, peer, opening: Some(opening), _seat: seat }
+    }
+
     /// Who is at the other end.
     pub fn peer(&self) -> &Peer {
         &self.peer
@@ -245,11 +269,23 @@ impl Connected for Conn {
 
 impl AsyncRead for Conn {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().io {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let polled = match &mut this.io {
             Io::Tcp(io) => Pin::new(io).poll_read(cx, buf),
             Io::Unix(io) => Pin::new(io).poll_read(cx, buf),
             Io::Tls(io) => Pin::new(io).poll_read(cx, buf),
+        };
+        let Some(opening) = &mut this.opening else { return polled };
+        if polled.is_pending() {
+            let overdue = || Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing"));
+            return opening.deadline.as_mut().poll(cx).map(|()| overdue());
         }
+        opening.missing = opening.missing.saturating_sub(buf.filled().len().saturating_sub(before));
+        if opening.missing == 0 {
+            this.opening = None;
+        }
+        polled
     }
 }
 

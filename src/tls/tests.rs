@@ -299,6 +299,51 @@ async fn connections_beyond_the_bound_wait_for_a_seat() {
     incoming.next_conn().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_speaks_loses_its_seat_and_one_that_has_spoken_may_be_silent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut incoming = Incoming::plain(listener).at_most(1);
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut read = [0; 64];
+    for said in [&preface[..0], &preface[..23]] {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(said).await.unwrap();
+        let mut conn = incoming.next_conn().await;
+        let mut heard = 0;
+        let ended = loop {
+            match conn.read(&mut read).await {
+                Ok(count) => heard += count,
+                Err(error) => break error.kind(),
+            }
+        };
+        assert_eq!((heard, ended), (said.len(), std::io::ErrorKind::TimedOut));
+    }
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(preface).await.unwrap();
+    let mut conn = incoming.next_conn().await;
+    conn.read_exact(&mut read[..preface.len()]).await.unwrap();
+    let silence = tokio::time::timeout(Duration::from_secs(3600), conn.read(&mut read)).await;
+    assert!(silence.is_err(), "an idle connection is the server's to judge");
+}
+
+#[tokio::test]
+async fn a_client_of_ours_speaks_to_no_tls_1_2_server() {
+    let authority = Authority::new();
+    let old = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&version::TLS12])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(LiveIdentity::load(authority.issue("server", &[]), provider()).unwrap()));
+    let (address, mut incoming) = listening(Arc::new(old)).await;
+    let tls = client_config(authority.ca(), None).unwrap();
+    let route = Route::new("--control-plane", &format!("https://{address}"), Some(tls), false).unwrap();
+    tokio::select! {
+        connected = route.connect() => assert!(connected.is_err()),
+        _ = incoming.next_conn() => panic!("they agreed"),
+    }
+}
+
 #[tokio::test]
 async fn a_channel_reaches_a_tonic_server_over_tls() {
     let authority = Authority::new();

@@ -61,6 +61,27 @@ async fn a_correction_backwards_holds_the_time_but_never_turns_it_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_machine_that_was_paused_for_a_moment_catches_up_with_the_next_sample() {
+    let clock = ServerClock::default();
+    clock.observe(START, Some(MS));
+    // Four seconds pass of which this machine's clock knows nothing.
+    assert_eq!(clock.observe(START.plus(4 * SECOND), Some(3 * MS)), Reading::Steady);
+    assert!(clock.now().unwrap() >= START.plus(4 * SECOND), "a grant would outlive its end by the pause");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspended_machine_wakes_up_in_the_control_planes_present() {
+    let clock = ServerClock::default();
+    clock.slept(SECOND);
+    assert_eq!(clock.now(), None, "nothing to add to");
+    clock.observe(START, Some(2 * MS));
+    clock.slept(Duration::from_hours(1));
+    let woken = START.plus(Duration::from_hours(1));
+    assert!(clock.now().unwrap() >= woken, "what ended meanwhile would be alive");
+    assert_eq!(clock.observe(woken, Some(MS)), Reading::Steady);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_odd_sample_moves_nothing_and_is_reported() {
     let clock = ServerClock::default();
     clock.observe(START, Some(MS));

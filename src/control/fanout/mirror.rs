@@ -14,6 +14,7 @@ use crate::index::Index;
 use crate::model::digest::{EntryMark, TableDigest};
 use crate::model::grant::{Grant, GrantId, Revision};
 use crate::model::identity::Service;
+use crate::model::time::Timestamp;
 use crate::wire::grant::entry_to;
 
 /// An entry must fit into one message beside its framing. A larger one is withheld: never sent, hence granted nowhere.
@@ -57,6 +58,8 @@ struct Touched {
     revision: Revision,
     service: Service,
     id: GrantId,
+    /// When it was committed; `None` for what was committed before the start.
+    at: Option<Timestamp>,
 }
 
 /// All entries of some services at one revision.
@@ -77,6 +80,8 @@ pub struct Changed {
     pub put: Vec<Bytes>,
     /// Forgotten entries.
     pub del: Vec<String>,
+    /// When the oldest change was committed, where that is known.
+    pub oldest: Option<Timestamp>,
 }
 
 /// A commit that does not follow the one before.
@@ -125,16 +130,17 @@ impl Mirror {
         for commit in history {
             for change in &commit.changes {
                 let (service, id) = change.touches();
-                self.touch(commit.revision, service.clone(), id.clone());
+                let (service, id) = (service.clone(), id.clone());
+                self.touch(Touched { revision: commit.revision, service, id, at: None });
             }
         }
     }
 
-    /// Takes in the next commit. One that is already part of the mirror is passed over: it says nothing new.
+    /// Takes in the next commit, made at `at`. One that is already part of the mirror is passed over: it says nothing new.
     ///
     /// # Errors
     /// [`Gap`]; nothing was changed, and the mirror can no longer be trusted to become current.
-    pub fn apply(&mut self, commit: &Commit) -> Result<bool, Gap> {
+    pub fn apply(&mut self, commit: &Commit, at: Timestamp) -> Result<bool, Gap> {
         if commit.revision <= self.revision {
             return Ok(false);
         }
@@ -142,6 +148,8 @@ impl Mirror {
             return Err(Gap { newest: self.revision, found: commit.revision });
         }
         self.revision = commit.revision;
+        let touched =
+            |service, id: &GrantId| Touched { revision: commit.revision, service, id: id.clone(), at: Some(at) };
         for change in &commit.changes {
             let (service, id) = change.touches();
             let former = match change {
@@ -156,9 +164,9 @@ impl Mirror {
                 }
             };
             if let Some(former) = former.filter(|former| former != service) {
-                self.touch(commit.revision, former, id.clone());
+                self.touch(touched(former, id));
             }
-            self.touch(commit.revision, service.clone(), id.clone());
+            self.touch(touched(service.clone(), id));
         }
         self.index.advance(commit.revision);
         Ok(true)
@@ -190,8 +198,8 @@ impl Mirror {
         Some(service)
     }
 
-    fn touch(&mut self, revision: Revision, service: Service, id: GrantId) {
-        self.recent.push_back(Touched { revision, service, id });
+    fn touch(&mut self, touched: Touched) {
+        self.recent.push_back(touched);
         while self.recent.len() > self.keep {
             if let Some(lost) = self.recent.pop_front() {
                 self.compacted_through = lost.revision;
@@ -236,6 +244,8 @@ impl Mirror {
         let mut ids = HashSet::new();
         let mut changed = Changed::default();
         for touched in self.recent.range(from..).filter(|touched| services.contains(&touched.service)) {
+            // In order of commit: the first that is known is the oldest.
+            changed.oldest = changed.oldest.or(touched.at);
             if ids.insert(&touched.id) {
                 match self.newest(&touched.id, services) {
                     Some(bytes) => changed.put.push(bytes),

@@ -13,12 +13,13 @@ use parking_lot::RwLock;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::mirror::{Mirror, Snapshot};
+use super::mirror::{Changed, Mirror, Snapshot};
 use super::subscription::{Held, Subscription};
 use crate::clock::ControlClock;
 use crate::model::digest::TableDigest;
 use crate::model::grant::Revision;
 use crate::model::identity::Service;
+use crate::model::time::Timestamp;
 use crate::wire::grant::{duration_to, timestamp_to};
 use crate::wire::v1;
 use crate::wire::v1::watch_grants_response::Message;
@@ -52,7 +53,7 @@ enum Pending {
     /// The session opens with this word.
     Resuming,
     /// What remains of a delta, and the progress message to follow it.
-    Changes { to: Revision, put: VecDeque<Bytes>, del: VecDeque<String>, vouch: Option<v1::Progress> },
+    Changes(Box<Changes>),
     /// A progress message for the state just handed out.
     Vouch(v1::Progress),
     /// Everything up to the cursor is handed out.
@@ -67,6 +68,15 @@ struct Remaining {
     revision: Revision,
     entries: VecDeque<Bytes>,
     digest: TableDigest,
+}
+
+#[derive(Debug)]
+struct Changes {
+    to: Revision,
+    put: VecDeque<Bytes>,
+    del: VecDeque<String>,
+    committed_at: Option<Timestamp>,
+    vouch: Option<v1::Progress>,
 }
 
 #[derive(Debug)]
@@ -116,7 +126,7 @@ impl Outbox {
         match &self.pending {
             Pending::Unsynced(cause) => Some(*cause),
             Pending::Sending { snapshot, .. } => Some(snapshot.cause),
-            Pending::Resuming | Pending::Changes { .. } | Pending::Vouch(_) | Pending::InStep => None,
+            Pending::Resuming | Pending::Changes(_) | Pending::Vouch(_) | Pending::InStep => None,
         }
     }
 
@@ -147,7 +157,7 @@ impl Outbox {
                 self.progress.due = Instant::now();
                 self.send(Message::Resumed(v1::Resumed { from_revision: wire(self.cursor) }))
             }
-            Pending::Changes { to, put, del, vouch } => self.continue_delta(to, put, del, vouch),
+            Pending::Changes(changes) => self.continue_delta(changes),
             Pending::Vouch(progress) => self.send(Message::Progress(progress)),
             Pending::InStep => self.look(&mirror.read()),
         }
@@ -176,7 +186,11 @@ impl Outbox {
         // Under a flood there is never a quiet moment: progress is told between two deltas.
         let vouch = (self.progress.due <= Instant::now()).then(|| self.vouch(mirror));
         match vouch {
-            vouch if concerned => self.continue_delta(to, changed.put.into(), changed.del.into(), vouch),
+            vouch if concerned => {
+                let Changed { put, del, oldest } = changed;
+                let (put, del) = (put.into(), del.into());
+                self.continue_delta(Box::new(Changes { to, put, del, committed_at: oldest, vouch }))
+            }
             Some(progress) => self.send(Message::Progress(progress)),
             None => Next::Wait,
         }
@@ -201,21 +215,20 @@ impl Outbox {
         self.send_at(revision, message)
     }
 
-    fn continue_delta(
-        &mut self,
-        to: Revision,
-        mut put: VecDeque<Bytes>,
-        mut del: VecDeque<String>,
-        vouch: Option<v1::Progress>,
-    ) -> Next {
+    fn continue_delta(&mut self, mut changes: Box<Changes>) -> Next {
         let prev_revision = wire(self.cursor);
-        let some = del.len().min(CHUNK_ENTRIES);
-        let delta = v1::Delta { prev_revision, put: take_chunk(&mut put), del: del.drain(..some).collect() };
-        if put.is_empty() && del.is_empty() {
-            self.cursor = to;
-            self.pending = vouch.map_or(Pending::InStep, Pending::Vouch);
+        let some = changes.del.len().min(CHUNK_ENTRIES);
+        let delta = v1::Delta {
+            prev_revision,
+            put: take_chunk(&mut changes.put),
+            del: changes.del.drain(..some).collect(),
+            committed_at: changes.committed_at.map(timestamp_to),
+        };
+        if changes.put.is_empty() && changes.del.is_empty() {
+            self.cursor = changes.to;
+            self.pending = changes.vouch.map_or(Pending::InStep, Pending::Vouch);
         } else {
-            self.pending = Pending::Changes { to, put, del, vouch };
+            self.pending = Pending::Changes(changes);
         }
         self.send(Message::Delta(delta))
     }

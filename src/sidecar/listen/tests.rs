@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -153,6 +153,20 @@ async fn an_oversized_check_is_an_error_and_the_next_one_is_answered() {
     let big = user_seven().header("cookie", &"x".repeat(70_000));
     assert_eq!(running.ask(&big).await.unwrap_err().code(), tonic::Code::OutOfRange);
     assert_eq!(running.ask(&user_seven()).await.unwrap(), "14 NOT_SYNCED");
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_never_finished_is_given_up() {
+    let running = Running::on_socket().await;
+    let mut client = tonic::client::Grpc::new(running.channel().await);
+    client.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static("/envoy.service.auth.v3.Authorization/Check");
+    let never = tokio_stream::pending::<CheckRequest>();
+    let codec = tonic_prost::ProstCodec::<CheckRequest, CheckResponse>::default();
+    let asked = client.client_streaming(tonic::Request::new(never), path, codec);
+    let ended = tokio::time::timeout(2 * ANSWER_WITHIN, asked).await;
+    assert!(ended.expect("the sidecar ends it").is_err());
     running.end().await;
 }
 

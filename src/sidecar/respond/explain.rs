@@ -10,7 +10,9 @@ use serde::Serialize;
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::To;
+use crate::model::decide::Caller;
 use crate::model::decision::{Denial, DenyClass, DenyReason};
+use crate::model::identity::{Principal, PrincipalKind};
 use crate::model::scope::HttpRule;
 use crate::model::target::Target;
 use crate::sidecar::input::Call;
@@ -73,7 +75,7 @@ struct Request<'a> {
 impl<'a> Explanation<'a> {
     pub(super) fn new(denial: &'a Denial, to: &'a To<'a>, level: DenyDetail, ask_hint: &str) -> Self {
         let call = to.inbound.call.as_ref().ok().filter(|_| level == DenyDetail::Full && worth_asking(denial.reason));
-        let command = call.and_then(|call| command(ask_hint, call));
+        let command = call.and_then(|call| command(ask_hint, call, to.caller));
         Self { denial, to, level, command }
     }
 
@@ -209,7 +211,9 @@ const fn worth_asking(reason: DenyReason) -> bool {
 ///
 /// The path comes from whoever sent the request. So it is quoted, and one with a `*` in it is not offered at all:
 /// in a rule that would be a wildcard.
-fn command(ask_hint: &str, call: &Call<'_>) -> Option<String> {
+///
+/// Whoever asks is the subject unless another is named. A workload does not ask by itself: a person does, for it.
+fn command(ask_hint: &str, call: &Call<'_>, caller: Option<&Caller>) -> Option<String> {
     let rule = match call.target.as_ref().ok()? {
         Target::Grpc(method) => format!("--grpc {}", quoted(method.as_str())),
         Target::Http(..) => {
@@ -218,8 +222,15 @@ fn command(ask_hint: &str, call: &Call<'_>) -> Option<String> {
             format!("--http {}", quoted(&line))
         }
     };
-    let line = format!("{ask_hint} --service {} {rule} --for 15m --reason '…'", call.service);
+    let workload =
+        caller.filter(|caller| !caller.principals.iter().any(is_user)).and_then(|caller| caller.peer.as_ref());
+    let subject = workload.map(|id| format!(" --subject {}", quoted(id.as_str()))).unwrap_or_default();
+    let line = format!("{ask_hint} --service {} {rule}{subject} --for 15m --reason '…'", call.service);
     (line.len() <= COMMAND_MAX).then_some(line)
+}
+
+fn is_user(principal: &Principal) -> bool {
+    principal.kind() == PrincipalKind::User
 }
 
 /// In single quotes for a POSIX shell, where nothing but the quote itself is special.

@@ -23,7 +23,7 @@ fn responder(detail: DenyDetail) -> Responder {
 fn answered(sent: &Sent, answer: impl FnOnce(&To<'_>) -> Answer) -> CheckResponse {
     let services = services(&["payments"]);
     let inbound = read(&sent.0, &services);
-    answer(&To { inbound: &inbound, id: DecisionId::generate(), revision: Revision(9) }).into_message()
+    answer(&To { inbound: &inbound, id: DecisionId::generate(), revision: Revision(9), caller: None }).into_message()
 }
 
 fn denied(sent: &Sent, denial: &Denial, detail: DenyDetail) -> CheckResponse {
@@ -151,6 +151,56 @@ fn a_denial_says_how_to_ask() {
 }
 
 #[test]
+fn a_workload_is_asked_for_by_name_and_a_person_asks_for_themselves() {
+    let (sent, services) = (Sent::http("GET", "/v1/users/7"), services(&["payments"]));
+    let inbound = read(&sent.0, &services);
+    let no_grant = Denial::new(DenyReason::NoGrant, "");
+    let of = |caller: &Caller| {
+        let to = To { inbound: &inbound, id: DecisionId::generate(), revision: Revision(9), caller: Some(caller) };
+        let response = responder(DenyDetail::Full).deny(&no_grant, &to).into_message();
+        let problem: Json = serde_json::from_str(&denied_part(&response).body).unwrap();
+        problem["request"]["command"].as_str().unwrap().to_owned()
+    };
+    let peer = Principal::parse(CHECKOUT).unwrap();
+    let mut caller = Caller { peer: Some(peer.clone()), principals: vec![peer] };
+    assert_eq!(
+        of(&caller),
+        format!(
+            "jitgate request --service payments --http 'GET /v1/users/7' --subject '{CHECKOUT}' --for 15m --reason '…'"
+        )
+    );
+    caller.principals.push(Principal::parse("user:https://idp.example|alice").unwrap());
+    assert!(!of(&caller).contains("--subject"));
+}
+
+#[test]
+fn what_speaks_in_our_name_is_removed_even_where_envoy_does_not_show_it() {
+    let shadow = Mode::Shadow.shadow().unwrap();
+    let sent = Sent::http("GET", "/v1/users/7");
+    let denial = Denial::new(DenyReason::NoGrant, "");
+    let permit = permit(grant("g1"), 150);
+    for response in [
+        answered(&sent, |to| responder(DenyDetail::Full).permit(&permit, to)),
+        answered(&sent, |to| responder(DenyDetail::Full).shadow(shadow, &denial, to)),
+    ] {
+        let ok = ok_part(&response);
+        for name in SPOKEN {
+            let removed = ok.headers_to_remove.iter().any(|removed| removed == name);
+            assert_ne!(removed, header(&ok.headers, name).is_some(), "{name} is either set or removed");
+        }
+    }
+}
+
+/// Envoy answers 500 where we remove a header that its rules do not let us touch: then any client header of that
+/// spelling would fail its request.
+#[test]
+fn the_shipped_envoy_lets_every_header_be_removed_that_counts_as_ours() {
+    let shipped = include_str!("../../../envoy/jitgate.yaml");
+    let rule = shipped.lines().find(|line| line.contains("allow_expression")).unwrap();
+    assert!(rule.contains("|x-jitgate-[a-z0-9._-]+\"") && rule.contains(STREAM_DURATION), "{rule}");
+}
+
+#[test]
 fn the_line_to_ask_with_never_asks_for_more_and_never_runs_anything_else() {
     let no_grant = Denial::new(DenyReason::NoGrant, "");
     let of = |path: &str| {
@@ -275,7 +325,10 @@ fn what_a_client_sends_in_our_name_never_reaches_the_upstream() {
         .header("X-Jitgate-Anything", "forged");
     let response = answered(&sent, |to| responder(DenyDetail::Full).permit(&permit, to));
     let ok = ok_part(&response);
-    assert_eq!(ok.headers_to_remove, ["x-jitgate-anything", "x-jitgate-shadow", "x-jitgate-token", "x_jitgate_grant"]);
+    assert_eq!(
+        ok.headers_to_remove,
+        ["x-jitgate-anything", "x-jitgate-reason", "x-jitgate-shadow", "x-jitgate-token", "x_jitgate_grant"]
+    );
     // Envoy removes after it has set.
     assert!(ok.headers.iter().all(|set| !ok.headers_to_remove.contains(&set.header.as_ref().unwrap().key)));
 }
@@ -300,7 +353,8 @@ fn shadow_lets_pass_and_says_what_it_would_have_refused() {
     assert_eq!(code(&response), 0);
     assert_eq!(header(&ok.headers, "x-jitgate-shadow"), Some("NO_GRANT"));
     assert_eq!(header(&ok.headers, STREAM_DURATION), None);
-    assert_eq!(ok.headers_to_remove, ["x-jitgate-grant", "x-jitgate-token"]);
+    let never_told = ["x-jitgate-expires", "x-jitgate-grant", "x-jitgate-reason", "x-jitgate-subject", TOKEN_HEADER];
+    assert_eq!(ok.headers_to_remove, never_told);
     assert_eq!(response.dynamic_metadata.unwrap().fields["shadow"].kind, Some(Kind::BoolValue(true)));
 }
 

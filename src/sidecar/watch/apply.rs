@@ -14,6 +14,7 @@ use crate::clock::server::sent_no_earlier_than;
 use crate::index::{Index, Staged};
 use crate::model::digest::EntryMark;
 use crate::model::grant::{Grant, GrantId, Revision};
+use crate::model::time::Timestamp;
 use crate::sidecar::table::Table;
 use crate::wire::grant::{duration_from, entry_from, timestamp_from};
 use crate::wire::v1;
@@ -72,7 +73,14 @@ pub(crate) enum Step {
     /// A part of a delta that more parts follow.
     Part(Nacks),
     /// Everything up to the revision is enforced.
-    Delta(Revision, Nacks),
+    Delta {
+        /// Up to where.
+        revision: Revision,
+        /// What of it is denied instead.
+        nacks: Nacks,
+        /// When the oldest change in it was committed, where that is known.
+        committed_at: Option<Timestamp>,
+    },
     /// A complete copy is enforced.
     Snapshot(Revision, Nacks),
     /// The table was vouched for.
@@ -248,7 +256,9 @@ impl Follower {
             return Ok(Step::Part(nacks));
         }
         self.table.advance(revision);
-        Ok(Step::Delta(revision, nacks))
+        // For a metric only: what cannot be read is not worth a session.
+        let committed_at = delta.committed_at.as_ref().and_then(|at| timestamp_from(at, "committed_at").ok());
+        Ok(Step::Delta { revision, nacks, committed_at })
     }
 
     fn progress(&mut self, epoch: &str, revision: Revision, progress: &v1::Progress) -> Result<Step, Fault> {

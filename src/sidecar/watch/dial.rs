@@ -1,29 +1,27 @@
 //! How the control plane is reached: address, transport security, and the token that names this sidecar.
 //!
-//! Files are read for each connection, so that rotated certificates and tokens are used from the next session on. The
-//! token appears in no message and no `Debug` output.
+//! The token is read for each connection and the TLS files follow their rotation, so the next session uses what is then
+//! there. The token appears in no message and no `Debug` output.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
+use tonic::transport::Channel;
 
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+use crate::tls::{self, IdentityFiles, Route};
+
+/// For a connection, TLS handshake included.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const TOKEN_MAX: u64 = 16 << 10;
-const PEM_MAX: u64 = 1 << 20;
 
 /// Where the control plane is and how to prove who this is.
 #[derive(Clone)]
 pub(super) struct Dial {
-    uri: Uri,
     address: String,
-    tls: Option<TlsFiles>,
+    route: Route,
     token_file: Option<PathBuf>,
 }
 
@@ -31,34 +29,26 @@ pub(super) struct Dial {
 #[derive(Debug, Clone, Default)]
 pub(super) struct TlsFiles {
     pub(super) ca: Option<PathBuf>,
-    pub(super) identity: Option<(PathBuf, PathBuf)>,
+    pub(super) identity: Option<IdentityFiles>,
 }
 
 impl Dial {
     /// Checks the address and reads every file once, so that a wrong one stops the start-up.
     pub(super) fn new(
         address: &str,
-        tls: TlsFiles,
+        files: TlsFiles,
         token_file: Option<PathBuf>,
         insecure: bool,
     ) -> anyhow::Result<Self> {
-        let uri: Uri = address.parse().map_err(|error| {
-            anyhow!("--control-plane {address}: {error}; write it like https://jitgate.example:7400 or http://127.0.0.1:7400")
-        })?;
-        let tls = match uri.scheme_str() {
-            Some("https") => Some(tls),
-            Some("http") => {
-                ensure!(
-                    tls.ca.is_none() && tls.identity.is_none(),
-                    "--control-plane {address}: certificates are only used with https://"
-                );
-                plaintext_allowed(&uri, address, insecure)?;
-                None
-            }
-            Some(_) | None => bail!("--control-plane {address}: must begin with http:// or https://"),
-        };
-        let dial = Self { uri, address: address.to_owned(), tls, token_file };
-        dial.endpoint()?;
+        let TlsFiles { ca, identity } = files;
+        ensure!(
+            ca.is_some() || identity.is_none(),
+            "--tls-cert is given without --tls-ca: name the authority of the control plane's certificate too"
+        );
+        let config = ca.map(|ca| tls::client_config(ca, identity)).transpose();
+        let config = config.context("--tls-ca, --tls-cert, --tls-key")?;
+        let route = Route::new("--control-plane", address, config, insecure)?;
+        let dial = Self { address: address.to_owned(), route, token_file };
         dial.token()?;
         Ok(dial)
     }
@@ -70,27 +60,8 @@ impl Dial {
 
     /// A fresh connection.
     pub(super) async fn connect(&self) -> anyhow::Result<Channel> {
-        let endpoint = self.endpoint()?;
-        // The endpoint's own limit does not cover the TLS handshake.
-        let connected = tokio::time::timeout(2 * CONNECT_WITHIN, endpoint.connect()).await;
-        connected.map_err(|_| anyhow!("no connection within {} s", 2 * CONNECT_WITHIN.as_secs()))?.map_err(flat)
-    }
-
-    fn endpoint(&self) -> anyhow::Result<Endpoint> {
-        let endpoint = Endpoint::from(self.uri.clone())
-            .user_agent(concat!("jitgate-sidecar/", env!("CARGO_PKG_VERSION")))?
-            .connect_timeout(CONNECT_WITHIN)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .keep_alive_while_idle(true);
-        match &self.tls {
-            Some(files) => {
-                let config = files.config()?;
-                endpoint.tls_config(config).map_err(flat).context("the TLS files do not make a usable configuration")
-            }
-            None => Ok(endpoint),
-        }
+        let connected = tokio::time::timeout(CONNECT_WITHIN, self.route.connect()).await;
+        connected.map_err(|_| anyhow!("no connection within {} s", CONNECT_WITHIN.as_secs()))?.map_err(flat)
     }
 
     /// The value of the `authorization` header, if a token file is set.
@@ -106,39 +77,10 @@ impl Dial {
     }
 }
 
-impl TlsFiles {
-    fn config(&self) -> anyhow::Result<ClientTlsConfig> {
-        let Self { ca, identity } = self;
-        let ca =
-            ca.as_ref().context("--control-plane https://…: name the authority of its certificate with --tls-ca")?;
-        let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("--tls-ca", ca, PEM_MAX)?));
-        if let Some((cert, key)) = identity {
-            let identity = Identity::from_pem(read("--tls-cert", cert, PEM_MAX)?, read("--tls-key", key, PEM_MAX)?);
-            config = config.identity(identity);
-        }
-        Ok(config)
-    }
-}
-
 impl fmt::Debug for Dial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dial").field("address", &self.address).finish_non_exhaustive()
     }
-}
-
-fn plaintext_allowed(uri: &Uri, address: &str, insecure: bool) -> anyhow::Result<()> {
-    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    ensure!(
-        loopback || insecure,
-        "--control-plane {address} would fetch grants in plaintext over the network: use https://, or add --insecure"
-    );
-    if !loopback {
-        tracing::warn!(
-            "--insecure: grants are fetched in plaintext from {address}; whoever is on the way can grant access"
-        );
-    }
-    Ok(())
 }
 
 fn read(flag: &str, path: &Path, max: u64) -> anyhow::Result<Vec<u8>> {
@@ -189,6 +131,12 @@ mod tests {
         assert!(dial("ftp://x", false).unwrap_err().contains("http://"));
         assert!(dial("127.0.0.1:7400", false).unwrap_err().contains("--control-plane 127.0.0.1:7400"));
         assert!(dial("https://control.example", false).unwrap_err().contains("--tls-ca"));
+        let ca = TlsFiles { ca: Some("/nowhere/ca.pem".into()), identity: None };
+        let error = Dial::new("https://control.example", ca, None, false).unwrap_err();
+        assert!(
+            format!("{error:#}").contains("--tls-ca") && format!("{error:#}").contains("/nowhere/ca.pem"),
+            "{error:#}"
+        );
         let missing = Some(PathBuf::from("/nowhere/token"));
         let error = Dial::new("http://127.0.0.1:1", TlsFiles::default(), missing, false).unwrap_err();
         assert!(format!("{error:#}").contains("--token-file /nowhere/token"), "{error:#}");

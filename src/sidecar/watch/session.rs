@@ -57,6 +57,8 @@ pub(super) struct Session {
     answers: Answers,
     interval: Option<Duration>,
     heard: Instant,
+    /// Whether the clock was found skewed, which is reported once.
+    skewed: bool,
     /// Whether the table was vouched for in this session.
     pub(super) vouched: bool,
     /// Whether a complete snapshot became visible in this session.
@@ -81,6 +83,7 @@ impl Session {
             answers: Answers::default(),
             interval: None,
             heard: Instant::now(),
+            skewed: false,
             vouched: false,
             snapshot: false,
         }
@@ -125,8 +128,11 @@ impl Session {
             Step::Noted => {}
             Step::Resumed => self.status.note(|report| report.resumed += 1),
             Step::Part(nacks) => self.nack(nacks),
-            Step::Delta(revision, nacks) => {
+            Step::Delta { revision, nacks, committed_at } => {
                 self.status.note(|report| report.deltas += 1);
+                if let Some((committed_at, now)) = committed_at.zip(self.table.now()) {
+                    self.status.enforced(now.since(committed_at));
+                }
                 self.nack(nacks);
                 self.ack(revision);
             }
@@ -179,8 +185,11 @@ impl Session {
         self.answers.nacks.extend(nacks.reported.into_iter().take(room));
     }
 
-    fn clock(&self, reading: Reading) {
+    fn clock(&mut self, reading: Reading) {
+        let before = std::mem::replace(&mut self.skewed, matches!(reading, Reading::Skewed(_)));
         match reading {
+            Reading::Steady if before => tracing::info!("the control plane's clock agrees with what it said before"),
+            Reading::Skewed(_) if before => {}
             Reading::Steady => {}
             Reading::Skewed(skew) => tracing::warn!(
                 ahead_ms = skew.micros / 1000,

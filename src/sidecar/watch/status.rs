@@ -1,16 +1,44 @@
 //! How the watch is doing, for logs, metrics and readiness. Counters only rise; nothing decides by them.
 
+use std::time::Duration;
+
 use parking_lot::Mutex;
 
 use super::apply::Fault;
 use crate::clock::wall;
 use crate::model::time::Timestamp;
+use crate::telemetry::metrics::Latency;
 use crate::wire::v1::SnapshotCause;
 
 /// Shared between the watch and whoever looks at it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct WatchStatus {
     report: Mutex<WatchReport>,
+    propagation: Latency,
+}
+
+/// From a millisecond to ten minutes, which is an outage caught up with.
+const PROPAGATION_BUCKETS: [u64; 14] = [
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    10_000_000_000,
+    30_000_000_000,
+    60_000_000_000,
+    600_000_000_000,
+];
+
+impl Default for WatchStatus {
+    fn default() -> Self {
+        Self { report: Mutex::default(), propagation: Latency::new(&PROPAGATION_BUCKETS) }
+    }
 }
 
 /// How the watch is doing at one moment.
@@ -84,6 +112,15 @@ impl WatchStatus {
     /// A copy of everything.
     pub fn report(&self) -> WatchReport {
         self.report.lock().clone()
+    }
+
+    /// From the commit of a change to its enforcement here.
+    pub fn propagation(&self) -> &Latency {
+        &self.propagation
+    }
+
+    pub(super) fn enforced(&self, after: Duration) {
+        self.propagation.observe(after);
     }
 
     pub(super) fn note(&self, change: impl FnOnce(&mut WatchReport)) {

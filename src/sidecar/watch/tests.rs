@@ -52,6 +52,13 @@ fn after_a_divergence_everything_is_asked_for() {
     assert_eq!((&*subscription.epoch, subscription.resume_revision, subscription.digest.len()), ("", 0, 0));
 }
 
+#[test]
+fn a_session_sent_away_before_it_was_of_use_never_comes_back_at_once() {
+    assert_eq!(away(Duration::ZERO, true), Duration::ZERO, "a renewal");
+    assert_eq!(away(Duration::ZERO, false), AWAY_LEAST);
+    assert_eq!(away(Duration::from_secs(3), false), Duration::from_secs(3));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_control_plane_that_is_not_there_is_waited_for_and_named() {
     let watch = build(&["--control-plane", "http://127.0.0.1:1"], 1).unwrap();

@@ -12,8 +12,13 @@ fn mirror(keep: usize) -> Mirror {
     Mirror::new(Revision(10), [grant("a"), grant_at("shop", "s")], &[], keep)
 }
 
+/// When a revision was committed.
+fn made(revision: u64) -> Timestamp {
+    Timestamp::from_micros(revision)
+}
+
 fn apply(mirror: &mut Mirror, revision: u64, change: impl IntoIterator<Item = Change>) {
-    assert_eq!(mirror.apply(&commit(revision, change)), Ok(true));
+    assert_eq!(mirror.apply(&commit(revision, change), made(revision)), Ok(true));
 }
 
 fn ids(changed: &Changed) -> Vec<String> {
@@ -40,7 +45,7 @@ fn only_the_newest_value_of_what_changed_is_told() {
     apply(&mut mirror, 12, [put(value(12))]);
     apply(&mut mirror, 13, [put(grant_at("shop", "t")), forget("payments", "a")]);
     let changed = mirror.changed_since(Revision(10), &payments()).unwrap();
-    assert_eq!(changed, Changed { put: vec![bytes(&value(12))], del: vec!["a".into()] });
+    assert_eq!(changed, Changed { put: vec![bytes(&value(12))], del: vec!["a".into()], oldest: Some(made(11)) });
     assert_eq!(mirror.changed_since(Revision(13), &payments()), Some(Changed::default()));
 }
 
@@ -87,9 +92,9 @@ fn one_commit_larger_than_the_window_forces_a_snapshot_and_nothing_less() {
 fn a_commit_twice_is_passed_over_and_a_missing_one_is_an_error() {
     let mut mirror = mirror(8);
     apply(&mut mirror, 11, [put(grant("b"))]);
-    assert_eq!(mirror.apply(&commit(11, [forget("payments", "b")])), Ok(false));
+    assert_eq!(mirror.apply(&commit(11, [forget("payments", "b")]), made(11)), Ok(false));
     let gap = Gap { newest: Revision(11), found: Revision(13) };
-    assert_eq!(mirror.apply(&commit(13, [forget("payments", "b")])), Err(gap));
+    assert_eq!(mirror.apply(&commit(13, [forget("payments", "b")]), made(13)), Err(gap));
     assert_eq!(mirror.snapshot(&payments()).entries.len(), 2);
 }
 

@@ -41,7 +41,7 @@ impl Line {
     }
 
     fn publish(&self, revision: u64, changes: impl IntoIterator<Item = Change>) {
-        self.mirror.write().apply(&commit(revision, changes)).unwrap();
+        self.mirror.write().apply(&commit(revision, changes), Timestamp::from_micros(revision)).unwrap();
     }
 
     /// Everything that is ready to be sent, as (what, revision).
@@ -100,6 +100,24 @@ async fn one_rule_says_resume_or_snapshot() {
     ] {
         assert_eq!(Line::open(held).drain()[0].0, opens, "{held:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delta_says_when_its_oldest_change_was_committed_where_that_is_known() {
+    let mut line = Line::open(Some(("E", 10)));
+    line.drain();
+    line.publish(11, [put(grant("b"))]);
+    line.publish(12, [put(grant("c"))]);
+    let Some(Message::Delta(delta)) = line.next().unwrap().message else { panic!("not a delta") };
+    assert_eq!(delta.committed_at, Some(timestamp_to(Timestamp::from_micros(11))));
+    // What was committed before this control plane started is told without.
+    let history = [commit(10, []), commit(11, [put(grant("b"))])];
+    let mut line = Line::over(Mirror::new(Revision(11), [grant("a"), grant("b")], &history, 8), Some(("E", 10)));
+    let deltas = std::iter::from_fn(|| line.next()).filter_map(|sent| match sent.message {
+        Some(Message::Delta(delta)) => Some(delta.committed_at),
+        _ => None,
+    });
+    assert_eq!(deltas.collect::<Vec<_>>(), [None]);
 }
 
 /// A client that kept other content under the same revision is found out (envoy#20699, istio#41494).

@@ -86,7 +86,8 @@ fn resumed(from_revision: i64) -> Message {
 }
 
 fn delta(prev_revision: i64, put: &[Bytes], del: &[&str]) -> Message {
-    Message::Delta(v1::Delta { prev_revision, put: put.to_vec(), del: del.iter().map(ToString::to_string).collect() })
+    let del = del.iter().map(ToString::to_string).collect();
+    Message::Delta(v1::Delta { prev_revision, put: put.to_vec(), del, committed_at: None })
 }
 
 /// An entry that this version cannot enforce: a newer kind of staleness, and a field that it does not know.
@@ -148,8 +149,19 @@ async fn a_snapshot_mixes_no_revisions() {
 async fn deltas_change_the_table_in_place() {
     let mut line = Line::synced();
     let step = line.take("E", 11, delta(10, &[bytes(&grant("b"))], &["a"]));
-    assert!(matches!(step, Ok(Step::Delta(Revision(11), _))));
+    assert!(matches!(step, Ok(Step::Delta { revision: Revision(11), .. })));
     assert_eq!((line.held(), line.table.revision()), (vec!["b".into()], Some(Revision(11))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_time_that_cannot_be_read_is_passed_over() {
+    let mut line = Line::synced();
+    for (revision, seconds, read) in [(11, -1, None), (12, 7, Some(Timestamp::from_micros(7_000_000)))] {
+        let committed_at = Some(prost_types::Timestamp { seconds, nanos: 0 });
+        let delta = v1::Delta { prev_revision: revision - 1, committed_at, ..v1::Delta::default() };
+        let step = line.take("E", revision, Message::Delta(delta));
+        assert!(matches!(step, Ok(Step::Delta { committed_at, .. }) if committed_at == read), "{seconds}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,7 +170,10 @@ async fn a_part_of_a_delta_counts_at_once_but_not_as_a_revision() {
     assert!(matches!(line.take("E", 10, delta(10, &[bytes(&revoked(grant("a")))], &[])), Ok(Step::Part(_))));
     assert_eq!(line.table.revision(), Some(Revision(10)));
     assert_eq!(line.table.current().unwrap().counts().ended, 1);
-    assert!(matches!(line.take("E", 12, delta(10, &[bytes(&grant("b"))], &[])), Ok(Step::Delta(Revision(12), _))));
+    assert!(matches!(
+        line.take("E", 12, delta(10, &[bytes(&grant("b"))], &[])),
+        Ok(Step::Delta { revision: Revision(12), .. })
+    ));
 }
 
 /// A stale answer takes the client back in time, and it deletes what it should keep (elastic/cloud-on-k8s#4956, etcd#20221).
@@ -247,7 +262,7 @@ async fn a_grant_that_cannot_be_enforced_is_denied_alone_and_the_digest_still_ag
     let mut line = Line::synced();
     let (newer, b) = (beyond_this_version("a"), bytes(&grant("b")));
     let step = line.take("E", 11, delta(10, &[newer.clone(), b.clone()], &[])).unwrap();
-    let Step::Delta(_, nacks) = step else { panic!("not a delta: {step:?}") };
+    let Step::Delta { nacks, .. } = step else { panic!("not a delta: {step:?}") };
     assert_eq!((nacks.count, &*nacks.reported[0].grant), (1, "a"));
     assert!(nacks.reported[0].error.contains("staleness"), "{nacks:?}");
     assert_eq!(line.held(), ["b"], "the value before must not stay in force");

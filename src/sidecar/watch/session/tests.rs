@@ -110,6 +110,33 @@ async fn what_is_applied_is_acknowledged_and_progress_is_answered() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_time_from_commit_to_enforcement_is_measured_on_the_control_planes_clock() {
+    let line = Line::open(16);
+    line.say_snapshot(7);
+    line.say_progress(7, SECOND);
+    let committed_at = Some(timestamp_to(wall().minus(2 * SECOND)));
+    line.say(8, Said::Delta(v1::Delta { prev_revision: 7, committed_at, ..v1::Delta::default() }));
+    line.say(9, Said::Delta(v1::Delta { prev_revision: 8, ..v1::Delta::default() }));
+    let (_, status, _) = line.end().await;
+    let metrics = crate::telemetry::metrics::Metrics::default();
+    metrics.register(|registry| registry.register("spread_seconds", "Spread", status.propagation().clone()));
+    let text = metrics.render();
+    for shown in ["le=\"1.0\"} 0", "le=\"2.5\"} 1", "spread_seconds_count 1"] {
+        assert!(text.contains(shown), "{shown} in {text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_skewed_clock_is_reported_once() {
+    let mut session = Line::open(16).session;
+    let skew = crate::clock::Skew { micros: -9_000_000 };
+    for (reading, skewed) in [(Reading::Skewed(skew), true), (Reading::Skewed(skew), true), (Reading::Steady, false)] {
+        session.clock(reading);
+        assert_eq!(session.skewed, skewed);
+    }
+}
+
 /// Neither end may wait for room to speak before it listens.
 #[tokio::test(start_paused = true)]
 async fn a_control_plane_that_reads_nothing_does_not_stop_the_table() {
@@ -117,7 +144,8 @@ async fn a_control_plane_that_reads_nothing_does_not_stop_the_table() {
     line.say_snapshot(7);
     let table = Arc::clone(&line.session.table);
     for revision in 8..40 {
-        let delta = v1::Delta { prev_revision: revision - 1, put: vec![bytes(&grant("a"))], del: vec![] };
+        let put = vec![bytes(&grant("a"))];
+        let delta = v1::Delta { prev_revision: revision - 1, put, ..v1::Delta::default() };
         line.say(revision, Said::Delta(delta));
     }
     let (_, status, mut hears) = line.end().await;
