@@ -276,6 +276,15 @@ fn one_pass_finds_every_problem_sorted_by_place() {
 }
 
 #[test]
+fn a_field_or_file_name_that_spans_lines_is_named_on_one_line() {
+    let broken = GOOD.replace("{service", "{se\n\nrvice");
+    let found = check(directory(&[("a\nb.yaml", &broken), ("c.yaml", &GOOD.replace("mode", "x"))]).path());
+    let lines: Vec<String> = found.problems.iter().map(ToString::to_string).collect();
+    assert!(lines.iter().any(|line| line.contains("a b.yaml:6:11: spec.scope.se rvice: ")), "{lines:#?}");
+    assert!(lines.iter().all(|line| !line.contains(char::is_control)), "{lines:#?}");
+}
+
+#[test]
 fn a_name_is_declared_once() {
     let found = problems(&[("a.yaml", GOOD), ("b.yml", GOOD)]);
     assert_eq!(
@@ -417,7 +426,8 @@ fn requestable_names_what_the_caller_may_ask_under() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    // What fails becomes a named test above, not a file of seeds.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
 
     #[test]
     fn loading_is_total_on_bytes(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
