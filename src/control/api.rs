@@ -249,8 +249,8 @@ impl AccessService for Api {
     ) -> Result<Response<v1::RevokeGrantsResponse>, Status> {
         self.call("RevokeGrants", request, |plane, caller, wire| async move {
             let patience = parse::patience(wire.wait, wire.timeout)?;
-            let filter = parse::revoked(&wire.subject, &wire.service)?;
-            let ends = plane.revoke_grants(&caller, filter, parse::reason(wire.reason)?).await?;
+            let sweep = parse::revoked(&wire)?;
+            let ends = plane.revoke_grants(&caller, sweep, parse::reason(wire.reason)?).await?;
             Ok(reply::ends(&plane, &ends, patience).await)
         })
         .await

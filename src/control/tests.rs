@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::fault::{Fault, FaultKind};
-use super::grants::GrantFilter;
+use super::grants::{GrantFilter, Sweep};
 use super::listing::Page;
 use super::store::StoreError;
 use super::testing::*;
@@ -164,6 +164,7 @@ async fn administrators_end_every_matching_grant_in_one_revision() {
         rig.plane.request_access(&caller, asking()).await.unwrap();
     }
     let of_alice = GrantFilter { subject: Some(principal(ALICE)), ..GrantFilter::default() };
+    let of_alice = Sweep { of: of_alice, include_standing: false };
     let fault = rig.plane.revoke_grants(&alice(), of_alice.clone(), String::new()).await.unwrap_err();
     assert_eq!(reason(&fault), "NOT_ELIGIBLE");
     let ends = rig.plane.revoke_grants(&root(), of_alice.clone(), "leak".into()).await.unwrap();
@@ -172,8 +173,25 @@ async fn administrators_end_every_matching_grant_in_one_revision() {
     let nothing = rig.plane.revoke_grants(&root(), of_alice, "again".into()).await.unwrap();
     assert_eq!((nothing.grants.len(), nothing.revision), (0, ends.revision));
     let service = Some(Service::parse("payments").unwrap());
-    let rest = GrantFilter { service, ..GrantFilter::default() };
+    let rest = Sweep { of: GrantFilter { service, ..GrantFilter::default() }, include_standing: false };
     assert_eq!(rig.plane.revoke_grants(&root(), rest, "all".into()).await.unwrap().grants.len(), 1);
+}
+
+#[tokio::test]
+async fn a_mass_revoke_leaves_standing_grants_and_says_so_unless_asked_for_them() {
+    let rig = Rig::empty().await;
+    rig.plane.apply(Arc::new(policies(&format!("{POLICIES}---\n{}", baseline("payments", "/a"))))).await.unwrap();
+    rig.plane.request_access(&alice(), asking()).await.unwrap();
+    let service = Some(Service::parse("payments").unwrap());
+    let of = GrantFilter { service, ..GrantFilter::default() };
+    let jit = Sweep { of: of.clone(), include_standing: false };
+    let ends = rig.plane.revoke_grants(&root(), jit, "incident".into()).await.unwrap();
+    assert_eq!((ends.grants.len(), ends.standing_kept), (1, 1));
+    assert!(ends.grants.iter().all(|issued| issued.grant.id.as_str() != "baseline"));
+    let all = Sweep { of, include_standing: true };
+    let ends = rig.plane.revoke_grants(&root(), all, "incident".into()).await.unwrap();
+    assert_eq!((ends.grants.len(), ends.standing_kept), (1, 0));
+    assert_eq!(ends.grants[0].grant.id.as_str(), "baseline");
 }
 
 #[tokio::test]

@@ -198,11 +198,20 @@ impl View for Revoked<'_> {
 
     fn text(&self, paper: &Paper) -> String {
         let response = self.0;
+        let kept = match response.standing_kept {
+            0 => String::new(),
+            1 => "1 standing grant was left as declared; --include-standing ends it, too.\n".to_owned(),
+            kept => format!("{kept} standing grants were left as declared; --include-standing ends them, too.\n"),
+        };
         if response.grants.is_empty() {
-            return "No live grant matched; nothing was ended.\n".to_owned();
+            return format!("No live grant matched; nothing was ended.\n{kept}");
         }
         let rows = response.grants.iter().map(|grant| grant_row(grant, paper)).collect();
-        let ended = table(paper, &["ID", "STATE", "SUBJECT", "SERVICE", "ALLOWED", "ENDED", "POLICY"], rows);
+        let mut ended = table(paper, &["ID", "STATE", "SUBJECT", "SERVICE", "ALLOWED", "ENDED", "POLICY"], rows);
+        if usize::try_from(response.ended).is_ok_and(|all| all > response.grants.len()) {
+            ended += &format!("{} ended in all; those not listed here: jitgate grants list --all\n", response.ended);
+        }
+        ended += &kept;
         if response.receipts.is_empty() {
             return format!("{ended}\nDurable at revision {}.\n", response.revision);
         }

@@ -7,7 +7,7 @@ use prost::Message;
 use crate::control::caller::Caller;
 use crate::control::explain::{Called, Question};
 use crate::control::fault::Fault;
-use crate::control::grants::GrantFilter;
+use crate::control::grants::{GrantFilter, Sweep};
 use crate::control::listing::Page;
 use crate::control::requests::Asking;
 use crate::model::access::AccessState;
@@ -110,12 +110,14 @@ pub(super) fn grant_page(wire: &v1::ListGrantsRequest) -> Result<(Page, GrantFil
 }
 
 /// Which grants are to end: everything would be a mistake.
-pub(super) fn revoked(subject: &str, service: &str) -> Result<GrantFilter, Fault> {
+pub(super) fn revoked(wire: &v1::RevokeGrantsRequest) -> Result<Sweep, Fault> {
+    let v1::RevokeGrantsRequest { subject, service, include_standing, .. } = wire;
     if subject.is_empty() && service.is_empty() {
         return Err(Fault::invalid("subject", "name a subject, a service or both: revoking everything is not offered"));
     }
     let subject = optional_principal(subject, "subject")?;
-    Ok(GrantFilter { subject, service: optional_service(service)?, include_ended: false })
+    let of = GrantFilter { subject, service: optional_service(service)?, include_ended: false };
+    Ok(Sweep { of, include_standing: *include_standing })
 }
 
 /// How long to wait for enforcement; zero: only until it is durable.
