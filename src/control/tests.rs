@@ -341,3 +341,48 @@ async fn a_policy_that_changes_is_pinned_in_the_version_that_ruled() {
     assert_ne!(first.terms.digest(), second.terms.digest());
     assert_eq!(first.terms.digest(), third.terms.digest());
 }
+
+/// Other policies come into force between its ruling and the writing of it.
+#[derive(Debug)]
+struct Overtaken {
+    policies: PolicySet,
+    plane: Plane,
+}
+
+impl plane::Rulings for Overtaken {
+    fn rule(
+        &self,
+        ask: &crate::model::policy::Ask<'_>,
+    ) -> Result<crate::model::policy::Ruling, crate::model::policy::Refusal> {
+        self.plane.rule_by(Arc::new(plane::NoRulings));
+        self.policies.rule(ask)
+    }
+
+    fn policies(&self) -> Vec<&crate::model::policy::AccessPolicy> {
+        self.policies.policies().collect()
+    }
+
+    fn standing(&self) -> Vec<&crate::model::policy::StandingGrant> {
+        vec![]
+    }
+
+    fn requestable(
+        &self,
+        _: &[crate::model::identity::Principal],
+        _: &Service,
+        _: Option<&crate::model::target::Target<'_>>,
+    ) -> Vec<Arc<str>> {
+        vec![]
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_granted_under_policies_that_were_replaced_before_it_was_written() {
+    let rig = Rig::empty().await;
+    let overtaken = Overtaken { policies: policies(POLICIES), plane: rig.plane.clone() };
+    rig.plane.apply(Arc::new(overtaken)).await.unwrap();
+    let fault = rig.plane.request_access(&alice(), asking()).await.unwrap_err();
+    assert_eq!(reason(&fault), "NO_POLICY", "ruled on anew");
+    assert!(rig.plane.fanout.index().is_empty());
+    assert!(rig.plane.access_requests(&root(), page(), None).await.unwrap().0.is_empty());
+}
