@@ -149,8 +149,7 @@ pub async fn revoke(args: RevokeArgs) -> Result<Exit, Trouble> {
         connection.access.revoke_grant(deadline(ask, timeout)).await
     } else {
         let (subject, service) = (subject.unwrap_or_default(), service.unwrap_or_default());
-        let ask =
-            v1::RevokeGrantsRequest { subject, service, reason, wait: until, timeout: limit, include_standing };
+        let ask = v1::RevokeGrantsRequest { subject, service, reason, wait: until, timeout: limit, include_standing };
         connection.access.revoke_grants(deadline(ask, timeout)).await
     };
     let response = response.map_err(refusal)?.into_inner();

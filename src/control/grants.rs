@@ -77,7 +77,7 @@ impl Plane {
         let (caller, now) = (caller.clone(), self.now());
         self.store
             .read(move |reader| {
-                let mine: Vec<&str> = caller.principals().iter().map(Principal::as_str).collect();
+                let mine: Vec<&str> = caller.acting().iter().map(Principal::as_str).collect();
                 let one = [filter.subject.as_ref().map_or("", Principal::as_str)];
                 let parties: &[&str] = if caller.is_admin() { &one } else { &mine };
                 let (grants, next) = page.read(reader, Table::GrantsByParty, parties, |reader, id| {

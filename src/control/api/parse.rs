@@ -32,7 +32,7 @@ pub(super) fn asking(wire: v1::RequestAccessRequest) -> Result<Asking, Fault> {
         return Err(Fault::invalid("request_id", format!("is longer than {REQUEST_ID_MAX} characters")));
     }
     let scope = scope.ok_or_else(|| Fault::invalid("scope", "is absent: name a service and what to call there"))?;
-    let mut via = principals_from(&via, "via")?;
+    let mut via = workloads(&via)?;
     via.sort();
     via.dedup();
     let duration = duration.map(|duration| duration_from(&duration, "duration")).transpose()?;
@@ -51,6 +51,13 @@ pub(super) fn asking(wire: v1::RequestAccessRequest) -> Result<Asking, Fault> {
         fingerprint,
         traceparent: trace::current_traceparent().map(Into::into),
     })
+}
+
+fn workloads(via: &[String]) -> Result<Vec<Principal>, Fault> {
+    let parse = |(i, text): (usize, &String)| {
+        Principal::workload(text).map_err(|error| Fault::invalid(format!("via[{i}]"), error.to_string()))
+    };
+    via.iter().enumerate().map(parse).collect()
 }
 
 /// Over everything but the request id itself.

@@ -186,6 +186,14 @@ fn an_error_in_who_and_what_names_its_line_column_and_field() {
             STANDING.replace("/{id}", "/*"),
             "6:10: spec.scope: holds the wildcard rule \"GET /v1/users/*\"; name each target, or add allowWildcard: true",
         ),
+        (
+            format!("{STANDING}  via: ['user:i|alice']\n"),
+            "7:9: spec.via[0]: must be a workload, spiffe://<trust domain>/<path>",
+        ),
+        (
+            format!("{STANDING}  via: [{}]\n", ["spiffe://td/a"; 33].join(", ")),
+            "7:8: spec.via: must have 1 to 32 entries",
+        ),
         (STANDING.replace("sa/checkout", "sa/*"), "5:12: spec.subject: is no SPIFFE ID: a path segment has only"),
         (
             format!("{STANDING}  notBefore: tomorrow\n"),
