@@ -189,10 +189,10 @@ impl Plane {
     /// The request as it is now, and what to wait on for its next change.
     ///
     /// # Errors
-    /// As [`Plane::access_request`]; BUSY when too many wait.
+    /// As [`Plane::access_request`]; BUSY when too many wait, LIMIT_EXCEEDED when the caller does.
     pub async fn watch_request(&self, caller: &Caller, id: &str) -> Result<(AccessRequest, Wait), Fault> {
         // The wait begins before the reading: no change can fall between the two.
-        let wait = self.waiting.begin(id.into())?;
+        let wait = self.waiting.begin(id.into(), caller.who())?;
         Ok((self.access_request(caller, id).await?, wait))
     }
 

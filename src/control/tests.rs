@@ -272,6 +272,30 @@ async fn pages_neither_repeat_nor_hide_what_was_there_while_others_write() {
 }
 
 #[tokio::test]
+async fn a_page_ends_before_it_is_larger_than_a_client_takes() {
+    let rig = Rig::empty().await;
+    let path = |i: usize| format!("GET /{}/{i}", "x".repeat(1000));
+    let rules = (0..256).map(|i| crate::model::scope::HttpRule::parse_line(&path(i)).unwrap());
+    let large = crate::model::scope::Scope::new(
+        scope().service().clone(),
+        rules.map(crate::model::scope::Rule::Http).collect(),
+    )
+    .unwrap();
+    for i in 0..20 {
+        let mut request = request(&i.to_string());
+        request.terms.scope = large.clone();
+        rig.plane.store.write(move |change| change.create_request(&mut request)).await.unwrap();
+    }
+    let (first, token) = rig.plane.access_requests(&root(), page(), None).await.unwrap();
+    let bytes: usize =
+        first.iter().map(|request| prost::Message::encoded_len(&wire::access::request_to(request))).sum();
+    assert!(bytes < 4 << 20 && first.len() < 20, "{bytes} bytes in {} rows", first.len());
+    let next = Page::parse(0, &token, &[]).unwrap();
+    let (second, token) = rig.plane.access_requests(&root(), next, None).await.unwrap();
+    assert_eq!((first.len() + second.len(), &*token), (20, ""));
+}
+
+#[tokio::test]
 async fn whoever_watches_a_request_sees_its_end() {
     let rig = Rig::start().await;
     let request = rig.plane.request_access(&alice(), pending()).await.unwrap();
