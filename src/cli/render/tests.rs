@@ -214,6 +214,14 @@ fn a_mass_revoke_says_what_it_left_and_what_it_does_not_list() {
 }
 
 #[test]
+fn a_standing_grant_without_a_beginning_shows_none() {
+    let not_before = Some(prost_types::Timestamp::default());
+    let standing = v1::Grant { standing: true, not_before, expire_time: None, ..grant() };
+    let text = text::Grant(&standing).text(&paper());
+    assert!(text.contains("never: standing") && !text.contains("1970"), "{text}");
+}
+
+#[test]
 fn the_fleet_shows_how_far_each_sidecar_is() {
     let sidecar = v1::Sidecar {
         id: "edge".into(),

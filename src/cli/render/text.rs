@@ -137,7 +137,7 @@ impl View for Grant<'_> {
         ];
         fields.extend(scope_fields(grant.scope.as_ref()));
         fields.extend([
-            ("Begins", moment(grant.not_before.as_ref(), paper)),
+            ("Begins", begins(grant, paper)),
             ("Expires", expires),
             ("Request", grant.request.clone()),
             ("Policy", versioned(&grant.policy, grant.policy_version)),
@@ -148,6 +148,12 @@ impl View for Grant<'_> {
         ]);
         block(&fields)
     }
+}
+
+/// Nothing for a standing grant that names no beginning: it has always been in force.
+fn begins(grant: &v1::Grant, paper: &Paper) -> String {
+    let always = grant.standing && instant(grant.not_before.as_ref()) == Some(Timestamp::default());
+    if always { String::new() } else { moment(grant.not_before.as_ref(), paper) }
 }
 
 /// Grants, newest first.
