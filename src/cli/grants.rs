@@ -98,12 +98,15 @@ pub struct RevokeArgs {
     /// The grant's ID
     #[arg(conflicts_with_all = ["subject", "service"])]
     id: Option<String>,
-    /// Every live grant of this subject; with --service, only those there
+    /// Every live grant of this subject, standing ones left out; with --service, only those there
     #[arg(long, env = "JITGATE_REVOKE_SUBJECT", value_name = "PRINCIPAL", value_parser = values::principal)]
     subject: Option<String>,
-    /// Every live grant of this service
+    /// Every live grant of this service, standing ones left out
     #[arg(long, env = "JITGATE_REVOKE_SERVICE", value_parser = values::service)]
     service: Option<String>,
+    /// With --subject or --service: end standing grants, too; each comes back once its declaration changes
+    #[arg(long, env = "JITGATE_REVOKE_INCLUDE_STANDING", conflicts_with = "id")]
+    include_standing: bool,
     /// What to wait for; the revoke is durable in every case
     #[arg(long, env = "JITGATE_REVOKE_WAIT", value_enum, default_value_t)]
     wait: Wait,
@@ -132,7 +135,7 @@ pub enum Wait {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn revoke(args: RevokeArgs) -> Result<Exit, Trouble> {
-    let RevokeArgs { id, subject, service, wait, timeout, reason, client } = args;
+    let RevokeArgs { id, subject, service, include_standing, wait, timeout, reason, client } = args;
     let mut connection = connect(client).await?;
     let refusal = connection.refusal();
     let until = match wait {
@@ -146,7 +149,7 @@ pub async fn revoke(args: RevokeArgs) -> Result<Exit, Trouble> {
         connection.access.revoke_grant(deadline(ask, timeout)).await
     } else {
         let (subject, service) = (subject.unwrap_or_default(), service.unwrap_or_default());
-        let ask = v1::RevokeGrantsRequest { subject, service, reason, wait: until, timeout: limit };
+        let ask = v1::RevokeGrantsRequest { subject, service, reason, wait: until, timeout: limit, include_standing };
         connection.access.revoke_grants(deadline(ask, timeout)).await
     };
     let response = response.map_err(refusal)?.into_inner();

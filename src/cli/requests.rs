@@ -30,8 +30,9 @@ pub struct RequestArgs {
     /// A gRPC method, or all of a service, such as '/pay.v1.Ledger/*'; may be repeated
     #[arg(long, env = "JITGATE_REQUEST_GRPC", value_delimiter = '\n', value_name = "RULE", value_parser = values::grpc_rule)]
     grpc: Vec<GrpcRule>,
-    /// Who shall get the grant, if not you: spiffe://… , user:<issuer>|<sub> or group:<issuer>|<name>
-    #[arg(long, env = "JITGATE_REQUEST_SUBJECT", value_name = "PRINCIPAL", value_parser = values::principal)]
+    /// Who shall get the grant, if not the caller
+    #[arg(long, env = "JITGATE_REQUEST_SUBJECT", value_name = "PRINCIPAL", value_parser = values::principal,
+          help = "Who shall get the grant, if not you: spiffe://… , user:<issuer>|<sub> or group:<issuer>|<name>")]
     subject: Option<String>,
     /// The grant shall count only through this workload; may be repeated
     #[arg(long, env = "JITGATE_REQUEST_VIA", value_delimiter = '\n', value_name = "PRINCIPAL", value_parser = values::principal)]

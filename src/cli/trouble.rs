@@ -181,7 +181,9 @@ impl From<std::io::Error> for Trouble {
 
 impl From<anyhow::Error> for Trouble {
     fn from(error: anyhow::Error) -> Self {
-        Self::new(format!("{error:#}"))
+        // Such an error is our own, line by line: the policies that cannot be used are a list.
+        let causes = format!("{error:#}").lines().map(str::to_owned).collect();
+        Self { causes, ..Self::new("") }
     }
 }
 

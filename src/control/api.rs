@@ -3,9 +3,11 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::{Instrument, Span, field};
@@ -31,6 +33,8 @@ pub const REQUEST_MAX: usize = 1 << 20;
 const CALLS_MAX: usize = 1024;
 /// Requests watched at once.
 const WATCHES_MAX: usize = 10_000;
+/// How long a request is watched, so that the caller proves its identity again.
+const WATCH_AGE_MAX: Duration = Duration::from_hours(1);
 
 /// Serves `AccessService`.
 #[derive(Debug, Clone)]
@@ -190,7 +194,8 @@ impl AccessService for Api {
         self.call(name, request, |plane, caller, wire| async move {
             let (first, wait) = plane.watch_request(&caller, &wire.id).await?;
             record_request(&first);
-            let watch = Watching { plane, caller, wait, stop, _seat: seat };
+            let until = Instant::now() + WATCH_AGE_MAX;
+            let watch = Watching { plane, caller, wait, until, stop, _seat: seat };
             let stream = stream::unfold(Next::Show(first, watch), Next::step);
             Ok(Box::pin(stream) as Self::WatchAccessRequestStream)
         })
@@ -249,8 +254,8 @@ impl AccessService for Api {
     ) -> Result<Response<v1::RevokeGrantsResponse>, Status> {
         self.call("RevokeGrants", request, |plane, caller, wire| async move {
             let patience = parse::patience(wire.wait, wire.timeout)?;
-            let filter = parse::revoked(&wire.subject, &wire.service)?;
-            let ends = plane.revoke_grants(&caller, filter, parse::reason(wire.reason)?).await?;
+            let sweep = parse::revoked(&wire)?;
+            let ends = plane.revoke_grants(&caller, sweep, parse::reason(wire.reason)?).await?;
             Ok(reply::ends(&plane, &ends, patience).await)
         })
         .await
@@ -305,6 +310,7 @@ struct Watching {
     plane: Plane,
     caller: Caller,
     wait: Wait,
+    until: Instant,
     stop: CancellationToken,
     _seat: tokio::sync::OwnedSemaphorePermit,
 }
@@ -333,8 +339,10 @@ impl Next {
         loop {
             tokio::select! {
                 () = watch.stop.cancelled() => {
-                    let fault = Fault::new(FaultKind::Unavailable, "the control plane stops; watch again shortly");
-                    return Some((Err(status::from_fault(&fault)), Self::End));
+                    return Some((Err(watch_again("the control plane stops; watch again shortly")), Self::End));
+                }
+                () = sleep_until(watch.until) => {
+                    return Some((Err(watch_again("the watch is due to be renewed; watch again")), Self::End));
                 }
                 () = watch.wait.changed() => {}
             }
@@ -349,6 +357,10 @@ impl Next {
             }
         }
     }
+}
+
+fn watch_again(why: &'static str) -> Status {
+    status::from_fault(&Fault::new(FaultKind::Unavailable, why))
 }
 
 #[cfg(test)]

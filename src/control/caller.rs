@@ -18,9 +18,9 @@ type Claims = Arc<serde_json::Map<String, serde_json::Value>>;
 pub struct Caller {
     /// The one principal in whose name the caller acts: the user of the token, else the workload.
     who: Principal,
-    /// The workload at the other end of the connection.
-    peer: Option<Principal>,
-    /// Everything that the credentials prove, `who` first.
+    /// `who` and its groups. A user who comes through a workload's connection gets none of the workload's own rights.
+    acting: Arc<[Principal]>,
+    /// Everything that the credentials prove, `who` first; the workload at the other end of the connection, too.
     principals: Arc<[Principal]>,
     claims: Option<Claims>,
     admin: bool,
@@ -32,7 +32,12 @@ impl Caller {
         &self.who
     }
 
-    /// Everything that the credentials prove.
+    /// Those in whose name the caller sees and ends things: the user and its groups, else the workload.
+    pub fn acting(&self) -> &Arc<[Principal]> {
+        &self.acting
+    }
+
+    /// Everything that the credentials prove; for policies to rule on.
     pub fn principals(&self) -> &Arc<[Principal]> {
         &self.principals
     }
@@ -49,12 +54,12 @@ impl Caller {
 
     /// Whether the caller is this user or workload itself. Belonging to a group is not being it.
     pub fn is(&self, principal: &Principal) -> bool {
-        self.who == *principal || self.peer.as_ref() == Some(principal)
+        self.who == *principal
     }
 
     /// Whether the caller may see the access request: theirs, for them, for a group of theirs, or as an administrator.
     pub fn sees_request(&self, request: &AccessRequest) -> bool {
-        self.admin || self.principals.iter().any(|principal| request.concerns(principal))
+        self.admin || self.acting.iter().any(|principal| request.concerns(principal))
     }
 
     /// Whether the caller may see the grant.
@@ -62,7 +67,7 @@ impl Caller {
         let theirs = |principal: &Principal| {
             issued.grant.subject == *principal || issued.origin.requester.as_ref() == Some(principal)
         };
-        self.admin || self.principals.iter().any(theirs)
+        self.admin || self.acting.iter().any(theirs)
     }
 
     /// # Errors
@@ -117,14 +122,31 @@ impl Callers {
             principals.extend(identity.groups.iter().cloned());
             claims = Some(Arc::clone(&identity.claims));
         }
-        principals.extend(peer.clone());
+        let user_and_groups = principals.len();
+        principals.extend(peer);
         let Some(who) = principals.first().cloned() else {
             let message = "send a token of a configured issuer (authorization: Bearer ...) or connect with a client \
                            certificate that names a SPIFFE ID";
             return Err(unauthenticated(DenyReason::CredentialMissing, message.to_owned()));
         };
-        let admin = principals.iter().any(|principal| self.admins.contains(principal));
-        Ok(Caller { who, peer, principals: principals.into(), claims, admin })
+        Ok(self.caller(who, principals, user_and_groups, claims))
+    }
+
+    /// With a token, the first `user_and_groups` principals are the token's; the caller acts as them alone.
+    fn caller(
+        &self,
+        who: Principal,
+        principals: Vec<Principal>,
+        user_and_groups: usize,
+        claims: Option<Claims>,
+    ) -> Caller {
+        let principals: Arc<[Principal]> = principals.into();
+        let acting = match principals.get(..user_and_groups) {
+            Some(of_token @ [_, ..]) => of_token.into(),
+            Some([]) | None => Arc::clone(&principals),
+        };
+        let admin = acting.iter().any(|principal| self.admins.contains(principal));
+        Caller { who, acting, principals, claims, admin }
     }
 }
 
@@ -152,7 +174,8 @@ impl Caller {
     /// A caller with these principals, the first of which it is.
     pub(in crate::control) fn stand_in(principals: &[&str], admin: bool) -> Self {
         let principals: Vec<_> = principals.iter().map(|text| Principal::parse(text).unwrap()).collect();
-        Self { who: principals[0].clone(), peer: None, principals: principals.into(), claims: None, admin }
+        let principals: Arc<[Principal]> = principals.into();
+        Self { who: principals[0].clone(), acting: Arc::clone(&principals), principals, claims: None, admin }
     }
 }
 
@@ -206,5 +229,15 @@ mod tests {
         assert!(caller.is(&principal("spiffe://td/a")) && !caller.is(&principal("spiffe://td/b")));
         assert!(!caller.is_admin() && caller.must_be_admin("revoke").is_err());
         assert!(identify(&callers(&["spiffe://td/a"]), &[], Some("spiffe://td/a")).await.unwrap().is_admin());
+    }
+
+    #[test]
+    fn a_user_who_comes_through_a_workload_has_none_of_its_rights() {
+        let (alice, gateway) = (principal("user:i|alice"), principal("spiffe://td/gateway"));
+        let both = vec![alice.clone(), principal("group:i|sre"), gateway.clone()];
+        let caller = callers(&["spiffe://td/gateway"]).caller(alice.clone(), both.clone(), 2, None);
+        assert!(!caller.is_admin() && caller.is(&alice) && !caller.is(&gateway));
+        assert_eq!((caller.acting().len(), caller.principals().len()), (2, 3), "a policy still sees the workload");
+        assert!(callers(&["group:i|sre"]).caller(alice, both, 2, None).is_admin());
     }
 }

@@ -14,6 +14,8 @@ use crate::issuers::IssuersArgs;
 use crate::model::identity::Principal;
 use crate::tls::{self, ALPN_H2, ClientAuth};
 
+/// Most problems that are told one by one.
+const SHOWN: usize = 50;
 /// Where policies are looked for when nothing is said.
 const POLICIES: &str = "./policies";
 
@@ -134,8 +136,15 @@ pub(super) fn policies(directory: Option<PathBuf>) -> anyhow::Result<(PathBuf, P
 }
 
 fn refused(directory: &Path, problems: &[super::policy::Problem]) -> anyhow::Error {
-    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    anyhow::anyhow!("the policies in {} cannot be used:\n{}", directory.display(), lines.join("\n"))
+    let directory = directory.display();
+    if let [one] = problems {
+        return anyhow::anyhow!("the policies cannot be used: {one}");
+    }
+    let mut lines: Vec<String> = problems.iter().take(SHOWN).map(ToString::to_string).collect();
+    if problems.len() > SHOWN {
+        lines.push(format!("and {} more: jitgate policy check {directory}", problems.len() - SHOWN));
+    }
+    anyhow::anyhow!("the policies in {directory} cannot be used:\n{}", lines.join("\n"))
 }
 
 #[cfg(test)]
@@ -192,6 +201,16 @@ mod tests {
     #[test]
     fn a_named_policy_directory_must_be_there() {
         let error = policies(Some("/nonexistent/policies".into())).unwrap_err();
-        assert!(error.to_string().contains("/nonexistent/policies"), "{error}");
+        let error = error.to_string();
+        assert!(error.contains("/nonexistent/policies: is not there") && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn bad_policies_at_the_start_are_listed_one_a_line_and_not_without_end() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("a.yaml"), "kind: x\n---\n".repeat(40)).unwrap();
+        let error = policies(Some(directory.path().to_owned())).unwrap_err().to_string();
+        assert_eq!(error.lines().count(), 1 + SHOWN + 1, "{error}");
+        assert!(error.lines().last().unwrap().contains("jitgate policy check"), "{error}");
     }
 }

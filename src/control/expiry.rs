@@ -101,7 +101,7 @@ fn carry_out(change: &mut Change<'_>, due: &Due, keep: Duration) -> Result<(), F
     let id = keys::text(&due.id)?.to_owned();
     let done = match due.kind {
         DueKind::GrantEnds => expire(change, &id, keep)?,
-        DueKind::Forget => forget(change, &id)?,
+        DueKind::Forget => forget(change, &id, due.at)?,
         DueKind::RequestEnds => give_up(change, &id, due.at)?,
         DueKind::Answer => false,
     };
@@ -120,13 +120,16 @@ fn expire(change: &mut Change<'_>, id: &str, keep: Duration) -> Result<bool, Fau
     Ok(true)
 }
 
-fn forget(change: &mut Change<'_>, id: &str) -> Result<bool, Fault> {
+/// Only the tombstone that the reminder was written for: a standing grant's name can have a later one.
+fn forget(change: &mut Change<'_>, id: &str, at: Timestamp) -> Result<bool, Fault> {
     let Some(issued) = change.read().grant(id)? else { return Ok(false) };
-    if !matches!(issued.grant.hold, Hold::Ended { .. }) {
-        return Ok(false);
+    match issued.grant.hold {
+        Hold::Ended { keep_until, .. } if keep_until == at => {
+            change.forget(&issued);
+            Ok(true)
+        }
+        Hold::None | Hold::Suspended | Hold::Ended { .. } => Ok(false),
     }
-    change.forget(&issued);
-    Ok(true)
 }
 
 fn give_up(change: &mut Change<'_>, id: &str, since: Timestamp) -> Result<bool, Fault> {

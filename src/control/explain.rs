@@ -16,6 +16,10 @@ use crate::model::time::Timestamp;
 
 /// Grants looked at one by one in an explanation.
 const LOOKED_AT_MAX: usize = 50;
+/// Steps of one explanation before its decision.
+const STEPS_MAX: usize = 200;
+/// Workloads named in one step.
+const VIA_SHOWN: usize = 3;
 
 /// What is to be explained.
 #[derive(Debug, Clone)]
@@ -141,6 +145,10 @@ fn steps(grants: &impl Grants, check: &Check<'_>, at: Timestamp) -> Vec<Step> {
     steps.push(step("caller", true, names.join(", ")));
     let peer = check.caller.as_ref().ok().and_then(|caller| caller.peer.as_ref());
     for principal in principals {
+        if steps.len() >= STEPS_MAX {
+            steps.push(step("grants", false, "and more, not listed: ask about fewer principals".to_owned()));
+            break;
+        }
         let held = grants.held_by(principal);
         let here: Vec<_> =
             held.iter().flat_map(|held| held.iter()).filter(|g| g.scope.service() == check.service).collect();
@@ -164,8 +172,10 @@ fn looked_at(grant: &Grant, target: &Target<'_>, peer: Option<&Principal>, at: T
         return (false, format!("its scope does not cover {target}"));
     };
     if !grant.passes_through(peer) {
-        let via: Vec<&str> = grant.via.iter().map(Principal::as_str).collect();
-        return (false, format!("covers it by {rule}, but only through {}", via.join(", ")));
+        let via: Vec<&str> = grant.via.iter().take(VIA_SHOWN).map(Principal::as_str).collect();
+        let more = grant.via.len().saturating_sub(via.len());
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        return (false, format!("covers it by {rule}, but only through {}{more}", via.join(", ")));
     }
     match grant.phase(at) {
         Phase::Live(Some(left)) => {

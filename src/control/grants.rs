@@ -41,6 +41,17 @@ pub struct Ends {
     pub grants: Vec<Issued>,
     /// The revision at which they ended.
     pub revision: Revision,
+    /// Standing grants that matched and were left.
+    pub standing_kept: usize,
+}
+
+/// Which grants a mass revoke ends.
+#[derive(Debug, Clone, Default)]
+pub struct Sweep {
+    /// Live grants that match; whether ended ones are listed means nothing here.
+    pub of: GrantFilter,
+    /// Standing grants, too. They are declared by files, so that ending them has to be asked for.
+    pub include_standing: bool,
 }
 
 impl Plane {
@@ -66,7 +77,7 @@ impl Plane {
         let (caller, now) = (caller.clone(), self.now());
         self.store
             .read(move |reader| {
-                let mine: Vec<&str> = caller.principals().iter().map(Principal::as_str).collect();
+                let mine: Vec<&str> = caller.acting().iter().map(Principal::as_str).collect();
                 let one = [filter.subject.as_ref().map_or("", Principal::as_str)];
                 let parties: &[&str] = if caller.is_admin() { &one } else { &mine };
                 let (grants, next) = page.read(reader, Table::GrantsByParty, parties, |reader, id| {
@@ -105,15 +116,16 @@ impl Plane {
             Ok::<_, Fault>(issued)
         });
         let (issued, revision) = written.instrument(span).await?;
-        Ok(Ends { grants: vec![issued], revision })
+        Ok(Ends { grants: vec![issued], revision, standing_kept: 0 })
     }
 
     /// Ends every live grant that matches, in one revision. Administrators only.
     ///
     /// # Errors
     /// NOT_ELIGIBLE.
-    pub async fn revoke_grants(&self, caller: &Caller, filter: GrantFilter, reason: String) -> Result<Ends, Fault> {
+    pub async fn revoke_grants(&self, caller: &Caller, sweep: Sweep, reason: String) -> Result<Ends, Fault> {
         caller.must_be_admin("revoke the grants of others")?;
+        let Sweep { of: filter, include_standing } = sweep;
         let (by, keep) = (caller.who().to_string(), self.tombstone_keep);
         let span = tracing::info_span!(
             names::SPAN_REVOKE,
@@ -122,18 +134,23 @@ impl Plane {
         );
         let written = self.store.write(move |change| {
             let subject = filter.subject.as_ref().map(Principal::as_str);
-            let mut ended = Vec::new();
+            let (mut ended, mut standing_kept) = (Vec::new(), 0);
             for id in change.read().enforced(subject)? {
                 let mut issued = listed(change.read().grant(&id)?, &id)?;
-                if filter.matches(&issued) && !matches!(issued.grant.phase(change.now()), Phase::Ended(_)) {
+                if !filter.matches(&issued) || matches!(issued.grant.phase(change.now()), Phase::Ended(_)) {
+                    continue;
+                }
+                if issued.grant.end == End::Standing && !include_standing {
+                    standing_kept += 1;
+                } else {
                     end(change, &mut issued, Ended::Revoked, (by.clone(), reason.clone()), keep)?;
                     ended.push(issued);
                 }
             }
-            Ok::<_, Fault>(ended)
+            Ok::<_, Fault>((ended, standing_kept))
         });
-        let (grants, revision) = written.instrument(span).await?;
-        Ok(Ends { grants, revision })
+        let ((grants, standing_kept), revision) = written.instrument(span).await?;
+        Ok(Ends { grants, revision, standing_kept })
     }
 
     /// Waits until every sidecar of these services enforces the revision, or patience ends.

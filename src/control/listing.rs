@@ -2,18 +2,41 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use prost::Message;
 
 use super::fault::Fault;
 use super::store::{Reader, StoreError, Table};
+use crate::model::access::{AccessRequest, Issued};
 use crate::model::canonical::Canonical;
 use crate::model::grant::Revision;
+use crate::wire::access::{request_to, stored_to};
 
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
 /// Rows looked at for one page; a page may come out shorter than asked for and still have a successor.
 const LOOK_MAX: usize = 10_000;
+/// Bytes after which a page ends early: a client takes 4 MiB by default, and a row has at most some 600 KiB.
+const BYTES_MAX: usize = 3 << 20;
 const BATCH: usize = 256;
 const TOKEN_VERSION: u8 = 1;
+
+/// What can be listed.
+pub trait Row {
+    /// About how many bytes it takes in an answer.
+    fn bytes(&self) -> usize;
+}
+
+impl Row for AccessRequest {
+    fn bytes(&self) -> usize {
+        request_to(self).encoded_len()
+    }
+}
+
+impl Row for Issued {
+    fn bytes(&self) -> usize {
+        stored_to(self).encoded_len()
+    }
+}
 
 /// Which page is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,24 +74,27 @@ impl Page {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn read<T>(
+    pub fn read<T: Row>(
         &self,
         reader: &Reader<'_>,
         table: Table,
         parties: &[&str],
         mut row: impl FnMut(&Reader<'_>, &str) -> Result<Option<T>, StoreError>,
     ) -> Result<(Vec<T>, String), StoreError> {
-        let (mut rows, mut below, mut looked) = (Vec::new(), self.below, 0);
+        let (mut rows, mut bytes, mut below, mut looked) = (Vec::new(), 0, self.below, 0);
         loop {
             let batch = reader.newest(table, parties, below, BATCH)?;
             let last = batch.len() < BATCH;
             for (revision, id) in batch {
-                if looked >= LOOK_MAX || rows.len() == self.size {
+                if looked >= LOOK_MAX || bytes >= BYTES_MAX || rows.len() == self.size {
                     // There is at least this one row more.
                     return Ok((rows, self.after(below)));
                 }
                 looked += 1;
-                rows.extend(row(reader, &id)?);
+                if let Some(row) = row(reader, &id)? {
+                    bytes += row.bytes();
+                    rows.push(row);
+                }
                 below = revision;
             }
             if last {

@@ -117,6 +117,17 @@ impl Plane {
         Arc::clone(&self.rulings.load())
     }
 
+    /// Tells whether a set is still the one in force, at the moment of writing what it ruled.
+    pub(super) fn still_ruled_by(&self, ruled: &Arc<Arc<dyn Rulings>>) -> impl FnOnce() -> bool + Send + use<> {
+        let (in_force, ruled) = (Arc::clone(&self.rulings), Arc::clone(ruled));
+        move || Arc::ptr_eq(&in_force.load(), &ruled)
+    }
+
+    /// The policies in force, by their identity.
+    pub(super) fn ruled_by(&self) -> Arc<Arc<dyn Rulings>> {
+        self.rulings.load_full()
+    }
+
     pub(super) fn rule_by(&self, rulings: Arc<dyn Rulings>) {
         self.rulings.store(Arc::new(rulings));
     }

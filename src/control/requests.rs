@@ -8,7 +8,7 @@ use tracing::{Instrument, Span, field};
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind};
 use super::listing::Page;
-use super::plane::{Plane, new_grant_id, new_id};
+use super::plane::{Plane, Rulings, new_grant_id, new_id};
 use super::store::{Change, Reader, StoreError, Table};
 use super::waiting::Wait;
 use crate::model::access::{AccessRequest, AccessState, AccessStep, Issued, Origin, Outcome, PinnedPolicy, Terms};
@@ -24,6 +24,8 @@ use crate::wire::store::Answered;
 const PENDING_MAX: usize = 100;
 /// Grants that sidecars may hold of one subject.
 const HELD_MAX: usize = 1000;
+/// How often a request is ruled on anew because the policies changed while it waited to be written.
+const RULED_ANEW_MAX: usize = 4;
 /// For how long the same request id gets the same answer.
 const ANSWER_KEPT: Duration = Duration::from_hours(24);
 
@@ -65,8 +67,25 @@ impl Plane {
                 return Ok(first);
             }
         }
+        for _ in 0..=RULED_ANEW_MAX {
+            if let Some(request) = self.rule_and_write(caller, &asking, answer).await? {
+                self.count(&request);
+                return Ok(request);
+            }
+        }
+        Err(Fault::new(FaultKind::Unavailable, "the policies keep changing; nothing was decided, ask again"))
+    }
+
+    /// Rules and writes what was ruled; `None`, and nothing written, when other policies have come into force in between.
+    async fn rule_and_write(
+        &self,
+        caller: &Caller,
+        asking: &Asking,
+        answer: Option<[u8; 32]>,
+    ) -> Result<Option<AccessRequest>, Fault> {
         let subject = asking.subject.clone().unwrap_or_else(|| caller.who().clone());
-        let ruling = self.review(caller, &subject, &asking)?;
+        let rulings = self.ruled_by();
+        let ruling = self.review(&**rulings, caller, &subject, asking)?;
         // Decisions that use the grant link to the span of its issue.
         let issue = match ruling.outcome {
             Ruled::Approved { .. } => tracing::info_span!(
@@ -78,14 +97,21 @@ impl Plane {
             Ruled::Denied { .. } | Ruled::Pending { .. } => Span::none(),
         };
         let traceparent = issue.in_scope(trace::current_traceparent).map(Into::into);
+        let asking = asking.clone();
         let draft = Draft { requester: caller.who().clone(), subject, asking, ruling, answer, traceparent };
-        let written = self.store.write(move |change| draft.write(change));
+        let in_force = self.still_ruled_by(&rulings);
+        let written = self.store.write(move |change| if in_force() { draft.write(change).map(Some) } else { Ok(None) });
         let (request, _) = written.instrument(issue).await?;
-        self.count(&request);
         Ok(request)
     }
 
-    fn review(&self, caller: &Caller, subject: &Principal, asking: &Asking) -> Result<Ruling, Fault> {
+    fn review(
+        &self,
+        rulings: &dyn Rulings,
+        caller: &Caller,
+        subject: &Principal,
+        asking: &Asking,
+    ) -> Result<Ruling, Fault> {
         let ask = Ask {
             requester: caller.principals(),
             claims: caller.claims().map(|claims| &**claims),
@@ -105,7 +131,7 @@ impl Plane {
             "jitgate.reason" = field::Empty,
         );
         let _entered = review.enter();
-        let ruled = self.rulings().rule(&ask);
+        let ruled = rulings.rule(&ask);
         match &ruled {
             Ok(ruling) => {
                 review.record(names::POLICY_NAME, &*ruling.policy.name);
@@ -150,7 +176,7 @@ impl Plane {
         let caller = caller.clone();
         self.store
             .read(move |reader| {
-                let mine: Vec<&str> = caller.principals().iter().map(Principal::as_str).collect();
+                let mine: Vec<&str> = caller.acting().iter().map(Principal::as_str).collect();
                 let parties: &[&str] = if caller.is_admin() { &[""] } else { &mine };
                 Ok(page.read(reader, Table::RequestsByParty, parties, |reader, id| {
                     let request = listed(reader.request(id)?, id)?;
@@ -163,10 +189,10 @@ impl Plane {
     /// The request as it is now, and what to wait on for its next change.
     ///
     /// # Errors
-    /// As [`Plane::access_request`]; BUSY when too many wait.
+    /// As [`Plane::access_request`]; BUSY when too many wait, LIMIT_EXCEEDED when the caller does.
     pub async fn watch_request(&self, caller: &Caller, id: &str) -> Result<(AccessRequest, Wait), Fault> {
         // The wait begins before the reading: no change can fall between the two.
-        let wait = self.waiting.begin(id.into())?;
+        let wait = self.waiting.begin(id.into(), caller.who())?;
         Ok((self.access_request(caller, id).await?, wait))
     }
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::fault::{Fault, FaultKind};
-use super::grants::GrantFilter;
+use super::grants::{GrantFilter, Sweep};
 use super::listing::Page;
 use super::store::StoreError;
 use super::testing::*;
@@ -164,6 +164,7 @@ async fn administrators_end_every_matching_grant_in_one_revision() {
         rig.plane.request_access(&caller, asking()).await.unwrap();
     }
     let of_alice = GrantFilter { subject: Some(principal(ALICE)), ..GrantFilter::default() };
+    let of_alice = Sweep { of: of_alice, include_standing: false };
     let fault = rig.plane.revoke_grants(&alice(), of_alice.clone(), String::new()).await.unwrap_err();
     assert_eq!(reason(&fault), "NOT_ELIGIBLE");
     let ends = rig.plane.revoke_grants(&root(), of_alice.clone(), "leak".into()).await.unwrap();
@@ -172,8 +173,25 @@ async fn administrators_end_every_matching_grant_in_one_revision() {
     let nothing = rig.plane.revoke_grants(&root(), of_alice, "again".into()).await.unwrap();
     assert_eq!((nothing.grants.len(), nothing.revision), (0, ends.revision));
     let service = Some(Service::parse("payments").unwrap());
-    let rest = GrantFilter { service, ..GrantFilter::default() };
+    let rest = Sweep { of: GrantFilter { service, ..GrantFilter::default() }, include_standing: false };
     assert_eq!(rig.plane.revoke_grants(&root(), rest, "all".into()).await.unwrap().grants.len(), 1);
+}
+
+#[tokio::test]
+async fn a_mass_revoke_leaves_standing_grants_and_says_so_unless_asked_for_them() {
+    let rig = Rig::empty().await;
+    rig.plane.apply(Arc::new(policies(&format!("{POLICIES}---\n{}", baseline("payments", "/a"))))).await.unwrap();
+    rig.plane.request_access(&alice(), asking()).await.unwrap();
+    let service = Some(Service::parse("payments").unwrap());
+    let of = GrantFilter { service, ..GrantFilter::default() };
+    let jit = Sweep { of: of.clone(), include_standing: false };
+    let ends = rig.plane.revoke_grants(&root(), jit, "incident".into()).await.unwrap();
+    assert_eq!((ends.grants.len(), ends.standing_kept), (1, 1));
+    assert!(ends.grants.iter().all(|issued| issued.grant.id.as_str() != "baseline"));
+    let all = Sweep { of, include_standing: true };
+    let ends = rig.plane.revoke_grants(&root(), all, "incident".into()).await.unwrap();
+    assert_eq!((ends.grants.len(), ends.standing_kept), (1, 0));
+    assert_eq!(ends.grants[0].grant.id.as_str(), "baseline");
 }
 
 #[tokio::test]
@@ -254,6 +272,30 @@ async fn pages_neither_repeat_nor_hide_what_was_there_while_others_write() {
 }
 
 #[tokio::test]
+async fn a_page_ends_before_it_is_larger_than_a_client_takes() {
+    let rig = Rig::empty().await;
+    let path = |i: usize| format!("GET /{}/{i}", "x".repeat(1000));
+    let rules = (0..256).map(|i| crate::model::scope::HttpRule::parse_line(&path(i)).unwrap());
+    let large = crate::model::scope::Scope::new(
+        scope().service().clone(),
+        rules.map(crate::model::scope::Rule::Http).collect(),
+    )
+    .unwrap();
+    for i in 0..20 {
+        let mut request = request(&i.to_string());
+        request.terms.scope = large.clone();
+        rig.plane.store.write(move |change| change.create_request(&mut request)).await.unwrap();
+    }
+    let (first, token) = rig.plane.access_requests(&root(), page(), None).await.unwrap();
+    let bytes: usize =
+        first.iter().map(|request| prost::Message::encoded_len(&wire::access::request_to(request))).sum();
+    assert!(bytes < 4 << 20 && first.len() < 20, "{bytes} bytes in {} rows", first.len());
+    let next = Page::parse(0, &token, &[]).unwrap();
+    let (second, token) = rig.plane.access_requests(&root(), next, None).await.unwrap();
+    assert_eq!((first.len() + second.len(), &*token), (20, ""));
+}
+
+#[tokio::test]
 async fn whoever_watches_a_request_sees_its_end() {
     let rig = Rig::start().await;
     let request = rig.plane.request_access(&alice(), pending()).await.unwrap();
@@ -322,4 +364,49 @@ async fn a_policy_that_changes_is_pinned_in_the_version_that_ruled() {
     assert_eq!(versions, [1, 2, 1]);
     assert_ne!(first.terms.digest(), second.terms.digest());
     assert_eq!(first.terms.digest(), third.terms.digest());
+}
+
+/// Other policies come into force between its ruling and the writing of it.
+#[derive(Debug)]
+struct Overtaken {
+    policies: PolicySet,
+    plane: Plane,
+}
+
+impl plane::Rulings for Overtaken {
+    fn rule(
+        &self,
+        ask: &crate::model::policy::Ask<'_>,
+    ) -> Result<crate::model::policy::Ruling, crate::model::policy::Refusal> {
+        self.plane.rule_by(Arc::new(plane::NoRulings));
+        self.policies.rule(ask)
+    }
+
+    fn policies(&self) -> Vec<&crate::model::policy::AccessPolicy> {
+        self.policies.policies().collect()
+    }
+
+    fn standing(&self) -> Vec<&crate::model::policy::StandingGrant> {
+        vec![]
+    }
+
+    fn requestable(
+        &self,
+        _: &[crate::model::identity::Principal],
+        _: &Service,
+        _: Option<&crate::model::target::Target<'_>>,
+    ) -> Vec<Arc<str>> {
+        vec![]
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_granted_under_policies_that_were_replaced_before_it_was_written() {
+    let rig = Rig::empty().await;
+    let overtaken = Overtaken { policies: policies(POLICIES), plane: rig.plane.clone() };
+    rig.plane.apply(Arc::new(overtaken)).await.unwrap();
+    let fault = rig.plane.request_access(&alice(), asking()).await.unwrap_err();
+    assert_eq!(reason(&fault), "NO_POLICY", "ruled on anew");
+    assert!(rig.plane.fanout.index().is_empty());
+    assert!(rig.plane.access_requests(&root(), page(), None).await.unwrap().0.is_empty());
 }

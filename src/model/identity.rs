@@ -30,6 +30,9 @@ pub enum PrincipalError {
     /// Neither `spiffe://`, `user:` nor `group:`.
     #[error("must be spiffe://<trust domain>/<path>, user:<issuer>|<sub> or group:<issuer>|<name>")]
     Form,
+    /// A user or a group where only a workload can be meant.
+    #[error("must be a workload, spiffe://<trust domain>/<path>")]
+    Workload,
     /// Over [`PRINCIPAL_MAX`] bytes.
     #[error("is longer than {PRINCIPAL_MAX} bytes")]
     Length,
@@ -59,6 +62,15 @@ impl Principal {
             return Err(PrincipalError::Form);
         }
         Ok(Self(text.into()))
+    }
+
+    /// Parses a canonical principal that has to be a workload: what a call can come through.
+    ///
+    /// # Errors
+    /// [`PrincipalError::Workload`] for a user or a group, else as [`Principal::parse`].
+    pub fn workload(text: &str) -> Result<Self, PrincipalError> {
+        let principal = Self::parse(text)?;
+        if principal.kind() == PrincipalKind::Workload { Ok(principal) } else { Err(PrincipalError::Workload) }
     }
 
     /// `user:<issuer>|<sub>` of a verified token.

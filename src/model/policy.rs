@@ -24,8 +24,10 @@ pub const REASON_MAX: usize = 1000;
 pub const TICKETS_MAX: usize = 16;
 /// Longest ticket, in characters.
 pub const TICKET_MAX: usize = 128;
-/// Most entries in a policy's list of requesters, subjects or workloads, and in an access request's `via`.
+/// Most entries in a policy's list of requesters, subjects or workloads, and most principals of a caller.
 pub const LIST_MAX: usize = 256;
+/// Most workloads that a grant, and hence an access request, can name as `via`. Every sidecar holds them.
+pub const VIA_MAX: usize = 32;
 /// Shortest time that can be asked for.
 pub const DURATION_MIN: Duration = Duration::from_secs(1);
 /// Longest time that a policy can allow.

@@ -68,6 +68,8 @@ pub fn revoked(response: &v1::RevokeGrantsResponse) -> Value {
         "receipts": response.receipts.iter().map(receipt).collect::<Vec<_>>(),
         "outstanding": response.outstanding,
         "fencedBy": time(response.fenced_by.as_ref()),
+        "ended": response.ended,
+        "standingKept": response.standing_kept,
     })
 }
 

@@ -201,6 +201,27 @@ fn a_revoke_shows_who_confirmed_it() {
 }
 
 #[test]
+fn a_mass_revoke_says_what_it_left_and_what_it_does_not_list() {
+    let nothing = v1::RevokeGrantsResponse { standing_kept: 1, ..Default::default() };
+    assert_eq!(
+        Revoked(&nothing).text(&paper()),
+        "No live grant matched; nothing was ended.\n1 standing grant was left as declared; --include-standing ends it, too.\n"
+    );
+    let many = v1::RevokeGrantsResponse { grants: vec![grant()], ended: 7, standing_kept: 2, ..Default::default() };
+    let text = Revoked(&many).text(&paper());
+    assert!(text.contains("7 ended in all") && text.contains("2 standing grants were left as declared"), "{text}");
+    assert_eq!((&Revoked(&many).json()["ended"], &Revoked(&many).json()["standingKept"]), (&7.into(), &2.into()));
+}
+
+#[test]
+fn a_standing_grant_without_a_beginning_shows_none() {
+    let not_before = Some(prost_types::Timestamp::default());
+    let standing = v1::Grant { standing: true, not_before, expire_time: None, ..grant() };
+    let text = text::Grant(&standing).text(&paper());
+    assert!(text.contains("never: standing") && !text.contains("1970"), "{text}");
+}
+
+#[test]
 fn the_fleet_shows_how_far_each_sidecar_is() {
     let sidecar = v1::Sidecar {
         id: "edge".into(),

@@ -137,7 +137,7 @@ impl View for Grant<'_> {
         ];
         fields.extend(scope_fields(grant.scope.as_ref()));
         fields.extend([
-            ("Begins", moment(grant.not_before.as_ref(), paper)),
+            ("Begins", begins(grant, paper)),
             ("Expires", expires),
             ("Request", grant.request.clone()),
             ("Policy", versioned(&grant.policy, grant.policy_version)),
@@ -148,6 +148,12 @@ impl View for Grant<'_> {
         ]);
         block(&fields)
     }
+}
+
+/// Nothing for a standing grant that names no beginning: it has always been in force.
+fn begins(grant: &v1::Grant, paper: &Paper) -> String {
+    let always = grant.standing && instant(grant.not_before.as_ref()) == Some(Timestamp::default());
+    if always { String::new() } else { moment(grant.not_before.as_ref(), paper) }
 }
 
 /// Grants, newest first.
@@ -198,11 +204,20 @@ impl View for Revoked<'_> {
 
     fn text(&self, paper: &Paper) -> String {
         let response = self.0;
+        let kept = match response.standing_kept {
+            0 => String::new(),
+            1 => "1 standing grant was left as declared; --include-standing ends it, too.\n".to_owned(),
+            kept => format!("{kept} standing grants were left as declared; --include-standing ends them, too.\n"),
+        };
         if response.grants.is_empty() {
-            return "No live grant matched; nothing was ended.\n".to_owned();
+            return format!("No live grant matched; nothing was ended.\n{kept}");
         }
         let rows = response.grants.iter().map(|grant| grant_row(grant, paper)).collect();
-        let ended = table(paper, &["ID", "STATE", "SUBJECT", "SERVICE", "ALLOWED", "ENDED", "POLICY"], rows);
+        let mut ended = table(paper, &["ID", "STATE", "SUBJECT", "SERVICE", "ALLOWED", "ENDED", "POLICY"], rows);
+        if usize::try_from(response.ended).is_ok_and(|all| all > response.grants.len()) {
+            ended += &format!("{} ended in all; those not listed here: jitgate grants list --all\n", response.ended);
+        }
+        ended += &kept;
         if response.receipts.is_empty() {
             return format!("{ended}\nDurable at revision {}.\n", response.revision);
         }

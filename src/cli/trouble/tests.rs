@@ -72,3 +72,9 @@ fn a_reader_that_left_is_no_failure() {
     let trouble = Trouble::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
     assert_eq!((trouble.exit(), trouble.lines().len()), (Exit::Done, 0));
 }
+
+#[test]
+fn an_error_of_several_lines_is_told_line_by_line() {
+    let trouble = Trouble::from(anyhow::anyhow!("cannot be used:\na.yaml:1:1: is wrong"));
+    assert_eq!(trouble.lines(), ["error: cannot be used:", "error: a.yaml:1:1: is wrong"]);
+}

@@ -7,7 +7,7 @@ use prost::Message;
 use crate::control::caller::Caller;
 use crate::control::explain::{Called, Question};
 use crate::control::fault::Fault;
-use crate::control::grants::GrantFilter;
+use crate::control::grants::{GrantFilter, Sweep};
 use crate::control::listing::Page;
 use crate::control::requests::Asking;
 use crate::model::access::AccessState;
@@ -32,7 +32,7 @@ pub(super) fn asking(wire: v1::RequestAccessRequest) -> Result<Asking, Fault> {
         return Err(Fault::invalid("request_id", format!("is longer than {REQUEST_ID_MAX} characters")));
     }
     let scope = scope.ok_or_else(|| Fault::invalid("scope", "is absent: name a service and what to call there"))?;
-    let mut via = principals_from(&via, "via")?;
+    let mut via = workloads(&via)?;
     via.sort();
     via.dedup();
     let duration = duration.map(|duration| duration_from(&duration, "duration")).transpose()?;
@@ -51,6 +51,13 @@ pub(super) fn asking(wire: v1::RequestAccessRequest) -> Result<Asking, Fault> {
         fingerprint,
         traceparent: trace::current_traceparent().map(Into::into),
     })
+}
+
+fn workloads(via: &[String]) -> Result<Vec<Principal>, Fault> {
+    let parse = |(i, text): (usize, &String)| {
+        Principal::workload(text).map_err(|error| Fault::invalid(format!("via[{i}]"), error.to_string()))
+    };
+    via.iter().enumerate().map(parse).collect()
 }
 
 /// Over everything but the request id itself.
@@ -110,12 +117,14 @@ pub(super) fn grant_page(wire: &v1::ListGrantsRequest) -> Result<(Page, GrantFil
 }
 
 /// Which grants are to end: everything would be a mistake.
-pub(super) fn revoked(subject: &str, service: &str) -> Result<GrantFilter, Fault> {
+pub(super) fn revoked(wire: &v1::RevokeGrantsRequest) -> Result<Sweep, Fault> {
+    let v1::RevokeGrantsRequest { subject, service, include_standing, .. } = wire;
     if subject.is_empty() && service.is_empty() {
         return Err(Fault::invalid("subject", "name a subject, a service or both: revoking everything is not offered"));
     }
     let subject = optional_principal(subject, "subject")?;
-    Ok(GrantFilter { subject, service: optional_service(service)?, include_ended: false })
+    let of = GrantFilter { subject, service: optional_service(service)?, include_ended: false };
+    Ok(Sweep { of, include_standing: *include_standing })
 }
 
 /// How long to wait for enforcement; zero: only until it is durable.

@@ -17,8 +17,8 @@ use crate::wire::access::{issued_to, revision_to};
 use crate::wire::grant::{scope_to, timestamp_to};
 use crate::wire::v1;
 
-/// Grants listed in the answer to a revoke, in bytes: a client takes 4 MiB by default.
-const ENDED_BYTES_MAX: usize = 3 << 20;
+/// Grants and receipts listed in the answer to a revoke, in bytes each: a client takes 4 MiB by default.
+const LISTED_BYTES_MAX: usize = 3 << 19;
 
 pub(super) fn record_ends(ends: &Ends) {
     let span = Span::current();
@@ -33,27 +33,33 @@ pub(super) fn record_ends(ends: &Ends) {
 pub(super) async fn ends(plane: &Plane, ends: &Ends, patience: Duration) -> v1::RevokeGrantsResponse {
     record_ends(ends);
     let Enforcement { receipts, outstanding, fenced_by } = plane.await_enforced(ends, patience).await;
-    let (now, mut left) = (plane.now(), ENDED_BYTES_MAX);
-    let grants = ends.grants.iter().map(|issued| issued_to(issued, now)).take_while(|grant| {
-        let fits = left.checked_sub(grant.encoded_len());
+    let (now, number) = (plane.now(), |count: usize| i32::try_from(count).unwrap_or(i32::MAX));
+    let receipts = receipts.into_iter().map(|receipt| v1::Receipt {
+        sidecar: receipt.sidecar,
+        revision: revision_to(receipt.revision),
+        applied_at: receipt.applied_at.map(timestamp_to),
+        streams_closed: i32::try_from(receipt.streams_closed).unwrap_or(i32::MAX),
+    });
+    v1::RevokeGrantsResponse {
+        grants: what_fits(ends.grants.iter().map(|issued| issued_to(issued, now))),
+        revision: revision_to(ends.revision),
+        receipts: what_fits(receipts),
+        outstanding: number(outstanding.len()),
+        fenced_by: fenced_by.map(timestamp_to),
+        ended: number(ends.grants.len()),
+        standing_kept: number(ends.standing_kept),
+    }
+}
+
+/// As many from the beginning as one message takes.
+fn what_fits<M: Message>(messages: impl Iterator<Item = M>) -> Vec<M> {
+    let mut left = LISTED_BYTES_MAX;
+    let fitting = messages.take_while(|message| {
+        let fits = left.checked_sub(message.encoded_len());
         left = fits.unwrap_or(0);
         fits.is_some()
     });
-    v1::RevokeGrantsResponse {
-        grants: grants.collect(),
-        revision: revision_to(ends.revision),
-        receipts: receipts
-            .into_iter()
-            .map(|receipt| v1::Receipt {
-                sidecar: receipt.sidecar,
-                revision: revision_to(receipt.revision),
-                applied_at: receipt.applied_at.map(timestamp_to),
-                streams_closed: i32::try_from(receipt.streams_closed).unwrap_or(i32::MAX),
-            })
-            .collect(),
-        outstanding: i32::try_from(outstanding.len()).unwrap_or(i32::MAX),
-        fenced_by: fenced_by.map(timestamp_to),
-    }
+    fitting.collect()
 }
 
 pub(super) fn explanation(explanation: Explanation, now: Timestamp) -> v1::ExplainAccessResponse {

@@ -116,6 +116,7 @@ async fn bad_input_is_named_by_its_field() {
         (v1::RequestAccessRequest { scope: None, ..ask(5) }, "scope"),
         (v1::RequestAccessRequest { subject: "alice".into(), ..ask(5) }, "subject"),
         (v1::RequestAccessRequest { via: vec!["x".into()], ..ask(5) }, "via[0]"),
+        (v1::RequestAccessRequest { via: vec![ROOT.into()], ..ask(5) }, "via[0]"),
         (v1::RequestAccessRequest { reason: "\u{1b}[31m".into(), ..ask(5) }, "reason"),
         (v1::RequestAccessRequest { request_id: "x".repeat(65), ..ask(5) }, "request_id"),
         (
@@ -170,6 +171,23 @@ async fn watching_a_request_shows_each_state_and_ends_with_the_last() {
     assert_eq!((last.state(), &*last.decision_reason), (v1::AccessRequestState::Cancelled, "mistake"));
     assert!(stream.next().await.is_none());
     served.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_is_renewed_after_an_hour() {
+    let rig = crate::control::testing::Rig::start().await;
+    let (alice, plane) = (crate::control::testing::alice(), rig.plane.clone());
+    let asking = crate::control::testing::asking();
+    let asking = crate::control::requests::Asking { duration: Some(Duration::from_secs(1200)), ..asking };
+    let id = plane.request_access(&alice, asking).await.unwrap().id;
+    let api = Api::new(plane, CancellationToken::new());
+    let mut watch = Request::new(v1::WatchAccessRequestRequest { id: id.to_string() });
+    watch.extensions_mut().insert(Identified(Ok(alice)));
+    let mut stream = api.watch_access_request(watch).await.unwrap().into_inner();
+    assert_eq!(stream.next().await.unwrap().unwrap().state(), v1::AccessRequestState::Pending);
+    let begun = Instant::now();
+    assert_eq!(stream.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
+    assert!(begun.elapsed() >= WATCH_AGE_MAX);
 }
 
 #[tokio::test]

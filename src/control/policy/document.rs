@@ -13,7 +13,7 @@ use crate::model::grant::Staleness;
 use crate::model::identity::{Principal, Service};
 use crate::model::policy::{
     AccessPolicy, DURATION_MAX, DURATION_MIN, DurationRule, LIST_MAX, Matcher, Mode, Pattern, PolicyDigest, REASON_MAX,
-    ReasonRule, StandingGrant, Subjects, TicketRule,
+    ReasonRule, StandingGrant, Subjects, TicketRule, VIA_MAX,
 };
 use crate::model::scope::{GrpcRule, HttpRule, RULES_MAX, Rule, Scope};
 use crate::model::time::Timestamp;
@@ -171,8 +171,8 @@ impl Reader<'_> {
         let subject = self.required(spec, "subject", "spiffe://td.example/ns/shop/sa/checkout");
         let subject = subject.and_then(|field| self.parsed(&field, Principal::parse));
         let via = self.or(spec, "via", Vec::new(), |reader, field| {
-            let via = reader.list(field, LIST_MAX);
-            Some(via.iter().filter_map(|entry| reader.parsed(entry, Principal::parse)).collect())
+            let via = reader.list(field, VIA_MAX);
+            Some(via.iter().filter_map(|entry| reader.parsed(entry, Principal::workload)).collect())
         });
         let scope_field = self.required(spec, "scope", "{service: payments, grpc: ['/pay.v1.Ledger/Balance']}");
         let scope = scope_field.as_ref().and_then(|field| self.scope(field));

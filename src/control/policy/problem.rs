@@ -43,7 +43,7 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.file.display())?;
+        write!(f, "{}:", one_line(&self.file.to_string_lossy()))?;
         if self.place != Place::FILE {
             write!(f, "{}:{}:", self.place.line, self.place.column)?;
         }
@@ -78,10 +78,14 @@ impl Findings {
         self.0.into_iter().map(move |(place, path, cause, severity)| Problem {
             file: file.to_owned(),
             place,
-            path,
-            // One line, whatever a library or a file put into it.
-            cause: cause.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+            path: one_line(&path),
+            cause: one_line(&cause),
             severity,
         })
     }
+}
+
+/// One line, whatever a library or a file put into it: a field's name may be anything that YAML can spell.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c }).collect()
 }

@@ -186,6 +186,14 @@ fn an_error_in_who_and_what_names_its_line_column_and_field() {
             STANDING.replace("/{id}", "/*"),
             "6:10: spec.scope: holds the wildcard rule \"GET /v1/users/*\"; name each target, or add allowWildcard: true",
         ),
+        (
+            format!("{STANDING}  via: ['user:i|alice']\n"),
+            "7:9: spec.via[0]: must be a workload, spiffe://<trust domain>/<path>",
+        ),
+        (
+            format!("{STANDING}  via: [{}]\n", ["spiffe://td/a"; 33].join(", ")),
+            "7:8: spec.via: must have 1 to 32 entries",
+        ),
         (STANDING.replace("sa/checkout", "sa/*"), "5:12: spec.subject: is no SPIFFE ID: a path segment has only"),
         (
             format!("{STANDING}  notBefore: tomorrow\n"),
@@ -273,6 +281,15 @@ fn one_pass_finds_every_problem_sorted_by_place() {
             "b.yaml:7:33: spec.duration.max: is no duration: \"x\"; write for example 90s, 15m, 1h30m or 7d",
         ]
     );
+}
+
+#[test]
+fn a_field_or_file_name_that_spans_lines_is_named_on_one_line() {
+    let broken = GOOD.replace("{service", "{se\n\nrvice");
+    let found = check(directory(&[("a\nb.yaml", &broken), ("c.yaml", &GOOD.replace("mode", "x"))]).path());
+    let lines: Vec<String> = found.problems.iter().map(ToString::to_string).collect();
+    assert!(lines.iter().any(|line| line.contains("a b.yaml:6:11: spec.scope.se rvice: ")), "{lines:#?}");
+    assert!(lines.iter().all(|line| !line.contains(char::is_control)), "{lines:#?}");
 }
 
 #[test]
@@ -417,7 +434,8 @@ fn requestable_names_what_the_caller_may_ask_under() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    // What fails becomes a named test above, not a file of seeds.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
 
     #[test]
     fn loading_is_total_on_bytes(bytes in prop::collection::vec(any::<u8>(), 0..400)) {

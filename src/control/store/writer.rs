@@ -39,7 +39,7 @@ pub(super) struct Made {
 
 pub(super) type Answer = Box<dyn FnOnce(Result<Revision, StoreError>) + Send>;
 
-/// The one that writes. It ends when the last [`Store`] is dropped, so no accepted change is left behind; when the
+/// The one that writes. It ends when the last [`super::Store`] is dropped, so no accepted change is left behind; when the
 /// control plane stops, it waits for that only so long.
 pub struct Writer {
     engine: Arc<dyn Engine>,

@@ -114,16 +114,17 @@ impl fmt::Display for Matcher {
 /// For whom access may be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subjects {
-    /// The caller's own user or workload. Never a group: that would be for everybody in it.
+    /// The caller itself: the user of its token, or without one the workload. Never a group: that would be for everybody
+    /// in it. Nor the workload that a user comes through, which may serve many.
     pub own: bool,
     /// Others, on whose behalf the caller may ask.
     pub others: Vec<Matcher>,
 }
 
 impl Subjects {
-    /// Whether a caller with these principals may ask for the subject.
+    /// Whether a caller with these principals, the one that it acts as first, may ask for the subject.
     pub fn allow(&self, caller: &[Principal], subject: &Principal) -> bool {
-        let own = self.own && subject.kind() != PrincipalKind::Group && caller.contains(subject);
+        let own = self.own && subject.kind() != PrincipalKind::Group && caller.first() == Some(subject);
         own || self.others.iter().any(|matcher| matcher.matches(subject))
     }
 }
@@ -190,6 +191,14 @@ mod tests {
         assert!(own.allow(&caller, &caller[0]));
         assert!(!own.allow(&caller, &caller[1]));
         assert!(!own.allow(&caller, &principal("user:i|bob")));
+    }
+
+    #[test]
+    fn asking_for_oneself_never_means_asking_for_the_workload_that_one_comes_through() {
+        let own = Subjects { own: true, others: Vec::new() };
+        let (alice, gateway) = (principal("user:i|alice"), principal("spiffe://td/gateway"));
+        assert!(!own.allow(&[alice, gateway.clone()], &gateway));
+        assert!(own.allow(std::slice::from_ref(&gateway), &gateway));
     }
 
     proptest! {

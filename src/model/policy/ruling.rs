@@ -12,7 +12,7 @@ use crate::model::time::Timestamp;
 /// An access request, as a policy set is asked about it.
 #[derive(Debug, Clone, Copy)]
 pub struct Ask<'a> {
-    /// Everything that the caller has proved to be.
+    /// Everything that the caller has proved to be; first the one that it acts as.
     pub requester: &'a [Principal],
     /// The claims of the caller's token, if it came with one.
     pub claims: Option<&'a serde_json::Map<String, serde_json::Value>>,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{AccessPolicy, Ask, DURATION_MIN, Refusal, RefusalReason, refuse, write_duration};
-use crate::model::policy::{LIST_MAX, REASON_MAX, TICKET_MAX, TICKETS_MAX};
+use crate::model::policy::{LIST_MAX, REASON_MAX, TICKET_MAX, TICKETS_MAX, VIA_MAX};
 
 /// What no policy can allow.
 pub(super) fn within_limits(ask: &Ask<'_>) -> Result<(), Refusal> {
@@ -12,8 +12,8 @@ pub(super) fn within_limits(ask: &Ask<'_>) -> Result<(), Refusal> {
     if ask.requester.len() > LIST_MAX {
         return limit("requester", format!("the caller has more than {LIST_MAX} principals; ask with fewer groups"));
     }
-    if ask.via.len() > LIST_MAX {
-        return limit("via", format!("via names more than {LIST_MAX} workloads; name fewer"));
+    if ask.via.len() > VIA_MAX {
+        return limit("via", format!("via names more than {VIA_MAX} workloads; name fewer"));
     }
     if ask.reason.chars().count() > REASON_MAX {
         return limit("reason", format!("the reason is longer than {REASON_MAX} characters; shorten it"));
