@@ -8,6 +8,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use crate::Mesh;
 use crate::support::caller::Caller;
+use crate::support::process::http_get;
 use crate::support::world::{Settings, World};
 
 const ROUNDS: usize = 50;
@@ -27,6 +28,9 @@ async fn a_grant_and_its_revocation_are_enforced_soon_after_they_are_answered() 
         control.revoke(&request.grant).await.unwrap();
         revoked.push(envoy.until(&method, true).await);
     }
+    let (_, metrics) = http_get(mesh.world.admin_port, "/metrics").unwrap();
+    let count = metrics.lines().find_map(|line| line.strip_prefix("jitgate_propagation_duration_seconds_count "));
+    assert!(count.and_then(|count| count.parse().ok()).unwrap_or(0) >= ROUNDS, "each change is measured: {count:?}");
     report("answered request to first allowed call", granted);
     report("answered revoke to first refused call", revoked);
 }

@@ -90,6 +90,8 @@ async fn a_caller_cannot_forge_what_the_sidecar_says() {
         ("x-jitgate-grant", "FORGED"),
         ("x-jitgate-subject", "FORGED"),
         ("x-jitgate-anything", "FORGED"),
+        ("x-jitgate-foo9", "FORGED"),
+        ("x-jitgate-a.b", "FORGED"),
         ("x-envoy-upstream-stream-duration-ms", "999999999"),
     ];
     let answer = mesh.call_with(b"/v1/users/7", &forged).await;
