@@ -52,8 +52,8 @@ pub struct LaunchArgs {
     /// The Envoy to run; else the one on the PATH or in .venv/bin
     #[arg(long, env = "JITGATE_ENVOY", value_name = "FILE")]
     envoy: Option<PathBuf>,
-    /// Do without Envoy
-    #[arg(long, env = "JITGATE_DEV_NO_ENVOY", conflicts_with = "envoy")]
+    /// Do without Envoy, even where one is named
+    #[arg(long, env = "JITGATE_DEV_NO_ENVOY")]
     no_envoy: bool,
     #[command(flatten)]
     ports: PortArgs,
