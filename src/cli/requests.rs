@@ -62,14 +62,10 @@ impl RequestArgs {
     fn into_parts(self) -> (v1::RequestAccessRequest, bool, ClientArgs) {
         let Self { service, http, grpc, subject, via, duration, reason, ticket, policy, request_id, wait, client } =
             self;
-        let http_rule = |rule: &HttpRule| v1::HttpRule {
-            methods: rule.methods().into_iter().map(str::to_owned).collect(),
-            path: rule.path().as_str().to_owned(),
-        };
         let scope = v1::Scope {
             service,
             grpc: grpc.iter().map(ToString::to_string).collect(),
-            http: http.iter().map(http_rule).collect(),
+            http: http.iter().map(http_to).collect(),
         };
         let ask = v1::RequestAccessRequest {
             subject: subject.unwrap_or_default(),
@@ -348,6 +344,13 @@ pub async fn cancel(args: CancelArgs) -> Result<Exit, Trouble> {
     let cancelled = connection.access.cancel_access_request(patient(ask)).await.map_err(connection.refusal())?;
     connection.screen.show(&Request(&cancelled.into_inner()))?;
     Ok(Exit::Done)
+}
+
+pub(super) fn http_to(rule: &HttpRule) -> v1::HttpRule {
+    v1::HttpRule {
+        methods: rule.methods().into_iter().map(str::to_owned).collect(),
+        path: rule.path().as_str().to_owned(),
+    }
 }
 
 /// A call that does not wait for people.

@@ -65,7 +65,8 @@ pub struct RequestFilter {
 
 impl RequestFilter {
     fn takes(self, caller: &Caller, request: &AccessRequest) -> bool {
-        self.state.is_none_or(|state| request.state == state) && (!self.for_review || reviews::waits_for(request, caller))
+        self.state.is_none_or(|state| request.state == state)
+            && (!self.for_review || reviews::waits_for(request, caller))
     }
 }
 
@@ -230,7 +231,11 @@ pub(super) fn answer_key(caller: &Caller, request_id: &str) -> Option<[u8; 32]> 
     (!request_id.is_empty()).then(|| *canonical.finish().as_bytes())
 }
 
-pub(super) fn answered(reader: &Reader<'_>, key: &[u8; 32], fingerprint: &Hash) -> Result<Option<AccessRequest>, Fault> {
+pub(super) fn answered(
+    reader: &Reader<'_>,
+    key: &[u8; 32],
+    fingerprint: &Hash,
+) -> Result<Option<AccessRequest>, Fault> {
     let Some(answer) = reader.answered(key)? else { return Ok(None) };
     if *answer.fingerprint != *fingerprint.as_bytes() {
         return Err(Fault::invalid("request_id", "was used before for a different request; choose a new one"));

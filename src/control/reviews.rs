@@ -71,7 +71,7 @@ fn review(change: &mut Change<'_>, caller: &Caller, reviewing: Reviewing) -> Res
         return Err(StoreError::Damaged(format!("{} is not under the approval of its policy", request.id)).into());
     }
     let review = admit(&request, caller, &reviewing, change)?;
-    change.record_review(&mut request, review)?;
+    change.record_review(&mut request, &review)?;
     conclude(change, &mut request, &pinned, reviewing.traceparent)?;
     if let Some(key) = &answer {
         remember(change, key, &reviewing.fingerprint, &request)?;
@@ -82,16 +82,15 @@ fn review(change: &mut Change<'_>, caller: &Caller, reviewing: Reviewing) -> Res
 
 /// Over is over, be it only by the clock.
 fn may_change(request: &AccessRequest, change: &Change<'_>) -> Result<(), Fault> {
-    let state = match request.state {
-        AccessState::Pending if change.now() >= request.pending_until => AccessState::Expired,
-        state => state,
-    };
+    let too_late = request.state == AccessState::Pending && change.now() >= request.pending_until;
+    let state = if too_late { AccessState::Expired } else { request.state };
     if state.is_terminal() { Err(Terminal(state).into()) } else { Ok(()) }
 }
 
 /// What the policy says in the version that the request is pinned to.
 pub(super) fn pinned_policy(reader: &Reader<'_>, policy: &PinnedPolicy) -> Result<Pinned, StoreError> {
-    let damaged = |why: String| StoreError::Damaged(format!("policy {} version {}: {why}", policy.name, policy.version));
+    let damaged =
+        |why: String| StoreError::Damaged(format!("policy {} version {}: {why}", policy.name, policy.version));
     let row = reader.policy(&policy.name, policy.version)?.ok_or_else(|| damaged("is absent".to_owned()))?;
     pinned(&row.text, &policy.digest).map_err(damaged)
 }
@@ -187,14 +186,18 @@ fn narrows(request: &AccessRequest, review: &Review) -> Result<(), Fault> {
         && !subset(narrowed, scope)
     {
         let rules: Vec<String> = scope.rules().iter().map(ToString::to_string).collect();
-        let message = format!("may only be part of what is left to approve at {}: {}", scope.service(), rules.join(", "));
+        let message =
+            format!("may only be part of what is left to approve at {}: {}", scope.service(), rules.join(", "));
         return Err(Fault::invalid("narrowed_scope", message));
     }
     if let Some(narrowed) = review.narrowed_duration
         && !(DURATION_MIN..=duration).contains(&narrowed)
     {
         let most = humantime::format_duration(duration);
-        return Err(Fault::invalid("narrowed_duration", format!("must be from 1s to the {most} that are left to approve")));
+        return Err(Fault::invalid(
+            "narrowed_duration",
+            format!("must be from 1s to the {most} that are left to approve"),
+        ));
     }
     Ok(())
 }

@@ -31,7 +31,8 @@ pub(super) fn write(stages: &[Stage]) -> Value {
             "denials": step.denials,
         })
     };
-    let stage = |stage: &Stage| json!({ "name": *stage.name, "steps": stage.steps.iter().map(step).collect::<Vec<_>>() });
+    let stage =
+        |stage: &Stage| json!({ "name": *stage.name, "steps": stage.steps.iter().map(step).collect::<Vec<_>>() });
     json!({ "stages": stages.iter().map(stage).collect::<Vec<_>>() })
 }
 

@@ -152,7 +152,7 @@ impl<'v> Change<'v> {
     ///
     /// # Errors
     /// [`ChangeError::Request`] when it is over already.
-    pub fn record_review(&mut self, request: &mut AccessRequest, review: Review) -> Result<(), ChangeError> {
+    pub fn record_review(&mut self, request: &mut AccessRequest, review: &Review) -> Result<(), ChangeError> {
         if request.state.is_terminal() {
             return Err(Terminal(request.state).into());
         }
