@@ -239,6 +239,8 @@ pub fn stored_from(wire: store::StoredGrant) -> Result<Issued, FieldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::approval::{Review, Stage, Step, Verdict};
+    use crate::model::policy::Matcher;
     use std::time::Duration;
 
     use crate::model::grant::{Ended, Grant, Hold, PolicyRef, Staleness};
@@ -276,12 +278,51 @@ mod tests {
         }
     }
 
+    fn reviewed() -> AccessRequest {
+        let step = |name: &str, approver: &str| Step {
+            name: name.into(),
+            approvers: vec![Matcher::parse(approver).unwrap()],
+            approvals: 2,
+            denials: 3,
+        };
+        let review = Review {
+            reviewer: Principal::parse("user:iss|bob").unwrap(),
+            verdict: Verdict::Approve,
+            reason: "fine".into(),
+            time: Timestamp::from_micros(8),
+            proven: vec![Principal::parse("group:iss|leads").unwrap()],
+            digest: request().terms.digest(),
+            narrowed_scope: Some(scope()),
+            narrowed_duration: Some(Duration::from_secs(30)),
+        };
+        let stages = vec![
+            Stage { name: "s".into(), steps: vec![step("a", "group:iss|leads"), step("b", "user:iss|*")] },
+            Stage { name: "t".into(), steps: vec![step("a", "user:iss|olga")] },
+        ];
+        AccessRequest { stages, reviews: vec![review], ..request() }
+    }
+
+    #[test]
+    fn the_progress_on_the_wire_says_for_which_step_a_review_counts() {
+        let wire = request_to(&reviewed());
+        assert_eq!((&*wire.reviews[0].stage, &*wire.reviews[0].step), ("s", "a"));
+        let shown: Vec<_> = wire.progress.iter().map(|step| (step.have, step.need, step.open)).collect();
+        assert_eq!(shown, [(1, 2, true), (0, 2, true), (0, 2, false)]);
+    }
+
+    #[test]
+    fn a_stored_review_of_other_terms_is_damage() {
+        let mut wire = request_to(&reviewed());
+        wire.reviews[0].request_digest = "0".repeat(64);
+        assert_eq!(request_from(wire).unwrap_err().field, "reviews.request_digest");
+    }
+
     #[test]
     fn a_request_survives_the_round_trip() {
         let outcome =
             Outcome { time: Timestamp::from_micros(8), by: "rule:x".into(), reason: "so".into(), grant: None };
         let denied = AccessRequest { state: AccessState::Denied, outcome: Some(outcome), ..request() };
-        for request in [request(), denied] {
+        for request in [request(), denied, reviewed()] {
             assert_eq!(request_from(request_to(&request)).unwrap(), request);
         }
     }

@@ -251,15 +251,15 @@ fn an_error_in_an_approval_names_its_line_column_and_field() {
     refused(&[
         (format!("{GOOD}  approval: {{}}\n"), "8:13: spec.approval.stages: is missing; add it, for example"),
         (stages("[]"), "8:22: spec.approval.stages: must have 1 to 8 entries"),
-        (steps("[]"), "8:39: spec.approval.stages[0].steps: must have 1 to 8 entries"),
-        (steps("[{name: a}]"), "8:40: spec.approval.stages[0].steps[0].approvers: is missing; add it"),
+        (steps("[]"), "8:40: spec.approval.stages[0].steps: must have 1 to 8 entries"),
+        (steps("[{name: a}]"), "8:41: spec.approval.stages[0].steps[0].approvers: is missing; add it"),
         (
             steps("[{name: a, approvers: ['spiffe://td/ci']}]"),
-            "8:62: spec.approval.stages[0].steps[0].approvers[0]: must be a user or a group: only people review",
+            "8:63: spec.approval.stages[0].steps[0].approvers[0]: must be a user or a group: only people review",
         ),
         (
             users(", approvals: 0"),
-            "8:96: spec.approval.stages[0].steps[0].approvals: must be a whole number from 1 to 256",
+            "8:99: spec.approval.stages[0].steps[0].approvals: must be a whole number from 1 to 256",
         ),
         (
             users(", approvals: 3"),
@@ -267,7 +267,7 @@ fn an_error_in_an_approval_names_its_line_column_and_field() {
         ),
         (
             steps("[{name: a, approvers: ['group:i|a']}, {name: a, approvers: ['group:i|b']}]"),
-            "8:77: spec.approval.stages[0].steps[1]: has the name \"a\" of one above; give it another",
+            "8:78: spec.approval.stages[0].steps[1]: has the name \"a\" of one above; give it another",
         ),
         (
             steps(
