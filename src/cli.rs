@@ -16,6 +16,7 @@ pub mod grants;
 pub mod policy;
 pub mod render;
 pub mod requests;
+pub mod reviews;
 pub mod token;
 pub mod trouble;
 pub mod values;
@@ -32,6 +33,10 @@ pub enum Verb {
     Requests(requests::RequestsArgs),
     /// Take a pending access request back
     Cancel(requests::CancelArgs),
+    /// Approve what somebody else asks for, all of it or less
+    Approve(reviews::ApproveArgs),
+    /// Deny what somebody else asks for
+    Deny(reviews::DenyArgs),
     /// Look at grants
     Grants(grants::GrantsArgs),
     /// End grants early: one by ID, or every live one of a subject or a service
@@ -80,6 +85,8 @@ async fn perform(verb: Verb, whole: clap::Command) -> Result<Exit, Trouble> {
         Verb::Request(args) => requests::request(args).await,
         Verb::Requests(args) => requests::requests(args).await,
         Verb::Cancel(args) => requests::cancel(args).await,
+        Verb::Approve(args) => reviews::approve(args).await,
+        Verb::Deny(args) => reviews::deny(args).await,
         Verb::Grants(args) => grants::grants(args).await,
         Verb::Revoke(args) => grants::revoke(args).await,
         Verb::Release(args) => grants::release(args).await,

@@ -48,6 +48,7 @@ pub mod metrics;
 pub mod plane;
 pub mod policy;
 pub mod requests;
+pub mod reviews;
 pub mod store;
 pub mod waiting;
 

@@ -1,6 +1,7 @@
 //! The nouns and the decision. Nothing in here knows a wire format, a clock or I/O: it compiles without tonic and tokio.
 
 pub mod access;
+pub mod approval;
 pub mod canonical;
 pub mod decide;
 pub mod decision;

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod grant;
+pub mod review;
 
 /// The API, as generated from `proto/jitgate/v1`.
 #[allow(

@@ -63,14 +63,10 @@ impl RequestArgs {
     fn into_parts(self) -> (v1::RequestAccessRequest, bool, ClientArgs) {
         let Self { service, http, grpc, subject, via, duration, reason, ticket, policy, request_id, wait, client } =
             self;
-        let http_rule = |rule: &HttpRule| v1::HttpRule {
-            methods: rule.methods().into_iter().map(str::to_owned).collect(),
-            path: rule.path().as_str().to_owned(),
-        };
         let scope = v1::Scope {
             service,
             grpc: grpc.iter().map(ToString::to_string).collect(),
-            http: http.iter().map(http_rule).collect(),
+            http: http.iter().map(http_to).collect(),
         };
         let ask = v1::RequestAccessRequest {
             subject: subject.unwrap_or_default(),
@@ -141,6 +137,9 @@ pub enum RequestsVerb {
         /// At most so many
         #[arg(long, env = "JITGATE_REQUESTS_LIMIT", value_name = "N", default_value_t = 100)]
         limit: usize,
+        /// Only those that wait for your own review
+        #[arg(long, env = "JITGATE_REQUESTS_FOR_ME")]
+        for_me: bool,
     },
     /// Show one
     Show {
@@ -194,9 +193,9 @@ impl From<State> for v1::AccessRequestState {
 pub async fn requests(args: RequestsArgs) -> Result<Exit, Trouble> {
     let RequestsArgs { verb, client } = args;
     let mut connection = connect(client).await?;
-    match verb.unwrap_or(RequestsVerb::List { state: None, limit: 100 }) {
-        RequestsVerb::List { state, limit } => {
-            let listed = list(&mut connection, state, limit).await?;
+    match verb.unwrap_or(RequestsVerb::List { state: None, limit: 100, for_me: false }) {
+        RequestsVerb::List { state, limit, for_me } => {
+            let listed = list(&mut connection, state, limit, for_me).await?;
             connection.screen.show(&Requests(listed))?;
         }
         RequestsVerb::Show { id } => {
@@ -218,6 +217,7 @@ async fn list(
     connection: &mut Connection,
     state: Option<State>,
     limit: usize,
+    for_review: bool,
 ) -> Result<Vec<v1::AccessRequest>, Trouble> {
     let refusal = connection.refusal();
     let mut listed = Vec::new();
@@ -225,7 +225,7 @@ async fn list(
     loop {
         let page_size = i32::try_from(limit.saturating_sub(listed.len()).clamp(1, 1000)).unwrap_or(1000);
         let state = state.map_or(v1::AccessRequestState::Unspecified, Into::into).into();
-        let ask = v1::ListAccessRequestsRequest { page_size, page_token, state };
+        let ask = v1::ListAccessRequestsRequest { page_size, page_token, state, for_review };
         let page = connection.access.list_access_requests(patient(ask)).await.map_err(&refusal)?.into_inner();
         listed.extend(page.access_requests);
         page_token = page.next_page_token;
@@ -240,7 +240,7 @@ async fn list(
 async fn watch_all(connection: &mut Connection, every: Duration) -> Result<(), Trouble> {
     let mut seen: HashMap<String, i64> = HashMap::new();
     loop {
-        let mut listed = list(connection, None, 100).await?;
+        let mut listed = list(connection, None, 100, false).await?;
         listed.reverse();
         for request in &listed {
             if seen.get(&request.id) != Some(&request.mod_revision) {
@@ -345,6 +345,13 @@ pub async fn cancel(args: CancelArgs) -> Result<Exit, Trouble> {
     let cancelled = connection.access.cancel_access_request(patient(ask)).await.map_err(connection.refusal())?;
     connection.screen.show(&Request(&cancelled.into_inner()))?;
     Ok(Exit::Done)
+}
+
+pub(super) fn http_to(rule: &HttpRule) -> v1::HttpRule {
+    v1::HttpRule {
+        methods: rule.methods().into_iter().map(str::to_owned).collect(),
+        path: rule.path().as_str().to_owned(),
+    }
 }
 
 /// A call that does not wait for people.

@@ -142,6 +142,14 @@ fn way_out(reason: &str, code: Code) -> Option<&'static str> {
             "compare `jitgate token inspect` with the control plane's issuers file"
         }
         "NOT_FOUND" => "list what you may see: jitgate requests, jitgate grants --help",
+        "SELF_APPROVAL" => {
+            "somebody else has to approve: `jitgate requests show ID` says who; `jitgate cancel ID` takes it back"
+        }
+        "ALREADY_REVIEWED" => "others have to review it now: `jitgate requests show ID` says who",
+        "DIGEST_MISMATCH" => "look at it again with `jitgate requests show ID`, then approve or deny that",
+        "NOT_ELIGIBLE" if code == Code::FailedPrecondition => {
+            "`jitgate requests show ID` says who approves, and `jitgate requests list --for-me` what waits for you"
+        }
         "STATE_TERMINAL" => "it is over already; ask again with jitgate request",
         _ if code == Code::Unauthenticated => "pass --token or --token-file (JITGATE_TOKEN), or --cert and --key",
         "NOT_ELIGIBLE" => "use an identity that may do this (--token, --cert)",

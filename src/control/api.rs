@@ -174,8 +174,8 @@ impl AccessService for Api {
         request: Request<v1::ListAccessRequestsRequest>,
     ) -> Result<Response<v1::ListAccessRequestsResponse>, Status> {
         self.call("ListAccessRequests", request, |plane, caller, wire| async move {
-            let (page, state) = parse::request_page(&wire)?;
-            let (requests, next_page_token) = plane.access_requests(&caller, page, state).await?;
+            let (page, filter) = parse::request_page(&wire)?;
+            let (requests, next_page_token) = plane.access_requests(&caller, page, filter).await?;
             let access_requests = requests.iter().map(request_to).collect();
             Ok(v1::ListAccessRequestsResponse { access_requests, next_page_token })
         })
@@ -209,6 +209,30 @@ impl AccessService for Api {
         self.call("CancelAccessRequest", request, |plane, caller, wire| async move {
             let reason = parse::reason(wire.reason)?;
             let request = plane.cancel_request(&caller, &wire.id, reason).await?;
+            record_request(&request);
+            Ok(request_to(&request))
+        })
+        .await
+    }
+
+    async fn approve_request(
+        &self,
+        request: Request<v1::ApproveRequestRequest>,
+    ) -> Result<Response<v1::AccessRequest>, Status> {
+        self.call("ApproveRequest", request, |plane, caller, wire| async move {
+            let request = plane.review_request(&caller, parse::approval(wire)?).await?;
+            record_request(&request);
+            Ok(request_to(&request))
+        })
+        .await
+    }
+
+    async fn deny_request(
+        &self,
+        request: Request<v1::DenyRequestRequest>,
+    ) -> Result<Response<v1::AccessRequest>, Status> {
+        self.call("DenyRequest", request, |plane, caller, wire| async move {
+            let request = plane.review_request(&caller, parse::denial(wire)?).await?;
             record_request(&request);
             Ok(request_to(&request))
         })

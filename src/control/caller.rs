@@ -8,7 +8,7 @@ use super::fault::{Fault, FaultKind};
 use crate::issuers::{Issuers, Verdict};
 use crate::model::access::{AccessRequest, Issued};
 use crate::model::decision::DenyReason;
-use crate::model::identity::Principal;
+use crate::model::identity::{Principal, PrincipalKind};
 use crate::model::time::Timestamp;
 
 type Claims = Arc<serde_json::Map<String, serde_json::Value>>;
@@ -57,9 +57,19 @@ impl Caller {
         self.who == *principal
     }
 
-    /// Whether the caller may see the access request: theirs, for them, for a group of theirs, or as an administrator.
+    /// Whether the caller may see the access request: theirs, for them, for a group of theirs, theirs to review, or as an
+    /// administrator.
     pub fn sees_request(&self, request: &AccessRequest) -> bool {
-        self.admin || self.acting.iter().any(|principal| request.concerns(principal))
+        let concerned = self.acting.iter().any(|principal| request.concerns(principal));
+        let reviews = self.who.kind() == PrincipalKind::User && request.is_reviewable_by(&self.acting);
+        self.admin || concerned || reviews
+    }
+
+    /// Under what names access requests are listed that the caller may see: their principals, and every user's.
+    pub fn parties(&self) -> Vec<String> {
+        let everyone = self.who.as_str().split_once('|').filter(|_| self.who.kind() == PrincipalKind::User);
+        let everyone = everyone.map(|(issuer, _)| format!("{issuer}|*"));
+        self.acting.iter().map(ToString::to_string).chain(everyone).collect()
     }
 
     /// Whether the caller may see the grant.

@@ -35,6 +35,8 @@ pub enum FaultKind {
     Refused(RefusalReason),
     /// The caller may not do this.
     NotEligible,
+    /// The review cannot count.
+    Review(ReviewRefusal),
     /// No such thing, or not for this caller to see.
     NotFound,
     /// It is over and stays so.
@@ -49,6 +51,31 @@ pub enum FaultKind {
     Internal,
 }
 
+/// Why a review cannot count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReviewRefusal {
+    /// Of the requester or the subject.
+    SelfApproval,
+    /// Of somebody who has reviewed already.
+    AlreadyReviewed,
+    /// Of somebody for whom nothing waits here.
+    NotEligible,
+    /// Of other bytes.
+    DigestMismatch,
+}
+
+impl ReviewRefusal {
+    /// The one word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SelfApproval => "SELF_APPROVAL",
+            Self::AlreadyReviewed => "ALREADY_REVIEWED",
+            Self::NotEligible => "NOT_ELIGIBLE",
+            Self::DigestMismatch => "DIGEST_MISMATCH",
+        }
+    }
+}
+
 impl FaultKind {
     /// The one word: `ErrorInfo.reason` and metric label.
     pub const fn reason(self) -> &'static str {
@@ -57,6 +84,7 @@ impl FaultKind {
             Self::Invalid => "INVALID_ARGUMENT",
             Self::Refused(reason) => reason.as_str(),
             Self::NotEligible => "NOT_ELIGIBLE",
+            Self::Review(refusal) => refusal.as_str(),
             Self::NotFound => "NOT_FOUND",
             Self::Terminal => "STATE_TERMINAL",
             Self::Limit => "LIMIT_EXCEEDED",

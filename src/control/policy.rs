@@ -12,6 +12,7 @@ use crate::model::policy::{AccessPolicy, Mode, PolicyDigest, StandingGrant};
 use crate::model::scope::covers;
 use crate::model::target::Target;
 
+mod approval;
 mod canonical;
 mod condition;
 mod cross;
@@ -23,6 +24,7 @@ mod read;
 mod rule;
 mod watch;
 
+pub use approval::{Pinned, pinned};
 pub use problem::{Place, Problem, Severity};
 pub use watch::{ReloadCounts, Reloader};
 

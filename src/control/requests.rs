@@ -9,9 +9,11 @@ use super::caller::Caller;
 use super::fault::{Fault, FaultKind};
 use super::listing::Page;
 use super::plane::{Plane, Rulings, new_grant_id, new_id};
+use super::reviews::{self, pinned_policy};
 use super::store::{Change, Reader, StoreError, Table};
 use super::waiting::Wait;
 use crate::model::access::{AccessRequest, AccessState, AccessStep, Issued, Origin, Outcome, PinnedPolicy, Terms};
+use crate::model::approval::unattainable;
 use crate::model::canonical::{Canonical, Hash};
 use crate::model::grant::{End, Grant, Hold, PolicyRef, Revision, Staleness};
 use crate::model::identity::Principal;
@@ -52,6 +54,22 @@ pub struct Asking {
     pub fingerprint: Hash,
     /// W3C trace context of the call.
     pub traceparent: Option<Arc<str>>,
+}
+
+/// Which access requests are listed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RequestFilter {
+    /// Only in this state.
+    pub state: Option<AccessState>,
+    /// Only what waits for the caller's own review.
+    pub for_review: bool,
+}
+
+impl RequestFilter {
+    fn takes(self, caller: &Caller, request: &AccessRequest) -> bool {
+        self.state.is_none_or(|state| request.state == state)
+            && (!self.for_review || reviews::waits_for(request, caller))
+    }
 }
 
 impl Plane {
@@ -147,7 +165,7 @@ impl Plane {
         Ok(ruled?)
     }
 
-    fn count(&self, request: &AccessRequest) {
+    pub(super) fn count(&self, request: &AccessRequest) {
         self.metrics.request(request.state.as_str());
         if let (AccessState::Approved, Some(outcome)) = (request.state, &request.outcome) {
             self.metrics.approved(outcome.time.since(request.create_time));
@@ -171,16 +189,18 @@ impl Plane {
         &self,
         caller: &Caller,
         page: Page,
-        state: Option<AccessState>,
+        filter: RequestFilter,
     ) -> Result<(Vec<AccessRequest>, String), Fault> {
         let caller = caller.clone();
         self.store
             .read(move |reader| {
-                let mine: Vec<&str> = caller.acting().iter().map(Principal::as_str).collect();
-                let parties: &[&str] = if caller.is_admin() { &[""] } else { &mine };
+                let names = caller.parties();
+                let mine: Vec<&str> = names.iter().map(String::as_str).collect();
+                let parties: &[&str] = if caller.is_admin() && !filter.for_review { &[""] } else { &mine };
                 Ok(page.read(reader, Table::RequestsByParty, parties, |reader, id| {
                     let request = listed(reader.request(id)?, id)?;
-                    Ok(Some(request).filter(|request| state.is_none_or(|state| request.state == state)))
+                    let seen = |request: &AccessRequest| caller.sees_request(request) && filter.takes(&caller, request);
+                    Ok(Some(request).filter(seen))
                 })?)
             })
             .await
@@ -220,7 +240,7 @@ impl Plane {
     }
 }
 
-fn visible(reader: &Reader<'_>, caller: &Caller, id: &str) -> Result<AccessRequest, Fault> {
+pub(super) fn visible(reader: &Reader<'_>, caller: &Caller, id: &str) -> Result<AccessRequest, Fault> {
     let request = reader.request(id)?.filter(|request| caller.sees_request(request));
     request.ok_or_else(|| Fault::not_found("access request", id))
 }
@@ -231,18 +251,34 @@ pub(super) fn listed<T>(row: Option<T>, id: &str) -> Result<T, StoreError> {
 }
 
 /// The key of an answer; `None` without a request id.
-fn answer_key(caller: &Caller, request_id: &str) -> Option<[u8; 32]> {
+pub(super) fn answer_key(caller: &Caller, request_id: &str) -> Option<[u8; 32]> {
     let mut canonical = Canonical::new("jitgate.request_id.v1");
     canonical.text(caller.who().as_str()).text(request_id);
     (!request_id.is_empty()).then(|| *canonical.finish().as_bytes())
 }
 
-fn answered(reader: &Reader<'_>, key: &[u8; 32], fingerprint: &Hash) -> Result<Option<AccessRequest>, Fault> {
+pub(super) fn answered(
+    reader: &Reader<'_>,
+    key: &[u8; 32],
+    fingerprint: &Hash,
+) -> Result<Option<AccessRequest>, Fault> {
     let Some(answer) = reader.answered(key)? else { return Ok(None) };
     if *answer.fingerprint != *fingerprint.as_bytes() {
         return Err(Fault::invalid("request_id", "was used before for a different request; choose a new one"));
     }
     Ok(Some(listed(reader.request(&answer.request)?, &answer.request)?))
+}
+
+/// The same request id gets the same answer for a while.
+pub(super) fn remember(
+    change: &mut Change<'_>,
+    key: &[u8; 32],
+    fingerprint: &Hash,
+    request: &AccessRequest,
+) -> Result<(), StoreError> {
+    let fingerprint = fingerprint.as_bytes().to_vec().into();
+    let answer = Answered { request: request.id.to_string(), fingerprint, expire_time: None };
+    change.keep_answer(key, &answer, change.now().plus(ANSWER_KEPT))
 }
 
 /// An access request that policy has ruled on, to be written.
@@ -257,12 +293,16 @@ struct Draft {
 }
 
 /// What approval adds to the terms.
-struct Granted {
-    duration: Duration,
-    staleness: Staleness,
-    rule: Arc<str>,
-    message: String,
-    traceparent: Option<Arc<str>>,
+pub(super) struct Granted {
+    pub(super) scope: Scope,
+    pub(super) duration: Duration,
+    pub(super) staleness: Staleness,
+    /// The automatic rule, if it was one.
+    pub(super) rule: Option<Arc<str>>,
+    /// The rule or person.
+    pub(super) by: String,
+    pub(super) message: String,
+    pub(super) traceparent: Option<Arc<str>>,
 }
 
 impl Draft {
@@ -279,7 +319,9 @@ impl Draft {
                 let message = message.as_deref().map_or(by, str::to_owned);
                 let traceparent = self.traceparent.clone();
                 let (duration, staleness) = (*duration, *staleness);
-                let granted = Granted { duration, staleness, rule: Arc::clone(rule), message, traceparent };
+                let (scope, by) = (request.terms.scope.clone(), format!("rule:{rule}"));
+                let rule = Some(Arc::clone(rule));
+                let granted = Granted { scope, duration, staleness, rule, by, message, traceparent };
                 approve(change, &mut request, granted)?;
             }
             Ruled::Denied { rule, message } => {
@@ -287,12 +329,10 @@ impl Draft {
                 let outcome = Outcome { time: change.now(), by, reason: message.clone(), grant: None };
                 change.end_request(&mut request, AccessStep::Deny, outcome)?;
             }
-            Ruled::Pending { .. } => {}
+            Ruled::Pending { .. } => fail_at_once(change, &mut request)?,
         }
         if let Some(key) = &self.answer {
-            let fingerprint = self.asking.fingerprint.as_bytes().to_vec().into();
-            let answer = Answered { request: request.id.to_string(), fingerprint, expire_time: None };
-            change.keep_answer(key, &answer, change.now().plus(ANSWER_KEPT))?;
+            remember(change, key, &self.asking.fingerprint, &request)?;
         }
         Ok(request)
     }
@@ -315,6 +355,10 @@ impl Draft {
         }
         let now = change.now();
         let policy = PinnedPolicy { name: Arc::clone(&self.ruling.policy.name), version, digest: digest.into() };
+        let stages = match &self.ruling.outcome {
+            Ruled::Pending { .. } => pinned_policy(&change.read(), &policy)?.stages,
+            Ruled::Approved { .. } | Ruled::Denied { .. } => vec![],
+        };
         let mut request = AccessRequest {
             id: new_id(now),
             requester: self.requester.clone(),
@@ -325,6 +369,8 @@ impl Draft {
             pending_until: now.plus(wait),
             state: AccessState::Pending,
             outcome: None,
+            stages,
+            reviews: vec![],
             traceparent,
             create_revision: Revision(0),
             mod_revision: Revision(0),
@@ -334,8 +380,21 @@ impl Draft {
     }
 }
 
+/// A request that nobody will ever be able to approve does not wait.
+fn fail_at_once(change: &mut Change<'_>, request: &mut AccessRequest) -> Result<(), Fault> {
+    let barred = [&request.requester, &request.terms.subject];
+    let Some((stage, step)) = unattainable(&request.stages, &barred) else { return Ok(()) };
+    let reason = format!(
+        "no eligible approver: step {} of stage {} cannot be complete without the requester and the subject",
+        step.name, stage.name
+    );
+    let outcome = Outcome { time: change.now(), by: "system:approval".to_owned(), reason, grant: None };
+    change.end_request(request, AccessStep::Fail, outcome)?;
+    Ok(())
+}
+
 /// Issues the grant of a pending request and ends the request with it.
-fn approve(change: &mut Change<'_>, request: &mut AccessRequest, granted: Granted) -> Result<(), Fault> {
+pub(super) fn approve(change: &mut Change<'_>, request: &mut AccessRequest, granted: Granted) -> Result<(), Fault> {
     let (now, terms) = (change.now(), &request.terms);
     if change.read().enforced(Some(terms.subject.as_str()))?.len() >= HELD_MAX {
         let message =
@@ -346,7 +405,7 @@ fn approve(change: &mut Change<'_>, request: &mut AccessRequest, granted: Grante
         id: new_grant_id(now)?,
         subject: terms.subject.clone(),
         via: terms.via.clone(),
-        scope: terms.scope.clone(),
+        scope: granted.scope,
         not_before: now,
         end: End::At(now.plus(granted.duration)),
         hold: Hold::None,
@@ -359,11 +418,11 @@ fn approve(change: &mut Change<'_>, request: &mut AccessRequest, granted: Grante
         request: Some(Arc::clone(&request.id)),
         requester: Some(request.requester.clone()),
         policy_digest: Arc::clone(&terms.policy.digest),
-        auto_rule: Some(Arc::clone(&granted.rule)),
+        auto_rule: granted.rule,
         ..Origin::default()
     };
     let mut issued = Issued { grant, origin, ending: None };
-    let by = format!("rule:{}", granted.rule);
+    let by = granted.by;
     change.issue(&mut issued, &by, &granted.message)?;
     let outcome = Outcome { time: now, by, reason: granted.message, grant: Some(issued.grant.id) };
     change.end_request(request, AccessStep::Approve, outcome)?;

@@ -40,7 +40,7 @@ pub enum Table {
     Meta,
     /// Access requests by id.
     Requests,
-    /// Party and create revision -> access request id. The empty party stands for all.
+    /// Party (approvers included) and create revision -> access request id. The empty party stands for all.
     RequestsByParty,
     /// Requester and id of what is pending.
     Pending,

@@ -105,6 +105,8 @@ pub(super) fn request(id: &str) -> AccessRequest {
         pending_until: NOON.plus(duration),
         state: AccessState::Pending,
         outcome: None,
+        stages: vec![],
+        reviews: vec![],
         traceparent: None,
         create_revision: Revision(0),
         mod_revision: Revision(0),

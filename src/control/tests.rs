@@ -10,7 +10,7 @@ use crate::model::access::AccessState;
 use crate::model::canonical::Canonical;
 use crate::model::grant::{Ended, Hold, Phase};
 use crate::model::identity::Service;
-use requests::Asking;
+use requests::{Asking, RequestFilter};
 
 fn reason(fault: &Fault) -> &'static str {
     fault.kind.reason()
@@ -78,7 +78,7 @@ async fn what_no_policy_takes_is_refused_and_leaves_nothing() {
     assert_eq!(reason(&rig.plane.request_access(&alice(), for_bob).await.unwrap_err()), "SUBJECT_NOT_ALLOWED");
     let nobody = Rig::empty().await;
     assert_eq!(reason(&nobody.plane.request_access(&alice(), asking()).await.unwrap_err()), "NO_POLICY");
-    assert!(rig.plane.access_requests(&root(), page(), None).await.unwrap().0.is_empty());
+    assert!(rig.plane.access_requests(&root(), page(), RequestFilter::default()).await.unwrap().0.is_empty());
 }
 
 #[tokio::test]
@@ -259,7 +259,7 @@ async fn pages_neither_repeat_nor_hide_what_was_there_while_others_write() {
     let (mut seen, mut token) = (vec![], String::new());
     loop {
         let page = Page::parse(4, &token, &[]).unwrap();
-        let (requests, next) = rig.plane.access_requests(&alice(), page, None).await.unwrap();
+        let (requests, next) = rig.plane.access_requests(&alice(), page, RequestFilter::default()).await.unwrap();
         seen.extend(requests.into_iter().map(|request| request.id));
         rig.plane.request_access(&alice(), asking()).await.unwrap();
         token = next;
@@ -286,12 +286,12 @@ async fn a_page_ends_before_it_is_larger_than_a_client_takes() {
         request.terms.scope = large.clone();
         rig.plane.store.write(move |change| change.create_request(&mut request)).await.unwrap();
     }
-    let (first, token) = rig.plane.access_requests(&root(), page(), None).await.unwrap();
+    let (first, token) = rig.plane.access_requests(&root(), page(), RequestFilter::default()).await.unwrap();
     let bytes: usize =
         first.iter().map(|request| prost::Message::encoded_len(&wire::access::request_to(request))).sum();
     assert!(bytes < 4 << 20 && first.len() < 20, "{bytes} bytes in {} rows", first.len());
     let next = Page::parse(0, &token, &[]).unwrap();
-    let (second, token) = rig.plane.access_requests(&root(), next, None).await.unwrap();
+    let (second, token) = rig.plane.access_requests(&root(), next, RequestFilter::default()).await.unwrap();
     assert_eq!((first.len() + second.len(), &*token), (20, ""));
 }
 
@@ -408,5 +408,5 @@ async fn nothing_is_granted_under_policies_that_were_replaced_before_it_was_writ
     let fault = rig.plane.request_access(&alice(), asking()).await.unwrap_err();
     assert_eq!(reason(&fault), "NO_POLICY", "ruled on anew");
     assert!(rig.plane.fanout.index().is_empty());
-    assert!(rig.plane.access_requests(&root(), page(), None).await.unwrap().0.is_empty());
+    assert!(rig.plane.access_requests(&root(), page(), RequestFilter::default()).await.unwrap().0.is_empty());
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::approval::{Progress, Review, Stage, progress};
 use super::canonical::{Canonical, Hash};
 use super::grant::{Grant, GrantId, Revision};
 use super::identity::Principal;
@@ -154,6 +155,10 @@ pub struct AccessRequest {
     pub state: AccessState,
     /// How it ended; absent while pending.
     pub outcome: Option<Outcome>,
+    /// Who has to approve, as the pinned policy says; empty when that was not left to people.
+    pub stages: Vec<Stage>,
+    /// What people have said, in order.
+    pub reviews: Vec<Review>,
     /// W3C trace context of the request.
     pub traceparent: Option<Arc<str>>,
     /// The store's revision at which it was made.
@@ -184,6 +189,31 @@ impl AccessRequest {
         self.state = self.state.after(step)?;
         self.outcome = Some(outcome);
         Ok(())
+    }
+
+    /// Where it stands with the people who decide it. What cannot count is left out, whoever has written it: reviews of
+    /// the requester or the subject, and of other terms than these.
+    pub fn progress(&self) -> Progress {
+        progress(&self.stages, &self.countable())
+    }
+
+    /// The reviews that can count.
+    pub fn countable(&self) -> Vec<Review> {
+        let digest = self.terms.digest();
+        let counts = |review: &&Review| review.digest == digest && !self.concerns(&review.reviewer);
+        self.reviews.iter().filter(counts).cloned().collect()
+    }
+
+    /// Whether somebody who has proved to be all of these is among its approvers.
+    pub fn is_reviewable_by(&self, proven: &[Principal]) -> bool {
+        self.stages.iter().flat_map(|stage| &stage.steps).any(|step| step.admits(proven))
+    }
+
+    /// What a grant may have at most by now: each approval can only take away.
+    pub fn approved_at_most(&self) -> (&Scope, Duration) {
+        let scope = self.reviews.iter().rev().find_map(|review| review.narrowed_scope.as_ref());
+        let spans = self.reviews.iter().filter_map(|review| review.narrowed_duration);
+        (scope.unwrap_or(&self.terms.scope), spans.fold(self.terms.duration, Duration::min))
     }
 
     /// Whether the principal asked for it or is to get it.

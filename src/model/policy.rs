@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use regex::{Regex, RegexBuilder};
 
+use super::approval::Stage;
 use super::grant::Staleness;
 use super::identity::Principal;
 use super::scope::Scope;
@@ -66,6 +67,8 @@ pub struct AccessPolicy {
     pub tickets: TicketRule,
     /// What is decided without people, in order.
     pub auto: Vec<AutoRule>,
+    /// Which people decide the rest; empty: nobody can, and the request waits until its time is up.
+    pub approval: Vec<Stage>,
     /// What its grants count for while a sidecar is cut off.
     pub staleness: Staleness,
 }

@@ -6,6 +6,7 @@ use super::grant::{
     FieldError, duration_from, duration_to, ended_to, entry_from, entry_to, principals_from, scope_from, scope_to,
     timestamp_from, timestamp_to,
 };
+use super::review::{reviews_from, reviews_to, stages_from};
 use super::{store, v1};
 use crate::model::access::{AccessRequest, AccessState, Ending, Issued, Origin, Outcome, PinnedPolicy, Terms};
 use crate::model::grant::{End, GrantId, Phase, Revision};
@@ -65,6 +66,7 @@ pub fn state_from(wire: i32, field: &str) -> Result<Option<AccessState>, FieldEr
 /// As `jitgate.v1.AccessRequest`.
 pub fn request_to(request: &AccessRequest) -> v1::AccessRequest {
     let AccessRequest { terms, outcome, .. } = request;
+    let (reviews, progress) = reviews_to(request);
     let text = |of: fn(&Outcome) -> &str| outcome.as_ref().map(of).unwrap_or_default().to_owned();
     v1::AccessRequest {
         id: request.id.to_string(),
@@ -89,6 +91,8 @@ pub fn request_to(request: &AccessRequest) -> v1::AccessRequest {
         traceparent: request.traceparent.as_deref().unwrap_or_default().to_owned(),
         create_revision: revision_to(request.create_revision),
         mod_revision: revision_to(request.mod_revision),
+        reviews,
+        progress,
     }
 }
 
@@ -109,7 +113,8 @@ pub fn request_from(wire: v1::AccessRequest) -> Result<AccessRequest, FieldError
             digest: wire.policy_digest.into(),
         },
     };
-    if terms.digest().to_string() != wire.request_digest {
+    let digest = terms.digest();
+    if digest.to_string() != wire.request_digest {
         return Err(FieldError::new("request_digest", "is not the digest of these terms"));
     }
     let outcome = match (state.is_terminal(), &wire.end_time) {
@@ -132,6 +137,8 @@ pub fn request_from(wire: v1::AccessRequest) -> Result<AccessRequest, FieldError
         pending_until: timestamp_from(&required(wire.pending_until.as_ref(), "pending_until")?, "pending_until")?,
         state,
         outcome,
+        stages: stages_from(&wire.progress)?,
+        reviews: reviews_from(&wire.reviews, digest)?,
         traceparent: shared(&wire.traceparent),
         create_revision: Revision(count_from(wire.create_revision, "create_revision")?),
         mod_revision: Revision(count_from(wire.mod_revision, "mod_revision")?),
@@ -232,6 +239,8 @@ pub fn stored_from(wire: store::StoredGrant) -> Result<Issued, FieldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::approval::{Review, Stage, Step, Verdict};
+    use crate::model::policy::Matcher;
     use std::time::Duration;
 
     use crate::model::grant::{Ended, Grant, Hold, PolicyRef, Staleness};
@@ -261,10 +270,51 @@ mod tests {
             pending_until: Timestamp::from_micros(9),
             state: AccessState::Pending,
             outcome: None,
+            stages: vec![],
+            reviews: vec![],
             traceparent: Some("00-a-b-01".into()),
             create_revision: Revision(3),
             mod_revision: Revision(4),
         }
+    }
+
+    fn reviewed() -> AccessRequest {
+        let step = |name: &str, approver: &str| Step {
+            name: name.into(),
+            approvers: vec![Matcher::parse(approver).unwrap()],
+            approvals: 2,
+            denials: 3,
+        };
+        let review = Review {
+            reviewer: Principal::parse("user:iss|bob").unwrap(),
+            verdict: Verdict::Approve,
+            reason: "fine".into(),
+            time: Timestamp::from_micros(8),
+            proven: vec![Principal::parse("group:iss|leads").unwrap()],
+            digest: request().terms.digest(),
+            narrowed_scope: Some(scope()),
+            narrowed_duration: Some(Duration::from_secs(30)),
+        };
+        let stages = vec![
+            Stage { name: "s".into(), steps: vec![step("a", "group:iss|leads"), step("b", "user:iss|*")] },
+            Stage { name: "t".into(), steps: vec![step("a", "user:iss|olga")] },
+        ];
+        AccessRequest { stages, reviews: vec![review], ..request() }
+    }
+
+    #[test]
+    fn the_progress_on_the_wire_says_for_which_step_a_review_counts() {
+        let wire = request_to(&reviewed());
+        assert_eq!((&*wire.reviews[0].stage, &*wire.reviews[0].step), ("s", "a"));
+        let shown: Vec<_> = wire.progress.iter().map(|step| (step.have, step.need, step.open)).collect();
+        assert_eq!(shown, [(1, 2, true), (0, 2, true), (0, 2, false)]);
+    }
+
+    #[test]
+    fn a_stored_review_of_other_terms_is_damage() {
+        let mut wire = request_to(&reviewed());
+        wire.reviews[0].request_digest = "0".repeat(64);
+        assert_eq!(request_from(wire).unwrap_err().field, "reviews.request_digest");
     }
 
     #[test]
@@ -272,7 +322,7 @@ mod tests {
         let outcome =
             Outcome { time: Timestamp::from_micros(8), by: "rule:x".into(), reason: "so".into(), grant: None };
         let denied = AccessRequest { state: AccessState::Denied, outcome: Some(outcome), ..request() };
-        for request in [request(), denied] {
+        for request in [request(), denied, reviewed()] {
             assert_eq!(request_from(request_to(&request)).unwrap(), request);
         }
     }

@@ -121,6 +121,7 @@ fn lines(ports: &Ports, shown: &Path, with_envoy: bool) -> Vec<(&'static str, St
     let users = "--http 'GET /v1/users/{id}'";
     let alice = quote(&format!("user:{}|alice", super::issuer::ISSUER));
     let lead = "JITGATE_TOKEN=$(jitgate dev token --user lead --group sre-leads)";
+    let bob = "JITGATE_TOKEN=$(jitgate dev token --user bob)";
     let called = [
         (
             "call as alice, with the demo client's certificate: refused, and told how to ask",
@@ -139,6 +140,12 @@ fn lines(ports: &Ports, shown: &Path, with_envoy: bool) -> Vec<(&'static str, St
         (
             "alice asks for the workload, which then calls without her",
             format!("{ask} {users} --subject {} --for 1m --reason 'to try it' --wait", certs::CHECKOUT),
+        ),
+        ("bob is in no group: what he asks for waits for a lead", format!("{bob} {ask} {users} --reason 'to try it'")),
+        ("a lead looks at what waits for leads", format!("{lead} jitgate requests list --for-me")),
+        (
+            "and approves it, for less time than was asked for (put in the ID)",
+            format!("{lead} jitgate approve ID --for 1m --reason 'fine'"),
         ),
         ("the workload alone", curl("checkout.curl", "/v1/users/7")),
         ("another workload, with a standing grant", curl("prober.curl", "/healthz")),

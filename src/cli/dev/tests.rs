@@ -73,6 +73,8 @@ fn the_guide_names_every_process_and_what_to_try() {
         "source .jitgate/env",
         "curl -i -K .jitgate/alice.curl https://localhost:4/v1/users/7",
         "jitgate request --service payments --http 'GET /v1/users/{id}' --for 20s --reason 'to try it' --wait",
+        "JITGATE_TOKEN=$(jitgate dev token --user bob) jitgate request --service payments",
+        "--group sre-leads) jitgate approve ID --for 1m",
         "jitgate dev call --grpc /pay.v1.Ledger/GetBalance",
         "pid 42, log .jitgate/logs/envoy.log",
     ] {

@@ -30,6 +30,36 @@ pub fn access_request(request: &v1::AccessRequest) -> Value {
         "traceparent": request.traceparent,
         "createRevision": request.create_revision,
         "modRevision": request.mod_revision,
+        "reviews": request.reviews.iter().map(review).collect::<Vec<_>>(),
+        "progress": request.progress.iter().map(step).collect::<Vec<_>>(),
+    })
+}
+
+fn review(review: &v1::Review) -> Value {
+    json!({
+        "reviewer": review.reviewer,
+        "verdict": state(review.verdict().as_str_name(), "REVIEW_VERDICT_"),
+        "reason": review.reason,
+        "createTime": time(review.create_time.as_ref()),
+        "principals": review.principals,
+        "requestDigest": review.request_digest,
+        "narrowedScope": scope(review.narrowed_scope.as_ref()),
+        "narrowedDuration": span(review.narrowed_duration.as_ref()),
+        "stage": review.stage,
+        "step": review.step,
+    })
+}
+
+fn step(step: &v1::StepProgress) -> Value {
+    json!({
+        "stage": step.stage,
+        "step": step.step,
+        "have": step.have,
+        "need": step.need,
+        "denials": step.denials,
+        "denialsRefuse": step.denials_refuse,
+        "approvers": step.approvers,
+        "open": step.open,
     })
 }
 

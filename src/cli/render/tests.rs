@@ -76,7 +76,77 @@ fn a_request_as_json_keeps_its_shape() {
     assert_eq!(value["state"], "APPROVED");
     assert_eq!(value["pendingUntil"], Value::Null);
     let names: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
-    assert_eq!(names.len(), 22, "every field is always there: {names:?}");
+    assert_eq!(names.len(), 24, "every field is always there: {names:?}");
+}
+
+fn reviewed() -> v1::AccessRequest {
+    let step = |step: &str, have, open| v1::StepProgress {
+        stage: "team".into(),
+        step: step.into(),
+        have,
+        need: 2,
+        denials_refuse: 1,
+        approvers: vec!["group:https://idp|leads".into(), "user:https://idp|carol".into()],
+        open,
+        ..Default::default()
+    };
+    let review = v1::Review {
+        reviewer: "user:https://idp|carol".into(),
+        verdict: v1::ReviewVerdict::Approved.into(),
+        reason: "go \u{1b}[31mon".into(),
+        create_time: after(0),
+        principals: vec!["user:https://idp|carol".into()],
+        narrowed_scope: Some(v1::Scope { http: vec![], ..scope().unwrap() }),
+        narrowed_duration: Some(duration_to(Duration::from_secs(10))),
+        stage: "team".into(),
+        step: "leads".into(),
+        ..Default::default()
+    };
+    v1::AccessRequest {
+        state: v1::AccessRequestState::Pending.into(),
+        grant: String::new(),
+        reviews: vec![review],
+        progress: vec![step("leads", 1, true), step("owners", 0, false)],
+        ..request()
+    }
+}
+
+#[test]
+fn a_request_that_waits_shows_who_has_reviewed_and_who_is_still_needed() {
+    let golden = "\
+Request:   01REQUEST
+State:     PENDING
+Requester: user:https://idp|alice
+Subject:   user:https://idp|alice
+Service:   payments
+Allows:    /pay.v1.Ledger/*
+Allows:    GET,HEAD /v1/users/{id}
+For:       20s
+Reason:    look into \u{fffd}[31mit
+Policy:    demo (version 3)
+Asked:     2023-11-14T22:13:20.000Z (now)
+Approval:  team/leads: 1 of 2, from group leads, carol
+Approval:  team/owners: 0 of 2, from group leads, carol, not yet open
+Review:    carol approved now for team/leads, at most 10s, only /pay.v1.Ledger/*: go \u{fffd}[31mon
+";
+    assert_eq!(text::Request(&reviewed()).text(&paper()), golden);
+}
+
+#[test]
+fn a_review_and_a_step_as_json_keep_their_shape() {
+    let value = json::access_request(&reviewed());
+    let review = serde_json::json!({
+        "reviewer": "user:https://idp|carol", "verdict": "APPROVED", "reason": "go \u{1b}[31mon",
+        "createTime": "2023-11-14T22:13:20.000Z", "principals": ["user:https://idp|carol"], "requestDigest": "",
+        "narrowedScope": { "service": "payments", "grpc": ["/pay.v1.Ledger/*"], "http": [] },
+        "narrowedDuration": "10s", "stage": "team", "step": "leads",
+    });
+    assert_eq!(value["reviews"][0], review);
+    let step = serde_json::json!({
+        "stage": "team", "step": "owners", "have": 0, "need": 2, "denials": 0, "denialsRefuse": 1,
+        "approvers": ["group:https://idp|leads", "user:https://idp|carol"], "open": false,
+    });
+    assert_eq!(value["progress"][1], step);
 }
 
 #[test]

@@ -40,6 +40,10 @@ impl View for Request<'_> {
             ("Tickets", request.tickets.join(", ")),
             ("Policy", versioned(&request.policy, request.policy_version)),
             ("Asked", moment(request.create_time.as_ref(), paper)),
+        ]);
+        fields.extend(request.progress.iter().map(|step| ("Approval", step_line(step))));
+        fields.extend(request.reviews.iter().map(|review| ("Review", review_line(review, paper))));
+        fields.extend([
             ("Pending until", pending_until),
             ("Ended", moment(request.end_time.as_ref(), paper)),
             ("Decided by", request.decided_by.clone()),
@@ -48,6 +52,37 @@ impl View for Request<'_> {
         ]);
         block(&fields)
     }
+}
+
+/// `team/leads: 1 of 2, from group sre-leads`
+fn step_line(step: &v1::StepProgress) -> String {
+    let approvers: Vec<String> = step.approvers.iter().map(|approver| short(approver)).collect();
+    let denied = if step.denials > 0 { format!(", {} denied", step.denials) } else { String::new() };
+    let later = if step.open { "" } else { ", not yet open" };
+    format!(
+        "{}/{}: {} of {}{denied}, from {}{later}",
+        step.stage,
+        step.step,
+        step.have,
+        step.need,
+        approvers.join(", ")
+    )
+}
+
+/// `lead approved 3s ago for team/leads, at most 10m, only GET /v1/users/{id}: fine`
+fn review_line(review: &v1::Review, paper: &Paper) -> String {
+    let verdict = json::state(review.verdict().as_str_name(), "REVIEW_VERDICT_").to_lowercase();
+    let mut line = format!("{} {verdict} {}", short(&review.reviewer), relative(review.create_time.as_ref(), paper));
+    if !review.step.is_empty() {
+        line += &format!(" for {}/{}", review.stage, review.step);
+    }
+    if review.narrowed_duration.is_some() {
+        line += &format!(", at most {}", span(review.narrowed_duration.as_ref()));
+    }
+    if review.narrowed_scope.is_some() {
+        line += &format!(", only {}", rules(review.narrowed_scope.as_ref()).join(", "));
+    }
+    if review.reason.is_empty() { line } else { format!("{line}: {}", review.reason) }
 }
 
 /// An access request with the grant that it led to, if any.

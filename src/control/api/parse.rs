@@ -9,14 +9,17 @@ use crate::control::explain::{Called, Question};
 use crate::control::fault::Fault;
 use crate::control::grants::{GrantFilter, Sweep};
 use crate::control::listing::Page;
-use crate::control::requests::Asking;
+use crate::control::requests::{Asking, RequestFilter};
+use crate::control::reviews::Reviewing;
 use crate::model::access::AccessState;
-use crate::model::canonical::Canonical;
+use crate::model::approval::Verdict;
+use crate::model::canonical::{Canonical, Hash};
 use crate::model::identity::{Principal, Service};
 use crate::model::policy::REASON_MAX;
+use crate::model::scope::Scope;
 use crate::telemetry::trace;
 use crate::wire::access::state_from;
-use crate::wire::grant::{duration_from, principals_from, scope_from, timestamp_from};
+use crate::wire::grant::{FieldError, duration_from, principals_from, scope_from, timestamp_from};
 use crate::wire::v1;
 use crate::wire::v1::explain_access_request::Target;
 
@@ -60,8 +63,62 @@ fn workloads(via: &[String]) -> Result<Vec<Principal>, Fault> {
     via.iter().enumerate().map(parse).collect()
 }
 
+pub(super) fn approval(wire: v1::ApproveRequestRequest) -> Result<Reviewing, Fault> {
+    let asked = v1::ApproveRequestRequest { request_id: String::new(), ..wire.clone() };
+    let fingerprint = fingerprint_of("jitgate.approve_request.v1", &asked);
+    let denial = v1::DenyRequestRequest {
+        id: wire.id,
+        request_digest: wire.request_digest,
+        reason: wire.reason,
+        request_id: wire.request_id,
+    };
+    let span = wire.narrowed_duration.as_ref();
+    Ok(Reviewing {
+        verdict: Verdict::Approve,
+        narrowed_scope: wire.narrowed_scope.as_ref().map(narrowed).transpose()?,
+        narrowed_duration: span.map(|span| duration_from(span, "narrowed_duration")).transpose()?,
+        fingerprint,
+        ..self::denial(denial)?
+    })
+}
+
+/// A field of the narrowed scope keeps the name that it has there.
+fn narrowed(scope: &v1::Scope) -> Result<Scope, Fault> {
+    let named = |error: FieldError| Fault::invalid(format!("narrowed_{}", error.field), error.problem);
+    scope_from(scope).map_err(named)
+}
+
+pub(super) fn denial(wire: v1::DenyRequestRequest) -> Result<Reviewing, Fault> {
+    let asked = v1::DenyRequestRequest { request_id: String::new(), ..wire.clone() };
+    let fingerprint = fingerprint_of("jitgate.deny_request.v1", &asked);
+    let v1::DenyRequestRequest { id, request_digest, reason: text, request_id } = wire;
+    if request_id.chars().count() > REQUEST_ID_MAX {
+        return Err(Fault::invalid("request_id", format!("is longer than {REQUEST_ID_MAX} characters")));
+    }
+    if request_digest.is_empty() {
+        return Err(Fault::invalid("request_digest", "is absent: send the digest of the request that was looked at"));
+    }
+    Ok(Reviewing {
+        request: id,
+        verdict: Verdict::Deny,
+        digest: request_digest,
+        reason: reason(text)?,
+        narrowed_scope: None,
+        narrowed_duration: None,
+        request_id,
+        fingerprint,
+        traceparent: trace::current_traceparent().map(Into::into),
+    })
+}
+
+fn fingerprint_of(domain: &str, asked: &impl Message) -> Hash {
+    let mut canonical = Canonical::new(domain);
+    canonical.bytes(&asked.encode_to_vec());
+    canonical.finish()
+}
+
 /// Over everything but the request id itself.
-fn fingerprint(wire: &v1::RequestAccessRequest) -> crate::model::canonical::Hash {
+fn fingerprint(wire: &v1::RequestAccessRequest) -> Hash {
     let asked = v1::RequestAccessRequest { request_id: String::new(), ..wire.clone() };
     let mut canonical = Canonical::new("jitgate.request_access.v1");
     canonical.bytes(&asked.encode_to_vec());
@@ -99,10 +156,12 @@ fn optional_service(text: &str) -> Result<Option<Service>, Fault> {
     Service::parse(text).map(Some).map_err(|error| Fault::invalid("service", error.to_string()))
 }
 
-pub(super) fn request_page(wire: &v1::ListAccessRequestsRequest) -> Result<(Page, Option<AccessState>), Fault> {
+pub(super) fn request_page(wire: &v1::ListAccessRequestsRequest) -> Result<(Page, RequestFilter), Fault> {
     let state = state_from(wire.state, "state")?;
-    let page = Page::parse(wire.page_size, &wire.page_token, &["requests", state.map_or("", AccessState::as_str)])?;
-    Ok((page, state))
+    let mut names = vec!["requests", state.map_or("", AccessState::as_str)];
+    names.extend(wire.for_review.then_some("for review"));
+    let page = Page::parse(wire.page_size, &wire.page_token, &names)?;
+    Ok((page, RequestFilter { state, for_review: wire.for_review }))
 }
 
 pub(super) fn grant_page(wire: &v1::ListGrantsRequest) -> Result<(Page, GrantFilter), Fault> {

@@ -325,3 +325,51 @@ async fn a_workload_asks_by_its_certificate_over_tls() {
     assert_eq!(reason(&nobody), "CREDENTIAL_MISSING");
     served.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn approvals_over_many_connections_lose_none_and_issue_one_grant() {
+    const APPROVAL: &str = "\n  approval: {stages: [{name: s, steps: [{name: people, \
+                            approvers: ['group:https://idp.example|leads'], approvals: 40}]}]}\n";
+    let directory = Arc::new(tempfile::tempdir().unwrap());
+    std::fs::create_dir(directory.path().join("policies")).unwrap();
+    let policies = format!("{}{APPROVAL}", crate::control::testing::POLICIES.trim_end());
+    std::fs::write(directory.path().join("policies/all.yaml"), policies).unwrap();
+    let served = Served::start_in(directory, &[]).await;
+    let mut client = Client::new(served.channel().await);
+    let alice = served.provider.token("alice", &["leads"]);
+    let request = client.request_access(with(&alice, ask(30))).await.unwrap().into_inner();
+    let review = v1::ApproveRequestRequest {
+        id: request.id.clone(),
+        request_digest: request.request_digest.clone(),
+        reason: "fine".into(),
+        ..Default::default()
+    };
+    let own = client.approve_request(with(&alice, review.clone())).await.unwrap_err();
+    assert_eq!((own.code(), &*reason(&own)), (Code::FailedPrecondition, "SELF_APPROVAL"));
+    let other = v1::ApproveRequestRequest { request_digest: "0".repeat(64), ..review.clone() };
+    let lead = served.provider.token("p0", &["leads"]);
+    let void = client.approve_request(with(&lead, other)).await.unwrap_err();
+    assert_eq!((void.code(), &*reason(&void)), (Code::FailedPrecondition, "DIGEST_MISMATCH"));
+    let absent = v1::DenyRequestRequest { id: request.id.clone(), ..Default::default() };
+    assert_eq!(field(&client.deny_request(with(&lead, absent)).await.unwrap_err()), "request_digest");
+
+    let mut all = tokio::task::JoinSet::new();
+    for n in 0..50 {
+        let mut client = Client::new(served.channel().await);
+        let approval = with(&served.provider.token(&format!("p{n}"), &["leads"]), review.clone());
+        all.spawn(async move { client.approve_request(approval).await });
+    }
+    let all = all.join_all().await;
+    let late: Vec<_> = all.iter().filter_map(|answer| answer.as_ref().err()).collect();
+    assert_eq!(late.len(), 10);
+    assert!(
+        late.iter().all(|status| (status.code(), &*reason(status)) == (Code::FailedPrecondition, "STATE_TERMINAL"))
+    );
+    let by_id = v1::GetAccessRequestRequest { id: request.id };
+    let last = client.get_access_request(with(&lead, by_id)).await.unwrap().into_inner();
+    assert_eq!((last.state(), last.reviews.len()), (v1::AccessRequestState::Approved, 40));
+    assert_eq!((last.progress[0].have, last.progress[0].need, &*last.reviews[0].step), (40, 40, "people"));
+    let listed = client.list_grants(with(&alice, v1::ListGrantsRequest::default())).await.unwrap().into_inner();
+    assert_eq!(listed.grants.iter().map(|grant| &grant.id).collect::<Vec<_>>(), [&last.grant]);
+    served.stop().await.unwrap();
+}

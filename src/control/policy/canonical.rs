@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::approval;
 use super::read::write_duration;
 use crate::model::grant::Staleness;
 use crate::model::policy::{AccessPolicy, AutoRule, Pattern, PolicyDigest, StandingGrant};
@@ -45,6 +46,7 @@ pub(super) fn seal_policy(policy: &mut AccessPolicy) {
         },
         "auto": policy.auto.iter().map(rule).collect::<Vec<_>>(),
         "staleness": staleness(policy.staleness),
+        "approval": approval::write(&policy.approval),
     });
     (policy.canonical, policy.digest) = seal(&content);
 }
@@ -94,7 +96,7 @@ fn staleness(staleness: Staleness) -> &'static str {
     }
 }
 
-fn sorted<T: ToString>(items: &[T]) -> Vec<String> {
+pub(super) fn sorted<T: ToString>(items: &[T]) -> Vec<String> {
     let mut texts: Vec<String> = items.iter().map(T::to_string).collect();
     texts.sort();
     texts.dedup();

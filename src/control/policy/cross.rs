@@ -75,7 +75,7 @@ fn conflict(earlier: &Policy, later: &Policy) -> Option<Problem> {
 fn same_effect(a: &AccessPolicy, b: &AccessPolicy) -> bool {
     (a.allow_wildcard, a.duration, a.pending_ttl, a.staleness)
         == (b.allow_wildcard, b.duration, b.pending_ttl, b.staleness)
-        && (&a.reason, &a.tickets, &a.auto) == (&b.reason, &b.tickets, &b.auto)
+        && (&a.reason, &a.tickets, &a.auto, &a.approval) == (&b.reason, &b.tickets, &b.auto, &b.approval)
 }
 
 /// Whether some request may fall under both.

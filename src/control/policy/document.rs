@@ -9,6 +9,7 @@ use super::condition::Condition;
 use super::node::{Node, Value};
 use super::problem::{Findings, Place};
 use super::read::{Field, Fields, Reader, write_duration};
+use crate::model::approval::{PEOPLE_MAX, STAGES_MAX};
 use crate::model::grant::Staleness;
 use crate::model::identity::{Principal, Service};
 use crate::model::policy::{
@@ -18,6 +19,7 @@ use crate::model::policy::{
 use crate::model::scope::{GrpcRule, HttpRule, RULES_MAX, Rule, Scope};
 use crate::model::time::Timestamp;
 
+mod approval;
 mod auto;
 
 pub(super) const API_VERSION: &str = "jitgate.dev/v1";
@@ -45,6 +47,9 @@ pub(super) const HTTP: &[&str] = &["methods", "path"];
 pub(super) const DURATION: &[&str] = &["default", "max"];
 pub(super) const REASON: &[&str] = &["required", "minLength", "pattern", "help"];
 pub(super) const TICKETS: &[&str] = &["required", "pattern", "help"];
+pub(super) const APPROVAL: &[&str] = &["stages"];
+pub(super) const STAGE: &[&str] = &["name", "steps"];
+pub(super) const STEP: &[&str] = &["name", "approvers", "approvals", "denials"];
 pub(super) const AUTO: &[&str] = &["name", "when", "effect", "maxDuration", "message"];
 
 /// Greatest distance of a priority from 0.
@@ -116,9 +121,6 @@ impl Reader<'_> {
     }
 
     fn access_policy(&mut self, name: Option<(Arc<str>, Place)>, spec: &Fields<'_>) -> Option<Loaded> {
-        if let Some(field) = spec.field("approval") {
-            self.error(&field, "is not supported yet; remove it: what no auto rule decides waits as PENDING");
-        }
         let modes = [("enforce", Mode::Enforce), ("shadow", Mode::Shadow), ("disabled", Mode::Disabled)];
         let mode = self.or(spec, "mode", Mode::Enforce, |reader, field| reader.choice(field, &modes));
         let priority = self.or(spec, "priority", 0, |reader, field| {
@@ -138,6 +140,7 @@ impl Reader<'_> {
         let reason = self.or(spec, "reason", reason_default(), Self::reason);
         let tickets = self.or(spec, "tickets", ticket_default(), Self::tickets);
         let auto = self.or(spec, "auto", Vec::new(), |reader, field| reader.auto(field, duration.as_ref()));
+        let approval = self.or(spec, "approval", Vec::new(), Self::approval);
         let staleness = self.or(spec, "staleness", Staleness::Strict, Self::staleness);
         if self.findings.errors() > 0 {
             return None;
@@ -160,6 +163,7 @@ impl Reader<'_> {
             reason: reason?,
             tickets: tickets?,
             auto,
+            approval: approval?,
             staleness: staleness?,
         };
         canonical::seal_policy(&mut policy);

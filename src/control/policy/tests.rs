@@ -69,10 +69,13 @@ fn the_documentation_is_true() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/policies.md");
     let page = std::fs::read_to_string(path).unwrap();
     let yaml: Vec<&str> = page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(yaml.len(), 2);
+    assert_eq!(yaml.len(), 3);
     assert_eq!(found_in(&yaml.join("---\n")), [""; 0]);
     for reason in crate::model::policy::RefusalReason::ALL {
         assert!(page.contains(&format!("`{}`", reason.as_str())), "{reason:?}");
+    }
+    for field in fields::STAGE.iter().chain(fields::STEP) {
+        assert!(page.contains(&format!("`{field}`")), "{field}");
     }
     for field in fields::AUTO.iter().chain(fields::DURATION).chain(fields::ACCESS_POLICY).chain(fields::STANDING_GRANT)
     {
@@ -96,6 +99,9 @@ fn the_schema_has_every_field_that_the_parser_knows_and_no_other() {
         ("Reason", fields::REASON),
         ("Tickets", fields::TICKETS),
         ("Auto", fields::AUTO),
+        ("Approval", fields::APPROVAL),
+        ("Stage", fields::STAGE),
+        ("Step", fields::STEP),
     ] {
         let object = &schema["$defs"][definition];
         let listed: BTreeSet<&str> = object["properties"].as_object().unwrap().keys().map(String::as_str).collect();
@@ -106,6 +112,11 @@ fn the_schema_has_every_field_that_the_parser_knows_and_no_other() {
     assert_eq!(policy["priority"]["maximum"], fields::PRIORITY_MAX);
     assert_eq!(policy["auto"]["maxItems"], fields::AUTO_MAX);
     assert_eq!(policy["pendingTtl"]["default"], "24h");
+    let (stages, step) = (&schema["$defs"]["Approval"]["properties"]["stages"], &schema["$defs"]["Step"]["properties"]);
+    assert_eq!(
+        (&stages["maxItems"], &step["approvals"]["maximum"]),
+        (&crate::model::approval::STAGES_MAX.into(), &crate::model::approval::PEOPLE_MAX.into())
+    );
 }
 
 #[test]
@@ -228,10 +239,6 @@ fn an_error_in_the_terms_names_its_line_column_and_field() {
             "8:19: spec.tickets.help: must be 1 to 500 characters without control characters",
         ),
         (with("  staleness: never"), "8:14: spec.staleness: must be strict or lastKnown, not \"never\""),
-        (
-            with("  approval: {stages: []}"),
-            "8:13: spec.approval: is not supported yet; remove it: what no auto rule decides waits as PENDING",
-        ),
         (auto("ALLOW"), "8:42: spec.auto[0].effect: must be APPROVE or DENY, not \"ALLOW\""),
         (
             auto("APPROVE, maxDuration: 2h"),
@@ -242,6 +249,42 @@ fn an_error_in_the_terms_names_its_line_column_and_field() {
             "8:61: spec.auto[0].maxDuration: means nothing on a denial; write request.duration into its condition",
         ),
     ]);
+}
+
+#[test]
+fn an_error_in_an_approval_names_its_line_column_and_field() {
+    let stages = |stages: &str| format!("{GOOD}  approval: {{stages: {stages}}}\n");
+    let steps = |steps: &str| stages(&format!("[{{name: s, steps: {steps}}}]"));
+    let users = |rest: &str| steps(&format!("[{{name: a, approvers: ['user:i|a', 'user:i|b']{rest}}}]"));
+    refused(&[
+        (format!("{GOOD}  approval: {{}}\n"), "8:13: spec.approval.stages: is missing; add it, for example"),
+        (stages("[]"), "8:22: spec.approval.stages: must have 1 to 8 entries"),
+        (steps("[]"), "8:40: spec.approval.stages[0].steps: must have 1 to 8 entries"),
+        (steps("[{name: a}]"), "8:41: spec.approval.stages[0].steps[0].approvers: is missing; add it"),
+        (
+            steps("[{name: a, approvers: ['spiffe://td/ci']}]"),
+            "8:63: spec.approval.stages[0].steps[0].approvers[0]: must be a user or a group: only people review",
+        ),
+        (
+            users(", approvals: 0"),
+            "8:99: spec.approval.stages[0].steps[0].approvals: must be a whole number from 1 to 256",
+        ),
+        (
+            users(", approvals: 3"),
+            "8:22: spec.approval.stages: can never be complete: step a of stage s lists too few people",
+        ),
+        (
+            steps("[{name: a, approvers: ['group:i|a']}, {name: a, approvers: ['group:i|b']}]"),
+            "8:78: spec.approval.stages[0].steps[1]: has the name \"a\" of one above; give it another",
+        ),
+        (
+            steps(
+                "[{name: a, approvers: ['group:i|a'], approvals: 200}, {name: b, approvers: ['group:i|b'], approvals: 57}]",
+            ),
+            "8:22: spec.approval.stages: wants 257 people in all; at most 256 can be asked for",
+        ),
+    ]);
+    assert_eq!(found_in(&users(", approvals: 2, denials: 2")), [""; 0]);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::{META_KEY, Reader, StoreError, Table, View, Writes};
 use crate::control::audit::{self, Entry};
 use crate::control::fanout;
 use crate::model::access::{AccessRequest, AccessStep, Ending, Issued, Outcome, Terminal};
+use crate::model::approval::{Review, Verdict};
 use crate::model::grant::{Ended, Hold, Phase, Revision};
 use crate::model::time::Timestamp;
 use crate::wire::access::{phase_to, request_to, revision_to, stored_to};
@@ -100,6 +101,9 @@ impl<'v> Change<'v> {
         for party in ["", request.requester.as_str(), request.terms.subject.as_str()] {
             self.rows.put(Table::RequestsByParty, keys::by_party(party, revision), id.to_vec());
         }
+        for approver in request.stages.iter().flat_map(|stage| &stage.steps).flat_map(|step| &step.approvers) {
+            self.rows.put(Table::RequestsByParty, keys::by_party(&approver.to_string(), revision), id.to_vec());
+        }
         self.rows.put(Table::Pending, keys::pair(request.requester.as_str(), id), vec![]);
         self.rows.put(Table::Due, keys::due(request.pending_until, DueKind::RequestEnds, id), vec![]);
         self.put_request(request);
@@ -139,6 +143,33 @@ impl<'v> Change<'v> {
             from: from.as_str(),
             to: request.state.as_str(),
             reason: outcome.map_or("", |outcome| &outcome.reason),
+            traceparent: request.traceparent.as_deref(),
+        })?;
+        Ok(())
+    }
+
+    /// Adds a review to a pending request, which stays pending: what follows from it is the next step.
+    ///
+    /// # Errors
+    /// [`ChangeError::Request`] when it is over already.
+    pub fn record_review(&mut self, request: &mut AccessRequest, review: &Review) -> Result<(), ChangeError> {
+        if request.state.is_terminal() {
+            return Err(Terminal(request.state).into());
+        }
+        let state = request.state.as_str();
+        request.mod_revision = self.revision();
+        request.reviews.push(review.clone());
+        self.put_request(request);
+        self.audit(&Entry {
+            kind: match review.verdict {
+                Verdict::Approve => "review.approved",
+                Verdict::Deny => "review.denied",
+            },
+            actor: review.reviewer.as_str(),
+            resource: format!("accessRequests/{}", request.id),
+            from: state,
+            to: state,
+            reason: &review.reason,
             traceparent: request.traceparent.as_deref(),
         })?;
         Ok(())

@@ -1,0 +1,111 @@
+//! Approving and denying what others ask for: the request is fetched and shown, and exactly that is reviewed, by its digest.
+
+use std::time::Duration;
+
+use ulid::Ulid;
+
+use crate::clock;
+use crate::model::scope::{GrpcRule, HttpRule};
+use crate::wire::grant::duration_to;
+use crate::wire::v1;
+
+use super::connect::{ClientArgs, Connection, connect};
+use super::render::text::Request;
+use super::render::{Paper, View};
+use super::requests::{http_to, patient};
+use super::trouble::{Exit, Trouble, say};
+use super::values;
+
+/// `jitgate approve`.
+#[derive(Debug, clap::Args)]
+pub struct ApproveArgs {
+    /// The pending request's ID
+    id: String,
+    /// Why, for the record
+    #[arg(long, env = "JITGATE_APPROVE_REASON", value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// Only for so long, such as 10m; as long as was asked for when absent
+    #[arg(long = "for", env = "JITGATE_APPROVE_FOR", value_name = "TIME", value_parser = values::span)]
+    duration: Option<Duration>,
+    /// Of all that was asked for, only this HTTP rule; may be repeated
+    #[arg(long, env = "JITGATE_APPROVE_HTTP", value_delimiter = '\n', value_name = "RULE", value_parser = values::http_rule)]
+    http: Vec<HttpRule>,
+    /// Of all that was asked for, only this gRPC rule; may be repeated
+    #[arg(long, env = "JITGATE_APPROVE_GRPC", value_delimiter = '\n', value_name = "RULE", value_parser = values::grpc_rule)]
+    grpc: Vec<GrpcRule>,
+    /// Makes a repetition safe: the same ID gets the first answer again
+    #[arg(long, env = "JITGATE_APPROVE_REQUEST_ID", value_name = "ID")]
+    request_id: Option<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// `jitgate deny`.
+#[derive(Debug, clap::Args)]
+pub struct DenyArgs {
+    /// The pending request's ID
+    id: String,
+    /// Why, for the record and for whoever asked
+    #[arg(long, env = "JITGATE_DENY_REASON", value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// Makes a repetition safe: the same ID gets the first answer again
+    #[arg(long, env = "JITGATE_DENY_REQUEST_ID", value_name = "ID")]
+    request_id: Option<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Approves a pending request, all of it or less.
+///
+/// # Errors
+/// What the control plane refuses, and what keeps it from answering.
+pub async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
+    let ApproveArgs { id, reason, duration, http, grpc, request_id, client } = args;
+    let mut connection = connect(client).await?;
+    let shown = look(&mut connection, id, "approving").await?;
+    let narrowed_scope = (!http.is_empty() || !grpc.is_empty()).then(|| v1::Scope {
+        service: shown.scope.as_ref().map(|scope| scope.service.clone()).unwrap_or_default(),
+        grpc: grpc.iter().map(ToString::to_string).collect(),
+        http: http.iter().map(http_to).collect(),
+    });
+    let review = v1::ApproveRequestRequest {
+        id: shown.id,
+        request_digest: shown.request_digest,
+        reason,
+        narrowed_scope,
+        narrowed_duration: duration.map(duration_to),
+        request_id: request_id.unwrap_or_else(|| Ulid::generate().to_string()),
+    };
+    let reviewed = connection.access.approve_request(patient(review)).await.map_err(connection.refusal())?;
+    connection.screen.show(&Request(&reviewed.into_inner()))?;
+    Ok(Exit::Done)
+}
+
+/// Denies a pending request.
+///
+/// # Errors
+/// What the control plane refuses, and what keeps it from answering.
+pub async fn deny(args: DenyArgs) -> Result<Exit, Trouble> {
+    let DenyArgs { id, reason, request_id, client } = args;
+    let mut connection = connect(client).await?;
+    let shown = look(&mut connection, id, "denying").await?;
+    let review = v1::DenyRequestRequest {
+        id: shown.id,
+        request_digest: shown.request_digest,
+        reason,
+        request_id: request_id.unwrap_or_else(|| Ulid::generate().to_string()),
+    };
+    let reviewed = connection.access.deny_request(patient(review)).await.map_err(connection.refusal())?;
+    connection.screen.show(&Request(&reviewed.into_inner()))?;
+    Ok(Exit::Done)
+}
+
+/// Fetches the request and tells what it asks for: the digest that is sent is the one of what was shown.
+async fn look(connection: &mut Connection, id: String, doing: &str) -> Result<v1::AccessRequest, Trouble> {
+    let found = connection.access.get_access_request(patient(v1::GetAccessRequestRequest { id })).await;
+    let request = found.map_err(connection.refusal())?.into_inner();
+    say(&format!("{doing}, digest {}:\n", request.request_digest));
+    Request(&request).text(&Paper { now: clock::wall(), width: None }).lines().for_each(say);
+    say("");
+    Ok(request)
+}
