@@ -227,7 +227,6 @@ mod tests {
             &["explain", "--service", "s", "--as", "user:i|a", "--grpc", "/a.B/C", "--http", "GET /"],
             &["fleet", "-o", "xml"],
             &["fleet", "--token", "a", "--token-file", "b"],
-            &["dev", "--envoy", "/x", "--no-envoy"],
         ] {
             assert!(!parses(line), "{line:?}");
         }
