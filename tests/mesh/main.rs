@@ -70,6 +70,12 @@ impl Mesh {
         id.unwrap_or_else(|| panic!("no grant in {answer}")).to_owned()
     }
 
+    /// When a grant ends.
+    fn end_of(&self, sub: &str, id: &str) -> std::time::SystemTime {
+        let shown = tokio::task::block_in_place(|| self.world.jitgate_json(sub, &["sre"], &["grants", "show", id]));
+        humantime::parse_rfc3339(shown["expireTime"].as_str().unwrap()).unwrap()
+    }
+
     /// Calls until the answer has this status; fails when it never does.
     async fn until(&mut self, sub: &str, target: &str, status: u16) -> raw_http::Answer {
         let start = std::time::Instant::now();
