@@ -1,8 +1,9 @@
 //! What a check costs: CPU time of `jitgate-sidecar` against a server that allows everything, in one interleaved run.
 //!
 //! Absolute figures drift with the machine; the ratio of two servers that live side by side does not. The sidecar holds
-//! 10,000 grants, verifies (and caches) a token and exports a span for each check; the reference decodes and says yes.
-//! Any answer that is not an OK fails the bench. `--self-check` runs the reference against itself: the noise floor.
+//! 10,000 grants, has verified (and cached) the callers' tokens and exports a span for each check; the reference decodes
+//! and says yes. The sidecar must let each caller pass under their own grant, refuse whom it has to refuse, and account
+//! for every span: anything else fails the bench. `--self-check` runs the reference against itself: the noise floor.
 
 #[path = "support/checks.rs"]
 mod checks;
@@ -27,8 +28,9 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Parser;
 
-use crate::load::Load;
-use crate::report::{Report, Round};
+use crate::checks::Scene;
+use crate::load::{Load, Shape};
+use crate::report::{Report, Round, Run};
 use crate::servers::Contestant;
 
 /// CPU per check, against an always-allow server.
@@ -37,18 +39,20 @@ struct Bench {
     /// Compare the reference with itself: shows what difference is noise.
     #[arg(long)]
     self_check: bool,
-    /// Rounds, each with one burst to either server.
+    /// Rounds for each shape, each with one burst to either server.
     #[arg(long, default_value_t = 21)]
     rounds: usize,
     /// Checks in a burst.
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 10_000)]
     burst: u64,
-    /// Connections of the load generator.
-    #[arg(long, default_value_t = 2)]
-    connections: usize,
-    /// Checks in flight on each.
-    #[arg(long, default_value_t = 8)]
-    streams: usize,
+    /// Connections of the load generator, and checks in flight on each; repeatable.
+    #[arg(
+        long = "shape",
+        value_name = "CONNECTIONSxSTREAMS",
+        value_delimiter = ',',
+        default_values = ["1x1", "2x8", "2x64"]
+    )]
+    shapes: Vec<Shape>,
     /// Grants that the sidecar holds.
     #[arg(long, default_value_t = 10_000)]
     grants: usize,
@@ -83,46 +87,58 @@ fn main() -> anyhow::Result<()> {
         std::fs::write(file, report.to_json()?).with_context(|| format!("{} cannot be written", file.display()))?;
     }
     write!(std::io::stdout(), "{}", report.to_table())?;
-    Ok(())
+    report.account()
 }
 
 async fn run(bench: &Bench) -> anyhow::Result<Report> {
-    let scene = checks::Scene::new(bench.grants)?;
+    let scene = Scene::new(bench.grants)?;
     let reference = servers::reference("reference").await?;
-    let candidate = if bench.self_check {
+    let mut candidate = if bench.self_check {
         servers::reference("reference again").await?
     } else {
         servers::sidecar(&scene, &bench.sidecar).await?
     };
-    let load = Load::new(&scene, bench.connections, bench.streams);
-    let mut rounds = Vec::with_capacity(bench.rounds);
-    for contestant in [&reference, &candidate] {
-        load.burst(&contestant.endpoint, bench.burst).await.context("while warming up")?;
+    let mut load = Load::new(&scene);
+    if candidate.decides() {
+        load.refusals(&candidate, &scene.refusals).await?;
     }
-    for number in 0..bench.rounds {
-        rounds.push(round(&load, bench.burst, [&reference, &candidate], number % 2 == 1).await?);
+    let mut runs = Vec::with_capacity(bench.shapes.len());
+    for &shape in &bench.shapes {
+        for contestant in [&reference, &candidate] {
+            load.burst(contestant, shape, bench.burst).await.context("while warming up")?;
+        }
+        let mut rounds = Vec::with_capacity(bench.rounds);
+        for number in 0..bench.rounds {
+            rounds.push(round(&mut load, shape, bench.burst, [&reference, &candidate], number % 2 == 1).await?);
+        }
+        runs.push(Run { shape: shape.to_string(), rounds });
     }
-    let lost = candidate.spans_missing(bench.burst * (bench.rounds as u64 + 1)).await?;
+    let memory = candidate.memory()?;
     Ok(Report {
         candidate: candidate.name,
-        load: format!("{} connections x {} streams", bench.connections, bench.streams),
         burst: bench.burst,
-        check_bytes: scene.checks.first().map_or(0, |check| check.len()),
+        check_bytes: scene.checks.first().map_or(0, |asked| asked.check.len()),
         grants: bench.grants,
-        rounds,
-        memory: candidate.memory()?,
-        spans_missing: lost,
+        runs,
+        memory,
+        spans: candidate.finish(load.answered(&candidate)).await?,
     })
 }
 
 /// One burst to either server, in alternating order. CPU is read over the whole round: what a server puts off until
 /// after its burst (sending spans) is charged to it all the same.
-async fn round(load: &Load, burst: u64, both: [&Contestant; 2], reverse: bool) -> anyhow::Result<Round> {
+async fn round(
+    load: &mut Load,
+    shape: Shape,
+    burst: u64,
+    both: [&Contestant; 2],
+    reverse: bool,
+) -> anyhow::Result<Round> {
     let [reference, candidate] = both;
     let before = [reference.cpu()?, candidate.cpu()?];
     let order = if reverse { [candidate, reference] } else { [reference, candidate] };
     for contestant in order {
-        load.burst(&contestant.endpoint, burst).await.with_context(|| contestant.name.to_owned())?;
+        load.burst(contestant, shape, burst).await.with_context(|| contestant.name.to_owned())?;
     }
     let [reference_before, candidate_before] = before;
     Ok(Round {

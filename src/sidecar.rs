@@ -91,7 +91,8 @@ pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
     for listener in listeners {
         let name = format!("listener {}", listener.address());
         tracing::info!("answering checks on {}", listener.address());
-        tasks.spawn(name, listener.serve(routes.clone(), tasks.stopping()));
+        // Away from the watch: applying a large snapshot must not make a check wait.
+        tasks.spawn_thread(name, listener.serve(routes.clone(), tasks.stopping()))?;
     }
     tasks.spawn("admin listener", admin::serve(admin_listener, shown, tasks.stopping()));
     tasks.spawn("watch", watch.run(tasks.stopping()));

@@ -29,10 +29,28 @@ const KEY_ID: &str = "bench-1";
 const CALLERS: usize = 64;
 const HOUR: Duration = Duration::from_secs(3600);
 
+/// One check, and what the sidecar must make of it.
+pub(crate) struct Asked {
+    /// The encoded CheckRequest.
+    pub(crate) check: Bytes,
+    /// Who passes by it; or the reason why nobody does.
+    pub(crate) due: Due,
+}
+
+/// An answer that is due.
+pub(crate) enum Due {
+    /// OK, under a grant of this principal.
+    Pass(String),
+    /// A denial for this reason.
+    Refusal(&'static str),
+}
+
 /// Everything that the servers are asked about.
 pub(crate) struct Scene {
-    /// Encoded CheckRequests, one a caller.
-    pub(crate) checks: Arc<[Bytes]>,
+    /// Those of the load, one a caller.
+    pub(crate) checks: Arc<[Asked]>,
+    /// Those that the sidecar must refuse, so that a sidecar which lets everything pass is not measured.
+    pub(crate) refusals: Vec<Asked>,
     /// What the control plane holds.
     pub(crate) grants: Vec<Grant>,
     /// The issuer's public keys.
@@ -42,12 +60,25 @@ pub(crate) struct Scene {
 impl Scene {
     /// With that many grants: those of the callers, and of people who never call.
     pub(crate) fn new(grants: usize) -> anyhow::Result<Self> {
-        let key = rcgen::KeyPair::generate()?;
+        let (key, stranger) = (rcgen::KeyPair::generate()?, rcgen::KeyPair::generate()?);
         let signer = EncodingKey::from_ec_der(&key.serialize_der());
-        let checks: anyhow::Result<Vec<_>> = (0..CALLERS).map(|n| check(&token(&signer, n)?, n)).collect();
+        let forger = EncodingKey::from_ec_der(&stranger.serialize_der());
+        let grants = grants.max(CALLERS);
+        let pass = |n| {
+            let due = Due::Pass(caller(n)?.as_str().to_owned());
+            Ok(Asked { check: check(&token(&signer, n)?, &transfers(n))?, due })
+        };
+        let refuse = |token: &str, path: &str, reason| {
+            anyhow::Ok(Asked { check: check(token, path)?, due: Due::Refusal(reason) })
+        };
         Ok(Self {
-            checks: checks?.into(),
-            grants: (0..grants.max(CALLERS)).map(grant).collect::<Result<_, _>>()?,
+            checks: (0..CALLERS).map(pass).collect::<anyhow::Result<_>>()?,
+            refusals: vec![
+                refuse(&token(&signer, grants)?, &transfers(grants), "NO_GRANT")?,
+                refuse(&token(&forger, 0)?, &transfers(0), "TOKEN_SIGNATURE_INVALID")?,
+                refuse(&token(&signer, 0)?, "/v1/accounts/40000/owner", "SCOPE_MISMATCH")?,
+            ],
+            grants: (0..grants).map(grant).collect::<Result<_, _>>()?,
             jwks: jwks(key.public_key_raw())?,
         })
     }
@@ -84,12 +115,20 @@ fn subject(caller: usize) -> String {
     format!("caller-{caller:05}")
 }
 
+fn caller(number: usize) -> anyhow::Result<Principal> {
+    Ok(Principal::user(ISSUER, &subject(number))?)
+}
+
+fn transfers(caller: usize) -> String {
+    format!("/v1/accounts/{}/transfers?limit=50&cursor=b3BhcXVl", 40_000 + caller)
+}
+
 fn grant(number: usize) -> anyhow::Result<Grant> {
     let now = clock::wall();
     let rule = HttpRule::parse(&["GET", "POST"], "/v1/accounts/{id}/transfers")?;
     Ok(Grant {
         id: GrantId::parse(&ulid::Ulid::from_parts(now.as_micros() / 1000, number as u128 + 1).to_string())?,
-        subject: Principal::user(ISSUER, &subject(number))?,
+        subject: caller(number)?,
         via: Vec::new(),
         scope: Scope::new(Service::parse(SERVICE)?, vec![Rule::Http(rule)])?,
         not_before: now.minus(HOUR),
@@ -103,14 +142,13 @@ fn grant(number: usize) -> anyhow::Result<Grant> {
 }
 
 /// About 1.8 KB with 20 headers, as an Envoy with mTLS in front of a browser's backend sends it.
-fn check(token: &str, caller: usize) -> anyhow::Result<Bytes> {
-    let path = format!("/v1/accounts/{}/transfers?limit=50&cursor=b3BhcXVl", 40_000 + caller);
+fn check(token: &str, path: &str) -> anyhow::Result<Bytes> {
     let xfcc = "By=spiffe://td.example/ns/shop/sa/payments;Hash=468ed33be74eee6556d90c0149c1309e9ba61d6425303443c0748a02\
                 dd8de688;Subject=\"CN=web\";URI=spiffe://td.example/ns/shop/sa/web";
     let headers = [
         (":authority", "payments.shop.example"),
         (":method", "GET"),
-        (":path", &path),
+        (":path", path),
         (":scheme", "https"),
         ("accept", "application/json"),
         ("accept-encoding", "gzip, deflate, br"),
@@ -133,7 +171,7 @@ fn check(token: &str, caller: usize) -> anyhow::Result<Bytes> {
         id: "4753975747183440728".to_owned(),
         method: "GET".to_owned(),
         headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
-        path,
+        path: path.to_owned(),
         host: "payments.shop.example".to_owned(),
         scheme: "https".to_owned(),
         protocol: "HTTP/2".to_owned(),

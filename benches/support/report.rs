@@ -1,8 +1,9 @@
 //! From rounds to figures: medians, their ratio, and how far that ratio would move with other rounds (bootstrap).
 
+use std::collections::BTreeMap;
 use std::iter;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
@@ -24,17 +25,33 @@ pub(crate) struct Memory {
     pub(crate) after_load: u64,
 }
 
+/// What became of the candidate's spans, one of which is due for every check that it answered.
+#[derive(Debug, Serialize)]
+pub(crate) struct Spans {
+    pub(crate) due: u64,
+    /// Arrived at the collector before the candidate had ended.
+    pub(crate) received: u64,
+    /// Dropped because the queue was full, and counted by the candidate itself.
+    pub(crate) dropped: u64,
+}
+
+/// The rounds of one load shape.
+#[derive(Debug, Serialize)]
+pub(crate) struct Run {
+    pub(crate) shape: String,
+    pub(crate) rounds: Vec<Round>,
+}
+
 /// The whole result.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) candidate: &'static str,
-    pub(crate) load: String,
     pub(crate) burst: u64,
     pub(crate) check_bytes: usize,
     pub(crate) grants: usize,
-    pub(crate) rounds: Vec<Round>,
+    pub(crate) runs: Vec<Run>,
     pub(crate) memory: Option<Memory>,
-    pub(crate) spans_missing: Option<u64>,
+    pub(crate) spans: Option<Spans>,
 }
 
 #[derive(Serialize)]
@@ -47,35 +64,50 @@ struct Figures {
 }
 
 impl Report {
+    /// Fails when a span is neither with the collector nor counted as dropped.
+    pub(crate) fn account(&self) -> anyhow::Result<()> {
+        if let Some(Spans { due, received, dropped }) = self.spans
+            && due != received + dropped
+        {
+            bail!("{due} spans are due, {received} were received and {dropped} counted as dropped");
+        }
+        Ok(())
+    }
+
     pub(crate) fn to_json(&self) -> anyhow::Result<String> {
         let mut value = serde_json::to_value(self)?;
-        let figures = serde_json::to_value(self.figures())?;
+        let figures: BTreeMap<_, _> = self.runs.iter().map(|run| (&run.shape, run.figures())).collect();
+        let figures = serde_json::to_value(figures)?;
         value.as_object_mut().context("a report is an object")?.insert("figures".to_owned(), figures);
         Ok(serde_json::to_string_pretty(&value)? + "\n")
     }
 
     pub(crate) fn to_table(&self) -> String {
-        let Figures { reference_us, candidate_us, ratio, ratio_low, ratio_high } = self.figures();
-        let figures = format!(
-            "CPU per check, {} rounds of {} checks of {} bytes, {}\n  {:<24} {reference_us:>8.2} us\n  {:<24} {candidate_us:>8.2} us\n  \
-             {:<24} {ratio:>8.3}    (95 %: {ratio_low:.3} to {ratio_high:.3})\n",
-            self.rounds.len(),
-            self.burst,
-            self.check_bytes,
-            self.load,
-            "reference",
-            self.candidate,
-            "ratio of medians",
+        let rounds = self.runs.first().map_or(0, |run| run.rounds.len());
+        let head = format!(
+            "CPU per check, {rounds} rounds of {} checks of {} bytes, {} grants\n  {:<10} {:>13} {:>16}   ratio of medians\n",
+            self.burst, self.check_bytes, self.grants, "load", "reference", self.candidate,
         );
+        let runs = self.runs.iter().map(|run| {
+            let Figures { reference_us, candidate_us, ratio, ratio_low, ratio_high } = run.figures();
+            format!(
+                "  {:<10} {reference_us:>10.2} us {candidate_us:>13.2} us   {ratio:.3} (95 %: {ratio_low:.3} to {ratio_high:.3})\n",
+                run.shape
+            )
+        });
         let memory = self.memory.iter().flat_map(|Memory { idle, with_grants, after_load }| {
             let line =
                 |when, bytes: u64| format!("  {:<24} {:>8.1} MB\n", format!("memory {when}"), bytes as f64 / 1e6);
             [line("idle", *idle), line("with the grants", *with_grants), line("after the load", *after_load)]
         });
-        let spans = self.spans_missing.map(|missing| format!("  {:<24} {missing:>8}\n", "spans missing"));
-        iter::once(figures).chain(memory).chain(spans).collect()
+        let spans = self.spans.iter().map(|Spans { due, received, dropped }| {
+            format!("  {:<24} {received:>8} of {due}, {dropped} counted as dropped\n", "spans received")
+        });
+        iter::once(head).chain(runs).chain(memory).chain(spans).collect()
     }
+}
 
+impl Run {
     fn figures(&self) -> Figures {
         let (reference_us, candidate_us) = medians(&self.rounds);
         // Seeded: the same rounds give the same interval.

@@ -5,6 +5,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use jitgate::telemetry::names;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
@@ -16,7 +18,7 @@ use tonic::transport::Server;
 use crate::checks::{self, Scene};
 use crate::control::Control;
 use crate::proc;
-use crate::report::Memory;
+use crate::report::{Memory, Spans};
 use crate::sink::Sink;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -27,13 +29,14 @@ pub(crate) struct Contestant {
     pub(crate) name: &'static str,
     pub(crate) endpoint: String,
     pid: u32,
-    _process: Child,
+    process: Child,
     surroundings: Option<Surroundings>,
 }
 
 /// What the sidecar lives with.
 struct Surroundings {
     sink: Sink,
+    admin: String,
     idle: u64,
     loaded: u64,
     _files: tempfile::TempDir,
@@ -51,14 +54,24 @@ impl Contestant {
         Ok(Some(Memory { idle: *idle, with_grants: *loaded, after_load: proc::resident(self.pid)? }))
     }
 
-    /// How many of the spans that are due never arrive.
-    pub(crate) async fn spans_missing(&self, due: u64) -> anyhow::Result<Option<u64>> {
-        let Some(Surroundings { sink, .. }) = &self.surroundings else { return Ok(None) };
-        let deadline = Instant::now() + PATIENCE / 4;
-        while sink.received() < due && Instant::now() < deadline {
-            tokio::time::sleep(PAUSE).await;
+    /// Whether it decides, and does not just allow.
+    pub(crate) fn decides(&self) -> bool {
+        self.surroundings.is_some()
+    }
+
+    /// Ends it as an operator would, and tells what became of its spans.
+    pub(crate) async fn finish(&mut self, due: u64) -> anyhow::Result<Option<Spans>> {
+        let Some(Surroundings { sink, admin, .. }) = &self.surroundings else { return Ok(None) };
+        // All checks are answered, so all spans are queued or dropped by now.
+        let dropped = counter(&get(admin, "/metrics").await?, names::SPANS_DROPPED)?;
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("no process id")?;
+        kill_process(pid, Signal::TERM)?;
+        let ended = tokio::time::timeout(PATIENCE, self.process.wait()).await;
+        let status = ended.with_context(|| format!("{} did not end within {PATIENCE:?}", self.name))??;
+        if !status.success() {
+            bail!("{} ended with {status}", self.name);
         }
-        Ok(Some(due.saturating_sub(sink.received())))
+        Ok(Some(Spans { due, received: sink.received(), dropped }))
     }
 }
 
@@ -71,7 +84,7 @@ pub(crate) async fn reference(name: &'static str) -> anyhow::Result<Contestant> 
     let address = format!("127.0.0.1:{port}");
     until_ready(&mut process, name, || async { TcpStream::connect(&address).await.is_ok() }).await?;
     let pid = process.id().context("it has ended")?;
-    Ok(Contestant { name, endpoint: format!("http://{address}"), pid, _process: process, surroundings: None })
+    Ok(Contestant { name, endpoint: format!("http://{address}"), pid, process, surroundings: None })
 }
 
 /// Starts a sidecar with a control plane, an issuer and a collector of its own.
@@ -102,8 +115,8 @@ pub(crate) async fn sidecar(scene: &Scene, program: &Path) -> anyhow::Result<Con
     let released = tokio::time::timeout(PATIENCE, control.release()).await;
     released.map_err(|_| anyhow!("{name} did not acknowledge the grants within {PATIENCE:?}"))??;
     let loaded = proc::resident(pid)?;
-    let surroundings = Some(Surroundings { sink, idle, loaded, _files: files, _servers: servers });
-    Ok(Contestant { name, endpoint: format!("http://{address}"), pid, _process: process, surroundings })
+    let surroundings = Some(Surroundings { sink, admin, idle, loaded, _files: files, _servers: servers });
+    Ok(Contestant { name, endpoint: format!("http://{address}"), pid, process, surroundings })
 }
 
 fn start(mut command: Command) -> anyhow::Result<Child> {
@@ -134,14 +147,22 @@ async fn until_ready<F: Future<Output = bool>>(
 
 /// Whether `/readyz` says 200.
 async fn ready(admin: &str) -> bool {
-    let ask = async {
-        let mut socket = TcpStream::connect(admin).await?;
-        socket.write_all(b"GET /readyz HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").await?;
-        let mut answer = Vec::new();
-        socket.read_to_end(&mut answer).await?;
-        std::io::Result::Ok(answer.starts_with(b"HTTP/1.1 200"))
-    };
-    ask.await.unwrap_or(false)
+    get(admin, "/readyz").await.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
+/// Head and body.
+async fn get(admin: &str, path: &str) -> std::io::Result<String> {
+    let mut socket = TcpStream::connect(admin).await?;
+    let ask = format!("GET {path} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n");
+    socket.write_all(ask.as_bytes()).await?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+fn counter(metrics: &str, name: &str) -> anyhow::Result<u64> {
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix("_total "));
+    Ok(value.with_context(|| format!("no {name} in the metrics"))?.trim().parse()?)
 }
 
 async fn listen() -> anyhow::Result<(TcpListenerStream, String)> {

@@ -2,6 +2,7 @@
 //! Dropped unfinished it records `aborted`. It never holds a credential, a query string or a raw path.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -47,7 +48,8 @@ impl fmt::Display for DecisionId {
 #[derive(Debug, Clone)]
 pub struct Recorder {
     spans: Spans,
-    decisions: Decisions,
+    /// Shared by every decision under way: a hundred counters are not for copying.
+    decisions: Arc<Decisions>,
 }
 
 /// What a decision was made from, for the record.
@@ -83,7 +85,7 @@ pub struct Pending {
 impl Recorder {
     /// Registers the decision metrics.
     pub fn new(spans: Spans, metrics: &Metrics) -> Self {
-        Self { spans, decisions: Decisions::register(metrics) }
+        Self { spans, decisions: Arc::new(Decisions::register(metrics)) }
     }
 
     /// Opens the record of a check that has just arrived. Envoy's own check span is its parent.
