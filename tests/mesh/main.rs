@@ -52,7 +52,14 @@ impl Mesh {
     async fn call_with(&mut self, target: &[u8], headers: &[(&str, &str)]) -> raw_http::Answer {
         for _ in 0..3 {
             match self.connection.request("GET", target, headers).await {
-                Ok(answer) => return answer,
+                Ok(answer) => {
+                    // Envoy lingers for a while on a connection that it is about to close.
+                    if answer.header("connection") == "close" {
+                        let opened = raw_http::Connection::open(&self.connector, self.world.envoy_port).await;
+                        self.connection = opened.unwrap();
+                    }
+                    return answer;
+                }
                 Err(_) => {
                     let opened = raw_http::Connection::open(&self.connector, self.world.envoy_port).await;
                     self.connection = opened.unwrap();
