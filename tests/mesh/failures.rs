@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::Mesh;
 use crate::support::process::{http_get, wait_until};
 use crate::support::world::Settings;
@@ -55,6 +57,19 @@ async fn without_the_sidecar_envoy_refuses_and_serves_again_once_it_is_back() {
     let back = Instant::now();
     mesh.until("alice", "/v1/users/7", 200).await;
     println!("measured: served {:.1} ms after the sidecar said that it is ready", back.elapsed().as_secs_f64() * 1e3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_sidecar_is_an_error_and_never_an_allow() {
+    let Some(mut mesh) = Mesh::start(Settings::default()).await else { return };
+    mesh.grant("alice", "GET /v1/users/{id}", "10m");
+    mesh.until("alice", "/v1/users/7", 200).await;
+    mesh.world.sidecar.as_ref().unwrap().signal(Signal::STOP);
+    let start = Instant::now();
+    assert_eq!(mesh.call("alice", "/v1/users/7").await.status, 503);
+    println!("measured: a frozen sidecar holds a call up for {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
+    mesh.world.sidecar.as_ref().unwrap().signal(Signal::CONT);
+    mesh.until("alice", "/v1/users/7", 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
