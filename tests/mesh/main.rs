@@ -19,6 +19,7 @@ mod figures;
 mod garbage;
 mod jaeger;
 mod main_job;
+mod races;
 mod spellings_through_envoy;
 mod support;
 mod traces;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use jitgate::wire::v1::access_service_client::AccessServiceClient;
 use jitgate::wire::v1::{
-    AccessRequest, Grant, ListAccessRequestsRequest, ListGrantsRequest, RequestAccessRequest, RevokeGrantRequest, Scope,
+    AccessRequest, ApproveRequestRequest, Grant, ListAccessRequestsRequest, ListGrantsRequest, RequestAccessRequest,
+    RevokeGrantRequest, Scope,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
@@ -46,6 +47,18 @@ impl Caller {
             ..Default::default()
         };
         Ok(self.client.request_access(self.with(ask)).await?.into_inner())
+    }
+
+    /// Approves a request as it was read, under a request id of the reviewer's own.
+    pub async fn approve(&mut self, request: &AccessRequest, request_id: &str) -> Result<AccessRequest, tonic::Status> {
+        let approve = ApproveRequestRequest {
+            id: request.id.clone(),
+            request_digest: request.request_digest.clone(),
+            reason: "under load".into(),
+            request_id: request_id.into(),
+            ..Default::default()
+        };
+        Ok(self.client.approve_request(self.with(approve)).await?.into_inner())
     }
 
     pub async fn revoke(&mut self, id: &str) -> Result<i64, tonic::Status> {
