@@ -156,6 +156,7 @@ impl Follower {
             (Phase::Staging(staging), Message::SnapshotEnd(end)) => self.end_snapshot(staging, &epoch, revision, &end),
             (Phase::Following, Message::Delta(delta)) => self.delta(&epoch, revision, &delta),
             (Phase::Following, Message::Progress(progress)) => self.progress(&epoch, revision, &progress),
+            (Phase::Following, Message::TokenKeys(_)) => Ok(Step::Noted),
             (
                 Phase::Opening { .. } | Phase::Staging(_) | Phase::Following,
                 Message::SnapshotBegin(_)
@@ -163,6 +164,7 @@ impl Follower {
                 | Message::SnapshotEnd(_)
                 | Message::Delta(_)
                 | Message::Progress(_)
+                | Message::TokenKeys(_)
                 | Message::Resumed(_)
                 | Message::GoAway(_),
             ) => Err(Fault::Protocol("a message out of order")),
