@@ -14,11 +14,11 @@ use super::json;
 /// Most keys that a JWKS may hold.
 const KEYS_MAX: usize = 64;
 /// Longest key id, in bytes.
-pub(super) const KID_MAX: usize = 256;
+pub(crate) const KID_MAX: usize = 256;
 
 /// The keys of one issuer at one time. Never empty, unless nothing could be fetched yet.
 #[derive(Default, PartialEq, Eq)]
-pub(super) struct KeySet {
+pub(crate) struct KeySet {
     keys: Vec<Key>,
     /// Keys of the document that are of no use here, and why.
     skipped: Vec<String>,
@@ -40,7 +40,7 @@ enum Verifier {
 
 /// Why a token's key cannot be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoKey {
+pub(crate) enum NoKey {
     /// The issuer has no key of this id, or no key at all.
     Unknown,
     /// The token names no key, and more than one would do.
@@ -50,11 +50,11 @@ pub(super) enum NoKey {
 }
 
 /// A key and the one algorithm of it that a token asked for.
-pub(super) struct Selected<'a>(&'a Verifier);
+pub(crate) struct Selected<'a>(&'a Verifier);
 
 impl KeySet {
     /// Reads a JWKS document (RFC 7517 section 5).
-    pub(super) fn from_jwks(document: &[u8]) -> anyhow::Result<Self> {
+    pub(crate) fn from_jwks(document: &[u8]) -> anyhow::Result<Self> {
         let object = json::object(document).context("is no JSON object; a JWKS is {\"keys\": [...]}")?;
         ensure!(!object.repeats, "has a JSON member twice in one object");
         let keys = object.members.get("keys").and_then(Value::as_array).context("has no list \"keys\"")?;
@@ -79,7 +79,7 @@ impl KeySet {
     }
 
     /// The one key of an issuer that shares a secret with us. Algorithms must be HS*.
-    pub(super) fn from_secret(secret: &[u8], algorithms: &[Algorithm]) -> anyhow::Result<Self> {
+    pub(crate) fn from_secret(secret: &[u8], algorithms: &[Algorithm]) -> anyhow::Result<Self> {
         let mut verifiers = Vec::new();
         for algorithm in algorithms {
             let (_, mac, least) = MAC
@@ -105,7 +105,7 @@ impl KeySet {
     }
 
     /// The key for a token that names `kid` (or none) and `algorithm`.
-    pub(super) fn select(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Selected<'_>, NoKey> {
+    pub(crate) fn select(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Selected<'_>, NoKey> {
         let mut named = self.keys.iter().filter(|key| kid.is_none_or(|kid| key.answers(kid))).peekable();
         if named.peek().is_none() {
             return Err(NoKey::Unknown);
@@ -119,17 +119,17 @@ impl KeySet {
     }
 
     /// Whether some key can verify one of these.
-    pub(super) fn serves(&self, algorithms: &[Algorithm]) -> bool {
+    pub(crate) fn serves(&self, algorithms: &[Algorithm]) -> bool {
         algorithms.iter().any(|algorithm| self.keys.iter().any(|key| key.verifier(*algorithm).is_some()))
     }
 
     /// How many keys can verify tokens.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.keys.len()
     }
 
     /// What of the document is of no use here, and why.
-    pub(super) fn skipped(&self) -> &[String] {
+    pub(crate) fn skipped(&self) -> &[String] {
         &self.skipped
     }
 }
@@ -183,7 +183,7 @@ impl Key {
 
 impl Selected<'_> {
     /// Whether `signature` is this key's over `message`.
-    pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         match self.0 {
             Verifier::Public(key) => key.verify_sig(message, signature).is_ok(),
             // In constant time.
