@@ -15,7 +15,7 @@ pub mod verify;
 
 pub use claims::{JitClaims, TOKEN_LIFETIME_MAX};
 pub use key::{Algorithm, KeyPair, PublicKey, SignError};
-pub use verify::{JitKeys, JitToken, verify};
+pub use verify::{JitKeys, JitToken, KeysError, verify};
 
 /// `typ` of every token's header.
 pub const TYP: &str = "jit+jwt";

@@ -140,6 +140,7 @@ fn active(grant: &Grant, now: Timestamp) -> Result<Option<Duration>, Fault> {
         Phase::Live(left) => return Ok(left),
         Phase::NotStarted => (DenyReason::GrantNotStarted, format!("begins at {}", grant.not_before)),
         Phase::Suspended => (DenyReason::GrantSuspended, "is suspended".to_owned()),
+        Phase::Requested { .. } => (DenyReason::RequestPending, "waits for approval".to_owned()),
         Phase::Ended(Ended::Expired) => (DenyReason::GrantExpired, "has ended".to_owned()),
         Phase::Ended(Ended::Revoked) => (DenyReason::GrantRevoked, "was revoked".to_owned()),
         Phase::Ended(Ended::Released) => (DenyReason::GrantReleased, "was released by its subject".to_owned()),

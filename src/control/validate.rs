@@ -11,7 +11,7 @@ use super::tokens::Tokens;
 use crate::index::Index;
 use crate::issuers::{Identity, Issuers, Verdict as Judged};
 use crate::jit::{JitKeys, JitToken, verify};
-use crate::model::decide::{Caller as Calling, Check, Freshness, decide};
+use crate::model::decide::{Caller as Calling, Check, Freshness, Tokened, decide};
 use crate::model::decision::{Decision, Denial, DenyReason};
 use crate::model::grant::Revision;
 use crate::model::identity::{Principal, Service};
@@ -121,6 +121,7 @@ impl Question {
     async fn caller(&self, issuers: &Issuers, keys: &JitKeys, now: Timestamp) -> Result<Calling, Denial> {
         let peer = peer(&self.peer)?;
         let mut principals: Vec<Principal> = peer.iter().cloned().collect();
+        let mut tokened = None;
         if let Some(token) = &self.token {
             match issuers.verify(token, now).await {
                 Judged::Valid(identity) => add(&mut principals, &identity),
@@ -128,7 +129,7 @@ impl Question {
                 Judged::Foreign(_) => {
                     let token = verify(keys, token, &self.service, now)?;
                     token.bound_to(peer.as_ref())?;
-                    return Err(proven_by(&token));
+                    tokened = Some(proven_by(token));
                 }
             }
         }
@@ -144,7 +145,7 @@ impl Question {
                 principals.push(principal.clone());
             }
         }
-        Ok(Calling { peer, principals })
+        Ok(Calling { peer, principals, tokened })
     }
 }
 
@@ -169,10 +170,9 @@ fn add(principals: &mut Vec<Principal>, identity: &Identity) {
     }
 }
 
-/// One grant of a principal is not something that a decision can be made on here yet: fail closed.
-fn proven_by(token: &JitToken) -> Denial {
-    let detail = format!("grant {} cannot be validated by its token yet", token.claims.grant);
-    Denial::new(DenyReason::GrantNotYetVisible, detail)
+fn proven_by(token: JitToken) -> Tokened {
+    let claims = token.claims;
+    Tokened { subject: claims.subject, grant: claims.grant, revision: claims.revision }
 }
 
 /// The decision on a call by these keys, issuers and grants.

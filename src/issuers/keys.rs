@@ -220,7 +220,9 @@ impl Material {
                 Some(Self::Curve(Algorithm::ES384, &signature::ECDSA_P384_SHA384_FIXED, point(jwk, 48)?))
             }
             ("OKP", Some("Ed25519")) => {
-                Some(Self::Curve(Algorithm::EdDSA, &signature::ED25519, bytes_of(jwk, "x", 32)?))
+                let x = bytes_of(jwk, "x", 32)?;
+                ensure!(!is_degenerate(&x), "has an \"x\" of small order or out of range: anybody could sign for it");
+                Some(Self::Curve(Algorithm::EdDSA, &signature::ED25519, x))
             }
             _ => None,
         })
@@ -261,6 +263,29 @@ impl Material {
             Self::Curve(.., bytes) => fingerprint(&[b"curve", terms.as_bytes(), bytes]),
         }
     }
+}
+
+/// Whether an Ed25519 key, sign aside, is no field element or one of the points of order 1, 2, 4 or 8: a signature that
+/// holds for many messages is then easily made. Verification itself (RFC 8032) does not refuse such a key.
+fn is_degenerate(x: &[u8]) -> bool {
+    /// The two y of the points of order 8.
+    const ORDER_EIGHT: [[u8; 32]; 2] = [
+        [
+            0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf,
+            0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+        ],
+        [
+            0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20,
+            0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+        ],
+    ];
+    let [first, middle @ .., last] = x else { return true };
+    let last = last & 0x7f;
+    let all = |byte: u8| middle.iter().all(|each| *each == byte);
+    // y is 0 (order 4) or 1 (order 1); y is p - 1 (order 2), or p and more, which is no field element.
+    let trivial = all(0) && last == 0 && *first <= 1;
+    let too_large = all(0xff) && last == 0x7f && *first >= 0xec;
+    trivial || too_large || ORDER_EIGHT.iter().any(|y| x.get(..31) == y.get(..31) && y.last() == Some(&last))
 }
 
 /// What an RSA key can serve.

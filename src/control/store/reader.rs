@@ -126,6 +126,14 @@ impl<'v> Reader<'v> {
         self.seconds(Table::Pending, &span, limit).map(|ids| ids.len())
     }
 
+    /// Ids of all requests that are pending.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn all_pending(&self) -> Read<Vec<String>> {
+        self.seconds(Table::Pending, &Span::ALL, usize::MAX)
+    }
+
     fn seconds(&self, table: Table, span: &Span, limit: usize) -> Read<Vec<String>> {
         let mut ids = Vec::new();
         self.0.scan(table, span, &mut |key, _| {

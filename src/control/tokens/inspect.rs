@@ -60,6 +60,7 @@ fn alive(grant: Option<&Grant>, now: Timestamp) -> Check {
             None => Check::passed("grant", format!("grant {} is standing", grant.id)),
         },
         Phase::NotStarted => failed(DenyReason::GrantNotStarted, format!("grant {} has not begun", grant.id)),
+        Phase::Requested { .. } => failed(DenyReason::RequestPending, "it waits for approval".to_owned()),
         Phase::Suspended => failed(DenyReason::GrantSuspended, format!("grant {} is suspended", grant.id)),
         Phase::Ended(Ended::Expired) => failed(DenyReason::GrantExpired, format!("grant {} has ended", grant.id)),
         Phase::Ended(Ended::Revoked) => failed(DenyReason::GrantRevoked, format!("grant {} was revoked", grant.id)),

@@ -21,6 +21,10 @@ impl Grants for Book {
     fn held_by(&self, principal: &Principal) -> Option<Held> {
         self.0.get(principal).map(|held| held.clone().into())
     }
+
+    fn revision(&self) -> Revision {
+        Revision(9)
+    }
 }
 
 fn at(seconds: u64) -> Timestamp {
@@ -64,7 +68,7 @@ fn ask() -> Ask {
     Ask {
         service: Service::parse("payments").unwrap(),
         path: "/v1/users/7",
-        caller: Ok(Caller { peer: None, principals: vec![principal(ALICE)] }),
+        caller: Ok(Caller { peer: None, principals: vec![principal(ALICE)], tokened: None }),
         freshness: Freshness::Fresh,
     }
 }
@@ -159,7 +163,8 @@ fn a_covering_expired_grant_is_nearer_than_a_live_one_of_another_scope() {
 fn via_binds_the_grant_to_a_workload() {
     let book = Book::default().with(Grant { via: vec![principal(SHOP)], ..grant("g") });
     assert_eq!(ask().of(&book, at(150)), Err(DenyReason::ScopeMismatch));
-    let through = Caller { peer: Some(principal(SHOP)), principals: vec![principal(SHOP), principal(ALICE)] };
+    let through =
+        Caller { peer: Some(principal(SHOP)), principals: vec![principal(SHOP), principal(ALICE)], tokened: None };
     assert_eq!(Ask { caller: Ok(through), ..ask() }.of(&book, at(150)), Ok("g".into()));
 }
 
@@ -250,7 +255,7 @@ mod properties {
             let expected = grants.iter().filter(|g| live(g)).map(|g| g.expires().unwrap_or(Timestamp::MAX)).max();
             let freshness = if stale { Freshness::Stale(Duration::from_secs(60)) } else { Freshness::Fresh };
             let service = Service::parse("payments").unwrap();
-            let caller = Caller { peer, principals: vec![principal(ALICE)] };
+            let caller = Caller { peer, principals: vec![principal(ALICE)], tokened: None };
             let check = Check { service: &service, target: Target::http("GET", "/v1/users/7"), caller: Ok(caller) };
             let book = grants.into_iter().fold(Book::default(), Book::with);
             match decide(&book, freshness, &check, at(now)) {
