@@ -81,7 +81,8 @@ where
 fn deadline(headers: &http::HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let count: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    let fits = digits.len() <= 8 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let count: u64 = digits.parse().ok().filter(|_| fits)?;
     match unit {
         "H" => Some(Duration::from_secs(count * 3600)),
         "M" => Some(Duration::from_secs(count * 60)),
@@ -135,7 +136,7 @@ mod tests {
             (read("2S"), read("99999999H")),
             (Some(Duration::from_secs(2)), Some(Duration::from_secs(359_999_996_400)))
         );
-        for text in ["", "S", "5", "5x", "-5S", "999999999S", "1.5S"] {
+        for text in ["", "S", "5", "5x", "-5S", "+5S", "999999999S", "1.5S"] {
             assert_eq!(read(text), None, "{text:?}");
         }
     }
