@@ -63,12 +63,7 @@ pub struct CacheStats {
 
 impl<T: Expires> TokenCache<T> {
     /// The identity of a token that is still good at `now`, under the keys that are current.
-    pub(crate) fn find(
-        &self,
-        token: &str,
-        now: Timestamp,
-        is_current: impl Fn(Basis) -> bool,
-    ) -> Option<Arc<T>> {
+    pub(crate) fn find(&self, token: &str, now: Timestamp, is_current: impl Fn(Basis) -> bool) -> Option<Arc<T>> {
         let entry = self.tokens.get(token)?;
         if now >= entry.proven.expires() || !is_current(entry.basis) {
             self.tokens.remove_if(token, |held| held.basis == entry.basis);

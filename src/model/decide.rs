@@ -147,7 +147,8 @@ fn has_lapsed(grant: &Grant, now: Timestamp) -> bool {
 
 fn not_yet_visible(token: &Tokened, known: Revision) -> Denial {
     let Tokened { grant, revision, .. } = token;
-    let detail = format!("the token's grant {grant} is known from revision {revision} on, and this table is at {known}");
+    let detail =
+        format!("the token's grant {grant} is known from revision {revision} on, and this table is at {known}");
     Denial::new(DenyReason::GrantNotYetVisible, detail)
 }
 

@@ -86,7 +86,8 @@ impl Tokens {
         let published = self.table.token_keys();
         let published =
             published.ok_or_else(|| not_synced("this sidecar has not yet received the control plane's token keys"))?;
-        let now = self.table.now().ok_or_else(|| not_synced("this sidecar does not know the control plane's time yet"))?;
+        let now =
+            self.table.now().ok_or_else(|| not_synced("this sidecar does not know the control plane's time yet"))?;
         let proven = Arc::new(presented.judge(&published.keys, now)?);
         self.verified.keep(token, &proven, Basis { issuer: 0, generation: published.number }, now);
         Ok(proven)

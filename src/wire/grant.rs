@@ -173,10 +173,9 @@ pub fn entry_to(grant: &Grant) -> v1::GrantEntry {
         Hold::Ended { how, keep_until } => {
             Some(v1::Tombstone { state: ended_to(how).into(), keep_until: Some(timestamp_to(keep_until)) })
         }
-        Hold::Pending { until } => Some(v1::Tombstone {
-            state: v1::GrantState::Pending.into(),
-            keep_until: Some(timestamp_to(until)),
-        }),
+        Hold::Pending { until } => {
+            Some(v1::Tombstone { state: v1::GrantState::Pending.into(), keep_until: Some(timestamp_to(until)) })
+        }
         Hold::None | Hold::Suspended => None,
     };
     v1::GrantEntry {

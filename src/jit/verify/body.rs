@@ -114,7 +114,8 @@ fn workload(claims: &Map<String, Value>) -> Result<Principal, Denial> {
         Some(Value::Object(bound)) if bound.len() == 1 => bound,
         Some(_) => return Err(no("cnf", "object of \"spiffe_id\" alone")),
     };
-    let id = bound.get("spiffe_id").and_then(Value::as_str).ok_or_else(|| no("cnf", "object of \"spiffe_id\" alone"))?;
+    let id =
+        bound.get("spiffe_id").and_then(Value::as_str).ok_or_else(|| no("cnf", "object of \"spiffe_id\" alone"))?;
     let workload = Principal::parse(id).ok().filter(|principal| principal.kind() == PrincipalKind::Workload);
     workload.ok_or_else(|| no("cnf", "canonical SPIFFE ID"))
 }

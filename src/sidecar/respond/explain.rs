@@ -251,8 +251,7 @@ fn command(ask_hint: &str, call: &Call<'_>, caller: Option<&Caller>) -> Option<S
             format!("--http {}", quoted(&line))
         }
     };
-    let workload =
-        caller.filter(|caller| !caller.proven().any(is_user)).and_then(|caller| caller.peer.as_ref());
+    let workload = caller.filter(|caller| !caller.proven().any(is_user)).and_then(|caller| caller.peer.as_ref());
     let subject = workload.map(|id| format!(" --subject {}", quoted(id.as_str()))).unwrap_or_default();
     let line = format!("{ask_hint} --service {} {rule}{subject} --for 15m --reason '…'", call.service);
     (line.len() <= COMMAND_MAX).then_some(line)
