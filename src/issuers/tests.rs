@@ -309,6 +309,8 @@ fn a_payload_that_readers_disagree_on_proves_nothing() {
     }
 }
 
+type Misshape<'a> = &'a dyn Fn(&mut Vec<u8>);
+
 #[test]
 fn a_signature_of_the_wrong_shape_is_refused() {
     for signer in [es256(), eddsa(), rsa(Algorithm::RS256)] {
@@ -317,7 +319,7 @@ fn a_signature_of_the_wrong_shape_is_refused() {
         let (message, signature) = token.rsplit_once('.').unwrap();
         let good = URL_SAFE_NO_PAD.decode(signature).unwrap();
         let half = good.len() / 2;
-        let shapes: [&dyn Fn(&mut Vec<u8>); 7] = [
+        let shapes: [Misshape<'_>; 7] = [
             &|bytes| bytes.clear(),
             &|bytes| bytes.truncate(bytes.len() - 1),
             &|bytes| bytes.push(0),
