@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! The published attacks on JOSE, each refused in its own words, and what makes a good token.
 
 use std::collections::HashSet;
@@ -609,3 +610,6 @@ proptest! {
         }
     }
 }
+=======
+
+>>>>>>> 48b2ec3
