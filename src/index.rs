@@ -51,6 +51,8 @@ pub struct Counts {
     pub suspended: usize,
     /// Tombstones.
     pub ended: usize,
+    /// No grants: access requests that wait for approval.
+    pub pending: usize,
     /// Cannot be enforced here: denied.
     pub refused: usize,
 }
@@ -224,6 +226,7 @@ impl Counts {
     fn of(&mut self, grant: &Grant) -> &mut usize {
         match (grant.hold, grant.end) {
             (Hold::Ended { .. }, _) => &mut self.ended,
+            (Hold::Pending { .. }, _) => &mut self.pending,
             (Hold::Suspended, _) => &mut self.suspended,
             (Hold::None, End::Standing) => &mut self.standing,
             (Hold::None, End::At(_)) => &mut self.open,
@@ -234,6 +237,10 @@ impl Counts {
 impl Grants for Index {
     fn held_by(&self, principal: &Principal) -> Option<Held> {
         self.by_principal.get(principal).map(|held| Held::clone(&held))
+    }
+
+    fn revision(&self) -> Revision {
+        self.revision()
     }
 }
 

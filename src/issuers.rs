@@ -21,11 +21,11 @@ use crate::model::identity::Principal;
 use crate::model::time::Timestamp;
 use crate::runtime::Outcome;
 
-mod cache;
+pub(crate) mod cache;
 mod config;
-mod json;
+pub(crate) mod json;
 mod keyring;
-mod keys;
+pub(crate) mod keys;
 mod source;
 mod verify;
 
@@ -33,7 +33,7 @@ pub use cache::CacheStats;
 pub use config::IssuersArgs;
 pub use keyring::KeyStatus;
 
-use cache::{Basis, TokenCache};
+use cache::{Basis, Expires, TokenCache};
 use keyring::Keyring;
 use verify::{Fault, Presented, Seal, TOKEN_MAX, Unread};
 
@@ -41,7 +41,7 @@ use verify::{Fault, Presented, Seal, TOKEN_MAX, Unread};
 #[derive(Default)]
 pub struct Issuers {
     issuers: Vec<Issuer>,
-    verified: TokenCache,
+    verified: TokenCache<Identity>,
 }
 
 struct Issuer {
@@ -82,6 +82,12 @@ pub struct Identity {
     pub expires: Timestamp,
     /// All claims, for policy conditions.
     pub claims: Arc<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl Expires for Identity {
+    fn expires(&self) -> Timestamp {
+        self.expires
+    }
 }
 
 impl Issuers {

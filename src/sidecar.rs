@@ -13,10 +13,12 @@ pub mod identify;
 pub mod input;
 pub mod listen;
 pub mod listing;
+pub mod patience;
 pub mod record;
 pub mod respond;
 pub mod routes;
 pub mod table;
+pub mod tokens;
 pub mod watch;
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ impl Plane {
     }
 
     fn measure(&self) {
-        let Counts { standing, open, suspended, ended, refused: _ } = self.fanout.index().counts();
+        let Counts { standing, open, suspended, ended, pending: _, refused: _ } = self.fanout.index().counts();
         for (state, grants) in [("standing", standing), ("active", open), ("suspended", suspended), ("ended", ended)] {
             self.metrics.holds(state, grants);
         }
@@ -128,7 +128,7 @@ fn forget(change: &mut Change<'_>, id: &str, at: Timestamp) -> Result<bool, Faul
             change.forget(&issued);
             Ok(true)
         }
-        Hold::None | Hold::Suspended | Hold::Ended { .. } => Ok(false),
+        Hold::None | Hold::Suspended | Hold::Ended { .. } | Hold::Pending { .. } => Ok(false),
     }
 }
 

@@ -88,13 +88,20 @@ impl Plane {
         let check = Check {
             service: &question.service,
             target: target.clone(),
-            caller: Ok(Calling { peer: workloads().next().cloned(), principals: question.principals.clone() }),
+            caller: Ok(Calling {
+                peer: workloads().next().cloned(),
+                principals: question.principals.clone(),
+                tokened: None,
+            }),
         };
         let decision = decide(&*index, Freshness::Fresh, &check, at);
         let mut steps = steps(&*index, &check, at);
         let (denied, grant) = match &decision {
             Decision::Permit(permit) => (None, Some(permit.grant().clone())),
-            Decision::Deny(denial) => (Some(denial.reason), denial.nearest.clone()),
+            Decision::Deny(denial) => {
+                let nearest = denial.nearest.clone().filter(|nearest| !nearest.is_request());
+                (Some(denial.reason), nearest)
+            }
         };
         steps.push(verdict(&decision));
         let requestable = self.rulings().requestable(&question.principals, &question.service, target.as_ref().ok());
@@ -188,6 +195,10 @@ fn looked_at(grant: &Grant, target: &Target<'_>, peer: Option<&Principal>, at: T
         Phase::Ended(Ended::Expired) => (false, "covers it, but its time is up".to_owned()),
         Phase::Ended(Ended::Revoked) => (false, "covers it, but was revoked".to_owned()),
         Phase::Ended(Ended::Released) => (false, "covers it, but was released by its subject".to_owned()),
+        Phase::Requested { waiting: true } => {
+            (false, "would cover it, but is a request that waits for approval".to_owned())
+        }
+        Phase::Requested { waiting: false } => (false, "would have covered it, but was never approved".to_owned()),
     }
 }
 

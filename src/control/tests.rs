@@ -66,7 +66,9 @@ async fn what_a_rule_denies_is_kept_as_denied_and_what_no_rule_decides_waits() {
     assert_eq!(request.outcome.unwrap().reason, "not today");
     let request = rig.plane.request_access(&alice(), pending()).await.unwrap();
     assert_eq!((request.state, request.pending_until), (AccessState::Pending, NOON.plus(Duration::from_secs(600))));
-    assert!(rig.plane.fanout.index().is_empty());
+    let visible: Vec<_> = rig.plane.fanout.index().grants();
+    let [waits] = &visible[..] else { panic!("only what waits is made known: {visible:?}") };
+    assert_eq!((waits.id.as_str(), waits.phase(NOON)), (&*request.id, Phase::Requested { waiting: true }));
 }
 
 #[tokio::test]

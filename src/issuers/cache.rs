@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::Identity;
 use crate::model::time::Timestamp;
 
 /// About how many tokens to prepare for.
@@ -15,28 +14,40 @@ const TOKENS_ESTIMATED: usize = 4096;
 /// All that the cache may hold, in bytes as [`Size`] estimates them.
 const BYTES_MAX: u64 = 16 << 20;
 
+/// What a verified token proves, for a time.
+pub(crate) trait Expires {
+    /// Good before this instant, and never from it on.
+    fn expires(&self) -> Timestamp;
+}
+
 /// Verified tokens by their whole text: the map hashes it with a random key and compares it in full.
-pub(super) struct TokenCache {
-    tokens: Cache<Box<str>, Entry, Size>,
+pub(crate) struct TokenCache<T> {
+    tokens: Cache<Box<str>, Entry<T>, Size>,
     hits: AtomicU64,
     misses: AtomicU64,
 }
 
 /// What made a token good: it is good again only under the same keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Basis {
+pub(crate) struct Basis {
     /// Which issuer, by its place in the configuration.
-    pub(super) issuer: usize,
+    pub(crate) issuer: usize,
     /// Which of its key sets.
-    pub(super) generation: u64,
+    pub(crate) generation: u64,
 }
 
-#[derive(Clone)]
-struct Entry {
-    identity: Arc<Identity>,
+struct Entry<T> {
+    proven: Arc<T>,
     basis: Basis,
     /// Never earlier than it was found good: `nbf` lies behind.
     from: Timestamp,
+}
+
+impl<T> Clone for Entry<T> {
+    fn clone(&self) -> Self {
+        let Self { proven, basis, from } = self;
+        Self { proven: Arc::clone(proven), basis: *basis, from: *from }
+    }
 }
 
 /// How the cache of verified tokens does.
@@ -50,16 +61,11 @@ pub struct CacheStats {
     pub entries: usize,
 }
 
-impl TokenCache {
+impl<T: Expires> TokenCache<T> {
     /// The identity of a token that is still good at `now`, under the keys that are current.
-    pub(super) fn find(
-        &self,
-        token: &str,
-        now: Timestamp,
-        is_current: impl Fn(Basis) -> bool,
-    ) -> Option<Arc<Identity>> {
+    pub(crate) fn find(&self, token: &str, now: Timestamp, is_current: impl Fn(Basis) -> bool) -> Option<Arc<T>> {
         let entry = self.tokens.get(token)?;
-        if now >= entry.identity.expires || !is_current(entry.basis) {
+        if now >= entry.proven.expires() || !is_current(entry.basis) {
             self.tokens.remove_if(token, |held| held.basis == entry.basis);
             return None;
         }
@@ -67,28 +73,28 @@ impl TokenCache {
             return None;
         }
         self.hits.fetch_add(1, Ordering::Relaxed);
-        Some(entry.identity)
+        Some(entry.proven)
     }
 
     /// Keeps a token that was found good at `now`.
-    pub(super) fn keep(&self, token: &str, identity: &Arc<Identity>, basis: Basis, now: Timestamp) {
+    pub(crate) fn keep(&self, token: &str, proven: &Arc<T>, basis: Basis, now: Timestamp) {
         // One in its leeway is verified each time: it never outlives `exp` in here.
-        if now < identity.expires {
-            self.tokens.insert(token.into(), Entry { identity: Arc::clone(identity), basis, from: now });
+        if now < proven.expires() {
+            self.tokens.insert(token.into(), Entry { proven: Arc::clone(proven), basis, from: now });
         }
     }
 
     /// Counts a token that had to be verified.
-    pub(super) fn missed(&self) {
+    pub(crate) fn missed(&self) {
         self.misses.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Drops what rests on an issuer's former keys.
-    pub(super) fn forget(&self, issuer: usize) {
+    pub(crate) fn forget(&self, issuer: usize) {
         self.tokens.retain(|_, entry| entry.basis.issuer != issuer);
     }
 
-    pub(super) fn stats(&self) -> CacheStats {
+    pub(crate) fn stats(&self) -> CacheStats {
         CacheStats {
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
@@ -97,7 +103,7 @@ impl TokenCache {
     }
 }
 
-impl Default for TokenCache {
+impl<T> Default for TokenCache<T> {
     fn default() -> Self {
         let tokens = Cache::with_weighter(TOKENS_ESTIMATED, BYTES_MAX, Size);
         Self { tokens, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
@@ -105,7 +111,7 @@ impl Default for TokenCache {
 }
 
 /// Numbers only: the keys are credentials.
-impl fmt::Debug for TokenCache {
+impl<T: Expires> fmt::Debug for TokenCache<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.stats().fmt(f)
     }
@@ -115,8 +121,8 @@ impl fmt::Debug for TokenCache {
 #[derive(Clone)]
 struct Size;
 
-impl Weighter<Box<str>, Entry> for Size {
-    fn weight(&self, token: &Box<str>, _entry: &Entry) -> u64 {
+impl<T> Weighter<Box<str>, Entry<T>> for Size {
+    fn weight(&self, token: &Box<str>, _entry: &Entry<T>) -> u64 {
         512 + 4 * token.len() as u64
     }
 }
@@ -124,6 +130,7 @@ impl Weighter<Box<str>, Entry> for Size {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::issuers::Identity;
     use crate::model::identity::Principal;
     use std::time::Duration;
 

@@ -7,15 +7,15 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 /// One JSON object.
-pub(super) struct Object {
+pub(crate) struct Object {
     /// Its members; of a repeated one the first.
-    pub(super) members: Map<String, Value>,
+    pub(crate) members: Map<String, Value>,
     /// Whether this object, or one inside it, has a member twice. Readers disagree on what such an object says.
-    pub(super) repeats: bool,
+    pub(crate) repeats: bool,
 }
 
 /// Reads an object that takes up all of `bytes`; `None` when they are anything else.
-pub(super) fn object(bytes: &[u8]) -> Option<Object> {
+pub(crate) fn object(bytes: &[u8]) -> Option<Object> {
     let repeats = Cell::new(false);
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = Strict { repeats: &repeats }.deserialize(&mut deserializer).ok()?;

@@ -14,11 +14,11 @@ use super::json;
 /// Most keys that a JWKS may hold.
 const KEYS_MAX: usize = 64;
 /// Longest key id, in bytes.
-pub(super) const KID_MAX: usize = 256;
+pub(crate) const KID_MAX: usize = 256;
 
 /// The keys of one issuer at one time. Never empty, unless nothing could be fetched yet.
 #[derive(Default, PartialEq, Eq)]
-pub(super) struct KeySet {
+pub(crate) struct KeySet {
     keys: Vec<Key>,
     /// Keys of the document that are of no use here, and why.
     skipped: Vec<String>,
@@ -40,7 +40,7 @@ enum Verifier {
 
 /// Why a token's key cannot be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoKey {
+pub(crate) enum NoKey {
     /// The issuer has no key of this id, or no key at all.
     Unknown,
     /// The token names no key, and more than one would do.
@@ -50,11 +50,11 @@ pub(super) enum NoKey {
 }
 
 /// A key and the one algorithm of it that a token asked for.
-pub(super) struct Selected<'a>(&'a Verifier);
+pub(crate) struct Selected<'a>(&'a Verifier);
 
 impl KeySet {
     /// Reads a JWKS document (RFC 7517 section 5).
-    pub(super) fn from_jwks(document: &[u8]) -> anyhow::Result<Self> {
+    pub(crate) fn from_jwks(document: &[u8]) -> anyhow::Result<Self> {
         let object = json::object(document).context("is no JSON object; a JWKS is {\"keys\": [...]}")?;
         ensure!(!object.repeats, "has a JSON member twice in one object");
         let keys = object.members.get("keys").and_then(Value::as_array).context("has no list \"keys\"")?;
@@ -79,7 +79,7 @@ impl KeySet {
     }
 
     /// The one key of an issuer that shares a secret with us. Algorithms must be HS*.
-    pub(super) fn from_secret(secret: &[u8], algorithms: &[Algorithm]) -> anyhow::Result<Self> {
+    pub(crate) fn from_secret(secret: &[u8], algorithms: &[Algorithm]) -> anyhow::Result<Self> {
         let mut verifiers = Vec::new();
         for algorithm in algorithms {
             let (_, mac, least) = MAC
@@ -105,7 +105,7 @@ impl KeySet {
     }
 
     /// The key for a token that names `kid` (or none) and `algorithm`.
-    pub(super) fn select(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Selected<'_>, NoKey> {
+    pub(crate) fn select(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Selected<'_>, NoKey> {
         let mut named = self.keys.iter().filter(|key| kid.is_none_or(|kid| key.answers(kid))).peekable();
         if named.peek().is_none() {
             return Err(NoKey::Unknown);
@@ -119,17 +119,17 @@ impl KeySet {
     }
 
     /// Whether some key can verify one of these.
-    pub(super) fn serves(&self, algorithms: &[Algorithm]) -> bool {
+    pub(crate) fn serves(&self, algorithms: &[Algorithm]) -> bool {
         algorithms.iter().any(|algorithm| self.keys.iter().any(|key| key.verifier(*algorithm).is_some()))
     }
 
     /// How many keys can verify tokens.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.keys.len()
     }
 
     /// What of the document is of no use here, and why.
-    pub(super) fn skipped(&self) -> &[String] {
+    pub(crate) fn skipped(&self) -> &[String] {
         &self.skipped
     }
 }
@@ -183,7 +183,7 @@ impl Key {
 
 impl Selected<'_> {
     /// Whether `signature` is this key's over `message`.
-    pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         match self.0 {
             Verifier::Public(key) => key.verify_sig(message, signature).is_ok(),
             // In constant time.
@@ -220,7 +220,9 @@ impl Material {
                 Some(Self::Curve(Algorithm::ES384, &signature::ECDSA_P384_SHA384_FIXED, point(jwk, 48)?))
             }
             ("OKP", Some("Ed25519")) => {
-                Some(Self::Curve(Algorithm::EdDSA, &signature::ED25519, bytes_of(jwk, "x", 32)?))
+                let x = bytes_of(jwk, "x", 32)?;
+                ensure!(!is_degenerate(&x), "has an \"x\" of small order or out of range: anybody could sign for it");
+                Some(Self::Curve(Algorithm::EdDSA, &signature::ED25519, x))
             }
             _ => None,
         })
@@ -261,6 +263,29 @@ impl Material {
             Self::Curve(.., bytes) => fingerprint(&[b"curve", terms.as_bytes(), bytes]),
         }
     }
+}
+
+/// Whether an Ed25519 key, sign aside, is no field element or one of the points of order 1, 2, 4 or 8: a signature that
+/// holds for many messages is then easily made. Verification itself (RFC 8032) does not refuse such a key.
+fn is_degenerate(x: &[u8]) -> bool {
+    /// The two y of the points of order 8.
+    const ORDER_EIGHT: [[u8; 32]; 2] = [
+        [
+            0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf,
+            0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+        ],
+        [
+            0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20,
+            0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+        ],
+    ];
+    let [first, middle @ .., last] = x else { return true };
+    let last = last & 0x7f;
+    let all = |byte: u8| middle.iter().all(|each| *each == byte);
+    // y is 0 (order 4) or 1 (order 1); y is p - 1 (order 2), or p and more, which is no field element.
+    let trivial = all(0) && last == 0 && *first <= 1;
+    let too_large = all(0xff) && last == 0x7f && *first >= 0xec;
+    trivial || too_large || ORDER_EIGHT.iter().any(|y| x.get(..31) == y.get(..31) && y.last() == Some(&last))
 }
 
 /// What an RSA key can serve.

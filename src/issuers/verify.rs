@@ -25,6 +25,9 @@ const SECONDS_MAX: u64 = Timestamp::MAX.as_micros() / 1_000_000;
 /// Header members that bring their own key or change how the rest is read (RFC 7515 section 4.1, RFC 7797).
 const REFUSED_MEMBERS: [&str; 6] = ["jwk", "jku", "x5c", "x5u", "crit", "b64"];
 
+/// `typ` of jitgate's own tokens. They are bound to a workload and a grant, which nobody looks at here.
+const OWN_TYPE: &str = "jit+jwt";
+
 /// Reads what strict reading refuses, only to learn whose token it claims to be.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
@@ -109,6 +112,9 @@ impl<'t> Presented<'t> {
         if let Some(member) = REFUSED_MEMBERS.iter().find(|member| header.members.contains_key(**member)) {
             return Err(malformed(format!("the token's header has {member:?}, which is not accepted")));
         }
+        if header.members.get("typ").and_then(Value::as_str).is_some_and(is_own_type) {
+            return Err(malformed("the token is one of jitgate's own, which no issuer's key can make good"));
+        }
         let kid = match header.members.get("kid") {
             None => None,
             Some(Value::String(kid)) if (1..=KID_MAX).contains(&kid.len()) => Some(kid.clone()),
@@ -160,6 +166,12 @@ impl<'t> Presented<'t> {
         let groups = groups(claims, terms)?;
         Ok(Identity { user, groups, expires, claims: Arc::new(claims.clone()) })
     }
+}
+
+/// A media type may leave `application/` out, and its case does not matter (RFC 7515 section 4.1.9).
+fn is_own_type(typ: &str) -> bool {
+    let typ = typ.trim().to_ascii_lowercase();
+    typ.strip_prefix("application/").unwrap_or(&typ) == OWN_TYPE
 }
 
 fn malformed(detail: impl Into<std::borrow::Cow<'static, str>>) -> Denial {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::approval::{Progress, Review, Stage, progress};
 use super::canonical::{Canonical, Hash};
-use super::grant::{Grant, GrantId, Revision};
+use super::grant::{End, Grant, GrantId, Hold, PolicyRef, Revision, Staleness};
 use super::identity::Principal;
 use super::scope::{Rule, Scope};
 use super::time::Timestamp;
@@ -189,6 +189,25 @@ impl AccessRequest {
         self.state = self.state.after(step)?;
         self.outcome = Some(outcome);
         Ok(())
+    }
+
+    /// As sidecars hold it while it waits: to say so to whoever is refused meanwhile. It never permits anything: beside
+    /// being marked, it covers no moment. The same until it ends, whatever reviews are added.
+    pub fn as_entry(&self) -> Option<Grant> {
+        let Terms { subject, via, scope, duration: _, policy } = &self.terms;
+        Some(Grant {
+            id: GrantId::parse(&self.id).ok()?,
+            subject: subject.clone(),
+            via: via.clone(),
+            scope: scope.clone(),
+            not_before: self.pending_until,
+            end: End::At(self.pending_until),
+            hold: Hold::Pending { until: self.pending_until },
+            staleness: Staleness::Strict,
+            policy: PolicyRef { name: Arc::clone(&policy.name), version: policy.version },
+            traceparent: self.traceparent.clone(),
+            mod_revision: self.create_revision,
+        })
     }
 
     /// Where it stands with the people who decide it. What cannot count is left out, whoever has written it: reviews of

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::decision::{Decision, Denial, DenyReason, Permit};
-use super::grant::{Ended, Grant, Phase, Staleness};
+use super::grant::{Ended, Grant, GrantId, Hold, Phase, Revision, Staleness};
 use super::identity::{Principal, Service};
 use super::target::{Target, TargetError};
 use super::time::Timestamp;
@@ -18,6 +18,9 @@ pub type Held = Arc<[Arc<Grant>]>;
 pub trait Grants {
     /// What this principal holds at any service; `None` when nothing.
     fn held_by(&self, principal: &Principal) -> Option<Held>;
+
+    /// Everything up to here is known.
+    fn revision(&self) -> Revision;
 }
 
 /// How far the table can be trusted.
@@ -49,6 +52,32 @@ pub struct Caller {
     pub peer: Option<Principal>,
     /// All principals whose grants count.
     pub principals: Vec<Principal>,
+    /// What a token of jitgate's own proves beside them.
+    pub tokened: Option<Tokened>,
+}
+
+/// A principal proven for one grant: no other grant of it counts by this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokened {
+    /// Who holds the grant.
+    pub subject: Principal,
+    /// The only grant that counts.
+    pub grant: GrantId,
+    /// It is certainly known to whoever knows everything up to here.
+    pub revision: Revision,
+}
+
+impl Caller {
+    /// Everybody that the caller has proved to be, in whatever respect.
+    pub fn proven(&self) -> impl Iterator<Item = &Principal> {
+        self.principals.iter().chain(self.tokened.as_ref().map(|token| &token.subject))
+    }
+
+    /// Whose grants count, and which: all of a principal's, or the one that a token names.
+    fn claims(&self) -> impl Iterator<Item = (&Principal, Option<&GrantId>)> {
+        let all = self.principals.iter().map(|principal| (principal, None));
+        all.chain(self.tokened.as_ref().map(|token| (&token.subject, Some(&token.grant))))
+    }
 }
 
 /// Decides one call. Total: every input has an answer, and only a live covering grant makes it a permit.
@@ -76,29 +105,57 @@ fn stale_denial(age: Duration) -> Denial {
     Denial::new(DenyReason::Stale, detail)
 }
 
-/// The best permit, or the nearest miss.
+/// The best permit, or the nearest miss; with a token, what became of its grant comes nearest.
 fn find(grants: &impl Grants, check: &Check<'_>, now: Timestamp, stale: bool) -> Result<Permit, Denial> {
     let target = check.target.as_ref().map_err(|why| Denial::new(DenyReason::PathNotCanonical, why.to_string()))?;
     let caller = check.caller.as_ref().map_err(Clone::clone)?;
-    if caller.principals.is_empty() {
+    if caller.proven().next().is_none() {
         let detail = "the call carries no credential that names a principal: neither an mTLS peer nor a token";
         return Err(Denial::new(DenyReason::CredentialMissing, detail));
     }
     let mut best: Option<Permit> = None;
     let mut miss: Option<Miss> = None;
-    for principal in &caller.principals {
+    for (principal, only) in caller.claims() {
         let Some(held) = grants.held_by(principal) else { continue };
-        for grant in held.iter().filter(|grant| grant.scope.service() == check.service) {
+        let counts = |grant: &&Arc<Grant>| only.is_none_or(|only| grant.id == *only) && !has_lapsed(grant, now);
+        for grant in held.iter().filter(counts).filter(|grant| grant.scope.service() == check.service) {
             match examine(grant, principal, target, caller.peer.as_ref(), now) {
                 Ok(permit) if stale && permit.grant().staleness == Staleness::Strict => drop(permit),
                 Ok(permit) if best.as_ref().is_none_or(|best| ends(&permit) > ends(best)) => best = Some(permit),
                 Ok(_) => {}
-                Err(found) if miss.as_ref().is_none_or(|miss| found.rank() > miss.rank()) => miss = Some(found),
-                Err(_) => {}
+                Err(mut found) => {
+                    found.named = only.is_some();
+                    if miss.as_ref().is_none_or(|miss| found.rank() > miss.rank()) {
+                        miss = Some(found);
+                    }
+                }
             }
         }
     }
-    best.ok_or_else(|| miss.map_or_else(|| no_grant(check.service), Miss::into_denial))
+    best.ok_or_else(|| match &caller.tokened {
+        // Whatever is missing may be on its way: better to come back than to be told something outdated.
+        Some(token) if token.revision > grants.revision() => not_yet_visible(token, grants.revision()),
+        Some(token) if miss.as_ref().is_none_or(|miss| !miss.named) => token_without_grant(token, check.service),
+        Some(_) | None => miss.map_or_else(|| no_grant(check.service), Miss::into_denial),
+    })
+}
+
+/// A request that is no longer waiting says nothing, also before its entry is taken away.
+fn has_lapsed(grant: &Grant, now: Timestamp) -> bool {
+    grant.phase(now) == Phase::Requested { waiting: false }
+}
+
+fn not_yet_visible(token: &Tokened, known: Revision) -> Denial {
+    let Tokened { grant, revision, .. } = token;
+    let detail =
+        format!("the token's grant {grant} is known from revision {revision} on, and this table is at {known}");
+    Denial::new(DenyReason::GrantNotYetVisible, detail)
+}
+
+/// Forgotten since, or never there: a tombstone outlives every token of its grant.
+fn token_without_grant(token: &Tokened, service: &Service) -> Denial {
+    let detail = format!("the token's grant {} is no grant of its subject at service {service}", token.grant);
+    Denial::new(DenyReason::NoGrant, detail)
 }
 
 /// For the order among permits: the one that ends last wins, a standing grant over all.
@@ -114,6 +171,8 @@ fn no_grant(service: &Service) -> Denial {
 struct Miss {
     grant: Arc<Grant>,
     kind: MissKind,
+    /// Whether the caller's token names it.
+    named: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,6 +183,8 @@ enum MissKind {
     Via,
     /// It covers the call and is over.
     Ended(Reverse<EndedRank>),
+    /// It would cover the call, and is a request that waits for approval.
+    Requested,
     /// It covers the call and begins later.
     NotStarted,
     /// It covers the call and is held back.
@@ -139,16 +200,18 @@ enum EndedRank {
 }
 
 impl Miss {
-    /// Nearest first by kind; among ended grants the one that changed last.
-    fn rank(&self) -> (u8, u64, MissKind, &str) {
+    /// Nearest first by kind, from what needs a new request to what needs nothing but time or a word; among ended grants
+    /// the one that changed last. Before all of them the one that a token names: that is what was asked about.
+    fn rank(&self) -> (bool, u8, u64, MissKind, &str) {
         let class = match self.kind {
             MissKind::Scope => 0,
             MissKind::Via => 1,
             MissKind::Ended(_) => 2,
-            MissKind::NotStarted => 3,
-            MissKind::Suspended => 4,
+            MissKind::Requested => 3,
+            MissKind::NotStarted => 4,
+            MissKind::Suspended => 5,
         };
-        (class, self.grant.mod_revision.0, self.kind, self.grant.id.as_str())
+        (self.named, class, self.grant.mod_revision.0, self.kind, self.grant.id.as_str())
     }
 
     fn into_denial(self) -> Denial {
@@ -158,6 +221,7 @@ impl Miss {
             MissKind::Via => {
                 (DenyReason::ScopeMismatch, format!("grant {id} is not meant for calls through this workload"))
             }
+            MissKind::Requested => (DenyReason::RequestPending, pending(&self.grant)),
             MissKind::NotStarted => {
                 (DenyReason::GrantNotStarted, format!("grant {id} begins at {}", self.grant.not_before))
             }
@@ -171,6 +235,14 @@ impl Miss {
             MissKind::Ended(Reverse(EndedRank::Expired)) => (DenyReason::GrantExpired, expired(&self.grant)),
         };
         Denial::new(reason, detail).nearest(self.grant)
+    }
+}
+
+fn pending(request: &Grant) -> String {
+    let id = &request.id;
+    match request.hold {
+        Hold::Pending { until } => format!("access request {id} waits for approval, until {until} at most"),
+        Hold::None | Hold::Suspended | Hold::Ended { .. } => format!("access request {id} waits for approval"),
     }
 }
 
@@ -188,13 +260,14 @@ fn examine(
     peer: Option<&Principal>,
     now: Timestamp,
 ) -> Result<Permit, Miss> {
-    let miss = |kind| Miss { grant: Arc::clone(grant), kind };
+    let miss = |kind| Miss { grant: Arc::clone(grant), kind, named: false };
     let rule = grant.scope.rules().iter().position(|rule| rule.covers(target)).ok_or_else(|| miss(MissKind::Scope))?;
     if !grant.passes_through(peer) {
         return Err(miss(MissKind::Via));
     }
     match grant.phase(now) {
         Phase::Live(remaining) => Ok(Permit::new(Arc::clone(grant), principal.clone(), rule, remaining)),
+        Phase::Requested { .. } => Err(miss(MissKind::Requested)),
         Phase::NotStarted => Err(miss(MissKind::NotStarted)),
         Phase::Suspended => Err(miss(MissKind::Suspended)),
         Phase::Ended(Ended::Expired) => Err(miss(MissKind::Ended(Reverse(EndedRank::Expired)))),

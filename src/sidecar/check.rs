@@ -1,5 +1,5 @@
 //! Answers Envoy's checks: read, identify, decide, respond; one record for each. It waits for nothing but the
-//! verification of a token, and whatever goes wrong is never an allow.
+//! verification of a token and, briefly, for a grant that a token says is on its way; whatever goes wrong is never an allow.
 
 use std::sync::Arc;
 
@@ -10,14 +10,16 @@ use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use super::config::Checking;
-use super::identify::identify;
+use super::identify::{Identified, Verifiers, identify};
 use super::input::{self, Call, Inbound};
+use super::patience::Patience;
 use super::record::{Facts, Pending, Recorder};
 use super::respond::{Answer, To};
 use super::table::Table;
+use super::tokens::Tokens;
 use crate::issuers::Issuers;
 use crate::model::decide::{Caller, Check, Freshness, Grants, Held, decide};
-use crate::model::decision::{Decision, Denial};
+use crate::model::decision::{Decision, Denial, DenyReason};
 use crate::model::grant::Revision;
 use crate::model::identity::Principal;
 
@@ -28,7 +30,7 @@ const IN_FLIGHT_MAX: usize = 4096;
 #[derive(Debug)]
 pub struct Authorizer {
     table: Arc<Table>,
-    issuers: Arc<Issuers>,
+    verifiers: Verifiers,
     checking: Checking,
     recorder: Recorder,
     slots: Semaphore,
@@ -46,23 +48,25 @@ struct Ruling {
 impl Authorization for Authorizer {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let pending = self.recorder.begin(request.metadata());
+        let patience = Patience::of(request.metadata());
         let Ok(_slot) = self.slots.try_acquire() else {
             // An RPC error is no decision to Envoy: it fails the call unless its operator chose to fail open.
             return Err(Status::resource_exhausted("too many checks in flight"));
         };
-        Ok(Response::new(self.answer(pending, request.get_ref()).await.into_message()))
+        Ok(Response::new(self.answer(pending, patience, request.get_ref()).await.into_message()))
     }
 }
 
 impl Authorizer {
     /// Answers from `table`, trusting `issuers`.
     pub fn new(table: Arc<Table>, issuers: Arc<Issuers>, checking: Checking, recorder: Recorder) -> Self {
-        Self { table, issuers, checking, recorder, slots: Semaphore::new(IN_FLIGHT_MAX) }
+        let verifiers = Verifiers { issuers, tokens: Tokens::new(Arc::clone(&table)) };
+        Self { table, verifiers, checking, recorder, slots: Semaphore::new(IN_FLIGHT_MAX) }
     }
 
-    async fn answer(&self, pending: Pending, check: &CheckRequest) -> Answer {
+    async fn answer(&self, pending: Pending, patience: Patience, check: &CheckRequest) -> Answer {
         let inbound = input::read(check, &self.checking.services);
-        let ruling = self.rule(&inbound).await;
+        let ruling = self.rule(&inbound, patience).await;
         let caller = ruling.caller.as_ref();
         let to = To { inbound: &inbound, id: pending.id(), revision: ruling.revision, caller };
         let responder = &self.checking.responder;
@@ -83,24 +87,32 @@ impl Authorizer {
         answer
     }
 
-    async fn rule(&self, inbound: &Inbound<'_>) -> Ruling {
+    /// Rules, and once more when a token's grant was on its way here and has come.
+    async fn rule(&self, inbound: &Inbound<'_>, patience: Patience) -> Ruling {
         let call = match &inbound.call {
             Ok(call) => call,
             Err(denial) => return Ruling::undecided(denial.clone()),
         };
         // Before the first snapshot, or with a target that is refused anyway, no credential is worth verifying.
-        let (caller, ignored) = match self.table.now() {
+        let identified = match self.table.now() {
             Some(now) if call.target.is_ok() && self.table.current().is_some() => {
-                let identified = identify(&self.issuers, call, now).await;
-                (identified.caller, identified.ignored)
+                identify(&self.verifiers, call, patience, now).await
             }
-            Some(_) | None => (Ok(Caller::default()), SmallVec::new()),
+            Some(_) | None => Identified { caller: Ok(Caller::default()), ignored: SmallVec::new() },
         };
-        self.decide(call, caller, ignored)
+        let mut ruling = self.decide(call, identified);
+        if let Some(revision) = ruling.awaits()
+            && self.verifiers.tokens.reached(revision, patience).await
+            && let Some(caller) = ruling.caller.take()
+        {
+            ruling = self.decide(call, Identified { caller: Ok(caller), ignored: ruling.ignored });
+        }
+        ruling
     }
 
     /// Looks up and decides. Table, freshness and time are read here, after every wait.
-    fn decide(&self, call: &Call<'_>, caller: Result<Caller, Denial>, ignored: SmallVec<[&'static str; 2]>) -> Ruling {
+    fn decide(&self, call: &Call<'_>, identified: Identified) -> Ruling {
+        let Identified { caller, ignored } = identified;
         let check = Check { service: call.service, target: call.target.clone(), caller };
         let freshness = self.table.freshness(self.checking.max_staleness);
         let (decision, revision) = match self.table.current().zip(self.table.now()) {
@@ -115,6 +127,16 @@ impl Ruling {
     fn undecided(denial: Denial) -> Self {
         Self { decision: Decision::Deny(denial), caller: None, ignored: SmallVec::new(), revision: Revision(0) }
     }
+
+    /// The revision that may change it. A permit, and a denial for another cause, need not wait.
+    fn awaits(&self) -> Option<Revision> {
+        match &self.decision {
+            Decision::Deny(denial) if denial.reason == DenyReason::GrantNotYetVisible => {
+                self.caller.as_ref().and_then(|caller| caller.tokened.as_ref()).map(|token| token.revision)
+            }
+            Decision::Deny(_) | Decision::Permit(_) => None,
+        }
+    }
 }
 
 /// The table before the first snapshot.
@@ -123,6 +145,10 @@ struct Nothing;
 impl Grants for Nothing {
     fn held_by(&self, _principal: &Principal) -> Option<Held> {
         None
+    }
+
+    fn revision(&self) -> Revision {
+        Revision::default()
     }
 }
 

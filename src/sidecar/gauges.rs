@@ -67,6 +67,7 @@ impl Gauges {
             ("standing", counts.standing),
             ("suspended", counts.suspended),
             ("ended", counts.ended),
+            ("requested", counts.pending),
             ("refused", counts.refused),
         ];
         for (state, count) in states {

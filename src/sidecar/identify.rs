@@ -3,9 +3,14 @@
 
 use smallvec::SmallVec;
 
+use std::sync::Arc;
+
 use super::input::{Call, Presented};
+use super::patience::Patience;
+use super::tokens::{Presentation, Tokens};
 use crate::issuers::{Identity, Issuers, Verdict};
-use crate::model::decide::Caller;
+use crate::jit::JitToken;
+use crate::model::decide::{Caller, Tokened};
 use crate::model::decision::{Denial, DenyReason};
 use crate::model::identity::Principal;
 use crate::model::time::Timestamp;
@@ -19,14 +24,73 @@ pub struct Identified {
     pub ignored: SmallVec<[&'static str; 2]>,
 }
 
-/// Verifies what the call presents.
-pub async fn identify(issuers: &Issuers, call: &Call<'_>, now: Timestamp) -> Identified {
+/// Who verifies what.
+#[derive(Debug)]
+pub struct Verifiers {
+    /// The JWTs of configured issuers.
+    pub issuers: Arc<Issuers>,
+    /// jitgate's own tokens.
+    pub tokens: Tokens,
+}
+
+/// Verifies what the call presents, at `now`. Waits for what a token needs, no longer than `patience`.
+pub async fn identify(by: &Verifiers, call: &Call<'_>, patience: Patience, now: Timestamp) -> Identified {
     let mut ignored = SmallVec::new();
-    let caller = match prove_peer(call.peer, &mut ignored) {
-        Ok(peer) => prove_tokens(issuers, call, now, &mut ignored).await.map(|tokens| assemble(peer, &tokens)),
-        Err(denial) => Err(denial),
-    };
+    let caller = prove(by, call, (patience, now), &mut ignored).await;
     Identified { caller, ignored }
+}
+
+async fn prove(
+    by: &Verifiers,
+    call: &Call<'_>,
+    (patience, now): (Patience, Timestamp),
+    ignored: &mut Ignored,
+) -> Result<Caller, Denial> {
+    let peer = prove_peer(call.peer, ignored)?;
+    let mut proven = Proven::default();
+    if let Some(token) = expect_token(call.token)? {
+        let at = Presentation { service: call.service, peer: peer.as_ref(), patience };
+        prove_token(by, token, (at, now), &mut proven).await?;
+    }
+    if call.bearer == Presented::Elsewhere {
+        ignored.push("the authorization header is of another scheme than Bearer");
+    }
+    if let Some(token) = expect_token(call.bearer)? {
+        match by.issuers.verify(token, now).await {
+            Verdict::Valid(identity) => proven.identities.push(identity),
+            Verdict::Foreign(why) => ignored.push(why),
+            Verdict::Bad(denial) => return Err(denial),
+        }
+    }
+    Ok(assemble(peer, &proven))
+}
+
+/// What tokens prove.
+#[derive(Default)]
+struct Proven {
+    identities: SmallVec<[Arc<Identity>; 2]>,
+    token: Option<Arc<JitToken>>,
+}
+
+/// `x-jitgate-token`: jitgate's own token, or one of a configured issuer. Nothing else may stand there.
+async fn prove_token(
+    by: &Verifiers,
+    token: &str,
+    (at, now): (Presentation<'_>, Timestamp),
+    proven: &mut Proven,
+) -> Result<(), Denial> {
+    if by.tokens.remember(token).is_none() {
+        match by.issuers.verify(token, now).await {
+            Verdict::Valid(identity) => {
+                proven.identities.push(identity);
+                return Ok(());
+            }
+            Verdict::Bad(denial) => return Err(denial),
+            Verdict::Foreign(_) => {}
+        }
+    }
+    proven.token = Some(by.tokens.prove(token, at).await?);
+    Ok(())
 }
 
 type Ignored = SmallVec<[&'static str; 2]>;
@@ -45,36 +109,6 @@ fn prove_peer(text: &str, ignored: &mut Ignored) -> Result<Option<Principal>, De
     Principal::parse(text).map(Some).map_err(|error| invalid(error.to_string()))
 }
 
-async fn prove_tokens(
-    issuers: &Issuers,
-    call: &Call<'_>,
-    now: Timestamp,
-    ignored: &mut Ignored,
-) -> Result<SmallVec<[std::sync::Arc<Identity>; 2]>, Denial> {
-    let mut proven = SmallVec::new();
-    if let Some(token) = expect_token(call.token)? {
-        match issuers.verify(token, now).await {
-            Verdict::Valid(identity) => proven.push(identity),
-            Verdict::Foreign(_) => {
-                let detail = "x-jitgate-token was not issued by any issuer that this sidecar trusts";
-                return Err(Denial::new(DenyReason::TokenIssuerUnknown, detail));
-            }
-            Verdict::Bad(denial) => return Err(denial),
-        }
-    }
-    if call.bearer == Presented::Elsewhere {
-        ignored.push("the authorization header is of another scheme than Bearer");
-    }
-    if let Some(token) = expect_token(call.bearer)? {
-        match issuers.verify(token, now).await {
-            Verdict::Valid(identity) => proven.push(identity),
-            Verdict::Foreign(why) => ignored.push(why),
-            Verdict::Bad(denial) => return Err(denial),
-        }
-    }
-    Ok(proven)
-}
-
 fn expect_token(presented: Presented<'_>) -> Result<Option<&str>, Denial> {
     match presented {
         Presented::Nothing | Presented::Elsewhere => Ok(None),
@@ -83,14 +117,21 @@ fn expect_token(presented: Presented<'_>) -> Result<Option<&str>, Denial> {
     }
 }
 
-fn assemble(peer: Option<Principal>, tokens: &[std::sync::Arc<Identity>]) -> Caller {
+fn assemble(peer: Option<Principal>, proven: &Proven) -> Caller {
+    let Proven { identities, token } = proven;
     let mut principals: Vec<Principal> = peer.iter().cloned().collect();
-    for principal in tokens.iter().flat_map(|token| std::iter::once(&token.user).chain(&token.groups)) {
+    for principal in identities.iter().flat_map(|token| std::iter::once(&token.user).chain(&token.groups)) {
         if !principals.contains(principal) {
             principals.push(principal.clone());
         }
     }
-    Caller { peer, principals }
+    // For its one grant: what else its subject holds does not count by it.
+    let tokened = token.as_ref().map(|token| Tokened {
+        subject: token.claims.subject.clone(),
+        grant: token.claims.grant.clone(),
+        revision: token.claims.revision,
+    });
+    Caller { peer, principals, tokened }
 }
 
 #[cfg(test)]
@@ -124,13 +165,13 @@ mod tests {
     fn a_principal_that_two_credentials_prove_counts_once() {
         let alice = Principal::parse("user:https://idp.example|alice").unwrap();
         let sre = Principal::parse("group:https://idp.example|sre").unwrap();
-        let token = std::sync::Arc::new(Identity {
+        let token = Arc::new(Identity {
             user: alice.clone(),
             groups: vec![sre.clone()],
             expires: Timestamp::MAX,
-            claims: std::sync::Arc::default(),
+            claims: Arc::default(),
         });
-        let caller = assemble(None, &[token.clone(), token]);
+        let caller = assemble(None, &Proven { identities: [token.clone(), token].into_iter().collect(), token: None });
         assert_eq!(caller.principals, [alice, sre]);
     }
 

@@ -85,6 +85,8 @@ const fn word(phase: Phase) -> &'static str {
         Phase::Ended(Ended::Expired) => "expired",
         Phase::Ended(Ended::Revoked) => "revoked",
         Phase::Ended(Ended::Released) => "released",
+        Phase::Requested { waiting: true } => "requested",
+        Phase::Requested { waiting: false } => "request expired",
     }
 }
 

@@ -201,7 +201,8 @@ fn describe(id: DecisionId, outcome: &'static str, facts: &Facts<'_>) -> Attribu
         attributes.owned(names::CREDENTIALS_IGNORED, facts.ignored.join("; "));
     }
     if let Some(grant) = grant_of(facts.decision) {
-        attributes.owned(names::GRANT_ID, grant.id.to_string());
+        let name = if grant.is_request() { names::ACCESS_REQUEST_ID } else { names::GRANT_ID };
+        attributes.owned(name, grant.id.to_string());
         attributes.shared(names::POLICY_NAME, &grant.policy.name);
         attributes.int(names::POLICY_VERSION, grant.policy.version);
         attributes.link = grant.traceparent.as_deref().and_then(SpanContext::from_traceparent);
@@ -247,7 +248,7 @@ fn principal_of<'a>(facts: &'a Facts<'_>) -> Option<&'a Principal> {
     match (facts.decision, facts.caller) {
         (Decision::Permit(permit), _) => Some(permit.principal()),
         (Decision::Deny(_), Some(caller)) => {
-            let person = caller.principals.iter().find(|principal| principal.kind() == PrincipalKind::User);
+            let person = caller.proven().find(|principal| principal.kind() == PrincipalKind::User);
             person.or(caller.peer.as_ref())
         }
         (Decision::Deny(_), None) => None,

@@ -251,7 +251,7 @@ impl Metadata {
     fn of_denial(to: &To<'_>, denial: &Denial) -> Self {
         let mut metadata = Self::new(to, denial.reason.as_str());
         if let Some(grant) = &denial.nearest {
-            metadata.text("grant", grant.id.as_str());
+            metadata.text(if grant.is_request() { "request" } else { "grant" }, grant.id.as_str());
             metadata.text("subject", grant.subject.as_str());
             metadata.text("policy", &grant.policy.name);
             metadata.number("policy_version", grant.policy.version);

@@ -13,10 +13,16 @@ use tokio::time::Instant;
 
 use crate::clock::{ServerClock, earlier};
 use crate::index::Index;
+use crate::jit::JitKeys;
 use crate::model::decide::Freshness;
 use crate::model::digest::TableDigest;
 use crate::model::grant::Revision;
 use crate::model::time::Timestamp;
+
+mod keys;
+
+pub use keys::Published;
+use keys::TokenKeys;
 
 /// What the sidecar knows, and how recent that is.
 #[derive(Debug)]
@@ -25,6 +31,7 @@ pub struct Table {
     epoch: Mutex<Arc<str>>,
     heard: Mutex<Option<Instant>>,
     applied: watch::Sender<Revision>,
+    token_keys: TokenKeys,
     clock: ServerClock,
 }
 
@@ -35,6 +42,7 @@ impl Default for Table {
             epoch: Mutex::new(Arc::from("")),
             heard: Mutex::new(None),
             applied: watch::Sender::new(Revision::default()),
+            token_keys: TokenKeys::default(),
             clock: ServerClock::default(),
         }
     }
@@ -69,6 +77,22 @@ impl Table {
 
     fn announce(&self, revision: Revision) {
         self.applied.send_replace(revision);
+    }
+
+    /// Puts the control plane's token keys in force; whether they differ from those before. They are no part of a
+    /// snapshot, and stay through every reconnect until others come.
+    pub fn publish_keys(&self, keys: JitKeys) -> bool {
+        self.token_keys.publish(keys)
+    }
+
+    /// The token keys in force; `None` before any came.
+    pub fn token_keys(&self) -> Option<Arc<Published>> {
+        self.token_keys.current()
+    }
+
+    /// Wakes at every new list of token keys.
+    pub fn key_changes(&self) -> watch::Receiver<u64> {
+        self.token_keys.changes()
     }
 
     /// The control plane was heard from just now.

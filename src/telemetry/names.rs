@@ -56,7 +56,7 @@ names! {
     TABLE_AGE_MS = "jitgate.table.age_ms";
     /// True where the refusal was only recorded (`--mode shadow`).
     SHADOW = "jitgate.shadow";
-    /// The access request that a call of the API is about.
+    /// The access request that a call of the API is about, or that a refused call waits for.
     ACCESS_REQUEST_ID = "jitgate.request.id";
     /// Store revision that a change was committed as.
     STORE_REVISION = "jitgate.store.revision";

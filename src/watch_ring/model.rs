@@ -173,7 +173,7 @@ impl World {
                     let status = v1::SidecarStatus { sent_nanos, ..Default::default() };
                     drop(session.says.try_send(Ok(v1::WatchGrantsRequest { message: Some(Message::Status(status)) })));
                 }
-                Ok(Step::Noted | Step::Resumed | Step::Part(_) | Step::Delta { .. }) => {}
+                Ok(Step::Noted | Step::TokenKeys | Step::Resumed | Step::Part(_) | Step::Delta { .. }) => {}
                 Err(fault) => {
                     assert!(self.sidecar.tainted, "a fault on a sound line: {fault}");
                     self.sidecar.forget |= fault.needs_snapshot();

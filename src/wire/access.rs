@@ -160,6 +160,7 @@ pub fn phase_to(phase: Phase) -> v1::GrantState {
         Phase::Live(_) => v1::GrantState::Active,
         Phase::Suspended => v1::GrantState::Suspended,
         Phase::Ended(how) => ended_to(how),
+        Phase::Requested { .. } => v1::GrantState::Pending,
     }
 }
 

@@ -143,11 +143,16 @@ fn hold_from(wire: &v1::GrantEntry) -> Result<Hold, FieldError> {
         v1::GrantState::Expired => Ended::Expired,
         v1::GrantState::Revoked => Ended::Revoked,
         v1::GrantState::Released => Ended::Released,
+        v1::GrantState::Pending => {
+            let until = tombstone.keep_until.as_ref();
+            let until = until.ok_or_else(|| FieldError::new("tombstone.keep_until", "is absent"))?;
+            return Ok(Hold::Pending { until: timestamp_from(until, "tombstone.keep_until")? });
+        }
         v1::GrantState::Unspecified
         | v1::GrantState::Scheduled
         | v1::GrantState::Active
         | v1::GrantState::Suspended => {
-            return Err(FieldError::new("tombstone.state", "must be EXPIRED, REVOKED or RELEASED"));
+            return Err(FieldError::new("tombstone.state", "must be EXPIRED, REVOKED, RELEASED or PENDING"));
         }
     };
     let keep = tombstone.keep_until.as_ref().ok_or_else(|| FieldError::new("tombstone.keep_until", "is absent"))?;
@@ -167,6 +172,9 @@ pub fn entry_to(grant: &Grant) -> v1::GrantEntry {
     let tombstone = match grant.hold {
         Hold::Ended { how, keep_until } => {
             Some(v1::Tombstone { state: ended_to(how).into(), keep_until: Some(timestamp_to(keep_until)) })
+        }
+        Hold::Pending { until } => {
+            Some(v1::Tombstone { state: v1::GrantState::Pending.into(), keep_until: Some(timestamp_to(until)) })
         }
         Hold::None | Hold::Suspended => None,
     };

@@ -12,13 +12,15 @@ use super::reader::{Due, count};
 use super::{META_KEY, Reader, StoreError, Table, View, Writes};
 use crate::control::audit::{self, Entry};
 use crate::control::fanout;
-use crate::model::access::{AccessRequest, AccessStep, Ending, Issued, Outcome, Terminal};
+use crate::model::access::{AccessRequest, AccessState, AccessStep, Ending, Issued, Outcome, Terminal};
 use crate::model::approval::{Review, Verdict};
 use crate::model::grant::{Ended, Hold, Phase, Revision};
 use crate::model::time::Timestamp;
 use crate::wire::access::{phase_to, request_to, revision_to, stored_to};
 use crate::wire::grant::timestamp_to;
 use crate::wire::store;
+
+mod tokens;
 
 /// Revisions whose changes are kept, for sidecars that resume.
 pub const CHANGES_KEPT: u64 = 16_384;
@@ -176,8 +178,27 @@ impl<'v> Change<'v> {
     }
 
     fn put_request(&mut self, request: &AccessRequest) {
+        self.announce(request);
         self.rows.put(Table::Requests, request.id.as_bytes().to_vec(), request_to(request).encode_to_vec());
         self.requests.push(Arc::clone(&request.id));
+    }
+
+    /// Lets sidecars know of a request while it waits, so that they can say so to whoever is refused meanwhile.
+    fn announce(&mut self, request: &AccessRequest) {
+        let Some(entry) = request.as_entry() else { return };
+        if request.state == AccessState::Pending {
+            let before = self.read().request(&request.id).ok().flatten().and_then(|before| before.as_entry());
+            if before.as_ref() == Some(&entry) {
+                return;
+            }
+            self.grants.push(fanout::Change::Put(Arc::new(entry)));
+        } else if request.create_revision == self.revision() {
+            // Made and ended in one change: nobody has heard of it.
+            self.grants.retain(|change| !matches!(change, fanout::Change::Put(put) if put.id == entry.id));
+        } else {
+            let service = entry.scope.service().clone();
+            self.grants.push(fanout::Change::Forget { id: entry.id, service });
+        }
     }
 
     /// Writes a new grant. A standing grant takes the place of an ended one of its name.
@@ -232,6 +253,9 @@ impl<'v> Change<'v> {
             // Expiry is recorded after the clock has already ended the grant; nothing else may come then.
             (Phase::Ended(Ended::Expired), Hold::None | Hold::Suspended) if how == Ended::Expired => {}
             (Phase::Ended(over), _) => return Err(ChangeError::Grant(over)),
+            (Phase::Requested { .. }, _) => {
+                return Err(StoreError::Damaged(format!("grant {} is an access request", issued.grant.id)).into());
+            }
             (Phase::NotStarted | Phase::Live(_) | Phase::Suspended, _) => {}
         }
         let id = issued.grant.id.as_str().as_bytes();

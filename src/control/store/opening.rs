@@ -23,7 +23,7 @@ pub struct Opening {
     pub epoch: Ulid,
     /// Where it stands.
     pub revision: Revision,
-    /// What sidecars have to hold, tombstones included.
+    /// What sidecars have to hold: grants, tombstones, and the requests that wait for approval.
     pub grants: Vec<Grant>,
     /// The newest commits, oldest first and without a gap. A grant appears in its newest value, or as forgotten.
     pub history: Vec<fanout::Commit>,
@@ -70,6 +70,13 @@ pub(super) fn read(engine: &dyn Engine, meta: &store::Meta) -> anyhow::Result<Op
         let issued = reader.grant(&id)?;
         let issued = issued.ok_or_else(|| StoreError::Damaged(format!("grant {id} is listed but absent")))?;
         grants.insert(issued.grant.id.clone(), Arc::new(issued.grant));
+    }
+    for id in reader.all_pending()? {
+        let request = reader.request(&id)?;
+        let request = request.ok_or_else(|| StoreError::Damaged(format!("request {id} is listed but absent")))?;
+        if let Some(entry) = request.as_entry() {
+            grants.insert(entry.id.clone(), Arc::new(entry));
+        }
     }
     let history = history(&reader, revision, &grants)?;
     let grants = grants.into_values().map(|grant| Grant::clone(&grant)).collect();

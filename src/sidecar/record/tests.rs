@@ -20,7 +20,7 @@ fn span(sent: &Sent, traceparent: Option<&str>) -> Option<SpanRecord> {
     let services = services(&["payments"]);
     let inbound = read(&sent.0, &services);
     let call = inbound.call.as_ref().unwrap();
-    let caller = Caller { peer: None, principals: vec![Principal::parse(call.peer).unwrap()] };
+    let caller = Caller { peer: None, principals: vec![Principal::parse(call.peer).unwrap()], tokened: None };
     let check = Check { service: call.service, target: call.target.clone(), caller: Ok(caller.clone()) };
     let grants = table([grant("g")], 150).current().unwrap();
     let decision = decide(&*grants, Freshness::Fresh, &check, at(150));

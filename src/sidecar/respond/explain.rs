@@ -67,16 +67,24 @@ struct Problem<'a> {
     request: Option<Request<'a>>,
 }
 
+/// How to ask, or which request waits already and how to look at it.
 #[derive(Serialize)]
 struct Request<'a> {
-    command: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command: Option<&'a str>,
 }
 
 impl<'a> Explanation<'a> {
     pub(super) fn new(denial: &'a Denial, to: &'a To<'a>, level: DenyDetail, ask_hint: &str) -> Self {
         let call = to.inbound.call.as_ref().ok().filter(|_| level == DenyDetail::Full && worth_asking(denial.reason));
-        let command = call.and_then(|call| command(ask_hint, call, to.caller));
-        Self { denial, to, level, command }
+        let mut explanation = Self { denial, to, level, command: None };
+        explanation.command = match explanation.waits() {
+            Some(id) => show_command(ask_hint, id),
+            None => call.and_then(|call| command(ask_hint, call, to.caller)),
+        };
+        explanation
     }
 
     /// What `x-jitgate-reason` says: the reason, or its class alone where nothing may be told.
@@ -112,7 +120,7 @@ impl<'a> Explanation<'a> {
             decision_id: id,
             service: self.service().filter(|_| full),
             grant: self.grant().filter(|_| full),
-            request: self.command.as_deref().filter(|_| full).map(|command| Request { command }),
+            request: self.request().filter(|_| full),
         };
         // Strings and numbers alone: this cannot fail, and if it did an empty body would still be a refusal.
         serde_json::to_string(&problem).unwrap_or_default()
@@ -134,7 +142,12 @@ impl<'a> Explanation<'a> {
         let class = self.denial.reason.class();
         let mut metadata = HashMap::from([("decision_id".to_owned(), self.to.id.to_string())]);
         if self.level == DenyDetail::Full {
-            let told = [("service", self.service()), ("grant", self.grant()), ("request", self.command.as_deref())];
+            let told = [
+                ("service", self.service()),
+                ("grant", self.grant()),
+                ("request", self.command.as_deref()),
+                ("request_id", self.waits()),
+            ];
             metadata.extend(told.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned()))));
         }
         let mut details = ErrorDetails::with_error_info(self.denial.reason.as_str(), DOMAIN, metadata);
@@ -191,7 +204,17 @@ impl<'a> Explanation<'a> {
     }
 
     fn grant(&self) -> Option<&'a str> {
-        self.denial.nearest.as_ref().map(|grant| grant.id.as_str())
+        self.denial.nearest.as_ref().filter(|nearest| !nearest.is_request()).map(|grant| grant.id.as_str())
+    }
+
+    /// The access request that waits for approval.
+    fn waits(&self) -> Option<&'a str> {
+        self.denial.nearest.as_ref().filter(|nearest| nearest.is_request()).map(|request| request.id.as_str())
+    }
+
+    fn request(&self) -> Option<Request<'_>> {
+        let (id, command) = (self.waits(), self.command.as_deref());
+        (id.is_some() || command.is_some()).then_some(Request { id, command })
     }
 }
 
@@ -205,6 +228,12 @@ const fn worth_asking(reason: DenyReason) -> bool {
             | DenyReason::GrantRevoked
             | DenyReason::GrantReleased
     )
+}
+
+/// The line to look at a request with. Requests are shown by the plural of the word that asks; of another hint nothing
+/// follows.
+fn show_command(ask_hint: &str, id: &str) -> Option<String> {
+    (ask_hint == "request" || ask_hint.ends_with(" request")).then(|| format!("{ask_hint}s show {id}"))
 }
 
 /// The line to ask with, safe to paste into a shell; `None` where the target cannot be written as exactly itself.
@@ -222,8 +251,7 @@ fn command(ask_hint: &str, call: &Call<'_>, caller: Option<&Caller>) -> Option<S
             format!("--http {}", quoted(&line))
         }
     };
-    let workload =
-        caller.filter(|caller| !caller.principals.iter().any(is_user)).and_then(|caller| caller.peer.as_ref());
+    let workload = caller.filter(|caller| !caller.proven().any(is_user)).and_then(|caller| caller.peer.as_ref());
     let subject = workload.map(|id| format!(" --subject {}", quoted(id.as_str()))).unwrap_or_default();
     let line = format!("{ask_hint} --service {} {rule}{subject} --for 15m --reason '…'", call.service);
     (line.len() <= COMMAND_MAX).then_some(line)

@@ -36,7 +36,7 @@ fn permit(grant: Grant, now: u64) -> Permit {
     let check = Check {
         service: &service,
         target: crate::model::target::Target::http("GET", "/v1/users/7"),
-        caller: Ok(Caller { peer: None, principals: vec![principal] }),
+        caller: Ok(Caller { peer: None, principals: vec![principal], tokened: None }),
     };
     let grants = table([grant], now).current().unwrap();
     match decide(&*grants, Freshness::Fresh, &check, at(now)) {
@@ -162,7 +162,7 @@ fn a_workload_is_asked_for_by_name_and_a_person_asks_for_themselves() {
         problem["request"]["command"].as_str().unwrap().to_owned()
     };
     let peer = Principal::parse(CHECKOUT).unwrap();
-    let mut caller = Caller { peer: Some(peer.clone()), principals: vec![peer] };
+    let mut caller = Caller { peer: Some(peer.clone()), principals: vec![peer], tokened: None };
     assert_eq!(
         of(&caller),
         format!(

@@ -12,6 +12,7 @@ use prost::Message as _;
 use crate::clock::Reading;
 use crate::clock::server::sent_no_earlier_than;
 use crate::index::{Index, Staged};
+use crate::jit::{JitKeys, KeysError};
 use crate::model::digest::EntryMark;
 use crate::model::grant::{Grant, GrantId, Revision};
 use crate::model::time::Timestamp;
@@ -90,6 +91,8 @@ pub(crate) enum Step {
         /// The next one comes within this time.
         next_within: std::time::Duration,
     },
+    /// Other token keys are in force than before.
+    TokenKeys,
     /// The server ends the session.
     GoAway(v1::GoAway),
 }
@@ -116,6 +119,9 @@ pub(crate) enum Fault {
     /// Not even its id is known.
     #[error("an entry cannot be decoded: {0}")]
     Undecodable(String),
+    /// The keys before them stay in force.
+    #[error(transparent)]
+    TokenKeys(KeysError),
     /// Anything else that must not happen.
     #[error("{0}")]
     Protocol(&'static str),
@@ -126,7 +132,11 @@ impl Fault {
     pub(crate) fn needs_snapshot(&self) -> bool {
         match self {
             Self::Gap { .. } | Self::Diverged(_) | Self::SnapshotCorrupt(_) => true,
-            Self::WentBack { .. } | Self::OtherHistory { .. } | Self::Undecodable(_) | Self::Protocol(_) => false,
+            Self::WentBack { .. }
+            | Self::OtherHistory { .. }
+            | Self::Undecodable(_)
+            | Self::TokenKeys(_)
+            | Self::Protocol(_) => false,
         }
     }
 }
@@ -156,6 +166,7 @@ impl Follower {
             (Phase::Staging(staging), Message::SnapshotEnd(end)) => self.end_snapshot(staging, &epoch, revision, &end),
             (Phase::Following, Message::Delta(delta)) => self.delta(&epoch, revision, &delta),
             (Phase::Following, Message::Progress(progress)) => self.progress(&epoch, revision, &progress),
+            (Phase::Following, Message::TokenKeys(keys)) => self.token_keys(&epoch, &keys),
             (
                 Phase::Opening { .. } | Phase::Staging(_) | Phase::Following,
                 Message::SnapshotBegin(_)
@@ -163,6 +174,7 @@ impl Follower {
                 | Message::SnapshotEnd(_)
                 | Message::Delta(_)
                 | Message::Progress(_)
+                | Message::TokenKeys(_)
                 | Message::Resumed(_)
                 | Message::GoAway(_),
             ) => Err(Fault::Protocol("a message out of order")),
@@ -287,6 +299,13 @@ impl Follower {
             self.table.advance(revision);
         }
         Ok(Step::Vouched { reading, next_within })
+    }
+
+    /// They belong to the history, not to a revision of it.
+    fn token_keys(&self, epoch: &str, published: &v1::TokenKeys) -> Result<Step, Fault> {
+        self.same_history(epoch)?;
+        let keys = JitKeys::from_wire(published).map_err(Fault::TokenKeys)?;
+        Ok(if self.table.publish_keys(keys) { Step::TokenKeys } else { Step::Noted })
     }
 
     fn held(&self) -> Revision {

@@ -153,6 +153,7 @@ impl Session {
                 self.status.note(|report| report.progress += 1);
                 self.clock(reading);
             }
+            Step::TokenKeys => self.say_keys(),
             Step::GoAway(go_away) => {
                 let after = go_away.reconnect_after.unwrap_or_default();
                 let after = duration_from(&after, "reconnect_after").unwrap_or_default().min(AWAY_MOST);
@@ -160,6 +161,15 @@ impl Session {
             }
         }
         Ok(None)
+    }
+
+    fn say_keys(&self) {
+        let Some(published) = self.table.token_keys() else { return };
+        let (issuer, kids) = (published.keys.issuer(), published.keys.kids().collect::<Vec<_>>());
+        tracing::info!(issuer, ?kids, "took in the control plane's token keys");
+        if !published.keys.skipped().is_empty() {
+            tracing::warn!(skipped = ?published.keys.skipped(), "token keys that this version cannot use; their tokens are refused");
+        }
     }
 
     fn ack(&mut self, revision: Revision) {

@@ -167,7 +167,7 @@ impl WatchStatus {
                 Fault::Diverged(_) => &mut faults.diverged,
                 Fault::SnapshotCorrupt(_) => &mut faults.corrupt,
                 Fault::Undecodable(_) => &mut faults.undecodable,
-                Fault::Protocol(_) => &mut faults.protocol,
+                Fault::TokenKeys(_) | Fault::Protocol(_) => &mut faults.protocol,
             } += 1;
         });
     }

@@ -72,6 +72,7 @@ fn word(response: &v1::WatchGrantsResponse) -> String {
         Message::SnapshotEnd(_) => "end".into(),
         Message::Delta(delta) => format!("delta {}>+{}-{}", delta.prev_revision, delta.put.len(), delta.del.len()),
         Message::Progress(_) => "progress".into(),
+        Message::TokenKeys(_) => "keys".into(),
         Message::Resumed(_) => "resumed".into(),
         Message::GoAway(_) => "go away".into(),
     }

@@ -1,0 +1,23 @@
+//! jitgate's own tokens: what they say, how they are signed, and whether one counts. Pure: it reads no clock and no network.
+//!
+//! ```text
+//! control plane:  JitClaims --KeyPair::sign--> x-jitgate-token        KeyPair::public --TokenKeys--> sidecars, JWKS
+//! sidecar:        x-jitgate-token --verify(JitKeys, audience, now)--> JitToken | Denial
+//! ```
+//!
+//! A token is a JWS in compact form with exactly `{"alg", "kid", "typ": "jit+jwt"}` as its header. The algorithm is
+//! that of the key, never what the header says.
+
+pub mod claims;
+pub mod inspect;
+pub mod key;
+pub mod verify;
+
+pub use claims::{JitClaims, TOKEN_LIFETIME_MAX};
+pub use key::{Algorithm, KeyPair, PublicKey, SignError};
+pub use verify::{JitKeys, JitToken, KeysError, verify};
+
+/// `typ` of every token's header.
+pub const TYP: &str = "jit+jwt";
+/// The metadata key, and HTTP header, that carries a token.
+pub const HEADER: &str = "x-jitgate-token";

@@ -1,0 +1,138 @@
+//! How long a check may wait for what is on its way from the control plane: briefly, and never until Envoy gives it up.
+//! At most so many wait at once, so that a flood of checks cannot make a queue of them.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+use tonic::metadata::MetadataMap;
+
+/// The longest that any check waits, for everything it waits for together.
+const LONGEST: Duration = Duration::from_millis(200);
+/// What must be left of Envoy's own deadline to decide and to answer.
+const MARGIN: Duration = Duration::from_millis(25);
+/// Checks with a verified token that wait for its revision.
+const FOR_REVISIONS: usize = 1024;
+/// Checks that wait for a key: anybody can name one that does not exist.
+const FOR_KEYS: usize = 64;
+
+/// Until when one check may wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    until: Instant,
+}
+
+/// Room for those who wait.
+#[derive(Debug)]
+pub struct Waiting {
+    revisions: Semaphore,
+    keys: Semaphore,
+}
+
+impl Patience {
+    /// For a check that has just arrived. Envoy says how long it waits, for all tries or for this one.
+    pub fn of(metadata: &MetadataMap) -> Self {
+        let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
+        let expected = text("x-envoy-expected-rq-timeout-ms").and_then(|millis| millis.parse().ok());
+        let deadlines = [expected.map(Duration::from_millis), text("grpc-timeout").and_then(grpc_timeout)];
+        let left = deadlines.into_iter().flatten().map(|left| left.saturating_sub(MARGIN)).fold(LONGEST, Duration::min);
+        Self { until: Instant::now() + left }
+    }
+}
+
+/// `1` to `99999999` of a unit (gRPC over HTTP/2, "Timeout").
+fn grpc_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let fits = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    let amount: u64 = digits.parse().ok().filter(|_| fits)?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount * 3600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self { revisions: Semaphore::new(FOR_REVISIONS), keys: Semaphore::new(FOR_KEYS) }
+    }
+}
+
+impl Waiting {
+    /// What a revision brings; `None` when it did not come in time, or too many wait already.
+    pub async fn for_revision<T>(&self, patience: Patience, coming: impl Future<Output = T>) -> Option<T> {
+        wait(&self.revisions, patience, coming).await
+    }
+
+    /// What a key brings; as [`Waiting::for_revision`].
+    pub async fn for_key<T>(&self, patience: Patience, coming: impl Future<Output = T>) -> Option<T> {
+        wait(&self.keys, patience, coming).await
+    }
+}
+
+async fn wait<T>(room: &Semaphore, patience: Patience, coming: impl Future<Output = T>) -> Option<T> {
+    let _place = room.try_acquire().ok()?;
+    timeout_at(patience.until, coming).await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(headers: &[(&'static str, &str)]) -> Duration {
+        let mut metadata = MetadataMap::new();
+        for (name, value) in headers {
+            metadata.insert(*name, value.parse().unwrap());
+        }
+        let now = Instant::now();
+        Patience::of(&metadata).until - now
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_longer_than_envoy_does_nor_than_the_bound() {
+        const EXPECTED: &str = "x-envoy-expected-rq-timeout-ms";
+        let millis = Duration::from_millis;
+        for (headers, expected) in [
+            (vec![], millis(200)),
+            (vec![(EXPECTED, "250")], millis(200)),
+            (vec![(EXPECTED, "100")], millis(75)),
+            (vec![(EXPECTED, "20")], millis(0)),
+            (vec![(EXPECTED, "0")], millis(0)),
+            (vec![(EXPECTED, "soon")], millis(200)),
+            (vec![("grpc-timeout", "125m")], millis(100)),
+            (vec![("grpc-timeout", "125000u")], millis(100)),
+            (vec![("grpc-timeout", "99999999H")], millis(200)),
+            (vec![("grpc-timeout", "999999999m")], millis(200)),
+            (vec![("grpc-timeout", "m")], millis(200)),
+            (vec![("grpc-timeout", "+1m")], millis(200)),
+            (vec![("grpc-timeout", "")], millis(200)),
+            (vec![(EXPECTED, "250"), ("grpc-timeout", "60m")], millis(35)),
+        ] {
+            assert_eq!(left(&headers), expected, "{headers:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn beyond_the_room_nobody_waits() {
+        let waiting = Waiting::default();
+        let patience = Patience::of(&MetadataMap::new());
+        let taken = waiting.keys.acquire_many(u32::try_from(FOR_KEYS).unwrap()).await.unwrap();
+        assert_eq!(waiting.for_key(patience, async {}).await, None);
+        assert_eq!(waiting.for_revision(patience, async {}).await, Some(()), "others have a room of their own");
+        drop(taken);
+        assert_eq!(waiting.for_key(patience, async {}).await, Some(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_come_is_given_up_on_time() {
+        let start = Instant::now();
+        let patience = Patience::of(&MetadataMap::new());
+        assert_eq!(Waiting::default().for_revision(patience, std::future::pending::<()>()).await, None);
+        assert_eq!(start.elapsed(), LONGEST);
+    }
+}
