@@ -42,6 +42,7 @@ pub mod explain;
 pub mod fanout;
 pub mod fault;
 pub mod grants;
+pub mod keys;
 pub mod listen;
 pub mod listing;
 pub mod metrics;
@@ -50,6 +51,8 @@ pub mod policy;
 pub mod requests;
 pub mod reviews;
 pub mod store;
+pub mod tokens;
+pub mod validate;
 pub mod waiting;
 
 pub use config::ControlPlaneArgs;
@@ -59,12 +62,14 @@ use caller::Callers;
 use config::Plaintext;
 use entitle::Entitlements;
 use fanout::{Enforcer, Fanout, FanoutConfig};
+use keys::TokenKeys;
 use listen::Identify;
 use metrics::{ControlMetrics, StoreMetrics};
 use plane::Plane;
 use policy::{PolicySet, Reloader};
 use store::embedded::Embedded;
 use store::{Clock, Store, StoreError, Writer};
+use tokens::TokenApi;
 use waiting::Waiting;
 
 /// Runs the control plane until `until` completes or a part of it fails.
@@ -85,6 +90,7 @@ pub struct ControlPlane {
     http: TcpListener,
     http_address: SocketAddr,
     issuers: Arc<Issuers>,
+    keys: Arc<TokenKeys>,
     identify: Identify,
     entitlements: Entitlements,
     policies: (PathBuf, PolicySet),
@@ -111,7 +117,9 @@ impl ControlPlane {
             insecure,
             progress_interval,
             tombstone_keep,
+            tokens,
         } = args;
+        tokens.check()?;
         let plaintext = Plaintext { listen: &listen, http_listen: &http_listen, insecure };
         let by_certificate = tls_client_ca.is_some();
         let tls = config::tls(tls_cert, tls_key, tls_client_ca, plaintext)?;
@@ -123,10 +131,11 @@ impl ControlPlane {
 
         let encryption = if tls.is_some() { "TLS 1.3" } else { "plaintext" };
         tracing::info!(address = %grpc_address, encryption, "the gRPC API and the watch stream are here");
-        tracing::info!(address = %http_address, "/livez, /readyz and /metrics are here");
+        tracing::info!(address = %http_address, "/livez, /readyz, /metrics and /.well-known/jwks.json are here");
         if issuers.is_empty() && !by_certificate {
             tracing::warn!("nobody can ask: pass --issuers to say whose tokens count");
         }
+        let keys = Arc::new(TokenKeys::new(plane.store.clone(), Arc::clone(&plane.fanout), tokens));
         let entitlements = Entitlements::new(entitle, tls.is_none() && tls::is_local(&listen));
         let identify = Identify::new(Callers::new(Arc::clone(&issuers), admin), clock);
         let grpc = match tls {
@@ -141,6 +150,7 @@ impl ControlPlane {
             http,
             http_address,
             issuers,
+            keys,
             identify,
             entitlements,
             policies,
@@ -163,7 +173,7 @@ impl ControlPlane {
     /// # Errors
     /// One line that names the part that failed.
     pub async fn run(self, until: impl Future<Output = ()>) -> Outcome {
-        let Self { plane, writer, grpc, http, issuers, identify, entitlements, policies, metrics, .. } = self;
+        let Self { plane, writer, grpc, http, issuers, keys, identify, entitlements, policies, metrics, .. } = self;
         let (directory, set) = policies;
         let mut tasks = Tasks::new();
         let stop = tasks.stopping();
@@ -172,13 +182,17 @@ impl ControlPlane {
         reloader.counts().register(&metrics);
         let applied = plane.apply(Arc::new(set)).await.context("the policies cannot be put in force")?;
         tracing::info!(directory = %directory.display(), %applied, "policies are in force");
+        keys.turn_over().await.context("the token keys cannot be used")?;
         let (health, health_service) = health_reporter();
-        let routes = routes(&plane, entitlements, stop.clone())?.add_service(health_service);
+        let tokens = TokenApi::new(Api::new(plane.clone(), stop.clone()), Arc::clone(&keys), Arc::clone(&issuers));
+        let routes =
+            routes(&plane, entitlements, stop.clone())?.add_service(tokens.into_service()).add_service(health_service);
         tasks.spawn("the gRPC listener", listen::serve(grpc, routes, identify, stop.clone()));
         tasks.spawn("the health report", report_health(health, stop.clone()));
-        tasks.spawn("the HTTP listener", admin::serve(http, shown(&plane, metrics), stop.clone()));
+        tasks.spawn("the HTTP listener", admin::serve(http, shown(&plane, metrics, &keys), stop.clone()));
         tasks.spawn("the watch fan-out", Arc::clone(&plane.fanout).run(stop.clone()));
         tasks.spawn("the issuers' keys", issuers.run(stop.clone()));
+        tasks.spawn("the token keys", keys.run(stop.clone()));
         spawn_reloads(&mut tasks, reloader, plane.clone(), &stop);
         // The last handle on the store goes to a task: when all have ended, the store is closed.
         tasks.spawn("the sweeper", plane.sweep_until(stop));
@@ -240,9 +254,9 @@ async fn report_health(health: HealthReporter, stop: CancellationToken) -> Outco
     Ok(())
 }
 
-fn shown(plane: &Plane, metrics: Metrics) -> Admin {
+fn shown(plane: &Plane, metrics: Metrics, keys: &Arc<TokenKeys>) -> Admin {
     let usable = plane.usable();
-    Admin::new(metrics).ready_when("store", move || {
+    Admin::new(metrics).merge(keys::jwks::route(Arc::clone(keys))).ready_when("store", move || {
         if usable.holds() { Ok(()) } else { Err(StoreError::Medium("see the log".to_owned()).to_string()) }
     })
 }

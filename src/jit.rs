@@ -9,11 +9,12 @@
 //! that of the key, never what the header says.
 
 pub mod claims;
+pub mod inspect;
 pub mod key;
 pub mod verify;
 
 pub use claims::{JitClaims, TOKEN_LIFETIME_MAX};
-pub use key::{Algorithm, KeyPair, PublicKey};
+pub use key::{Algorithm, KeyPair, PublicKey, SignError};
 pub use verify::{JitKeys, JitToken, KeysError, verify};
 
 /// `typ` of every token's header.

@@ -13,13 +13,14 @@
 //!
 //! * [`model`]: the nouns (principal, scope, grant) and the decision; knows no wire, no clock, no I/O.
 //! * [`wire`]: our protobufs and their conversion to and from the model.
-//! * the leaves that any role may use: [`index`], [`issuers`], [`jit`], [`clock`], [`telemetry`], [`admin`], [`tls`], [`runtime`];
+//! * the leaves that any role may use: [`index`], [`issuers`], [`jit`], [`clock`], [`telemetry`], [`admin`], [`tls`], [`runtime`], [`client`];
 //! * the roles: [`sidecar`] (data plane), [`control`] (control plane), [`cli`].
 //!
 //! The arrow of dependency is `model` <- `wire` <- leaves <- roles <- binaries. Roles never import one another.
 
 pub mod admin;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod control;
 pub mod index;

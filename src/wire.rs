@@ -31,5 +31,12 @@ pub mod store {
     include!(concat!(env!("OUT_DIR"), "/store/jitgate.store.v1.rs"));
 }
 
+/// Without the private key.
+impl std::fmt::Debug for store::TokenKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenKey").field("kid", &self.kid).field("alg", &self.alg).finish_non_exhaustive()
+    }
+}
+
 /// The descriptor set of the API, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/jitgate.bin"));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const PRODUCTION_LINES_MAX: usize = 500;
 
 /// Parts that any role may use; none of them may know a role.
-const LEAVES: &[&str] = &["index", "issuers", "jit", "clock", "runtime", "telemetry", "admin", "tls"];
+const LEAVES: &[&str] = &["index", "issuers", "jit", "clock", "runtime", "telemetry", "admin", "tls", "client"];
 const ROLES: &[&str] = &["sidecar", "control", "cli"];
 
 struct Source {

@@ -43,6 +43,7 @@ pub struct Api {
     calls: Arc<Semaphore>,
     watches: Arc<Semaphore>,
     stop: CancellationToken,
+    service: &'static str,
 }
 
 /// Who calls, or why nobody: what the listener puts into the extensions of every request.
@@ -67,7 +68,18 @@ impl Api {
     /// The API of a control plane. Streams end when `stop` is cancelled.
     pub fn new(plane: Plane, stop: CancellationToken) -> Self {
         let (calls, watches) = (Arc::new(Semaphore::new(CALLS_MAX)), Arc::new(Semaphore::new(WATCHES_MAX)));
-        Self { plane, calls, watches, stop }
+        Self { plane, calls, watches, stop, service: "jitgate.v1.AccessService" }
+    }
+
+    /// What it serves.
+    pub(in crate::control) fn plane(&self) -> &Plane {
+        &self.plane
+    }
+
+    /// The same bounds and spans for another service.
+    #[must_use]
+    pub(in crate::control) fn named(self, service: &'static str) -> Self {
+        Self { service, ..self }
     }
 
     /// The service to add to a gRPC server.
@@ -76,7 +88,7 @@ impl Api {
     }
 
     /// One unary call: identify, run within its span, count and explain what is refused.
-    async fn call<Q, A, F>(
+    pub(in crate::control) async fn call<Q, A, F>(
         &self,
         name: &'static str,
         request: Request<Q>,
@@ -85,7 +97,7 @@ impl Api {
     where
         F: Future<Output = Result<A, Fault>> + Send,
     {
-        let span = call_span(name);
+        let span = call_span(self.service, name);
         trace::set_parent(&span, request.metadata());
         let (_, extensions, wire) = request.into_parts();
         let done = async {
@@ -111,12 +123,12 @@ fn busy() -> Fault {
     Fault::new(FaultKind::Busy, "too many calls are under way; try again shortly")
 }
 
-fn call_span(name: &'static str) -> Span {
+fn call_span(service: &'static str, name: &'static str) -> Span {
     tracing::info_span!(
         names::SPAN_CALL,
         "otel.kind" = "server",
         "rpc.system" = "grpc",
-        "rpc.service" = "jitgate.v1.AccessService",
+        "rpc.service" = service,
         "rpc.method" = name,
         "jitgate.principal" = field::Empty,
         "jitgate.service" = field::Empty,

@@ -42,6 +42,11 @@ impl Caller {
         &self.principals
     }
 
+    /// The workload at the other end of the connection, if its certificate names one.
+    pub fn workload(&self) -> Option<&Principal> {
+        self.principals.iter().find(|principal| principal.kind() == PrincipalKind::Workload)
+    }
+
     /// The claims of the token, if there was one.
     pub fn claims(&self) -> Option<&Claims> {
         self.claims.as_ref()

@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use rustls::ServerConfig;
 
 use super::entitle::Entitlement;
+use super::keys::TokenArgs;
 use super::policy::PolicySet;
 use crate::issuers::IssuersArgs;
 use crate::model::identity::Principal;
@@ -25,7 +26,7 @@ pub struct ControlPlaneArgs {
     /// Address of the gRPC API, the watch stream, health and reflection.
     #[arg(long, env = "JITGATE_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:7400")]
     pub listen: SocketAddr,
-    /// Address of `/livez`, `/readyz` and `/metrics`.
+    /// Address of `/livez`, `/readyz`, `/metrics` and `/.well-known/jwks.json`.
     #[arg(long, env = "JITGATE_HTTP_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:7401")]
     pub http_listen: SocketAddr,
     /// Where the store is kept. Made if it is not there, for this user only.
@@ -61,6 +62,9 @@ pub struct ControlPlaneArgs {
     /// How long an ended grant explains refusals before it is forgotten by sidecars.
     #[arg(long, env = "JITGATE_TOMBSTONE_KEEP", value_name = "TIME", default_value = "10m", value_parser = keep)]
     pub tombstone_keep: Duration,
+    /// How tokens are signed.
+    #[command(flatten)]
+    pub tokens: TokenArgs,
 }
 
 fn principal(text: &str) -> Result<Principal, String> {

@@ -21,6 +21,7 @@ use crate::index::Index;
 use crate::model::grant::{Grant, GrantId, Revision};
 use crate::model::identity::Service;
 use crate::runtime::Outcome;
+use crate::wire::v1;
 
 pub mod fleet;
 pub mod mirror;
@@ -95,6 +96,9 @@ pub struct Fanout {
     sessions: Mutex<JoinSet<()>>,
 }
 
+/// The keys that sidecars verify tokens with; `None` until there is one.
+type TokenKeys = watch::Sender<Option<Arc<v1::TokenKeys>>>;
+
 /// What all sessions share.
 #[derive(Debug)]
 struct Hub {
@@ -104,6 +108,7 @@ struct Hub {
     head: watch::Sender<Revision>,
     fleet: Fleet,
     snapshots: Arc<Semaphore>,
+    token_keys: TokenKeys,
     clock: ControlClock,
     opened: AtomicU64,
     open: AtomicU64,
@@ -139,6 +144,7 @@ impl Fanout {
             fleet: Fleet::default(),
             snapshots: Arc::new(Semaphore::new(config.snapshots_at_once)),
             config,
+            token_keys: TokenKeys::new(None),
             clock,
             opened: AtomicU64::new(0),
             open: AtomicU64::new(0),
@@ -165,6 +171,11 @@ impl Fanout {
                 self.hub.stop.cancel();
             }
         }
+    }
+
+    /// Tells every sidecar, now and at the opening of each session, which keys tokens are verified with: all of them.
+    pub fn tell_keys(&self, keys: v1::TokenKeys) {
+        self.hub.token_keys.send_replace(Some(Arc::new(keys)));
     }
 
     /// Keeps the list of sidecars tidy until asked to stop; then ends every session in an orderly way.

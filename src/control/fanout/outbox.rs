@@ -6,11 +6,12 @@
 //! by a flood of them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use super::mirror::{Changed, Mirror, Snapshot};
@@ -42,7 +43,11 @@ pub(super) struct Outbox {
     progress: Pace,
     clock: ControlClock,
     echo: Option<Echo>,
+    keys: Option<TokenKeys>,
 }
+
+/// The keys that tokens are verified with, and whether the newest list was handed out.
+type TokenKeys = watch::Receiver<Option<Arc<v1::TokenKeys>>>;
 
 #[derive(Debug)]
 enum Pending {
@@ -116,9 +121,17 @@ impl Outbox {
         let (cursor, pending) = opening(epoch, subscription, mirror);
         let services = subscription.services.clone();
         let progress = Pace { interval: progress_interval, sent: None, due: now };
-        let mut outbox = Self { epoch: epoch.to_owned(), services, cursor, pending, progress, clock, echo: None };
+        let mut outbox =
+            Self { epoch: epoch.to_owned(), services, cursor, pending, progress, clock, echo: None, keys: None };
         outbox.echo(subscription.sent_nanos);
         outbox
+    }
+
+    /// Hands out the keys after the opening and whenever they change.
+    pub(super) fn telling_keys(mut self, mut keys: TokenKeys) -> Self {
+        keys.mark_changed();
+        self.keys = Some(keys);
+        self
     }
 
     /// Why the session opens with a snapshot, if it does.
@@ -159,8 +172,17 @@ impl Outbox {
             }
             Pending::Changes(changes) => self.continue_delta(changes),
             Pending::Vouch(progress) => self.send(Message::Progress(progress)),
-            Pending::InStep => self.look(&mirror.read()),
+            Pending::InStep => match self.new_keys() {
+                Some(keys) => self.send(Message::TokenKeys(keys)),
+                None => self.look(&mirror.read()),
+            },
         }
+    }
+
+    /// The keys, if they were not handed out yet. They come between two changes and leave the cursor where it is.
+    fn new_keys(&mut self) -> Option<v1::TokenKeys> {
+        let keys = self.keys.as_mut().filter(|keys| keys.has_changed().unwrap_or(false))?;
+        keys.borrow_and_update().as_deref().cloned()
     }
 
     /// Takes the snapshot that [`Next::Admission`] asked for. The slot is free again when its end is handed out.

@@ -80,7 +80,8 @@ impl Session {
             .map_err(|full| Status::resource_exhausted(full.to_string()))?;
         hub.open.fetch_add(1, Ordering::AcqRel);
         let interval = hub.config.progress_interval;
-        let outbox = Outbox::new(&hub.epoch, subscription, &hub.mirror.read(), hub.clock, interval);
+        let outbox = Outbox::new(&hub.epoch, subscription, &hub.mirror.read(), hub.clock, interval)
+            .telling_keys(hub.token_keys.subscribe());
         let session = Self { hub: Arc::clone(hub), key: subscription.key(), number, outbox };
         let begins = session.outbox.cause().map_or("resumed", |cause| cause.as_str_name());
         tracing::info!(sidecar = %session.key.0, services = ?subscription.services, begins, "sidecar watches");
@@ -117,7 +118,7 @@ impl Session {
         S: Stream<Item = Result<v1::WatchGrantsRequest, Status>> + Unpin,
     {
         let hub = Arc::clone(&self.hub);
-        let mut head = hub.head.subscribe();
+        let (mut head, mut keys) = (hub.head.subscribe(), hub.token_keys.subscribe());
         let retire = Instant::now() + jittered(hub.config.session_age);
         let mut ready = true;
         let mut stuck = Instant::now() + hub.config.send_timeout;
@@ -137,6 +138,7 @@ impl Session {
                     let Ok(room) = room else { return Ending::Gone };
                     // Whatever is published from here on wakes the session again.
                     head.mark_unchanged();
+                    keys.mark_unchanged();
                     match self.next() {
                         Ok(Some(message)) => room.send(Ok(*message)),
                         Ok(None) => ready = false,
@@ -146,6 +148,12 @@ impl Session {
                 }
                 () = sleep_until(stuck), if ready => return Ending::Refused(Status::aborted("the sidecar does not read")),
                 changed = head.changed(), if !ready => {
+                    if changed.is_err() {
+                        return Ending::Gone;
+                    }
+                    (ready, stuck) = (true, Instant::now() + hub.config.send_timeout);
+                }
+                changed = keys.changed(), if !ready => {
                     if changed.is_err() {
                         return Ending::Gone;
                     }

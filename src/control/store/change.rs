@@ -20,6 +20,8 @@ use crate::wire::access::{phase_to, request_to, revision_to, stored_to};
 use crate::wire::grant::timestamp_to;
 use crate::wire::store;
 
+mod tokens;
+
 /// Revisions whose changes are kept, for sidecars that resume.
 pub const CHANGES_KEPT: u64 = 16_384;
 /// Answers kept for request ids.

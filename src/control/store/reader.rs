@@ -7,6 +7,7 @@ use prost::Message;
 
 use super::keys::{self, DueKind};
 use super::{META_KEY, SCHEMA, Span, StoreError, Table, View};
+use crate::control::keys::ring::TokenKey;
 use crate::model::access::{AccessRequest, Issued};
 use crate::model::grant::Revision;
 use crate::model::time::Timestamp;
@@ -229,6 +230,17 @@ impl<'v> Reader<'v> {
     /// As every reading.
     pub fn answered(&self, key: &[u8]) -> Read<Option<store::Answered>> {
         self.row(Table::Answered, key)
+    }
+
+    /// Every key that tokens are or were signed with, as long as it is published; by age.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn token_keys(&self) -> Read<Vec<TokenKey>> {
+        self.all(Table::TokenKeys, |key, value| {
+            let row = decode(Table::TokenKeys, key, value)?;
+            TokenKey::from_row(row).map_err(|error| damaged(Table::TokenKeys, key, &error))
+        })
     }
 
     /// Audit events from `index` on, in order, until `visit` breaks.
