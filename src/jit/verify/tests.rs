@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The published attacks on JOSE, each refused in its own words, and what makes a good token.
 
 use std::collections::HashSet;
@@ -610,6 +609,3 @@ proptest! {
         }
     }
 }
-=======
-
->>>>>>> 48b2ec3
