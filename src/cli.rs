@@ -14,6 +14,7 @@ pub mod explain;
 pub mod fleet;
 pub mod grants;
 pub mod policy;
+pub mod receipts;
 pub mod render;
 pub mod requests;
 pub mod reviews;

@@ -132,6 +132,7 @@ impl ControlPlane {
         let encryption = if tls.is_some() { "TLS 1.3" } else { "plaintext" };
         tracing::info!(address = %grpc_address, encryption, "the gRPC API and the watch stream are here");
         tracing::info!(address = %http_address, "/livez, /readyz, /metrics and /.well-known/jwks.json are here");
+        issuers.announce();
         if issuers.is_empty() && !by_certificate {
             tracing::warn!("nobody can ask: pass --issuers to say whose tokens count");
         }

@@ -59,6 +59,7 @@ fn check(PolicyArgs { verb: PolicyVerb::Check { dir, output } }: PolicyArgs) -> 
 
 async fn control_plane(ControlPlane { control, telemetry }: ControlPlane) -> Result<Exit, Trouble> {
     let stopped = runtime::shutdown_signal()?;
+    runtime::raise_open_files();
     let telemetry = telemetry::init(&telemetry, "jitgate-control-plane")?;
     let outcome = control::run(control, telemetry.metrics.clone(), stopped).await;
     telemetry.shutdown(EXPORT).await;

@@ -12,6 +12,7 @@
 #![expect(clippy::print_stdout, reason = "what was measured is printed, never asserted")]
 
 mod bad_starts;
+mod clocks;
 mod crashes;
 mod demo;
 mod failures;
@@ -19,6 +20,7 @@ mod figures;
 mod garbage;
 mod jaeger;
 mod main_job;
+mod partitions;
 mod races;
 mod spellings_through_envoy;
 mod support;

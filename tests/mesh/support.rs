@@ -2,9 +2,11 @@
 
 pub mod caller;
 pub mod identity;
+pub mod network;
 pub mod otlp_sink;
 pub mod process;
 pub mod raw_http;
 pub mod spellings;
 pub mod upstream;
+pub mod wall_clock;
 pub mod world;
