@@ -41,6 +41,8 @@ pub enum FaultKind {
     NotFound,
     /// It is over and stays so.
     Terminal,
+    /// Another set of policies is in force than the one planned against.
+    PoliciesChanged,
     /// A bound of the control plane.
     Limit,
     /// Too much waits; a retry may pass.
@@ -87,6 +89,7 @@ impl FaultKind {
             Self::Review(refusal) => refusal.as_str(),
             Self::NotFound => "NOT_FOUND",
             Self::Terminal => "STATE_TERMINAL",
+            Self::PoliciesChanged => "POLICIES_CHANGED",
             Self::Limit => "LIMIT_EXCEEDED",
             Self::Busy => "BUSY",
             Self::Unavailable => "UNAVAILABLE",

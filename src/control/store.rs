@@ -64,11 +64,13 @@ pub enum Table {
     Answered,
     /// Index -> audit event.
     Audit,
+    /// Kind and name -> policy document that was applied through the API.
+    AppliedDocuments,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Meta,
         Self::Requests,
         Self::RequestsByParty,
@@ -83,6 +85,7 @@ impl Table {
         Self::CurrentPolicies,
         Self::Answered,
         Self::Audit,
+        Self::AppliedDocuments,
     ];
 
     /// Its name in the engine.
@@ -102,6 +105,7 @@ impl Table {
             Self::CurrentPolicies => "current_policies",
             Self::Answered => "answered",
             Self::Audit => "audit",
+            Self::AppliedDocuments => "applied_documents",
         }
     }
 }

@@ -371,7 +371,7 @@ fn versioned(policy: &str, version: i64) -> String {
 }
 
 /// What a person recognises of a principal; a group is marked as one.
-fn short(principal: &str) -> String {
+pub fn short(principal: &str) -> String {
     match Principal::parse(principal) {
         Ok(parsed) if parsed.kind() == PrincipalKind::Group => format!("group {}", parsed.short()),
         Ok(parsed) => parsed.short().to_owned(),
@@ -392,12 +392,12 @@ fn time(time: Option<&prost_types::Timestamp>) -> String {
     instant(time).map(|time| time.to_string()).unwrap_or_default()
 }
 
-fn relative(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
+pub fn relative(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
     instant(time).map(|time| distance(time, paper.now)).unwrap_or_default()
 }
 
 /// Absolute and relative.
-fn moment(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
+pub fn moment(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
     instant(time).map(|time| format!("{time} ({})", distance(time, paper.now))).unwrap_or_default()
 }
 

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use parking_lot::RwLock;
 use redb::{
-    Builder, Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageError,
-    TableDefinition,
+    Builder, Database, DatabaseError, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
+    StorageError, TableDefinition, TableError,
 };
 
 use super::{Engine, META_KEY, Span, StoreError, Table, View, Visit, Writes};
@@ -219,9 +219,20 @@ fn medium(error: impl Into<redb::Error>) -> StoreError {
 
 struct Snapshot(ReadTransaction);
 
+impl Snapshot {
+    /// `None` for a table that came with a later version than the file, and is made by the first write to it.
+    fn table(&self, table: Table) -> Result<Option<ReadOnlyTable<&'static [u8], &'static [u8]>>, StoreError> {
+        match self.0.open_table(rows(table)) {
+            Ok(open) => Ok(Some(open)),
+            Err(TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(medium(error)),
+        }
+    }
+}
+
 impl View for Snapshot {
     fn fetch(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let open = self.0.open_table(rows(table)).map_err(medium)?;
+        let Some(open) = self.table(table)? else { return Ok(None) };
         let found = open.get(key).map_err(medium)?;
         Ok(found.map(|value| value.value().to_vec()))
     }
@@ -230,7 +241,7 @@ impl View for Snapshot {
         if span.is_empty() {
             return Ok(());
         }
-        let open = self.0.open_table(rows(table)).map_err(medium)?;
+        let Some(open) = self.table(table)? else { return Ok(()) };
         let to = span.to.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let mut range = open.range::<&[u8]>((Bound::Included(span.from.as_slice()), to)).map_err(medium)?;
         while let Some(row) = if span.descending { range.next_back() } else { range.next() } {
