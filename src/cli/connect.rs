@@ -12,6 +12,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Request, Status};
 
 use crate::wire::v1::access_service_client::AccessServiceClient;
+use crate::wire::v1::policy_service_client::PolicyServiceClient;
 
 use super::render::{OutputArgs, Screen};
 use super::trouble::{Trouble, root_cause};
@@ -53,11 +54,19 @@ pub struct ClientArgs {
 /// The API with the caller's credential on each call.
 pub type AccessClient = AccessServiceClient<InterceptedService<Channel, Bearer>>;
 
+/// The same of policies as code.
+pub type PolicyClient = PolicyServiceClient<InterceptedService<Channel, Bearer>>;
+
+/// Largest answer: a plan shows differences and whom they touch.
+const ANSWER_MAX: usize = 16 << 20;
+
 /// An open connection to the control plane.
 #[derive(Debug)]
 pub struct Connection {
     /// The API.
     pub access: AccessClient,
+    /// Policies as code.
+    pub policies: PolicyClient,
     /// What the caller wants to see, and how.
     pub screen: Screen,
     server: String,
@@ -117,8 +126,10 @@ pub async fn connect(args: ClientArgs) -> Result<Connection, Trouble> {
     let endpoint = endpoint(&server, bearer.0.is_some(), insecure)?;
     let endpoint = secure(endpoint, ca.as_deref(), cert.as_deref().zip(key.as_deref()))?;
     let channel = endpoint.connect().await.map_err(|error| Trouble::unreachable(&server, &root_cause(&error)))?;
+    let policies = PolicyServiceClient::with_interceptor(channel.clone(), bearer.clone());
+    let policies = policies.max_decoding_message_size(ANSWER_MAX).max_encoding_message_size(ANSWER_MAX);
     let access = AccessServiceClient::with_interceptor(channel, bearer);
-    Ok(Connection { access, screen: output.screen(), server })
+    Ok(Connection { access, policies, screen: output.screen(), server })
 }
 
 fn endpoint(server: &str, with_token: bool, insecure: bool) -> Result<Endpoint, Trouble> {

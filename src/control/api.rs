@@ -25,6 +25,7 @@ use crate::wire::v1;
 use crate::wire::v1::access_service_server::{AccessService, AccessServiceServer};
 
 mod parse;
+mod policies;
 mod reply;
 pub mod status;
 

@@ -132,24 +132,18 @@ impl Authorizer {
         let Identified { caller, ignored } = identified;
         let check = Check { service: call.service, target: call.target.clone(), caller };
         let (freshness, age) = (self.table.freshness(self.checking.max_staleness), self.table.age());
-        if let Some(denial) = self.table.skew_refusal() {
-            let revision = self.table.revision().unwrap_or_default();
-            return Ruling {
-                decision: Decision::Deny(denial),
-                caller: check.caller.ok(),
-                ignored,
-                revision,
-                age,
-                freshness,
-            };
-        }
-        let (decision, revision) = match self.table.current().zip(self.table.now()) {
-            Some((grants, now)) => (decide(&*grants, freshness, &check, now), grants.revision()),
-            None => (decide(&Nothing, Freshness::Never, &check, crate::model::time::Timestamp::MAX), Revision(0)),
+        let (decision, revision) = match (self.table.skew_refusal(), self.table.current().zip(self.table.now())) {
+            (Some(denial), _) => (Decision::Deny(denial), self.table.revision().unwrap_or_default()),
+            (None, Some((grants, now))) => (decide(&*grants, freshness, &check, now), grants.revision()),
+            (None, None) => {
+                (decide(&Nothing, Freshness::Never, &check, crate::model::time::Timestamp::MAX), Revision(0))
+            }
         };
         Ruling { decision, caller: check.caller.ok(), ignored, revision, age, freshness }
     }
+}
 
+impl Ruling {
     /// The revision that may change it. A permit, and a denial for another cause, need not wait.
     fn awaits(&self) -> Option<Revision> {
         match &self.decision {

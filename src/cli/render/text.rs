@@ -350,7 +350,7 @@ fn versioned(policy: &str, version: i64) -> String {
 }
 
 /// What a person recognises of a principal; a group is marked as one.
-fn short(principal: &str) -> String {
+pub fn short(principal: &str) -> String {
     match Principal::parse(principal) {
         Ok(parsed) if parsed.kind() == PrincipalKind::Group => format!("group {}", parsed.short()),
         Ok(parsed) => parsed.short().to_owned(),
@@ -367,12 +367,12 @@ fn instant(time: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
     time.and_then(|time| timestamp_from(time, "").ok())
 }
 
-fn relative(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
+pub fn relative(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
     instant(time).map(|time| distance(time, paper.now)).unwrap_or_default()
 }
 
 /// Absolute and relative.
-fn moment(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
+pub fn moment(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
     instant(time).map(|time| format!("{time} ({})", distance(time, paper.now))).unwrap_or_default()
 }
 
