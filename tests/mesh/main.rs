@@ -21,6 +21,7 @@ mod jaeger;
 mod main_job;
 mod spellings_through_envoy;
 mod support;
+mod tokens;
 mod traces;
 
 use support::world::{Settings, World};

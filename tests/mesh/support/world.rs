@@ -160,10 +160,15 @@ impl World {
     }
 
     pub fn start_sidecar(&mut self) {
+        self.start_sidecar_through(self.grpc_port);
+    }
+
+    /// With the control plane behind this port.
+    pub fn start_sidecar_through(&mut self, port: u16) {
         let file = |name: &str| self.path(name).to_string_lossy().into_owned();
         let arguments: Vec<String> = [
             ("--listen", format!("unix:{}", file("authz.sock"))),
-            ("--control-plane", format!("https://localhost:{}", self.grpc_port)),
+            ("--control-plane", format!("https://localhost:{port}")),
             ("--service", "payments".to_owned()),
             ("--admin-listen", format!("127.0.0.1:{}", self.admin_port)),
             ("--issuers", file("issuers.yaml")),
