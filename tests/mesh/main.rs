@@ -24,6 +24,7 @@ mod partitions;
 mod races;
 mod spellings_through_envoy;
 mod support;
+mod tokens;
 mod traces;
 
 use support::world::{Settings, World};

@@ -1,6 +1,7 @@
 //! What the tests of this ring stand on.
 
 pub mod caller;
+pub mod gate;
 pub mod identity;
 pub mod network;
 pub mod otlp_sink;

@@ -17,6 +17,7 @@ use super::world::World;
 #[derive(Clone)]
 pub struct Caller {
     client: AccessServiceClient<Channel>,
+    channel: Channel,
     token: MetadataValue<Ascii>,
 }
 
@@ -28,7 +29,13 @@ impl Caller {
         let endpoint = Endpoint::from_shared(address).unwrap().tls_config(tls).unwrap();
         let endpoint = endpoint.connect_timeout(Duration::from_secs(5)).timeout(Duration::from_secs(10));
         let token = format!("Bearer {}", world.identities.token(sub, groups)).parse().unwrap();
-        Self { client: AccessServiceClient::new(endpoint.connect_lazy()), token }
+        let channel = endpoint.connect_lazy();
+        Self { client: AccessServiceClient::new(channel.clone()), channel, token }
+    }
+
+    /// For the clients of other services.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     pub fn with<T>(&self, message: T) -> tonic::Request<T> {

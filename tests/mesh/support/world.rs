@@ -197,12 +197,17 @@ impl World {
     }
 
     pub fn start_sidecar(&mut self) {
+        self.start_sidecar_through(self.grpc_port);
+    }
+
+    /// With the control plane behind this port.
+    pub fn start_sidecar_through(&mut self, port: u16) {
         let file = |name: &str| self.path(name).to_string_lossy().into_owned();
         let elsewhere = self.settings.network.as_ref().map(|network| network.sidecar_host());
         let admin = elsewhere.unwrap_or_else(|| "127.0.0.1".to_owned());
         let arguments: Vec<String> = [
             ("--listen", format!("unix:{}", file("authz.sock"))),
-            ("--control-plane", format!("https://{}:{}", self.control_host("localhost"), self.grpc_port)),
+            ("--control-plane", format!("https://{}:{port}", self.control_host("localhost"))),
             ("--service", "payments".to_owned()),
             ("--admin-listen", format!("{admin}:{}", self.admin_port)),
             ("--issuers", file("issuers.yaml")),
