@@ -3,3 +3,4 @@
 pub(crate) mod grants;
 mod loopback;
 mod model;
+mod requests;

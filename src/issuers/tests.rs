@@ -92,13 +92,24 @@ fn each_forged_header_is_refused_for_its_reason() {
         (json!({ "alg": "ES256", "kid": "k1", "crit": ["exp"] }), R::TokenMalformed),
         (json!({ "alg": "ES256", "kid": "k1", "b64": false }), R::TokenMalformed),
         (json!({ "alg": "ES256", "kid": "k1", "b64": true }), R::TokenMalformed),
+        (json!({ "alg": "ES256", "kid": "k1", "crit": ["b64"], "b64": false }), R::TokenMalformed),
+        (json!({ "alg": "ES256", "kid": "k1", "typ": "jit+jwt" }), R::TokenMalformed),
+        (json!({ "alg": "ES256", "kid": "k1", "typ": "application/JIT+jwt" }), R::TokenMalformed),
+        (json!({ "alg": "nOnE", "kid": "k1" }), R::TokenAlgNotAllowed),
+        (json!({ "alg": "ES256", "kid": "../../dev/null" }), R::TokenKeyUnknown),
+        (json!({ "alg": "ES256", "kid": "k1' OR '1'='1" }), R::TokenKeyUnknown),
     ] {
         let verdict = judge(&issuers, &signer.seal(&header.to_string(), &claims().to_string()));
         assert_eq!(reason(&verdict), Some(expected), "{header}");
     }
-    for header in
-        [r#"{"alg":"none","alg":"ES256","kid":"k1"}"#, r#"{"alg":"ES256","kid":"k2","kid":"k1"}"#, "[]", "7", "{"]
-    {
+    for header in [
+        r#"{"alg":"none","alg":"ES256","kid":"k1"}"#,
+        r#"{"alg":"ES256","kid":"k2","kid":"k1"}"#,
+        r#"{"alg":"none","al\u0067":"ES256","kid":"k1"}"#,
+        "[]",
+        "7",
+        "{",
+    ] {
         let verdict = judge(&issuers, &signer.seal(header, &claims().to_string()));
         assert_eq!(reason(&verdict), Some(R::TokenMalformed), "{header}");
     }
@@ -240,7 +251,13 @@ fn a_claim_written_twice_is_refused() {
     let signer = es256();
     let issuers = inline(&[signer.jwk("k1")]);
     let good = claims().to_string();
-    for twice in [r#""sub":"root""#, r#""exp":9999999999"#, r#""iss":"https://idp.example""#, r#""x":{"a":1,"a":2}"#] {
+    for twice in [
+        r#""s\u0075b":"root""#,
+        r#""sub":"root""#,
+        r#""exp":9999999999"#,
+        r#""iss":"https://idp.example""#,
+        r#""x":{"a":1,"a":2}"#,
+    ] {
         let claims = format!("{},{twice}}}", good.strip_suffix('}').unwrap());
         let verdict = judge(&issuers, &signer.seal(r#"{"alg":"ES256","kid":"k1"}"#, &claims));
         assert_eq!(reason(&verdict), Some(R::TokenMalformed), "{twice}");
@@ -269,6 +286,55 @@ fn only_the_one_spelling_of_a_token_is_read() {
     let last = alphabet.find(token.chars().last().unwrap()).unwrap();
     let twin = format!("{}{}", &token[..token.len() - 1], alphabet.chars().nth(last + 1).unwrap());
     assert_eq!(reason(&judge(&issuers, &twin)), Some(R::TokenMalformed));
+}
+
+/// A date that is no number at all makes the payload no JSON, and nested ones no payload that is read: nobody's token.
+#[test]
+fn a_payload_that_readers_disagree_on_proves_nothing() {
+    let signer = es256();
+    let issuers = inline(&[signer.jwk("k1")]);
+    let text = claims().to_string();
+    let exp = format!("\"exp\":{}", at(300));
+    let nested = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+    for date in ["1e400", "-1e400", "Infinity", "NaN", "0x6553f100", "01700000300", &nested] {
+        let payload = text.replacen(&exp, &format!("\"exp\":{date}"), 1);
+        assert_ne!(payload, text);
+        let verdict = judge(&issuers, &signer.seal(r#"{"alg":"ES256","kid":"k1"}"#, &payload));
+        assert!(matches!(verdict, Verdict::Foreign(_)), "{date}");
+    }
+    for date in ["9223372036854775807", "9223372036854775808", "18446744073709551616", "-0", "17e8"] {
+        let payload = text.replacen(&exp, &format!("\"exp\":{date}"), 1);
+        let verdict = judge(&issuers, &signer.seal(r#"{"alg":"ES256","kid":"k1"}"#, &payload));
+        assert_eq!(reason(&verdict), Some(R::TokenMalformed), "{date}");
+    }
+}
+
+type Misshape<'a> = &'a dyn Fn(&mut Vec<u8>);
+
+#[test]
+fn a_signature_of_the_wrong_shape_is_refused() {
+    for signer in [es256(), eddsa(), rsa(Algorithm::RS256)] {
+        let issuers = inline(&[signer.jwk("k1")]);
+        let token = signer.token("k1", &claims());
+        let (message, signature) = token.rsplit_once('.').unwrap();
+        let good = URL_SAFE_NO_PAD.decode(signature).unwrap();
+        let half = good.len() / 2;
+        let shapes: [Misshape<'_>; 7] = [
+            &|bytes| bytes.clear(),
+            &|bytes| bytes.truncate(bytes.len() - 1),
+            &|bytes| bytes.push(0),
+            &|bytes| bytes.insert(0, 0),
+            &|bytes| bytes.fill(0),
+            &|bytes| bytes[..half].fill(0),
+            &|bytes| bytes[half..].fill(0),
+        ];
+        for (place, shape) in shapes.iter().enumerate() {
+            let mut bytes = good.clone();
+            shape(&mut bytes);
+            let verdict = judge(&issuers, &format!("{message}.{}", URL_SAFE_NO_PAD.encode(bytes)));
+            assert_eq!(reason(&verdict), Some(R::TokenSignatureInvalid), "{:?}, shape {place}", signer.algorithm);
+        }
+    }
 }
 
 #[test]

@@ -22,6 +22,8 @@ use crate::model::time::Timestamp;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::Spans;
 
+pub(super) mod tokens;
+
 pub(super) const CHECKOUT: &str = "spiffe://td.example/ns/shop/sa/checkout";
 
 pub(super) fn at(seconds: u64) -> Timestamp {

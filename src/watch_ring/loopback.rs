@@ -32,9 +32,9 @@ const BOUND: Duration = Duration::from_secs(5);
 
 /// A control plane's watch endpoint, with threads of its own as if it were a process. The socket outlives it, so that
 /// nobody else gets its port in between.
-struct Plane {
-    fanout: Arc<Fanout>,
-    address: SocketAddr,
+pub(super) struct Plane {
+    pub(super) fanout: Arc<Fanout>,
+    pub(super) address: SocketAddr,
     socket: StdListener,
     process: Option<Runtime>,
 }
@@ -65,12 +65,12 @@ fn incoming(listener: StdListener) -> TcpListenerStream {
     TcpListenerStream::new(TcpListener::from_std(listener).unwrap())
 }
 
-fn fast() -> FanoutConfig {
+pub(super) fn fast() -> FanoutConfig {
     FanoutConfig { progress_interval: Duration::from_millis(400), ..FanoutConfig::default() }
 }
 
 impl Plane {
-    fn start(fanout: Fanout, at: Option<StdListener>) -> Self {
+    pub(super) fn start(fanout: Fanout, at: Option<StdListener>) -> Self {
         Self::start_for(fanout, at, Token(None))
     }
 
@@ -87,7 +87,7 @@ impl Plane {
     }
 
     /// Cuts every connection without a word, as a killed process does.
-    fn kill(self) -> StdListener {
+    pub(super) fn kill(self) -> StdListener {
         self.socket.try_clone().unwrap()
     }
 }
@@ -101,8 +101,8 @@ impl Drop for Plane {
 }
 
 /// A sidecar's table and the watch that feeds it.
-struct Car {
-    table: Arc<Table>,
+pub(super) struct Car {
+    pub(super) table: Arc<Table>,
     status: Arc<WatchStatus>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
@@ -120,7 +120,7 @@ fn args(address: impl std::fmt::Display) -> WatchArgs {
 }
 
 impl Car {
-    fn start(address: SocketAddr) -> Self {
+    pub(super) fn start(address: SocketAddr) -> Self {
         Self::start_with(args(address))
     }
 
@@ -134,25 +134,25 @@ impl Car {
         Self { table, status, tasks, stop }
     }
 
-    async fn reaches(&self, revision: u64) {
+    pub(super) async fn reaches(&self, revision: u64) {
         let mut changes = self.table.changes();
         timeout(PATIENCE, changes.wait_for(|at| *at >= Revision(revision))).await.expect("in time").unwrap();
     }
 
-    async fn is_fresh(&self) {
+    pub(super) async fn is_fresh(&self) {
         eventually(|| self.table.freshness(BOUND) == Freshness::Fresh).await;
     }
 
-    fn ids(&self) -> Vec<String> {
+    pub(super) fn ids(&self) -> Vec<String> {
         let index = self.table.current();
         index.iter().flat_map(|index| index.grants()).map(|grant| grant.id.to_string()).collect()
     }
 
-    fn report(&self) -> WatchReport {
+    pub(super) fn report(&self) -> WatchReport {
         self.status.report()
     }
 
-    async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
     }

@@ -166,3 +166,50 @@ proptest! {
         drop(KeySet::from_jwks(text.as_bytes()));
     }
 }
+
+/// The encodings of y, sign bit aside, for which anybody can sign: the eight points of small order, and the field elements
+/// written a second time.
+fn degenerate() -> Vec<[u8; 32]> {
+    let hex = |text: &str| -> [u8; 32] {
+        let byte = |at: usize| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap();
+        std::array::from_fn(byte)
+    };
+    let mut keys = vec![
+        hex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"),
+        hex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"),
+    ];
+    for (first, rest, last) in
+        [(0, 0, 0), (1, 0, 0), (0xec, 0xff, 0x7f), (0xed, 0xff, 0x7f), (0xee, 0xff, 0x7f), (0xff, 0xff, 0x7f)]
+    {
+        let mut key = [rest; 32];
+        (key[0], key[31]) = (first, last);
+        keys.push(key);
+    }
+    keys.iter()
+        .flat_map(|key| {
+            [0, 0x80].map(|sign| {
+                let mut key = *key;
+                key[31] |= sign;
+                key
+            })
+        })
+        .collect()
+}
+
+/// With such a key, a signature of R = the identity and S = 0 holds for every eighth message or more.
+#[test]
+fn an_ed25519_key_that_anybody_could_sign_for_is_refused() {
+    let mut forged = [0; 64];
+    forged[0] = 1;
+    let mut dangerous = 0;
+    for key in degenerate() {
+        let raw = signature::ParsedPublicKey::new(&signature::ED25519, key);
+        dangerous +=
+            usize::from((0..100_u8).any(|n| raw.as_ref().is_ok_and(|raw| raw.verify_sig(&[n], &forged).is_ok())));
+        let x = URL_SAFE_NO_PAD.encode(key);
+        let why = why_refused(&[json!({ "kty": "OKP", "crv": "Ed25519", "x": x, "kid": "k" })]);
+        assert!(why.contains("small order or out of range"), "{why}");
+    }
+    assert!(dangerous >= 8, "the danger is real: {dangerous} of them");
+    assert!(read(&[eddsa().jwk("k")]).is_ok());
+}

@@ -123,6 +123,90 @@ fn a_suspended_grant_past_its_end_has_expired() {
     assert_eq!(ask().of(&book, at(200)), Err(DenyReason::GrantExpired));
 }
 
+/// An access request of Alice for the same, which waits until second 180.
+fn pending(id: &str) -> Grant {
+    Grant { not_before: at(180), end: End::At(at(180)), hold: Hold::Pending { until: at(180) }, ..grant(id) }
+}
+
+#[test]
+fn a_pending_request_is_named_and_never_permits() {
+    let book = Book::default().with(pending("r"));
+    assert_eq!(ask().of(&book, at(150)), Err(DenyReason::RequestPending));
+    assert_eq!(ask().of(&book, at(180)), Err(DenyReason::NoGrant), "nobody decided in time: it says nothing any more");
+    let other = Ask { path: "/v1/keys/7", ..ask() };
+    assert_eq!(other.of(&book, at(150)), Err(DenyReason::ScopeMismatch), "it would not cover the call");
+    // Even one whose times an adversary has made good.
+    let live = Grant { not_before: at(0), end: End::Standing, staleness: Staleness::LastKnown, ..pending("r") };
+    assert_eq!(ask().of(&Book::default().with(live.clone()), at(150)), Err(DenyReason::RequestPending));
+    let stale = Ask { freshness: Freshness::Stale(Duration::from_secs(60)), ..ask() };
+    assert_eq!(stale.of(&Book::default().with(live), at(150)), Err(DenyReason::Stale));
+}
+
+#[test]
+fn a_pending_request_comes_nearer_than_what_is_over_and_less_near_than_what_will_be() {
+    let over = Grant { hold: ended(Ended::Revoked), mod_revision: Revision(99), ..grant("over") };
+    let book = || Book::default().with(pending("r")).with(over.clone());
+    assert_eq!(ask().of(&book(), at(150)), Err(DenyReason::RequestPending));
+    let later = Grant { not_before: at(160), ..grant("later") };
+    assert_eq!(ask().of(&book().with(later), at(150)), Err(DenyReason::GrantNotStarted));
+    let held = Grant { hold: Hold::Suspended, ..grant("held") };
+    assert_eq!(ask().of(&book().with(held), at(150)), Err(DenyReason::GrantSuspended));
+    assert_eq!(ask().of(&book().with(grant("live")), at(150)), Ok("live".into()));
+}
+
+/// Alice's token for one grant, presented by the shop.
+fn tokened(id: &str, revision: u64) -> Ask {
+    let token = Tokened { subject: principal(ALICE), grant: GrantId::parse(id).unwrap(), revision: Revision(revision) };
+    let shop = principal(SHOP);
+    Ask { caller: Ok(Caller { peer: Some(shop.clone()), principals: vec![shop], tokened: Some(token) }), ..ask() }
+}
+
+#[test]
+fn a_token_proves_its_subject_for_its_one_grant() {
+    let book = Book::default().with(grant("g")).with(Grant { end: End::At(at(300)), ..grant("longer") });
+    assert_eq!(tokened("g", 9).of(&book, at(150)), Ok("g".into()));
+    assert_eq!(tokened("other", 9).of(&book, at(150)), Err(DenyReason::NoGrant));
+    assert_eq!(tokened("g", 9).of(&book, at(200)), Err(DenyReason::GrantExpired), "the other one does not count by it");
+    // One of another holder is not made hers by naming it.
+    let bobs = Grant { subject: principal("user:https://idp.example|bob"), ..grant("g") };
+    assert_eq!(tokened("g", 9).of(&Book::default().with(bobs), at(150)), Err(DenyReason::NoGrant));
+}
+
+#[test]
+fn grants_of_the_other_credentials_still_count() {
+    let shops = Grant { subject: principal(SHOP), end: End::At(at(300)), ..grant("shops") };
+    let book = Book::default().with(Grant { hold: ended(Ended::Revoked), ..grant("g") }).with(shops);
+    assert_eq!(tokened("g", 9).of(&book, at(150)), Ok("shops".into()));
+}
+
+#[test]
+fn what_became_of_the_tokens_grant_comes_nearest() {
+    let suspended = Grant { subject: principal(SHOP), hold: Hold::Suspended, ..grant("shops") };
+    let book = Book::default().with(Grant { hold: ended(Ended::Revoked), ..grant("g") }).with(suspended);
+    assert_eq!(tokened("g", 9).of(&book, at(150)), Err(DenyReason::GrantRevoked));
+    let other = Ask { path: "/v1/keys/7", ..tokened("g", 9) };
+    assert_eq!(other.of(&book, at(150)), Err(DenyReason::ScopeMismatch));
+}
+
+#[test]
+fn a_token_ahead_of_the_table_is_no_hard_denial_and_never_a_permit_by_itself() {
+    for book in [Book::default(), Book::default().with(Grant { hold: Hold::Suspended, ..grant("g") })] {
+        assert_eq!(tokened("g", 10).of(&book, at(150)), Err(DenyReason::GrantNotYetVisible));
+    }
+    let here = Book::default().with(grant("g"));
+    assert_eq!(tokened("g", 10).of(&here, at(150)), Ok("g".into()), "what is known already need not be waited for");
+    let stale = Ask { freshness: Freshness::Stale(Duration::from_secs(60)), ..tokened("g", 10) };
+    assert_eq!(stale.of(&Book::default(), at(150)), Err(DenyReason::Stale));
+}
+
+#[test]
+fn a_tokens_grant_is_bound_to_its_workloads_too() {
+    let via = |id: &str| Grant { via: vec![principal(id)], ..grant("g") };
+    assert_eq!(tokened("g", 9).of(&Book::default().with(via(SHOP)), at(150)), Ok("g".into()));
+    let other = "spiffe://td.example/ns/shop/sa/other";
+    assert_eq!(tokened("g", 9).of(&Book::default().with(via(other)), at(150)), Err(DenyReason::ScopeMismatch));
+}
+
 #[test]
 fn ending_one_grant_never_ends_another() {
     let book = Book::default().with(Grant { hold: ended(Ended::Revoked), ..grant("dead") }).with(grant("alive"));
@@ -213,6 +297,7 @@ mod properties {
         prop_oneof![
             4 => Just(Hold::None),
             1 => Just(Hold::Suspended),
+            1 => Just(Hold::Pending { until: at(30) }),
             1 => Just(ended(Ended::Revoked)),
             1 => Just(ended(Ended::Released)),
         ]

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use prost::Message;
+use tokio::time::Instant;
 
 use super::*;
-use crate::model::grant::{End, Ended, Grant, Hold, Staleness};
+use crate::jit::{JitClaims, KeyPair};
+use crate::model::grant::{End, Ended, Grant, GrantId, Hold, Staleness};
 use crate::model::scope::{GrpcRule, HttpRule, Rule, Scope};
 use crate::sidecar::config::Mode;
 use crate::sidecar::input::TOKEN_HEADER;
 use crate::sidecar::respond::DenyDetail;
+use crate::sidecar::scene::tokens;
 use crate::sidecar::scene::{CAPTURED, CHECKOUT, Sent, at, authorizer, checking, fill, grant, service, table};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::Spans;
@@ -72,7 +75,7 @@ async fn without_one_the_nearest_miss_is_named() {
         (vec![grant("g")], 150, user_seven().with_peer("spiffe://TD/x"), "PEER_IDENTITY_INVALID"),
         (vec![grant("g")], 150, user_seven().header("authorization", "Bearer a,Bearer b"), "TOKEN_MALFORMED"),
         (vec![grant("g")], 150, user_seven().header(TOKEN_HEADER, ""), "TOKEN_MALFORMED"),
-        (vec![grant("g")], 150, user_seven().header(TOKEN_HEADER, "x.y.z"), "TOKEN_ISSUER_UNKNOWN"),
+        (vec![grant("g")], 150, user_seven().header(TOKEN_HEADER, "x.y.z"), "TOKEN_MALFORMED"),
     ] {
         assert_eq!(ask(grants, now, &sent).await, Err(reason.into()), "{sent:?}", sent = sent.0);
     }
@@ -141,14 +144,139 @@ async fn a_bad_token_of_ours_denies_even_beside_a_peer_that_would_pass() {
         (sign(claims(180)), Ok("g"), Ok("g")),
         (sign(claims(100)), Err("TOKEN_EXPIRED"), Err("TOKEN_EXPIRED")),
         (sign(elsewhere), Err("TOKEN_AUDIENCE_MISMATCH"), Err("TOKEN_AUDIENCE_MISMATCH")),
-        (sign(foreign), Ok("g"), Err("TOKEN_ISSUER_UNKNOWN")),
-        ("opaque".to_owned(), Ok("g"), Err("TOKEN_ISSUER_UNKNOWN")),
+        (sign(foreign), Ok("g"), Err("TOKEN_MALFORMED")),
+        ("opaque".to_owned(), Ok("g"), Err("TOKEN_MALFORMED")),
     ] {
         let owned = |outcome: Result<&str, &str>| outcome.map(str::to_owned).map_err(str::to_owned);
         let bearer = user_seven().header("authorization", &format!("Bearer {token}"));
         assert_eq!(answer(&authorizer, &bearer).await, owned(in_bearer));
         assert_eq!(answer(&authorizer, &user_seven().header(TOKEN_HEADER, &token)).await, owned(in_ours));
     }
+}
+
+/// An authorizer over the table, with one token key published, and that key.
+fn tokened(grants: impl IntoIterator<Item = Grant>) -> (Arc<Table>, Authorizer, KeyPair) {
+    let (table, key) = (table(grants, 150), tokens::key("k"));
+    table.publish_keys(tokens::published(&[&key]));
+    (Arc::clone(&table), authorizer(table, Mode::Enforce, &Metrics::default()), key)
+}
+
+fn alices_own(id: &str) -> Grant {
+    Grant { subject: Principal::parse(tokens::ALICE).unwrap(), ..grant(id) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_opens_its_grant_to_its_workload_alone() {
+    let (_, authorizer, key) = tokened([alices_own("g"), alices_own("h")]);
+    let with = |claims: JitClaims| user_seven().header(TOKEN_HEADER, &claims.sign(&key).unwrap());
+    let good = with(tokens::claims());
+    assert_eq!(answer(&authorizer, &good).await, Ok("g".into()));
+    assert_eq!(answer(&authorizer, &user_seven()).await, Err("NO_GRANT".into()), "the workload itself has no grant");
+    let other = "spiffe://td.example/ns/shop/sa/other";
+    for peer in [other, "", "checkout.shop.svc"] {
+        assert_eq!(answer(&authorizer, &good.clone().with_peer(peer)).await, Err("TOKEN_BINDING_MISMATCH".into()));
+    }
+    let others = JitClaims { audience: service("shop"), ..tokens::claims() };
+    assert_eq!(answer(&authorizer, &with(others)).await, Err("TOKEN_AUDIENCE_MISMATCH".into()));
+    let nobodys = JitClaims { grant: GrantId::parse("x").unwrap(), ..tokens::claims() };
+    assert_eq!(answer(&authorizer, &with(nobodys)).await, Err("NO_GRANT".into()), "nor does it stand for another one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tokens_grant_that_is_over_or_held_back_is_what_the_denial_is_about() {
+    let revoked = Hold::Ended { how: Ended::Revoked, keep_until: at(900) };
+    for (hold, reason) in [(revoked, "GRANT_REVOKED"), (Hold::Suspended, "GRANT_SUSPENDED")] {
+        let (_, authorizer, key) = tokened([Grant { hold, ..alices_own("g") }, alices_own("h")]);
+        let sent = user_seven().header(TOKEN_HEADER, &tokens::claims().sign(&key).unwrap());
+        assert_eq!(answer(&authorizer, &sent).await, Err(reason.into()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_token_of_jitgates_own_denies_even_beside_a_peer_that_would_pass() {
+    let (table, authorizer, key) = tokened([grant("g")]);
+    let token = tokens::claims().sign(&tokens::key("k")).unwrap();
+    assert_eq!(answer(&authorizer, &user_seven()).await, Ok("g".into()));
+    let sent = user_seven().header(TOKEN_HEADER, &token);
+    assert_eq!(answer(&authorizer, &sent).await, Err("TOKEN_SIGNATURE_INVALID".into()));
+    // As a bearer token it belongs to the application: nobody's grant comes of it.
+    let bearer = user_seven().header("authorization", &format!("Bearer {}", tokens::claims().sign(&key).unwrap()));
+    fill(&table, [alices_own("g")], 150);
+    assert_eq!(answer(&authorizer, &bearer).await, Err("NO_GRANT".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_ahead_of_the_table_is_waited_for_and_then_not_yet_visible() {
+    let (table, authorizer, key) = tokened([]);
+    let ahead = JitClaims { revision: Revision(11), ..tokens::claims() };
+    let sent = user_seven().header(TOKEN_HEADER, &ahead.sign(&key).unwrap());
+    let begun = Instant::now();
+    let response = authorizer.check(Request::new(sent.0.clone())).await.unwrap().into_inner();
+    assert_eq!(
+        (outcome(&response), begun.elapsed()),
+        (Err("GRANT_NOT_YET_VISIBLE".into()), Duration::from_millis(200))
+    );
+    let Some(HttpResponse::ErrorResponse(error)) = &response.http_response else { panic!("no error_response") };
+    let headers: Vec<_> = error.headers.iter().filter_map(|set| set.header.as_ref()).map(|set| &*set.key).collect();
+    assert!(error.status.as_ref().unwrap().code == 503 && headers.contains(&"retry-after"), "{error:?}");
+
+    let arrives = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        table.current().unwrap().put(alices_own("g"));
+        table.advance(Revision(11));
+    };
+    let begun = Instant::now();
+    let (allowed, ()) = tokio::join!(answer(&authorizer, &sent), arrives);
+    assert_eq!((allowed, begun.elapsed()), (Ok("g".into()), Duration::from_millis(50)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_past_envoys_own_deadline() {
+    let (_, authorizer, key) = tokened([]);
+    let ahead = JitClaims { revision: Revision(11), ..tokens::claims() };
+    let mut request = Request::new(user_seven().header(TOKEN_HEADER, &ahead.sign(&key).unwrap()).0);
+    request.metadata_mut().insert("x-envoy-expected-rq-timeout-ms", "100".parse().unwrap());
+    let begun = Instant::now();
+    let response = authorizer.check(request).await.unwrap().into_inner();
+    assert_eq!(outcome(&response), Err("GRANT_NOT_YET_VISIBLE".into()));
+    assert_eq!(begun.elapsed(), Duration::from_millis(75));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_allowed_anyway_waits_for_nothing() {
+    let (_, authorizer, key) = tokened([grant("peers")]);
+    let ahead = JitClaims { revision: Revision(11), ..tokens::claims() };
+    let begun = Instant::now();
+    let sent = user_seven().header(TOKEN_HEADER, &ahead.sign(&key).unwrap());
+    assert_eq!(answer(&authorizer, &sent).await, Ok("peers".into()));
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn a_token_of_jitgates_own_never_reaches_the_upstream() {
+    let (_, authorizer, key) = tokened([alices_own("g")]);
+    let token = tokens::claims().sign(&key).unwrap();
+    let response = authorizer.check(Request::new(user_seven().header(TOKEN_HEADER, &token).0)).await.unwrap();
+    let response = response.into_inner();
+    let Some(HttpResponse::OkResponse(ok)) = &response.http_response else { panic!("refused: {response:?}") };
+    assert!(ok.headers_to_remove.iter().any(|name| name == TOKEN_HEADER), "{:?}", ok.headers_to_remove);
+    assert!(!shown(&response).contains(token.rsplit('.').next().unwrap()));
+}
+
+#[tokio::test]
+async fn who_waits_for_approval_is_told_so_and_how_to_look() {
+    let waits =
+        || Grant { not_before: at(180), end: End::At(at(180)), hold: Hold::Pending { until: at(180) }, ..grant("01R") };
+    assert_eq!(ask([waits()], 150, &user_seven()).await, Err("REQUEST_PENDING".into()));
+    assert_eq!(ask([waits(), grant("g")], 150, &user_seven()).await, Ok("g".into()));
+    let authorizer = authorizer(table([waits()], 150), Mode::Enforce, &Metrics::default());
+    let response = authorizer.check(Request::new(user_seven().0)).await.unwrap().into_inner();
+    let Some(HttpResponse::DeniedResponse(denied)) = &response.http_response else { panic!("{response:?}") };
+    let problem: serde_json::Value = serde_json::from_str(&denied.body).unwrap();
+    assert_eq!(problem["request"], serde_json::json!({ "id": "01R", "command": "jitgate requests show 01R" }));
+    assert_eq!((&problem["grant"], &problem["status"]), (&serde_json::Value::Null, &403.into()));
+    let metadata = &response.dynamic_metadata.as_ref().unwrap().fields;
+    assert!(metadata.contains_key("request") && !metadata.contains_key("grant"));
 }
 
 #[tokio::test]

@@ -350,3 +350,82 @@ async fn a_grant_ends_on_time_with_the_control_plane_gone() {
     tokio::time::advance(Duration::from_millis(1)).await;
     assert_eq!(phase(), Phase::Ended(Ended::Expired));
 }
+
+fn token_keys(kids: &[&str]) -> Message {
+    let key = |kid: &&str| {
+        let public = crate::jit::KeyPair::generate(crate::jit::Algorithm::EdDsa, *kid).unwrap().public();
+        v1::TokenKey { kid: public.kid, alg: public.algorithm.to_string(), jwk: public.jwk.to_string() }
+    };
+    Message::TokenKeys(v1::TokenKeys { issuer: "jitgate:E".into(), keys: kids.iter().map(key).collect() })
+}
+
+impl Line {
+    fn kids(&self) -> Option<Vec<String>> {
+        self.table.token_keys().map(|published| published.keys.kids().map(str::to_owned).collect())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_keys_replace_each_other_whole_and_leave_the_revision() {
+    let mut line = Line::synced();
+    assert_eq!(line.kids(), None);
+    let first = token_keys(&["a", "b"]);
+    assert!(matches!(line.take("E", 10, first.clone()), Ok(Step::TokenKeys)));
+    assert!(matches!(line.take("E", 10, first), Ok(Step::Noted)), "the same again is no change");
+    let number = line.table.token_keys().unwrap().number;
+    assert!(matches!(line.take("E", 10, token_keys(&["c"])), Ok(Step::TokenKeys)));
+    assert_eq!((line.kids(), line.table.revision()), (Some(vec!["c".into()]), Some(Revision(10))));
+    assert!(line.table.token_keys().unwrap().number > number, "what was verified before is verified anew");
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_keys_stay_through_a_new_session_and_a_new_snapshot() {
+    let mut line = Line::synced();
+    line.take("E", 10, token_keys(&["a"])).unwrap();
+    let table = Arc::clone(&line.table);
+    line.follower = Follower::new(table, true, line.table.clock().monotonic_nanos());
+    line.snapshot("E", 12, &[bytes(&grant("a"))]).unwrap();
+    assert_eq!(line.kids(), Some(vec!["a".into()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_keys_out_of_order_or_of_no_use_break_the_session_and_change_nothing() {
+    let refused = |message: Message, epoch: &str| {
+        let mut line = Line::synced();
+        line.take("E", 10, token_keys(&["a"])).unwrap();
+        let fault = line.take(epoch, 10, message).unwrap_err();
+        assert_eq!(line.kids(), Some(vec!["a".into()]));
+        assert!(!fault.needs_snapshot());
+        fault
+    };
+    assert!(matches!(refused(token_keys(&["b"]), "F"), Fault::OtherHistory { .. }));
+    assert!(matches!(refused(token_keys(&["b", "b"]), "E"), Fault::TokenKeys(_)));
+    assert!(matches!(refused(Message::TokenKeys(v1::TokenKeys::default()), "E"), Fault::TokenKeys(_)));
+    let mut first = Line::new(Table::default(), false);
+    assert!(matches!(first.take("E", 10, token_keys(&["a"])), Err(Fault::Protocol(_))), "before the opening");
+}
+
+/// An entry that waits for approval, as a sidecar of any version meets it.
+fn waiting(id: &str, state: i32) -> Bytes {
+    let hold = crate::model::grant::Hold::Pending { until: wall().plus(600 * SECOND) };
+    let mut entry = crate::wire::grant::entry_to(&Grant { hold, ..grant(id) });
+    entry.tombstone.as_mut().unwrap().state = state;
+    entry.encode_to_vec().into()
+}
+
+/// The times of these entries would make a live grant: only the mark keeps them from permitting.
+#[tokio::test(start_paused = true)]
+async fn a_pending_request_never_permits_on_a_sidecar_that_knows_it_nor_on_one_that_does_not() {
+    let mut line = Line::synced();
+    let known = waiting("r", v1::GrantState::Pending.into());
+    let Ok(Step::Delta { nacks, .. }) = line.take("E", 11, delta(10, &[known], &[])) else { panic!("applied") };
+    assert_eq!(nacks.count, 0);
+    let index = line.table.current().unwrap();
+    let request = index.find(&GrantId::parse("r").unwrap()).unwrap();
+    assert_eq!((request.phase(wall()), index.counts().pending), (Phase::Requested { waiting: true }, 1));
+    // A state of a later version, which is what PENDING is to an older sidecar.
+    let later = waiting("s", 77);
+    let Ok(Step::Delta { nacks, .. }) = line.take("E", 12, delta(11, &[later], &[])) else { panic!("applied") };
+    assert_eq!((nacks.count, &*nacks.reported[0].grant), (1, "s"));
+    assert!(index.find(&GrantId::parse("s").unwrap()).is_none());
+}
