@@ -47,7 +47,7 @@ pub enum Verb {
     Explain(explain::ExplainArgs),
     /// List the sidecars and how far each one is
     Fleet(fleet::FleetArgs),
-    /// Look into tokens
+    /// Get tokens for grants, look into them, and turn over the keys that sign them
     Token(token::TokenArgs),
     /// Run everything on this machine, with Envoy and a demo upstream, and print what to try
     Dev(dev::DevArgs),
@@ -92,7 +92,7 @@ async fn perform(verb: Verb, whole: clap::Command) -> Result<Exit, Trouble> {
         Verb::Release(args) => grants::release(args).await,
         Verb::Explain(args) => explain::explain(args).await,
         Verb::Fleet(args) => fleet::fleet(args).await,
-        Verb::Token(args) => token::token(args),
+        Verb::Token(args) => token::token(args).await,
         Verb::Dev(args) => dev::dev(args).await,
         Verb::Completions(CompletionsArgs { shell }) => completions(shell, whole),
     }

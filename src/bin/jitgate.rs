@@ -191,6 +191,10 @@ mod tests {
             &["explain", "--service", "payments", "--as", "user:i|a", "--grpc", "/a.B/C", "--at", "-10m"],
             &["fleet", "-o", "yaml"],
             &["token", "inspect", "-"],
+            &["token", "inspect", "a.b.c", "--offline", "--for-service", "payments", "--peer", "spiffe://td/a"],
+            &["token", "issue", "01J", "--workload", "spiffe://td/ns/shop/sa/web", "--for", "2m", "-o", "json"],
+            &["token", "keys"],
+            &["token", "rotate", "--reason", "it may have leaked"],
             &["policy", "check", "./policies", "-o", "json"],
             &[
                 "control-plane",

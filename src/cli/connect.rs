@@ -12,6 +12,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Request, Status};
 
 use crate::wire::v1::access_service_client::AccessServiceClient;
+use crate::wire::v1::token_service_client::TokenServiceClient;
 
 use super::render::{OutputArgs, Screen};
 use super::trouble::{Trouble, root_cause};
@@ -52,12 +53,16 @@ pub struct ClientArgs {
 
 /// The API with the caller's credential on each call.
 pub type AccessClient = AccessServiceClient<InterceptedService<Channel, Bearer>>;
+/// As [`AccessClient`], for tokens.
+pub type TokenClient = TokenServiceClient<InterceptedService<Channel, Bearer>>;
 
 /// An open connection to the control plane.
 #[derive(Debug)]
 pub struct Connection {
     /// The API.
     pub access: AccessClient,
+    /// Tokens and their keys.
+    pub tokens: TokenClient,
     /// What the caller wants to see, and how.
     pub screen: Screen,
     server: String,
@@ -117,8 +122,19 @@ pub async fn connect(args: ClientArgs) -> Result<Connection, Trouble> {
     let endpoint = endpoint(&server, bearer.0.is_some(), insecure)?;
     let endpoint = secure(endpoint, ca.as_deref(), cert.as_deref().zip(key.as_deref()))?;
     let channel = endpoint.connect().await.map_err(|error| Trouble::unreachable(&server, &root_cause(&error)))?;
-    let access = AccessServiceClient::with_interceptor(channel, bearer);
-    Ok(Connection { access, screen: output.screen(), server })
+    let access = AccessServiceClient::with_interceptor(channel.clone(), bearer.clone());
+    let tokens = TokenServiceClient::with_interceptor(channel, bearer);
+    Ok(Connection { access, tokens, screen: output.screen(), server })
+}
+
+impl ClientArgs {
+    /// Whether something secret may be sent to this server at all.
+    ///
+    /// # Errors
+    /// When it would travel in the clear.
+    pub fn may_carry_secrets(&self) -> Result<(), Trouble> {
+        endpoint(&self.server, true, self.insecure).map(drop)
+    }
 }
 
 fn endpoint(server: &str, with_token: bool, insecure: bool) -> Result<Endpoint, Trouble> {

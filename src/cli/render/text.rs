@@ -397,7 +397,7 @@ fn relative(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
 }
 
 /// Absolute and relative.
-fn moment(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
+pub fn moment(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
     instant(time).map(|time| format!("{time} ({})", distance(time, paper.now))).unwrap_or_default()
 }
 
