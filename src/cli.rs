@@ -51,7 +51,7 @@ pub enum Verb {
     Run(run::RunArgs),
     /// List the sidecars and how far each one is
     Fleet(fleet::FleetArgs),
-    /// Look into tokens
+    /// Get tokens for grants, look into them, and turn over the keys that sign them
     Token(token::TokenArgs),
     /// Run everything on this machine, with Envoy and a demo upstream, and print what to try
     Dev(dev::DevArgs),
@@ -97,7 +97,7 @@ async fn perform(verb: Verb, whole: clap::Command) -> Result<Exit, Trouble> {
         Verb::Explain(args) => explain::explain(args).await,
         Verb::Run(args) => run::run(args).await,
         Verb::Fleet(args) => fleet::fleet(args).await,
-        Verb::Token(args) => token::token(args),
+        Verb::Token(args) => token::token(args).await,
         Verb::Dev(args) => dev::dev(args).await,
         Verb::Completions(CompletionsArgs { shell }) => completions(shell, whole),
     }

@@ -36,4 +36,6 @@ pub mod tls;
 pub mod wire;
 
 #[cfg(test)]
+mod verdict_ring;
+#[cfg(test)]
 mod watch_ring;

@@ -13,6 +13,7 @@ use tonic::{Request, Status};
 
 use crate::wire::v1::access_service_client::AccessServiceClient;
 use crate::wire::v1::policy_service_client::PolicyServiceClient;
+use crate::wire::v1::token_service_client::TokenServiceClient;
 
 use super::render::{OutputArgs, Screen};
 use super::trouble::{Trouble, root_cause};
@@ -53,6 +54,8 @@ pub struct ClientArgs {
 
 /// The API with the caller's credential on each call.
 pub type AccessClient = AccessServiceClient<InterceptedService<Channel, Bearer>>;
+/// As [`AccessClient`], for tokens.
+pub type TokenClient = TokenServiceClient<InterceptedService<Channel, Bearer>>;
 
 /// The same of policies as code.
 pub type PolicyClient = PolicyServiceClient<InterceptedService<Channel, Bearer>>;
@@ -67,6 +70,8 @@ pub struct Connection {
     pub access: AccessClient,
     /// Policies as code.
     pub policies: PolicyClient,
+    /// Tokens and their keys.
+    pub tokens: TokenClient,
     /// What the caller wants to see, and how.
     pub screen: Screen,
     server: String,
@@ -128,8 +133,19 @@ pub async fn connect(args: ClientArgs) -> Result<Connection, Trouble> {
     let channel = endpoint.connect().await.map_err(|error| Trouble::unreachable(&server, &root_cause(&error)))?;
     let policies = PolicyServiceClient::with_interceptor(channel.clone(), bearer.clone());
     let policies = policies.max_decoding_message_size(ANSWER_MAX).max_encoding_message_size(ANSWER_MAX);
-    let access = AccessServiceClient::with_interceptor(channel, bearer);
-    Ok(Connection { access, policies, screen: output.screen(), server })
+    let access = AccessServiceClient::with_interceptor(channel.clone(), bearer.clone());
+    let tokens = TokenServiceClient::with_interceptor(channel, bearer);
+    Ok(Connection { access, policies, tokens, screen: output.screen(), server })
+}
+
+impl ClientArgs {
+    /// Whether something secret may be sent to this server at all.
+    ///
+    /// # Errors
+    /// When it would travel in the clear.
+    pub fn may_carry_secrets(&self) -> Result<(), Trouble> {
+        endpoint(&self.server, true, self.insecure).map(drop)
+    }
 }
 
 fn endpoint(server: &str, with_token: bool, insecure: bool) -> Result<Endpoint, Trouble> {

@@ -1,50 +1,165 @@
-//! `jitgate token inspect`: what a JWT says, unverified. Its signature is never printed: what is shown cannot be used as a token.
+//! `jitgate token`: a token for a grant, what a token says and how each check of it comes out, and the keys behind it.
+//!
+//! Only `issue` prints a token, and nothing else then. What is inspected is shown without its signature: it cannot be
+//! used as a token.
 
 use std::io::Read;
+use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Subcommand;
-use serde_json::{Map, Value, json};
 
-use crate::model::time::Timestamp;
+use crate::clock;
+use crate::jit::inspect::{Against, inspect};
+use crate::wire::grant::{duration_to, timestamp_from};
+use crate::wire::v1;
 
-use super::render::text::{block, distance};
-use super::render::{OutputArgs, Paper, View};
+use super::connect::{ClientArgs, connect};
+use super::requests::patient;
 use super::trouble::{Exit, Trouble, say};
 use super::values::{self, Token};
+
+mod view;
+
+use view::{Inspected, Issued, Keys};
 
 /// `jitgate token`.
 #[derive(Debug, clap::Args)]
 pub struct TokenArgs {
     #[command(subcommand)]
     verb: TokenVerb,
+    #[command(flatten)]
+    client: ClientArgs,
 }
 
 /// What can be done with tokens.
 #[derive(Debug, Subcommand)]
 pub enum TokenVerb {
-    /// Show header and claims of a JWT, without judging it
-    Inspect {
-        /// The token, or - for standard input
-        #[arg(env = "JITGATE_TOKEN", hide_env_values = true, value_parser = values::token)]
-        token: Token,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
+    /// Get a token for a grant of yours; prints the token alone, for $(...)
+    Issue(IssueArgs),
+    /// Show what a token says and how each check of it comes out, by the clock here and there
+    Inspect(InspectArgs),
+    /// List the keys that sign tokens, public halves only
+    Keys,
+    /// Publish the next key now; it signs after the usual lead, and no token is refused over it
+    Rotate(RotateArgs),
 }
 
-/// Looks into a token.
+/// `jitgate token issue`.
+#[derive(Debug, clap::Args)]
+pub struct IssueArgs {
+    /// The grant's ID
+    grant: String,
+    /// The workload that will present the token, where that is not the one that asks
+    #[arg(long, env = "JITGATE_TOKEN_WORKLOAD", value_name = "SPIFFE-ID", value_parser = values::principal)]
+    workload: Option<String>,
+    /// Good for no longer than this; at most 5m, and never past the grant
+    #[arg(long = "for", env = "JITGATE_TOKEN_FOR", value_name = "TIME", value_parser = values::span)]
+    lifetime: Option<Duration>,
+}
+
+/// `jitgate token inspect`.
+#[derive(Debug, clap::Args)]
+pub struct InspectArgs {
+    /// The token, or - for standard input
+    #[arg(env = "JITGATE_TOKEN", hide_env_values = true, value_name = "TOKEN", value_parser = values::token)]
+    inspected: Token,
+    /// Ask nobody: only what can be told without the control plane
+    #[arg(long, env = "JITGATE_TOKEN_OFFLINE")]
+    offline: bool,
+    /// The service that it would be presented at [default: the one that it names]
+    #[arg(long, env = "JITGATE_TOKEN_FOR_SERVICE", value_name = "SERVICE", value_parser = values::service)]
+    for_service: Option<String>,
+    /// The workload that would present it [default: the one that it names]
+    #[arg(long, env = "JITGATE_TOKEN_PEER", value_name = "SPIFFE-ID", value_parser = values::principal)]
+    peer: Option<String>,
+}
+
+/// `jitgate token rotate`.
+#[derive(Debug, clap::Args)]
+pub struct RotateArgs {
+    /// Why, for the audit log
+    #[arg(long, env = "JITGATE_TOKEN_REASON", value_name = "TEXT", default_value = "")]
+    reason: String,
+}
+
+/// Does it.
 ///
 /// # Errors
-/// When it is no JWT.
-pub fn token(args: TokenArgs) -> Result<Exit, Trouble> {
-    let TokenArgs { verb: TokenVerb::Inspect { token, output } } = args;
-    let token = if token.reveal() == "-" { from_stdin()? } else { token };
-    let inspected = Inspected::parse(token.reveal())?;
-    say("not verified: this is only what the token says");
-    output.screen().show(&inspected)?;
+/// What the control plane refuses, what keeps it from answering, and what is no token.
+pub async fn token(args: TokenArgs) -> Result<Exit, Trouble> {
+    let TokenArgs { verb, client } = args;
+    match verb {
+        TokenVerb::Issue(args) => issue(args, client).await,
+        TokenVerb::Inspect(args) => look_into(args, client).await,
+        TokenVerb::Keys => keys(client).await,
+        TokenVerb::Rotate(RotateArgs { reason }) => rotate(reason, client).await,
+    }
+}
+
+async fn issue(args: IssueArgs, client: ClientArgs) -> Result<Exit, Trouble> {
+    let IssueArgs { grant, workload, lifetime } = args;
+    client.may_carry_secrets()?;
+    let mut connection = connect(client).await?;
+    let workload = workload.unwrap_or_default();
+    let wanted = v1::IssueTokenRequest { grant, workload, duration: lifetime.map(duration_to) };
+    let issued = connection.tokens.issue_token(patient(wanted)).await.map_err(connection.refusal())?;
+    connection.screen.show(&Issued(issued.into_inner()))?;
     Ok(Exit::Done)
+}
+
+async fn keys(client: ClientArgs) -> Result<Exit, Trouble> {
+    let mut connection = connect(client).await?;
+    let listed = connection.tokens.list_token_keys(patient(v1::ListTokenKeysRequest {})).await;
+    connection.screen.show(&Keys(listed.map_err(connection.refusal())?.into_inner()))?;
+    Ok(Exit::Done)
+}
+
+async fn rotate(reason: String, client: ClientArgs) -> Result<Exit, Trouble> {
+    let mut connection = connect(client).await?;
+    let rotated = connection.tokens.rotate_token_key(patient(v1::RotateTokenKeyRequest { reason })).await;
+    connection.screen.show(&Keys(rotated.map_err(connection.refusal())?.into_inner()))?;
+    Ok(Exit::Done)
+}
+
+/// The exit code says whether the token could be looked at, not what came out.
+async fn look_into(args: InspectArgs, client: ClientArgs) -> Result<Exit, Trouble> {
+    let InspectArgs { inspected, offline, for_service, peer } = args;
+    let token = if inspected.reveal() == "-" { from_stdin()? } else { inspected };
+    let text = token.reveal().strip_prefix("Bearer ").unwrap_or(token.reveal());
+    let here = inspect(text, &Against { now: clock::wall(), ..Against::default() });
+    let (Some(_), Some(_)) = (&here.header, &here.claims) else {
+        return Err(Trouble::new("token: must be a JWT: three parts with dots between them, two of them JSON"));
+    };
+    let screen = client.output.screen();
+    // A token of somebody else's is nobody's business at the control plane.
+    let ours = here.header.as_ref().and_then(|header| header.get("typ")).is_some_and(|typ| typ == crate::jit::TYP);
+    let asked = v1::IntrospectTokenRequest {
+        token: text.to_owned(),
+        service: for_service.unwrap_or_default(),
+        peer: peer.unwrap_or_default(),
+    };
+    let there = match (ours, offline) {
+        (true, false) => ask(asked, client).await.map_err(|trouble| trouble.lines().join("; ")),
+        (true, true) => Err("not asked (--offline)".to_owned()),
+        (false, _) => Err("not asked: this is no token of jitgate's own".to_owned()),
+    };
+    if let Err(why) = &there {
+        say(&format!("not verified by the control plane: {why}"));
+    }
+    screen.show(&Inspected::new(here, there.ok()))?;
+    Ok(Exit::Done)
+}
+
+/// The control plane's view, and the clock here just before and after.
+async fn ask(asked: v1::IntrospectTokenRequest, client: ClientArgs) -> Result<view::There, Trouble> {
+    client.may_carry_secrets()?;
+    let mut connection = connect(client).await?;
+    let before = clock::wall();
+    let answer = connection.tokens.introspect_token(patient(asked)).await.map_err(connection.refusal())?.into_inner();
+    let halfway = before.plus(clock::wall().since(before) / 2);
+    let server = answer.server_time.as_ref().and_then(|time| timestamp_from(time, "server_time").ok());
+    let server = server.ok_or_else(|| Trouble::new("the control plane does not tell its time"))?;
+    Ok(view::There { answer, server, local: halfway })
 }
 
 fn from_stdin() -> Result<Token, Trouble> {
@@ -52,87 +167,4 @@ fn from_stdin() -> Result<Token, Trouble> {
     let mut text = String::new();
     std::io::stdin().lock().take(LIMIT).read_to_string(&mut text)?;
     Ok(Token::new(&text))
-}
-
-/// The readable two thirds of a JWT.
-#[derive(Debug)]
-struct Inspected {
-    header: Map<String, Value>,
-    claims: Map<String, Value>,
-}
-
-impl Inspected {
-    fn parse(token: &str) -> Result<Self, Trouble> {
-        let token = token.strip_prefix("Bearer ").unwrap_or(token);
-        let parts: Vec<_> = token.split('.').collect();
-        let [header, claims, _signature] = parts.as_slice() else {
-            return Err(Trouble::new("token: must be a JWT: three parts with dots between them"));
-        };
-        Ok(Self { header: part("header", header)?, claims: part("claims", claims)? })
-    }
-
-    fn instant(&self, claim: &str) -> Option<Timestamp> {
-        let seconds = self.claims.get(claim)?.as_u64()?;
-        Some(Timestamp::from_micros(seconds.saturating_mul(1_000_000)))
-    }
-}
-
-fn part(name: &str, encoded: &str) -> Result<Map<String, Value>, Trouble> {
-    let refuse = || Trouble::new(format!("token: its {name} is not the base64url of a JSON object"));
-    let bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| refuse())?;
-    serde_json::from_slice(&bytes).map_err(|_| refuse())
-}
-
-impl View for Inspected {
-    fn json(&self) -> Value {
-        let time = |claim| self.instant(claim).map(|time| time.to_string());
-        json!({
-            "header": self.header,
-            "claims": self.claims,
-            "expireTime": time("exp"),
-            "issueTime": time("iat"),
-            "verified": false,
-        })
-    }
-
-    fn text(&self, paper: &Paper) -> String {
-        let shown = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let mut fields: Vec<_> = self.header.iter().map(|(name, value)| (name.as_str(), shown(value))).collect();
-        for (name, value) in &self.claims {
-            let time = matches!(name.as_str(), "exp" | "iat" | "nbf").then(|| self.instant(name)).flatten();
-            let text = time.map(|time| format!("{time} ({})", distance(time, paper.now)));
-            fields.push((name, text.unwrap_or_else(|| shown(value))));
-        }
-        block(&fields)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn jwt(claims: &str) -> String {
-        format!("{}.{}.c2lnbmF0dXJl", URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256"}"#), URL_SAFE_NO_PAD.encode(claims))
-    }
-
-    #[test]
-    fn header_claims_and_times_are_shown_but_never_the_signature() {
-        let inspected = Inspected::parse(&jwt(r#"{"sub":"alice","exp":1700000000}"#)).unwrap();
-        let value = inspected.json();
-        assert_eq!(value["claims"]["sub"], "alice");
-        assert_eq!(value["expireTime"], "2023-11-14T22:13:20.000Z");
-        assert_eq!(value["verified"], false);
-        let paper = Paper { now: Timestamp::from_micros(1_700_000_060_000_000), width: None };
-        let text = inspected.text(&paper);
-        assert!(text.contains("(1m ago)") && !text.contains("c2lnbmF0dXJl"), "{text}");
-        assert!(!value.to_string().contains("c2lnbmF0dXJl"));
-    }
-
-    #[test]
-    fn what_is_no_jwt_is_refused_without_being_repeated() {
-        for text in ["", "secret", "a.b", "a.b.c", "a.b.c.d"] {
-            let lines = Inspected::parse(text).unwrap_err().lines().join(" ");
-            assert!(!lines.contains("secret"), "{lines}");
-        }
-    }
 }
