@@ -80,7 +80,7 @@ struct Sidecar {
 struct Session {
     follower: Follower,
     says: mpsc::Sender<Result<v1::WatchGrantsRequest, Status>>,
-    hears: ReceiverStream<Result<v1::WatchGrantsResponse, Status>>,
+    hears: Told,
 }
 
 fn open(epoch: u32, revision: u64, state: &State, history: &[Commit]) -> Arc<Fanout> {

@@ -32,7 +32,7 @@ const ERROR_MAX: usize = 512;
 const ID_MAX: usize = 128;
 
 /// Where messages for the sidecar go. Its capacity is all that is ever held for a slow reader.
-pub(super) type Outgoing = mpsc::Sender<Result<v1::WatchGrantsResponse, Status>>;
+pub(super) type Outgoing = mpsc::Sender<Box<Result<v1::WatchGrantsResponse, Status>>>;
 
 /// A session past its opening.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ impl Session {
             }
         };
         if let Some(last) = last
-            && outgoing.send_timeout(last, LAST_WORD_WITHIN).await.is_err()
+            && outgoing.send_timeout(Box::new(last), LAST_WORD_WITHIN).await.is_err()
         {
             tracing::debug!(sidecar = %self.key.0, "the sidecar did not take the last word");
         }
@@ -138,7 +138,7 @@ impl Session {
                     // Whatever is published from here on wakes the session again.
                     head.mark_unchanged();
                     match self.next() {
-                        Ok(Some(message)) => room.send(Ok(*message)),
+                        Ok(Some(message)) => room.send(Box::new(Ok(*message))),
                         Ok(None) => ready = false,
                         Err(ending) => return ending,
                     }
