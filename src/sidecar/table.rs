@@ -11,11 +11,12 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::leash::open::Leashes;
 use crate::clock::{ServerClock, earlier};
 use crate::index::Index;
 use crate::model::decide::Freshness;
 use crate::model::digest::TableDigest;
-use crate::model::grant::Revision;
+use crate::model::grant::{GrantId, Revision};
 use crate::model::time::Timestamp;
 
 /// What the sidecar knows, and how recent that is.
@@ -26,6 +27,7 @@ pub struct Table {
     heard: Mutex<Option<Instant>>,
     applied: watch::Sender<Revision>,
     clock: ServerClock,
+    leashes: Arc<Leashes>,
 }
 
 impl Default for Table {
@@ -36,6 +38,7 @@ impl Default for Table {
             heard: Mutex::new(None),
             applied: watch::Sender::new(Revision::default()),
             clock: ServerClock::default(),
+            leashes: Arc::default(),
         }
     }
 }
@@ -50,6 +53,7 @@ impl Table {
     pub fn publish(&self, index: Index) {
         let revision = index.revision();
         self.current.store(Some(Arc::new(index)));
+        self.reexamine();
         self.announce(revision);
     }
 
@@ -65,6 +69,30 @@ impl Table {
             index.advance(revision);
             self.announce(revision);
         }
+    }
+
+    /// These grants have changed in place: ends the streams that lived by them alone.
+    pub fn changed(&self, grants: &[GrantId]) {
+        if let Some(index) = &*self.current.load() {
+            self.leashes.review(index, self.now_or_last(), grants);
+        }
+    }
+
+    /// Anything may have changed, time included: ends the streams that no grant carries any more.
+    pub fn reexamine(&self) {
+        if let Some(index) = &*self.current.load() {
+            self.leashes.review_all(index, self.now_or_last());
+        }
+    }
+
+    /// Without a clock no grant is live.
+    fn now_or_last(&self) -> Timestamp {
+        self.now().unwrap_or(Timestamp::MAX)
+    }
+
+    /// The streams that live by this table.
+    pub fn leashes(&self) -> &Arc<Leashes> {
+        &self.leashes
     }
 
     fn announce(&self, revision: Revision) {
@@ -87,6 +115,8 @@ impl Table {
         self.clock.slept(span);
         let mut heard = self.heard.lock();
         *heard = heard.map(|at| earlier(at, span));
+        drop(heard);
+        self.reexamine();
     }
 
     /// How long ago the control plane last vouched for this table.
