@@ -18,8 +18,10 @@ mod failures;
 mod figures;
 mod garbage;
 mod jaeger;
+mod leash;
 mod main_job;
 mod spellings_through_envoy;
+mod streams;
 mod support;
 mod traces;
 

@@ -41,10 +41,11 @@ impl Tether {
             Some(_) | None => None,
         });
         let carriers = ids.collect::<Option<Carriers>>().filter(|carriers| !carriers.is_empty())?;
-        let decision = match kind(answer, DECISION)? {
-            Kind::StringValue(id) if (1..=64).contains(&id.len()) => id.clone(),
-            _ => return None,
-        };
+        let Kind::StringValue(decision) = kind(answer, DECISION)? else { return None };
+        if !(1..=64).contains(&decision.len()) {
+            return None;
+        }
+        let decision = decision.clone();
         Some(Self { carriers, decision, grpc: speaks_grpc(answer) })
     }
 }

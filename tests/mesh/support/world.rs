@@ -16,11 +16,13 @@ pub struct Settings {
     pub max_staleness: &'static str,
     pub policies: &'static str,
     pub otlp: Option<u16>,
+    /// Streams run on without the sidecar: the other of the two choices that the shipped file explains.
+    pub leash_open: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { max_staleness: "30s", policies: POLICIES, otlp: None }
+        Self { max_staleness: "30s", policies: POLICIES, otlp: None, leash_open: false }
     }
 }
 
@@ -240,6 +242,14 @@ impl World {
             ("/etc/jitgate/envoy.key", self.path("envoy.key")),
         ]);
         put_in(&mut config, &ports, &files);
+        if self.settings.leash_open {
+            let text = config.to_string();
+            let strict = "\"failure_mode_allow\":false";
+            let of_leash = text.rfind(strict).filter(|_| text.matches(strict).count() == 2).unwrap();
+            let (before, after) = (&text[..of_leash], &text[of_leash + strict.len()..]);
+            assert!(after.contains("ext_proc"), "the members of an object are in order of their names");
+            config = serde_json::from_str(&format!("{before}\"failure_mode_allow\":true{after}")).unwrap();
+        }
         let rewritten = self.path("envoy.json");
         fs::write(&rewritten, config.to_string()).unwrap();
         rewritten
