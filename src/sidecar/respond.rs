@@ -212,7 +212,7 @@ fn status(code: i32, message: &str) -> Status {
     Status { code, message: message.to_owned(), details: vec![] }
 }
 
-pub(super) fn set(name: &str, value: String) -> HeaderValueOption {
+fn set(name: &str, value: String) -> HeaderValueOption {
     HeaderValueOption {
         header: Some(HeaderValue { key: name.to_owned(), value, raw_value: vec![] }),
         append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),

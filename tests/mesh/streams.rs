@@ -1,10 +1,12 @@
 //! Streams of every kind end when their grant does, on the shipped configuration: not earlier than promised, and hardly later.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use http::Request;
 use tokio::task::JoinSet;
 
+use crate::support::process::wait_until;
 use crate::support::streams::{Ended, Kind, Scene};
 use crate::support::world::Settings;
 
@@ -40,6 +42,29 @@ async fn every_kind_of_stream_ends_with_its_grant_whatever_the_client_says() {
         assert_ended(kind, says, &ended, end);
     }
     assert_eq!(scene.metric("jitgate_leashes_open "), Some(0), "nothing is left");
+    let mut logged = vec![];
+    tokio::task::block_in_place(|| {
+        wait_until("Envoy has logged every stream", || {
+            logged = ends_in_log(&scene.world.envoy.as_ref().unwrap().output());
+            logged.len() >= 2 * Kind::ALL.len()
+        });
+    });
+    let late = logged.iter().map(|(_, at)| at.duration_since(end).unwrap_or_default()).max().unwrap();
+    let by: BTreeSet<&str> = logged.iter().map(|(details, _)| details.as_str()).collect();
+    println!("measured: at the proxy, the last of {} streams ended {late:?} after its grant, by {by:?}", logged.len());
+    assert!(late <= LATE);
+}
+
+/// Of each call that Envoy has logged: why and when it ended.
+fn ends_in_log(log: &str) -> Vec<(String, SystemTime)> {
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    lines
+        .filter_map(|line| {
+            let start = humantime::parse_rfc3339(line["time"].as_str()?).ok()?;
+            let span = Duration::from_millis(line["duration_ms"].as_u64()?);
+            Some((line["details"].as_str()?.to_owned(), start + span))
+        })
+        .collect()
 }
 
 fn assert_ended(kind: Kind, says: &str, ended: &Ended, end: SystemTime) {
@@ -56,6 +81,12 @@ fn assert_ended(kind: Kind, says: &str, ended: &Ended, end: SystemTime) {
         assert!(!ended.bytes.is_empty(), "{kind:?} was never served");
     } else {
         assert_eq!((ended.status, ended.header("x-jitgate-reason")), (403, "GRANT_EXPIRED"), "{kind:?} {ended:?}");
+        if ended.header("x-jitgate-decision-id").is_empty() {
+            // Envoy's own timer was first: it knows the reason alone.
+            assert_ne!(ended.header("content-type"), "application/problem+json", "{ended:?}");
+        } else {
+            assert_eq!(ended.header("content-type"), "application/problem+json", "{ended:?}");
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::model::grant::GrantId;
 use crate::model::time::Timestamp;
 
 /// The grants that carry one stream.
-pub(super) type Carriers = SmallVec<[GrantId; 2]>;
+pub(in crate::sidecar) type Carriers = SmallVec<[GrantId; 2]>;
 
 /// Every open stream.
 #[derive(Debug, Default)]
@@ -41,7 +41,7 @@ struct Leash {
 
 /// A stream's own end of its leash. Dropping it takes the stream off the list.
 #[derive(Debug)]
-pub(super) struct Tied {
+pub(in crate::sidecar) struct Tied {
     leash: Arc<Leash>,
     leashes: Arc<Leashes>,
     cut: oneshot::Receiver<Cut>,
@@ -64,7 +64,7 @@ impl Leashes {
     }
 
     /// Enters a stream, unless there are `max` already.
-    pub(super) fn tie(self: &Arc<Self>, carriers: Carriers, max: usize) -> Option<Tied> {
+    pub(in crate::sidecar) fn tie(self: &Arc<Self>, carriers: Carriers, max: usize) -> Option<Tied> {
         let room = |open: usize| (open < max).then_some(open + 1);
         self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).ok()?;
         let (sender, cut) = oneshot::channel();

@@ -1,6 +1,8 @@
 //! Writes Envoy's ProcessingResponse, and is the only file that does: go on, or end now. It changes nothing about a
 //! request that goes on.
 
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use envoy_types::pb::envoy::service::ext_proc::v3::common_response::ResponseStatus;
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_response::Response;
 use envoy_types::pb::envoy::service::ext_proc::v3::{
@@ -11,7 +13,7 @@ use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use serde_json::json;
 
 use crate::model::decision::{DenyClass, DenyReason};
-use crate::sidecar::respond::{DECISION_ID, DenyDetail, REASON, set};
+use crate::sidecar::respond::{DECISION_ID, DenyDetail, REASON};
 
 /// Why a stream is not let open or is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,15 +67,15 @@ pub(super) fn end(why: Why, to: Audience<'_>) -> ProcessingResponse {
         Why::NoRoom => (why.word(), "Too many streams are open here"),
     };
     let class = why.class();
-    let mut headers = vec![set(REASON, word.to_owned()), set(DECISION_ID, to.decision.to_owned())];
+    let mut headers = vec![set(REASON, word), set(DECISION_ID, to.decision)];
     let body = if to.grpc {
         title.to_owned()
     } else {
-        headers.push(set("content-type", "application/problem+json".to_owned()));
+        headers.push(set("content-type", "application/problem+json"));
         problem(word, title, class, to)
     };
     if class == DenyClass::Unavailable {
-        headers.push(set("retry-after", "1".to_owned()));
+        headers.push(set("retry-after", "1"));
     }
     wrap(Response::ImmediateResponse(ImmediateResponse {
         status: Some(HttpStatus { code: i32::from(class.http_status()) }),
@@ -98,6 +100,16 @@ fn problem(word: &str, title: &str, class: DenyClass, to: Audience<'_>) -> Strin
         "decisionId": to.decision,
     })
     .to_string()
+}
+
+/// From here Envoy takes `raw_value` alone, where from an answer to a check it takes `value` alone.
+fn set(name: &str, value: &str) -> HeaderValueOption {
+    let header = HeaderValue { key: name.to_owned(), value: String::new(), raw_value: value.as_bytes().to_vec() };
+    HeaderValueOption {
+        header: Some(header),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..HeaderValueOption::default()
+    }
 }
 
 fn wrap(response: Response) -> ProcessingResponse {

@@ -88,21 +88,20 @@ fn shown(said: Option<Result<ProcessingResponse, Status>>) -> String {
     match said {
         None => "closed".to_owned(),
         Some(Err(status)) => format!("error {:?}", status.code()),
-        Some(Ok(response)) => match response.response.unwrap() {
-            Answers::RequestHeaders(headers) => {
-                let common = headers.response.unwrap();
+        Some(Ok(response)) => {
+            let response = response.response.unwrap();
+            if let Answers::RequestHeaders(headers) = &response {
+                let common = headers.response.as_ref().unwrap();
                 assert!(common.header_mutation.is_none() && common.status == 0 && !common.clear_route_cache);
-                "go on".to_owned()
+                return "go on".to_owned();
             }
-            Answers::ResponseTrailers(trailers) => {
+            if let Answers::ResponseTrailers(trailers) = &response {
                 assert!(trailers.header_mutation.is_none());
-                "trailers".to_owned()
+                return "trailers".to_owned();
             }
-            Answers::ImmediateResponse(end) => {
-                format!("{} {} {}", end.status.unwrap().code, end.grpc_status.unwrap().status, end.details)
-            }
-            other => panic!("{other:?}"),
-        },
+            let Answers::ImmediateResponse(end) = response else { panic!("{response:?}") };
+            format!("{} {} {}", end.status.unwrap().code, end.grpc_status.unwrap().status, end.details)
+        }
     }
 }
 
@@ -316,14 +315,15 @@ async fn the_end_is_told_as_a_denial_is_and_no_more_than_the_operator_allows() {
         answer.fields.insert("grpc".to_owned(), Value { kind: Some(Kind::BoolValue(grpc)) });
         let mut envoy = scene.envoy();
         envoy.says.send(Ok(headers(Some(answer)))).await.unwrap();
-        match envoy.hears.next().await.unwrap().unwrap().response.unwrap() {
-            Answers::ImmediateResponse(end) => end,
-            other => panic!("{other:?}"),
-        }
+        let response = envoy.hears.next().await.unwrap().unwrap().response.unwrap();
+        let Answers::ImmediateResponse(end) = response else { panic!("{response:?}") };
+        end
     };
     let header = |end: &ImmediateResponse, name: &str| {
         let mut set = end.headers.as_ref().unwrap().set_headers.iter().filter_map(|set| set.header.as_ref());
-        set.find(|header| header.key == name).map(|header| header.value.clone()).unwrap_or_default()
+        let found = set.find(|header| header.key == name).unwrap();
+        assert!(found.value.is_empty(), "Envoy ignores it here");
+        String::from_utf8(found.raw_value.clone()).unwrap()
     };
     let http = tell(DenyDetail::Full, false).await;
     assert_eq!(header(&http, "x-jitgate-reason"), "GRANT_REVOKED");

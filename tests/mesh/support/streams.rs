@@ -160,13 +160,11 @@ impl Scene {
 
     /// Opens a stream as `sub`.
     pub async fn open(&self, kind: Kind, sub: &str, headers: &[(&str, &str)]) -> Live {
-        match kind {
-            Kind::SseHttp1 | Kind::WebsocketHttp1 => self.open_one(kind, sub, headers).await,
-            _ => {
-                let mut connection = self.two().await;
-                self.open_two(&mut connection, kind, sub, headers).await
-            }
+        if matches!(kind, Kind::SseHttp1 | Kind::WebsocketHttp1) {
+            return self.open_one(kind, sub, headers).await;
         }
+        let mut connection = self.two().await;
+        self.open_two(&mut connection, kind, sub, headers).await
     }
 
     async fn open_one(&self, kind: Kind, sub: &str, headers: &[(&str, &str)]) -> Live {
@@ -196,10 +194,12 @@ impl Scene {
     pub async fn open_two(&self, connection: &mut Two, kind: Kind, sub: &str, headers: &[(&str, &str)]) -> Live {
         let sends = matches!(kind, Kind::WebsocketHttp2 | Kind::GrpcBoth | Kind::Upload | Kind::Duplex);
         let grpc = matches!(kind, Kind::GrpcServer | Kind::GrpcBoth);
-        let method = match kind {
-            Kind::WebsocketHttp2 => Method::CONNECT,
-            _ if sends || grpc => Method::POST,
-            _ => Method::GET,
+        let method = if kind == Kind::WebsocketHttp2 {
+            Method::CONNECT
+        } else if sends || grpc {
+            Method::POST
+        } else {
+            Method::GET
         };
         let token = self.world.identities.token(sub, &["sre"]);
         let mut request = Request::builder()

@@ -118,8 +118,16 @@ impl World {
         };
         let mut world = Self::start(settings);
         let config = world.envoy_config(file, upstream);
-        let arguments =
-            ["-c", &config.to_string_lossy(), "--use-dynamic-base-id", "--concurrency", "1"].map(String::from);
+        let arguments = [
+            "-c",
+            &config.to_string_lossy(),
+            "--use-dynamic-base-id",
+            "--concurrency",
+            "1",
+            "--file-flush-interval-msec",
+            "100",
+        ]
+        .map(String::from);
         world.envoy = Some(Process::start(world.dir.path(), "envoy", envoy, &arguments));
         Some(world)
     }
