@@ -91,19 +91,18 @@ fn find(grants: &impl Grants, check: &Check<'_>, now: Timestamp, stale: bool) ->
         for grant in held.iter().filter(|grant| grant.scope.service() == check.service) {
             match examine(grant, principal, target, caller.peer.as_ref(), now) {
                 Ok(permit) if stale && permit.grant().staleness == Staleness::Strict => drop(permit),
-                Ok(permit) if best.as_ref().is_none_or(|best| ends(&permit) > ends(best)) => best = Some(permit),
-                Ok(_) => {}
+                Ok(permit) => {
+                    best = Some(match best.take() {
+                        Some(before) => before.beside(permit),
+                        None => permit,
+                    });
+                }
                 Err(found) if miss.as_ref().is_none_or(|miss| found.rank() > miss.rank()) => miss = Some(found),
                 Err(_) => {}
             }
         }
     }
     best.ok_or_else(|| miss.map_or_else(|| no_grant(check.service), Miss::into_denial))
-}
-
-/// For the order among permits: the one that ends last wins, a standing grant over all.
-fn ends(permit: &Permit) -> Timestamp {
-    permit.expires().unwrap_or(Timestamp::MAX)
 }
 
 fn no_grant(service: &Service) -> Denial {

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::leash::open::Leashes;
 use super::skew::OnClockSkew;
 use crate::clock::server::ALLOWED_SKEW;
 use crate::clock::{ServerClock, earlier};
@@ -18,7 +19,7 @@ use crate::index::Index;
 use crate::model::decide::Freshness;
 use crate::model::decision::Denial;
 use crate::model::digest::TableDigest;
-use crate::model::grant::Revision;
+use crate::model::grant::{GrantId, Revision};
 use crate::model::time::Timestamp;
 
 /// What the sidecar knows, and how recent that is.
@@ -30,6 +31,7 @@ pub struct Table {
     applied: watch::Sender<Revision>,
     clock: ServerClock,
     on_skew: OnClockSkew,
+    leashes: Arc<Leashes>,
 }
 
 impl Default for Table {
@@ -48,6 +50,7 @@ impl Table {
             applied: watch::Sender::new(Revision::default()),
             clock: ServerClock::allowing(max_clock_skew),
             on_skew,
+            leashes: Arc::default(),
         }
     }
 
@@ -60,6 +63,7 @@ impl Table {
     pub fn publish(&self, index: Index) {
         let revision = index.revision();
         self.current.store(Some(Arc::new(index)));
+        self.reexamine();
         self.announce(revision);
     }
 
@@ -75,6 +79,30 @@ impl Table {
             index.advance(revision);
             self.announce(revision);
         }
+    }
+
+    /// These grants have changed in place: ends the streams that lived by them alone.
+    pub fn changed(&self, grants: &[GrantId]) {
+        if let Some(index) = &*self.current.load() {
+            self.leashes.review(index, self.now_or_last(), grants);
+        }
+    }
+
+    /// Anything may have changed, time included: ends the streams that no grant carries any more.
+    pub fn reexamine(&self) {
+        if let Some(index) = &*self.current.load() {
+            self.leashes.review_all(index, self.now_or_last());
+        }
+    }
+
+    /// Without a clock no grant is live.
+    fn now_or_last(&self) -> Timestamp {
+        self.now().unwrap_or(Timestamp::MAX)
+    }
+
+    /// The streams that live by this table.
+    pub fn leashes(&self) -> &Arc<Leashes> {
+        &self.leashes
     }
 
     fn announce(&self, revision: Revision) {
@@ -97,6 +125,8 @@ impl Table {
         self.clock.slept(span);
         let mut heard = self.heard.lock();
         *heard = heard.map(|at| earlier(at, span));
+        drop(heard);
+        self.reexamine();
     }
 
     /// How long ago the control plane last vouched for this table.

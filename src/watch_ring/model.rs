@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::grants::{grant_at, revoked, service};
+use crate::control::fanout::service::Told;
 use crate::control::fanout::{Change, Commit, Fanout, FanoutConfig};
 use crate::model::grant::{Grant, GrantId, Revision};
 use crate::model::identity::Service;

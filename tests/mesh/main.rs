@@ -19,9 +19,11 @@ mod failures;
 mod figures;
 mod garbage;
 mod jaeger;
+mod leash;
 mod main_job;
 mod partitions;
 mod spellings_through_envoy;
+mod streams;
 mod support;
 mod traces;
 

@@ -73,11 +73,7 @@ impl Fanout {
     ///
     /// # Errors
     /// `UNAVAILABLE` when the control plane is stopping, `RESOURCE_EXHAUSTED` when too many streams are open.
-    pub fn watch<S, E>(
-        &self,
-        inbound: S,
-        entitled: E,
-    ) -> Result<Told, Status>
+    pub fn watch<S, E>(&self, inbound: S, entitled: E) -> Result<Told, Status>
     where
         S: Stream<Item = Result<v1::WatchGrantsRequest, Status>> + Send + Unpin + 'static,
         E: FnOnce(&[Service]) -> Result<(), Status> + Send + 'static,

@@ -224,12 +224,13 @@ impl Session {
         let now = self.hub.clock.now();
         let offset = status.clock_offset.as_ref().map_or(0, signed_micros);
         let error = status.clock_error.as_ref().map_or(0, signed_micros);
-        let verdict = status.clock_verdict();
+        let (verdict, leashes) = (status.clock_verdict(), u32::try_from(status.open_leashes).unwrap_or(0));
         let mut newly = false;
         self.note(|sidecar| {
             sidecar.last_seen = now;
             sidecar.last_ack = Some(now);
             sidecar.clock_verdict = verdict;
+            sidecar.open_leashes = leashes;
             sidecar.refuses_skewed = status.refuses_skewed;
             sidecar.clock_offset_micros = offset;
             sidecar.clock_error = Duration::from_micros(u64::try_from(error).unwrap_or(0));
