@@ -29,7 +29,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn compile(files: &[&str], include: &str, descriptors: &Path) -> Result<(), Box<dyn Error>> {
     let set = protox::compile(files, [include])?;
     fs::write(descriptors, prost::Message::encode_to_vec(&set))?;
-    tonic_prost_build::configure().bytes(".").compile_fds(set)?;
+    let codec = if include == "proto" { "crate::wire::codec::SmallCodec" } else { "tonic_prost::ProstCodec" };
+    tonic_prost_build::configure().bytes(".").codec_path(codec).compile_fds(set)?;
     Ok(())
 }
 

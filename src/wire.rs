@@ -1,6 +1,7 @@
 //! Our protobufs, and their conversion to and from the model. Nothing downstream validates a second time.
 
 pub mod access;
+pub mod codec;
 pub mod grant;
 pub mod review;
 

@@ -15,6 +15,8 @@ names! {
     SPANS:
     /// One decision; child of Envoy's own span of the check.
     SPAN_CHECK = "jitgate.check";
+    /// The life of a stream, from its opening to its end by the sidecar; streams that end by themselves have none.
+    SPAN_STREAM = "jitgate.stream";
     /// One call of the control plane's API.
     SPAN_CALL = "jitgate.api";
     /// The review of an access request by policy or people.
@@ -88,6 +90,12 @@ names! {
     DECISION_DURATION = "jitgate_decision_duration_seconds";
     /// Gauge {state}: grants in the table or in the store.
     GRANTS = "jitgate_grants";
+    /// Gauge: streams that end with their grant.
+    LEASHES_OPEN = "jitgate_leashes_open";
+    /// Counter {reason}: streams that were not let open, although the check let them pass.
+    LEASHES_REFUSED = "jitgate_leashes_refused";
+    /// Counter {reason}: open streams that the sidecar ended.
+    STREAMS_CLOSED = "jitgate_streams_closed";
     /// Gauge: revision of the sidecar's table.
     TABLE_REVISION_GAUGE = "jitgate_table_revision";
     /// Gauge: since the control plane was last heard.

@@ -32,7 +32,7 @@ const ERROR_MAX: usize = 512;
 const ID_MAX: usize = 128;
 
 /// Where messages for the sidecar go. Its capacity is all that is ever held for a slow reader.
-pub(super) type Outgoing = mpsc::Sender<Result<v1::WatchGrantsResponse, Status>>;
+pub(super) type Outgoing = mpsc::Sender<Box<Result<v1::WatchGrantsResponse, Status>>>;
 
 /// A session past its opening.
 #[derive(Debug)]
@@ -107,7 +107,7 @@ impl Session {
             }
         };
         if let Some(last) = last
-            && outgoing.send_timeout(last, LAST_WORD_WITHIN).await.is_err()
+            && outgoing.send_timeout(Box::new(last), LAST_WORD_WITHIN).await.is_err()
         {
             tracing::debug!(sidecar = %self.key.0, "the sidecar did not take the last word");
         }
@@ -140,7 +140,7 @@ impl Session {
                     head.mark_unchanged();
                     keys.mark_unchanged();
                     match self.next() {
-                        Ok(Some(message)) => room.send(Ok(*message)),
+                        Ok(Some(message)) => room.send(Box::new(Ok(*message))),
                         Ok(None) => ready = false,
                         Err(ending) => return ending,
                     }
@@ -232,12 +232,13 @@ impl Session {
         let now = self.hub.clock.now();
         let offset = status.clock_offset.as_ref().map_or(0, signed_micros);
         let error = status.clock_error.as_ref().map_or(0, signed_micros);
-        let verdict = status.clock_verdict();
+        let (verdict, leashes) = (status.clock_verdict(), u32::try_from(status.open_leashes).unwrap_or(0));
         let mut newly = false;
         self.note(|sidecar| {
             sidecar.last_seen = now;
             sidecar.last_ack = Some(now);
             sidecar.clock_verdict = verdict;
+            sidecar.open_leashes = leashes;
             sidecar.refuses_skewed = status.refuses_skewed;
             sidecar.clock_offset_micros = offset;
             sidecar.clock_error = Duration::from_micros(u64::try_from(error).unwrap_or(0));

@@ -38,6 +38,28 @@ pub enum DenyDetail {
     None,
 }
 
+impl DenyDetail {
+    /// What `x-jitgate-reason` says: the reason, or its class alone where nothing may be told.
+    pub fn word(self, reason: DenyReason) -> &'static str {
+        match self {
+            Self::Full | Self::Reason => reason.as_str(),
+            Self::None => class_word(reason.class()),
+        }
+    }
+
+    /// The one sentence about it that anybody may be told.
+    pub fn title(self, reason: DenyReason) -> &'static str {
+        match self {
+            Self::Full | Self::Reason => title(reason),
+            Self::None => match reason.class() {
+                DenyClass::Unauthenticated => "Unauthorized",
+                DenyClass::PermissionDenied => "Forbidden",
+                DenyClass::Unavailable => "Service Unavailable",
+            },
+        }
+    }
+}
+
 /// One denial, ready to be told.
 pub(super) struct Explanation<'a> {
     denial: &'a Denial,
@@ -89,10 +111,7 @@ impl<'a> Explanation<'a> {
 
     /// What `x-jitgate-reason` says: the reason, or its class alone where nothing may be told.
     pub(super) fn word(&self) -> &'static str {
-        match self.level {
-            DenyDetail::Full | DenyDetail::Reason => self.denial.reason.as_str(),
-            DenyDetail::None => class_word(self.denial.reason.class()),
-        }
+        self.level.word(self.denial.reason)
     }
 
     /// `application/problem+json`.
@@ -177,14 +196,7 @@ impl<'a> Explanation<'a> {
     }
 
     fn title(&self) -> &'static str {
-        match self.level {
-            DenyDetail::Full | DenyDetail::Reason => title(self.denial.reason),
-            DenyDetail::None => match self.denial.reason.class() {
-                DenyClass::Unauthenticated => "Unauthorized",
-                DenyClass::PermissionDenied => "Forbidden",
-                DenyClass::Unavailable => "Service Unavailable",
-            },
-        }
+        self.level.title(self.denial.reason)
     }
 
     fn detail(&self) -> &str {

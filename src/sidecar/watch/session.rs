@@ -174,10 +174,13 @@ impl Session {
     }
 
     fn ack(&mut self, revision: Revision) {
+        // An acknowledgement stands for the ones it replaces, so it counts what they have closed.
+        let before = self.answers.ack.take().map_or(0, |ack| ack.streams_closed);
+        let closed = i32::try_from(self.table.leashes().take_closed()).unwrap_or(i32::MAX);
         self.answers.ack = Some(v1::Ack {
             revision: i64::try_from(revision.0).unwrap_or(i64::MAX),
             applied_at: self.table.now().map(timestamp_to),
-            streams_closed: 0,
+            streams_closed: closed.saturating_add(before),
         });
     }
 
@@ -245,6 +248,7 @@ fn status(table: &Table) -> v1::SidecarStatus {
         clock_offset: Some(signed(offset)),
         clock_error: clock.error().map(duration_to),
         sent_nanos: clock.monotonic_nanos(),
+        open_leashes: i32::try_from(table.leashes().len()).unwrap_or(i32::MAX),
         clock_verdict: verdict.into(),
         refuses_skewed: table.on_skew() == OnClockSkew::Refuse,
     }
