@@ -165,7 +165,11 @@ impl Tested {
             return "nothing was run".to_owned();
         }
         let reached = self.parts.iter().filter(|(_, hit)| *hit).count();
-        let wanted = if self.coverage < self.min_coverage { format!("; {} % are wanted", self.min_coverage) } else { String::new() };
+        let wanted = if self.coverage < self.min_coverage {
+            format!("; {} % are wanted", self.min_coverage)
+        } else {
+            String::new()
+        };
         format!(
             "{} passed, {} failed; {reached} of {} parts reached ({} %){wanted}",
             self.cases.len() - self.failed(),
@@ -262,6 +266,9 @@ mod tests {
              never reached: auto rule x of policy pay\n0 passed, 1 failed; 1 of 2 parts reached (50 %); 100 % are wanted\n"
         );
         let json = tested(&[], 0).json();
-        assert_eq!((&json["ok"], &json["cases"][0]["passed"], &json["coverage"]["percent"]), (&true.into(), &true.into(), &50.into()));
+        assert_eq!(
+            (&json["ok"], &json["cases"][0]["passed"], &json["coverage"]["percent"]),
+            (&true.into(), &true.into(), &50.into())
+        );
     }
 }

@@ -133,16 +133,16 @@ async fn decision(connection: &mut Connection, asked: v1::AccessRequest) -> Resu
 
 fn waits_for(request: &v1::AccessRequest) -> String {
     let open = request.progress.iter().filter(|step| step.open && step.have < step.need);
-    let steps: Vec<String> = open
-        .map(|step| format!("{} of {} from {}", step.have, step.need, step.approvers.join(" or ")))
-        .collect();
+    let steps: Vec<String> =
+        open.map(|step| format!("{} of {} from {}", step.have, step.need, step.approvers.join(" or "))).collect();
     let whom = if steps.is_empty() { "a decision".to_owned() } else { format!("approval ({})", steps.join("; ")) };
     printable(&format!("request {} waits for {whom}; Ctrl-C takes it back", request.id))
 }
 
 fn refused(request: &v1::AccessRequest) -> Trouble {
     let state = request.state().as_str_name().trim_start_matches("ACCESS_REQUEST_STATE_");
-    let because = if request.decision_reason.is_empty() { String::new() } else { format!(": {}", request.decision_reason) };
+    let because =
+        if request.decision_reason.is_empty() { String::new() } else { format!(": {}", request.decision_reason) };
     let by = if request.decided_by.is_empty() { String::new() } else { format!(" by {}", request.decided_by) };
     Trouble::new(format!("{state}{by}{because}")).hint(format!("jitgate requests show {} says more", request.id))
 }

@@ -232,7 +232,8 @@ pub fn names(texts: &[Text]) -> BTreeSet<(String, String)> {
 /// One line about what cannot be read.
 pub fn files(dir: &Path) -> Result<Vec<(String, String)>, String> {
     let text = |(path, bytes): (PathBuf, Vec<u8>)| {
-        let text = String::from_utf8(bytes).map_err(|_| format!("{}: is not UTF-8 text; save it as UTF-8", path.display()));
+        let text =
+            String::from_utf8(bytes).map_err(|_| format!("{}: is not UTF-8 text; save it as UTF-8", path.display()));
         Ok((path.display().to_string(), text?))
     };
     load::raw(dir)?.into_iter().map(text).collect()

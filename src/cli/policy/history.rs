@@ -94,7 +94,11 @@ impl View for Version {
         ]);
         let content: Option<Value> = serde_json::from_str(&version.text).ok();
         let canonical = content.and_then(|content| serde_saphyr::to_string(&content).ok());
-        let body = if version.source.is_empty() { canonical.unwrap_or_else(|| version.text.clone()) } else { version.source.clone() };
+        let body = if version.source.is_empty() {
+            canonical.unwrap_or_else(|| version.text.clone())
+        } else {
+            version.source.clone()
+        };
         let body: String = body.lines().map(|line| printable(line) + "\n").collect();
         format!("{head}\n{body}")
     }

@@ -135,7 +135,12 @@ fn change_text(change: &v1::PolicyChange, paper: &Paper) -> String {
     lines.extend(change.grants.iter().map(|grant| grant_line(grant, paper)));
     lines.extend(more(change.grants.len(), change.grants_total, "live grants"));
     lines.extend(change.requests.iter().map(|request| {
-        format!("  pending request {} of {}, made under version {}", request.id, short(&request.requester), request.policy_version)
+        format!(
+            "  pending request {} of {}, made under version {}",
+            request.id,
+            short(&request.requester),
+            request.policy_version
+        )
     }));
     lines.extend(more(change.requests.len(), change.requests_total, "pending requests"));
     lines.iter().map(|line| printable(line) + "\n").collect()

@@ -94,8 +94,14 @@ impl Plane {
             return Err(Fault::new(FaultKind::PoliciesChanged, message).with("etag", plan.etag));
         }
         let etag = super::etag(&next.set, &next.documents);
-        let mut done =
-            Done { plan, revision: None, etag, withdrawn: Withdrawn::default(), applied: Applied::default(), repeated: false };
+        let mut done = Done {
+            plan,
+            revision: None,
+            etag,
+            withdrawn: Withdrawn::default(),
+            applied: Applied::default(),
+            repeated: false,
+        };
         if applying.validate_only {
             done.etag.clone_from(&done.plan.etag);
             return Ok(done);

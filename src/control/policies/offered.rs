@@ -32,10 +32,16 @@ impl Offer {
     /// INVALID_ARGUMENT names the field.
     pub fn parse(files: Vec<v1::PolicyFile>, prune: bool) -> Result<Self, Fault> {
         if files.is_empty() && !prune {
-            return Err(Fault::invalid("files", "are absent: send at least one, or prune to remove everything applied"));
+            return Err(Fault::invalid(
+                "files",
+                "are absent: send at least one, or prune to remove everything applied",
+            ));
         }
         if files.len() > FILES_MAX || files.iter().map(|file| file.text.len()).sum::<usize>() > BYTES_MAX {
-            return Err(Fault::invalid("files", "are more than 1000, or more than 3 MiB together; apply them in parts"));
+            return Err(Fault::invalid(
+                "files",
+                "are more than 1000, or more than 3 MiB together; apply them in parts",
+            ));
         }
         let mut names = BTreeSet::new();
         for (i, file) in files.iter().enumerate() {

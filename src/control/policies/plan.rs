@@ -147,7 +147,8 @@ impl Plane {
         before: &[AppliedDocument],
     ) -> Result<Result<PolicySet, Vec<Problem>>, Fault> {
         let alone = offer.texts();
-        let names = tokio::task::spawn_blocking(move || crate::control::policy::names(&alone)).await.unwrap_or_default();
+        let names =
+            tokio::task::spawn_blocking(move || crate::control::policy::names(&alone)).await.unwrap_or_default();
         let stays = |document: &&AppliedDocument| {
             !offer.prune && !names.contains(&(document.kind.clone(), document.name.clone()))
         };
@@ -202,7 +203,11 @@ fn changes(current: &PolicySet, set: &PolicySet, before: &[AppliedDocument], pru
             (Some(_), Some(_)) => Action::Change,
         };
         let written = (from.map_or("", |from| from.text.as_str()), to.map_or("", |to| &*to.written));
-        let diff = if action == Action::Keep { (String::new(), false) } else { cut(diff::unified(written.0, written.1), &mut left) };
+        let diff = if action == Action::Keep {
+            (String::new(), false)
+        } else {
+            cut(diff::unified(written.0, written.1), &mut left)
+        };
         let did = decided.get(key).is_some_and(|document| document.in_effect);
         Change {
             key: key.clone(),

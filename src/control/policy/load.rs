@@ -110,7 +110,8 @@ pub(super) fn fingerprint(dir: &Path, beside: &[Text]) -> Fingerprint {
 pub(super) fn raw(dir: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, String> {
     let source = read(dir);
     source.listing.map_err(|cause| format!("{}: {cause}", dir.display()))?;
-    let whole = |file: File| Ok((file.path.clone(), file.content.map_err(|c| format!("{}: {c}", file.path.display()))?));
+    let whole =
+        |file: File| Ok((file.path.clone(), file.content.map_err(|c| format!("{}: {c}", file.path.display()))?));
     source.files.into_iter().map(whole).collect()
 }
 

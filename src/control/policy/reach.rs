@@ -159,14 +159,20 @@ mod tests {
     }
 
     fn named(name: &str, more: &str) -> String {
-        format!("{}  auto: [{{name: yes, when: 'size(request.tickets) > 0', effect: APPROVE}}]\n{more}---\n", GOOD.replace("name: pay", &format!("name: {name}")))
+        format!(
+            "{}  auto: [{{name: yes, when: 'size(request.tickets) > 0', effect: APPROVE}}]\n{more}---\n",
+            GOOD.replace("name: pay", &format!("name: {name}"))
+        )
     }
 
     #[test]
     fn a_policy_that_another_always_comes_before_is_named_with_both_places() {
         let lines = found(&format!("{}{}", named("low", ""), named("high", "  priority: 5\n")));
         assert_eq!(lines.len(), 1, "{lines:#?}");
-        assert!(lines[0].starts_with("a.yaml:3:18: warning: metadata.name: policy low never decides: high ("), "{lines:?}");
+        assert!(
+            lines[0].starts_with("a.yaml:3:18: warning: metadata.name: policy low never decides: high ("),
+            "{lines:?}"
+        );
         assert!(lines[0].contains("a.yaml:12, priority 5)") && lines[0].contains("above 5"), "{lines:?}");
     }
 
@@ -196,9 +202,14 @@ mod tests {
 
     #[test]
     fn approval_by_nobody_is_a_warning_where_it_stands() {
-        assert!(found(GOOD)[0].starts_with("a.yaml:3:18: warning: spec: nothing can approve a request"), "{:?}", found(GOOD));
+        assert!(
+            found(GOOD)[0].starts_with("a.yaml:3:18: warning: spec: nothing can approve a request"),
+            "{:?}",
+            found(GOOD)
+        );
         let own = GOOD.replace("'group:https://idp.example|sre'", "'user:https://idp.example|alice'");
-        let stages = "  approval:\n    stages: [{name: s, steps: [{name: t, approvers: ['user:https://idp.example|alice']}]}]\n";
+        let stages =
+            "  approval:\n    stages: [{name: s, steps: [{name: t, approvers: ['user:https://idp.example|alice']}]}]\n";
         let lines = found(&format!("{own}{stages}"));
         assert_eq!(lines.len(), 1, "{lines:#?}");
         assert!(lines[0].starts_with("a.yaml:9:5: warning: spec.approval: step t of stage s cannot"), "{lines:?}");
