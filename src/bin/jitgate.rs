@@ -26,7 +26,7 @@ enum Verb {
     #[command(flatten)]
     Client(Box<cli::Verb>),
     /// Policies as code: check, test, plan and apply them, and look at every version
-    Policy(PolicyArgs),
+    Policy(Box<PolicyArgs>),
     /// Run the control plane: it takes access requests, issues grants and feeds the sidecars
     ControlPlane(Box<ControlPlane>),
 }
@@ -47,7 +47,7 @@ async fn main() -> ExitCode {
     tls::install_provider();
     match Jitgate::parse().verb {
         Verb::Client(verb) => cli::run(*verb, Jitgate::command()).await,
-        Verb::Policy(args) => cli::conclude(policy(args).await),
+        Verb::Policy(args) => cli::conclude(policy(*args).await),
         Verb::ControlPlane(args) => cli::conclude(control_plane(*args).await),
     }
 }

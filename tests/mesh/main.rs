@@ -11,6 +11,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests of real processes live in real time")]
 #![expect(clippy::print_stdout, reason = "what was measured is printed, never asserted")]
 
+mod as_code;
 mod bad_starts;
 mod clocks;
 mod crashes;

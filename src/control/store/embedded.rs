@@ -21,6 +21,7 @@ const LOCK: &str = "jitgate.lock";
 const CACHE_BYTES: usize = 64 << 20;
 
 type Rows = TableDefinition<'static, &'static [u8], &'static [u8]>;
+type Open = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 const fn rows(table: Table) -> Rows {
     TableDefinition::new(table.name())
@@ -220,8 +221,8 @@ fn medium(error: impl Into<redb::Error>) -> StoreError {
 struct Snapshot(ReadTransaction);
 
 impl Snapshot {
-    /// `None` for a table that is newer than the file: it is made with the first row that is written to it.
-    fn table(&self, table: Table) -> Result<Option<ReadOnlyTable<&'static [u8], &'static [u8]>>, StoreError> {
+    /// `None` for a table that came with a later version than the file, and is made by the first write to it.
+    fn table(&self, table: Table) -> Result<Option<Open>, StoreError> {
         match self.0.open_table(rows(table)) {
             Ok(open) => Ok(Some(open)),
             Err(TableError::TableDoesNotExist(_)) => Ok(None),

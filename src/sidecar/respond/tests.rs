@@ -179,6 +179,52 @@ fn a_workload_is_asked_for_by_name_and_a_person_asks_for_themselves() {
 }
 
 #[test]
+fn a_denial_says_how_to_ask_in_the_fields_of_an_access_request() {
+    let no_grant = Denial::new(DenyReason::NoGrant, "");
+    let body =
+        denied_part(&denied(&Sent::http("GET", "/v1/users/7?secret=1"), &no_grant, DenyDetail::Full)).body.clone();
+    let problem: Json = serde_json::from_str(&body).unwrap();
+    let scope = serde_json::json!({ "service": "payments", "http": [{ "methods": ["GET"], "path": "/v1/users/7" }] });
+    assert_eq!(problem["request"]["scope"], scope);
+    let part = denied(&Sent::grpc("/pay.v1.Ledger/Get"), &no_grant, DenyDetail::Full);
+    let (status, info) = details(denied_part(&part));
+    assert_eq!(info.metadata["request_grpc"], "/pay.v1.Ledger/Get");
+    let help = status.details.iter().find(|any| any.type_url.ends_with("/google.rpc.Help")).unwrap();
+    let help = pb::Help::decode(help.value.as_slice()).unwrap();
+    assert_eq!(help.links[0].description, info.metadata["request"]);
+    assert_eq!(help.links[0].url, "https://jitgate.dev/reasons/NO_GRANT");
+}
+
+#[test]
+fn help_is_only_where_asking_helps_and_only_as_far_as_the_operator_lets_it_be_told() {
+    let sent = Sent::grpc("/pay.v1.Ledger/Get");
+    let has_help = |denial: &Denial, level| {
+        let response = denied(&sent, denial, level);
+        let part = denied_part(&response);
+        header(&part.headers, "grpc-status-details-bin").is_some() && {
+            details(part).0.details.iter().any(|any| any.type_url.ends_with("/google.rpc.Help"))
+        }
+    };
+    let no_grant = Denial::new(DenyReason::NoGrant, "");
+    assert!(has_help(&no_grant, DenyDetail::Full));
+    assert!(!has_help(&no_grant, DenyDetail::Reason) && !has_help(&no_grant, DenyDetail::None));
+    for reason in [DenyReason::TokenExpired, DenyReason::GrantSuspended, DenyReason::Stale] {
+        assert!(!has_help(&Denial::new(reason, ""), DenyDetail::Full), "{reason:?}");
+    }
+}
+
+#[test]
+fn the_details_for_a_grpc_caller_fit_into_its_trailers_whatever_was_called() {
+    let no_grant = Denial::new(DenyReason::NoGrant, "é".repeat(2000));
+    for length in [10, 400, 700, 900, 5000] {
+        let sent = Sent::grpc(&format!("/pay.v1.Ledger/{}", "G".repeat(length)));
+        let response = denied(&sent, &no_grant, DenyDetail::Full);
+        let encoded = header(&denied_part(&response).headers, "grpc-status-details-bin").unwrap();
+        assert!(encoded.len() <= 4096, "{length}: {}", encoded.len());
+    }
+}
+
+#[test]
 fn what_speaks_in_our_name_is_removed_even_where_envoy_does_not_show_it() {
     let shadow = Mode::Shadow.shadow().unwrap();
     let sent = Sent::http("GET", "/v1/users/7");
