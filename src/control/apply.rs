@@ -50,11 +50,15 @@ impl Plane {
     }
 
     async fn apply_policies(&self, rulings: &dyn Rulings, applied: &mut Applied) -> Result<(), Fault> {
-        let declared: BTreeMap<String, (String, Arc<str>)> = rulings
+        let policies = rulings
             .policies()
             .into_iter()
-            .map(|policy| (policy.name.to_string(), (policy.digest.to_string(), Arc::clone(&policy.canonical))))
-            .collect();
+            .map(|policy| (policy.name.to_string(), (policy.digest.to_string(), Arc::clone(&policy.canonical))));
+        // Who is whom decides what counts, too. No policy can have such a name.
+        let persons = rulings.declared_persons().iter().map(|person| {
+            (format!("person:{}", person.name), (person.digest.to_string(), Arc::clone(&person.canonical)))
+        });
+        let declared: BTreeMap<String, (String, Arc<str>)> = policies.chain(persons).collect();
         let current = self.store.read(|reader| {
             let mut current = BTreeMap::new();
             for (name, version) in reader.current_policies()? {

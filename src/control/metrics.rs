@@ -58,6 +58,7 @@ pub struct ControlMetrics {
     refusals: Family<RefusalLabels, Counter>,
     grants: Family<GrantLabels, Gauge<i64, AtomicI64>>,
     approval: Histogram,
+    reviews: Family<ReviewLabels, Gauge<i64, AtomicI64>>,
     sidecars: Gauge<i64, AtomicI64>,
 }
 
@@ -77,6 +78,11 @@ struct GrantLabels {
     state: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReviewLabels {
+    state: &'static str,
+}
+
 impl ControlMetrics {
     /// Registers the families.
     pub fn register(registry: &mut Registry) -> Arc<Self> {
@@ -85,6 +91,7 @@ impl ControlMetrics {
             refusals: Family::default(),
             grants: Family::default(),
             approval: Histogram::new(exponential_buckets(0.001, 4.0, 12)),
+            reviews: Family::default(),
             sidecars: Gauge::default(),
         };
         registry.register(names::REQUESTS, "Access requests by outcome", this.requests.clone());
@@ -93,6 +100,8 @@ impl ControlMetrics {
         registry.register(names::GRANTS, help, this.grants.clone());
         let help = "Time from an access request to its grant";
         registry.register(names::APPROVAL_DURATION, help, this.approval.clone());
+        let help = "Reviews of broken glass that are outstanding, by whether they are overdue";
+        registry.register(names::BREAK_GLASS_REVIEWS, help, this.reviews.clone());
         registry.register(names::SIDECARS_CONNECTED, "Sidecars that watch now", this.sidecars.clone());
         Arc::new(this)
     }
@@ -111,6 +120,10 @@ impl ControlMetrics {
 
     pub(super) fn holds(&self, state: &'static str, grants: usize) {
         self.grants.get_or_create(&GrantLabels { state }).set(i64::try_from(grants).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn break_glass_reviews(&self, state: &'static str, reviews: usize) {
+        self.reviews.get_or_create(&ReviewLabels { state }).set(i64::try_from(reviews).unwrap_or(i64::MAX));
     }
 
     pub(super) fn sidecars(&self, connected: u64) {

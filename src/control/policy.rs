@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::model::identity::{Principal, Service};
-use crate::model::policy::{AccessPolicy, Mode, PolicyDigest, StandingGrant};
+use crate::model::policy::{AccessPolicy, Mode, Person, Persons, PolicyDigest, StandingGrant};
 use crate::model::scope::covers;
 use crate::model::target::Target;
 
@@ -23,10 +23,12 @@ mod problem;
 mod read;
 mod rule;
 mod watch;
+mod zone;
 
 pub use approval::{Pinned, pinned};
 pub use problem::{Place, Problem, Severity};
 pub use watch::{ReloadCounts, Reloader};
+pub use zone::{Closed, end_within};
 
 /// Every policy and standing grant in force, as one immutable value.
 #[derive(Debug, Default)]
@@ -34,6 +36,9 @@ pub struct PolicySet {
     /// Highest priority first, then by name.
     policies: Vec<Policy>,
     standing: Vec<StandingGrant>,
+    /// By name.
+    declared: Vec<Person>,
+    persons: Persons,
     warnings: Vec<Problem>,
     digest: PolicyDigest,
     fingerprint: load::Fingerprint,
@@ -72,9 +77,14 @@ impl PolicySet {
         });
         let mut standing: Vec<StandingGrant> = found.standing.into_iter().map(|standing| standing.grant).collect();
         standing.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut declared: Vec<Person> = found.persons.into_iter().map(|(loaded, _)| loaded.person).collect();
+        declared.sort_by(|a, b| a.name.cmp(&b.name));
         let digests = policies.iter().map(|policy| policy.loaded.policy.digest);
-        let digest = canonical::set_digest(digests.chain(standing.iter().map(|grant| grant.digest)).collect());
-        Ok(Self { policies, standing, warnings: found.problems, digest, fingerprint: found.fingerprint })
+        let digests = digests.chain(standing.iter().map(|grant| grant.digest));
+        let digest = canonical::set_digest(digests.chain(declared.iter().map(|person| person.digest)).collect());
+        let persons = Persons::new(&declared);
+        let (warnings, fingerprint) = (found.problems, found.fingerprint);
+        Ok(Self { policies, standing, declared, persons, warnings, digest, fingerprint })
     }
 
     /// All policies whatever their mode, highest priority first.
@@ -90,6 +100,16 @@ impl PolicySet {
     /// The standing grants, by name.
     pub fn standing(&self) -> &[StandingGrant] {
         &self.standing
+    }
+
+    /// The persons, by name.
+    pub fn declared_persons(&self) -> &[Person] {
+        &self.declared
+    }
+
+    /// Whose accounts belong together.
+    pub fn persons(&self) -> &Persons {
+        &self.persons
     }
 
     /// What is hardly meant as it is written.
@@ -152,9 +172,13 @@ impl fmt::Display for Report {
         match &self.set {
             Some(set) => write!(
                 f,
-                "{}, {}, {}; digest {}",
+                "{}, {}, {}{}; digest {}",
                 count(set.policies.len(), "policy", "policies"),
                 count(set.standing.len(), "standing grant", "standing grants"),
+                match set.declared.len() {
+                    0 => String::new(),
+                    persons => count(persons, "person", "persons") + ", ",
+                },
                 count(self.warnings(), "warning", "warnings"),
                 set.digest
             ),

@@ -120,6 +120,8 @@ names! {
     STORE_COMMIT_DURATION = "jitgate_store_commit_duration_seconds";
     /// Histogram: from an access request to its approval.
     APPROVAL_DURATION = "jitgate_approval_duration_seconds";
+    /// Gauge by state: outstanding, overdue.
+    BREAK_GLASS_REVIEWS = "jitgate_break_glass_reviews";
     /// Gauge.
     SIDECARS_CONNECTED = "jitgate_sidecars_connected";
     /// Gauge.

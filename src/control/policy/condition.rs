@@ -25,8 +25,9 @@ const STEPS_MAX: u64 = 2_000_000;
 /// What a condition may name, and the fields of each.
 const VARIABLES: &[(&str, &[&str])] = &[
     ("requester", &["principals", "user", "workload", "groups", "claims"]),
-    ("request", &["service", "grpc", "http", "duration", "reason", "tickets", "via"]),
+    ("request", &["service", "grpc", "http", "duration", "reason", "tickets", "via", "breakGlass"]),
     ("subject", &[]),
+    ("environment", &[]),
     ("now", &[]),
 ];
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::document::{self, Document};
+use super::document::{self, Document, LoadedPerson};
 use super::problem::{Findings, Place, Problem, Severity};
 use super::{Standing, cross, node};
 use crate::control::policy::Policy;
@@ -33,6 +33,7 @@ pub(super) struct Fingerprint([u8; 32]);
 pub(super) struct Found {
     pub(super) policies: Vec<Policy>,
     pub(super) standing: Vec<Standing>,
+    pub(super) persons: Vec<(LoadedPerson, PathBuf)>,
     /// Sorted by file and place.
     pub(super) problems: Vec<Problem>,
     pub(super) files: usize,
@@ -168,7 +169,7 @@ fn parse(source: Source) -> Found {
     if found.policies.is_empty() && found.problems.is_empty() && whole.errors() == 0 {
         whole.warning(Place::FILE, "", "holds no access policy: nobody can ask for access; add one to a *.yaml file");
     }
-    if found.policies.len() + found.standing.len() > SET_MAX {
+    if found.policies.len() + found.standing.len() + found.persons.len() > SET_MAX {
         whole.error(
             Place::FILE,
             "",
@@ -200,6 +201,7 @@ fn file(path: &Path, bytes: &[u8], findings: &mut Findings, found: &mut Found) {
             Some(Document::Standing(grant, name)) => {
                 found.standing.push(Standing { grant: *grant, file: path.to_owned(), name });
             }
+            Some(Document::Person(loaded)) => found.persons.push((*loaded, path.to_owned())),
             None => {}
         }
         findings.0.append(&mut of_document.0);

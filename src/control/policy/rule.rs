@@ -13,6 +13,7 @@ use crate::model::policy::{
 };
 use crate::model::scope::subset;
 
+mod break_glass;
 mod refuse;
 mod terms;
 
@@ -114,6 +115,7 @@ fn pin(policy: &AccessPolicy) -> PolicyPin {
 fn detail(outcome: &Outcome, notes: &[String]) -> String {
     match outcome {
         Outcome::Approved { duration, rule, .. } => format!("rule {rule} for {}", write_duration(*duration)),
+        Outcome::BreakGlass { duration, .. } => format!("the glass is broken for {}", write_duration(*duration)),
         Outcome::Denied { rule, message } => format!("rule {rule}: {message}"),
         Outcome::Pending { .. } if notes.is_empty() => "no rule matches".to_owned(),
         Outcome::Pending { .. } => notes.join("; "),
@@ -124,15 +126,18 @@ fn detail(outcome: &Outcome, notes: &[String]) -> String {
 fn judge(candidate: &Policy, ask: &Ask<'_>) -> Result<(Outcome, Vec<String>), Refusal> {
     let policy = &candidate.loaded.policy;
     let duration = terms::accept(policy, ask)?;
+    let glass = if ask.break_glass { Some(break_glass::accept(policy, ask)?) } else { None };
+    let duration = glass.map_or(duration, |(duration, _)| duration);
     let rules: Vec<(&AutoRule, &Condition)> = policy.auto.iter().zip(&candidate.loaded.conditions).collect();
-    let pending = Outcome::Pending { duration, pending_ttl: policy.pending_ttl, staleness: policy.staleness };
-    if rules.is_empty() {
-        return Ok((pending, Vec::new()));
-    }
-    let bindings = Bindings::new(ask, duration);
+    let bindings = Bindings::new(ask, duration, &policy.environment);
     if let Some(denied) = denial(policy, &rules, &bindings) {
         return Ok((denied, Vec::new()));
     }
+    let staleness = policy.staleness;
+    if let Some((duration, review_within)) = glass {
+        return Ok((Outcome::BreakGlass { duration, review_within, staleness }, Vec::new()));
+    }
+    let pending = Outcome::Pending { duration, pending_ttl: policy.pending_ttl, staleness };
     let mut notes = Vec::new();
     let approved = approval(policy, &rules, &bindings, duration, &mut notes);
     Ok((approved.unwrap_or(pending), notes))

@@ -74,10 +74,15 @@ fn the_documentation_is_true() {
     for reason in crate::model::policy::RefusalReason::ALL {
         assert!(page.contains(&format!("`{}`", reason.as_str())), "{reason:?}");
     }
-    for field in fields::STAGE.iter().chain(fields::STEP) {
+    for field in [fields::STAGE, fields::STEP, fields::ESCALATION, fields::WINDOW, fields::BREAK_GLASS].concat() {
         assert!(page.contains(&format!("`{field}`")), "{field}");
     }
-    for field in fields::AUTO.iter().chain(fields::DURATION).chain(fields::ACCESS_POLICY).chain(fields::STANDING_GRANT)
+    for field in fields::PERSON
+        .iter()
+        .chain(fields::AUTO)
+        .chain(fields::DURATION)
+        .chain(fields::ACCESS_POLICY)
+        .chain(fields::STANDING_GRANT)
     {
         assert!(page.contains(&format!("`{field}`")) || page.contains(&format!(".{field}")), "{field}");
     }
@@ -90,9 +95,14 @@ fn the_schema_has_every_field_that_the_parser_knows_and_no_other() {
     for (definition, known) in [
         ("AccessPolicyDocument", fields::DOCUMENT),
         ("StandingGrantDocument", fields::DOCUMENT),
+        ("PersonDocument", fields::DOCUMENT),
         ("Metadata", fields::METADATA),
         ("AccessPolicy", fields::ACCESS_POLICY),
         ("StandingGrant", fields::STANDING_GRANT),
+        ("Person", fields::PERSON),
+        ("Window", fields::WINDOW),
+        ("Escalation", fields::ESCALATION),
+        ("BreakGlass", fields::BREAK_GLASS),
         ("Scope", fields::SCOPE),
         ("Http", fields::HTTP),
         ("Duration", fields::DURATION),

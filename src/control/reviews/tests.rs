@@ -213,6 +213,8 @@ fn admit_stored(request: &AccessRequest, other: &AccessRequest) -> Review {
         digest: other.terms.digest(),
         narrowed_scope: None,
         narrowed_duration: None,
+        waited: Duration::ZERO,
+        void: None,
     }
 }
 

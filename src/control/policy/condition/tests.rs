@@ -28,10 +28,11 @@ fn evaluate(text: &str) -> Result<bool, String> {
         reason: "look at OPS-1",
         tickets: &tickets,
         policy: None,
+        break_glass: false,
         // 2023-11-14T22:13:20Z, a Tuesday.
         now: Timestamp::from_micros(1_700_000_000_000_000),
     };
-    let bindings = Bindings::new(&ask, Duration::from_secs(900));
+    let bindings = Bindings::new(&ask, Duration::from_secs(900), "production");
     condition.holds(bindings.context().unwrap())
 }
 

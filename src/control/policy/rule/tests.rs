@@ -15,6 +15,8 @@ struct Asking {
     reason: String,
     tickets: Vec<String>,
     policy: Option<&'static str>,
+    break_glass: bool,
+    now: Timestamp,
 }
 
 fn principal(text: &str) -> Principal {
@@ -40,6 +42,8 @@ fn alice() -> Asking {
         reason: "customer 7 cannot log in".to_owned(),
         tickets: Vec::new(),
         policy: None,
+        break_glass: false,
+        now: Timestamp::from_micros(1_700_000_000_000_000),
     }
 }
 
@@ -55,7 +59,8 @@ impl Asking {
             reason: &self.reason,
             tickets: &self.tickets,
             policy: self.policy,
-            now: Timestamp::from_micros(1_700_000_000_000_000),
+            break_glass: self.break_glass,
+            now: self.now,
         })
     }
 
@@ -344,7 +349,7 @@ proptest! {
                 prop_assert!(seconds.is_none_or(|asked| Duration::from_secs(asked) == duration));
             }
             Outcome::Pending { duration, .. } => prop_assert!(!deny && duration <= policy.duration.max),
-            Outcome::Denied { .. } => prop_assert!(deny),
+            Outcome::BreakGlass { .. } | Outcome::Denied { .. } => prop_assert!(deny),
         }
     }
 }
