@@ -122,6 +122,11 @@ impl ControlMetrics {
         self.grants.get_or_create(&GrantLabels { state }).set(i64::try_from(grants).unwrap_or(i64::MAX));
     }
 
+    #[cfg(test)]
+    pub(super) fn reviews_counted(&self, state: &'static str) -> i64 {
+        self.reviews.get_or_create(&ReviewLabels { state }).get()
+    }
+
     pub(super) fn break_glass_reviews(&self, state: &'static str, reviews: usize) {
         self.reviews.get_or_create(&ReviewLabels { state }).set(i64::try_from(reviews).unwrap_or(i64::MAX));
     }

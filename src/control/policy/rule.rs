@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::condition::{Bindings, Condition};
-use super::read::write_duration;
+use super::read::{shorten, write_duration};
 use super::{Policy, PolicySet};
 use crate::model::identity::Principal;
 use crate::model::policy::{
@@ -150,7 +150,7 @@ fn denial(policy: &AccessPolicy, rules: &[(&AutoRule, &Condition)], bindings: &B
             Ok(false) => return None,
             Ok(true) => match &rule.message {
                 Some(message) => message.to_string(),
-                None => format!("rule {} of policy {} denies this", rule.name, policy.name),
+                None => denied(policy, rule, condition, bindings),
             },
             Err(cause) => format!(
                 "rule {} of policy {} cannot be evaluated: its condition {cause}; until it can, it denies",
@@ -159,6 +159,13 @@ fn denial(policy: &AccessPolicy, rules: &[(&AutoRule, &Condition)], bindings: &B
         };
         Some(Outcome::Denied { rule: rule.name.clone(), message })
     })
+}
+
+/// For a rule that has no words of its own: which of its alternatives holds.
+fn denied(policy: &AccessPolicy, rule: &AutoRule, condition: &Condition, bindings: &Bindings) -> String {
+    let cause = bindings.context().ok().and_then(|context| condition.cause(context));
+    let cause = cause.map(|cause| format!(", because this holds: {}", shorten(cause))).unwrap_or_default();
+    format!("rule {} of policy {} denies this{cause}", rule.name, policy.name)
 }
 
 /// The first approving rule that takes this duration and holds; why others nearly did goes to the notes.

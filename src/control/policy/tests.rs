@@ -1,4 +1,7 @@
 use super::*;
+
+mod sections;
+
 use crate::control::policy::document as fields;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -69,7 +72,7 @@ fn the_documentation_is_true() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/policies.md");
     let page = std::fs::read_to_string(path).unwrap();
     let yaml: Vec<&str> = page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(yaml.len(), 3);
+    assert_eq!(yaml.len(), 5);
     assert_eq!(found_in(&yaml.join("---\n")), [""; 0]);
     for reason in crate::model::policy::RefusalReason::ALL {
         assert!(page.contains(&format!("`{}`", reason.as_str())), "{reason:?}");
@@ -155,7 +158,10 @@ fn refused(cases: &[(String, &str)]) {
 fn an_error_of_the_envelope_names_its_line_column_and_field() {
     refused(&[
         (GOOD.replace("v1\n", "v2\n"), "1:13: apiVersion: must be jitgate.dev/v1, not \"jitgate.dev/v2\""),
-        (GOOD.replace("AccessPolicy", "Policy"), "2:7: kind: must be AccessPolicy or StandingGrant, not \"Policy\""),
+        (
+            GOOD.replace("AccessPolicy", "Policy"),
+            "2:7: kind: must be AccessPolicy or StandingGrant or Person, not \"Policy\"",
+        ),
         (
             GOOD.replace("{name: pay}", "{nme: pay}"),
             "3:12: metadata.nme: is no field of this document; did you mean name?",

@@ -58,7 +58,11 @@ fn every_variable_and_function_of_the_documentation_works() {
         "request.reason.contains('OPS-1') && request.reason.endsWith('1')",
         "request.tickets.exists_one(t, t.matches('^OPS-[0-9]+$'))",
         "size(request.tickets.filter(t, t != 'x')) == 1 && request.tickets.size() == 1",
-        "size(request.via) == 0",
+        "size(request.via) == 0 && !request.breakGlass",
+        "environment == 'production'",
+        // Half past eleven on a Tuesday night, where that is decided.
+        "now.getDayOfWeek('Europe/Berlin') in [1, 2, 3, 4, 5] && now.getHours('America/New_York') == 17",
+        "now.getHours('Australia/Lord_Howe') == 9 && now.getMinutes('Australia/Lord_Howe') == 13",
         "now > timestamp('2023-01-01T00:00:00Z')",
         "now.getHours() == 22 && now.getHours('Europe/Berlin') == 23 && now.getDayOfWeek() == 2",
         "now.getFullYear() == 2023 && now.getMonth() == 10 && now.getDate() == 14 && now.getDayOfMonth() == 13",
