@@ -227,11 +227,14 @@ pub fn unattainable<'s>(
 
 /// Everybody who can ever review in a step; `None` when they are not all listed by name.
 fn named(step: &Step) -> Option<Vec<&Principal>> {
-    let user = |matcher| match matcher {
-        &Matcher::Exact(ref one) if one.kind() == PrincipalKind::User => Some(one),
-        Matcher::Exact(_) | Matcher::Workload(_) | Matcher::AnyUser(_) => None,
-    };
     step.approvers_after(Duration::MAX).map(user).collect()
+}
+
+fn user(matcher: &Matcher) -> Option<&Principal> {
+    match matcher {
+        Matcher::Exact(one) if one.kind() == PrincipalKind::User => Some(one),
+        Matcher::Exact(_) | Matcher::Workload(_) | Matcher::AnyUser(_) => None,
+    }
 }
 
 /// As if this person had approved, at the very end.
