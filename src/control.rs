@@ -34,6 +34,7 @@ use crate::wire::v1::enforcer_service_server::EnforcerServiceServer;
 pub mod api;
 pub mod apply;
 pub mod audit;
+pub mod break_glass;
 pub mod caller;
 pub mod config;
 pub mod entitle;

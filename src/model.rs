@@ -12,3 +12,4 @@ pub mod policy;
 pub mod scope;
 pub mod target;
 pub mod time;
+pub mod window;

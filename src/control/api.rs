@@ -253,6 +253,18 @@ impl AccessService for Api {
         .await
     }
 
+    async fn review_break_glass(
+        &self,
+        request: Request<v1::ReviewBreakGlassRequest>,
+    ) -> Result<Response<v1::AccessRequest>, Status> {
+        self.call("ReviewBreakGlass", request, |plane, caller, wire| async move {
+            let request = plane.review_break_glass(&caller, parse::afterwards(wire)?).await?;
+            record_request(&request);
+            Ok(request_to(&request))
+        })
+        .await
+    }
+
     async fn get_grant(&self, request: Request<v1::GetGrantRequest>) -> Result<Response<v1::Grant>, Status> {
         self.call("GetGrant", request, |plane, caller, wire| async move {
             Ok(issued_to(&plane.grant(&caller, &wire.id).await?, plane.now()))

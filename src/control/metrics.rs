@@ -58,6 +58,7 @@ pub struct ControlMetrics {
     refusals: Family<RefusalLabels, Counter>,
     grants: Family<GrantLabels, Gauge<i64, AtomicI64>>,
     approval: Histogram,
+    reviews: Family<ReviewLabels, Gauge<i64, AtomicI64>>,
     sidecars: Gauge<i64, AtomicI64>,
     drift: Gauge<f64, AtomicU64>,
 }
@@ -78,6 +79,11 @@ struct GrantLabels {
     state: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReviewLabels {
+    state: &'static str,
+}
+
 impl ControlMetrics {
     /// Registers the families.
     pub fn register(registry: &mut Registry) -> Arc<Self> {
@@ -86,6 +92,7 @@ impl ControlMetrics {
             refusals: Family::default(),
             grants: Family::default(),
             approval: Histogram::new(exponential_buckets(0.001, 4.0, 12)),
+            reviews: Family::default(),
             sidecars: Gauge::default(),
             drift: Gauge::default(),
         };
@@ -95,6 +102,8 @@ impl ControlMetrics {
         registry.register(names::GRANTS, help, this.grants.clone());
         let help = "Time from an access request to its grant";
         registry.register(names::APPROVAL_DURATION, help, this.approval.clone());
+        let help = "Reviews of broken glass that are outstanding, by whether they are overdue";
+        registry.register(names::BREAK_GLASS_REVIEWS, help, this.reviews.clone());
         registry.register(names::SIDECARS_CONNECTED, "Sidecars that watch now", this.sidecars.clone());
         let help = "This machine's wall clock minus the control plane's time";
         registry.register(names::CLOCK_DRIFT, help, this.drift.clone());
@@ -120,6 +129,15 @@ impl ControlMetrics {
     #[expect(clippy::cast_precision_loss, reason = "exact below 2^53 microseconds, which is 285 years")]
     pub(super) fn drifted(&self, micros: i64) {
         self.drift.set(micros as f64 / 1e6);
+    }
+
+    #[cfg(test)]
+    pub(super) fn reviews_counted(&self, state: &'static str) -> i64 {
+        self.reviews.get_or_create(&ReviewLabels { state }).get()
+    }
+
+    pub(super) fn break_glass_reviews(&self, state: &'static str, reviews: usize) {
+        self.reviews.get_or_create(&ReviewLabels { state }).set(i64::try_from(reviews).unwrap_or(i64::MAX));
     }
 
     pub(super) fn sidecars(&self, connected: u64) {

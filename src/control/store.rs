@@ -52,6 +52,8 @@ pub enum Table {
     Enforced,
     /// Moment, kind and id of what the sweeper has to do.
     Due,
+    /// Requester and access request of every review of broken glass that is outstanding -> when it is due, and the policy.
+    OpenReviews,
     /// Revision -> grants that it changed; the newest only.
     Changes,
     /// Policy name and version -> text and digest.
@@ -72,7 +74,7 @@ pub enum Table {
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Meta,
         Self::Requests,
         Self::RequestsByParty,
@@ -81,6 +83,7 @@ impl Table {
         Self::GrantsByParty,
         Self::Enforced,
         Self::Due,
+        Self::OpenReviews,
         Self::Changes,
         Self::Policies,
         Self::PolicyDigests,
@@ -102,6 +105,7 @@ impl Table {
             Self::GrantsByParty => "grants_by_party",
             Self::Enforced => "enforced",
             Self::Due => "due",
+            Self::OpenReviews => "open_reviews",
             Self::Changes => "changes",
             Self::Policies => "policies",
             Self::PolicyDigests => "policy_digests",

@@ -136,6 +136,8 @@ names! {
     APPROVAL_DURATION = "jitgate_approval_duration_seconds";
     /// Gauge: the control plane machine's wall clock minus the time that it tells, which no step reaches.
     CLOCK_DRIFT = "jitgate_clock_drift_seconds";
+    /// Gauge by state: outstanding, overdue.
+    BREAK_GLASS_REVIEWS = "jitgate_break_glass_reviews";
     /// Gauge.
     SIDECARS_CONNECTED = "jitgate_sidecars_connected";
     /// Gauge.

@@ -20,6 +20,7 @@ use crate::wire::access::{phase_to, request_to, revision_to, stored_to};
 use crate::wire::grant::timestamp_to;
 use crate::wire::store;
 
+mod break_glass;
 mod tokens;
 
 /// Revisions whose changes are kept, for sidecars that resume.
@@ -103,11 +104,12 @@ impl<'v> Change<'v> {
         for party in ["", request.requester.as_str(), request.terms.subject.as_str()] {
             self.rows.put(Table::RequestsByParty, keys::by_party(party, revision), id.to_vec());
         }
-        for approver in request.stages.iter().flat_map(|stage| &stage.steps).flat_map(|step| &step.approvers) {
+        for approver in request.approvers() {
             self.rows.put(Table::RequestsByParty, keys::by_party(&approver.to_string(), revision), id.to_vec());
         }
         self.rows.put(Table::Pending, keys::pair(request.requester.as_str(), id), vec![]);
         self.rows.put(Table::Due, keys::due(request.pending_until, DueKind::RequestEnds, id), vec![]);
+        self.plan_escalations(request);
         self.put_request(request);
         self.audit(&Entry {
             kind: "access_request.created",
@@ -136,6 +138,7 @@ impl<'v> Change<'v> {
         let id = request.id.as_bytes();
         self.rows.remove(Table::Pending, keys::pair(request.requester.as_str(), id));
         self.rows.remove(Table::Due, keys::due(request.pending_until, DueKind::RequestEnds, id));
+        self.drop_escalations(request);
         self.put_request(request);
         let outcome = request.outcome.as_ref();
         self.audit(&Entry {
@@ -213,7 +216,7 @@ impl<'v> Change<'v> {
         (issued.origin.create_revision, issued.origin.create_time) = (revision, self.now);
         let id = issued.grant.id.as_str().as_bytes();
         for party in parties(issued) {
-            self.rows.put(Table::GrantsByParty, keys::by_party(party, revision), id.to_vec());
+            self.rows.put(Table::GrantsByParty, keys::by_party(&party, revision), id.to_vec());
         }
         self.rows.put(Table::Enforced, keys::pair(issued.grant.subject.as_str(), id), vec![]);
         if let Some(end) = issued.grant.expires() {
@@ -230,7 +233,7 @@ impl<'v> Change<'v> {
         };
         let id = old.grant.id.as_str().as_bytes();
         for party in parties(old) {
-            self.rows.remove(Table::GrantsByParty, keys::by_party(party, old.origin.create_revision));
+            self.rows.remove(Table::GrantsByParty, keys::by_party(&party, old.origin.create_revision));
         }
         self.rows.remove(Table::Enforced, keys::pair(old.grant.subject.as_str(), id));
         self.rows.remove(Table::Due, keys::due(keep_until, DueKind::Forget, id));
@@ -459,9 +462,10 @@ fn changed_item(change: &fanout::Change) -> store::changed::Item {
 }
 
 /// Under whose name a grant is listed.
-fn parties(issued: &Issued) -> impl Iterator<Item = &str> {
-    let requester = issued.origin.requester.as_ref().map(|requester| requester.as_str());
-    ["", issued.grant.subject.as_str()].into_iter().chain(requester)
+fn parties(issued: &Issued) -> impl Iterator<Item = String> {
+    let requester = issued.origin.requester.as_ref().map(ToString::to_string);
+    let passed_over = issued.origin.break_glass.iter().flat_map(|over| &over.approvers).map(ToString::to_string);
+    [String::new(), issued.grant.subject.to_string()].into_iter().chain(requester).chain(passed_over)
 }
 
 fn state_name(phase: Phase) -> &'static str {

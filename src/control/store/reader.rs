@@ -35,6 +35,19 @@ pub struct Due {
     pub id: Vec<u8>,
 }
 
+/// A review of broken glass that is outstanding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenReview {
+    /// Who broke the glass.
+    pub requester: String,
+    /// For which access request.
+    pub request: String,
+    /// By when it is due.
+    pub due: Timestamp,
+    /// Under which policy.
+    pub policy: String,
+}
+
 type Read<T> = Result<T, StoreError>;
 
 impl<'v> Reader<'v> {
@@ -156,6 +169,23 @@ impl<'v> Reader<'v> {
             Ok(if due.len() >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         Ok(due)
+    }
+
+    /// Every review of broken glass that is outstanding.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn open_reviews(&self) -> Read<Vec<OpenReview>> {
+        self.all(Table::OpenReviews, |key, value| {
+            let requester = keys::first(key)?.to_owned();
+            let (due, policy) = value.split_at_checked(8).unwrap_or_default();
+            Ok(OpenReview {
+                requester,
+                request: keys::second(key)?.to_owned(),
+                due: Timestamp::from_micros(keys::number_of(due)?),
+                policy: keys::text(policy)?.to_owned(),
+            })
+        })
     }
 
     /// The answer to a request id that is forgotten next.

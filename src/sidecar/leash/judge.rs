@@ -58,6 +58,7 @@ fn examine(grant: Option<Arc<Grant>>, now: Timestamp, stale: bool) -> Result<Hel
         Phase::Live(_) => return Ok(Held { until: grant.expires(), strict }),
         Phase::NotStarted => DenyReason::GrantNotStarted,
         Phase::Suspended => DenyReason::GrantSuspended,
+        Phase::Requested { .. } => DenyReason::RequestPending,
         Phase::Ended(Ended::Expired) => DenyReason::GrantExpired,
         Phase::Ended(Ended::Revoked) => DenyReason::GrantRevoked,
         Phase::Ended(Ended::Released) => DenyReason::GrantReleased,

@@ -385,7 +385,7 @@ fn every_live_grant_that_covers_the_call_is_named_to_the_leash_the_last_to_end_f
     let check = Check {
         service: &crate::sidecar::scene::service("payments"),
         target: crate::model::target::Target::http("GET", "/v1/users/7"),
-        caller: Ok(Caller { peer: None, principals: vec![Principal::parse(CHECKOUT).unwrap()] }),
+        caller: Ok(Caller { peer: None, principals: vec![Principal::parse(CHECKOUT).unwrap()], tokened: None }),
     };
     let named = |grants: Vec<Grant>| {
         let grants = table(grants, 150).current().unwrap();

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use jitgate::wire::v1::access_service_client::AccessServiceClient;
 use jitgate::wire::v1::{
-    AccessRequest, ApproveRequestRequest, GetGrantRequest, Grant, HttpRule, ListAccessRequestsRequest, ListGrantsRequest,
-    RequestAccessRequest, RevokeGrantRequest, Scope,
+    AccessRequest, ApproveRequestRequest, GetGrantRequest, Grant, HttpRule, ListAccessRequestsRequest,
+    ListGrantsRequest, RequestAccessRequest, RevokeGrantRequest, Scope,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
