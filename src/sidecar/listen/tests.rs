@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::service::auth::v3::authorization_client::Authorizati
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_client::ExternalProcessorClient;
 use envoy_types::pb::envoy::service::ext_proc::v3::{
-    HttpHeaders, ProcessingRequest, processing_request, processing_response,
+    HttpHeaders, HttpTrailers, ProcessingRequest, processing_request, processing_response,
 };
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
@@ -64,7 +64,7 @@ impl Running {
         let checking = checking(Mode::Enforce, DenyDetail::Full);
         let recorder = Recorder::new(Spans::default(), &metrics);
         let cuts = leash::Record::register(Spans::default(), &metrics);
-        let leash = LeashArgs { max_leashes: 4 }.build(Arc::clone(&table), &checking, cuts, stop.clone());
+        let leash = LeashArgs { max_leashes: 2000 }.build(Arc::clone(&table), &checking, cuts, stop.clone());
         let authorizer = Authorizer::new(Arc::clone(&table), Arc::clone(&issuers), checking, recorder);
         let limits = Limits { max_check_bytes: 65_536, reflection: true };
         let routes = routes::build(authorizer, leash, reporter.clone(), limits).unwrap();
@@ -341,6 +341,35 @@ async fn streams_are_held_over_the_wire_and_none_is_left_however_envoy_goes_away
     running.stop.cancel();
     assert_eq!(hears.message().await.unwrap_err().code(), tonic::Code::Unavailable, "never an orderly end");
     until(0).await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn as_many_streams_as_a_connection_has_may_open_and_end_at_once() {
+    const MANY: usize = 1000;
+    let running = Running::on_socket().await;
+    fill(&running.table, [grant("g")], 150);
+    let client = ExternalProcessorClient::new(running.channel().await);
+    let mut streams = Vec::new();
+    for _ in 0..MANY {
+        let (says, outgoing) = tokio::sync::mpsc::channel(4);
+        says.send(opening()).await.unwrap();
+        let hears = client.clone().process(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+        streams.push((says, hears));
+    }
+    for (_, hears) in &mut streams {
+        hears.message().await.unwrap().unwrap();
+    }
+    assert_eq!(running.table.leashes().len(), MANY);
+    let trailers = processing_request::Request::ResponseTrailers(HttpTrailers::default());
+    for (says, _) in &streams {
+        says.try_send(ProcessingRequest { request: Some(trailers.clone()), ..ProcessingRequest::default() }).unwrap();
+    }
+    for (_, hears) in &mut streams {
+        hears.message().await.unwrap().unwrap();
+        assert!(hears.message().await.unwrap().is_none());
+    }
+    assert_eq!(running.table.leashes().len(), 0);
     running.end().await;
 }
 

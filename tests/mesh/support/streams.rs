@@ -148,7 +148,12 @@ impl Scene {
 
     /// A new HTTP/2 connection; Envoy allows a hundred streams on it.
     pub async fn two(&self) -> Two {
-        let (send, connection) = h2::client::handshake(self.tls(&self.two).await).await.unwrap();
+        let (send, connection) = {
+            // Many small frames that a busy machine has not read yet are no attack here.
+            let mut builder = h2::client::Builder::new();
+            builder.initial_connection_window_size(8 << 20);
+            builder.handshake(self.tls(&self.two).await).await.unwrap()
+        };
         tokio::task::spawn(connection);
         let mut ready = send.ready().await.unwrap();
         while !ready.is_extended_connect_protocol_enabled() {
