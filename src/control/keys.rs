@@ -212,12 +212,11 @@ fn publish(change: &mut Change<'_>, ring: &mut Ring, pair: KeyPair, (by, reason)
 
 /// The key signs, and the one before it no longer does.
 fn promote(change: &mut Change<'_>, ring: &mut Ring, kid: &str) -> Result<(), Fault> {
-    for key in &mut ring.0 {
-        if key.kid == kid {
-            change.sign_with(key, ACTOR)?;
-        } else if matches!(key.stage(), ring::Stage::Signing(_)) {
-            change.retire_token_key(key, ACTOR)?;
-        }
+    for key in ring.0.iter_mut().filter(|key| matches!(key.stage(), ring::Stage::Signing(_))) {
+        change.retire_token_key(key, ACTOR)?;
+    }
+    for key in ring.0.iter_mut().filter(|key| key.kid == kid) {
+        change.sign_with(key, ACTOR)?;
     }
     Ok(())
 }

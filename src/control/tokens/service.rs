@@ -215,3 +215,6 @@ fn check_to(check: Check) -> v1::TokenCheck {
         reason: reason.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;
