@@ -8,7 +8,13 @@ use std::{env, fs};
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     compile(
-        &["jitgate/v1/grants.proto", "jitgate/v1/access.proto", "jitgate/v1/watch.proto", "jitgate/v1/tokens.proto"],
+        &[
+            "jitgate/v1/grants.proto",
+            "jitgate/v1/access.proto",
+            "jitgate/v1/watch.proto",
+            "jitgate/v1/tokens.proto",
+            "jitgate/v1/policies.proto",
+        ],
         "proto",
         &out.join("jitgate.bin"),
     )?;

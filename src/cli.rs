@@ -14,9 +14,11 @@ pub mod explain;
 pub mod fleet;
 pub mod grants;
 pub mod policy;
+pub mod receipts;
 pub mod render;
 pub mod requests;
 pub mod reviews;
+pub mod run;
 pub mod token;
 pub mod trouble;
 pub mod values;
@@ -45,6 +47,8 @@ pub enum Verb {
     Release(grants::ReleaseArgs),
     /// Say why a call would be allowed or refused, by the function that the sidecars run
     Explain(explain::ExplainArgs),
+    /// Ask for access, run a command with it, and give it back when the command ends
+    Run(run::RunArgs),
     /// List the sidecars and how far each one is
     Fleet(fleet::FleetArgs),
     /// Get tokens for grants, look into them, and turn over the keys that sign them
@@ -91,6 +95,7 @@ async fn perform(verb: Verb, whole: clap::Command) -> Result<Exit, Trouble> {
         Verb::Revoke(args) => grants::revoke(args).await,
         Verb::Release(args) => grants::release(args).await,
         Verb::Explain(args) => explain::explain(args).await,
+        Verb::Run(args) => run::run(args).await,
         Verb::Fleet(args) => fleet::fleet(args).await,
         Verb::Token(args) => token::token(args).await,
         Verb::Dev(args) => dev::dev(args).await,

@@ -18,7 +18,7 @@ use crate::model::time::Timestamp;
 pub mod server;
 mod sleep;
 
-pub use server::{Reading, ServerClock, Skew};
+pub use server::{Reading, ServerClock, Skew, Verdict};
 pub use sleep::Sleep;
 
 /// The wall clock. It dates things for people; enforcement never reads it.
@@ -64,12 +64,40 @@ impl ControlClock {
     }
 }
 
+/// Says once that the wall clock has moved away from the control plane's time, and once that it is back.
+#[derive(Debug, Default)]
+pub struct DriftLog {
+    told: bool,
+}
+
+impl DriftLog {
+    /// Compares; how far the wall clock has moved away, in microseconds.
+    pub fn look(&mut self, clock: &ControlClock) -> i64 {
+        let micros = clock.wall_drift_micros();
+        let moved = Duration::from_micros(micros.unsigned_abs()) > DRIFT_TOLD;
+        if moved && !self.told {
+            let ms = micros / 1000;
+            tracing::warn!(
+                ms,
+                "this machine's wall clock has moved away from the control plane's time, which runs on undisturbed; once \
+                 the wall clock is right, a restart adopts it"
+            );
+        } else if !moved && self.told {
+            tracing::info!("this machine's wall clock and the control plane's time agree again");
+        }
+        self.told = moved;
+        micros
+    }
+}
+
 impl Default for ControlClock {
     fn default() -> Self {
         Self::anchored(Timestamp::default())
     }
 }
 
+/// A drift beyond this is told.
+const DRIFT_TOLD: Duration = Duration::from_secs(1);
 /// Longest span that arithmetic on instants is trusted with.
 const FAR: Duration = Duration::from_hours(24 * 365);
 

@@ -5,12 +5,12 @@
 //!                                        ^ apply: policies and standing grants      ^ expiry: what the clock has done
 //! ```
 //!
-//! In reading order: [`plane`], [`requests`], [`grants`], [`apply`], [`expiry`], [`explain`]; below them [`store`],
+//! In reading order: [`plane`], [`requests`], [`grants`], [`apply`], [`policies`], [`expiry`], [`explain`]; below them [`store`],
 //! [`audit`], [`policy`] and [`fanout`]; above them [`api`], [`caller`], [`entitle`], [`listen`] and [`config`].
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +47,7 @@ pub mod listen;
 pub mod listing;
 pub mod metrics;
 pub mod plane;
+pub mod policies;
 pub mod policy;
 pub mod requests;
 pub mod reviews;
@@ -66,6 +67,7 @@ use keys::TokenKeys;
 use listen::Identify;
 use metrics::{ControlMetrics, StoreMetrics};
 use plane::Plane;
+use policies::Sources;
 use policy::{PolicySet, Reloader};
 use store::embedded::Embedded;
 use store::{Clock, Store, StoreError, Writer};
@@ -93,7 +95,7 @@ pub struct ControlPlane {
     keys: Arc<TokenKeys>,
     identify: Identify,
     entitlements: Entitlements,
-    policies: (PathBuf, PolicySet),
+    policies: PolicySet,
     metrics: Metrics,
 }
 
@@ -124,14 +126,18 @@ impl ControlPlane {
         let by_certificate = tls_client_ca.is_some();
         let tls = config::tls(tls_cert, tls_key, tls_client_ca, plaintext)?;
         let issuers = Arc::new(issuers.load()?);
-        let policies = config::policies(policies)?;
+        let (directory, _) = config::policies(policies)?;
         let (grpc, http) = (admin::bind("--listen", listen).await?, admin::bind("--http-listen", http_listen).await?);
         let (grpc_address, http_address) = (grpc.local_addr()?, http.local_addr()?);
         let Opened { plane, writer, clock } = open(&data_dir, progress_interval, tombstone_keep, &metrics).await?;
+        let plane = plane.with_sources(Sources::new(&directory));
+        let policies = plane.declared().await?.map_err(|problems| config::refused(&directory, &problems))?;
+        policies.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
 
         let encryption = if tls.is_some() { "TLS 1.3" } else { "plaintext" };
         tracing::info!(address = %grpc_address, encryption, "the gRPC API and the watch stream are here");
         tracing::info!(address = %http_address, "/livez, /readyz, /metrics and /.well-known/jwks.json are here");
+        issuers.announce();
         if issuers.is_empty() && !by_certificate {
             tracing::warn!("nobody can ask: pass --issuers to say whose tokens count");
         }
@@ -174,15 +180,14 @@ impl ControlPlane {
     /// One line that names the part that failed.
     pub async fn run(self, until: impl Future<Output = ()>) -> Outcome {
         let Self { plane, writer, grpc, http, issuers, keys, identify, entitlements, policies, metrics, .. } = self;
-        let (directory, set) = policies;
         let mut tasks = Tasks::new();
         let stop = tasks.stopping();
         tasks.spawn("the store's writer", writer.run(stop.clone()));
-        let reloader = Reloader::new(&directory, &set);
+        let reloader = plane.sources.reloader(&policies);
         reloader.counts().register(&metrics);
-        let applied = plane.apply(Arc::new(set)).await.context("the policies cannot be put in force")?;
-        tracing::info!(directory = %directory.display(), %applied, "policies are in force");
         keys.turn_over().await.context("the token keys cannot be used")?;
+        let applied = plane.apply(Arc::new(policies)).await.context("the policies cannot be put in force")?;
+        tracing::info!(directory = %plane.sources.directory().display(), %applied, "policies are in force");
         let (health, health_service) = health_reporter();
         let tokens = TokenApi::new(Api::new(plane.clone(), stop.clone()), Arc::clone(&keys), Arc::clone(&issuers));
         let routes =
@@ -238,7 +243,9 @@ fn routes(plane: &Plane, entitlements: Entitlements, stop: CancellationToken) ->
         .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    Ok(Routes::new(Api::new(plane.clone(), stop).into_service())
+    let api = Api::new(plane.clone(), stop);
+    Ok(Routes::new(api.clone().into_service())
+        .add_service(api.into_policy_service())
         .add_service(plane.fanout.service(Arc::new(entitlements)))
         .add_service(reflection))
 }
@@ -275,7 +282,12 @@ fn spawn_reloads(tasks: &mut Tasks, reloader: Reloader, plane: Plane, stop: &Can
             }
             let newest = changed.borrow_and_update().clone();
             let Some(set) = newest else { continue };
-            while let Err(fault) = plane.apply(Arc::clone(&set) as Arc<dyn plane::Rulings>).await {
+            while let Err(fault) = plane.follow(Arc::clone(&set)).await {
+                if fault.kind == fault::FaultKind::Invalid {
+                    // Read again with the next look at the directory, which then says so in full.
+                    tracing::error!(%fault, "the changed policies do not go together with what is applied");
+                    break;
+                }
                 tracing::error!(%fault, "the changed policies are not in force yet; trying again");
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),

@@ -120,6 +120,18 @@ impl Issuers {
         self
     }
 
+    /// How far past `exp` and before `nbf` tokens of each issuer are still taken.
+    pub fn leeways(&self) -> impl Iterator<Item = (&str, Duration)> {
+        self.issuers.iter().map(|issuer| (&*issuer.terms.issuer, issuer.terms.leeway))
+    }
+
+    /// Says whose tokens count, and within which leeway.
+    pub fn announce(&self) {
+        for (issuer, leeway) in self.leeways() {
+            tracing::info!(issuer, leeway = %humantime::format_duration(leeway), "tokens of this issuer count");
+        }
+    }
+
     /// Whether no issuer is configured: then no token counts.
     pub fn is_empty(&self) -> bool {
         self.issuers.is_empty()

@@ -14,7 +14,8 @@
 //! * [`model`]: the nouns (principal, scope, grant) and the decision; knows no wire, no clock, no I/O.
 //! * [`wire`]: our protobufs and their conversion to and from the model.
 //! * the leaves that any role may use: [`index`], [`issuers`], [`jit`], [`clock`], [`telemetry`], [`admin`], [`tls`], [`runtime`], [`client`];
-//! * the roles: [`sidecar`] (data plane), [`control`] (control plane), [`cli`].
+//! * the roles: [`sidecar`] (data plane), [`control`] (control plane), [`cli`];
+//! * [`load`]: thousands of sidecars out of one process, to measure a control plane with.
 //!
 //! The arrow of dependency is `model` <- `wire` <- leaves <- roles <- binaries. Roles never import one another.
 
@@ -26,6 +27,7 @@ pub mod control;
 pub mod index;
 pub mod issuers;
 pub mod jit;
+pub mod load;
 pub mod model;
 pub mod runtime;
 pub mod sidecar;

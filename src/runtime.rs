@@ -95,6 +95,19 @@ fn unasked(ended: Joined) -> Outcome {
     }
 }
 
+/// Lets this process open as many files and sockets as its hard limit grants: the soft one is often a thousand, and each
+/// connection takes one. Where that is refused, what was allowed stays allowed.
+pub fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::debug!(%error, ?current, "the limit on open files stays as it is");
+    }
+}
+
 /// Completes on SIGINT or SIGTERM.
 ///
 /// # Errors

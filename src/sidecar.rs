@@ -17,6 +17,7 @@ pub mod patience;
 pub mod record;
 pub mod respond;
 pub mod routes;
+pub mod skew;
 pub mod table;
 pub mod tokens;
 pub mod watch;
@@ -68,9 +69,9 @@ pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
     let watched =
         Watched { services: check.service.clone(), max_staleness: check.max_staleness, insecure: listen.insecure };
     let issuers = Arc::new(issuers.load()?.accepting(&check.audiences()));
+    let table = Arc::new(Table::ruled(check.max_clock_skew, check.on_clock_skew));
     let checking = check.parse()?;
     warn_of(&checking, &issuers);
-    let table = Arc::new(Table::default());
     let watch = watch.build(watched, Arc::clone(&table))?;
     let readiness = Readiness::new(Arc::clone(&table), checking.max_staleness);
 
@@ -108,6 +109,7 @@ fn warn_of(checking: &Checking, issuers: &Issuers) {
     if checking.shadow.is_some() {
         tracing::warn!("--mode shadow: NOTHING IS REFUSED; what would have been is recorded");
     }
+    issuers.announce();
     if issuers.is_empty() {
         tracing::info!("no --issuers: callers are known by their mTLS identity alone, no token counts");
     }

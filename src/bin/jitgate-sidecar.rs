@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
+use jitgate::runtime;
 use jitgate::sidecar::{self, SidecarArgs};
 use jitgate::telemetry::{self, TelemetryArgs};
 use jitgate::tls;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     let Command { sidecar, telemetry } = command;
     tls::install_provider();
+    runtime::raise_open_files();
     let telemetry = telemetry::init(&telemetry, "jitgate-sidecar")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -1,10 +1,11 @@
 //! `jitgate`: the command line. It joins the verbs that need the control plane to those of `cli`, and decides nothing itself.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use jitgate::cli::policy::{Checked, PolicyArgs, PolicyVerb};
+use jitgate::cli::policy::{self as policy_cli, Case, Checked, Found, PolicyArgs, PolicyVerb, Tested};
 use jitgate::cli::{self, Exit, Trouble};
 use jitgate::control::{self, ControlPlaneArgs, policy};
 use jitgate::runtime;
@@ -24,7 +25,7 @@ struct Jitgate {
 enum Verb {
     #[command(flatten)]
     Client(Box<cli::Verb>),
-    /// Read policies and standing grants without putting them in force
+    /// Policies as code: check, test, plan and apply them, and look at every version
     Policy(PolicyArgs),
     /// Run the control plane: it takes access requests, issues grants and feeds the sidecars
     ControlPlane(Box<ControlPlane>),
@@ -46,19 +47,66 @@ async fn main() -> ExitCode {
     tls::install_provider();
     match Jitgate::parse().verb {
         Verb::Client(verb) => cli::run(*verb, Jitgate::command()).await,
-        Verb::Policy(args) => cli::conclude(check(args)),
+        Verb::Policy(args) => cli::conclude(policy(args).await),
         Verb::ControlPlane(args) => cli::conclude(control_plane(*args).await),
     }
 }
 
-fn check(PolicyArgs { verb: PolicyVerb::Check { dir, output } }: PolicyArgs) -> Result<Exit, Trouble> {
-    let report = policy::check(&dir);
-    let problems = report.problems.iter().map(ToString::to_string).collect();
-    cli::policy::report(&Checked { ok: report.set.is_some(), problems, summary: report.to_string() }, &output)
+async fn policy(PolicyArgs { verb }: PolicyArgs) -> Result<Exit, Trouble> {
+    match verb {
+        PolicyVerb::Check { dir, strict, output } => policy_cli::report(&check(&dir, strict), &output),
+        PolicyVerb::Test { dir, min_coverage, output } => policy_cli::report_test(&test(&dir, min_coverage), &output),
+        PolicyVerb::Plan { dir, prune, client } => policy_cli::apply::plan(files(&dir)?, prune, client).await,
+        PolicyVerb::Apply(args) => policy_cli::apply::apply(files(&args.dir)?, args).await,
+        PolicyVerb::History { name, client } => policy_cli::history::history(name, client).await,
+        PolicyVerb::Show { name, version, client } => policy_cli::history::show(name, version, client).await,
+    }
+}
+
+/// What is wrong by itself is not sent anywhere.
+fn files(dir: &Path) -> Result<policy_cli::apply::Files, Trouble> {
+    if policy::check(dir).errors() > 0 {
+        let hint = format!("jitgate policy check {} names each problem", dir.display());
+        return Err(Trouble::new(format!("the policies in {} have errors", dir.display())).hint(hint));
+    }
+    policy::files(dir).map_err(Trouble::new)
+}
+
+fn check(dir: &Path, strict: bool) -> Checked {
+    let report = policy::examine(dir);
+    let ok = report.errors() == 0 && !(strict && report.warnings() > 0);
+    Checked { ok, problems: report.problems.iter().map(found).collect(), summary: report.to_string() }
+}
+
+fn test(dir: &Path, min_coverage: u8) -> Tested {
+    let tested = policy::fixture::test(dir);
+    let case = |ran: &policy::fixture::Ran| Case {
+        name: format!("{}: {}", ran.test, ran.case),
+        place: (ran.file.display().to_string(), ran.place.line, ran.place.column),
+        differences: ran.differences.clone(),
+    };
+    Tested {
+        problems: tested.problems.iter().map(found).collect(),
+        cases: tested.cases.iter().map(case).collect(),
+        parts: tested.coverage.parts.iter().map(|part| (part.to_string(), part.hit)).collect(),
+        coverage: tested.coverage.percent(),
+        min_coverage: min_coverage.into(),
+    }
+}
+
+fn found(problem: &policy::Problem) -> Found {
+    Found {
+        line: problem.to_string(),
+        place: (problem.file.display().to_string(), problem.place.line, problem.place.column),
+        field: problem.path.clone(),
+        cause: problem.cause.clone(),
+        is_error: problem.severity == policy::Severity::Error,
+    }
 }
 
 async fn control_plane(ControlPlane { control, telemetry }: ControlPlane) -> Result<Exit, Trouble> {
     let stopped = runtime::shutdown_signal()?;
+    runtime::raise_open_files();
     let telemetry = telemetry::init(&telemetry, "jitgate-control-plane")?;
     let outcome = control::run(control, telemetry.metrics.clone(), stopped).await;
     telemetry.shutdown(EXPORT).await;
@@ -196,6 +244,23 @@ mod tests {
             &["token", "keys"],
             &["token", "rotate", "--reason", "it may have leaked"],
             &["policy", "check", "./policies", "-o", "json"],
+            &["policy", "check", "./policies", "--strict"],
+            &["policy", "test", "./policies", "--min-coverage", "100", "-o", "json"],
+            &["policy", "plan", "./policies", "--prune", "--server", "https://cp:7400", "-o", "yaml"],
+            &[
+                "policy",
+                "apply",
+                "./policies",
+                "--plan-digest",
+                "ab",
+                "--revoke-withdrawn",
+                "--dry-run",
+                "--reason",
+                "x",
+            ],
+            &["policy", "history", "payments-read"],
+            &["policy", "show", "payments-read", "--version", "3"],
+            &["run", "--service", "payments", "--grpc", "*", "--for", "15m", "--", "curl", "-s", "--for", "x"],
             &[
                 "control-plane",
                 "--listen",
@@ -230,6 +295,9 @@ mod tests {
             &["explain", "--service", "s", "--as", "alice", "--grpc", "/a.B/C"],
             &["explain", "--service", "s", "--as", "user:i|a", "--grpc", "/a.B/C", "--http", "GET /"],
             &["fleet", "-o", "xml"],
+            &["run", "--service", "payments", "--grpc", "*"],
+            &["run", "--service", "payments", "--", "true"],
+            &["policy", "test", "./policies", "--min-coverage", "101"],
             &["fleet", "--token", "a", "--token-file", "b"],
         ] {
             assert!(!parses(line), "{line:?}");

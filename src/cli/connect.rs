@@ -12,6 +12,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Request, Status};
 
 use crate::wire::v1::access_service_client::AccessServiceClient;
+use crate::wire::v1::policy_service_client::PolicyServiceClient;
 use crate::wire::v1::token_service_client::TokenServiceClient;
 
 use super::render::{OutputArgs, Screen};
@@ -56,11 +57,19 @@ pub type AccessClient = AccessServiceClient<InterceptedService<Channel, Bearer>>
 /// As [`AccessClient`], for tokens.
 pub type TokenClient = TokenServiceClient<InterceptedService<Channel, Bearer>>;
 
+/// The same of policies as code.
+pub type PolicyClient = PolicyServiceClient<InterceptedService<Channel, Bearer>>;
+
+/// Largest answer: a plan shows differences and whom they touch.
+const ANSWER_MAX: usize = 16 << 20;
+
 /// An open connection to the control plane.
 #[derive(Debug)]
 pub struct Connection {
     /// The API.
     pub access: AccessClient,
+    /// Policies as code.
+    pub policies: PolicyClient,
     /// Tokens and their keys.
     pub tokens: TokenClient,
     /// What the caller wants to see, and how.
@@ -122,9 +131,11 @@ pub async fn connect(args: ClientArgs) -> Result<Connection, Trouble> {
     let endpoint = endpoint(&server, bearer.0.is_some(), insecure)?;
     let endpoint = secure(endpoint, ca.as_deref(), cert.as_deref().zip(key.as_deref()))?;
     let channel = endpoint.connect().await.map_err(|error| Trouble::unreachable(&server, &root_cause(&error)))?;
+    let policies = PolicyServiceClient::with_interceptor(channel.clone(), bearer.clone());
+    let policies = policies.max_decoding_message_size(ANSWER_MAX).max_encoding_message_size(ANSWER_MAX);
     let access = AccessServiceClient::with_interceptor(channel.clone(), bearer.clone());
     let tokens = TokenServiceClient::with_interceptor(channel, bearer);
-    Ok(Connection { access, tokens, screen: output.screen(), server })
+    Ok(Connection { access, policies, tokens, screen: output.screen(), server })
 }
 
 impl ClientArgs {

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
 
-use crate::wire::grant::{duration_to, timestamp_from};
+use crate::wire::grant::duration_to;
 use crate::wire::v1;
 
 use super::connect::{ClientArgs, Connection, PATIENCE, connect};
+use super::receipts::{Enforced, Receipts};
 use super::render::text::{Grant, Grants, Revoked};
 use super::requests::patient;
 use super::trouble::{Exit, Trouble, say};
@@ -126,7 +127,7 @@ pub enum Wait {
     /// That it is durable and on its way
     #[default]
     Committed,
-    /// That every connected sidecar of the service enforces it
+    /// That every sidecar of the service enforces it, or has been silent for so long that it refuses by itself
     All,
 }
 
@@ -153,24 +154,21 @@ pub async fn revoke(args: RevokeArgs) -> Result<Exit, Trouble> {
         connection.access.revoke_grants(deadline(ask, timeout)).await
     };
     let response = response.map_err(refusal)?.into_inner();
-    connection.screen.show(&Revoked(&response))?;
-    if wait == Wait::All && response.outstanding > 0 {
-        say(&outstanding(&response));
-        return Ok(Exit::Refused);
+    if wait == Wait::Committed {
+        connection.screen.show(&Revoked(&response))?;
+        return Ok(Exit::Done);
     }
-    Ok(Exit::Done)
+    connection.screen.show(&Receipts(&response))?;
+    Ok(Enforced::of(&response).outstanding().map_or(Exit::Done, |outstanding| {
+        say(&format!("revoked, but {outstanding}"));
+        Exit::Refused
+    }))
 }
 
 fn deadline<T>(message: T, wait: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(wait + PATIENCE);
     request
-}
-
-fn outstanding(response: &v1::RevokeGrantsResponse) -> String {
-    let fence = response.fenced_by.as_ref().and_then(|time| timestamp_from(time, "fenced_by").ok());
-    let fence = fence.map(|time| format!("; a silent one refuses by itself after {time}")).unwrap_or_default();
-    format!("revoked, but {} sidecar(s) have not confirmed yet{fence}: see jitgate fleet", response.outstanding)
 }
 
 /// `jitgate release`.
@@ -192,17 +190,4 @@ pub async fn release(args: ReleaseArgs) -> Result<Exit, Trouble> {
     let released = connection.access.release_grant(patient(v1::ReleaseGrantRequest { id })).await;
     connection.screen.show(&Grant(&released.map_err(connection.refusal())?.into_inner()))?;
     Ok(Exit::Done)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_has_not_confirmed_is_counted_and_the_fence_named() {
-        let fenced_by = Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 0 });
-        let response = v1::RevokeGrantsResponse { outstanding: 2, fenced_by, ..Default::default() };
-        let text = outstanding(&response);
-        assert!(text.contains("2 sidecar(s)") && text.contains("2023-11-14T22:13:20"), "{text}");
-    }
 }

@@ -256,7 +256,7 @@ async fn watch_all(connection: &mut Connection, every: Duration) -> Result<(), T
 const AWAY: Duration = Duration::from_secs(60);
 
 /// Follows one request to its terminal state, through a restart of the control plane.
-async fn watch_one(
+pub(super) async fn watch_one(
     connection: &mut Connection,
     id: &str,
     mut each: impl FnMut(&v1::AccessRequest) -> Result<(), Trouble>,

@@ -15,6 +15,8 @@ pub enum Exit {
     Refused,
     /// The command line itself was wrong.
     Usage,
+    /// As the command that was run.
+    Of(u8),
 }
 
 impl From<Exit> for ExitCode {
@@ -23,6 +25,7 @@ impl From<Exit> for ExitCode {
             Exit::Done => Self::SUCCESS,
             Exit::Refused => Self::from(1),
             Exit::Usage => Self::from(2),
+            Exit::Of(code) => Self::from(code),
         }
     }
 }
@@ -150,6 +153,7 @@ fn way_out(reason: &str, code: Code) -> Option<&'static str> {
         "NOT_ELIGIBLE" if code == Code::FailedPrecondition => {
             "`jitgate requests show ID` says who approves, and `jitgate requests list --for-me` what waits for you"
         }
+        "POLICIES_CHANGED" => "look at a new plan: jitgate policy plan DIR",
         "STATE_TERMINAL" => "it is over already; ask again with jitgate request",
         _ if code == Code::Unauthenticated => "pass --token or --token-file (JITGATE_TOKEN), or --cert and --key",
         "NOT_ELIGIBLE" => "use an identity that may do this (--token, --cert)",

@@ -30,7 +30,7 @@ const SAMPLES: usize = 16;
 const DRIFT_PPM: u32 = 200;
 /// Skewed samples in a row that agree with one another before a jump ahead is followed.
 pub const CONFIRMATIONS: usize = 3;
-/// Largest disagreement with the steady estimate that counts as ordinary correction.
+/// Largest disagreement that counts as ordinary correction, unless the role says otherwise.
 pub const ALLOWED_SKEW: Duration = Duration::from_secs(5);
 /// Timestamps have microseconds; what is cut off belongs to the error.
 const RESOLUTION: Duration = Duration::from_micros(1);
@@ -42,13 +42,14 @@ const SLEEP_ERROR: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub struct ServerClock {
     origin: Instant,
+    allowed: Duration,
     best: ArcSwapOption<Sample>,
     /// Newest time ever told, in microseconds: the floor under every later one.
     told: AtomicU64,
     heard: Mutex<Heard>,
 }
 
-/// A disagreement beyond [`ALLOWED_SKEW`] between the control plane's clock and the steady estimate of it.
+/// A disagreement beyond the allowed skew between the control plane's clock and the steady estimate of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Skew {
     /// What the control plane says minus the steady estimate, in microseconds.
@@ -82,14 +83,57 @@ struct Heard {
     skew: Option<Skew>,
 }
 
+/// What the comparison of the two clocks comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The control plane's time is not known yet.
+    Unknown,
+    /// They differ by no more than is allowed, even if the estimate is as far off as it can be.
+    Agrees,
+    /// They may differ by more than is allowed.
+    Skewed {
+        /// This machine's wall clock minus the control plane's, in microseconds.
+        micros: i64,
+        /// How far that may be off.
+        error: Duration,
+    },
+    /// The control plane contradicts what it said before.
+    Contradicted(Skew),
+}
+
 impl Default for ServerClock {
     fn default() -> Self {
-        let origin = Instant::now();
-        Self { origin, best: ArcSwapOption::empty(), told: AtomicU64::new(0), heard: Mutex::default() }
+        Self::allowing(ALLOWED_SKEW)
     }
 }
 
 impl ServerClock {
+    /// A clock that takes no sample further than `allowed` from its steady estimate.
+    pub fn allowing(allowed: Duration) -> Self {
+        let origin = Instant::now();
+        Self { origin, allowed, best: ArcSwapOption::empty(), told: AtomicU64::new(0), heard: Mutex::default() }
+    }
+
+    /// The allowed skew.
+    pub fn allowed(&self) -> Duration {
+        self.allowed
+    }
+
+    /// Compares this machine's wall clock with the control plane's. What cannot be shown to lie within the allowance
+    /// counts as beyond it: the error bound is added to the difference.
+    pub fn verdict(&self) -> Verdict {
+        if let Some(skew) = self.skew() {
+            return Verdict::Contradicted(skew);
+        }
+        let Some((micros, error)) = self.wall_offset_micros().zip(self.error()) else { return Verdict::Unknown };
+        self.judge(micros, error)
+    }
+
+    fn judge(&self, micros: i64, error: Duration) -> Verdict {
+        let most = Duration::from_micros(micros.unsigned_abs()).saturating_add(error);
+        if most > self.allowed { Verdict::Skewed { micros, error } } else { Verdict::Agrees }
+    }
+
     /// Nanoseconds on this process's monotonic clock, from 1; what `sent_nanos` carries.
     pub fn monotonic_nanos(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(1)
@@ -105,11 +149,11 @@ impl ServerClock {
     pub fn observe(&self, server_time: Timestamp, round_trip: Option<Duration>) -> Reading {
         let (half, error) = match round_trip {
             Some(trip) => (trip / 2, trip / 2 + RESOLUTION),
-            None => (Duration::ZERO, ALLOWED_SKEW),
+            None => (Duration::ZERO, self.allowed),
         };
         let sample = Sample { server: server_time.plus(half), at: Instant::now(), error };
         let mut heard = self.heard.lock();
-        let reading = heard.take(sample);
+        let reading = heard.take(sample, self.allowed);
         self.settle(&heard);
         reading
     }
@@ -157,7 +201,7 @@ impl ServerClock {
         Some(later(Instant::now(), time.since(now)))
     }
 
-    /// This machine's wall clock minus the control plane's, in microseconds. For metrics only.
+    /// This machine's wall clock minus the control plane's, in microseconds. Never for a deadline.
     pub fn wall_offset_micros(&self) -> Option<i64> {
         self.now().map(|now| micros_between(now, wall()))
     }
@@ -186,16 +230,16 @@ impl Sample {
     }
 
     /// By how much `other` contradicts this sample: their difference, once it exceeds both errors and the allowance.
-    fn contradicted_by(&self, other: &Self) -> Option<Skew> {
+    fn contradicted_by(&self, other: &Self, allowed: Duration) -> Option<Skew> {
         let micros = micros_between(self.at(other.at), other.server);
-        let allowed = ALLOWED_SKEW.saturating_add(self.error_at(other.at)).saturating_add(other.error);
+        let allowed = allowed.saturating_add(self.error_at(other.at)).saturating_add(other.error);
         (Duration::from_micros(micros.unsigned_abs()) > allowed).then_some(Skew { micros })
     }
 }
 
 impl Heard {
-    fn take(&mut self, sample: Sample) -> Reading {
-        let Some(skew) = self.best(sample.at).and_then(|steady| steady.contradicted_by(&sample)) else {
+    fn take(&mut self, sample: Sample, allowed: Duration) -> Reading {
+        let Some(skew) = self.best(sample.at).and_then(|steady| steady.contradicted_by(&sample, allowed)) else {
             self.doubtful.clear();
             self.skew = None;
             // Ahead of what all errors explain: this machine's clock stood still for a moment (a paused machine). What was
@@ -205,7 +249,7 @@ impl Heard {
             return Reading::Steady;
         };
         self.skew = Some(skew);
-        if self.doubtful.iter().any(|before| before.contradicted_by(&sample).is_some()) {
+        if self.doubtful.iter().any(|before| before.contradicted_by(&sample, allowed).is_some()) {
             self.doubtful.clear();
         }
         self.doubtful.push(sample);

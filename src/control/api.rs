@@ -20,10 +20,12 @@ use crate::model::access::AccessRequest;
 use crate::model::decision::DenyReason;
 use crate::telemetry::{names, trace};
 use crate::wire::access::{issued_to, request_to, revision_to};
+use crate::wire::grant::timestamp_to;
 use crate::wire::v1;
 use crate::wire::v1::access_service_server::{AccessService, AccessServiceServer};
 
 mod parse;
+mod policies;
 mod reply;
 pub mod status;
 
@@ -325,7 +327,8 @@ impl AccessService for Api {
         self.call("ListSidecars", request, |plane, caller, _| async move {
             caller.must_be_admin("look at the fleet")?;
             let sidecars = plane.fanout.sidecars().into_iter().map(reply::sidecar).collect();
-            Ok(v1::ListSidecarsResponse { sidecars, revision: revision_to(plane.fanout.revision()) })
+            let server_time = Some(timestamp_to(plane.now()));
+            Ok(v1::ListSidecarsResponse { sidecars, revision: revision_to(plane.fanout.revision()), server_time })
         })
         .await
     }

@@ -1,8 +1,9 @@
-//! Putting a policy set in force: versions are given, standing grants issued and ended, then the set rules. One change each.
+//! Putting a policy set in force: versions are given, standing grants issued and ended, all in one revision; then the set rules.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::fault::Fault;
 use super::grants::{end, known};
@@ -36,84 +37,85 @@ impl fmt::Display for Applied {
 }
 
 impl Plane {
-    /// Puts a set in force. Until this returns, the set before it rules.
+    /// Puts a set in force in one revision. Until this returns, the set before it rules.
     ///
     /// # Errors
-    /// [`Fault`] when the store cannot be used; the set before it stays, and applying again completes what is missing.
+    /// [`Fault`] when the store cannot be used; then nothing was changed.
     pub async fn apply(&self, rulings: Arc<dyn Rulings>) -> Result<Applied, Fault> {
+        let (declared, keep) = (Declared::by(&*rulings), self.tombstone_keep);
+        let (applied, _) = self.store.write(move |change| declared.write(change, ACTOR, keep)).await?;
+        self.rule_by(rulings);
+        Ok(applied)
+    }
+}
+
+/// What a set declares, as the store keeps it.
+#[derive(Debug)]
+pub(super) struct Declared {
+    /// Name -> digest and canonical text.
+    policies: BTreeMap<String, (String, Arc<str>)>,
+    standing: BTreeMap<String, StandingGrant>,
+}
+
+impl Declared {
+    pub(super) fn by(rulings: &dyn Rulings) -> Self {
+        let policies = rulings.policies().into_iter();
+        let standing = rulings.standing().into_iter();
+        Self {
+            policies: policies
+                .map(|policy| (policy.name.to_string(), (policy.digest.to_string(), Arc::clone(&policy.canonical))))
+                .collect(),
+            standing: standing.map(|standing| (standing.name.to_string(), standing.clone())).collect(),
+        }
+    }
+
+    /// Gives versions to what is new, takes out of force what is gone, and does the same with standing grants. `actor` is
+    /// who changes the policies.
+    pub(super) fn write(&self, change: &mut Change<'_>, actor: &str, keep: Duration) -> Result<Applied, Fault> {
         let mut applied = Applied::default();
-        self.apply_policies(&*rulings, &mut applied).await?;
-        // New texts have their versions now: the set may rule before the baseline is in place.
-        self.rule_by(Arc::clone(&rulings));
-        self.apply_standing(&*rulings, &mut applied).await?;
+        self.write_policies(change, actor, &mut applied)?;
+        self.end_standing(change, keep, &mut applied)?;
+        for (name, standing) in &self.standing {
+            applied.issued += usize::from(issue(change, name, standing)?);
+        }
         Ok(applied)
     }
 
-    async fn apply_policies(&self, rulings: &dyn Rulings, applied: &mut Applied) -> Result<(), Fault> {
-        let declared: BTreeMap<String, (String, Arc<str>)> = rulings
-            .policies()
-            .into_iter()
-            .map(|policy| (policy.name.to_string(), (policy.digest.to_string(), Arc::clone(&policy.canonical))))
-            .collect();
-        let current = self.store.read(|reader| {
-            let mut current = BTreeMap::new();
-            for (name, version) in reader.current_policies()? {
-                let digest = reader.policy(&name, version)?.map(|policy| policy.digest).unwrap_or_default();
-                current.insert(name, digest);
-            }
-            Ok::<_, Fault>(current)
-        });
-        let current = current.await?;
-        for name in current.keys().filter(|name| !declared.contains_key(*name)) {
-            let name = name.clone();
-            self.store.write(move |change| change.remove_policy(&name)).await?;
+    fn write_policies(&self, change: &mut Change<'_>, actor: &str, applied: &mut Applied) -> Result<(), Fault> {
+        let mut current = BTreeMap::new();
+        for (name, version) in change.read().current_policies()? {
+            let digest = change.read().policy(&name, version)?.map(|policy| policy.digest).unwrap_or_default();
+            current.insert(name, digest);
+        }
+        for name in current.keys().filter(|name| !self.policies.contains_key(*name)) {
+            change.remove_policy(name, actor)?;
             applied.removed += 1;
         }
-        for (name, (digest, text)) in declared {
-            if current.get(&name) != Some(&digest) {
-                self.store.write(move |change| change.apply_policy(&name, &digest, &text)).await?;
+        for (name, (digest, text)) in &self.policies {
+            if current.get(name) != Some(digest) {
+                change.apply_policy(name, digest, text, actor)?;
                 applied.policies += 1;
             }
         }
         Ok(())
     }
 
-    async fn apply_standing(&self, rulings: &dyn Rulings, applied: &mut Applied) -> Result<(), Fault> {
-        let declared: BTreeMap<String, StandingGrant> =
-            rulings.standing().into_iter().map(|standing| (standing.name.to_string(), standing.clone())).collect();
-        let held = self.store.read(|reader| {
-            let mut held = Vec::new();
-            for id in reader.enforced(None)? {
-                let issued = reader.grant(&id)?;
-                held.extend(issued.filter(|issued| is_standing(issued) && !is_over(issued)));
-            }
-            Ok::<_, Fault>(held)
-        });
-        let keep = self.tombstone_keep;
-        for issued in held.await? {
-            let id = issued.grant.id.to_string();
-            if declared.get(&id).is_some_and(|standing| is_declared_by(&issued, standing)) {
+    /// Ends the standing grants that are declared otherwise or not at all.
+    fn end_standing(&self, change: &mut Change<'_>, keep: Duration, applied: &mut Applied) -> Result<(), Fault> {
+        for id in change.read().enforced(None)? {
+            let held = known(change, &id)?.filter(|issued| is_standing(issued) && !is_over(issued));
+            let Some(mut issued) = held else { continue };
+            let declared = self.standing.get(&id);
+            if declared.is_some_and(|standing| is_declared_by(&issued, standing)) {
                 continue;
             }
-            let moved =
-                declared.get(&id).is_some_and(|standing| standing.scope.service() != issued.grant.scope.service());
-            self.store
-                .write(move |change| {
-                    let Some(mut issued) = known(change, &id)?.filter(|issued| !is_over(issued)) else { return Ok(()) };
-                    let reason = "its declaration was changed or removed".to_owned();
-                    end(change, &mut issued, Ended::Revoked, (ACTOR.to_owned(), reason), keep)?;
-                    // The name goes to another service: the sidecars of this one have to let it go first.
-                    if moved {
-                        change.forget(&issued);
-                    }
-                    Ok::<_, Fault>(())
-                })
-                .await?;
+            let reason = "its declaration was changed or removed".to_owned();
+            end(change, &mut issued, Ended::Revoked, (ACTOR.to_owned(), reason), keep)?;
+            // The name goes to another service: the sidecars of this one have to let it go.
+            if declared.is_some_and(|standing| standing.scope.service() != issued.grant.scope.service()) {
+                change.forget(&issued);
+            }
             applied.ended += 1;
-        }
-        for (name, standing) in declared {
-            let (issued, _) = self.store.write(move |change| issue(change, &name, &standing)).await?;
-            applied.issued += usize::from(issued);
         }
         Ok(())
     }

@@ -135,11 +135,10 @@ pub(super) fn policies(directory: Option<PathBuf>) -> anyhow::Result<(PathBuf, P
         }
     };
     let set = PolicySet::load(&directory).map_err(|problems| refused(&directory, &problems))?;
-    set.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     Ok((directory, set))
 }
 
-fn refused(directory: &Path, problems: &[super::policy::Problem]) -> anyhow::Error {
+pub(super) fn refused(directory: &Path, problems: &[super::policy::Problem]) -> anyhow::Error {
     let directory = directory.display();
     if let [one] = problems {
         return anyhow::anyhow!("the policies cannot be used: {one}");

@@ -11,6 +11,7 @@ use super::plane::Plane;
 use super::store::keys::{self, DueKind};
 use super::store::reader::Due;
 use super::store::{Change, StoreError};
+use crate::clock::DriftLog;
 use crate::index::Counts;
 use crate::model::access::{AccessState, AccessStep, Ending, Outcome};
 use crate::model::grant::{Ended, Hold, Phase};
@@ -34,12 +35,14 @@ impl Plane {
     pub async fn sweep_until(self, stop: CancellationToken) -> runtime::Outcome {
         let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut drift = DriftLog::default();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 _ = tick.tick() => {}
             }
             self.measure();
+            self.metrics.drifted(drift.look(&self.fanout.clock()));
             if let Err(fault) = self.sweep().await {
                 tracing::warn!(%fault, "expired grants and requests could not be recorded; trying again");
             }

@@ -33,7 +33,7 @@ mod subscription;
 pub use fleet::{Enforcement, Sidecar};
 pub use service::{Enforcer, Entitle};
 
-use fleet::Fleet;
+use fleet::{Fleet, Times};
 use mirror::{Gap, Mirror};
 
 /// What one committed revision changed, for the sidecars.
@@ -254,30 +254,29 @@ impl Fanout {
         self.hub.opened.load(Ordering::Acquire)
     }
 
-    /// Waits until every sidecar of these services enforces `revision`, or `patience` ends; then says how far it is.
+    /// Waits until every sidecar of these services enforces `revision` or refuses by itself, or until `patience` ends;
+    /// then says how far it is.
     ///
     /// A sidecar that was cut off before this control plane started, and has not come back, is not known here.
     pub async fn await_enforced(&self, revision: Revision, services: &[Service], patience: Duration) -> Enforcement {
-        let asked_at = self.hub.clock.now();
+        let committed_at = self.hub.mirror.read().committed_at(revision);
+        let committed = committed_at.unwrap_or_else(|| self.hub.clock.now());
+        let times = || Times { committed, now: self.hub.clock.now() };
         let deadline = Instant::now() + patience.min(PATIENCE_MAX);
         let mut changes = self.hub.fleet.changes();
         loop {
             changes.mark_unchanged();
-            let mut answer = self.hub.fleet.enforcement(revision, services, self.hub.clock.now());
-            let done = answer.outstanding.is_empty() || Instant::now() >= deadline || self.hub.stop.is_cancelled();
-            if done {
-                // Whoever has not read this revision heard its last progress message before it was asked for.
-                let waited = self.hub.clock.now().since(asked_at);
-                answer.fenced_by = answer.fenced_by.map(|by| by.minus(waited));
-                return answer;
+            let awaited = self.hub.fleet.awaits(revision, services, times());
+            if !awaited || Instant::now() >= deadline || self.hub.stop.is_cancelled() {
+                break;
             }
-            // A sidecar that went away drops out when its bound has passed, which nothing announces: look now and then.
+            // A fence passes without anything announcing it: look now and then.
             let look_again = deadline.min(Instant::now() + LOOK_AGAIN);
-            let woken = tokio::time::timeout_at(look_again, changes.changed()).await;
-            if let Ok(Err(_closed)) = woken {
-                return answer;
+            if let Ok(Err(_closed)) = tokio::time::timeout_at(look_again, changes.changed()).await {
+                break;
             }
         }
+        Enforcement { committed_at, ..self.hub.fleet.enforcement(revision, services, times()) }
     }
 }
 

@@ -43,6 +43,8 @@ pub enum FaultKind {
     Terminal,
     /// The grant is not in force.
     Inactive(DenyReason),
+    /// Another set of policies is in force than the one planned against.
+    PoliciesChanged,
     /// A bound of the control plane.
     Limit,
     /// Too much waits; a retry may pass.
@@ -90,6 +92,7 @@ impl FaultKind {
             Self::NotFound => "NOT_FOUND",
             Self::Terminal => "STATE_TERMINAL",
             Self::Inactive(reason) => reason.as_str(),
+            Self::PoliciesChanged => "POLICIES_CHANGED",
             Self::Limit => "LIMIT_EXCEEDED",
             Self::Busy => "BUSY",
             Self::Unavailable => "UNAVAILABLE",

@@ -1,7 +1,7 @@
 //! What the control plane measures: base units, bounded labels, no subject anywhere.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -59,6 +59,7 @@ pub struct ControlMetrics {
     grants: Family<GrantLabels, Gauge<i64, AtomicI64>>,
     approval: Histogram,
     sidecars: Gauge<i64, AtomicI64>,
+    drift: Gauge<f64, AtomicU64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -86,6 +87,7 @@ impl ControlMetrics {
             grants: Family::default(),
             approval: Histogram::new(exponential_buckets(0.001, 4.0, 12)),
             sidecars: Gauge::default(),
+            drift: Gauge::default(),
         };
         registry.register(names::REQUESTS, "Access requests by outcome", this.requests.clone());
         registry.register(names::API_REFUSALS, "Calls of the API that were refused", this.refusals.clone());
@@ -94,6 +96,8 @@ impl ControlMetrics {
         let help = "Time from an access request to its grant";
         registry.register(names::APPROVAL_DURATION, help, this.approval.clone());
         registry.register(names::SIDECARS_CONNECTED, "Sidecars that watch now", this.sidecars.clone());
+        let help = "This machine's wall clock minus the control plane's time";
+        registry.register(names::CLOCK_DRIFT, help, this.drift.clone());
         Arc::new(this)
     }
 
@@ -111,6 +115,11 @@ impl ControlMetrics {
 
     pub(super) fn holds(&self, state: &'static str, grants: usize) {
         self.grants.get_or_create(&GrantLabels { state }).set(i64::try_from(grants).unwrap_or(i64::MAX));
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "exact below 2^53 microseconds, which is 285 years")]
+    pub(super) fn drifted(&self, micros: i64) {
+        self.drift.set(micros as f64 / 1e6);
     }
 
     pub(super) fn sidecars(&self, connected: u64) {

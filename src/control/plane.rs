@@ -9,6 +9,7 @@ use ulid::Ulid;
 
 use super::fanout::Fanout;
 use super::metrics::ControlMetrics;
+use super::policies::Sources;
 use super::policy::PolicySet;
 use super::store::{Store, Usable};
 use super::waiting::Waiting;
@@ -95,6 +96,8 @@ pub struct Plane {
     pub metrics: Arc<ControlMetrics>,
     /// How long a tombstone is kept.
     pub tombstone_keep: Duration,
+    /// Where policies come from.
+    pub sources: Sources,
     rulings: Arc<ArcSwap<Arc<dyn Rulings>>>,
 }
 
@@ -109,7 +112,13 @@ impl Plane {
     ) -> Self {
         let none: Arc<dyn Rulings> = Arc::new(NoRulings);
         let rulings = Arc::new(ArcSwap::from_pointee(none));
-        Self { store, fanout, waiting, metrics, tombstone_keep, rulings }
+        Self { store, fanout, waiting, metrics, tombstone_keep, sources: Sources::default(), rulings }
+    }
+
+    /// The same with policies from these places.
+    #[must_use]
+    pub fn with_sources(self, sources: Sources) -> Self {
+        Self { sources, ..self }
     }
 
     /// The policies in force.

@@ -3,6 +3,7 @@
 //! [`PolicySet::load`] reads a directory whole or refuses it whole, with every problem by file, line and column;
 //! [`PolicySet::rule`] answers one access request; [`Reloader`] follows the directory. No policy is ever half in force.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,22 +12,27 @@ use crate::model::identity::{Principal, Service};
 use crate::model::policy::{AccessPolicy, Mode, PolicyDigest, StandingGrant};
 use crate::model::scope::covers;
 use crate::model::target::Target;
+use reach::Places;
 
 mod approval;
 mod canonical;
 mod condition;
 mod cross;
 mod document;
+pub mod fixture;
 mod load;
 mod node;
 mod problem;
+mod reach;
 mod read;
 mod rule;
+mod split;
 mod watch;
 
 pub use approval::{Pinned, pinned};
+pub use load::{Origin, Text};
 pub use problem::{Place, Problem, Severity};
-pub use watch::{ReloadCounts, Reloader};
+pub use watch::{Beside, ReloadCounts, Reloader};
 
 /// Every policy and standing grant in force, as one immutable value.
 #[derive(Debug, Default)]
@@ -34,15 +40,21 @@ pub struct PolicySet {
     /// Highest priority first, then by name.
     policies: Vec<Policy>,
     standing: Vec<StandingGrant>,
+    documents: Vec<Listed>,
     warnings: Vec<Problem>,
     digest: PolicyDigest,
     fingerprint: load::Fingerprint,
+    beside: load::Fingerprint,
 }
 
 #[derive(Debug)]
 struct Policy {
     loaded: document::Loaded,
     file: PathBuf,
+    origin: Origin,
+    /// As it stands in the file.
+    written: Arc<str>,
+    places: Places,
 }
 
 #[derive(Debug)]
@@ -50,6 +62,27 @@ struct Standing {
     grant: StandingGrant,
     file: PathBuf,
     name: Place,
+    origin: Origin,
+    written: Arc<str>,
+}
+
+/// One document of a set: what it is called, where it stands, and what it means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// `AccessPolicy` or `StandingGrant`.
+    pub kind: &'static str,
+    /// Unique within its kind.
+    pub name: Arc<str>,
+    /// Of its meaning.
+    pub digest: PolicyDigest,
+    /// The file, or what stands for one.
+    pub file: PathBuf,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// As it was written.
+    pub written: Arc<str>,
+    /// Whether it decides or grants anything.
+    pub in_effect: bool,
 }
 
 impl PolicySet {
@@ -61,10 +94,19 @@ impl PolicySet {
         Self::from_found(load::directory(dir))
     }
 
+    /// Reads a directory and what lies beside it, as one set.
+    ///
+    /// # Errors
+    /// As [`PolicySet::load`].
+    pub fn together(dir: &Path, beside: &[Text]) -> Result<Self, Vec<Problem>> {
+        Self::from_found(load::together(dir, beside))
+    }
+
     fn from_found(found: load::Found) -> Result<Self, Vec<Problem>> {
         if found.has_errors() {
             return Err(found.problems);
         }
+        let documents = listed(&found);
         let mut policies = found.policies;
         policies.sort_by(|a, b| {
             let (a, b) = (&a.loaded.policy, &b.loaded.policy);
@@ -74,7 +116,8 @@ impl PolicySet {
         standing.sort_by(|a, b| a.name.cmp(&b.name));
         let digests = policies.iter().map(|policy| policy.loaded.policy.digest);
         let digest = canonical::set_digest(digests.chain(standing.iter().map(|grant| grant.digest)).collect());
-        Ok(Self { policies, standing, warnings: found.problems, digest, fingerprint: found.fingerprint })
+        let (fingerprint, beside) = (found.fingerprint, found.beside);
+        Ok(Self { policies, standing, documents, warnings: found.problems, digest, fingerprint, beside })
     }
 
     /// All policies whatever their mode, highest priority first.
@@ -90,6 +133,16 @@ impl PolicySet {
     /// The standing grants, by name.
     pub fn standing(&self) -> &[StandingGrant] {
         &self.standing
+    }
+
+    /// Whether it was read together with exactly these texts.
+    pub fn is_beside(&self, texts: &[Text]) -> bool {
+        self.beside == load::beside_fingerprint(texts)
+    }
+
+    /// Every document, by kind and name.
+    pub fn documents(&self) -> &[Listed] {
+        &self.documents
     }
 
     /// What is hardly meant as it is written.
@@ -114,6 +167,30 @@ impl PolicySet {
     }
 }
 
+fn listed(found: &load::Found) -> Vec<Listed> {
+    let policies = found.policies.iter().map(|policy| Listed {
+        kind: "AccessPolicy",
+        name: Arc::clone(&policy.loaded.policy.name),
+        digest: policy.loaded.policy.digest,
+        file: policy.file.clone(),
+        origin: policy.origin,
+        written: Arc::clone(&policy.written),
+        in_effect: policy.loaded.policy.mode == Mode::Enforce,
+    });
+    let standing = found.standing.iter().map(|standing| Listed {
+        kind: "StandingGrant",
+        name: Arc::clone(&standing.grant.name),
+        digest: standing.grant.digest,
+        file: standing.file.clone(),
+        origin: standing.origin,
+        written: Arc::clone(&standing.written),
+        in_effect: true,
+    });
+    let mut listed: Vec<Listed> = policies.chain(standing).collect();
+    listed.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+    listed
+}
+
 /// What `jitgate policy check` finds in a directory.
 #[derive(Debug)]
 pub struct Report {
@@ -130,6 +207,36 @@ pub fn check(dir: &Path) -> Report {
     let found = load::directory(dir);
     let (files, problems) = (found.files, found.problems.clone());
     Report { problems, files, set: PolicySet::from_found(found).ok() }
+}
+
+/// As [`check`], and beyond what loading looks for: what can never decide, and fixtures that do not read.
+pub fn examine(dir: &Path) -> Report {
+    let found = load::directory(dir);
+    let (files, mut problems) = (found.files, found.problems.clone());
+    problems.extend(reach::unreachable(&found));
+    problems.extend(fixture::problems(dir));
+    problems.sort();
+    Report { problems, files, set: PolicySet::from_found(found).ok() }
+}
+
+/// Kind and name of every good document of some texts.
+pub fn names(texts: &[Text]) -> BTreeSet<(String, String)> {
+    let texts = texts.to_vec();
+    let found = load::on_large_stack(move || load::alone(texts)).unwrap_or_default();
+    listed(&found).into_iter().map(|document| (document.kind.to_owned(), document.name.to_string())).collect()
+}
+
+/// The policy files of a directory, unparsed, by the name of each.
+///
+/// # Errors
+/// One line about what cannot be read.
+pub fn files(dir: &Path) -> Result<Vec<(String, String)>, String> {
+    let text = |(path, bytes): (PathBuf, Vec<u8>)| {
+        let text =
+            String::from_utf8(bytes).map_err(|_| format!("{}: is not UTF-8 text; save it as UTF-8", path.display()));
+        Ok((path.display().to_string(), text?))
+    };
+    load::raw(dir)?.into_iter().map(text).collect()
 }
 
 impl Report {

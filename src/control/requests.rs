@@ -341,7 +341,10 @@ impl Draft {
     fn pend(&self, change: &mut Change<'_>) -> Result<AccessRequest, Fault> {
         let Asking { via, scope, duration, reason, tickets, traceparent, .. } = self.asking.clone();
         let digest = self.ruling.policy.digest.to_string();
-        let version = change.read().policy_version(&self.ruling.policy.name, &digest)?.ok_or_else(|| {
+        let version = change.read().policy_version(&self.ruling.policy.name, &digest)?;
+        // Withdrawn in the store already, though the set that ruled has not been replaced yet.
+        let in_force = change.read().current_policy(&self.ruling.policy.name)?;
+        let version = version.filter(|version| in_force == Some(*version)).ok_or_else(|| {
             Fault::new(FaultKind::Unavailable, "the policies have just changed; nothing was decided, ask again")
         })?;
         let (duration, wait) = match &self.ruling.outcome {

@@ -66,11 +66,13 @@ pub enum Table {
     Audit,
     /// Key id -> key that tokens are signed with.
     TokenKeys,
+    /// Kind and name -> policy document that was applied through the API.
+    AppliedDocuments,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Meta,
         Self::Requests,
         Self::RequestsByParty,
@@ -86,6 +88,7 @@ impl Table {
         Self::Answered,
         Self::Audit,
         Self::TokenKeys,
+        Self::AppliedDocuments,
     ];
 
     /// Its name in the engine.
@@ -106,6 +109,7 @@ impl Table {
             Self::Answered => "answered",
             Self::Audit => "audit",
             Self::TokenKeys => "token_keys",
+            Self::AppliedDocuments => "applied_documents",
         }
     }
 }

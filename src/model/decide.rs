@@ -276,13 +276,20 @@ fn examine(
     }
 }
 
+impl Freshness {
+    /// The word for it, in spans and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Stale(_) => "stale",
+            Self::Never => "never synced",
+        }
+    }
+}
+
 impl fmt::Display for Freshness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fresh => f.write_str("fresh"),
-            Self::Stale(_) => f.write_str("stale"),
-            Self::Never => f.write_str("never synced"),
-        }
+        f.write_str(self.as_str())
     }
 }
 

@@ -2,6 +2,7 @@
 //! verification of a token and, briefly, for a grant that a token says is on its way; whatever goes wrong is never an allow.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::Authorization;
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
@@ -42,6 +43,8 @@ struct Ruling {
     caller: Option<Caller>,
     ignored: SmallVec<[&'static str; 2]>,
     revision: Revision,
+    age: Option<Duration>,
+    freshness: Freshness,
 }
 
 #[tonic::async_trait]
@@ -68,7 +71,8 @@ impl Authorizer {
         let inbound = input::read(check, &self.checking.services);
         let ruling = self.rule(&inbound, patience).await;
         let caller = ruling.caller.as_ref();
-        let to = To { inbound: &inbound, id: pending.id(), revision: ruling.revision, caller };
+        let Ruling { revision, age, freshness, .. } = ruling;
+        let to = To { inbound: &inbound, id: pending.id(), revision, age, freshness, caller };
         let responder = &self.checking.responder;
         let (answer, shadowed) = match (&ruling.decision, self.checking.shadow) {
             (Decision::Permit(permit), _) => (responder.permit(permit, &to), false),
@@ -81,8 +85,9 @@ impl Authorizer {
             ignored: &ruling.ignored,
             decision: &ruling.decision,
             shadowed,
-            revision: ruling.revision,
-            age: self.table.age(),
+            revision,
+            age,
+            freshness,
         });
         answer
     }
@@ -91,7 +96,7 @@ impl Authorizer {
     async fn rule(&self, inbound: &Inbound<'_>, patience: Patience) -> Ruling {
         let call = match &inbound.call {
             Ok(call) => call,
-            Err(denial) => return Ruling::undecided(denial.clone()),
+            Err(denial) => return self.undecided(denial.clone()),
         };
         // Before the first snapshot, or with a target that is refused anyway, no credential is worth verifying.
         let identified = match self.table.now() {
@@ -110,24 +115,35 @@ impl Authorizer {
         ruling
     }
 
+    /// Refused before the table was asked.
+    fn undecided(&self, denial: Denial) -> Ruling {
+        Ruling {
+            decision: Decision::Deny(denial),
+            caller: None,
+            ignored: SmallVec::new(),
+            revision: Revision(0),
+            age: self.table.age(),
+            freshness: self.table.freshness(self.checking.max_staleness),
+        }
+    }
+
     /// Looks up and decides. Table, freshness and time are read here, after every wait.
     fn decide(&self, call: &Call<'_>, identified: Identified) -> Ruling {
         let Identified { caller, ignored } = identified;
         let check = Check { service: call.service, target: call.target.clone(), caller };
-        let freshness = self.table.freshness(self.checking.max_staleness);
-        let (decision, revision) = match self.table.current().zip(self.table.now()) {
-            Some((grants, now)) => (decide(&*grants, freshness, &check, now), grants.revision()),
-            None => (decide(&Nothing, Freshness::Never, &check, crate::model::time::Timestamp::MAX), Revision(0)),
+        let (freshness, age) = (self.table.freshness(self.checking.max_staleness), self.table.age());
+        let (decision, revision) = match (self.table.skew_refusal(), self.table.current().zip(self.table.now())) {
+            (Some(denial), _) => (Decision::Deny(denial), self.table.revision().unwrap_or_default()),
+            (None, Some((grants, now))) => (decide(&*grants, freshness, &check, now), grants.revision()),
+            (None, None) => {
+                (decide(&Nothing, Freshness::Never, &check, crate::model::time::Timestamp::MAX), Revision(0))
+            }
         };
-        Ruling { decision, caller: check.caller.ok(), ignored, revision }
+        Ruling { decision, caller: check.caller.ok(), ignored, revision, age, freshness }
     }
 }
 
 impl Ruling {
-    fn undecided(denial: Denial) -> Self {
-        Self { decision: Decision::Deny(denial), caller: None, ignored: SmallVec::new(), revision: Revision(0) }
-    }
-
     /// The revision that may change it. A permit, and a denial for another cause, need not wait.
     fn awaits(&self) -> Option<Revision> {
         match &self.decision {

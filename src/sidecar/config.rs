@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::input::Services;
 use super::respond::{DenyDetail, Responder};
+use super::skew::OnClockSkew;
 use crate::model::identity::Service;
 
 /// How checks are answered.
@@ -18,6 +19,13 @@ pub struct CheckArgs {
     /// Past this silence of the control plane the answer is STALE, not the last one known.
     #[arg(long, env = "JITGATE_MAX_STALENESS", value_name = "TIME", default_value = "30s", value_parser = staleness)]
     pub max_staleness: Duration,
+    /// How far this machine's clock and the control plane's may differ, the error of the comparison included, before
+    /// it is reported. Grants end by the control plane's time in any case.
+    #[arg(long, env = "JITGATE_MAX_CLOCK_SKEW", value_name = "TIME", default_value = "5s", value_parser = skew)]
+    pub max_clock_skew: Duration,
+    /// What is done beyond --max-clock-skew, besides reporting it.
+    #[arg(long, env = "JITGATE_ON_CLOCK_SKEW", value_enum, default_value_t)]
+    pub on_clock_skew: OnClockSkew,
     /// Whether denials are enforced.
     #[arg(long, env = "JITGATE_MODE", value_enum, default_value_t = Mode::Enforce)]
     pub mode: Mode,
@@ -79,7 +87,16 @@ impl CheckArgs {
     /// # Errors
     /// Names the flag and what is wrong with it.
     pub fn parse(self) -> anyhow::Result<Checking> {
-        let Self { service, audience: _, max_staleness, mode, deny_detail, ask_hint } = self;
+        let Self {
+            service,
+            audience: _,
+            max_staleness,
+            max_clock_skew: _,
+            on_clock_skew: _,
+            mode,
+            deny_detail,
+            ask_hint,
+        } = self;
         if ask_hint.is_empty() || ask_hint.len() > 256 || ask_hint.chars().any(char::is_control) {
             anyhow::bail!("--ask-hint must be one line of 1 to 256 bytes, such as `jitgate request`");
         }
@@ -90,6 +107,13 @@ impl CheckArgs {
             responder: Responder { detail: deny_detail, ask_hint },
         })
     }
+}
+
+/// Less than what a comparison over a network is off by would always be exceeded.
+fn skew(text: &str) -> Result<Duration, String> {
+    let bound = humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 5s"))?;
+    let sensible = Duration::from_millis(100)..=Duration::from_hours(24);
+    if sensible.contains(&bound) { Ok(bound) } else { Err("must lie between 100ms and 24h".to_owned()) }
 }
 
 /// Below a second every pause between two progress messages would count as silence.

@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::table::Table;
 use super::watch::WatchStatus;
+use crate::clock::Verdict;
 use crate::issuers::Issuers;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::names;
@@ -53,6 +54,7 @@ impl Gauges {
                 clock.wall_offset_micros().map(seconds),
             ),
             (names::CLOCK_ERROR, "Bound on that estimate", clock.error().map(|error| error.as_secs_f64())),
+            (names::CLOCK_SKEWED, "1 while they disagree beyond --max-clock-skew", skewed(clock.verdict())),
         ];
         for (name, help, value) in gauges {
             // What is not known yet is absent rather than zero.
@@ -111,6 +113,11 @@ impl Gauges {
         let cache = self.issuers.cache_stats();
         count(encoder, names::TOKEN_CACHE_HITS, "Tokens answered from memory", cache.hits)?;
         count(encoder, names::TOKEN_CACHE_MISSES, "Tokens that had to be verified", cache.misses)?;
+        let help = "How far past exp and before nbf a token is still taken";
+        let mut family = encoder.encode_descriptor(names::ISSUER_LEEWAY, help, None, MetricType::Gauge)?;
+        for (issuer, leeway) in self.issuers.leeways() {
+            ConstGauge::new(leeway.as_secs_f64()).encode(family.encode_family(&[("issuer", issuer)])?)?;
+        }
         let help = "Readings of an issuer's keys";
         let mut family = encoder.encode_descriptor(names::ISSUER_REFRESHES, help, None, MetricType::Counter)?;
         for status in self.issuers.key_status() {
@@ -120,6 +127,14 @@ impl Gauges {
             }
         }
         Ok(())
+    }
+}
+
+fn skewed(verdict: Verdict) -> Option<f64> {
+    match verdict {
+        Verdict::Unknown => None,
+        Verdict::Agrees => Some(0.0),
+        Verdict::Skewed { .. } | Verdict::Contradicted(_) => Some(1.0),
     }
 }
 
@@ -160,6 +175,7 @@ mod tests {
         let shown = metrics.render();
         for line in [
             "jitgate_table_revision 9.0",
+            "jitgate_clock_skewed 1.0",
             "jitgate_grants{state=\"open\"} 1",
             "jitgate_grants{state=\"standing\"} 1",
             "jitgate_watch_resyncs_total{cause=\"first\"} 0",

@@ -1,5 +1,6 @@
-//! Whether the sidecar can decide: in words for `/readyz`, and as gRPC health for Envoy. Ready means synced and fresh.
-//! The look at it, twenty times a second, is also what notices that the machine was suspended.
+//! Whether the sidecar can decide: in words for `/readyz`, and as gRPC health for Envoy. Ready means synced and
+//! fresh, and where the rule is to refuse on it, that the clocks agree.
+//! The look at it, twenty times a second, is also what notices that the machine was suspended and that clocks disagree.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::check::Authorizer;
+use super::skew::SkewLog;
 use super::table::Table;
 use crate::clock::Sleep;
 use crate::model::decide::Freshness;
@@ -36,7 +38,9 @@ impl Readiness {
     /// What stands in the way, in words; `None` when ready.
     pub fn obstacle(&self) -> Option<String> {
         match self.freshness() {
-            Freshness::Fresh => None,
+            Freshness::Fresh => {
+                self.table.skew_refusal().map(|denial| format!("checks answer STALE: {}", denial.detail))
+            }
             Freshness::Never => {
                 Some("no complete snapshot from the control plane yet: every check answers NOT_SYNCED".to_owned())
             }
@@ -63,7 +67,7 @@ impl Readiness {
     pub async fn follow(self, health: HealthReporter, stop: CancellationToken) -> Outcome {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut shown, mut sleep) = (false, Sleep::watch());
+        let (mut shown, mut sleep, mut skew) = (false, Sleep::watch(), SkewLog::default());
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -73,6 +77,7 @@ impl Readiness {
                 tracing::warn!(?span, "this machine was suspended; grants that ended meanwhile have ended");
                 self.table.slept(span);
             }
+            skew.look(self.table.clock());
             let obstacle = self.obstacle();
             let ready = obstacle.is_none();
             if ready != shown {
@@ -108,6 +113,7 @@ mod tests {
     use super::*;
     use crate::index::Index;
     use crate::model::time::Timestamp;
+    use crate::sidecar::skew::OnClockSkew;
 
     #[tokio::test(start_paused = true)]
     async fn ready_means_synced_and_fresh() {
@@ -121,5 +127,18 @@ mod tests {
         assert!(readiness.obstacle().is_none());
         tokio::time::advance(Duration::from_secs(31)).await;
         assert!(readiness.obstacle().unwrap().contains("31.0 s"));
+    }
+
+    #[test]
+    fn a_skewed_clock_stands_in_the_way_only_where_the_rule_is_to_refuse() {
+        for (rule, ready) in [(OnClockSkew::Report, true), (OnClockSkew::Refuse, false)] {
+            let table = Arc::new(Table::ruled(Duration::from_secs(1), rule));
+            table.publish(Index::new());
+            table.heard();
+            table.clock().observe(crate::clock::wall().plus(Duration::from_secs(9)), Some(Duration::ZERO));
+            let obstacle = Readiness::new(table, Duration::from_secs(30)).obstacle();
+            assert_eq!(obstacle.is_none(), ready, "{obstacle:?}");
+            assert!(ready || obstacle.unwrap().contains("--max-clock-skew 1s"));
+        }
     }
 }

@@ -11,7 +11,7 @@ use ulid::Ulid;
 
 use super::input::{Call, Inbound, TraceFields};
 use crate::clock;
-use crate::model::decide::Caller;
+use crate::model::decide::{Caller, Freshness};
 use crate::model::decision::Decision;
 use crate::model::grant::{Grant, Revision};
 use crate::model::identity::{Principal, PrincipalKind};
@@ -67,8 +67,10 @@ pub struct Facts<'a> {
     pub shadowed: bool,
     /// The table's revision.
     pub revision: Revision,
-    /// How long ago the control plane was heard.
+    /// How long before the decision the control plane vouched for the table.
     pub age: Option<Duration>,
+    /// How far the table could be trusted.
+    pub freshness: Freshness,
 }
 
 /// A decision under way.
@@ -124,7 +126,8 @@ impl Pending {
                 (outcome(denial.reason), denial.reason.as_str())
             }
         };
-        tracing::debug!(decision_id = %self.id, outcome, reason, shadow = facts.shadowed, took = ?took, "decided");
+        let Facts { shadowed: shadow, age, freshness, .. } = facts;
+        tracing::debug!(decision_id = %self.id, outcome, reason, shadow, ?took, ?age, %freshness, "decided");
         if self.recorder.spans.enabled() {
             let parent = self.parent.or_else(|| parent_in(&facts.inbound.trace));
             self.push(self.span(parent, took, describe(self.id, outcome, facts)));
@@ -194,6 +197,7 @@ fn describe(id: DecisionId, outcome: &'static str, facts: &Facts<'_>) -> Attribu
     if let Some(age) = facts.age {
         attributes.millis(names::TABLE_AGE_MS, age);
     }
+    attributes.fixed(names::TABLE_FRESHNESS, facts.freshness.as_str());
     if let Some(principal) = principal_of(facts) {
         attributes.owned(names::PRINCIPAL, principal.to_string());
     }

@@ -19,7 +19,7 @@ use envoy_types::pb::google::rpc::Status;
 use super::config::Shadow;
 use super::input::{Dialect, Inbound, TOKEN_HEADER};
 use super::record::DecisionId;
-use crate::model::decide::Caller;
+use crate::model::decide::{Caller, Freshness};
 use crate::model::decision::{Denial, DenyClass, Permit};
 use crate::model::grant::Revision;
 
@@ -78,6 +78,10 @@ pub struct To<'a> {
     pub id: DecisionId,
     /// The revision of the table that decided.
     pub revision: Revision,
+    /// How long before it the control plane vouched for that table; `None` before the first time.
+    pub age: Option<Duration>,
+    /// How far that table could be trusted.
+    pub freshness: Freshness,
     /// Who called, when that was proven.
     pub caller: Option<&'a Caller>,
 }
@@ -240,10 +244,14 @@ struct Metadata {
 
 impl Metadata {
     fn new(to: &To<'_>, reason: &str) -> Self {
-        let mut metadata = Self { fields: Struct { fields: HashMap::with_capacity(9) } };
+        let mut metadata = Self { fields: Struct { fields: HashMap::with_capacity(11) } };
         metadata.text("reason", reason);
         metadata.text("decision_id", &to.id.to_string());
         metadata.number("revision", to.revision.0);
+        metadata.truth("stale", matches!(to.freshness, Freshness::Stale(_)));
+        if let Some(age) = to.age {
+            metadata.number("table_age_ms", u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        }
         metadata.truth("shadow", false);
         metadata
     }

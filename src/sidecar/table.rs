@@ -11,10 +11,13 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::skew::OnClockSkew;
+use crate::clock::server::ALLOWED_SKEW;
 use crate::clock::{ServerClock, earlier};
 use crate::index::Index;
 use crate::jit::JitKeys;
 use crate::model::decide::Freshness;
+use crate::model::decision::Denial;
 use crate::model::digest::TableDigest;
 use crate::model::grant::Revision;
 use crate::model::time::Timestamp;
@@ -33,22 +36,29 @@ pub struct Table {
     applied: watch::Sender<Revision>,
     token_keys: TokenKeys,
     clock: ServerClock,
+    on_skew: OnClockSkew,
 }
 
 impl Default for Table {
     fn default() -> Self {
+        Self::ruled(ALLOWED_SKEW, OnClockSkew::default())
+    }
+}
+
+impl Table {
+    /// An empty table, with what is allowed between the clocks and what is done beyond that.
+    pub fn ruled(max_clock_skew: Duration, on_skew: OnClockSkew) -> Self {
         Self {
             current: ArcSwapOption::empty(),
             epoch: Mutex::new(Arc::from("")),
             heard: Mutex::new(None),
             applied: watch::Sender::new(Revision::default()),
             token_keys: TokenKeys::default(),
-            clock: ServerClock::default(),
+            clock: ServerClock::allowing(max_clock_skew),
+            on_skew,
         }
     }
-}
 
-impl Table {
     /// The published copy; `None` before the first complete snapshot.
     pub fn current(&self) -> Option<Arc<Index>> {
         self.current.load_full()
@@ -155,6 +165,16 @@ impl Table {
     /// The control plane's clock.
     pub fn clock(&self) -> &ServerClock {
         &self.clock
+    }
+
+    /// What is done while this machine's clock and the control plane's disagree.
+    pub fn on_skew(&self) -> OnClockSkew {
+        self.on_skew
+    }
+
+    /// Why nothing may be decided now for the clocks' sake, if that is the rule.
+    pub fn skew_refusal(&self) -> Option<Denial> {
+        self.on_skew.refusal(&self.clock)
     }
 
     /// The control plane's time; `None` before it was ever heard.

@@ -25,7 +25,7 @@ use crate::wire::v1::enforcer_service_client::EnforcerServiceClient;
 use crate::wire::v1::watch_grants_request::Message;
 
 pub(crate) mod apply;
-mod backoff;
+pub(crate) mod backoff;
 mod dial;
 mod session;
 mod status;
@@ -42,8 +42,8 @@ const RESPONSE_MAX: usize = 4 << 20;
 const QUEUE: usize = 16;
 /// How long the control plane may take to accept the stream.
 const ACCEPT_WITHIN: Duration = Duration::from_secs(10);
-const BACKOFF_LEAST: Duration = Duration::from_millis(50);
-const BACKOFF_MOST: Duration = Duration::from_secs(10);
+pub(crate) const BACKOFF_LEAST: Duration = Duration::from_millis(50);
+pub(crate) const BACKOFF_MOST: Duration = Duration::from_secs(10);
 /// A session that was sent away before it was of use is not followed by another at once, whatever was asked for.
 const AWAY_LEAST: Duration = Duration::from_millis(500);
 
@@ -254,7 +254,7 @@ impl Watch {
 }
 
 /// How long to stay away: as asked for, but two that misunderstand each other must not keep both busy.
-fn away(after: Duration, worked: bool) -> Duration {
+pub(crate) fn away(after: Duration, worked: bool) -> Duration {
     if worked { after } else { after.max(AWAY_LEAST) }
 }
 

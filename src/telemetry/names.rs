@@ -54,6 +54,8 @@ names! {
     TABLE_REVISION = "jitgate.table.revision";
     /// How long ago the control plane was heard, in milliseconds.
     TABLE_AGE_MS = "jitgate.table.age_ms";
+    /// How far the table could be trusted: `fresh`, `stale` or `never synced`.
+    TABLE_FRESHNESS = "jitgate.table.freshness";
     /// True where the refusal was only recorded (`--mode shadow`).
     SHADOW = "jitgate.shadow";
     /// The access request that a call of the API is about, or that a refused call waits for.
@@ -96,6 +98,10 @@ names! {
     CLOCK_OFFSET = "jitgate_clock_offset_seconds";
     /// Gauge: how far the estimate of the control plane's time may be off.
     CLOCK_ERROR = "jitgate_clock_error_seconds";
+    /// Gauge: 1 while the two clocks disagree beyond the allowed skew, its error bound included.
+    CLOCK_SKEWED = "jitgate_clock_skewed";
+    /// Gauge {issuer}: how far past `exp` and before `nbf` a token is still taken.
+    ISSUER_LEEWAY = "jitgate_issuer_leeway_seconds";
     /// Counter.
     WATCH_RECONNECTS = "jitgate_watch_reconnects";
     /// Counter {cause}.
@@ -120,6 +126,8 @@ names! {
     STORE_COMMIT_DURATION = "jitgate_store_commit_duration_seconds";
     /// Histogram: from an access request to its approval.
     APPROVAL_DURATION = "jitgate_approval_duration_seconds";
+    /// Gauge: the control plane machine's wall clock minus the time that it tells, which no step reaches.
+    CLOCK_DRIFT = "jitgate_clock_drift_seconds";
     /// Gauge.
     SIDECARS_CONNECTED = "jitgate_sidecars_connected";
     /// Gauge.

@@ -12,6 +12,7 @@
 #![expect(clippy::print_stdout, reason = "what was measured is printed, never asserted")]
 
 mod bad_starts;
+mod clocks;
 mod crashes;
 mod demo;
 mod failures;
@@ -19,8 +20,11 @@ mod figures;
 mod garbage;
 mod jaeger;
 mod main_job;
+mod partitions;
+mod races;
 mod spellings_through_envoy;
 mod support;
+mod tokens;
 mod traces;
 
 use support::world::{Settings, World};

@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::wire::grant::{duration_from, timestamp_from};
+use crate::wire::grant::{duration_from, duration_to, timestamp_from};
 use crate::wire::v1;
+
+use super::super::receipts::after_commit;
 
 /// An access request.
 pub fn access_request(request: &v1::AccessRequest) -> Value {
@@ -95,20 +97,40 @@ pub fn revoked(response: &v1::RevokeGrantsResponse) -> Value {
     json!({
         "grants": response.grants.iter().map(grant).collect::<Vec<_>>(),
         "revision": response.revision,
-        "receipts": response.receipts.iter().map(receipt).collect::<Vec<_>>(),
+        "receipts": response.receipts.iter().map(|row| receipt(row, response.committed_at.as_ref())).collect::<Vec<_>>(),
         "outstanding": response.outstanding,
         "fencedBy": time(response.fenced_by.as_ref()),
         "ended": response.ended,
         "standingKept": response.standing_kept,
+        "committedAt": time(response.committed_at.as_ref()),
+        "serverTime": time(response.server_time.as_ref()),
+        "unconfirmed": response.unconfirmed.iter().map(unconfirmed).collect::<Vec<_>>(),
     })
 }
 
-fn receipt(receipt: &v1::Receipt) -> Value {
+/// A sidecar's word that a revision is enforced.
+pub fn receipt(receipt: &v1::Receipt, committed_at: Option<&prost_types::Timestamp>) -> Value {
+    let delay = after_commit(committed_at, receipt.applied_at.as_ref()).map(duration_to);
     json!({
         "sidecar": receipt.sidecar,
+        "instance": receipt.instance,
         "revision": receipt.revision,
         "appliedAt": time(receipt.applied_at.as_ref()),
+        "delay": span(delay.as_ref()),
         "streamsClosed": receipt.streams_closed,
+    })
+}
+
+/// A sidecar that has not confirmed.
+pub fn unconfirmed(silent: &v1::Unconfirmed) -> Value {
+    json!({
+        "sidecar": silent.sidecar,
+        "instance": silent.instance,
+        "connected": silent.connected,
+        "ackedRevision": silent.acked_revision,
+        "lastSeen": time(silent.last_seen.as_ref()),
+        "fencedBy": time(silent.fenced_by.as_ref()),
+        "fenced": silent.fenced,
     })
 }
 
@@ -139,6 +161,14 @@ pub fn sidecar(sidecar: &v1::Sidecar) -> Value {
         "software": sidecar.software,
         "nacks": sidecar.nacks,
         "lastNack": sidecar.last_nack,
+        "connectedSince": time(sidecar.connected_since.as_ref()),
+        "lastAck": time(sidecar.last_ack.as_ref()),
+        "clockError": span(sidecar.clock_error.as_ref()),
+        "clockVerdict": state(sidecar.clock_verdict().as_str_name(), "CLOCK_VERDICT_"),
+        "refusesSkewed": sidecar.refuses_skewed,
+        "openLeashes": sidecar.open_leashes,
+        "maxStaleness": span(sidecar.max_staleness.as_ref()),
+        "sessions": sidecar.sessions,
     })
 }
 

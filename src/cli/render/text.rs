@@ -228,7 +228,7 @@ fn grant_row(grant: &v1::Grant, paper: &Paper) -> Vec<String> {
     ]
 }
 
-/// What a revoke did, and who has confirmed it.
+/// What a revoke did.
 #[derive(Debug)]
 pub struct Revoked<'a>(pub &'a v1::RevokeGrantsResponse);
 
@@ -238,6 +238,27 @@ impl View for Revoked<'_> {
     }
 
     fn text(&self, paper: &Paper) -> String {
+        let (response, ended) = (self.0, self.ended(paper));
+        let waiting = match response.outstanding {
+            0 => String::new(),
+            waiting => format!("; {waiting} sidecar(s) have not confirmed yet, --wait all waits for them"),
+        };
+        if response.grants.is_empty() {
+            ended
+        } else {
+            format!(
+                "{ended}
+Durable at revision {}{waiting}.
+",
+                response.revision
+            )
+        }
+    }
+}
+
+impl Revoked<'_> {
+    /// What ended, without who has confirmed it.
+    pub fn ended(&self, paper: &Paper) -> String {
         let response = self.0;
         let kept = match response.standing_kept {
             0 => String::new(),
@@ -252,20 +273,7 @@ impl View for Revoked<'_> {
         if usize::try_from(response.ended).is_ok_and(|all| all > response.grants.len()) {
             ended += &format!("{} ended in all; those not listed here: jitgate grants list --all\n", response.ended);
         }
-        ended += &kept;
-        if response.receipts.is_empty() {
-            return format!("{ended}\nDurable at revision {}.\n", response.revision);
-        }
-        let receipt = |receipt: &v1::Receipt| {
-            vec![
-                receipt.sidecar.clone(),
-                receipt.revision.to_string(),
-                time(receipt.applied_at.as_ref()),
-                receipt.streams_closed.to_string(),
-            ]
-        };
-        let rows = response.receipts.iter().map(receipt).collect();
-        format!("{ended}\n{}", table(paper, &["SIDECAR", "REVISION", "ENFORCED AT", "STREAMS CLOSED"], rows))
+        ended + &kept
     }
 }
 
@@ -294,35 +302,6 @@ impl View for Explanation<'_> {
             text += &format!("\nCan be asked for under: {}\n", printable(&response.requestable.join(", ")));
         }
         text
-    }
-}
-
-/// The sidecars.
-#[derive(Debug)]
-pub struct Fleet<'a>(pub &'a v1::ListSidecarsResponse);
-
-impl View for Fleet<'_> {
-    fn json(&self) -> Value {
-        serde_json::json!({
-            "sidecars": self.0.sidecars.iter().map(json::sidecar).collect::<Vec<_>>(),
-            "revision": self.0.revision,
-        })
-    }
-
-    fn text(&self, paper: &Paper) -> String {
-        let row = |sidecar: &v1::Sidecar| {
-            vec![
-                sidecar.id.clone(),
-                sidecar.services.join(", "),
-                if sidecar.connected { "yes" } else { "NO" }.to_owned(),
-                format!("{} of {}", sidecar.acked_revision, self.0.revision),
-                relative(sidecar.last_seen.as_ref(), paper),
-                sidecar.nacks.to_string(),
-                sidecar.software.clone(),
-            ]
-        };
-        let rows = self.0.sidecars.iter().map(row).collect();
-        table(paper, &["SIDECAR", "SERVICES", "CONNECTED", "REVISION", "LAST SEEN", "NACKS", "SOFTWARE"], rows)
     }
 }
 
@@ -371,7 +350,7 @@ fn versioned(policy: &str, version: i64) -> String {
 }
 
 /// What a person recognises of a principal; a group is marked as one.
-fn short(principal: &str) -> String {
+pub fn short(principal: &str) -> String {
     match Principal::parse(principal) {
         Ok(parsed) if parsed.kind() == PrincipalKind::Group => format!("group {}", parsed.short()),
         Ok(parsed) => parsed.short().to_owned(),
@@ -388,11 +367,7 @@ fn instant(time: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
     time.and_then(|time| timestamp_from(time, "").ok())
 }
 
-fn time(time: Option<&prost_types::Timestamp>) -> String {
-    instant(time).map(|time| time.to_string()).unwrap_or_default()
-}
-
-fn relative(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
+pub fn relative(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
     instant(time).map(|time| distance(time, paper.now)).unwrap_or_default()
 }
 

@@ -190,3 +190,36 @@ proptest! {
         });
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn clocks_agree_only_if_the_error_bound_fits_into_the_allowance_too() {
+    let clock = ServerClock::allowing(2 * SECOND);
+    assert_eq!(clock.verdict(), Verdict::Unknown);
+    for (micros, error, agrees) in [
+        (0, 2 * SECOND, true),
+        (1_500_000, SECOND / 2, true),
+        (-1_500_000, SECOND / 2, true),
+        (1_500_001, SECOND / 2, false),
+        (-1_500_001, SECOND / 2, false),
+        (0, 2 * SECOND + MS, false),
+        (i64::MIN, Duration::ZERO, false),
+        (0, Duration::MAX, false),
+    ] {
+        assert_eq!(clock.judge(micros, error) == Verdict::Agrees, agrees, "{micros} {error:?}");
+    }
+    clock.observe(wall(), Some(20 * MS));
+    assert_eq!(clock.verdict(), Verdict::Agrees);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_contradiction_is_the_verdict_whatever_the_wall_clock_says_and_its_bound_is_the_one_configured() {
+    for (allowed, contradicts) in [(SECOND, true), (5 * SECOND, false)] {
+        let clock = ServerClock::allowing(allowed);
+        let start = wall();
+        clock.observe(start, Some(MS));
+        advance(SECOND).await;
+        let reading = clock.observe(start.plus(4 * SECOND), Some(MS));
+        assert_eq!(matches!(reading, Reading::Skewed(_)), contradicts, "{allowed:?}");
+        assert_eq!(matches!(clock.verdict(), Verdict::Contradicted(_)), contradicts, "{allowed:?}");
+    }
+}

@@ -7,18 +7,20 @@ use tracing::Span;
 
 use crate::control::caller::Caller;
 use crate::control::explain::{Explanation, Step};
-use crate::control::fanout::{Enforcement, Sidecar};
+use crate::control::fanout::{Enforcement, Sidecar, fleet};
 use crate::control::fault::Fault;
 use crate::control::grants::Ends;
 use crate::control::plane::Plane;
 use crate::model::time::Timestamp;
 use crate::telemetry::names;
 use crate::wire::access::{issued_to, revision_to};
-use crate::wire::grant::{scope_to, timestamp_to};
+use crate::wire::grant::{duration_to, scope_to, timestamp_to};
 use crate::wire::v1;
 
 /// Grants and receipts listed in the answer to a revoke, in bytes each: a client takes 4 MiB by default.
 const LISTED_BYTES_MAX: usize = 3 << 19;
+/// Sidecars listed there that have not confirmed.
+const UNCONFIRMED_BYTES_MAX: usize = 1 << 19;
 
 pub(super) fn record_ends(ends: &Ends) {
     let span = Span::current();
@@ -32,28 +34,48 @@ pub(super) fn record_ends(ends: &Ends) {
 /// What ended, and how far that is enforced after `patience`.
 pub(super) async fn ends(plane: &Plane, ends: &Ends, patience: Duration) -> v1::RevokeGrantsResponse {
     record_ends(ends);
-    let Enforcement { receipts, outstanding, fenced_by } = plane.await_enforced(ends, patience).await;
+    let Enforcement { committed_at, receipts, outstanding, fenced, fenced_by } =
+        plane.await_enforced(ends, patience).await;
     let (now, number) = (plane.now(), |count: usize| i32::try_from(count).unwrap_or(i32::MAX));
+    let still = number(outstanding.len());
     let receipts = receipts.into_iter().map(|receipt| v1::Receipt {
         sidecar: receipt.sidecar,
+        instance: receipt.instance,
         revision: revision_to(receipt.revision),
         applied_at: receipt.applied_at.map(timestamp_to),
         streams_closed: i32::try_from(receipt.streams_closed).unwrap_or(i32::MAX),
     });
+    let outstanding = outstanding.into_iter().map(|silent| unconfirmed(silent, false));
+    let unconfirmed = outstanding.chain(fenced.into_iter().map(|silent| unconfirmed(silent, true)));
     v1::RevokeGrantsResponse {
-        grants: what_fits(ends.grants.iter().map(|issued| issued_to(issued, now))),
+        grants: what_fits(ends.grants.iter().map(|issued| issued_to(issued, now)), LISTED_BYTES_MAX),
         revision: revision_to(ends.revision),
-        receipts: what_fits(receipts),
-        outstanding: number(outstanding.len()),
+        receipts: what_fits(receipts, LISTED_BYTES_MAX),
+        outstanding: still,
         fenced_by: fenced_by.map(timestamp_to),
         ended: number(ends.grants.len()),
         standing_kept: number(ends.standing_kept),
+        committed_at: committed_at.map(timestamp_to),
+        server_time: Some(timestamp_to(now)),
+        unconfirmed: what_fits(unconfirmed, UNCONFIRMED_BYTES_MAX),
+    }
+}
+
+fn unconfirmed(silent: fleet::Outstanding, fenced: bool) -> v1::Unconfirmed {
+    v1::Unconfirmed {
+        sidecar: silent.sidecar,
+        instance: silent.instance,
+        connected: silent.connected,
+        acked_revision: revision_to(silent.acked),
+        last_seen: Some(timestamp_to(silent.last_seen)),
+        fenced_by: Some(timestamp_to(silent.fenced_by)),
+        fenced,
     }
 }
 
 /// As many from the beginning as one message takes.
-fn what_fits<M: Message>(messages: impl Iterator<Item = M>) -> Vec<M> {
-    let mut left = LISTED_BYTES_MAX;
+fn what_fits<M: Message>(messages: impl Iterator<Item = M>, bytes: usize) -> Vec<M> {
+    let mut left = bytes;
     let fitting = messages.take_while(|message| {
         let fits = left.checked_sub(message.encoded_len());
         left = fits.unwrap_or(0);
@@ -78,6 +100,7 @@ pub(super) fn explanation(explanation: Explanation, now: Timestamp) -> v1::Expla
 pub(super) fn sidecar(sidecar: Sidecar) -> v1::Sidecar {
     let micros = sidecar.clock_offset_micros;
     let nanos = i32::try_from(micros % 1_000_000 * 1000).unwrap_or(0);
+    let told = sidecar.clock_verdict != v1::ClockVerdict::Unspecified;
     v1::Sidecar {
         id: sidecar.id,
         instance: sidecar.instance,
@@ -89,6 +112,14 @@ pub(super) fn sidecar(sidecar: Sidecar) -> v1::Sidecar {
         software: sidecar.software,
         nacks: i64::try_from(sidecar.nacks).unwrap_or(i64::MAX),
         last_nack: sidecar.last_nack.map(|nack| format!("{}: {}", nack.grant, nack.error)).unwrap_or_default(),
+        connected_since: sidecar.connected_since.map(timestamp_to),
+        clock_error: told.then(|| duration_to(sidecar.clock_error)),
+        clock_verdict: sidecar.clock_verdict.into(),
+        open_leashes: i32::try_from(sidecar.open_leashes).unwrap_or(i32::MAX),
+        refuses_skewed: sidecar.refuses_skewed,
+        last_ack: sidecar.last_ack.map(timestamp_to),
+        max_staleness: Some(duration_to(sidecar.max_staleness)),
+        sessions: i64::try_from(sidecar.sessions).unwrap_or(i64::MAX),
     }
 }
 

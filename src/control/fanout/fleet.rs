@@ -2,6 +2,10 @@
 //!
 //! A sidecar is counted as enforcing only by its own acknowledgement. One that is silent is outstanding until its table
 //! is too old to decide from by its own staleness bound; nothing here presumes that a lost one is harmless sooner.
+//!
+//! That moment, its fence, follows from the order of the stream: whatever vouches for a table after a commit comes with
+//! that commit before it. So a sidecar that lacks the commit was vouched for before it at the latest, and refuses once
+//! its bound has passed since then, connected or not.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -12,11 +16,14 @@ use tokio::sync::watch;
 use crate::model::grant::Revision;
 use crate::model::identity::Service;
 use crate::model::time::Timestamp;
+use crate::wire::v1::ClockVerdict;
 
 /// Most sidecars remembered.
 pub const FLEET_MAX: usize = 10_000;
 /// How long a sidecar that went away is remembered.
 pub const FORGET_AFTER: Duration = Duration::from_hours(24);
+/// Two monotonic clocks differ in rate by less than one part in this many.
+const DRIFT_PARTS: u32 = 1000;
 
 /// One sidecar process.
 #[derive(Debug, Clone)]
@@ -45,6 +52,14 @@ pub struct Sidecar {
     pub clock_offset_micros: i64,
     /// The error bound of its estimate of this clock.
     pub clock_error: Duration,
+    /// What it makes of the two clocks.
+    pub clock_verdict: ClockVerdict,
+    /// Whether it decides nothing for as long as they disagree.
+    pub refuses_skewed: bool,
+    /// Running streams that it would end with their grants, as it reports.
+    pub open_leashes: u32,
+    /// When it last answered a progress message or a change.
+    pub last_ack: Option<Timestamp>,
     /// Grants that it could not enforce (and denies), and the newest complaint.
     pub nacks: u64,
     /// The newest of them.
@@ -67,12 +82,16 @@ pub struct Refusal {
 /// How far a revision is enforced.
 #[derive(Debug, Clone, Default)]
 pub struct Enforcement {
+    /// When the revision became visible here: what receipts are measured from.
+    pub committed_at: Option<Timestamp>,
     /// Sidecars that enforce it.
     pub receipts: Vec<Receipt>,
     /// Sidecars that may still act on the state before.
     pub outstanding: Vec<Outstanding>,
-    /// When the outstanding ones refuse anyway, having heard nothing; absent when none is outstanding. It holds for
-    /// grants with strict staleness; a grant whose last known state counts ends at its own end.
+    /// Sidecars that never confirmed, and whose fence has passed.
+    pub fenced: Vec<Outstanding>,
+    /// When the last of the outstanding ones refuses anyway, having heard nothing; absent when none is outstanding. It
+    /// holds for grants with strict staleness; a grant whose last known state counts ends at its own end.
     pub fenced_by: Option<Timestamp>,
 }
 
@@ -102,6 +121,10 @@ pub struct Outstanding {
     pub connected: bool,
     /// The revision it last acknowledged.
     pub acked: Revision,
+    /// When it was last heard from.
+    pub last_seen: Timestamp,
+    /// From here on it refuses by itself.
+    pub fenced_by: Timestamp,
 }
 
 /// Names one process of one sidecar.
@@ -178,9 +201,9 @@ impl Fleet {
             .map(|row| row.sidecar.id.clone())
             .collect();
         known.retain(|_, row| {
-            let gone = row.sidecar.connected_since.is_none().then(|| now.since(row.sidecar.last_seen));
-            let replaced = present.contains(&row.sidecar.id) && row.sidecar.fenced(now);
-            gone.is_none_or(|gone| gone < FORGET_AFTER && !replaced)
+            let fenced = row.sidecar.fenced(now);
+            let long_gone = now.since(row.sidecar.last_seen) >= FORGET_AFTER;
+            !(fenced && (long_gone || present.contains(&row.sidecar.id)))
         });
     }
 
@@ -196,25 +219,48 @@ impl Fleet {
         self.changed.subscribe()
     }
 
+    /// Whether one of those who watch these services may still act on the state before `revision`.
+    pub fn awaits(&self, revision: Revision, services: &[Service], times: Times) -> bool {
+        let known = self.known.lock();
+        let mut sidecars = known.values().map(|row| &row.sidecar);
+        sidecars.any(|sidecar| {
+            sidecar.acked < revision && sidecar.fence(times.committed) >= times.now && sidecar.watches(services)
+        })
+    }
+
     /// How far `revision` is enforced at those who watch one of these services.
-    pub fn enforcement(&self, revision: Revision, services: &[Service], now: Timestamp) -> Enforcement {
+    pub fn enforcement(&self, revision: Revision, services: &[Service], times: Times) -> Enforcement {
         let known = self.known.lock();
         let mut answer = Enforcement::default();
-        let mut longest = Duration::ZERO;
         for sidecar in known.values().map(|row| &row.sidecar).filter(|sidecar| sidecar.watches(services)) {
             if sidecar.acked >= revision {
                 answer.receipts.push(sidecar.receipt());
-            } else if !sidecar.fenced(now) {
-                longest = longest.max(sidecar.max_staleness);
-                answer.outstanding.push(sidecar.outstanding());
+                continue;
+            }
+            let outstanding = sidecar.outstanding(times.committed);
+            if outstanding.fenced_by >= times.now {
+                answer.outstanding.push(outstanding);
+            } else {
+                answer.fenced.push(outstanding);
             }
         }
         drop(known);
         answer.receipts.sort_by(|a, b| (&a.sidecar, &a.instance).cmp(&(&b.sidecar, &b.instance)));
-        answer.outstanding.sort_by(|a, b| (&a.sidecar, &a.instance).cmp(&(&b.sidecar, &b.instance)));
-        answer.fenced_by = (!answer.outstanding.is_empty()).then(|| now.plus(longest));
+        for list in [&mut answer.outstanding, &mut answer.fenced] {
+            list.sort_by(|a, b| (&a.sidecar, &a.instance).cmp(&(&b.sidecar, &b.instance)));
+        }
+        answer.fenced_by = answer.outstanding.iter().map(|outstanding| outstanding.fenced_by).max();
         answer
     }
+}
+
+/// When a revision was committed, and when that is looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// Not before the commit.
+    pub committed: Timestamp,
+    /// The time of the look.
+    pub now: Timestamp,
 }
 
 /// Gives up the row of the sidecar that has been away for the longest time, if any is away.
@@ -229,10 +275,20 @@ impl Sidecar {
         self.services.iter().any(|service| services.contains(service))
     }
 
-    /// Whether it has been away for so long that it can no longer decide from its table. Nothing sent after the session
-    /// ended can have reached it, and `last_seen` is not before that end.
+    /// From when on it cannot decide from a table that lacks what was committed at `committed`. Nothing sent after the
+    /// session ended can have reached it either, and `last_seen` is not before that end.
+    fn fence(&self, committed: Timestamp) -> Timestamp {
+        let vouched = match self.connected_since {
+            Some(_) => committed,
+            None => committed.min(self.last_seen),
+        };
+        // Its clock and this one may run at rates that differ by a little.
+        vouched.plus(self.max_staleness + self.max_staleness / DRIFT_PARTS)
+    }
+
+    /// Whether it has been away for so long that it can no longer decide from its table.
     fn fenced(&self, now: Timestamp) -> bool {
-        self.connected_since.is_none() && now.since(self.last_seen) > self.max_staleness
+        self.connected_since.is_none() && now > self.fence(self.last_seen)
     }
 
     fn receipt(&self) -> Receipt {
@@ -245,12 +301,14 @@ impl Sidecar {
         }
     }
 
-    fn outstanding(&self) -> Outstanding {
+    fn outstanding(&self, committed: Timestamp) -> Outstanding {
         Outstanding {
             sidecar: self.id.clone(),
             instance: self.instance.clone(),
             connected: self.connected_since.is_some(),
             acked: self.acked,
+            last_seen: self.last_seen,
+            fenced_by: self.fence(committed),
         }
     }
 }
@@ -261,6 +319,7 @@ mod tests {
 
     const NOON: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
     const SECOND: Duration = Duration::from_secs(1);
+    const MS: Duration = Duration::from_millis(1);
 
     fn payments() -> Vec<Service> {
         vec![Service::parse("payments").unwrap()]
@@ -280,6 +339,10 @@ mod tests {
             streams_closed: 0,
             clock_offset_micros: 0,
             clock_error: Duration::ZERO,
+            clock_verdict: ClockVerdict::Unspecified,
+            refuses_skewed: false,
+            open_leashes: 0,
+            last_ack: None,
             nacks: 0,
             last_nack: None,
             sessions: 0,
@@ -297,17 +360,48 @@ mod tests {
         });
     }
 
+    /// Looked at `now` seconds after noon, committed `committed` seconds after.
+    fn times(committed: u32, now: u32) -> Times {
+        Times { committed: NOON.plus(committed * SECOND), now: NOON.plus(now * SECOND) }
+    }
+
+    fn names(list: &[Outstanding]) -> Vec<&str> {
+        list.iter().map(|outstanding| &*outstanding.sidecar).collect()
+    }
+
     #[test]
-    fn a_silent_sidecar_is_outstanding_until_its_own_bound_has_passed() {
+    fn a_silent_sidecar_is_outstanding_until_its_own_bound_has_passed_since_the_commit() {
         let fleet = Fleet::default();
         fleet.join(sidecar("a", "1"), 1).unwrap();
-        let connected = fleet.enforcement(Revision(5), &payments(), NOON.plus(100 * SECOND));
-        assert_eq!(connected.outstanding.len(), 1, "connected, however silent: may still read what was sent");
-        leave(&fleet, "a", "1", 1, NOON.plus(100 * SECOND));
-        let soon = fleet.enforcement(Revision(5), &payments(), NOON.plus(110 * SECOND));
-        assert_eq!(soon.fenced_by, Some(NOON.plus(140 * SECOND)));
-        let late = fleet.enforcement(Revision(5), &payments(), NOON.plus(131 * SECOND));
-        assert!(late.outstanding.is_empty() && late.receipts.is_empty() && late.fenced_by.is_none());
+        let connected = fleet.enforcement(Revision(5), &payments(), times(100, 129));
+        assert_eq!(names(&connected.outstanding), ["a"], "connected, however silent: it may still decide");
+        assert_eq!(connected.fenced_by, Some(NOON.plus(130 * SECOND + 30 * MS)));
+        assert!(fleet.awaits(Revision(5), &payments(), times(100, 130)));
+        // Nothing vouches for its table after the commit without bringing the commit.
+        let late = fleet.enforcement(Revision(5), &payments(), times(100, 131));
+        assert_eq!((names(&late.fenced), late.fenced_by), (vec!["a"], None));
+        assert!(late.outstanding.is_empty() && !fleet.awaits(Revision(5), &payments(), times(100, 131)));
+    }
+
+    #[test]
+    fn one_that_went_away_before_the_commit_is_fenced_as_much_earlier() {
+        let fleet = Fleet::default();
+        fleet.join(sidecar("a", "1"), 1).unwrap();
+        leave(&fleet, "a", "1", 1, NOON.plus(90 * SECOND));
+        let soon = fleet.enforcement(Revision(5), &payments(), times(100, 110));
+        assert_eq!(soon.fenced_by, Some(NOON.plus(120 * SECOND + 30 * MS)));
+        assert_eq!(fleet.enforcement(Revision(5), &payments(), times(100, 121)).fenced.len(), 1);
+    }
+
+    #[test]
+    fn a_sidecar_with_a_bound_of_a_day_is_not_forgotten_before_it_refuses() {
+        let fleet = Fleet::default();
+        fleet.join(Sidecar { max_staleness: FORGET_AFTER, ..sidecar("a", "1") }, 1).unwrap();
+        leave(&fleet, "a", "1", 1, NOON);
+        fleet.sweep(NOON.plus(FORGET_AFTER));
+        assert_eq!(fleet.list().len(), 1);
+        fleet.sweep(NOON.plus(FORGET_AFTER + FORGET_AFTER / 100));
+        assert!(fleet.list().is_empty());
     }
 
     #[test]
@@ -317,11 +411,11 @@ mod tests {
         fleet.join(sidecar("b", "1"), 2).unwrap();
         fleet.note(&key("a", "1"), 1, |sidecar| sidecar.acked = Revision(4));
         fleet.note(&key("b", "1"), 2, |sidecar| sidecar.acked = Revision(9));
-        let answer = fleet.enforcement(Revision(5), &payments(), NOON);
+        let answer = fleet.enforcement(Revision(5), &payments(), times(0, 0));
         assert_eq!(answer.receipts.len(), 1);
         assert_eq!((&*answer.outstanding[0].sidecar, answer.outstanding[0].acked), ("a", Revision(4)));
         let elsewhere = [Service::parse("shop").unwrap()];
-        assert!(fleet.enforcement(Revision(5), &elsewhere, NOON).outstanding.is_empty());
+        assert!(fleet.enforcement(Revision(5), &elsewhere, times(0, 0)).outstanding.is_empty());
     }
 
     #[test]
@@ -330,7 +424,7 @@ mod tests {
         fleet.join(sidecar("a", "old"), 1).unwrap();
         fleet.join(sidecar("a", "new"), 2).unwrap();
         fleet.note(&key("a", "new"), 2, |sidecar| sidecar.acked = Revision(5));
-        assert_eq!(fleet.enforcement(Revision(5), &payments(), NOON).outstanding.len(), 1);
+        assert_eq!(fleet.enforcement(Revision(5), &payments(), times(0, 0)).outstanding.len(), 1);
         leave(&fleet, "a", "old", 1, NOON);
         fleet.sweep(NOON.plus(29 * SECOND));
         assert_eq!(fleet.list().len(), 2, "the old process may still decide");

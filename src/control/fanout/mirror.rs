@@ -217,6 +217,12 @@ impl Mirror {
         self.compacted_through
     }
 
+    /// When a revision became visible here; `None` for one that came before the start or changed nothing.
+    pub fn committed_at(&self, revision: Revision) -> Option<Timestamp> {
+        let from = self.recent.partition_point(|touched| touched.revision < revision);
+        self.recent.get(from).filter(|touched| touched.revision == revision)?.at
+    }
+
     /// All grants, for explanations.
     pub fn index(&self) -> &Arc<Index> {
         &self.index

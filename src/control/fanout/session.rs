@@ -204,6 +204,7 @@ impl Session {
         let now = self.hub.clock.now();
         self.hub.fleet.announce(&self.key, self.number, |sidecar| {
             sidecar.last_seen = now;
+            sidecar.last_ack = Some(now);
             if revision >= sidecar.acked {
                 (sidecar.acked, sidecar.applied_at, sidecar.streams_closed) = (revision, applied_at, closed);
             }
@@ -231,9 +232,13 @@ impl Session {
         let now = self.hub.clock.now();
         let offset = status.clock_offset.as_ref().map_or(0, signed_micros);
         let error = status.clock_error.as_ref().map_or(0, signed_micros);
+        let verdict = status.clock_verdict();
         let mut newly = false;
         self.note(|sidecar| {
             sidecar.last_seen = now;
+            sidecar.last_ack = Some(now);
+            sidecar.clock_verdict = verdict;
+            sidecar.refuses_skewed = status.refuses_skewed;
             sidecar.clock_offset_micros = offset;
             sidecar.clock_error = Duration::from_micros(u64::try_from(error).unwrap_or(0));
             newly = revision > sidecar.acked;

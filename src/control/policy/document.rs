@@ -102,13 +102,13 @@ pub(super) fn read(node: &Node, source: &str, findings: &mut Findings) -> Option
 }
 
 impl Reader<'_> {
-    fn metadata(&mut self, field: &Field<'_>) -> Option<(Arc<str>, Place)> {
+    pub(super) fn metadata(&mut self, field: &Field<'_>) -> Option<(Arc<str>, Place)> {
         let fields = self.open(field, METADATA)?;
         let name = self.required(&fields, "name", "payments-read")?;
         Some((self.name(&name)?, name.place()))
     }
 
-    fn name(&mut self, field: &Field<'_>) -> Option<Arc<str>> {
+    pub(super) fn name(&mut self, field: &Field<'_>) -> Option<Arc<str>> {
         let text = self.text(field)?;
         let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let bytes = text.as_bytes();
@@ -213,7 +213,7 @@ impl Reader<'_> {
     }
 
     /// A field that may be absent; `None` when it is there and wrong.
-    fn or<T>(
+    pub(super) fn or<T>(
         &mut self,
         fields: &Fields<'_>,
         name: &str,
@@ -256,7 +256,7 @@ impl Reader<'_> {
         Some(Subjects { own, others })
     }
 
-    fn scope(&mut self, field: &Field<'_>) -> Option<Scope> {
+    pub(super) fn scope(&mut self, field: &Field<'_>) -> Option<Scope> {
         let before = self.findings.errors();
         let fields = self.open(field, SCOPE)?;
         let service = self.required(&fields, "service", "payments");

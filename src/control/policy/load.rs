@@ -1,16 +1,16 @@
 //! From a directory to a set: reads every policy file, and refuses all of them when one is wrong. Reads nothing else and
 //! keeps nothing open.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 use super::document::{self, Document};
 use super::problem::{Findings, Place, Problem, Severity};
-use super::{Standing, cross, node};
+use super::{Places, Standing, cross, node, split};
 use crate::control::policy::Policy;
 
 /// Largest file, in bytes.
@@ -37,6 +37,8 @@ pub(super) struct Found {
     pub(super) problems: Vec<Problem>,
     pub(super) files: usize,
     pub(super) fingerprint: Fingerprint,
+    /// Of what lies beside the directory, alone.
+    pub(super) beside: Fingerprint,
 }
 
 impl Found {
@@ -45,21 +47,72 @@ impl Found {
     }
 }
 
+/// Where a file comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// The policy directory.
+    Directory,
+    /// Applied earlier, and kept in the store.
+    Applied,
+    /// Offered now.
+    Offered,
+}
+
+/// A file that lies in no directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    /// What problems call it.
+    pub file: PathBuf,
+    /// Its YAML.
+    pub text: Arc<str>,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
 /// Reads a directory.
 pub(super) fn directory(dir: &Path) -> Found {
-    let dir_of_thread = dir.to_owned();
+    together(dir, &[])
+}
+
+/// Reads a directory and what lies beside it, as one set.
+pub(super) fn together(dir: &Path, beside: &[Text]) -> Found {
+    let (of_thread, texts) = (dir.to_owned(), beside.to_vec());
+    let found = on_large_stack(move || parse(read(&of_thread).beside(texts)));
+    Found { beside: beside_fingerprint(beside), ..found.unwrap_or_else(|cause| failed(dir, &cause)) }
+}
+
+/// What the texts declare, whatever there is beside them.
+pub(super) fn alone(texts: Vec<Text>) -> Found {
+    parse(Source::default().beside(texts))
+}
+
+/// Of texts without a directory.
+pub(super) fn beside_fingerprint(texts: &[Text]) -> Fingerprint {
+    Source::default().beside(texts.to_vec()).fingerprint()
+}
+
+/// Runs what recurses over text that others wrote.
+pub(super) fn on_large_stack<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     let thread = std::thread::Builder::new().name("policy-load".to_owned()).stack_size(STACK);
-    let found = thread.spawn(move || parse(read(&dir_of_thread))).map(std::thread::JoinHandle::join);
-    match found {
-        Ok(Ok(found)) => found,
-        Ok(Err(_)) => failed(dir, "makes a parser fail; remove the file changed last"),
-        Err(error) => failed(dir, &format!("cannot be loaded: no thread: {error}")),
+    match thread.spawn(work).map(std::thread::JoinHandle::join) {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(_)) => Err("makes a parser fail; remove the file changed last".to_owned()),
+        Err(error) => Err(format!("cannot be loaded: no thread: {error}")),
     }
 }
 
 /// The fingerprint alone.
-pub(super) fn fingerprint(dir: &Path) -> Fingerprint {
-    read(dir).fingerprint()
+pub(super) fn fingerprint(dir: &Path, beside: &[Text]) -> Fingerprint {
+    read(dir).beside(beside.to_vec()).fingerprint()
+}
+
+/// The policy files of a directory, read but not parsed; for sending them elsewhere.
+pub(super) fn raw(dir: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, String> {
+    let source = read(dir);
+    source.listing.map_err(|cause| format!("{}: {cause}", dir.display()))?;
+    let whole =
+        |file: File| Ok((file.path.clone(), file.content.map_err(|c| format!("{}: {c}", file.path.display()))?));
+    source.files.into_iter().map(whole).collect()
 }
 
 fn failed(dir: &Path, cause: &str) -> Found {
@@ -68,22 +121,41 @@ fn failed(dir: &Path, cause: &str) -> Found {
     Found { problems: findings.name(dir).collect(), ..Found::default() }
 }
 
-/// The directory's policy files as bytes, by name; or why one cannot be read.
+/// One policy file as bytes; or why it cannot be read.
+struct File {
+    path: PathBuf,
+    origin: Origin,
+    content: Result<Vec<u8>, String>,
+}
+
+/// Policy files, those of the directory by name.
 struct Source {
     dir: PathBuf,
-    files: BTreeMap<PathBuf, Result<Vec<u8>, String>>,
+    files: Vec<File>,
     listing: Result<(), String>,
 }
 
+impl Default for Source {
+    fn default() -> Self {
+        Self { dir: PathBuf::new(), files: Vec::new(), listing: Ok(()) }
+    }
+}
+
 impl Source {
+    fn beside(mut self, texts: Vec<Text>) -> Self {
+        let file = |Text { file, text, origin }| File { path: file, origin, content: Ok(text.as_bytes().to_vec()) };
+        self.files.extend(texts.into_iter().map(file));
+        self
+    }
+
     fn fingerprint(&self) -> Fingerprint {
         let mut hash = Sha256::new();
-        for (path, content) in &self.files {
-            let part = match content {
+        for file in &self.files {
+            let part = match &file.content {
                 Ok(bytes) => Sha256::digest(bytes),
                 Err(cause) => Sha256::digest(cause),
             };
-            hash.update(Sha256::digest(path.as_os_str().as_encoded_bytes()));
+            hash.update(Sha256::digest(file.path.as_os_str().as_encoded_bytes()));
             hash.update(part);
         }
         if let Err(cause) = &self.listing {
@@ -94,7 +166,7 @@ impl Source {
 }
 
 fn read(dir: &Path) -> Source {
-    let mut source = Source { dir: dir.to_owned(), files: BTreeMap::new(), listing: Ok(()) };
+    let mut source = Source { dir: dir.to_owned(), files: Vec::new(), listing: Ok(()) };
     let paths = match list(dir) {
         Ok(paths) => paths,
         Err(cause) => {
@@ -106,7 +178,7 @@ fn read(dir: &Path) -> Source {
     for path in paths {
         let content = read_file(&path);
         total += content.as_ref().map_or(0, Vec::len);
-        source.files.insert(path, content);
+        source.files.push(File { path, origin: Origin::Directory, content });
         if total > TOTAL_MAX {
             source.listing = Err("holds more than 16 MiB of policy files; remove what is no policy".to_owned());
             break;
@@ -131,17 +203,23 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, String> {
         let path = entry.map_err(refuse)?.path();
         let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
         let yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-        if yaml && !hidden {
+        if yaml && !hidden && !is_test(&path) {
             paths.push(path);
         }
         if paths.len() > FILES_MAX {
             return Err(format!("holds more than {FILES_MAX} policy files; put several documents into one file"));
         }
     }
+    paths.sort();
     Ok(paths)
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+/// `payments_test.yaml` holds fixtures for `policy test`, and nothing that comes into force.
+pub(super) fn is_test(path: &Path) -> bool {
+    path.file_stem().is_some_and(|stem| stem.as_encoded_bytes().ends_with(b"_test"))
+}
+
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let refuse = |error: io::Error| format!("cannot be read: {error}; check its permissions, or remove it");
     if !fs::metadata(path).map_err(refuse)?.is_file() {
         return Err("is no regular file; move it elsewhere".to_owned());
@@ -157,13 +235,13 @@ fn parse(source: Source) -> Found {
     if let Err(cause) = source.listing {
         whole.error(Place::FILE, "", cause);
     }
-    for (path, content) in source.files {
+    for of in source.files {
         let mut findings = Findings::default();
-        match content {
-            Ok(bytes) => file(&path, &bytes, &mut findings, &mut found),
-            Err(cause) => findings.error(Place::FILE, "", cause),
+        match &of.content {
+            Ok(bytes) => file(&of, bytes, &mut findings, &mut found),
+            Err(cause) => findings.error(Place::FILE, "", cause.as_str()),
         }
-        found.problems.extend(findings.name(&path));
+        found.problems.extend(findings.name(&of.path));
     }
     if found.policies.is_empty() && found.problems.is_empty() && whole.errors() == 0 {
         whole.warning(Place::FILE, "", "holds no access policy: nobody can ask for access; add one to a *.yaml file");
@@ -182,26 +260,42 @@ fn parse(source: Source) -> Found {
     found
 }
 
-fn file(path: &Path, bytes: &[u8], findings: &mut Findings, found: &mut Found) {
-    let text = match std::str::from_utf8(bytes) {
-        Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
+fn file(of: &File, bytes: &[u8], findings: &mut Findings, found: &mut Found) {
+    let Some(text) = utf8(bytes, findings) else { return };
+    let nodes = node::parse(text, findings);
+    let written = split::documents(text);
+    if of.origin != Origin::Directory && findings.errors() == 0 && written.len() != nodes.len() {
+        findings.error(Place::FILE, "", "cannot be split into its documents; put each into a file of its own");
+    }
+    for (index, node) in nodes.iter().enumerate() {
+        let mut of_document = Findings::default();
+        let read = document::read(node, text, &mut of_document);
+        let written: Arc<str> = written.get(index).copied().unwrap_or_default().into();
+        let origin = of.origin;
+        match read {
+            Some(Document::Policy(loaded)) => {
+                let places = Places::of(node, loaded.name);
+                found.policies.push(Policy { loaded: *loaded, file: of.path.clone(), origin, written, places });
+            }
+            Some(Document::Standing(grant, name)) => {
+                found.standing.push(Standing { grant: *grant, file: of.path.clone(), name, origin, written });
+            }
+            None => {}
+        }
+        findings.0.append(&mut of_document.0);
+    }
+}
+
+/// The text of a file, or a finding.
+pub(super) fn utf8<'b>(bytes: &'b [u8], findings: &mut Findings) -> Option<&'b str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Some(text.strip_prefix('\u{feff}').unwrap_or(text)),
         Err(error) => {
             let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
             let line = before.iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
             let column = before.rsplit(|byte| *byte == b'\n').next().map_or(0, <[u8]>::len) as u64 + 1;
             findings.error(Place { line, column }, "", "is not UTF-8 text; save it as UTF-8");
-            return;
+            None
         }
-    };
-    for node in node::parse(text, findings) {
-        let mut of_document = Findings::default();
-        match document::read(&node, text, &mut of_document) {
-            Some(Document::Policy(loaded)) => found.policies.push(Policy { loaded: *loaded, file: path.to_owned() }),
-            Some(Document::Standing(grant, name)) => {
-                found.standing.push(Standing { grant: *grant, file: path.to_owned(), name });
-            }
-            None => {}
-        }
-        findings.0.append(&mut of_document.0);
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
@@ -14,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::load::{self, Fingerprint};
-use super::{PolicySet, Problem};
+use super::{PolicySet, Problem, Text};
 use crate::runtime::Outcome;
 use crate::telemetry::metrics::Metrics;
 
@@ -57,15 +58,26 @@ impl ReloadCounts {
 #[derive(Debug)]
 pub struct Reloader {
     dir: PathBuf,
+    /// What was applied, and is in force together with the directory.
+    beside: Beside,
     /// The bytes last looked at, good or bad.
     seen: Fingerprint,
     counts: ReloadCounts,
 }
 
+/// What lies beside the directory now.
+pub type Beside = Arc<ArcSwap<Vec<Text>>>;
+
 impl Reloader {
     /// Follows the directory that `current` was loaded from.
     pub fn new(dir: impl Into<PathBuf>, current: &PolicySet) -> Self {
-        Self { dir: dir.into(), seen: current.fingerprint, counts: ReloadCounts::default() }
+        Self { dir: dir.into(), beside: Beside::default(), seen: current.fingerprint, counts: ReloadCounts::default() }
+    }
+
+    /// The same, of a set that these belong to, too.
+    #[must_use]
+    pub fn beside(self, beside: Beside) -> Self {
+        Self { beside, ..self }
     }
 
     /// The counts, for `/metrics`.
@@ -108,9 +120,9 @@ impl Reloader {
 
     /// Reads the directory; whether it differs from what was seen last.
     async fn look(&mut self, on_change: &impl Fn(PolicySet)) -> bool {
-        let (dir, seen) = (self.dir.clone(), self.seen);
+        let (dir, seen, beside) = (self.dir.clone(), self.seen, self.beside.load_full());
         let read = tokio::task::spawn_blocking(move || {
-            if load::fingerprint(&dir) == seen { None } else { Some(load::directory(&dir)) }
+            if load::fingerprint(&dir, &beside) == seen { None } else { Some(load::together(&dir, &beside)) }
         });
         let found = match read.await {
             Ok(Some(found)) => found,

@@ -339,7 +339,7 @@ impl<'v> Change<'v> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn apply_policy(&mut self, name: &str, digest: &str, text: &str) -> Result<u64, StoreError> {
+    pub fn apply_policy(&mut self, name: &str, digest: &str, text: &str, actor: &str) -> Result<u64, StoreError> {
         let before = self.in_force(name)?;
         let version = match self.read().policy_version(name, digest)? {
             Some(version) => version,
@@ -360,7 +360,7 @@ impl<'v> Change<'v> {
         self.rows.put(Table::CurrentPolicies, name.as_bytes().to_vec(), keys::number(version));
         self.audit(&Entry {
             kind: "policy.applied",
-            actor: "system:policies",
+            actor,
             resource: format!("policies/{name}"),
             from: &before,
             to: &format!("v{version}"),
@@ -374,18 +374,34 @@ impl<'v> Change<'v> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn remove_policy(&mut self, name: &str) -> Result<(), StoreError> {
+    pub fn remove_policy(&mut self, name: &str, actor: &str) -> Result<(), StoreError> {
         let before = self.in_force(name)?;
         self.rows.remove(Table::CurrentPolicies, name.as_bytes().to_vec());
         self.audit(&Entry {
             kind: "policy.removed",
-            actor: "system:policies",
+            actor,
             resource: format!("policies/{name}"),
             from: &before,
             to: "",
-            reason: "no file declares it any more",
+            reason: "nothing declares it any more",
             traceparent: None,
         })
+    }
+
+    /// Keeps a policy document beyond a restart. What it declares is audited where it comes into force.
+    pub fn put_document(&mut self, document: &store::AppliedDocument) {
+        let row = store::AppliedDocument {
+            create_time: Some(timestamp_to(self.now)),
+            revision: revision_to(self.revision()),
+            ..document.clone()
+        };
+        let key = keys::pair(&row.kind, row.name.as_bytes());
+        self.rows.put(Table::AppliedDocuments, key, row.encode_to_vec());
+    }
+
+    /// Forgets a policy document.
+    pub fn remove_document(&mut self, kind: &str, name: &str) {
+        self.rows.remove(Table::AppliedDocuments, keys::pair(kind, name.as_bytes()));
     }
 
     fn in_force(&self, name: &str) -> Result<String, StoreError> {

@@ -216,6 +216,40 @@ impl<'v> Reader<'v> {
         self.row(Table::Policies, &keys::pair(name, &keys::number(version)))
     }
 
+    /// Versions of one policy below a number, newest first.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn policy_versions(&self, name: &str, below: u64, limit: usize) -> Read<Vec<store::PolicyVersion>> {
+        let span = Span::prefix(&keys::party_prefix(name)).below(keys::pair(name, &keys::number(below))).descending();
+        let mut versions = Vec::new();
+        self.0.scan(Table::Policies, &span, &mut |key, value| {
+            if versions.len() >= limit {
+                return Ok(ControlFlow::Break(()));
+            }
+            versions.push(decode(Table::Policies, key, value)?);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(versions)
+    }
+
+    /// The version of a policy that is in force.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn current_policy(&self, name: &str) -> Read<Option<u64>> {
+        let found = self.0.fetch(Table::CurrentPolicies, name.as_bytes())?;
+        found.map(|version| keys::number_of(&version)).transpose()
+    }
+
+    /// Policy documents that were applied through the API, by kind and name.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn applied_documents(&self) -> Read<Vec<store::AppliedDocument>> {
+        self.all(Table::AppliedDocuments, |key, value| decode(Table::AppliedDocuments, key, value))
+    }
+
     /// Policies in force: name and version.
     ///
     /// # Errors

@@ -309,11 +309,11 @@ async fn policy_versions_rise_with_the_text_and_come_back_with_it() {
     let rig = rig(Memory::default());
     let mut versions = vec![];
     for digest in ["d1", "d2", "d1", "d3"] {
-        let applied = rig.store.write(move |change| change.apply_policy("p", digest, "text"));
+        let applied = rig.store.write(move |change| change.apply_policy("p", digest, "text", "system:policies"));
         versions.push(applied.await.unwrap().0);
     }
     assert_eq!(versions, [1, 2, 1, 3]);
-    rig.store.write(|change| change.remove_policy("p")).await.unwrap();
+    rig.store.write(|change| change.remove_policy("p", "system:policies")).await.unwrap();
     assert!(rig.store.read(|reader| reader.current_policies()).await.unwrap().is_empty());
     assert_eq!(rig.store.read(|reader| reader.policy("p", 2)).await.unwrap().unwrap().digest, "d2");
 }

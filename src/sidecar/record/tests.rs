@@ -32,6 +32,7 @@ fn span(sent: &Sent, traceparent: Option<&str>) -> Option<SpanRecord> {
         shadowed: false,
         revision: Revision(9),
         age: Some(Duration::from_millis(40)),
+        freshness: Freshness::Fresh,
     };
     let pending = Recorder::new(Spans::default(), &Metrics::default()).begin(&metadata(traceparent));
     let parent = pending.parent.or_else(|| parent_in(&inbound.trace));
@@ -109,6 +110,7 @@ fn a_record_that_is_dropped_counts_as_aborted_and_a_finished_one_does_not() {
         shadowed: false,
         revision: Revision(0),
         age: None,
+        freshness: Freshness::Fresh,
     });
     let shown = metrics.render();
     assert!(shown.contains(aborted), "still one");

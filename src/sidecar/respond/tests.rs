@@ -23,7 +23,12 @@ fn responder(detail: DenyDetail) -> Responder {
 fn answered(sent: &Sent, answer: impl FnOnce(&To<'_>) -> Answer) -> CheckResponse {
     let services = services(&["payments"]);
     let inbound = read(&sent.0, &services);
-    answer(&To { inbound: &inbound, id: DecisionId::generate(), revision: Revision(9), caller: None }).into_message()
+    answer(&to(&inbound, None)).into_message()
+}
+
+fn to<'a>(inbound: &'a Inbound<'a>, caller: Option<&'a Caller>) -> To<'a> {
+    let age = Some(Duration::from_millis(1500));
+    To { inbound, id: DecisionId::generate(), revision: Revision(9), age, freshness: Freshness::Fresh, caller }
 }
 
 fn denied(sent: &Sent, denial: &Denial, detail: DenyDetail) -> CheckResponse {
@@ -156,7 +161,7 @@ fn a_workload_is_asked_for_by_name_and_a_person_asks_for_themselves() {
     let inbound = read(&sent.0, &services);
     let no_grant = Denial::new(DenyReason::NoGrant, "");
     let of = |caller: &Caller| {
-        let to = To { inbound: &inbound, id: DecisionId::generate(), revision: Revision(9), caller: Some(caller) };
+        let to = to(&inbound, Some(caller));
         let response = responder(DenyDetail::Full).deny(&no_grant, &to).into_message();
         let problem: Json = serde_json::from_str(&denied_part(&response).body).unwrap();
         problem["request"]["command"].as_str().unwrap().to_owned()
@@ -292,8 +297,19 @@ fn an_allow_bounds_the_stream_and_names_its_grant() {
     let fields = &response.dynamic_metadata.as_ref().unwrap().fields;
     let mut keys: Vec<_> = fields.keys().map(String::as_str).collect();
     keys.sort_unstable();
-    let expected =
-        ["decision_id", "expires", "grant", "policy", "policy_version", "reason", "revision", "shadow", "subject"];
+    let expected = [
+        "decision_id",
+        "expires",
+        "grant",
+        "policy",
+        "policy_version",
+        "reason",
+        "revision",
+        "shadow",
+        "stale",
+        "subject",
+        "table_age_ms",
+    ];
     assert_eq!(keys, expected);
     assert_eq!(fields["policy_version"].kind, Some(Kind::NumberValue(3.0)));
 }

@@ -6,7 +6,7 @@ use rand::RngExt;
 
 /// Waits before attempts.
 #[derive(Debug, Clone)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     least: Duration,
     most: Duration,
     ceiling: Duration,
@@ -14,19 +14,19 @@ pub(super) struct Backoff {
 
 impl Backoff {
     /// The first wait is at most `least`; the bound doubles up to `most`.
-    pub(super) fn new(least: Duration, most: Duration) -> Self {
+    pub(crate) fn new(least: Duration, most: Duration) -> Self {
         Self { least, most: most.max(least), ceiling: least }
     }
 
     /// Anything from nothing to the current bound, which then doubles.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let wait = self.ceiling.mul_f64(rand::rng().random_range(0.0..=1.0));
         self.ceiling = self.ceiling.saturating_mul(2).min(self.most);
         wait
     }
 
     /// The last session worked.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.ceiling = self.least;
     }
 }

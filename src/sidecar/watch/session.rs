@@ -12,8 +12,9 @@ use tonic::Status;
 
 use super::apply::{Fault, Follower, Nacks, Step};
 use super::status::WatchStatus;
-use crate::clock::{Reading, wall};
+use crate::clock::{Reading, Verdict};
 use crate::model::grant::Revision;
+use crate::sidecar::skew::OnClockSkew;
 use crate::sidecar::table::Table;
 use crate::wire::grant::{duration_from, duration_to, timestamp_to};
 use crate::wire::v1;
@@ -232,12 +233,20 @@ impl Answers {
 
 fn status(table: &Table) -> v1::SidecarStatus {
     let clock = table.clock();
-    let offset = clock.now().map(|now| crate::clock::micros_between(now, wall())).unwrap_or_default();
+    let offset = clock.wall_offset_micros().unwrap_or_default();
+    let verdict = match clock.verdict() {
+        Verdict::Unknown => v1::ClockVerdict::Unspecified,
+        Verdict::Agrees => v1::ClockVerdict::Agrees,
+        Verdict::Skewed { .. } => v1::ClockVerdict::Skewed,
+        Verdict::Contradicted(_) => v1::ClockVerdict::Contradicted,
+    };
     v1::SidecarStatus {
         revision: i64::try_from(table.revision().unwrap_or_default().0).unwrap_or(i64::MAX),
         clock_offset: Some(signed(offset)),
         clock_error: clock.error().map(duration_to),
         sent_nanos: clock.monotonic_nanos(),
+        clock_verdict: verdict.into(),
+        refuses_skewed: table.on_skew() == OnClockSkew::Refuse,
     }
 }
 

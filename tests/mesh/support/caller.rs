@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use jitgate::wire::v1::access_service_client::AccessServiceClient;
 use jitgate::wire::v1::{
-    AccessRequest, Grant, ListAccessRequestsRequest, ListGrantsRequest, RequestAccessRequest, RevokeGrantRequest, Scope,
+    AccessRequest, ApproveRequestRequest, Grant, ListAccessRequestsRequest, ListGrantsRequest, RequestAccessRequest,
+    RevokeGrantRequest, Scope,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
@@ -16,6 +17,7 @@ use super::world::World;
 #[derive(Clone)]
 pub struct Caller {
     client: AccessServiceClient<Channel>,
+    channel: Channel,
     token: MetadataValue<Ascii>,
 }
 
@@ -27,7 +29,13 @@ impl Caller {
         let endpoint = Endpoint::from_shared(address).unwrap().tls_config(tls).unwrap();
         let endpoint = endpoint.connect_timeout(Duration::from_secs(5)).timeout(Duration::from_secs(10));
         let token = format!("Bearer {}", world.identities.token(sub, groups)).parse().unwrap();
-        Self { client: AccessServiceClient::new(endpoint.connect_lazy()), token }
+        let channel = endpoint.connect_lazy();
+        Self { client: AccessServiceClient::new(channel.clone()), channel, token }
+    }
+
+    /// For the clients of other services.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     pub fn with<T>(&self, message: T) -> tonic::Request<T> {
@@ -46,6 +54,18 @@ impl Caller {
             ..Default::default()
         };
         Ok(self.client.request_access(self.with(ask)).await?.into_inner())
+    }
+
+    /// Approves a request as it was read, under a request id of the reviewer's own.
+    pub async fn approve(&mut self, request: &AccessRequest, request_id: &str) -> Result<AccessRequest, tonic::Status> {
+        let approve = ApproveRequestRequest {
+            id: request.id.clone(),
+            request_digest: request.request_digest.clone(),
+            reason: "under load".into(),
+            request_id: request_id.into(),
+            ..Default::default()
+        };
+        Ok(self.client.approve_request(self.with(approve)).await?.into_inner())
     }
 
     pub async fn revoke(&mut self, id: &str) -> Result<i64, tonic::Status> {

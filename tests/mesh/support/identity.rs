@@ -56,11 +56,11 @@ impl Identities {
         self.dir.join("issuers.yaml")
     }
 
-    /// A token for `sub` with these groups, good for an hour.
+    /// A token for `sub` with these groups, good for an hour; an hour old, so that a clock that is wrong by less takes it.
     pub fn token(&self, sub: &str, groups: &[&str]) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         self.sign(
-            &json!({"iss": ISSUER, "sub": sub, "aud": "jitgate", "iat": now, "exp": now + 3600, "groups": groups}),
+            &json!({"iss": ISSUER, "sub": sub, "aud": "jitgate", "iat": now - 3600, "exp": now + 3600, "groups": groups}),
         )
     }
 
@@ -74,7 +74,13 @@ impl Identities {
 
     /// A certificate for `spiffe://td.test/<path>`, good as server and client on this machine.
     pub fn certificate(&self, name: &str, path: &str) -> Credentials {
-        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        self.certificate_at(name, path, &["localhost", "127.0.0.1"])
+    }
+
+    /// The same for a server at these names.
+    pub fn certificate_at(&self, name: &str, path: &str, names: &[&str]) -> Credentials {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
         let uri = format!("spiffe://td.test/{path}");
         params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

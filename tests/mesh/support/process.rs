@@ -121,8 +121,12 @@ pub fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
 
 /// The same with more header lines, each ended by CR LF.
 pub fn http_get_with(port: u16, path: &str, headers: &str) -> Option<(u16, String)> {
+    http_get_from(SocketAddr::from(([127, 0, 0, 1], port)), path, headers)
+}
+
+/// The same from anywhere.
+pub fn http_get_from(address: SocketAddr, path: &str, headers: &str) -> Option<(u16, String)> {
     use std::io::{Read, Write};
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(500)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}connection: close\r\n\r\n").ok()?;

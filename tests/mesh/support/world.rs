@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::support::identity::Identities;
-use crate::support::process::{Process, free_port, http_get, wait_until};
+use crate::support::network::Network;
+use crate::support::process::{Process, free_port, http_get, http_get_from, wait_until};
 use crate::support::raw_http::Credentials;
+use crate::support::wall_clock::WallClock;
 
 /// What a test may want otherwise than usual.
 #[derive(Debug, Clone)]
@@ -16,11 +20,26 @@ pub struct Settings {
     pub max_staleness: &'static str,
     pub policies: &'static str,
     pub otlp: Option<u16>,
+    /// Further flags of the sidecar.
+    pub sidecar_flags: &'static [&'static str],
+    /// A wall clock of the sidecar's own, and one of the control plane's.
+    pub sidecar_clock: Option<WallClock>,
+    pub control_clock: Option<WallClock>,
+    /// The sidecar is elsewhere, at the other end of this.
+    pub network: Option<Arc<Network>>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { max_staleness: "30s", policies: POLICIES, otlp: None }
+        Self {
+            max_staleness: "30s",
+            policies: POLICIES,
+            otlp: None,
+            sidecar_flags: &[],
+            sidecar_clock: None,
+            control_clock: None,
+            network: None,
+        }
     }
 }
 
@@ -62,7 +81,9 @@ impl World {
     pub fn start(settings: Settings) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let identities = Identities::create(dir.path());
-        identities.certificate("control", "ns/jitgate/sa/control-plane");
+        let control_host = settings.network.as_ref().map(|network| network.control_host());
+        let names = ["localhost", "127.0.0.1", control_host.as_deref().unwrap_or("localhost")];
+        identities.certificate_at("control", "ns/jitgate/sa/control-plane", &names);
         identities.certificate("sidecar", "ns/shop/sa/payments");
         identities.certificate("envoy", "ns/shop/sa/payments");
         let client = identities.certificate("client", "ns/shop/sa/checkout");
@@ -125,7 +146,7 @@ impl World {
     pub fn start_control(&mut self) {
         let file = |name: &str| self.path(name).to_string_lossy().into_owned();
         let arguments: Vec<String> = [
-            ("--listen", format!("127.0.0.1:{}", self.grpc_port)),
+            ("--listen", format!("{}:{}", self.control_host("127.0.0.1"), self.grpc_port)),
             ("--http-listen", format!("127.0.0.1:{}", self.http_port)),
             ("--data-dir", file("data")),
             ("--policies", file("policies")),
@@ -145,8 +166,24 @@ impl World {
             "control",
             env!("CARGO_BIN_EXE_jitgate"),
             &arguments,
-            &self.telemetry("control-plane"),
+            &self.environment("control-plane", self.settings.control_clock.as_ref()),
         ));
+    }
+
+    /// Where the control plane is: on this machine, or at this end of the network.
+    fn control_host(&self, local: &str) -> String {
+        self.settings.network.as_ref().map_or_else(|| local.to_owned(), |network| network.control_host())
+    }
+
+    /// The sidecar's admin listener.
+    pub fn admin(&self, path: &str) -> Option<(u16, String)> {
+        let host = self.settings.network.as_ref().map_or("127.0.0.1".to_owned(), |network| network.sidecar_host());
+        http_get_from(SocketAddr::new(host.parse().unwrap(), self.admin_port), path, "")
+    }
+
+    fn environment(&self, service: &str, clock: Option<&WallClock>) -> Vec<(&'static str, String)> {
+        let clock = clock.map(WallClock::environment).unwrap_or_default();
+        [self.telemetry(service), clock].concat()
     }
 
     /// Where spans go, when the test wants them.
@@ -160,12 +197,19 @@ impl World {
     }
 
     pub fn start_sidecar(&mut self) {
+        self.start_sidecar_through(self.grpc_port);
+    }
+
+    /// With the control plane behind this port.
+    pub fn start_sidecar_through(&mut self, port: u16) {
         let file = |name: &str| self.path(name).to_string_lossy().into_owned();
+        let elsewhere = self.settings.network.as_ref().map(|network| network.sidecar_host());
+        let admin = elsewhere.unwrap_or_else(|| "127.0.0.1".to_owned());
         let arguments: Vec<String> = [
             ("--listen", format!("unix:{}", file("authz.sock"))),
-            ("--control-plane", format!("https://localhost:{}", self.grpc_port)),
+            ("--control-plane", format!("https://{}:{port}", self.control_host("localhost"))),
             ("--service", "payments".to_owned()),
-            ("--admin-listen", format!("127.0.0.1:{}", self.admin_port)),
+            ("--admin-listen", format!("{admin}:{}", self.admin_port)),
             ("--issuers", file("issuers.yaml")),
             ("--max-staleness", self.settings.max_staleness.to_owned()),
             ("--sidecar-id", "payments-1".to_owned()),
@@ -176,8 +220,13 @@ impl World {
         .into_iter()
         .flat_map(|(flag, value)| [flag.to_owned(), value])
         .collect();
-        let program = env!("CARGO_BIN_EXE_jitgate-sidecar");
-        let environment = self.telemetry("sidecar");
+        let flags = self.settings.sidecar_flags.iter().map(|flag| (*flag).to_owned());
+        let inside = self.settings.network.as_ref().map(|network| network.inside()).unwrap_or_default();
+        let program = [env!("CARGO_BIN_EXE_jitgate-sidecar").to_owned()];
+        let mut line = inside.into_iter().chain(program).chain(arguments).chain(flags);
+        let program = line.next().unwrap();
+        let arguments: Vec<String> = line.collect();
+        let environment = self.environment("sidecar", self.settings.sidecar_clock.as_ref());
         self.sidecar = Some(Process::start_with(self.dir.path(), "sidecar", program, &arguments, &environment));
     }
 
@@ -195,7 +244,7 @@ impl World {
 
     /// Whether the sidecar says that it can decide.
     pub fn sidecar_ready(&self) -> bool {
-        http_get(self.admin_port, "/readyz").is_some_and(|(status, _)| status == 200)
+        self.admin("/readyz").is_some_and(|(status, _)| status == 200)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -206,7 +255,7 @@ impl World {
     pub fn jitgate(&self, sub: &str, groups: &[&str], args: &[&str]) -> (Option<i32>, String, String) {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_jitgate"))
             .args(args)
-            .env("JITGATE_SERVER", format!("https://localhost:{}", self.grpc_port))
+            .env("JITGATE_SERVER", format!("https://{}:{}", self.control_host("localhost"), self.grpc_port))
             .env("JITGATE_CA", self.path("ca.pem"))
             .env("JITGATE_TOKEN", self.identities.token(sub, groups))
             .output()

@@ -3,6 +3,7 @@
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
+use crate::clock::wall;
 use crate::watch_ring::grants::{bytes, digest, grant};
 
 const SECOND: Duration = Duration::from_secs(1);

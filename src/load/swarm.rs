@@ -1,0 +1,215 @@
+//! All sidecars of a load, and what they count together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::bail;
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use ulid::Ulid;
+
+use super::session::Light;
+use crate::tls::Route;
+use crate::wire::v1;
+
+/// How often it is looked whether all are there.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// Every sidecar. Dropping it ends all sessions.
+pub(super) struct Swarm {
+    sidecars: u32,
+    tally: Arc<Tally>,
+    began: Instant,
+    _sessions: JoinSet<()>,
+}
+
+/// What all sessions count.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    attempts: AtomicU64,
+    resumed: AtomicU64,
+    snapshots: AtomicU64,
+    sent_away: AtomicU64,
+    faults: AtomicU64,
+    steps: Mutex<Steps>,
+    applied: Mutex<Vec<Applied>>,
+}
+
+/// Who is in step. A session opened before the newest restart does not count any more.
+#[derive(Debug, Default)]
+struct Steps {
+    generation: u64,
+    in_step: u32,
+}
+
+/// One sidecar applied a revision.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Applied {
+    pub(super) sidecar: u32,
+    pub(super) revision: i64,
+    pub(super) at: Instant,
+    /// After its commit, as the control plane dates that.
+    pub(super) delay: Option<Duration>,
+}
+
+/// Counts at one moment, or between two.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    pub(super) attempts: u64,
+    pub(super) resumed: u64,
+    pub(super) snapshots: u64,
+    pub(super) sent_away: u64,
+    pub(super) faults: u64,
+}
+
+impl Swarm {
+    /// Opens every stream at once.
+    pub(super) fn open(route: &Route, service: &str, sidecars: u32) -> Self {
+        let (tally, mut sessions) = (Arc::new(Tally::default()), JoinSet::new());
+        let began = Instant::now();
+        for number in 0..sidecars {
+            let subscribe = v1::Subscribe {
+                sidecar: format!("load-{number:05}"),
+                instance: Ulid::generate().to_string(),
+                services: vec![service.to_owned()],
+                software: concat!("jitgate-bench ", env!("CARGO_PKG_VERSION")).to_owned(),
+                ..v1::Subscribe::default()
+            };
+            sessions.spawn(Light::new(number, route.clone(), subscribe, Arc::clone(&tally)).run());
+        }
+        Self { sidecars, tally, began, _sessions: sessions }
+    }
+
+    pub(super) fn sidecars(&self) -> u32 {
+        self.sidecars
+    }
+
+    pub(super) fn attempts(&self) -> u64 {
+        self.tally.counts().attempts
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.tally.counts()
+    }
+
+    /// How long until every sidecar was vouched for, from the first connection.
+    pub(super) async fn in_step(&self, patience: Duration) -> anyhow::Result<Duration> {
+        self.all_since(self.began, patience).await
+    }
+
+    /// The same after a restart at `began`.
+    pub(super) async fn in_step_again(&self, began: Instant, patience: Duration) -> anyhow::Result<Duration> {
+        self.all_since(began, patience).await
+    }
+
+    /// From here on only sessions that are opened later count as in step.
+    pub(super) fn start_over(&self) {
+        let mut steps = self.tally.steps.lock();
+        *steps = Steps { generation: steps.generation + 1, in_step: 0 };
+    }
+
+    async fn all_since(&self, began: Instant, patience: Duration) -> anyhow::Result<Duration> {
+        while self.tally.steps.lock().in_step < self.sidecars {
+            if began.elapsed() > patience {
+                let there = self.tally.steps.lock().in_step;
+                bail!("{there} of {} sidecars are in step after {patience:?}", self.sidecars);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(began.elapsed())
+    }
+
+    /// Forgets what was applied so far.
+    pub(super) fn forget_applied(&self) {
+        self.tally.applied.lock().clear();
+    }
+
+    /// The moment at which each sidecar first had `revision` or a newer one; waits until all have.
+    pub(super) async fn applied(&self, revision: i64, patience: Duration) -> anyhow::Result<Vec<Applied>> {
+        let begin = Instant::now();
+        loop {
+            let mut all: Vec<Applied> = self.tally.applied.lock().clone();
+            all.retain(|applied| applied.revision >= revision);
+            all.sort_by_key(|applied| (applied.sidecar, applied.revision));
+            all.dedup_by_key(|applied| applied.sidecar);
+            if all.len() >= usize::try_from(self.sidecars).unwrap_or(usize::MAX) {
+                return Ok(all);
+            }
+            if begin.elapsed() > patience {
+                bail!("{} of {} sidecars have applied revision {revision}", all.len(), self.sidecars);
+            }
+            // Not so often that looking costs what is measured.
+            tokio::time::sleep(10 * LOOK_EVERY).await;
+        }
+    }
+}
+
+impl Tally {
+    pub(super) fn attempt(&self) {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn resumed(&self) {
+        self.resumed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn snapshot(&self) {
+        self.snapshots.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn sent_away(&self) {
+        self.sent_away.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn fault(&self) {
+        self.faults.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.steps.lock().generation
+    }
+
+    /// Counts a session of this generation, unless there is a newer one.
+    pub(super) fn in_step(&self, generation: u64) -> bool {
+        let mut steps = self.steps.lock();
+        let counts = steps.generation == generation;
+        steps.in_step += u32::from(counts);
+        counts
+    }
+
+    pub(super) fn out_of_step(&self, generation: u64) {
+        let mut steps = self.steps.lock();
+        if steps.generation == generation {
+            steps.in_step = steps.in_step.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn applied(&self, applied: Applied) {
+        self.applied.lock().push(applied);
+    }
+
+    fn counts(&self) -> Counts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            attempts: read(&self.attempts),
+            resumed: read(&self.resumed),
+            snapshots: read(&self.snapshots),
+            sent_away: read(&self.sent_away),
+            faults: read(&self.faults),
+        }
+    }
+}
+
+impl Counts {
+    pub(super) fn since(self, before: &Self) -> Self {
+        Self {
+            attempts: self.attempts.saturating_sub(before.attempts),
+            resumed: self.resumed.saturating_sub(before.resumed),
+            snapshots: self.snapshots.saturating_sub(before.snapshots),
+            sent_away: self.sent_away.saturating_sub(before.sent_away),
+            faults: self.faults.saturating_sub(before.faults),
+        }
+    }
+}
