@@ -132,7 +132,7 @@ impl TokenKeys {
                 match step {
                     // One key at a time: the next one has to be known for a while before it is of any use.
                     Step::Publish => match fresh.take() {
-                        Some(key) => publish(change, &mut ring, key, (ACTOR, "it is time for the next key"))?,
+                        Some(key) => publish(change, &mut ring, &key, (ACTOR, "it is time for the next key"))?,
                         None => break,
                     },
                     Step::Promote(kid) => promote(change, &mut ring, &kid)?,
@@ -160,7 +160,7 @@ impl TokenKeys {
                         format!("{KEYS_MAX} keys are published already; wait until retired ones are withdrawn");
                     return Err(Fault::new(FaultKind::Limit, message));
                 }
-                publish(change, &mut ring, fresh, (&by, &reason))?;
+                publish(change, &mut ring, &fresh, (&by, &reason))?;
             }
             Ok(ring)
         });
@@ -202,9 +202,9 @@ fn unusable(what: &'static str) -> Fault {
     StoreError::Damaged(what.to_owned()).into()
 }
 
-fn publish(change: &mut Change<'_>, ring: &mut Ring, pair: KeyPair, (by, reason): (&str, &str)) -> Result<(), Fault> {
+fn publish(change: &mut Change<'_>, ring: &mut Ring, pair: &KeyPair, (by, reason): (&str, &str)) -> Result<(), Fault> {
     let now: Timestamp = change.now();
-    let key = TokenKey::new(&pair, now).map_err(|_| unusable("a token key could not be written down"))?;
+    let key = TokenKey::new(pair, now).map_err(|_| unusable("a token key could not be written down"))?;
     change.publish_token_key(&key, by, reason)?;
     ring.0.push(key);
     Ok(())

@@ -127,7 +127,7 @@ fn token(random: &mut StdRng, pairs: &[KeyPair]) -> String {
     if random.random_bool(0.1) {
         // One character of it is another, or gone.
         let at = random.random_range(0..token.len());
-        token.replace_range(at..=at, *["A", "_", ".", ""].choose(random).unwrap());
+        token.replace_range(at..=at, ["A", "_", ".", ""].choose(random).unwrap());
     }
     token
 }

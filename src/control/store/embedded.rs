@@ -20,6 +20,7 @@ const FRESH: &str = "jitgate.redb.new";
 const LOCK: &str = "jitgate.lock";
 const CACHE_BYTES: usize = 64 << 20;
 
+type OpenTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 type Rows = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 const fn rows(table: Table) -> Rows {
@@ -221,7 +222,7 @@ struct Snapshot(ReadTransaction);
 
 impl Snapshot {
     /// `None` for a table that is newer than the file: it is made with the first row that is written to it.
-    fn table(&self, table: Table) -> Result<Option<ReadOnlyTable<&'static [u8], &'static [u8]>>, StoreError> {
+    fn table(&self, table: Table) -> Result<Option<OpenTable>, StoreError> {
         match self.0.open_table(rows(table)) {
             Ok(open) => Ok(Some(open)),
             Err(TableError::TableDoesNotExist(_)) => Ok(None),

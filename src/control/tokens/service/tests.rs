@@ -35,7 +35,11 @@ async fn rig() -> Rig {
     let channel = served.channel().await;
     let (alice, root) = (served.provider.token("alice", &["sre"]), served.provider.token("root", &[]));
     let ask = v1::RequestAccessRequest {
-        scope: Some(v1::Scope { service: "payments".into(), grpc: vec!["/pay.v1.Ledger/Balance".into()], http: vec![] }),
+        scope: Some(v1::Scope {
+            service: "payments".into(),
+            grpc: vec!["/pay.v1.Ledger/Balance".into()],
+            http: vec![],
+        }),
         duration: Some(prost_types::Duration { seconds: 300, nanos: 0 }),
         reason: "look".into(),
         ..Default::default()
@@ -96,7 +100,7 @@ async fn a_token_is_issued_looked_into_and_judged_over_the_wire() {
 #[tokio::test]
 async fn a_grant_that_is_over_is_a_failed_precondition_with_its_reason() {
     let mut rig = rig().await;
-    let release = v1::ReleaseGrantRequest { id: rig.grant.clone(), ..Default::default() };
+    let release = v1::ReleaseGrantRequest { id: rig.grant.clone() };
     let channel = rig.served.channel().await;
     AccessServiceClient::new(channel).release_grant(with(&rig.alice, release)).await.unwrap();
     let wanted = rig.wanted();
@@ -143,12 +147,13 @@ async fn a_client_library_keeps_a_call_supplied_and_tells_a_refusal() {
 
     let rig = rig().await;
     let alice = rig.alice.clone();
-    let authorized = tonic::service::interceptor::InterceptedService::new(rig.served.channel().await, move |request: Request<()>| {
-        let (metadata, extensions, ()) = request.into_parts();
-        let mut metadata = metadata;
-        metadata.insert("authorization", format!("Bearer {alice}").parse().unwrap());
-        Ok(Request::from_parts(metadata, extensions, ()))
-    });
+    let authorized =
+        tonic::service::interceptor::InterceptedService::new(rig.served.channel().await, move |request: Request<()>| {
+            let (metadata, extensions, ()) = request.into_parts();
+            let mut metadata = metadata;
+            metadata.insert("authorization", format!("Bearer {alice}").parse().unwrap());
+            Ok(Request::from_parts(metadata, extensions, ()))
+        });
     let within = std::time::Duration::from_secs(10);
     let calls = async |grant: &str| {
         let source = TokenSource::new(Asking::new(authorized.clone(), grant).presented_by(WEB));
