@@ -4,6 +4,7 @@ pub mod access;
 pub mod codec;
 pub mod grant;
 pub mod review;
+mod secret;
 
 /// The API, as generated from `proto/jitgate/v1`.
 #[allow(
@@ -30,13 +31,6 @@ pub mod v1 {
 )]
 pub mod store {
     include!(concat!(env!("OUT_DIR"), "/store/jitgate.store.v1.rs"));
-}
-
-/// Without the private key.
-impl std::fmt::Debug for store::TokenKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TokenKey").field("kid", &self.kid).field("alg", &self.alg).finish_non_exhaustive()
-    }
 }
 
 /// The descriptor set of the API, for reflection.

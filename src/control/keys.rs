@@ -132,7 +132,7 @@ impl TokenKeys {
                 match step {
                     // One key at a time: the next one has to be known for a while before it is of any use.
                     Step::Publish => match fresh.take() {
-                        Some(key) => publish(change, &mut ring, key, (ACTOR, "it is time for the next key"))?,
+                        Some(key) => publish(change, &mut ring, &key, (ACTOR, "it is time for the next key"))?,
                         None => break,
                     },
                     Step::Promote(kid) => promote(change, &mut ring, &kid)?,
@@ -160,7 +160,7 @@ impl TokenKeys {
                         format!("{KEYS_MAX} keys are published already; wait until retired ones are withdrawn");
                     return Err(Fault::new(FaultKind::Limit, message));
                 }
-                publish(change, &mut ring, fresh, (&by, &reason))?;
+                publish(change, &mut ring, &fresh, (&by, &reason))?;
             }
             Ok(ring)
         });
@@ -202,9 +202,9 @@ fn unusable(what: &'static str) -> Fault {
     StoreError::Damaged(what.to_owned()).into()
 }
 
-fn publish(change: &mut Change<'_>, ring: &mut Ring, pair: KeyPair, (by, reason): (&str, &str)) -> Result<(), Fault> {
+fn publish(change: &mut Change<'_>, ring: &mut Ring, pair: &KeyPair, (by, reason): (&str, &str)) -> Result<(), Fault> {
     let now: Timestamp = change.now();
-    let key = TokenKey::new(&pair, now).map_err(|_| unusable("a token key could not be written down"))?;
+    let key = TokenKey::new(pair, now).map_err(|_| unusable("a token key could not be written down"))?;
     change.publish_token_key(&key, by, reason)?;
     ring.0.push(key);
     Ok(())
@@ -212,12 +212,11 @@ fn publish(change: &mut Change<'_>, ring: &mut Ring, pair: KeyPair, (by, reason)
 
 /// The key signs, and the one before it no longer does.
 fn promote(change: &mut Change<'_>, ring: &mut Ring, kid: &str) -> Result<(), Fault> {
-    for key in &mut ring.0 {
-        if key.kid == kid {
-            change.sign_with(key, ACTOR)?;
-        } else if matches!(key.stage(), ring::Stage::Signing(_)) {
-            change.retire_token_key(key, ACTOR)?;
-        }
+    for key in ring.0.iter_mut().filter(|key| matches!(key.stage(), ring::Stage::Signing(_))) {
+        change.retire_token_key(key, ACTOR)?;
+    }
+    for key in ring.0.iter_mut().filter(|key| key.kid == kid) {
+        change.sign_with(key, ACTOR)?;
     }
     Ok(())
 }

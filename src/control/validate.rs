@@ -112,7 +112,10 @@ impl Question {
 
     fn target(&self) -> Result<Target<'_>, TargetError> {
         match &self.target {
-            Called::Grpc(path) => Target::grpc(path),
+            // What is no gRPC path is still a POST of that content type.
+            Called::Grpc(path) => Target::grpc(path).or_else(|_| Target::http("POST", path)),
+            // The target of a CONNECT is an authority, whatever stands where the path should.
+            Called::Http(method, _) if method == "CONNECT" => Err(TargetError::NotAbsolute),
             Called::Http(method, path) => Target::http(method, path),
         }
     }

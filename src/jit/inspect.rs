@@ -137,11 +137,14 @@ fn its_own_time(claims: Option<&Value>) -> Timestamp {
 /// Everything up to the claims: passed until the one that failed, skipped after it.
 fn proofs(proven: &Result<JitToken, Denial>, keys: &JitKeys) -> Vec<Check> {
     let denial = proven.as_ref().err();
-    let failed = denial.map(|denial| match denial.reason {
-        DenyReason::TokenIssuerUnknown => "issuer",
-        DenyReason::TokenKeyUnknown | DenyReason::TokenAlgNotAllowed => "key",
-        DenyReason::TokenSignatureInvalid => "signature",
-        _ => "claims",
+    let failed = denial.map(|denial| {
+        let by = [
+            (DenyReason::TokenIssuerUnknown, "issuer"),
+            (DenyReason::TokenKeyUnknown, "key"),
+            (DenyReason::TokenAlgNotAllowed, "key"),
+            (DenyReason::TokenSignatureInvalid, "signature"),
+        ];
+        by.iter().find(|(reason, _)| *reason == denial.reason).map_or("claims", |(_, name)| *name)
     });
     let detail = |name| match name {
         "issuer" => format!("issued by {}", keys.issuer()),

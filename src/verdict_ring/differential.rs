@@ -48,7 +48,7 @@ const WORKLOADS: [&str; 3] =
     ["spiffe://td/ns/shop/sa/web", "spiffe://td/ns/shop/sa/cart", "spiffe://td/ns/ops/sa/cron"];
 const PEERS: [&str; 7] =
     [WORKLOADS[0], WORKLOADS[1], WORKLOADS[2], "", "web.shop.example", "spiffe://TD/ns/shop/sa/web", "SPIFFE://td/a"];
-const HTTP: [(&str, &str); 7] = [
+const HTTP: [(&str, &str); 9] = [
     ("GET", "/v1/users/7"),
     ("GET", "/v1/users/7?deep=1"),
     ("POST", "/v1/users"),
@@ -56,6 +56,8 @@ const HTTP: [(&str, &str); 7] = [
     ("GET", "/v1//users/7"),
     ("GET", "/v1/users/%2e%2e"),
     ("DELETE", "/admin"),
+    ("CONNECT", "/v1/users/7"),
+    ("get", "/v1/users/7"),
 ];
 const GRPC: [&str; 4] = ["/pay.v1.Ledger/Balance", "/pay.v1.Ledger/Post", "/pay.v1.Other/Get", "/pay.v1.Ledger"];
 
@@ -125,7 +127,7 @@ fn token(random: &mut StdRng, pairs: &[KeyPair]) -> String {
     if random.random_bool(0.1) {
         // One character of it is another, or gone.
         let at = random.random_range(0..token.len());
-        token.replace_range(at..=at, *["A", "_", ".", ""].choose(random).unwrap());
+        token.replace_range(at..=at, ["A", "_", ".", ""].choose(random).unwrap());
     }
     token
 }

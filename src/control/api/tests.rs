@@ -267,7 +267,7 @@ async fn health_and_metrics_are_served() {
     };
     assert!(get("/readyz").await.starts_with("HTTP/1.1 200"));
     let metrics = get("/metrics").await;
-    for line in ["jitgate_requests_total{outcome=\"APPROVED\"} 1", "jitgate_store_revision 2", "jitgate_audit_index 4"]
+    for line in ["jitgate_requests_total{outcome=\"APPROVED\"} 1", "jitgate_store_revision 3", "jitgate_audit_index 6"]
     {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }

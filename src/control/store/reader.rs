@@ -301,10 +301,12 @@ impl<'v> Reader<'v> {
     /// # Errors
     /// As every reading.
     pub fn token_keys(&self) -> Read<Vec<TokenKey>> {
-        self.all(Table::TokenKeys, |key, value| {
+        let mut keys = self.all(Table::TokenKeys, |key, value| {
             let row = decode(Table::TokenKeys, key, value)?;
             TokenKey::from_row(row).map_err(|error| damaged(Table::TokenKeys, key, &error))
-        })
+        })?;
+        keys.sort_by_key(|key| key.published);
+        Ok(keys)
     }
 
     /// Audit events from `index` on, in order, until `visit` breaks.

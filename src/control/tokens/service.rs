@@ -69,7 +69,7 @@ impl TokenService for TokenApi {
         let tokens = self.tokens.clone();
         self.api
             .call("IntrospectToken", request, |_, _, wire| async move {
-                let service = optional("service", &wire.service, |text| Service::parse(text))?;
+                let service = optional("service", &wire.service, Service::parse)?;
                 let peer = optional("peer", &wire.peer, Principal::workload)?;
                 Ok(found_to(tokens.inspect(&wire.token, service.as_ref(), peer.as_ref())))
             })
@@ -215,3 +215,6 @@ fn check_to(check: Check) -> v1::TokenCheck {
         reason: reason.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

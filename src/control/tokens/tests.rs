@@ -297,9 +297,8 @@ proptest! {
                 let now = scene.rig.plane.now();
                 let stored = scene.rig.plane.grant(&root(), &id).await.unwrap().grant;
                 let Ok(issued) = outcome else { continue };
-                let left = match stored.phase(now) {
-                    Phase::Live(left) => left,
-                    other => return Err(TestCaseError::fail(format!("a token although {other:?}"))),
+                let Phase::Live(left) = stored.phase(now) else {
+                    return Err(TestCaseError::fail(format!("a token although {:?}", stored.phase(now))));
                 };
                 let proven = scene.verify(&issued).map_err(|denial| TestCaseError::fail(denial.detail.into_owned()))?;
                 let claims = proven.claims;

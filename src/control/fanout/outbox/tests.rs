@@ -279,3 +279,59 @@ async fn progress_is_dated_when_the_state_was_read() {
     assert_eq!(progress.server_time, Some(timestamp_to(asked)));
     assert_eq!((progress.echo_nanos, progress.echo_held), (5, Some(duration_to(SECOND / 2))));
 }
+
+fn keys(kid: &str) -> Option<Arc<v1::TokenKeys>> {
+    let key = v1::TokenKey { kid: kid.into(), alg: "EdDSA".into(), jwk: "{}".into() };
+    Some(Arc::new(v1::TokenKeys { issuer: "jitgate:E".into(), keys: vec![key] }))
+}
+
+impl Line {
+    fn telling(mut self, keys: &watch::Sender<Option<Arc<v1::TokenKeys>>>) -> Self {
+        self.outbox = self.outbox.telling_keys(keys.subscribe());
+        self
+    }
+
+    fn words(&mut self) -> Vec<String> {
+        self.drain().into_iter().map(|(word, _)| word).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_token_keys_follow_each_opening_and_come_again_when_they_change() {
+    let published = watch::Sender::new(keys("k1"));
+    let mut fresh = Line::open(None).telling(&published);
+    assert_eq!(fresh.words(), ["begin 1 FIRST", "chunk 1", "end", "keys", "progress"]);
+    let mut resumed = Line::open(Some(("E", 10))).telling(&published);
+    assert_eq!(resumed.words(), ["resumed", "keys", "progress"]);
+    assert_eq!(resumed.words(), [""; 0]);
+    published.send_replace(keys("k2"));
+    assert_eq!(resumed.drain(), [("keys".to_owned(), 10)], "the revision stays where it is");
+    assert_eq!(resumed.words(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_keys_never_come_between_the_parts_of_a_delta_or_a_snapshot() {
+    let published = watch::Sender::new(keys("k1"));
+    let mut line = Line::open(Some(("E", 10))).telling(&published);
+    line.drain();
+    let many = (0..CHUNK_ENTRIES + 1).map(|n| put(grant(&format!("g{n}"))));
+    line.publish(11, many);
+    let first = line.next().unwrap();
+    assert!(matches!(first.message, Some(Message::Delta(_))) && first.revision == 10);
+    published.send_replace(keys("k2"));
+    let words = line.words();
+    assert!(words[0].starts_with("delta") && words[1..].contains(&"keys".to_owned()), "{words:?}");
+    let mut opening = Line::open(None).telling(&published);
+    opening.next();
+    published.send_replace(keys("k3"));
+    assert_eq!(opening.words(), ["chunk 1", "end", "keys", "progress"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_there_is_a_key_nothing_is_told_about_keys() {
+    let published = watch::Sender::new(None);
+    let mut line = Line::open(Some(("E", 10))).telling(&published);
+    assert_eq!(line.words(), ["resumed", "progress"]);
+    published.send_replace(keys("k1"));
+    assert_eq!(line.words(), ["keys"]);
+}
