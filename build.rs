@@ -8,7 +8,7 @@ use std::{env, fs};
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     compile(
-        &["jitgate/v1/grants.proto", "jitgate/v1/access.proto", "jitgate/v1/watch.proto"],
+        &["jitgate/v1/grants.proto", "jitgate/v1/access.proto", "jitgate/v1/watch.proto", "jitgate/v1/audit.proto"],
         "proto",
         &out.join("jitgate.bin"),
     )?;
@@ -31,6 +31,7 @@ fn compile(files: &[&str], include: &str, descriptors: &Path) -> Result<(), Box<
 fn compile_store(out: &Path) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(out)?;
     let set = protox::compile(["jitgate/store/v1/store.proto"], ["proto"])?;
+    fs::write(out.with_extension("bin"), prost::Message::encode_to_vec(&set))?;
     tonic_prost_build::configure()
         .bytes(".")
         .build_client(false)

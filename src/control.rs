@@ -50,6 +50,8 @@ pub mod policy;
 pub mod requests;
 pub mod reviews;
 pub mod store;
+pub mod story;
+pub mod uses;
 pub mod waiting;
 
 pub use config::ControlPlaneArgs;
@@ -65,6 +67,7 @@ use plane::Plane;
 use policy::{PolicySet, Reloader};
 use store::embedded::Embedded;
 use store::{Clock, Store, StoreError, Writer};
+use uses::{Uses, UsesArgs};
 use waiting::Waiting;
 
 /// Runs the control plane until `until` completes or a part of it fails.
@@ -88,6 +91,7 @@ pub struct ControlPlane {
     identify: Identify,
     entitlements: Entitlements,
     policies: (PathBuf, PolicySet),
+    uses: UsesArgs,
     metrics: Metrics,
 }
 
@@ -111,6 +115,7 @@ impl ControlPlane {
             insecure,
             progress_interval,
             tombstone_keep,
+            uses,
         } = args;
         let plaintext = Plaintext { listen: &listen, http_listen: &http_listen, insecure };
         let by_certificate = tls_client_ca.is_some();
@@ -144,6 +149,7 @@ impl ControlPlane {
             identify,
             entitlements,
             policies,
+            uses,
             metrics,
         })
     }
@@ -163,7 +169,7 @@ impl ControlPlane {
     /// # Errors
     /// One line that names the part that failed.
     pub async fn run(self, until: impl Future<Output = ()>) -> Outcome {
-        let Self { plane, writer, grpc, http, issuers, identify, entitlements, policies, metrics, .. } = self;
+        let Self { plane, writer, grpc, http, issuers, identify, entitlements, policies, uses, metrics, .. } = self;
         let (directory, set) = policies;
         let mut tasks = Tasks::new();
         let stop = tasks.stopping();
@@ -179,6 +185,7 @@ impl ControlPlane {
         tasks.spawn("the HTTP listener", admin::serve(http, shown(&plane, metrics), stop.clone()));
         tasks.spawn("the watch fan-out", Arc::clone(&plane.fanout).run(stop.clone()));
         tasks.spawn("the issuers' keys", issuers.run(stop.clone()));
+        spawn_records(&mut tasks, &plane, uses, &stop);
         spawn_reloads(&mut tasks, reloader, plane.clone(), &stop);
         // The last handle on the store goes to a task: when all have ended, the store is closed.
         tasks.spawn("the sweeper", plane.sweep_until(stop));
@@ -224,7 +231,9 @@ fn routes(plane: &Plane, entitlements: Entitlements, stop: CancellationToken) ->
         .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    Ok(Routes::new(Api::new(plane.clone(), stop).into_service())
+    let api = Api::new(plane.clone(), stop);
+    Ok(Routes::new(api.clone().into_service())
+        .add_service(api.into_audit_service())
         .add_service(plane.fanout.service(Arc::new(entitlements)))
         .add_service(reflection))
 }
@@ -245,6 +254,15 @@ fn shown(plane: &Plane, metrics: Metrics) -> Admin {
     Admin::new(metrics).ready_when("store", move || {
         if usable.holds() { Ok(()) } else { Err(StoreError::Medium("see the log".to_owned()).to_string()) }
     })
+}
+
+/// What is remembered beside the grants themselves: the audit chain, looked at once, and what sidecars decide.
+fn spawn_records(tasks: &mut Tasks, plane: &Plane, args: UsesArgs, stop: &CancellationToken) {
+    tasks.spawn("the look at the audit chain", plane.clone().look_at_audit_chain(stop.clone()));
+    if let Some((intake, uses)) = Uses::new(args, &plane.metrics) {
+        plane.fanout.take_decisions(intake);
+        tasks.spawn("the record of decisions", uses.run(plane.store.clone(), stop.clone()));
+    }
 }
 
 /// The newest good set wins; one that cannot be put in force now is tried again with the next change of the store.

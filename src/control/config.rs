@@ -10,6 +10,7 @@ use rustls::ServerConfig;
 
 use super::entitle::Entitlement;
 use super::policy::PolicySet;
+use super::uses::UsesArgs;
 use crate::issuers::IssuersArgs;
 use crate::model::identity::Principal;
 use crate::tls::{self, ALPN_H2, ClientAuth};
@@ -61,6 +62,9 @@ pub struct ControlPlaneArgs {
     /// How long an ended grant explains refusals before it is forgotten by sidecars.
     #[arg(long, env = "JITGATE_TOMBSTONE_KEEP", value_name = "TIME", default_value = "10m", value_parser = keep)]
     pub tombstone_keep: Duration,
+    /// What is kept of decisions.
+    #[command(flatten)]
+    pub uses: UsesArgs,
 }
 
 fn principal(text: &str) -> Result<Principal, String> {

@@ -189,6 +189,8 @@ pub fn issued_to(issued: &Issued, now: Timestamp) -> v1::Grant {
         end_reason: ending.as_ref().map(|ending| ending.reason.clone()).unwrap_or_default(),
         ended_by: ending.as_ref().map(|ending| ending.by.clone()).unwrap_or_default(),
         auto_rule: origin.auto_rule.as_deref().unwrap_or_default().to_owned(),
+        // What sidecars have reported of it is not known here.
+        ..v1::Grant::default()
     }
 }
 
