@@ -14,6 +14,7 @@ pub mod input;
 pub mod listen;
 pub mod listing;
 pub mod record;
+pub mod report;
 pub mod respond;
 pub mod routes;
 pub mod table;
@@ -34,6 +35,7 @@ use config::{CheckArgs, Checking};
 use health::Readiness;
 use listen::ListenArgs;
 use record::Recorder;
+use report::ReportArgs;
 use table::Table;
 use watch::{WatchArgs, Watched};
 
@@ -52,6 +54,9 @@ pub struct SidecarArgs {
     /// Where grants come from.
     #[command(flatten)]
     pub watch: WatchArgs,
+    /// What the control plane hears of decisions.
+    #[command(flatten)]
+    pub report: ReportArgs,
     /// Where the sidecar shows itself.
     #[command(flatten)]
     pub admin: AdminArgs,
@@ -62,14 +67,15 @@ pub struct SidecarArgs {
 /// # Errors
 /// One line that names the flag or file, the cause and the way out; or which part ended unasked.
 pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
-    let SidecarArgs { listen, check, issuers, watch, admin } = args;
+    let SidecarArgs { listen, check, issuers, watch, report, admin } = args;
     let watched =
         Watched { services: check.service.clone(), max_staleness: check.max_staleness, insecure: listen.insecure };
     let issuers = Arc::new(issuers.load()?.accepting(&check.audiences()));
     let checking = check.parse()?;
     warn_of(&checking, &issuers);
     let table = Arc::new(Table::default());
-    let watch = watch.build(watched, Arc::clone(&table))?;
+    let reports = report.build();
+    let watch = watch.build(watched, Arc::clone(&table))?.reporting(reports.clone());
     let readiness = Readiness::new(Arc::clone(&table), checking.max_staleness);
 
     let (max_check_bytes, reflection) = (listen.max_check_bytes, listen.reflection);
@@ -82,8 +88,8 @@ pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
     let shown = Admin::new(metrics.clone())
         .ready_when("grants", move || ready.obstacle().map_or(Ok(()), Err))
         .merge(listing::routes(Arc::clone(&table)));
-    let recorder = Recorder::new(spans, &metrics);
-    let authorizer = Authorizer::new(table, Arc::clone(&issuers), checking, recorder);
+    let recorder = Recorder::reporting(spans, &metrics, reports.clone());
+    let authorizer = Authorizer::new(Arc::clone(&table), Arc::clone(&issuers), checking, recorder);
     let health = health::reporter().await;
     let routes = routes::build(authorizer, health.clone(), max_check_bytes, reflection)?;
 
@@ -95,6 +101,7 @@ pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
         tasks.spawn_thread(name, listener.serve(routes.clone(), tasks.stopping()))?;
     }
     tasks.spawn("admin listener", admin::serve(admin_listener, shown, tasks.stopping()));
+    tasks.spawn("reports", reports.run(table, tasks.stopping()));
     tasks.spawn("watch", watch.run(tasks.stopping()));
     tasks.spawn("issuers", issuers.run(tasks.stopping()));
     tasks.spawn("health", readiness.follow(health, tasks.stopping()));

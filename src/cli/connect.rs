@@ -12,6 +12,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Request, Status};
 
 use crate::wire::v1::access_service_client::AccessServiceClient;
+use crate::wire::v1::audit_service_client::AuditServiceClient;
 
 use super::render::{OutputArgs, Screen};
 use super::trouble::{Trouble, root_cause};
@@ -53,11 +54,16 @@ pub struct ClientArgs {
 /// The API with the caller's credential on each call.
 pub type AccessClient = AccessServiceClient<InterceptedService<Channel, Bearer>>;
 
+/// The audit part of the API.
+pub type AuditClient = AuditServiceClient<InterceptedService<Channel, Bearer>>;
+
 /// An open connection to the control plane.
 #[derive(Debug)]
 pub struct Connection {
     /// The API.
     pub access: AccessClient,
+    /// Its audit part.
+    pub audit: AuditClient,
     /// What the caller wants to see, and how.
     pub screen: Screen,
     server: String,
@@ -117,8 +123,9 @@ pub async fn connect(args: ClientArgs) -> Result<Connection, Trouble> {
     let endpoint = endpoint(&server, bearer.0.is_some(), insecure)?;
     let endpoint = secure(endpoint, ca.as_deref(), cert.as_deref().zip(key.as_deref()))?;
     let channel = endpoint.connect().await.map_err(|error| Trouble::unreachable(&server, &root_cause(&error)))?;
+    let audit = AuditServiceClient::with_interceptor(channel.clone(), bearer.clone());
     let access = AccessServiceClient::with_interceptor(channel, bearer);
-    Ok(Connection { access, screen: output.screen(), server })
+    Ok(Connection { access, audit, screen: output.screen(), server })
 }
 
 fn endpoint(server: &str, with_token: bool, insecure: bool) -> Result<Endpoint, Trouble> {

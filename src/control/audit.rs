@@ -151,3 +151,6 @@ impl Plane {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

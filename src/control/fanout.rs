@@ -6,8 +6,8 @@
 //!
 //! It never decides what a sidecar may watch (an [`Entitle`] does) and never sends a revision that the store may lose.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};

@@ -181,3 +181,6 @@ impl Telling<'_> {
 fn decided(decision: v1::Decision) -> v1::StoryEntry {
     v1::StoryEntry { time: decision.first_time.or(decision.time), what: Some(What::Decision(decision)) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -152,8 +152,8 @@ pub(super) fn policies(text: &str) -> PolicySet {
 pub(super) struct Rig {
     pub(super) plane: Plane,
     clock: Arc<AtomicU64>,
-    _directory: Arc<TempDir>,
-    _tasks: JoinSet<Outcome>,
+    directory: Arc<TempDir>,
+    tasks: JoinSet<Outcome>,
 }
 
 impl Rig {
@@ -169,7 +169,7 @@ impl Rig {
         let directory = Arc::new(tempfile::tempdir().unwrap());
         let clock = Arc::new(AtomicU64::new(NOON.as_micros()));
         let ticking = Arc::clone(&clock);
-        let engine = Embedded::open(directory.path()).unwrap();
+        let engine = Embedded::open(&directory.path().join("data")).unwrap();
         let now = Arc::new(move || Timestamp::from_micros(ticking.load(Ordering::Acquire)));
         let (store, writer, opening) = Store::open(engine, now).unwrap();
         let mirror = Mirror::new(opening.revision, opening.grants, &opening.history, 100);
@@ -186,7 +186,15 @@ impl Rig {
         tasks.spawn(writer.run(CancellationToken::new()));
         let metrics = Metrics::default().register(ControlMetrics::register);
         let plane = Plane::new(store, fanout, waiting, metrics, Duration::from_secs(600));
-        Self { plane, clock, _directory: directory, _tasks: tasks }
+        Self { plane, clock, directory, tasks }
+    }
+
+    /// Ends it; its store is in `data` of what is left.
+    pub(super) async fn close(self) -> TempDir {
+        let Self { plane, directory, mut tasks, .. } = self;
+        drop(plane);
+        while tasks.join_next().await.is_some() {}
+        Arc::try_unwrap(directory).unwrap()
     }
 
     /// Time passes.

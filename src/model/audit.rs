@@ -263,7 +263,8 @@ impl Chain {
             return Err(broken);
         }
         let last = self.next - 1;
-        if let Some(cut) = self.checkpoints.iter().filter(|checkpoint| checkpoint.index > last).max_by_key(|c| c.index) {
+        if let Some(cut) = self.checkpoints.iter().filter(|checkpoint| checkpoint.index > last).max_by_key(|c| c.index)
+        {
             return Err(Broken { index: cut.index, flaw: Flaw::CutOff(last) });
         }
         // A walk that began later than the head has seen nothing of the head.
@@ -441,7 +442,7 @@ mod tests {
         let events = chain(5);
         let walk = |kept: Checkpoint| {
             let mut chain = Chain::new(3, vec![kept]);
-            events[2..].iter().for_each(|event| drop(chain.take(event)));
+            assert!(events[2..].iter().filter(|event| chain.take(event)).count() < 4);
             chain.finish(None)
         };
         let good = walk(checkpoint(&events, 2)).unwrap();

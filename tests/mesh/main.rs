@@ -20,6 +20,7 @@ mod garbage;
 mod jaeger;
 mod main_job;
 mod spellings_through_envoy;
+mod story;
 mod support;
 mod traces;
 

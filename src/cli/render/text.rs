@@ -177,12 +177,22 @@ impl View for Grant<'_> {
             ("Request", grant.request.clone()),
             ("Policy", versioned(&grant.policy, grant.policy_version)),
             ("Approved by rule", grant.auto_rule.clone()),
+            ("Used", used(grant, paper)),
             ("Ended", moment(grant.end_time.as_ref(), paper)),
             ("Ended by", grant.ended_by.clone()),
             ("Because", grant.end_reason.clone()),
         ]);
         block(&fields)
     }
+}
+
+/// `3 times, last 5s ago, at payments-1`
+pub(super) fn used(grant: &v1::Grant, paper: &Paper) -> String {
+    if grant.last_use_time.is_none() {
+        return "never, as far as sidecars have reported".to_owned();
+    }
+    let times = if grant.use_count == 1 { "once".to_owned() } else { format!("{} times", grant.use_count) };
+    format!("{times}, last {}, at {}", relative(grant.last_use_time.as_ref(), paper), grant.used_at.join(", "))
 }
 
 /// Nothing for a standing grant that names no beginning: it has always been in force.
@@ -360,7 +370,7 @@ fn scope_fields(scope: Option<&v1::Scope>) -> Vec<(&'static str, String)> {
     std::iter::once(("Service", service)).chain(rules).collect()
 }
 
-fn rules(scope: Option<&v1::Scope>) -> Vec<String> {
+pub(super) fn rules(scope: Option<&v1::Scope>) -> Vec<String> {
     let Some(scope) = scope else { return Vec::new() };
     let http = scope.http.iter().map(|rule| format!("{} {}", rule.methods.join(","), rule.path));
     scope.grpc.iter().cloned().chain(http).collect()
@@ -371,7 +381,7 @@ fn versioned(policy: &str, version: i64) -> String {
 }
 
 /// What a person recognises of a principal; a group is marked as one.
-fn short(principal: &str) -> String {
+pub(super) fn short(principal: &str) -> String {
     match Principal::parse(principal) {
         Ok(parsed) if parsed.kind() == PrincipalKind::Group => format!("group {}", parsed.short()),
         Ok(parsed) => parsed.short().to_owned(),
@@ -379,7 +389,7 @@ fn short(principal: &str) -> String {
     }
 }
 
-fn span(span: Option<&prost_types::Duration>) -> String {
+pub(super) fn span(span: Option<&prost_types::Duration>) -> String {
     let length = span.and_then(|span| duration_from(span, "").ok());
     length.map(|length| humantime::format_duration(length).to_string()).unwrap_or_default()
 }
@@ -388,16 +398,16 @@ fn instant(time: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
     time.and_then(|time| timestamp_from(time, "").ok())
 }
 
-fn time(time: Option<&prost_types::Timestamp>) -> String {
+pub(super) fn time(time: Option<&prost_types::Timestamp>) -> String {
     instant(time).map(|time| time.to_string()).unwrap_or_default()
 }
 
-fn relative(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
+pub(super) fn relative(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
     instant(time).map(|time| distance(time, paper.now)).unwrap_or_default()
 }
 
 /// Absolute and relative.
-fn moment(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
+pub(super) fn moment(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
     instant(time).map(|time| format!("{time} ({})", distance(time, paper.now))).unwrap_or_default()
 }
 

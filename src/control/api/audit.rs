@@ -111,7 +111,8 @@ impl Export {
     async fn step(export: Option<Self>) -> Option<(Result<v1::AuditEvent, Status>, Option<Self>)> {
         let mut export = export?;
         if export.stop.is_cancelled() {
-            let fault = Fault::new(FaultKind::Unavailable, "the control plane stops; export again from where this ends");
+            let fault =
+                Fault::new(FaultKind::Unavailable, "the control plane stops; export again from where this ends");
             return Some((Err(status::from_fault(&fault)), None));
         }
         if export.read.is_empty() {

@@ -146,12 +146,7 @@ fn is_sound(reported: &Reported, decision: &v1::Decision) -> bool {
 }
 
 /// Forgets the `over` oldest records, and those that arrived before `before`; at most `most`. Says how many.
-pub(super) fn forget(
-    rows: &mut Overlay<'_>,
-    before: Timestamp,
-    over: usize,
-    most: usize,
-) -> Result<usize, StoreError> {
+pub(super) fn forget(rows: &mut Overlay<'_>, before: Timestamp, over: usize, most: usize) -> Result<usize, StoreError> {
     let oldest = Reader::new(rows).oldest_decisions(most)?;
     let mut forgotten = 0;
     for (place, (at, id)) in oldest.into_iter().enumerate() {

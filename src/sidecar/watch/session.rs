@@ -14,6 +14,7 @@ use super::apply::{Fault, Follower, Nacks, Step};
 use super::status::WatchStatus;
 use crate::clock::{Reading, wall};
 use crate::model::grant::Revision;
+use crate::sidecar::report::Reports;
 use crate::sidecar::table::Table;
 use crate::wire::grant::{duration_from, duration_to, timestamp_to};
 use crate::wire::v1;
@@ -55,6 +56,9 @@ pub(super) struct Session {
     status: Arc<WatchStatus>,
     follower: Follower,
     answers: Answers,
+    /// Decisions to report, once the control plane has said that it takes them.
+    pub(super) reports: Reports,
+    reporting: bool,
     interval: Option<Duration>,
     heard: Instant,
     /// Whether the clock was found skewed, which is reported once.
@@ -71,6 +75,7 @@ struct Answers {
     nacks: VecDeque<v1::Nack>,
     ack: Option<v1::Ack>,
     status: bool,
+    report: bool,
 }
 
 impl Session {
@@ -81,6 +86,8 @@ impl Session {
             status,
             follower,
             answers: Answers::default(),
+            reports: Reports::default(),
+            reporting: false,
             interval: None,
             heard: Instant::now(),
             skewed: false,
@@ -111,10 +118,11 @@ impl Session {
                 },
                 room = outgoing.reserve(), if self.answers.waiting() => {
                     let Ok(room) = room else { return End::Closed(None) };
-                    if let Some(message) = self.answers.next(&self.table) {
+                    if let Some(message) = self.answers.next(&self.table).or_else(|| self.report()) {
                         room.send(v1::WatchGrantsRequest { message: Some(message) });
                     }
                 }
+                () = self.reports.ready(), if self.reporting && !self.answers.report => self.answers.report = true,
                 () = sleep_until(self.heard + patience) => return End::Silent(patience),
             }
         }
@@ -123,6 +131,10 @@ impl Session {
     fn take(&mut self, response: v1::WatchGrantsResponse) -> Result<Option<End>, Fault> {
         if let Some(Said::SnapshotBegin(begin)) = &response.message {
             self.status.snapshot_begun(begin.cause());
+        }
+        if let Some(Said::Progress(progress)) = &response.message {
+            self.reporting = progress.takes_decisions;
+            self.reports.ask(progress.takes_decisions);
         }
         match self.follower.take(response)? {
             Step::Noted => {}
@@ -160,6 +172,12 @@ impl Session {
             }
         }
         Ok(None)
+    }
+
+    /// After everything else; what is left over makes itself known again.
+    fn report(&mut self) -> Option<Message> {
+        self.answers.report = false;
+        self.reports.next().map(Message::Decisions)
     }
 
     fn ack(&mut self, revision: Revision) {
@@ -205,7 +223,7 @@ impl Session {
 
 impl Answers {
     fn waiting(&self) -> bool {
-        !self.nacks.is_empty() || self.ack.is_some() || self.status
+        !self.nacks.is_empty() || self.ack.is_some() || self.status || self.report
     }
 
     /// Refusals first: an acknowledgement must not overtake the exceptions to it.
