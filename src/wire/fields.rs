@@ -20,9 +20,9 @@ pub type Fields = BTreeMap<String, String>;
 
 /// The fields of an encoded message such as `jitgate.v1.AccessRequest`.
 pub fn fields(message: &str, bytes: &[u8]) -> Fields {
-    let mut found = Fields::new();
-    SCHEMA.walk(&format!(".{message}"), bytes, "", &mut found, DEPTH_MAX);
-    found
+    let mut walk = Walk { schema: &SCHEMA, found: Fields::new() };
+    walk.message(&format!(".{message}"), bytes, "", DEPTH_MAX);
+    walk.found
 }
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| Schema::read(DESCRIPTORS));
@@ -98,28 +98,6 @@ impl Schema {
         self.messages.insert(name, known);
     }
 
-    fn walk(&self, message: &str, mut bytes: &[u8], path: &str, into: &mut Fields, depth: usize) {
-        let (Some(known), Some(deeper)) = (self.messages.get(message), depth.checked_sub(1)) else { return };
-        let mut seen: HashMap<u64, usize> = HashMap::new();
-        while let Some((number, value)) = next(&mut bytes) {
-            let Some(field) = known.get(&number) else { continue };
-            let at = seen.entry(number).and_modify(|at| *at += 1).or_default();
-            let name = if field.repeated { format!("{}[{at}]", field.name) } else { field.name.clone() };
-            let path = if path.is_empty() { name } else { format!("{path}.{name}") };
-            match (&field.kind, value) {
-                (Kind::Message(of), Value::Bytes(within)) => match well_known(of, within) {
-                    Some(text) => drop(into.insert(path, text)),
-                    None => self.walk(of, within, &path, into, deeper),
-                },
-                (kind, value) => {
-                    if let Some(text) = self.text(kind, value) {
-                        into.insert(path, text);
-                    }
-                }
-            }
-        }
-    }
-
     fn text(&self, kind: &Kind, value: Value<'_>) -> Option<String> {
         match (kind, value) {
             (Kind::Text, Value::Bytes(bytes)) => Some(String::from_utf8_lossy(bytes).into_owned()),
@@ -131,6 +109,38 @@ impl Schema {
                 Some(named.map_or_else(|| number.to_string(), Clone::clone))
             }
             _ => None,
+        }
+    }
+}
+
+/// One message with those within it.
+struct Walk<'s> {
+    schema: &'s Schema,
+    found: Fields,
+}
+
+impl Walk<'_> {
+    fn message(&mut self, message: &str, mut bytes: &[u8], path: &str, depth: usize) {
+        let (Some(known), Some(deeper)) = (self.schema.messages.get(message), depth.checked_sub(1)) else { return };
+        let mut seen: HashMap<u64, usize> = HashMap::new();
+        while let Some((number, value)) = next(&mut bytes) {
+            let Some(field) = known.get(&number) else { continue };
+            let at = seen.entry(number).and_modify(|at| *at += 1).or_default();
+            let name = if field.repeated { format!("{}[{at}]", field.name) } else { field.name.clone() };
+            let path = if path.is_empty() { name } else { format!("{path}.{name}") };
+            let text = match (&field.kind, value) {
+                (Kind::Message(of), Value::Bytes(within)) => {
+                    let text = well_known(of, within);
+                    if text.is_none() {
+                        self.message(of, within, &path, deeper);
+                    }
+                    text
+                }
+                (kind, value) => self.schema.text(kind, value),
+            };
+            if let Some(text) = text {
+                self.found.insert(path, text);
+            }
         }
     }
 }

@@ -245,7 +245,7 @@ fn grant_line(grant: &v1::Grant, paper: &Paper) -> String {
     let state = super::json::state(grant.state().as_str_name(), "GRANT_STATE_");
     let until =
         if grant.standing { "standing".to_owned() } else { format!("until {}", time(grant.expire_time.as_ref())) };
-    format!("Grant   {}: {state}, of {}, {until}; {}", grant.id, short(&grant.subject), super::text::used(grant, paper))
+    format!("Grant   {}: {state}, of {}, {until}; {}", grant.id, short(&grant.subject), uses(grant, paper))
 }
 
 fn row(entry: &v1::StoryEntry, story: &v1::Story) -> Vec<String> {
@@ -305,4 +305,109 @@ fn states(event: &v1::AuditEvent) -> String {
 
 fn actor(text: &str) -> String {
     if Principal::parse(text).is_ok() { short(text) } else { text.to_owned() }
+}
+
+fn uses(grant: &v1::Grant, paper: &Paper) -> String {
+    match super::text::used(grant, paper) {
+        used if used.is_empty() => "no use was reported".to_owned(),
+        used => format!("used {used}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::audit::Flaw;
+    use crate::model::time::Timestamp;
+    use crate::wire::grant::timestamp_to;
+
+    const ALICE: &str = "user:https://idp|alice";
+
+    fn paper() -> Paper {
+        Paper { now: Timestamp::from_micros(1_700_000_010_000_000), width: None }
+    }
+
+    fn at(second: u64) -> Option<prost_types::Timestamp> {
+        Some(timestamp_to(Timestamp::from_micros((1_700_000_000 + second) * 1_000_000)))
+    }
+
+    fn event(kind: &str, from: &str, to: &str) -> v1::AuditEvent {
+        v1::AuditEvent {
+            index: 7,
+            time: at(1),
+            r#type: kind.into(),
+            actor: ALICE.into(),
+            resource: "grants/01JQ0000000000000000ABCDEF".into(),
+            from_state: from.into(),
+            to_state: to.into(),
+            reason: "be\u{1b}cause".into(),
+            ..v1::AuditEvent::default()
+        }
+    }
+
+    fn story() -> v1::Story {
+        let decision = v1::Decision {
+            id: "01JQ0000000000000000000001".into(),
+            first_time: at(2),
+            time: at(4),
+            allowed: false,
+            reason: "GRANT_REVOKED".into(),
+            grant: "01JQ0000000000000000ABCDEF".into(),
+            principal: ALICE.into(),
+            method: "GET /v1/users/{id}".into(),
+            count: 3,
+            sidecar: "payments-1".into(),
+            ..v1::Decision::default()
+        };
+        let entry = |time, what| v1::StoryEntry { time, what: Some(what) };
+        v1::Story {
+            decision: Some(decision.clone()),
+            entries: vec![
+                entry(at(1), What::Event(event("grant.revoked", "ACTIVE", "REVOKED"))),
+                entry(at(2), What::Decision(decision)),
+            ],
+            more_uses: 9,
+            ..v1::Story::default()
+        }
+    }
+
+    #[test]
+    fn a_story_has_one_line_for_each_thing_that_happened() {
+        let text = Story(&story()).text(&paper());
+        let line =
+            |word: &str| text.lines().find(|line| line.contains(word)).unwrap_or_else(|| panic!("{word}: {text}"));
+        let event = line("grant.revoked");
+        assert!(event.contains("grant ..ABCDEF") && event.contains("alice") && event.contains("ACTIVE -> REVOKED: be"));
+        let refusal = line("refusal <-");
+        for word in ["GRANT_REVOKED", "3 calls until", "at payments-1", "decision 01JQ0000000000000000000001"] {
+            assert!(refusal.contains(word), "{word}: {refusal}");
+        }
+        assert!(text.contains("9 older records") && !text.contains('\u{1b}'), "{text}");
+    }
+
+    #[test]
+    fn a_decision_is_explained_with_what_came_of_it() {
+        let story = story();
+        let text = Decided(&story).text(&paper());
+        assert!(text.starts_with("REFUSED: GRANT_REVOKED\n\nDecision:"), "{text}");
+        let value = Decided(&story).json();
+        assert_eq!((&value["decision"]["reason"], &value["grant"]), (&json!("GRANT_REVOKED"), &Value::Null));
+    }
+
+    #[test]
+    fn an_entry_as_json_is_one_of_three() {
+        let value = Story(&story()).json();
+        let [first, second] = value["entries"].as_array().unwrap().as_slice() else { panic!("{value}") };
+        assert_eq!((&first["event"]["type"], &first["decision"]), (&json!("grant.revoked"), &Value::Null));
+        assert_eq!((&second["decision"]["count"], &second["event"]), (&json!(3), &Value::Null));
+    }
+
+    #[test]
+    fn a_verdict_says_whole_or_where_it_breaks() {
+        let whole = Ok(Verified { first: 1, last: 9, checkpoints: 1, ..Verified::default() });
+        assert!(Verdict(&whole).text(&paper()).starts_with("WHOLE: events 1 to 9, as the checkpoint says\n"));
+        let broken = Err(Broken { index: 4, flaw: Flaw::Missing });
+        assert_eq!(Verdict(&broken).text(&paper()), "BROKEN: audit event 4 is missing\n");
+        assert_eq!(Verdict(&broken).json()["brokenAt"], 4);
+    }
 }

@@ -186,10 +186,10 @@ impl View for Grant<'_> {
     }
 }
 
-/// `3 times, last 5s ago, at payments-1`
+/// `3 times, last 5s ago, at payments-1`; nothing without a use that was reported.
 pub(super) fn used(grant: &v1::Grant, paper: &Paper) -> String {
     if grant.last_use_time.is_none() {
-        return "never, as far as sidecars have reported".to_owned();
+        return String::new();
     }
     let times = if grant.use_count == 1 { "once".to_owned() } else { format!("{} times", grant.use_count) };
     format!("{times}, last {}, at {}", relative(grant.last_use_time.as_ref(), paper), grant.used_at.join(", "))

@@ -154,6 +154,7 @@ async fn a_broken_chain_keeps_nobody_out_and_is_shown() {
         altered(&mut rows[4].1, |event| event.time.as_mut().unwrap().seconds = 250_000_000_000);
     });
     let served = Served::start_in(Arc::new(directory), &[]).await;
+    crate::tls::install_provider();
     let shown = loop {
         let shown = reqwest::get(format!("http://{}/metrics", served.http)).await.unwrap().text().await.unwrap();
         if shown.contains("jitgate_audit_broken_at 5") {

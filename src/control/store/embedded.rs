@@ -199,7 +199,7 @@ impl Engine for Embedded {
 
     fn note(&self, writes: &Writes) -> Result<(), StoreError> {
         // What is not durable keeps pages from being used again: now and then, make it so.
-        let durable = self.notes.fetch_add(1, Ordering::Relaxed) % NOTES_BETWEEN_FSYNCS == 0;
+        let durable = self.notes.fetch_add(1, Ordering::Relaxed).is_multiple_of(NOTES_BETWEEN_FSYNCS);
         let durability = if durable { Durability::Immediate } else { Durability::None };
         let outcome = match &*self.database.read() {
             Some(database) => note(database, durability, writes),

@@ -32,7 +32,7 @@ pub(in crate::sidecar) struct Seen {
 }
 
 /// Where and when a decision was made, beside the decision itself.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(in crate::sidecar) struct Place<'a> {
     /// Its name.
     pub(in crate::sidecar) id: DecisionId,
