@@ -136,9 +136,7 @@ impl Uses {
             Ok(added) => {
                 self.kept += added.kept;
                 self.metrics.decisions_kept(added.kept);
-                for (cause, records) in
-                    [("missing", added.missing), ("lost by the sidecar", added.lost), ("refused", added.refused)]
-                {
+                for (cause, records) in [("missing", added.missing), ("lost", added.lost), ("refused", added.refused)] {
                     self.metrics.decisions_missed(cause, records);
                 }
             }
