@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+pub mod audit;
 pub mod connect;
 pub mod dev;
 pub mod explain;

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod approval;
+pub mod audit;
 pub mod canonical;
 pub mod decide;
 pub mod decision;

@@ -17,6 +17,7 @@ pub mod listen;
 pub mod listing;
 pub mod patience;
 pub mod record;
+pub mod report;
 pub mod respond;
 pub mod routes;
 pub mod skew;
@@ -40,6 +41,7 @@ use health::Readiness;
 use leash::LeashArgs;
 use listen::ListenArgs;
 use record::Recorder;
+use report::ReportArgs;
 use routes::Limits;
 use table::Table;
 use watch::{WatchArgs, Watched};
@@ -62,6 +64,9 @@ pub struct SidecarArgs {
     /// Where grants come from.
     #[command(flatten)]
     pub watch: WatchArgs,
+    /// What the control plane hears of decisions.
+    #[command(flatten)]
+    pub report: ReportArgs,
     /// Where the sidecar shows itself.
     #[command(flatten)]
     pub admin: AdminArgs,
@@ -72,14 +77,15 @@ pub struct SidecarArgs {
 /// # Errors
 /// One line that names the flag or file, the cause and the way out; or which part ended unasked.
 pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
-    let SidecarArgs { listen, check, leash, issuers, watch, admin } = args;
+    let SidecarArgs { listen, check, leash, issuers, watch, report, admin } = args;
     let watched =
         Watched { services: check.service.clone(), max_staleness: check.max_staleness, insecure: listen.insecure };
     let issuers = Arc::new(issuers.load()?.accepting(&check.audiences()));
     let table = Arc::new(Table::ruled(check.max_clock_skew, check.on_clock_skew));
     let checking = check.parse()?;
     warn_of(&checking, &issuers);
-    let watch = watch.build(watched, Arc::clone(&table))?;
+    let reports = report.build();
+    let watch = watch.build(watched, Arc::clone(&table))?.reporting(reports.clone());
     let readiness = Readiness::new(Arc::clone(&table), checking.max_staleness);
 
     let limits = Limits { max_check_bytes: listen.max_check_bytes, reflection: listen.reflection };
@@ -95,8 +101,8 @@ pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
     let mut tasks = Tasks::new();
     let cuts = leash::Record::register(spans.clone(), &metrics);
     let leash = leash.build(Arc::clone(&table), &checking, cuts, tasks.stopping());
-    let recorder = Recorder::new(spans, &metrics);
-    let authorizer = Authorizer::new(table, Arc::clone(&issuers), checking, recorder);
+    let recorder = Recorder::reporting(spans, &metrics, reports.clone());
+    let authorizer = Authorizer::new(Arc::clone(&table), Arc::clone(&issuers), checking, recorder);
     let health = health::reporter().await;
     let routes = routes::build(authorizer, leash, health.clone(), limits)?;
 
@@ -107,6 +113,7 @@ pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
         tasks.spawn_thread(name, listener.serve(routes.clone(), tasks.stopping()))?;
     }
     tasks.spawn("admin listener", admin::serve(admin_listener, shown, tasks.stopping()));
+    tasks.spawn("reports", reports.run(table, tasks.stopping()));
     tasks.spawn("watch", watch.run(tasks.stopping()));
     tasks.spawn("issuers", issuers.run(tasks.stopping()));
     tasks.spawn("health", readiness.follow(health, tasks.stopping()));

@@ -61,6 +61,14 @@ pub struct ControlMetrics {
     reviews: Family<ReviewLabels, Gauge<i64, AtomicI64>>,
     sidecars: Gauge<i64, AtomicI64>,
     drift: Gauge<f64, AtomicU64>,
+    audit_broken_at: Gauge<i64, AtomicI64>,
+    decisions_kept: Counter,
+    decisions_missed: Family<MissedLabels, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MissedLabels {
+    cause: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -95,6 +103,9 @@ impl ControlMetrics {
             reviews: Family::default(),
             sidecars: Gauge::default(),
             drift: Gauge::default(),
+            audit_broken_at: Gauge::default(),
+            decisions_kept: Counter::default(),
+            decisions_missed: Family::default(),
         };
         registry.register(names::REQUESTS, "Access requests by outcome", this.requests.clone());
         registry.register(names::API_REFUSALS, "Calls of the API that were refused", this.refusals.clone());
@@ -107,7 +118,27 @@ impl ControlMetrics {
         registry.register(names::SIDECARS_CONNECTED, "Sidecars that watch now", this.sidecars.clone());
         let help = "This machine's wall clock minus the control plane's time";
         registry.register(names::CLOCK_DRIFT, help, this.drift.clone());
+        let help = "Index of the first audit event that does not fit, as found at the start; 0: none";
+        registry.register(names::AUDIT_BROKEN_AT, help, this.audit_broken_at.clone());
+        let help = "Records of decisions that sidecars reported and the store keeps";
+        registry.register(names::DECISION_RECORDS_KEPT, help, this.decisions_kept.clone());
+        let help = "Decisions that are missing among the records, by cause";
+        registry.register(names::DECISION_RECORDS_MISSED, help, this.decisions_missed.clone());
         Arc::new(this)
+    }
+
+    pub(super) fn audit_broken_at(&self, index: Option<u64>) {
+        self.audit_broken_at.set(index.map_or(0, |index| i64::try_from(index).unwrap_or(i64::MAX)));
+    }
+
+    pub(super) fn decisions_kept(&self, records: u64) {
+        self.decisions_kept.inc_by(records);
+    }
+
+    pub(super) fn decisions_missed(&self, cause: &'static str, records: u64) {
+        if records > 0 {
+            self.decisions_missed.get_or_create(&MissedLabels { cause }).inc_by(records);
+        }
     }
 
     pub(super) fn request(&self, outcome: &'static str) {

@@ -154,7 +154,7 @@ pub(super) fn policies(text: &str) -> PolicySet {
 pub(super) struct Rig {
     pub(super) plane: Plane,
     clock: Arc<AtomicU64>,
-    _directory: Arc<TempDir>,
+    directory: Arc<TempDir>,
     stop: CancellationToken,
     tasks: JoinSet<Outcome>,
 }
@@ -175,7 +175,7 @@ impl Rig {
 
     /// The same store, opened anew; with no policy.
     pub(super) async fn restart(self) -> Self {
-        let Self { plane, clock, _directory: directory, stop, mut tasks } = self;
+        let Self { plane, clock, directory, stop, mut tasks } = self;
         drop(plane);
         stop.cancel();
         while tasks.join_next().await.is_some() {}
@@ -184,7 +184,7 @@ impl Rig {
 
     fn open(directory: Arc<TempDir>, clock: Arc<AtomicU64>) -> Self {
         let ticking = Arc::clone(&clock);
-        let engine = Embedded::open(directory.path()).unwrap();
+        let engine = Embedded::open(&directory.path().join("data")).unwrap();
         let now = Arc::new(move || Timestamp::from_micros(ticking.load(Ordering::Acquire)));
         let (store, writer, opening) = Store::open(engine, now).unwrap();
         let mirror = Mirror::new(opening.revision, opening.grants, &opening.history, 100);
@@ -201,7 +201,15 @@ impl Rig {
         tasks.spawn(writer.run(stop.clone()));
         let metrics = Metrics::default().register(ControlMetrics::register);
         let plane = Plane::new(store, fanout, waiting, metrics, Duration::from_secs(600));
-        Self { plane, clock, _directory: directory, stop, tasks }
+        Self { plane, clock, directory, stop, tasks }
+    }
+
+    /// Ends it; its store is in `data` of what is left.
+    pub(super) async fn close(self) -> TempDir {
+        let Self { plane, directory, mut tasks, .. } = self;
+        drop(plane);
+        while tasks.join_next().await.is_some() {}
+        Arc::try_unwrap(directory).unwrap()
     }
 
     /// Time passes.

@@ -146,6 +146,16 @@ names! {
     STORE_CHANGES = "jitgate_store_changes";
     /// Gauge: index of the newest audit event.
     AUDIT_INDEX = "jitgate_audit_index";
+    /// Gauge: index of the first audit event that was found not to fit at the start; 0 when the chain is whole.
+    AUDIT_BROKEN_AT = "jitgate_audit_broken_at";
+    /// Counter: records of decisions that a sidecar handed to the watch stream.
+    DECISION_RECORDS_REPORTED = "jitgate_decision_records_reported";
+    /// Counter: decisions of a sidecar that it could not report.
+    DECISION_RECORDS_LOST = "jitgate_decision_records_lost";
+    /// Counter: records of decisions that the control plane keeps.
+    DECISION_RECORDS_KEPT = "jitgate_decision_records_kept";
+    /// Counter {cause}: decisions that are missing among them.
+    DECISION_RECORDS_MISSED = "jitgate_decision_records_missed";
     /// Counter {call, reason}: calls of the API that were refused.
     API_REFUSALS = "jitgate_api_refusals";
     /// Info {version, commit}: shown as `jitgate_build_info`, always 1.

@@ -196,6 +196,8 @@ pub fn issued_to(issued: &Issued, now: Timestamp) -> v1::Grant {
         ended_by: ending.as_ref().map(|ending| ending.by.clone()).unwrap_or_default(),
         auto_rule: origin.auto_rule.as_deref().unwrap_or_default().to_owned(),
         break_glass: origin.break_glass.as_ref().map(|passed_over| break_glass_to(&passed_over.review)),
+        // What sidecars have reported of it is not known here.
+        ..v1::Grant::default()
     }
 }
 

@@ -25,6 +25,7 @@ mod main_job;
 mod partitions;
 mod races;
 mod spellings_through_envoy;
+mod story;
 mod streams;
 mod support;
 mod tokens;

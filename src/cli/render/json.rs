@@ -109,6 +109,10 @@ pub fn grant(grant: &v1::Grant) -> Value {
         "endTime": time(grant.end_time.as_ref()),
         "endReason": grant.end_reason,
         "endedBy": grant.ended_by,
+        "firstUseTime": time(grant.first_use_time.as_ref()),
+        "lastUseTime": time(grant.last_use_time.as_ref()),
+        "useCount": grant.use_count,
+        "usedAt": grant.used_at,
     })
 }
 

@@ -65,6 +65,7 @@ fn a_grant_as_json_keeps_its_shape() {
         "request": "01REQUEST", "policy": "demo", "policyVersion": 3, "policyDigest": "", "autoRule": "",
         "traceparent": "", "staleness": "STRICT", "createRevision": 0, "modRevision": 12,
         "createTime": null, "endTime": null, "endReason": "", "endedBy": "", "breakGlass": null,
+        "firstUseTime": null, "lastUseTime": null, "useCount": 0, "usedAt": [],
     });
     assert_eq!(json::grant(&grant()), golden);
 }

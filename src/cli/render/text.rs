@@ -225,12 +225,22 @@ impl View for Grant<'_> {
             ("Policy", versioned(&grant.policy, grant.policy_version)),
             ("Approved by rule", grant.auto_rule.clone()),
             ("Broken glass", break_glass(grant.break_glass.as_ref(), paper)),
+            ("Used", used(grant, paper)),
             ("Ended", moment(grant.end_time.as_ref(), paper)),
             ("Ended by", grant.ended_by.clone()),
             ("Because", grant.end_reason.clone()),
         ]);
         block(&fields)
     }
+}
+
+/// `3 times, last 5s ago, at payments-1`; nothing without a use that was reported.
+pub(super) fn used(grant: &v1::Grant, paper: &Paper) -> String {
+    if grant.last_use_time.is_none() {
+        return String::new();
+    }
+    let times = if grant.use_count == 1 { "once".to_owned() } else { format!("{} times", grant.use_count) };
+    format!("{times}, last {}, at {}", relative(grant.last_use_time.as_ref(), paper), grant.used_at.join(", "))
 }
 
 /// Nothing for a standing grant that names no beginning: it has always been in force.
@@ -387,7 +397,7 @@ fn scope_fields(scope: Option<&v1::Scope>) -> Vec<(&'static str, String)> {
     std::iter::once(("Service", service)).chain(rules).collect()
 }
 
-fn rules(scope: Option<&v1::Scope>) -> Vec<String> {
+pub(super) fn rules(scope: Option<&v1::Scope>) -> Vec<String> {
     let Some(scope) = scope else { return Vec::new() };
     let http = scope.http.iter().map(|rule| format!("{} {}", rule.methods.join(","), rule.path));
     scope.grpc.iter().cloned().chain(http).collect()
@@ -406,13 +416,17 @@ pub fn short(principal: &str) -> String {
     }
 }
 
-fn span(span: Option<&prost_types::Duration>) -> String {
+pub(super) fn span(span: Option<&prost_types::Duration>) -> String {
     let length = span.and_then(|span| duration_from(span, "").ok());
     length.map(|length| humantime::format_duration(length).to_string()).unwrap_or_default()
 }
 
 fn instant(time: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
     time.and_then(|time| timestamp_from(time, "").ok())
+}
+
+pub(super) fn time(time: Option<&prost_types::Timestamp>) -> String {
+    instant(time).map(|time| time.to_string()).unwrap_or_default()
 }
 
 pub fn relative(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {

@@ -10,6 +10,7 @@ use super::keys::{self, DueKind};
 use super::overlay::Overlay;
 use super::reader::{Due, count};
 use super::{META_KEY, Reader, StoreError, Table, View, Writes};
+use crate::control::audit::difference::Audited;
 use crate::control::audit::{self, Entry};
 use crate::control::fanout;
 use crate::model::access::{AccessRequest, AccessState, AccessStep, Ending, Issued, Outcome, Terminal};
@@ -49,6 +50,7 @@ pub struct Change<'v> {
     now: Timestamp,
     grants: Vec<fanout::Change>,
     requests: Vec<Arc<str>>,
+    audited: Audited,
 }
 
 impl std::fmt::Debug for Change<'_> {
@@ -75,7 +77,7 @@ pub struct Committed {
 
 impl<'v> Change<'v> {
     pub(super) fn begin(below: &'v dyn View, meta: store::Meta, now: Timestamp) -> Self {
-        Self { rows: Overlay::new(below), meta, now, grants: vec![], requests: vec![] }
+        Self { rows: Overlay::new(below), meta, now, grants: vec![], requests: vec![], audited: Audited::default() }
     }
 
     /// The revision that this becomes.
@@ -424,12 +426,15 @@ impl<'v> Change<'v> {
             reason: entry.reason.to_owned(),
             trace_id: entry.trace_id(),
             revision: revision_to(self.revision()),
+            changes: self.audited.changes(self.rows.below(), &self.rows, &entry.resource)?,
             ..Default::default()
         };
-        let event = audit::seal(event, &self.meta.audit_hash);
+        let event = audit::seal(event, &self.meta.audit_hash)?;
         self.meta.audit_index = event.index;
         self.meta.audit_hash = event.hash.clone();
-        self.rows.put(Table::Audit, keys::number(count(event.index)), event.encode_to_vec());
+        let index = keys::number(count(event.index));
+        self.rows.put(Table::AuditByResource, keys::pair(&event.resource, &index), vec![]);
+        self.rows.put(Table::Audit, index, event.encode_to_vec());
         Ok(())
     }
 

@@ -90,6 +90,13 @@ pub fn due(at: Timestamp, kind: DueKind, id: &[u8]) -> Vec<u8> {
     key
 }
 
+/// A moment and what came then.
+pub fn arrival(at: Timestamp, id: &[u8]) -> Vec<u8> {
+    let mut key = number(at.as_micros());
+    key.extend(id);
+    key
+}
+
 /// The parts of a [`due`] key.
 pub fn due_parts(key: &[u8]) -> Result<(Timestamp, DueKind, &[u8]), StoreError> {
     let parts = key.split_first_chunk::<8>().and_then(|(at, rest)| Some((at, rest.split_first()?)));

@@ -14,6 +14,9 @@ use crate::model::time::Timestamp;
 use crate::wire::access::{request_from, stored_from};
 use crate::wire::{store, v1};
 
+mod audit;
+mod uses;
+
 /// Everything at one revision.
 #[derive(Clone, Copy)]
 pub struct Reader<'v>(&'v dyn View);
@@ -345,6 +348,6 @@ fn damaged(table: Table, key: &[u8], why: &dyn std::fmt::Display) -> StoreError 
 }
 
 /// A stored count; a negative one cannot have been written.
-pub(super) fn count(wire: i64) -> u64 {
+pub(in crate::control) fn count(wire: i64) -> u64 {
     u64::try_from(wire).unwrap_or(0)
 }
