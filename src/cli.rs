@@ -11,12 +11,15 @@ use clap::Subcommand;
 pub mod connect;
 pub mod dev;
 pub mod explain;
+pub mod extend;
 pub mod fleet;
 pub mod grants;
+pub mod manner;
 pub mod policy;
 pub mod render;
 pub mod requests;
 pub mod reviews;
+pub mod suspend;
 pub mod token;
 pub mod trouble;
 pub mod values;
@@ -43,6 +46,12 @@ pub enum Verb {
     Revoke(grants::RevokeArgs),
     /// End your own grant: "I am done"
     Release(grants::ReleaseArgs),
+    /// Ask for a longer stay than a grant in force gives
+    Extend(extend::ExtendArgs),
+    /// Hold a grant back for a while; its time runs on
+    Suspend(suspend::HoldArgs),
+    /// Let a suspended grant count again
+    Resume(suspend::HoldArgs),
     /// Say why a call would be allowed or refused, by the function that the sidecars run
     Explain(explain::ExplainArgs),
     /// List the sidecars and how far each one is
@@ -90,6 +99,9 @@ async fn perform(verb: Verb, whole: clap::Command) -> Result<Exit, Trouble> {
         Verb::Grants(args) => grants::grants(args).await,
         Verb::Revoke(args) => grants::revoke(args).await,
         Verb::Release(args) => grants::release(args).await,
+        Verb::Extend(args) => extend::extend(args).await,
+        Verb::Suspend(args) => suspend::suspend(args).await,
+        Verb::Resume(args) => suspend::resume(args).await,
         Verb::Explain(args) => explain::explain(args).await,
         Verb::Fleet(args) => fleet::fleet(args).await,
         Verb::Token(args) => token::token(args),

@@ -5,7 +5,8 @@
 //!                                        ^ apply: policies and standing grants      ^ expiry: what the clock has done
 //! ```
 //!
-//! In reading order: [`plane`], [`requests`], [`grants`], [`apply`], [`expiry`], [`explain`]; below them [`store`],
+//! In reading order: [`plane`], [`requests`], [`grants`], [`extend`], [`suspend`], [`idempotency`], [`apply`], [`expiry`],
+//! [`explain`]; below them [`store`],
 //! [`audit`], [`policy`] and [`fanout`]; above them [`api`], [`caller`], [`entitle`], [`listen`] and [`config`].
 
 use std::future::Future;
@@ -39,9 +40,12 @@ pub mod config;
 pub mod entitle;
 pub mod expiry;
 pub mod explain;
+pub mod extend;
 pub mod fanout;
 pub mod fault;
+pub mod following;
 pub mod grants;
+pub mod idempotency;
 pub mod listen;
 pub mod listing;
 pub mod metrics;
@@ -50,6 +54,7 @@ pub mod policy;
 pub mod requests;
 pub mod reviews;
 pub mod store;
+pub mod suspend;
 pub mod waiting;
 
 pub use config::ControlPlaneArgs;

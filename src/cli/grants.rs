@@ -8,6 +8,7 @@ use crate::wire::grant::{duration_to, timestamp_from};
 use crate::wire::v1;
 
 use super::connect::{ClientArgs, Connection, PATIENCE, connect};
+use super::manner::{MannerArgs, OnceArgs};
 use super::render::text::{Grant, Grants, Revoked};
 use super::requests::patient;
 use super::trouble::{Exit, Trouble, say};
@@ -117,6 +118,11 @@ pub struct RevokeArgs {
     #[arg(long, env = "JITGATE_REVOKE_REASON", value_name = "TEXT", default_value = "")]
     reason: String,
     #[command(flatten)]
+    once: OnceArgs,
+    /// With an ID: only if the grant's etag is still this one, as `grants show -o json` prints it
+    #[arg(long, env = "JITGATE_IF_MATCH", value_name = "ETAG", default_value = "", requires = "id")]
+    if_match: String,
+    #[command(flatten)]
     client: ClientArgs,
 }
 
@@ -135,42 +141,63 @@ pub enum Wait {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn revoke(args: RevokeArgs) -> Result<Exit, Trouble> {
-    let RevokeArgs { id, subject, service, include_standing, wait, timeout, reason, client } = args;
+    let RevokeArgs { id, subject, service, include_standing, wait, timeout, reason, once, if_match, client } = args;
     let mut connection = connect(client).await?;
     let refusal = connection.refusal();
-    let until = match wait {
-        Wait::Committed => v1::RevokeWait::Committed,
-        Wait::All => v1::RevokeWait::All,
-    }
-    .into();
-    let limit = Some(duration_to(timeout));
+    let (until, limit) = (wait.to_wire(), Some(duration_to(timeout)));
+    let (request_id, validate_only) = (once.id(), once.dry_run);
     let response = if let Some(id) = id {
-        let ask = v1::RevokeGrantRequest { id, reason, wait: until, timeout: limit };
+        let etag = if_match;
+        let ask = v1::RevokeGrantRequest { id, reason, wait: until, timeout: limit, request_id, validate_only, etag };
         connection.access.revoke_grant(deadline(ask, timeout)).await
     } else {
         let (subject, service) = (subject.unwrap_or_default(), service.unwrap_or_default());
-        let ask = v1::RevokeGrantsRequest { subject, service, reason, wait: until, timeout: limit, include_standing };
+        let ask = v1::RevokeGrantsRequest {
+            subject,
+            service,
+            reason,
+            wait: until,
+            timeout: limit,
+            include_standing,
+            request_id,
+            validate_only,
+        };
         connection.access.revoke_grants(deadline(ask, timeout)).await
     };
     let response = response.map_err(refusal)?.into_inner();
+    once.tell();
     connection.screen.show(&Revoked(&response))?;
-    if wait == Wait::All && response.outstanding > 0 {
-        say(&outstanding(&response));
-        return Ok(Exit::Refused);
-    }
-    Ok(Exit::Done)
+    Ok(wait.verdict("revoked", response.outstanding, response.fenced_by.as_ref()))
 }
 
-fn deadline<T>(message: T, wait: Duration) -> tonic::Request<T> {
+impl Wait {
+    pub(super) fn to_wire(self) -> i32 {
+        match self {
+            Self::Committed => v1::RevokeWait::Committed.into(),
+            Self::All => v1::RevokeWait::All.into(),
+        }
+    }
+
+    /// Says who has not confirmed, if that was waited for.
+    pub(super) fn verdict(self, done: &str, left: i32, fenced_by: Option<&prost_types::Timestamp>) -> Exit {
+        if self == Self::Committed || left == 0 {
+            return Exit::Done;
+        }
+        say(&outstanding(done, left, fenced_by));
+        Exit::Refused
+    }
+}
+
+pub(super) fn deadline<T>(message: T, wait: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(wait + PATIENCE);
     request
 }
 
-fn outstanding(response: &v1::RevokeGrantsResponse) -> String {
-    let fence = response.fenced_by.as_ref().and_then(|time| timestamp_from(time, "fenced_by").ok());
+fn outstanding(done: &str, left: i32, fenced_by: Option<&prost_types::Timestamp>) -> String {
+    let fence = fenced_by.and_then(|time| timestamp_from(time, "fenced_by").ok());
     let fence = fence.map(|time| format!("; a silent one refuses by itself after {time}")).unwrap_or_default();
-    format!("revoked, but {} sidecar(s) have not confirmed yet{fence}: see jitgate fleet", response.outstanding)
+    format!("{done}, but {left} sidecar(s) have not confirmed yet{fence}: see jitgate fleet")
 }
 
 /// `jitgate release`.
@@ -178,6 +205,11 @@ fn outstanding(response: &v1::RevokeGrantsResponse) -> String {
 pub struct ReleaseArgs {
     /// The grant's ID
     id: String,
+    /// What came of it, for the record
+    #[arg(long, env = "JITGATE_RELEASE_REASON", value_name = "TEXT", default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    manner: MannerArgs,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -187,10 +219,13 @@ pub struct ReleaseArgs {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn release(args: ReleaseArgs) -> Result<Exit, Trouble> {
-    let ReleaseArgs { id, client } = args;
+    let ReleaseArgs { id, reason, manner: MannerArgs { once, if_match: etag }, client } = args;
     let mut connection = connect(client).await?;
-    let released = connection.access.release_grant(patient(v1::ReleaseGrantRequest { id })).await;
-    connection.screen.show(&Grant(&released.map_err(connection.refusal())?.into_inner()))?;
+    let (request_id, validate_only) = (once.id(), once.dry_run);
+    let ask = v1::ReleaseGrantRequest { id, reason, request_id, validate_only, etag };
+    let released = connection.access.release_grant(patient(ask)).await.map_err(connection.refusal())?;
+    once.tell();
+    connection.screen.show(&Grant(&released.into_inner()))?;
     Ok(Exit::Done)
 }
 
@@ -200,9 +235,8 @@ mod tests {
 
     #[test]
     fn who_has_not_confirmed_is_counted_and_the_fence_named() {
-        let fenced_by = Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 0 });
-        let response = v1::RevokeGrantsResponse { outstanding: 2, fenced_by, ..Default::default() };
-        let text = outstanding(&response);
+        let fenced_by = prost_types::Timestamp { seconds: 1_700_000_000, nanos: 0 };
+        let text = outstanding("revoked", 2, Some(&fenced_by));
         assert!(text.contains("2 sidecar(s)") && text.contains("2023-11-14T22:13:20"), "{text}");
     }
 }

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use ulid::Ulid;
-
 use crate::clock;
 use crate::model::scope::{GrpcRule, HttpRule};
 use crate::wire::grant::duration_to;
 use crate::wire::v1;
 
 use super::connect::{ClientArgs, Connection, connect};
+use super::manner::MannerArgs;
 use super::render::text::Request;
 use super::render::{Paper, View};
 use super::requests::{http_to, patient};
@@ -33,9 +32,8 @@ pub struct ApproveArgs {
     /// Of all that was asked for, only this gRPC rule; may be repeated
     #[arg(long, env = "JITGATE_APPROVE_GRPC", value_delimiter = '\n', value_name = "RULE", value_parser = values::grpc_rule)]
     grpc: Vec<GrpcRule>,
-    /// Makes a repetition safe: the same ID gets the first answer again
-    #[arg(long, env = "JITGATE_APPROVE_REQUEST_ID", value_name = "ID")]
-    request_id: Option<String>,
+    #[command(flatten)]
+    manner: MannerArgs,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -48,9 +46,8 @@ pub struct DenyArgs {
     /// Why, for the record and for whoever asked
     #[arg(long, env = "JITGATE_DENY_REASON", value_name = "TEXT", default_value = "")]
     reason: String,
-    /// Makes a repetition safe: the same ID gets the first answer again
-    #[arg(long, env = "JITGATE_DENY_REQUEST_ID", value_name = "ID")]
-    request_id: Option<String>,
+    #[command(flatten)]
+    manner: MannerArgs,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -60,7 +57,8 @@ pub struct DenyArgs {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
-    let ApproveArgs { id, reason, duration, http, grpc, request_id, client } = args;
+    let ApproveArgs { id, reason, duration, http, grpc, manner, client } = args;
+    let MannerArgs { once, if_match: etag } = manner;
     let mut connection = connect(client).await?;
     let shown = look(&mut connection, id, "approving").await?;
     let narrowed_scope = (!http.is_empty() || !grpc.is_empty()).then(|| v1::Scope {
@@ -74,11 +72,17 @@ pub async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
         reason,
         narrowed_scope,
         narrowed_duration: duration.map(duration_to),
-        request_id: request_id.unwrap_or_else(|| Ulid::generate().to_string()),
+        request_id: once.id(),
+        validate_only: once.dry_run,
+        etag,
     };
     let reviewed = connection.access.approve_request(patient(review)).await.map_err(connection.refusal())?;
-    connection.screen.show(&Request(&reviewed.into_inner()))?;
-    Ok(Exit::Done)
+    let reviewed = reviewed.into_inner();
+    once.tell();
+    connection.screen.show(&Request(&reviewed))?;
+    // The last approval can come too late for what was asked.
+    let failed = reviewed.state() == v1::AccessRequestState::Failed;
+    Ok(if failed { Exit::Refused } else { Exit::Done })
 }
 
 /// Denies a pending request.
@@ -86,16 +90,19 @@ pub async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn deny(args: DenyArgs) -> Result<Exit, Trouble> {
-    let DenyArgs { id, reason, request_id, client } = args;
+    let DenyArgs { id, reason, manner: MannerArgs { once, if_match: etag }, client } = args;
     let mut connection = connect(client).await?;
     let shown = look(&mut connection, id, "denying").await?;
     let review = v1::DenyRequestRequest {
         id: shown.id,
         request_digest: shown.request_digest,
         reason,
-        request_id: request_id.unwrap_or_else(|| Ulid::generate().to_string()),
+        request_id: once.id(),
+        validate_only: once.dry_run,
+        etag,
     };
     let reviewed = connection.access.deny_request(patient(review)).await.map_err(connection.refusal())?;
+    once.tell();
     connection.screen.show(&Request(&reviewed.into_inner()))?;
     Ok(Exit::Done)
 }

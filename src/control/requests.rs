@@ -6,7 +6,9 @@ use std::time::Duration;
 use tracing::{Instrument, Span, field};
 
 use super::caller::Caller;
+use super::extend::{self, Extension};
 use super::fault::{Fault, FaultKind};
+use super::idempotency::{Manner, Transition};
 use super::listing::Page;
 use super::plane::{Plane, Rulings, new_grant_id, new_id};
 use super::reviews::{self, pinned_policy};
@@ -14,13 +16,13 @@ use super::store::{Change, Reader, StoreError, Table};
 use super::waiting::Wait;
 use crate::model::access::{AccessRequest, AccessState, AccessStep, Issued, Origin, Outcome, PinnedPolicy, Terms};
 use crate::model::approval::unattainable;
-use crate::model::canonical::{Canonical, Hash};
+use crate::model::canonical::Hash;
 use crate::model::grant::{End, Grant, Hold, PolicyRef, Revision, Staleness};
 use crate::model::identity::Principal;
-use crate::model::policy::{Ask, Outcome as Ruled, Ruling};
+use crate::model::policy::{Ask, DurationRule, Outcome as Ruled, Ruling, START_AHEAD_MAX};
 use crate::model::scope::Scope;
+use crate::model::time::Timestamp;
 use crate::telemetry::{names, trace};
-use crate::wire::store::Answered;
 
 /// Requests of one requester that may be pending.
 const PENDING_MAX: usize = 100;
@@ -28,8 +30,6 @@ const PENDING_MAX: usize = 100;
 const HELD_MAX: usize = 1000;
 /// How often a request is ruled on anew because the policies changed while it waited to be written.
 const RULED_ANEW_MAX: usize = 4;
-/// For how long the same request id gets the same answer.
-const ANSWER_KEPT: Duration = Duration::from_hours(24);
 
 /// What a caller asks for, parsed.
 #[derive(Debug, Clone)]
@@ -48,6 +48,12 @@ pub struct Asking {
     pub tickets: Vec<String>,
     /// The policy that the caller expects; empty: any.
     pub policy: String,
+    /// When its time begins to count; `None`: on approval.
+    pub start: Option<Timestamp>,
+    /// The grant that it extends.
+    pub extends: Option<Extension>,
+    /// Everything but the writing.
+    pub validate_only: bool,
     /// Makes a retry safe; empty: a retry asks again.
     pub request_id: String,
     /// Digest of everything above, to tell a retry from another request.
@@ -72,22 +78,31 @@ impl RequestFilter {
     }
 }
 
+impl Asking {
+    pub(super) fn manner(&self) -> Manner {
+        let Self { request_id, fingerprint, validate_only, .. } = self;
+        let (request_id, fingerprint) = (request_id.clone(), *fingerprint);
+        Manner { request_id, fingerprint, validate_only: *validate_only, etag: String::new() }
+    }
+}
+
 impl Plane {
     /// Asks for access. The same request id of the same caller gets the first answer again.
     ///
     /// # Errors
     /// [`Fault`]: malformed, taken by no policy, over a limit. What a rule denies is no error but a DENIED request.
     pub async fn request_access(&self, caller: &Caller, asking: Asking) -> Result<AccessRequest, Fault> {
-        let answer = answer_key(caller, &asking.request_id);
-        if let Some(key) = answer {
-            let fingerprint = asking.fingerprint;
-            if let Some(first) = self.store.read(move |reader| answered(reader, &key, &fingerprint)).await? {
-                return Ok(first);
-            }
+        if let Some(first) = self.replayed(caller, &asking.manner()).await? {
+            return Ok(first);
         }
+        starts_in_time(asking.start, self.now())?;
+        self.ask(caller, &asking).await
+    }
+
+    /// Has policy rule on it, and writes what was ruled.
+    pub(super) async fn ask(&self, caller: &Caller, asking: &Asking) -> Result<AccessRequest, Fault> {
         for _ in 0..=RULED_ANEW_MAX {
-            if let Some(request) = self.rule_and_write(caller, &asking, answer).await? {
-                self.count(&request);
+            if let Some(request) = self.rule_and_write(caller, asking).await? {
                 return Ok(request);
             }
         }
@@ -95,12 +110,7 @@ impl Plane {
     }
 
     /// Rules and writes what was ruled; `None`, and nothing written, when other policies have come into force in between.
-    async fn rule_and_write(
-        &self,
-        caller: &Caller,
-        asking: &Asking,
-        answer: Option<[u8; 32]>,
-    ) -> Result<Option<AccessRequest>, Fault> {
+    async fn rule_and_write(&self, caller: &Caller, asking: &Asking) -> Result<Option<AccessRequest>, Fault> {
         let subject = asking.subject.clone().unwrap_or_else(|| caller.who().clone());
         let rulings = self.ruled_by();
         let ruling = self.review(&**rulings, caller, &subject, asking)?;
@@ -115,12 +125,16 @@ impl Plane {
             Ruled::Denied { .. } | Ruled::Pending { .. } => Span::none(),
         };
         let traceparent = issue.in_scope(trace::current_traceparent).map(Into::into);
-        let asking = asking.clone();
-        let draft = Draft { requester: caller.who().clone(), subject, asking, ruling, answer, traceparent };
+        let (manner, asking) = (asking.manner(), asking.clone());
+        let bounds = extend::bounds(&**rulings, &ruling.policy.name);
+        let draft = Draft { requester: caller.who().clone(), subject, asking, ruling, bounds, traceparent };
         let in_force = self.still_ruled_by(&rulings);
-        let written = self.store.write(move |change| if in_force() { draft.write(change).map(Some) } else { Ok(None) });
-        let (request, _) = written.instrument(issue).await?;
-        Ok(request)
+        let job = move |change: &mut Change<'_>| if in_force() { draft.write(change).map(Some) } else { Ok(None) };
+        let done = self.write_once(caller, manner, job).instrument(issue).await?;
+        if let (Some(request), true) = (&done.answer, done.written) {
+            self.count(request);
+        }
+        Ok(done.answer)
     }
 
     fn review(
@@ -137,6 +151,7 @@ impl Plane {
             via: &asking.via,
             scope: &asking.scope,
             duration: asking.duration,
+            start: asking.start,
             reason: &asking.reason,
             tickets: &asking.tickets,
             policy: Some(asking.policy.as_str()).filter(|policy| !policy.is_empty()),
@@ -219,24 +234,27 @@ impl Plane {
     /// Takes a pending request back.
     ///
     /// # Errors
-    /// NOT_FOUND, NOT_ELIGIBLE unless its requester or an administrator, STATE_TERMINAL.
-    pub async fn cancel_request(&self, caller: &Caller, id: &str, reason: String) -> Result<AccessRequest, Fault> {
-        let (caller, id) = (caller.clone(), id.to_owned());
-        let (request, _) = self
-            .store
-            .write(move |change| {
-                let mut request = visible(&change.read(), &caller, &id)?;
-                if !caller.is(&request.requester) && !caller.is_admin() {
-                    let message = "only its requester or an administrator may cancel an access request";
-                    return Err(Fault::new(FaultKind::NotEligible, message));
-                }
-                let outcome = Outcome { time: change.now(), by: caller.who().to_string(), reason, grant: None };
-                change.end_request(&mut request, AccessStep::Cancel, outcome)?;
-                Ok(request)
-            })
-            .await?;
-        self.count(&request);
-        Ok(request)
+    /// NOT_FOUND, NOT_ELIGIBLE unless its requester or an administrator, ETAG_MISMATCH, STATE_TERMINAL.
+    pub async fn cancel(&self, caller: &Caller, transition: Transition) -> Result<AccessRequest, Fault> {
+        let Transition { id, reason, manner } = transition;
+        let (by, how) = (caller.clone(), manner.clone());
+        let cancel = move |change: &mut Change<'_>| {
+            let mut request = visible(&change.read(), &by, &id)?;
+            if !by.is(&request.requester) && !by.is_admin() {
+                let message = "only its requester or an administrator may cancel an access request";
+                return Err(Fault::new(FaultKind::NotEligible, message));
+            }
+            how.must_match(&request.etag())?;
+            reviews::may_change(&request, change)?;
+            let outcome = Outcome { time: change.now(), by: by.who().to_string(), reason, grant: None };
+            change.end_request(&mut request, AccessStep::Cancel, outcome)?;
+            Ok(request)
+        };
+        let done = self.write_once(caller, manner, cancel).await?;
+        if done.written {
+            self.count(&done.answer);
+        }
+        Ok(done.answer)
     }
 }
 
@@ -250,44 +268,14 @@ pub(super) fn listed<T>(row: Option<T>, id: &str) -> Result<T, StoreError> {
     row.ok_or_else(|| StoreError::Damaged(format!("{id} is listed but absent")))
 }
 
-/// The key of an answer; `None` without a request id.
-pub(super) fn answer_key(caller: &Caller, request_id: &str) -> Option<[u8; 32]> {
-    let mut canonical = Canonical::new("jitgate.request_id.v1");
-    canonical.text(caller.who().as_str()).text(request_id);
-    (!request_id.is_empty()).then(|| *canonical.finish().as_bytes())
-}
-
-pub(super) fn answered(
-    reader: &Reader<'_>,
-    key: &[u8; 32],
-    fingerprint: &Hash,
-) -> Result<Option<AccessRequest>, Fault> {
-    let Some(answer) = reader.answered(key)? else { return Ok(None) };
-    if *answer.fingerprint != *fingerprint.as_bytes() {
-        return Err(Fault::invalid("request_id", "was used before for a different request; choose a new one"));
-    }
-    Ok(Some(listed(reader.request(&answer.request)?, &answer.request)?))
-}
-
-/// The same request id gets the same answer for a while.
-pub(super) fn remember(
-    change: &mut Change<'_>,
-    key: &[u8; 32],
-    fingerprint: &Hash,
-    request: &AccessRequest,
-) -> Result<(), StoreError> {
-    let fingerprint = fingerprint.as_bytes().to_vec().into();
-    let answer = Answered { request: request.id.to_string(), fingerprint, expire_time: None };
-    change.keep_answer(key, &answer, change.now().plus(ANSWER_KEPT))
-}
-
 /// An access request that policy has ruled on, to be written.
 struct Draft {
     requester: Principal,
     subject: Principal,
     asking: Asking,
     ruling: Ruling,
-    answer: Option<[u8; 32]>,
+    /// How long a grant can last with its extensions, as the policy that ruled says.
+    bounds: Option<DurationRule>,
     /// Of the grant's issue.
     traceparent: Option<Arc<str>>,
 }
@@ -307,11 +295,6 @@ pub(super) struct Granted {
 
 impl Draft {
     fn write(self, change: &mut Change<'_>) -> Result<AccessRequest, Fault> {
-        if let Some(key) = &self.answer
-            && let Some(first) = answered(&change.read(), key, &self.asking.fingerprint)?
-        {
-            return Ok(first);
-        }
         let mut request = self.pend(change)?;
         match &self.ruling.outcome {
             Ruled::Approved { duration, rule, message, staleness } => {
@@ -331,15 +314,12 @@ impl Draft {
             }
             Ruled::Pending { .. } => fail_at_once(change, &mut request)?,
         }
-        if let Some(key) = &self.answer {
-            remember(change, key, &self.asking.fingerprint, &request)?;
-        }
         Ok(request)
     }
 
     /// Writes the request as PENDING, with the policy pinned in the version that ruled.
     fn pend(&self, change: &mut Change<'_>) -> Result<AccessRequest, Fault> {
-        let Asking { via, scope, duration, reason, tickets, traceparent, .. } = self.asking.clone();
+        let Asking { via, scope, duration, reason, tickets, traceparent, mut start, extends, .. } = self.asking.clone();
         let digest = self.ruling.policy.digest.to_string();
         let version = change.read().policy_version(&self.ruling.policy.name, &digest)?.ok_or_else(|| {
             Fault::new(FaultKind::Unavailable, "the policies have just changed; nothing was decided, ask again")
@@ -349,6 +329,10 @@ impl Draft {
             Ruled::Denied { .. } => (duration.unwrap_or_default(), Duration::ZERO),
             Ruled::Pending { duration, pending_ttl, .. } => (*duration, *pending_ttl),
         };
+        if let Some(extension) = &extends {
+            start = Some(extend::may_extend(change, extension, duration, self.bounds.as_ref())?);
+        }
+        let extends = extends.map(|extension| extension.grant);
         if !wait.is_zero() && change.read().pending(self.requester.as_str(), PENDING_MAX)? >= PENDING_MAX {
             let message = format!("{PENDING_MAX} access requests of {} wait already; cancel some", self.requester);
             return Err(Fault::new(FaultKind::Limit, message));
@@ -362,7 +346,7 @@ impl Draft {
         let mut request = AccessRequest {
             id: new_id(now),
             requester: self.requester.clone(),
-            terms: Terms { subject: self.subject.clone(), via, scope, duration, policy },
+            terms: Terms { subject: self.subject.clone(), via, scope, duration, policy, start, extends },
             reason,
             tickets,
             create_time: now,
@@ -380,6 +364,22 @@ impl Draft {
     }
 }
 
+/// # Errors
+/// INVALID_ARGUMENT for a start in the past or too far ahead.
+fn starts_in_time(start: Option<Timestamp>, now: Timestamp) -> Result<(), Fault> {
+    match start {
+        Some(start) if start <= now => {
+            let message = format!("must lie in the future; it is {now} here. Leave it out to begin on approval");
+            Err(Fault::invalid("start_time", message))
+        }
+        Some(start) if start.since(now) > START_AHEAD_MAX => {
+            let days = START_AHEAD_MAX.as_secs() / (24 * 3600);
+            Err(Fault::invalid("start_time", format!("must lie at most {days} days ahead")))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// A request that nobody will ever be able to approve does not wait.
 fn fail_at_once(change: &mut Change<'_>, request: &mut AccessRequest) -> Result<(), Fault> {
     let barred = [&request.requester, &request.terms.subject];
@@ -388,12 +388,16 @@ fn fail_at_once(change: &mut Change<'_>, request: &mut AccessRequest) -> Result<
         "no eligible approver: step {} of stage {} cannot be complete without the requester and the subject",
         step.name, stage.name
     );
+    fail(change, request, reason)
+}
+
+fn fail(change: &mut Change<'_>, request: &mut AccessRequest, reason: String) -> Result<(), Fault> {
     let outcome = Outcome { time: change.now(), by: "system:approval".to_owned(), reason, grant: None };
     change.end_request(request, AccessStep::Fail, outcome)?;
     Ok(())
 }
 
-/// Issues the grant of a pending request and ends the request with it.
+/// Issues the grant of a pending request and ends the request with it; what cannot be carried out any more has FAILED.
 pub(super) fn approve(change: &mut Change<'_>, request: &mut AccessRequest, granted: Granted) -> Result<(), Fault> {
     let (now, terms) = (change.now(), &request.terms);
     if change.read().enforced(Some(terms.subject.as_str()))?.len() >= HELD_MAX {
@@ -401,13 +405,24 @@ pub(super) fn approve(change: &mut Change<'_>, request: &mut AccessRequest, gran
             format!("{} holds {HELD_MAX} grants already, ended ones included; wait or release some", terms.subject);
         return Err(Fault::new(FaultKind::Limit, message));
     }
+    let Some((not_before, end)) = terms.window(now, granted.duration) else {
+        let reason = "approved too late: the time that was asked for is over".to_owned();
+        return fail(change, request, reason);
+    };
+    let chain = match terms.extends.clone() {
+        Some(extended) => match extend::link(change, &extended)? {
+            Ok(link) => Some(link),
+            Err(why) => return fail(change, request, why),
+        },
+        None => None,
+    };
     let grant = Grant {
         id: new_grant_id(now)?,
         subject: terms.subject.clone(),
         via: terms.via.clone(),
         scope: granted.scope,
-        not_before: now,
-        end: End::At(now.plus(granted.duration)),
+        not_before,
+        end: End::At(end),
         hold: Hold::None,
         staleness: granted.staleness,
         policy: PolicyRef { name: Arc::clone(&terms.policy.name), version: terms.policy.version },
@@ -419,11 +434,15 @@ pub(super) fn approve(change: &mut Change<'_>, request: &mut AccessRequest, gran
         requester: Some(request.requester.clone()),
         policy_digest: Arc::clone(&terms.policy.digest),
         auto_rule: granted.rule,
+        chain: chain.as_ref().map(|(_, chain)| chain.clone()).unwrap_or_default(),
         ..Origin::default()
     };
-    let mut issued = Issued { grant, origin, ending: None };
+    let mut issued = Issued { grant, origin, suspension: None, ending: None };
     let by = granted.by;
     change.issue(&mut issued, &by, &granted.message)?;
+    if let Some((mut extended, _)) = chain {
+        change.link_extension(&mut extended, issued.grant.id.clone());
+    }
     let outcome = Outcome { time: now, by, reason: granted.message, grant: Some(issued.grant.id) };
     change.end_request(request, AccessStep::Approve, outcome)?;
     Ok(())

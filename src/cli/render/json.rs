@@ -32,6 +32,9 @@ pub fn access_request(request: &v1::AccessRequest) -> Value {
         "modRevision": request.mod_revision,
         "reviews": request.reviews.iter().map(review).collect::<Vec<_>>(),
         "progress": request.progress.iter().map(step).collect::<Vec<_>>(),
+        "etag": request.etag,
+        "startTime": time(request.start_time.as_ref()),
+        "extends": request.extends,
     })
 }
 
@@ -87,6 +90,23 @@ pub fn grant(grant: &v1::Grant) -> Value {
         "endTime": time(grant.end_time.as_ref()),
         "endReason": grant.end_reason,
         "endedBy": grant.ended_by,
+        "etag": grant.etag,
+        "suspendTime": time(grant.suspend_time.as_ref()),
+        "suspendedBy": grant.suspended_by,
+        "suspendReason": grant.suspend_reason,
+        "extends": grant.extends,
+        "extendedBy": grant.extended_by,
+    })
+}
+
+/// What suspending or resuming did.
+pub fn held(response: &v1::HoldGrantResponse) -> Value {
+    json!({
+        "grant": response.grant.as_ref().map(grant),
+        "revision": response.revision,
+        "receipts": response.receipts.iter().map(receipt).collect::<Vec<_>>(),
+        "outstanding": response.outstanding,
+        "fencedBy": time(response.fenced_by.as_ref()),
     })
 }
 

@@ -36,6 +36,8 @@ impl View for Request<'_> {
         fields.extend(scope_fields(request.scope.as_ref()));
         fields.extend([
             ("For", span(request.duration.as_ref())),
+            ("Extends", request.extends.clone()),
+            (if request.extends.is_empty() { "From" } else { "After" }, moment(request.start_time.as_ref(), paper)),
             ("Reason", request.reason.clone()),
             ("Tickets", request.tickets.join(", ")),
             ("Policy", versioned(&request.policy, request.policy_version)),
@@ -174,6 +176,11 @@ impl View for Grant<'_> {
         fields.extend([
             ("Begins", begins(grant, paper)),
             ("Expires", expires),
+            ("Extends", grant.extends.clone()),
+            ("Extended by", grant.extended_by.clone()),
+            ("Suspended", moment(grant.suspend_time.as_ref(), paper)),
+            ("Suspended by", grant.suspended_by.clone()),
+            ("Held because", grant.suspend_reason.clone()),
             ("Request", grant.request.clone()),
             ("Policy", versioned(&grant.policy, grant.policy_version)),
             ("Approved by rule", grant.auto_rule.clone()),
@@ -253,19 +260,40 @@ impl View for Revoked<'_> {
             ended += &format!("{} ended in all; those not listed here: jitgate grants list --all\n", response.ended);
         }
         ended += &kept;
-        if response.receipts.is_empty() {
-            return format!("{ended}\nDurable at revision {}.\n", response.revision);
-        }
-        let receipt = |receipt: &v1::Receipt| {
-            vec![
-                receipt.sidecar.clone(),
-                receipt.revision.to_string(),
-                time(receipt.applied_at.as_ref()),
-                receipt.streams_closed.to_string(),
-            ]
-        };
-        let rows = response.receipts.iter().map(receipt).collect();
-        format!("{ended}\n{}", table(paper, &["SIDECAR", "REVISION", "ENFORCED AT", "STREAMS CLOSED"], rows))
+        format!("{ended}\n{}", enforced(&response.receipts, response.revision, paper))
+    }
+}
+
+/// Who enforces it already, or only that it cannot be lost any more; nothing of what was not written.
+fn enforced(receipts: &[v1::Receipt], revision: i64, paper: &Paper) -> String {
+    if receipts.is_empty() {
+        return if revision == 0 { String::new() } else { format!("Durable at revision {revision}.\n") };
+    }
+    let receipt = |receipt: &v1::Receipt| {
+        vec![
+            receipt.sidecar.clone(),
+            receipt.revision.to_string(),
+            time(receipt.applied_at.as_ref()),
+            receipt.streams_closed.to_string(),
+        ]
+    };
+    let rows = receipts.iter().map(receipt).collect();
+    table(paper, &["SIDECAR", "REVISION", "ENFORCED AT", "STREAMS CLOSED"], rows)
+}
+
+/// A grant that was suspended or resumed, and who has confirmed it.
+#[derive(Debug)]
+pub struct Held<'a>(pub &'a v1::HoldGrantResponse);
+
+impl View for Held<'_> {
+    fn json(&self) -> Value {
+        json::held(self.0)
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        let response = self.0;
+        let grant = response.grant.as_ref().map(|grant| Grant(grant).text(paper)).unwrap_or_default();
+        format!("{grant}\n{}", enforced(&response.receipts, response.revision, paper))
     }
 }
 

@@ -7,10 +7,13 @@ use tracing::Span;
 
 use crate::control::caller::Caller;
 use crate::control::explain::{Explanation, Step};
+use crate::control::fanout::fleet::Receipt;
 use crate::control::fanout::{Enforcement, Sidecar};
-use crate::control::fault::Fault;
+use crate::control::fault::{Fault, FaultKind};
 use crate::control::grants::Ends;
 use crate::control::plane::Plane;
+use crate::model::access::Issued;
+use crate::model::grant::Revision;
 use crate::model::time::Timestamp;
 use crate::telemetry::names;
 use crate::wire::access::{issued_to, revision_to};
@@ -32,22 +35,55 @@ pub(super) fn record_ends(ends: &Ends) {
 /// What ended, and how far that is enforced after `patience`.
 pub(super) async fn ends(plane: &Plane, ends: &Ends, patience: Duration) -> v1::RevokeGrantsResponse {
     record_ends(ends);
-    let Enforcement { receipts, outstanding, fenced_by } = plane.await_enforced(ends, patience).await;
-    let (now, number) = (plane.now(), |count: usize| i32::try_from(count).unwrap_or(i32::MAX));
-    let receipts = receipts.into_iter().map(|receipt| v1::Receipt {
+    let Enforcement { receipts, outstanding, fenced_by } = enforced(plane, ends, patience).await;
+    let now = plane.now();
+    v1::RevokeGrantsResponse {
+        grants: what_fits(ends.grants.iter().map(|issued| issued_to(issued, now))),
+        revision: revision_to(ends.revision),
+        receipts: what_fits(receipts.into_iter().map(receipt)),
+        outstanding: number(outstanding.len()),
+        fenced_by: fenced_by.map(timestamp_to),
+        ended: number(ends.changed),
+        standing_kept: number(ends.standing_kept),
+    }
+}
+
+/// The grant that was held back or let go, and how far that is enforced after `patience`.
+pub(super) async fn held(plane: &Plane, ends: &Ends, patience: Duration) -> Result<v1::HoldGrantResponse, Fault> {
+    record_ends(ends);
+    let Enforcement { receipts, outstanding, fenced_by } = enforced(plane, ends, patience).await;
+    Ok(v1::HoldGrantResponse {
+        grant: Some(issued_to(only(ends)?, plane.now())),
+        revision: revision_to(ends.revision),
+        receipts: what_fits(receipts.into_iter().map(receipt)),
+        outstanding: number(outstanding.len()),
+        fenced_by: fenced_by.map(timestamp_to),
+    })
+}
+
+/// The one grant that was changed.
+pub(super) fn only(ends: &Ends) -> Result<&Issued, Fault> {
+    ends.grants.first().ok_or_else(|| Fault::new(FaultKind::Internal, "nothing was changed"))
+}
+
+/// What was only rehearsed is nobody's to enforce.
+async fn enforced(plane: &Plane, ends: &Ends, patience: Duration) -> Enforcement {
+    if ends.revision == Revision(0) {
+        return Enforcement { receipts: vec![], outstanding: vec![], fenced_by: None };
+    }
+    plane.await_enforced(ends, patience).await
+}
+
+fn number(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+fn receipt(receipt: Receipt) -> v1::Receipt {
+    v1::Receipt {
         sidecar: receipt.sidecar,
         revision: revision_to(receipt.revision),
         applied_at: receipt.applied_at.map(timestamp_to),
         streams_closed: i32::try_from(receipt.streams_closed).unwrap_or(i32::MAX),
-    });
-    v1::RevokeGrantsResponse {
-        grants: what_fits(ends.grants.iter().map(|issued| issued_to(issued, now))),
-        revision: revision_to(ends.revision),
-        receipts: what_fits(receipts),
-        outstanding: number(outstanding.len()),
-        fenced_by: fenced_by.map(timestamp_to),
-        ended: number(ends.grants.len()),
-        standing_kept: number(ends.standing_kept),
     }
 }
 

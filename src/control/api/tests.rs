@@ -1,3 +1,6 @@
+use std::time::Duration;
+
+use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -70,7 +73,7 @@ async fn access_is_asked_for_used_and_given_back_over_the_wire() {
     let explained = client.explain_access(with(&alice, why.clone())).await.unwrap().into_inner();
     assert!(explained.allowed, "{explained:?}");
     assert_eq!(explained.grant.unwrap().id, request.grant);
-    let release = v1::ReleaseGrantRequest { id: request.grant.clone() };
+    let release = v1::ReleaseGrantRequest { id: request.grant.clone(), ..Default::default() };
     let released = client.release_grant(with(&alice, release)).await.unwrap().into_inner();
     assert_eq!((released.state(), &*released.ended_by), (v1::GrantState::Released, "user:https://idp.example|alice"));
     let explained = client.explain_access(with(&alice, why)).await.unwrap().into_inner();
@@ -165,7 +168,7 @@ async fn watching_a_request_shows_each_state_and_ends_with_the_last() {
     let watch = v1::WatchAccessRequestRequest { id: request.id.clone() };
     let mut stream = client.watch_access_request(with(&alice, watch)).await.unwrap().into_inner();
     assert_eq!(stream.next().await.unwrap().unwrap().state(), v1::AccessRequestState::Pending);
-    let cancel = v1::CancelAccessRequestRequest { id: request.id, reason: "mistake".into() };
+    let cancel = v1::CancelAccessRequestRequest { id: request.id, reason: "mistake".into(), ..Default::default() };
     client.cancel_access_request(with(&alice, cancel)).await.unwrap();
     let last = stream.next().await.unwrap().unwrap();
     assert_eq!((last.state(), &*last.decision_reason), (v1::AccessRequestState::Cancelled, "mistake"));
@@ -187,7 +190,7 @@ async fn a_watch_is_renewed_after_an_hour() {
     assert_eq!(stream.next().await.unwrap().unwrap().state(), v1::AccessRequestState::Pending);
     let begun = Instant::now();
     assert_eq!(stream.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
-    assert!(begun.elapsed() >= WATCH_AGE_MAX);
+    assert!(begun.elapsed() >= watch::WATCH_AGE_MAX);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::approval;
 use super::read::write_duration;
 use crate::model::grant::Staleness;
-use crate::model::policy::{AccessPolicy, AutoRule, Pattern, PolicyDigest, StandingGrant};
+use crate::model::policy::{AccessPolicy, AutoRule, EXTENSIONS_DEFAULT, Pattern, PolicyDigest, StandingGrant};
 use crate::model::scope::Scope;
 
 /// Fills in `canonical` and `digest`.
@@ -31,6 +31,11 @@ pub(super) fn seal_policy(policy: &mut AccessPolicy) {
         "duration": {
             "default": write_duration(policy.duration.default),
             "max": write_duration(policy.duration.max),
+            // Left out when they say what goes without saying: the digest is what it was before there were any.
+            "maxExtensions": Some(policy.duration.max_extensions).filter(|count| *count != EXTENSIONS_DEFAULT),
+            "maxTotal": Some(policy.duration.max_total)
+                .filter(|total| *total != policy.duration.max)
+                .map(write_duration),
         },
         "pendingTtl": write_duration(policy.pending_ttl),
         "reason": {

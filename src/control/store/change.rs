@@ -14,11 +14,13 @@ use crate::control::audit::{self, Entry};
 use crate::control::fanout;
 use crate::model::access::{AccessRequest, AccessStep, Ending, Issued, Outcome, Terminal};
 use crate::model::approval::{Review, Verdict};
-use crate::model::grant::{Ended, Hold, Phase, Revision};
+use crate::model::grant::{Ended, GrantState, GrantStep, Hold, Revision, StepRefused};
 use crate::model::time::Timestamp;
-use crate::wire::access::{phase_to, request_to, revision_to, stored_to};
+use crate::wire::access::{request_to, revision_to, stored_to};
 use crate::wire::grant::timestamp_to;
 use crate::wire::store;
+
+mod hold;
 
 /// Revisions whose changes are kept, for sidecars that resume.
 pub const CHANGES_KEPT: u64 = 16_384;
@@ -31,9 +33,9 @@ pub enum ChangeError {
     /// An access request is over.
     #[error(transparent)]
     Request(#[from] Terminal),
-    /// A grant is over.
-    #[error("the grant is already {} and stays so", phase_to(Phase::Ended(*.0)).as_str_name().trim_start_matches("GRANT_STATE_"))]
-    Grant(Ended),
+    /// A grant is not where this can be done to it.
+    #[error(transparent)]
+    Grant(#[from] StepRefused),
     /// Below.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -45,7 +47,7 @@ pub struct Change<'v> {
     meta: store::Meta,
     now: Timestamp,
     grants: Vec<fanout::Change>,
-    requests: Vec<Arc<str>>,
+    requests: Vec<Arc<AccessRequest>>,
 }
 
 impl std::fmt::Debug for Change<'_> {
@@ -66,8 +68,8 @@ struct Said<'s> {
 pub struct Committed {
     /// For the sidecars.
     pub commit: fanout::Commit,
-    /// Access requests that it changed.
-    pub requests: Vec<Arc<str>>,
+    /// Access requests that it changed, as they are after it.
+    pub requests: Vec<Arc<AccessRequest>>,
 }
 
 impl<'v> Change<'v> {
@@ -177,7 +179,8 @@ impl<'v> Change<'v> {
 
     fn put_request(&mut self, request: &AccessRequest) {
         self.rows.put(Table::Requests, request.id.as_bytes().to_vec(), request_to(request).encode_to_vec());
-        self.requests.push(Arc::clone(&request.id));
+        self.requests.retain(|earlier| earlier.id != request.id);
+        self.requests.push(Arc::new(request.clone()));
     }
 
     /// Writes a new grant. A standing grant takes the place of an ended one of its name.
@@ -227,28 +230,30 @@ impl<'v> Change<'v> {
         ending: Ending,
         keep_until: Timestamp,
     ) -> Result<(), ChangeError> {
-        let before = issued.grant.phase(self.now);
-        match (before, issued.grant.hold) {
-            // Expiry is recorded after the clock has already ended the grant; nothing else may come then.
-            (Phase::Ended(Ended::Expired), Hold::None | Hold::Suspended) if how == Ended::Expired => {}
-            (Phase::Ended(over), _) => return Err(ChangeError::Grant(over)),
-            (Phase::NotStarted | Phase::Live(_) | Phase::Suspended, _) => {}
-        }
+        let at = issued.grant.state(self.now);
+        // Expiry is recorded after the clock has already ended the grant; nothing else may come then.
+        let from = match (at, how, issued.grant.hold) {
+            (GrantState::Expired, Ended::Expired, Hold::None) => GrantState::Active,
+            (GrantState::Expired, Ended::Expired, Hold::Suspended) => GrantState::Suspended,
+            (_, Ended::Expired, _) => return Err(StepRefused { at, step: GrantStep::Expire }.into()),
+            (_, Ended::Revoked | Ended::Released, _) => at,
+        };
+        from.after(how.into())?;
         let id = issued.grant.id.as_str().as_bytes();
         if let Some(end) = issued.grant.expires() {
             self.rows.remove(Table::Due, keys::due(end, DueKind::GrantEnds, id));
         }
         self.rows.put(Table::Due, keys::due(keep_until, DueKind::Forget, id), vec![]);
         issued.grant.hold = Hold::Ended { how, keep_until };
-        let (kind, from) = match how {
-            Ended::Expired => ("grant.expired", "ACTIVE"),
-            Ended::Revoked => ("grant.revoked", state_name(before)),
-            Ended::Released => ("grant.released", state_name(before)),
+        let kind = match how {
+            Ended::Expired => "grant.expired",
+            Ended::Revoked => "grant.revoked",
+            Ended::Released => "grant.released",
         };
         let (by, reason) = (ending.by.clone(), ending.reason.clone());
         issued.ending = Some(ending);
         self.put_grant(issued);
-        self.audit_grant(kind, from, issued, Said { by: &by, reason: &reason })?;
+        self.audit_grant(kind, from.as_str(), issued, Said { by: &by, reason: &reason })?;
         Ok(())
     }
 
@@ -265,7 +270,7 @@ impl<'v> Change<'v> {
             actor: said.by,
             resource: format!("grants/{}", issued.grant.id),
             from,
-            to: state_name(issued.grant.phase(self.now)),
+            to: issued.grant.state(self.now).as_str(),
             reason: said.reason,
             traceparent: issued.grant.traceparent.as_deref(),
         })
@@ -422,8 +427,4 @@ fn changed_item(change: &fanout::Change) -> store::changed::Item {
 fn parties(issued: &Issued) -> impl Iterator<Item = &str> {
     let requester = issued.origin.requester.as_ref().map(|requester| requester.as_str());
     ["", issued.grant.subject.as_str()].into_iter().chain(requester)
-}
-
-fn state_name(phase: Phase) -> &'static str {
-    phase_to(phase).as_str_name().trim_start_matches("GRANT_STATE_")
 }

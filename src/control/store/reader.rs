@@ -125,6 +125,14 @@ impl<'v> Reader<'v> {
         self.seconds(Table::Pending, &span, limit).map(|ids| ids.len())
     }
 
+    /// Ids of every pending request, up to `limit`.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn all_pending(&self, limit: usize) -> Read<Vec<String>> {
+        self.seconds(Table::Pending, &Span::ALL, limit)
+    }
+
     fn seconds(&self, table: Table, span: &Span, limit: usize) -> Read<Vec<String>> {
         let mut ids = Vec::new();
         self.0.scan(table, span, &mut |key, _| {

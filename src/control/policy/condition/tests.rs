@@ -28,6 +28,7 @@ fn evaluate(text: &str) -> Result<bool, String> {
         reason: "look at OPS-1",
         tickets: &tickets,
         policy: None,
+        start: None,
         // 2023-11-14T22:13:20Z, a Tuesday.
         now: Timestamp::from_micros(1_700_000_000_000_000),
     };

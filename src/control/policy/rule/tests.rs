@@ -55,6 +55,7 @@ impl Asking {
             reason: &self.reason,
             tickets: &self.tickets,
             policy: self.policy,
+            start: None,
             now: Timestamp::from_micros(1_700_000_000_000_000),
         })
     }
