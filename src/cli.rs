@@ -49,9 +49,9 @@ pub enum Verb {
     /// Ask for a longer stay than a grant in force gives
     Extend(extend::ExtendArgs),
     /// Hold a grant back for a while; its time runs on
-    Suspend(suspend::HoldArgs),
+    Suspend(suspend::SuspendArgs),
     /// Let a suspended grant count again
-    Resume(suspend::HoldArgs),
+    Resume(suspend::ResumeArgs),
     /// Say why a call would be allowed or refused, by the function that the sidecars run
     Explain(explain::ExplainArgs),
     /// List the sidecars and how far each one is

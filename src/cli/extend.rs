@@ -6,7 +6,7 @@ use crate::wire::grant::duration_to;
 use crate::wire::v1;
 
 use super::connect::{ClientArgs, connect};
-use super::manner::MannerArgs;
+use super::manner::ExtendManner;
 use super::requests::{conclude, patient};
 use super::trouble::{Exit, Trouble};
 use super::values;
@@ -29,7 +29,7 @@ pub struct ExtendArgs {
     #[arg(long, env = "JITGATE_EXTEND_WAIT")]
     wait: bool,
     #[command(flatten)]
-    manner: MannerArgs,
+    manner: ExtendManner,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -40,12 +40,12 @@ pub struct ExtendArgs {
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn extend(args: ExtendArgs) -> Result<Exit, Trouble> {
     let ExtendArgs { id, duration, reason, ticket: tickets, wait, manner, client } = args;
-    let MannerArgs { once, if_match: etag } = manner;
+    let manner = manner.settle();
     let mut connection = connect(client).await?;
-    let (request_id, validate_only) = (once.id(), once.dry_run);
+    let (request_id, validate_only, etag) = (manner.request_id.clone(), manner.dry_run, manner.etag.clone());
     let duration = duration.map(duration_to);
     let ask = v1::ExtendGrantRequest { id, duration, reason, tickets, request_id, validate_only, etag };
     let asked = connection.access.extend_grant(patient(ask)).await.map_err(connection.refusal())?.into_inner();
-    once.tell();
+    manner.tell();
     conclude(&mut connection, asked, wait && !validate_only).await
 }

@@ -8,7 +8,7 @@ use crate::wire::grant::{duration_to, timestamp_from};
 use crate::wire::v1;
 
 use super::connect::{ClientArgs, Connection, PATIENCE, connect};
-use super::manner::{MannerArgs, OnceArgs};
+use super::manner::{ReleaseManner, RevokeManner};
 use super::render::text::{Grant, Grants, Revoked};
 use super::requests::patient;
 use super::trouble::{Exit, Trouble, say};
@@ -118,10 +118,7 @@ pub struct RevokeArgs {
     #[arg(long, env = "JITGATE_REVOKE_REASON", value_name = "TEXT", default_value = "")]
     reason: String,
     #[command(flatten)]
-    once: OnceArgs,
-    /// With an ID: only if the grant's etag is still this one, as `grants show -o json` prints it
-    #[arg(long, env = "JITGATE_IF_MATCH", value_name = "ETAG", default_value = "", requires = "id")]
-    if_match: String,
+    manner: RevokeManner,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -141,13 +138,13 @@ pub enum Wait {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn revoke(args: RevokeArgs) -> Result<Exit, Trouble> {
-    let RevokeArgs { id, subject, service, include_standing, wait, timeout, reason, once, if_match, client } = args;
+    let RevokeArgs { id, subject, service, include_standing, wait, timeout, reason, manner, client } = args;
+    let manner = manner.settle();
     let mut connection = connect(client).await?;
     let refusal = connection.refusal();
     let (until, limit) = (wait.to_wire(), Some(duration_to(timeout)));
-    let (request_id, validate_only) = (once.id(), once.dry_run);
+    let (request_id, validate_only, etag) = (manner.request_id.clone(), manner.dry_run, manner.etag.clone());
     let response = if let Some(id) = id {
-        let etag = if_match;
         let ask = v1::RevokeGrantRequest { id, reason, wait: until, timeout: limit, request_id, validate_only, etag };
         connection.access.revoke_grant(deadline(ask, timeout)).await
     } else {
@@ -165,7 +162,7 @@ pub async fn revoke(args: RevokeArgs) -> Result<Exit, Trouble> {
         connection.access.revoke_grants(deadline(ask, timeout)).await
     };
     let response = response.map_err(refusal)?.into_inner();
-    once.tell();
+    manner.tell();
     connection.screen.show(&Revoked(&response))?;
     Ok(wait.verdict("revoked", response.outstanding, response.fenced_by.as_ref()))
 }
@@ -209,7 +206,7 @@ pub struct ReleaseArgs {
     #[arg(long, env = "JITGATE_RELEASE_REASON", value_name = "TEXT", default_value = "")]
     reason: String,
     #[command(flatten)]
-    manner: MannerArgs,
+    manner: ReleaseManner,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -219,12 +216,13 @@ pub struct ReleaseArgs {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn release(args: ReleaseArgs) -> Result<Exit, Trouble> {
-    let ReleaseArgs { id, reason, manner: MannerArgs { once, if_match: etag }, client } = args;
+    let ReleaseArgs { id, reason, manner, client } = args;
+    let manner = manner.settle();
     let mut connection = connect(client).await?;
-    let (request_id, validate_only) = (once.id(), once.dry_run);
+    let (request_id, validate_only, etag) = (manner.request_id.clone(), manner.dry_run, manner.etag.clone());
     let ask = v1::ReleaseGrantRequest { id, reason, request_id, validate_only, etag };
     let released = connection.access.release_grant(patient(ask)).await.map_err(connection.refusal())?;
-    once.tell();
+    manner.tell();
     connection.screen.show(&Grant(&released.into_inner()))?;
     Ok(Exit::Done)
 }

@@ -10,7 +10,7 @@ use crate::wire::grant::{duration_to, timestamp_to};
 use crate::wire::v1;
 
 use super::connect::{ClientArgs, Connection, PATIENCE, connect};
-use super::manner::{MannerArgs, OnceArgs};
+use super::manner::{CancelManner, Manner, RequestManner};
 use super::render::text::{Outcome, Request, RequestLine, Requests};
 use super::trouble::{Exit, Trouble, say};
 use super::values::{self, Moment};
@@ -55,7 +55,7 @@ pub struct RequestArgs {
     #[arg(long, env = "JITGATE_REQUEST_START", value_name = "TIME", value_parser = values::start)]
     start: Option<Moment>,
     #[command(flatten)]
-    once: OnceArgs,
+    manner: RequestManner,
     /// Wait until it is decided
     #[arg(long, env = "JITGATE_REQUEST_WAIT")]
     wait: bool,
@@ -64,9 +64,10 @@ pub struct RequestArgs {
 }
 
 impl RequestArgs {
-    fn into_parts(self) -> (v1::RequestAccessRequest, bool, OnceArgs, ClientArgs) {
+    fn into_parts(self) -> (v1::RequestAccessRequest, bool, Manner, ClientArgs) {
         let Self { service, http, grpc, subject, via, duration, reason, ticket, policy, .. } = self;
-        let Self { start, once, wait, client, .. } = self;
+        let Self { start, manner, wait, client, .. } = self;
+        let manner = manner.settle();
         let scope = v1::Scope {
             service,
             grpc: grpc.iter().map(ToString::to_string).collect(),
@@ -80,11 +81,11 @@ impl RequestArgs {
             reason,
             tickets: ticket,
             policy,
-            request_id: once.id(),
+            request_id: manner.request_id.clone(),
             start_time: start.map(|start| timestamp_to(start.resolve(clock::wall()))),
-            validate_only: once.dry_run,
+            validate_only: manner.dry_run,
         };
-        (ask, wait && !once.dry_run, once, client)
+        (ask, wait && !manner.dry_run, manner, client)
     }
 }
 
@@ -93,10 +94,10 @@ impl RequestArgs {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn request(args: RequestArgs) -> Result<Exit, Trouble> {
-    let (ask, wait, once, client) = args.into_parts();
+    let (ask, wait, manner, client) = args.into_parts();
     let mut connection = connect(client).await?;
     let asked = connection.access.request_access(patient(ask)).await.map_err(connection.refusal())?.into_inner();
-    once.tell();
+    manner.tell();
     conclude(&mut connection, asked, wait).await
 }
 
@@ -267,7 +268,7 @@ pub struct CancelArgs {
     #[arg(long, env = "JITGATE_CANCEL_REASON", value_name = "TEXT", default_value = "")]
     reason: String,
     #[command(flatten)]
-    manner: MannerArgs,
+    manner: CancelManner,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -277,12 +278,13 @@ pub struct CancelArgs {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn cancel(args: CancelArgs) -> Result<Exit, Trouble> {
-    let CancelArgs { id, reason, manner: MannerArgs { once, if_match: etag }, client } = args;
+    let CancelArgs { id, reason, manner, client } = args;
+    let manner = manner.settle();
     let mut connection = connect(client).await?;
-    let (request_id, validate_only) = (once.id(), once.dry_run);
+    let (request_id, validate_only, etag) = (manner.request_id.clone(), manner.dry_run, manner.etag.clone());
     let ask = v1::CancelAccessRequestRequest { id, reason, request_id, validate_only, etag };
     let cancelled = connection.access.cancel_access_request(patient(ask)).await.map_err(connection.refusal())?;
-    once.tell();
+    manner.tell();
     connection.screen.show(&Request(&cancelled.into_inner()))?;
     Ok(Exit::Done)
 }

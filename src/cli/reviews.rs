@@ -8,7 +8,7 @@ use crate::wire::grant::duration_to;
 use crate::wire::v1;
 
 use super::connect::{ClientArgs, Connection, connect};
-use super::manner::MannerArgs;
+use super::manner::{ApproveManner, DenyManner};
 use super::render::text::Request;
 use super::render::{Paper, View};
 use super::requests::{http_to, patient};
@@ -33,7 +33,7 @@ pub struct ApproveArgs {
     #[arg(long, env = "JITGATE_APPROVE_GRPC", value_delimiter = '\n', value_name = "RULE", value_parser = values::grpc_rule)]
     grpc: Vec<GrpcRule>,
     #[command(flatten)]
-    manner: MannerArgs,
+    manner: ApproveManner,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -47,7 +47,7 @@ pub struct DenyArgs {
     #[arg(long, env = "JITGATE_DENY_REASON", value_name = "TEXT", default_value = "")]
     reason: String,
     #[command(flatten)]
-    manner: MannerArgs,
+    manner: DenyManner,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -58,7 +58,7 @@ pub struct DenyArgs {
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
     let ApproveArgs { id, reason, duration, http, grpc, manner, client } = args;
-    let MannerArgs { once, if_match: etag } = manner;
+    let manner = manner.settle();
     let mut connection = connect(client).await?;
     let shown = look(&mut connection, id, "approving").await?;
     let narrowed_scope = (!http.is_empty() || !grpc.is_empty()).then(|| v1::Scope {
@@ -72,13 +72,13 @@ pub async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
         reason,
         narrowed_scope,
         narrowed_duration: duration.map(duration_to),
-        request_id: once.id(),
-        validate_only: once.dry_run,
-        etag,
+        request_id: manner.request_id.clone(),
+        validate_only: manner.dry_run,
+        etag: manner.etag.clone(),
     };
     let reviewed = connection.access.approve_request(patient(review)).await.map_err(connection.refusal())?;
     let reviewed = reviewed.into_inner();
-    once.tell();
+    manner.tell();
     connection.screen.show(&Request(&reviewed))?;
     // The last approval can come too late for what was asked.
     let failed = reviewed.state() == v1::AccessRequestState::Failed;
@@ -90,19 +90,20 @@ pub async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn deny(args: DenyArgs) -> Result<Exit, Trouble> {
-    let DenyArgs { id, reason, manner: MannerArgs { once, if_match: etag }, client } = args;
+    let DenyArgs { id, reason, manner, client } = args;
+    let manner = manner.settle();
     let mut connection = connect(client).await?;
     let shown = look(&mut connection, id, "denying").await?;
     let review = v1::DenyRequestRequest {
         id: shown.id,
         request_digest: shown.request_digest,
         reason,
-        request_id: once.id(),
-        validate_only: once.dry_run,
-        etag,
+        request_id: manner.request_id.clone(),
+        validate_only: manner.dry_run,
+        etag: manner.etag.clone(),
     };
     let reviewed = connection.access.deny_request(patient(review)).await.map_err(connection.refusal())?;
-    once.tell();
+    manner.tell();
     connection.screen.show(&Request(&reviewed.into_inner()))?;
     Ok(Exit::Done)
 }

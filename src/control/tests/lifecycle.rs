@@ -3,6 +3,8 @@
 
 use std::sync::atomic::AtomicU64;
 
+use futures_util::FutureExt as _;
+
 use super::*;
 use crate::control::extend::Extending;
 use crate::control::idempotency::{Manner, Transition};
@@ -77,6 +79,8 @@ struct World {
     dice: Dice,
     model: Model,
     requests: Vec<Arc<str>>,
+    /// What a reviewer sees of each.
+    digests: Vec<String>,
     grants: Vec<GrantId>,
     used: u64,
 }
@@ -103,10 +107,10 @@ enum Came {
 
 impl World {
     async fn start(medium: Medium, policies: &Arc<PolicySet>, seed: u64) -> Self {
-        let (requests, grants) = (vec![], vec![]);
+        let (requests, digests, grants) = (vec![], vec![], vec![]);
         let (dice, model) = (Dice(seed | 1), Model::default());
         let mut world =
-            Self { medium, rig: None, policies: Arc::clone(policies), dice, model, requests, grants, used: 0 };
+            Self { medium, rig: None, policies: Arc::clone(policies), dice, model, requests, digests, grants, used: 0 };
         world.reopen().await;
         world
     }
@@ -229,11 +233,8 @@ impl World {
                 };
                 plane.request_access(&caller, asking).await.map(request)
             }
-            Act::Review { request: id, .. } => {
-                let reviewing = self.reviewing(act, &manner).await;
-                let Some(reviewing) = reviewing else {
-                    return Err(Fault::not_found("access request", &self.requests[*id]));
-                };
+            Act::Review { request: id, verdict, other, narrowed } => {
+                let reviewing = self.reviewing(*id, (*verdict, *other, *narrowed), manner.clone());
                 plane.review_request(&caller, reviewing).await.map(request)
             }
             Act::Cancel(id) => plane.cancel(&caller, of(self.requests[*id].to_string())).await.map(request),
@@ -248,36 +249,38 @@ impl World {
         }
     }
 
-    /// Everybody looks at the request before reviewing it; some then review something else.
-    async fn reviewing(&self, act: &Act, manner: &Manner) -> Option<Reviewing> {
-        let Act::Review { request, verdict, other, narrowed } = act else { return None };
-        let looked_at = self.rig().plane.access_request(&root(), &self.requests[*request]).await.ok()?;
-        let digest = if *other { "0".repeat(64) } else { looked_at.terms.digest().to_string() };
-        Some(Reviewing {
-            request: looked_at.id.to_string(),
-            verdict: *verdict,
-            digest,
+    /// What somebody says of a request; some say it of something else.
+    fn reviewing(&self, id: Id, said: (Verdict, bool, Option<u64>), manner: Manner) -> Reviewing {
+        let (verdict, other, narrowed) = said;
+        let Manner { request_id, fingerprint, validate_only, etag } = manner;
+        Reviewing {
+            request: self.requests[id].to_string(),
+            verdict,
+            digest: if other { "0".repeat(64) } else { self.digests[id].clone() },
             reason: String::new(),
             narrowed_scope: None,
             narrowed_duration: narrowed.map(Duration::from_secs),
-            validate_only: manner.validate_only,
-            etag: manner.etag.clone(),
-            request_id: manner.request_id.clone(),
-            fingerprint: manner.fingerprint,
+            validate_only,
+            etag,
+            request_id,
+            fingerprint,
             traceparent: None,
-        })
+        }
     }
 
     /// Learns the names of what was made, and compares what was changed.
     async fn settle(&mut self, act: &Act, came: &Came, changed: model::Changed) {
-        if let (true, Came::Request(id)) = (changed.new_request, came) {
-            self.requests.push(Arc::clone(id));
-        }
-        if changed.new_grant
-            && let Came::Request(id) = came
+        if let Came::Request(id) = came
+            && (changed.new_request || changed.new_grant)
         {
             let request = self.rig().plane.access_request(&root(), id).await.unwrap();
-            self.grants.push(request.outcome.unwrap().grant.unwrap());
+            if changed.new_request {
+                self.requests.push(Arc::clone(id));
+                self.digests.push(request.terms.digest().to_string());
+            }
+            if changed.new_grant {
+                self.grants.push(request.outcome.unwrap().grant.unwrap());
+            }
         }
         self.compare_one(came, &format!("{act:?}")).await;
     }
@@ -304,22 +307,17 @@ async fn run(medium: Medium, policies: &Arc<PolicySet>, seed: u64, steps: usize)
     world.rig.take().unwrap().stop().await;
 }
 
-/// Tells the seed of a run that fails.
-struct Seed(u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("this run has the seed {:#x}", self.0);
-        }
-    }
+/// A run that tells its seed when it fails.
+async fn seeded(medium: Medium, policies: &Arc<PolicySet>, seed: u64, steps: usize) {
+    let run = std::panic::AssertUnwindSafe(run(medium, policies, seed, steps));
+    run.catch_unwind().await.unwrap_or_else(|_| panic!("the run with the seed {seed:#x} failed, see above"));
 }
 
 async fn runs(first: u64, steps: usize) {
     let policies = Arc::new(policies(POLICY));
     for run_number in 0..u64::try_from(steps.div_ceil(STEPS_OF_ONE)).unwrap() {
-        let seed = Seed((first + run_number).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        run(Medium::Memory(Memory::default()), &policies, seed.0, STEPS_OF_ONE).await;
+        let seed = (first + run_number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        seeded(Medium::Memory(Memory::default()), &policies, seed, STEPS_OF_ONE).await;
     }
 }
 
@@ -336,6 +334,6 @@ async fn a_hundred_thousand_random_steps_do_what_the_model_says_other_half() {
 
 #[tokio::test]
 async fn random_steps_on_disk_do_what_the_model_says() {
-    let seed = Seed(0x00d1_5c00);
-    run(Medium::Disk(tempfile::tempdir().unwrap()), &Arc::new(policies(POLICY)), seed.0, STEPS_ON_DISK).await;
+    let disk = Medium::Disk(tempfile::tempdir().unwrap());
+    seeded(disk, &Arc::new(policies(POLICY)), 0x00d1_5c00, STEPS_ON_DISK).await;
 }
