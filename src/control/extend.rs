@@ -126,9 +126,12 @@ fn within(issued: &Issued, end: Timestamp, by: Duration, bounds: &DurationRule) 
     };
     let (had, most) = (issued.origin.chain.extensions, bounds.max_extensions);
     if had >= most {
+        let times = |count: u32| if count == 1 { "once".to_owned() } else { format!("{count} times") };
         let message = format!(
-            "policy {policy} lets a grant be extended at most {most} times (duration.maxExtensions), this one has been \
-             {had} times: none is left; ask anew"
+            "policy {policy} lets a grant be extended {} at most (duration.maxExtensions), and this one has been extended \
+             {}: nothing is left; ask anew",
+            times(most),
+            times(had)
         );
         return refuse("id", message, "duration.maxExtensions", "0".to_owned());
     }

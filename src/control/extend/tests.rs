@@ -99,8 +99,8 @@ async fn how_often_and_how_long_in_all_is_bounded_and_a_refusal_says_what_is_lef
     }
     let fault = refused(&rig, &alice(), more(&last, minutes(1))).await;
     assert_eq!((fault.kind.reason(), fault.field.as_deref()), ("LIMIT_EXCEEDED", Some("id")));
-    assert!(fault.message.contains("at most 2 times (duration.maxExtensions)"), "{fault}");
-    assert!(fault.message.contains("none is left"), "{fault}");
+    assert!(fault.message.contains("extended 2 times at most (duration.maxExtensions)"), "{fault}");
+    assert!(fault.message.contains("nothing is left"), "{fault}");
 }
 
 #[tokio::test]
@@ -124,7 +124,7 @@ async fn a_policy_can_forbid_extensions() {
     let rig = rig(&POLICIES.replace("max: 1h", "max: 1h, maxExtensions: 0")).await;
     let grant = grant_of(&rig, minutes(10)).await;
     let fault = refused(&rig, &alice(), more(&grant, minutes(1))).await;
-    assert!(fault.message.contains("at most 0 times"), "{fault}");
+    assert!(fault.message.contains("0 times at most"), "{fault}");
 }
 
 #[tokio::test]
