@@ -260,14 +260,14 @@ impl View for Revoked<'_> {
             ended += &format!("{} ended in all; those not listed here: jitgate grants list --all\n", response.ended);
         }
         ended += &kept;
-        format!("{ended}\n{}", enforced(&response.receipts, response.revision, paper))
+        format!("{ended}{}", enforced(&response.receipts, response.revision, paper))
     }
 }
 
 /// Who enforces it already, or only that it cannot be lost any more; nothing of what was not written.
 fn enforced(receipts: &[v1::Receipt], revision: i64, paper: &Paper) -> String {
     if receipts.is_empty() {
-        return if revision == 0 { String::new() } else { format!("Durable at revision {revision}.\n") };
+        return if revision == 0 { String::new() } else { format!("\nDurable at revision {revision}.\n") };
     }
     let receipt = |receipt: &v1::Receipt| {
         vec![
@@ -278,7 +278,7 @@ fn enforced(receipts: &[v1::Receipt], revision: i64, paper: &Paper) -> String {
         ]
     };
     let rows = receipts.iter().map(receipt).collect();
-    table(paper, &["SIDECAR", "REVISION", "ENFORCED AT", "STREAMS CLOSED"], rows)
+    format!("\n{}", table(paper, &["SIDECAR", "REVISION", "ENFORCED AT", "STREAMS CLOSED"], rows))
 }
 
 /// A grant that was suspended or resumed, and who has confirmed it.
@@ -293,7 +293,7 @@ impl View for Held<'_> {
     fn text(&self, paper: &Paper) -> String {
         let response = self.0;
         let grant = response.grant.as_ref().map(|grant| Grant(grant).text(paper)).unwrap_or_default();
-        format!("{grant}\n{}", enforced(&response.receipts, response.revision, paper))
+        format!("{grant}{}", enforced(&response.receipts, response.revision, paper))
     }
 }
 
