@@ -12,14 +12,17 @@ pub mod audit;
 pub mod connect;
 pub mod dev;
 pub mod explain;
+pub mod extend;
 pub mod fleet;
 pub mod grants;
+pub mod manner;
 pub mod policy;
 pub mod receipts;
 pub mod render;
 pub mod requests;
 pub mod reviews;
 pub mod run;
+pub mod suspend;
 pub mod token;
 pub mod trouble;
 pub mod values;
@@ -48,6 +51,12 @@ pub enum Verb {
     Revoke(grants::RevokeArgs),
     /// End your own grant: "I am done"
     Release(grants::ReleaseArgs),
+    /// Ask for a longer stay than a grant in force gives
+    Extend(extend::ExtendArgs),
+    /// Hold a grant back for a while; its time runs on
+    Suspend(suspend::SuspendArgs),
+    /// Let a suspended grant count again
+    Resume(suspend::ResumeArgs),
     /// Say why a call would be allowed or refused, by the function that the sidecars run
     Explain(explain::ExplainArgs),
     /// Ask for access, run a command with it, and give it back when the command ends
@@ -98,6 +107,9 @@ async fn perform(verb: Verb, whole: clap::Command) -> Result<Exit, Trouble> {
         Verb::Grants(args) => grants::grants(args).await,
         Verb::Revoke(args) => grants::revoke(args).await,
         Verb::Release(args) => grants::release(args).await,
+        Verb::Extend(args) => extend::extend(args).await,
+        Verb::Suspend(args) => suspend::suspend(args).await,
+        Verb::Resume(args) => suspend::resume(args).await,
         Verb::Explain(args) => explain::explain(args).await,
         Verb::Run(args) => run::run(args).await,
         Verb::Fleet(args) => fleet::fleet(args).await,

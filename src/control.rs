@@ -5,7 +5,8 @@
 //!                                        ^ apply: policies and standing grants      ^ expiry: what the clock has done
 //! ```
 //!
-//! In reading order: [`plane`], [`requests`], [`grants`], [`apply`], [`policies`], [`expiry`], [`explain`]; below them [`store`],
+//! In reading order: [`plane`], [`requests`], [`grants`], [`extend`], [`suspend`], [`idempotency`], [`apply`], [`policies`],
+//! [`expiry`], [`explain`]; below them [`store`],
 //! [`audit`], [`policy`] and [`fanout`]; above them [`api`], [`caller`], [`entitle`], [`listen`] and [`config`].
 
 use std::future::Future;
@@ -33,6 +34,7 @@ use crate::wire::v1::enforcer_service_server::EnforcerServiceServer;
 
 pub mod api;
 pub mod apply;
+pub mod approve;
 pub mod audit;
 pub mod break_glass;
 pub mod caller;
@@ -40,9 +42,12 @@ pub mod config;
 pub mod entitle;
 pub mod expiry;
 pub mod explain;
+pub mod extend;
 pub mod fanout;
 pub mod fault;
+pub mod following;
 pub mod grants;
+pub mod idempotency;
 pub mod keys;
 pub mod listen;
 pub mod listing;
@@ -54,6 +59,7 @@ pub mod requests;
 pub mod reviews;
 pub mod store;
 pub mod story;
+pub mod suspend;
 pub mod tokens;
 pub mod uses;
 pub mod validate;

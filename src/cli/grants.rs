@@ -8,6 +8,7 @@ use crate::wire::grant::duration_to;
 use crate::wire::v1;
 
 use super::connect::{ClientArgs, Connection, PATIENCE, connect};
+use super::manner::{ReleaseManner, RevokeManner};
 use super::receipts::{Enforced, Receipts};
 use super::render::text::{Grant, Grants, Revoked};
 use super::requests::patient;
@@ -118,6 +119,8 @@ pub struct RevokeArgs {
     #[arg(long, env = "JITGATE_REVOKE_REASON", value_name = "TEXT", default_value = "")]
     reason: String,
     #[command(flatten)]
+    manner: RevokeManner,
+    #[command(flatten)]
     client: ClientArgs,
 }
 
@@ -136,36 +139,60 @@ pub enum Wait {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn revoke(args: RevokeArgs) -> Result<Exit, Trouble> {
-    let RevokeArgs { id, subject, service, include_standing, wait, timeout, reason, client } = args;
+    let RevokeArgs { id, subject, service, include_standing, wait, timeout, reason, manner, client } = args;
+    let manner = manner.settle();
     let mut connection = connect(client).await?;
     let refusal = connection.refusal();
-    let until = match wait {
-        Wait::Committed => v1::RevokeWait::Committed,
-        Wait::All => v1::RevokeWait::All,
-    }
-    .into();
-    let limit = Some(duration_to(timeout));
+    let (until, limit) = (wait.to_wire(), Some(duration_to(timeout)));
+    let (request_id, validate_only, etag) = (manner.request_id.clone(), manner.dry_run, manner.etag.clone());
     let response = if let Some(id) = id {
-        let ask = v1::RevokeGrantRequest { id, reason, wait: until, timeout: limit };
+        let ask = v1::RevokeGrantRequest { id, reason, wait: until, timeout: limit, request_id, validate_only, etag };
         connection.access.revoke_grant(deadline(ask, timeout)).await
     } else {
         let (subject, service) = (subject.unwrap_or_default(), service.unwrap_or_default());
-        let ask = v1::RevokeGrantsRequest { subject, service, reason, wait: until, timeout: limit, include_standing };
+        let ask = v1::RevokeGrantsRequest {
+            subject,
+            service,
+            reason,
+            wait: until,
+            timeout: limit,
+            include_standing,
+            request_id,
+            validate_only,
+        };
         connection.access.revoke_grants(deadline(ask, timeout)).await
     };
     let response = response.map_err(refusal)?.into_inner();
-    if wait == Wait::Committed {
+    manner.tell();
+    if wait == Wait::Committed || response.revision == 0 {
         connection.screen.show(&Revoked(&response))?;
         return Ok(Exit::Done);
     }
     connection.screen.show(&Receipts(&response))?;
-    Ok(Enforced::of(&response).outstanding().map_or(Exit::Done, |outstanding| {
-        say(&format!("revoked, but {outstanding}"));
-        Exit::Refused
-    }))
+    Ok(wait.verdict("revoked", &Enforced::of(&response)))
 }
 
-fn deadline<T>(message: T, wait: Duration) -> tonic::Request<T> {
+impl Wait {
+    pub(super) fn to_wire(self) -> i32 {
+        match self {
+            Self::Committed => v1::RevokeWait::Committed.into(),
+            Self::All => v1::RevokeWait::All.into(),
+        }
+    }
+
+    /// Says who has not confirmed, if that was waited for.
+    pub(super) fn verdict(self, done: &str, enforced: &Enforced<'_>) -> Exit {
+        match enforced.outstanding().filter(|_| self == Self::All) {
+            None => Exit::Done,
+            Some(outstanding) => {
+                say(&format!("{done}, but {outstanding}"));
+                Exit::Refused
+            }
+        }
+    }
+}
+
+pub(super) fn deadline<T>(message: T, wait: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(wait + PATIENCE);
     request
@@ -176,6 +203,11 @@ fn deadline<T>(message: T, wait: Duration) -> tonic::Request<T> {
 pub struct ReleaseArgs {
     /// The grant's ID
     id: String,
+    /// What came of it, for the record
+    #[arg(long, env = "JITGATE_RELEASE_REASON", value_name = "TEXT", default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    manner: ReleaseManner,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -185,9 +217,13 @@ pub struct ReleaseArgs {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn release(args: ReleaseArgs) -> Result<Exit, Trouble> {
-    let ReleaseArgs { id, client } = args;
+    let ReleaseArgs { id, reason, manner, client } = args;
+    let manner = manner.settle();
     let mut connection = connect(client).await?;
-    let released = connection.access.release_grant(patient(v1::ReleaseGrantRequest { id })).await;
-    connection.screen.show(&Grant(&released.map_err(connection.refusal())?.into_inner()))?;
+    let (request_id, validate_only, etag) = (manner.request_id.clone(), manner.dry_run, manner.etag.clone());
+    let ask = v1::ReleaseGrantRequest { id, reason, request_id, validate_only, etag };
+    let released = connection.access.release_grant(patient(ask)).await.map_err(connection.refusal())?;
+    manner.tell();
+    connection.screen.show(&Grant(&released.into_inner()))?;
     Ok(Exit::Done)
 }

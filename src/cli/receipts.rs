@@ -64,6 +64,19 @@ impl<'a> Enforced<'a> {
         }
     }
 
+    /// What the answer to suspending or resuming says of it.
+    pub fn held(response: &'a v1::HoldGrantResponse) -> Self {
+        Self {
+            revision: response.revision,
+            committed_at: response.committed_at.as_ref(),
+            server_time: response.server_time.as_ref(),
+            receipts: &response.receipts,
+            unconfirmed: &response.unconfirmed,
+            outstanding: response.outstanding,
+            fenced_by: response.fenced_by.as_ref(),
+        }
+    }
+
     /// For people.
     pub fn text(&self, paper: &Paper) -> String {
         let mut text = format!("Durable at revision {}.\n", self.revision);

@@ -1,21 +1,23 @@
 //! Asking for access, and looking at what was asked.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
-use tokio::time::Instant;
-use tonic::{Code, Status};
-use ulid::Ulid;
 
+use crate::clock;
 use crate::model::scope::{GrpcRule, HttpRule};
-use crate::wire::grant::duration_to;
+use crate::wire::grant::{duration_to, timestamp_to};
 use crate::wire::v1;
 
 use super::connect::{ClientArgs, Connection, PATIENCE, connect};
+use super::manner::{CancelManner, Manner, RequestManner};
 use super::render::text::{Outcome, Request, RequestLine, Requests};
 use super::trouble::{Exit, Trouble, say};
-use super::values;
+use super::values::{self, Moment};
+
+mod watch;
+
+pub(super) use watch::watch_one;
 
 /// `jitgate request`.
 #[derive(Debug, clap::Args)]
@@ -52,9 +54,11 @@ pub struct RequestArgs {
     /// Break the glass: at once, without approval, as far as the policy lets you; an approver reviews it afterwards
     #[arg(long, env = "JITGATE_REQUEST_BREAK_GLASS")]
     break_glass: bool,
-    /// Makes a repetition safe: the same ID gets the first answer again
-    #[arg(long, env = "JITGATE_REQUEST_REQUEST_ID", value_name = "ID")]
-    request_id: Option<String>,
+    /// When it shall begin, such as 2030-01-31T12:00:00Z or 'in 2h', at most 90 days ahead; on approval when absent
+    #[arg(long, env = "JITGATE_REQUEST_START", value_name = "TIME", value_parser = values::start)]
+    start: Option<Moment>,
+    #[command(flatten)]
+    manner: RequestManner,
     /// Wait until it is decided
     #[arg(long, env = "JITGATE_REQUEST_WAIT")]
     wait: bool,
@@ -63,22 +67,10 @@ pub struct RequestArgs {
 }
 
 impl RequestArgs {
-    fn into_parts(self) -> (v1::RequestAccessRequest, bool, ClientArgs) {
-        let Self {
-            service,
-            http,
-            grpc,
-            subject,
-            via,
-            duration,
-            reason,
-            ticket,
-            policy,
-            break_glass,
-            request_id,
-            wait,
-            client,
-        } = self;
+    fn into_parts(self) -> (v1::RequestAccessRequest, bool, Manner, ClientArgs) {
+        let Self { service, http, grpc, subject, via, duration, reason, ticket, policy, .. } = self;
+        let Self { start, break_glass, manner, wait, client, .. } = self;
+        let manner = manner.settle();
         let scope = v1::Scope {
             service,
             grpc: grpc.iter().map(ToString::to_string).collect(),
@@ -92,10 +84,12 @@ impl RequestArgs {
             reason,
             tickets: ticket,
             policy,
-            request_id: request_id.unwrap_or_else(|| Ulid::generate().to_string()),
             break_glass,
+            request_id: manner.request_id.clone(),
+            start_time: start.map(|start| timestamp_to(start.resolve(clock::wall()))),
+            validate_only: manner.dry_run,
         };
-        (ask, wait, client)
+        (ask, wait && !manner.dry_run, manner, client)
     }
 }
 
@@ -104,13 +98,23 @@ impl RequestArgs {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn request(args: RequestArgs) -> Result<Exit, Trouble> {
-    let (ask, wait, client) = args.into_parts();
+    let (ask, wait, manner, client) = args.into_parts();
     let mut connection = connect(client).await?;
+    let asked = connection.access.request_access(patient(ask)).await.map_err(connection.refusal())?.into_inner();
+    manner.tell();
+    conclude(&mut connection, asked, wait).await
+}
+
+/// Waits for the decision, if that is wanted, and shows what came of it. Exit code 1 when it is no.
+pub(super) async fn conclude(
+    connection: &mut Connection,
+    asked: v1::AccessRequest,
+    wait: bool,
+) -> Result<Exit, Trouble> {
     let refusal = connection.refusal();
-    let asked = connection.access.request_access(patient(ask)).await.map_err(&refusal)?.into_inner();
     let decided = if wait && asked.state() == v1::AccessRequestState::Pending {
         say(&format!("request {} waits for a decision; Ctrl-C stops the waiting, not the request", asked.id));
-        watch_one(&mut connection, &asked.id, |_| Ok(())).await?
+        watch_one(connection, &asked.id, |_| Ok(())).await?
     } else {
         asked
     };
@@ -163,13 +167,16 @@ pub enum RequestsVerb {
         /// Its ID
         id: String,
     },
-    /// Print each change: of one request until it is decided, or of all that you may see until Ctrl-C
+    /// Print each change as it happens: of one request until it is decided, or of all that wait for you until Ctrl-C
     Watch {
-        /// Its ID
+        /// Its ID; without it, what waits for your own review
         id: Option<String>,
-        /// How often to look when all are watched
-        #[arg(long, env = "JITGATE_REQUESTS_EVERY", value_name = "TIME", value_parser = values::span, default_value = "2s")]
-        every: Duration,
+        /// What you have asked for or are to get, instead
+        #[arg(long, env = "JITGATE_REQUESTS_MINE", conflicts_with_all = ["id", "all"])]
+        mine: bool,
+        /// Everything that you may see, instead
+        #[arg(long, env = "JITGATE_REQUESTS_ALL", conflicts_with = "id")]
+        all: bool,
     },
 }
 
@@ -225,7 +232,10 @@ pub async fn requests(args: RequestsArgs) -> Result<Exit, Trouble> {
             let last = watch_one(&mut connection, &id, |request| screen.show_next(&RequestLine(request))).await?;
             return Ok(verdict(last.state()));
         }
-        RequestsVerb::Watch { id: None, every } => watch_all(&mut connection, every).await?,
+        RequestsVerb::Watch { id: None, mine, all } => {
+            let filter = v1::WatchAccessRequestsRequest { for_review: !mine && !all, mine };
+            watch::watch_all(&mut connection, filter).await?;
+        }
     }
     Ok(Exit::Done)
 }
@@ -253,92 +263,6 @@ async fn list(
     }
 }
 
-/// Prints what is new or changed among the newest hundred, for as long as it is let.
-async fn watch_all(connection: &mut Connection, every: Duration) -> Result<(), Trouble> {
-    let mut seen: HashMap<String, i64> = HashMap::new();
-    loop {
-        let mut listed = list(connection, None, 100, false).await?;
-        listed.reverse();
-        for request in &listed {
-            if seen.get(&request.id) != Some(&request.mod_revision) {
-                connection.screen.show_next(&RequestLine(request))?;
-            }
-        }
-        seen = listed.into_iter().map(|request| (request.id, request.mod_revision)).collect();
-        tokio::time::sleep(every).await;
-    }
-}
-
-/// How long the control plane may be away while somebody waits for a decision.
-const AWAY: Duration = Duration::from_secs(60);
-
-/// Follows one request to its terminal state, through a restart of the control plane.
-pub(super) async fn watch_one(
-    connection: &mut Connection,
-    id: &str,
-    mut each: impl FnMut(&v1::AccessRequest) -> Result<(), Trouble>,
-) -> Result<v1::AccessRequest, Trouble> {
-    let refusal = connection.refusal();
-    let mut away_since: Option<Instant> = None;
-    loop {
-        let status = match follow(connection, id, &mut each, &mut away_since).await? {
-            Followed::Decided(request) => return Ok(*request),
-            Followed::Broken(status) => status,
-        };
-        let passing = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal);
-        if away_since.is_none() && passing {
-            say("the control plane does not answer; waiting for it");
-        }
-        let since = *away_since.get_or_insert_with(Instant::now);
-        if !passing || since.elapsed() > AWAY {
-            return Err(refusal(status));
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-}
-
-enum Followed {
-    Decided(Box<v1::AccessRequest>),
-    Broken(Status),
-}
-
-async fn follow(
-    connection: &mut Connection,
-    id: &str,
-    each: &mut impl FnMut(&v1::AccessRequest) -> Result<(), Trouble>,
-    away_since: &mut Option<Instant>,
-) -> Result<Followed, Trouble> {
-    let ask = v1::WatchAccessRequestRequest { id: id.to_owned() };
-    let mut stream = match connection.access.watch_access_request(ask).await {
-        Ok(response) => response.into_inner(),
-        Err(status) => return Ok(Followed::Broken(status)),
-    };
-    loop {
-        match stream.message().await {
-            Ok(Some(request)) => {
-                *away_since = None;
-                each(&request)?;
-                if is_terminal(request.state()) {
-                    return Ok(Followed::Decided(Box::new(request)));
-                }
-            }
-            Ok(None) => return Ok(Followed::Broken(Status::unavailable("the stream ended before a decision"))),
-            Err(status) => return Ok(Followed::Broken(status)),
-        }
-    }
-}
-
-fn is_terminal(state: v1::AccessRequestState) -> bool {
-    match state {
-        v1::AccessRequestState::Unspecified | v1::AccessRequestState::Pending => false,
-        v1::AccessRequestState::Approved
-        | v1::AccessRequestState::Denied
-        | v1::AccessRequestState::Cancelled
-        | v1::AccessRequestState::Expired
-        | v1::AccessRequestState::Failed => true,
-    }
-}
-
 /// `jitgate cancel`.
 #[derive(Debug, clap::Args)]
 pub struct CancelArgs {
@@ -348,6 +272,8 @@ pub struct CancelArgs {
     #[arg(long, env = "JITGATE_CANCEL_REASON", value_name = "TEXT", default_value = "")]
     reason: String,
     #[command(flatten)]
+    manner: CancelManner,
+    #[command(flatten)]
     client: ClientArgs,
 }
 
@@ -356,10 +282,13 @@ pub struct CancelArgs {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn cancel(args: CancelArgs) -> Result<Exit, Trouble> {
-    let CancelArgs { id, reason, client } = args;
+    let CancelArgs { id, reason, manner, client } = args;
+    let manner = manner.settle();
     let mut connection = connect(client).await?;
-    let ask = v1::CancelAccessRequestRequest { id, reason };
+    let (request_id, validate_only, etag) = (manner.request_id.clone(), manner.dry_run, manner.etag.clone());
+    let ask = v1::CancelAccessRequestRequest { id, reason, request_id, validate_only, etag };
     let cancelled = connection.access.cancel_access_request(patient(ask)).await.map_err(connection.refusal())?;
+    manner.tell();
     connection.screen.show(&Request(&cancelled.into_inner()))?;
     Ok(Exit::Done)
 }

@@ -3,14 +3,13 @@
 
 use std::time::Duration;
 
-use ulid::Ulid;
-
 use crate::clock;
 use crate::model::scope::{GrpcRule, HttpRule};
 use crate::wire::grant::duration_to;
 use crate::wire::v1;
 
 use super::connect::{ClientArgs, Connection, connect};
+use super::manner::{ApproveManner, DenyManner, ReviewManner};
 use super::render::text::Request;
 use super::render::{Paper, View};
 use super::requests::{http_to, patient};
@@ -34,9 +33,8 @@ pub struct ApproveArgs {
     /// Of all that was asked for, only this gRPC rule; may be repeated
     #[arg(long, env = "JITGATE_APPROVE_GRPC", value_delimiter = '\n', value_name = "RULE", value_parser = values::grpc_rule)]
     grpc: Vec<GrpcRule>,
-    /// Makes a repetition safe: the same ID gets the first answer again
-    #[arg(long, env = "JITGATE_APPROVE_REQUEST_ID", value_name = "ID")]
-    request_id: Option<String>,
+    #[command(flatten)]
+    manner: ApproveManner,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -49,9 +47,8 @@ pub struct DenyArgs {
     /// Why, for the record and for whoever asked
     #[arg(long, env = "JITGATE_DENY_REASON", value_name = "TEXT", default_value = "")]
     reason: String,
-    /// Makes a repetition safe: the same ID gets the first answer again
-    #[arg(long, env = "JITGATE_DENY_REQUEST_ID", value_name = "ID")]
-    request_id: Option<String>,
+    #[command(flatten)]
+    manner: DenyManner,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -61,7 +58,8 @@ pub struct DenyArgs {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
-    let ApproveArgs { id, reason, duration, http, grpc, request_id, client } = args;
+    let ApproveArgs { id, reason, duration, http, grpc, manner, client } = args;
+    let manner = manner.settle();
     let mut connection = connect(client).await?;
     let shown = look(&mut connection, id, "approving").await?;
     let narrowed_scope = (!http.is_empty() || !grpc.is_empty()).then(|| v1::Scope {
@@ -75,11 +73,17 @@ pub async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
         reason,
         narrowed_scope,
         narrowed_duration: duration.map(duration_to),
-        request_id: request_id.unwrap_or_else(|| Ulid::generate().to_string()),
+        request_id: manner.request_id.clone(),
+        validate_only: manner.dry_run,
+        etag: manner.etag.clone(),
     };
     let reviewed = connection.access.approve_request(patient(review)).await.map_err(connection.refusal())?;
-    connection.screen.show(&Request(&reviewed.into_inner()))?;
-    Ok(Exit::Done)
+    let reviewed = reviewed.into_inner();
+    manner.tell();
+    connection.screen.show(&Request(&reviewed))?;
+    // The last approval can come too late for what was asked.
+    let failed = reviewed.state() == v1::AccessRequestState::Failed;
+    Ok(if failed { Exit::Refused } else { Exit::Done })
 }
 
 /// Denies a pending request.
@@ -87,16 +91,20 @@ pub async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn deny(args: DenyArgs) -> Result<Exit, Trouble> {
-    let DenyArgs { id, reason, request_id, client } = args;
+    let DenyArgs { id, reason, manner, client } = args;
+    let manner = manner.settle();
     let mut connection = connect(client).await?;
     let shown = look(&mut connection, id, "denying").await?;
     let review = v1::DenyRequestRequest {
         id: shown.id,
         request_digest: shown.request_digest,
         reason,
-        request_id: request_id.unwrap_or_else(|| Ulid::generate().to_string()),
+        request_id: manner.request_id.clone(),
+        validate_only: manner.dry_run,
+        etag: manner.etag.clone(),
     };
     let reviewed = connection.access.deny_request(patient(review)).await.map_err(connection.refusal())?;
+    manner.tell();
     connection.screen.show(&Request(&reviewed.into_inner()))?;
     Ok(Exit::Done)
 }
@@ -116,9 +124,8 @@ pub struct ReviewArgs {
     /// Why, for the record
     #[arg(long, env = "JITGATE_REVIEW_REASON", value_name = "TEXT")]
     reason: String,
-    /// Makes a repetition safe: the same ID gets the first answer again
-    #[arg(long, env = "JITGATE_REVIEW_REQUEST_ID", value_name = "ID")]
-    request_id: Option<String>,
+    #[command(flatten)]
+    manner: ReviewManner,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -128,16 +135,20 @@ pub struct ReviewArgs {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn review(args: ReviewArgs) -> Result<Exit, Trouble> {
-    let ReviewArgs { id, ok, objection: _, reason, request_id, client } = args;
+    let ReviewArgs { id, ok, objection: _, reason, manner, client } = args;
+    let manner = manner.settle();
     let mut connection = connect(client).await?;
     let opinion = if ok { v1::BreakGlassOpinion::Ok } else { v1::BreakGlassOpinion::Objection };
     let review = v1::ReviewBreakGlassRequest {
         id,
         opinion: opinion.into(),
         reason,
-        request_id: request_id.unwrap_or_else(|| Ulid::generate().to_string()),
+        request_id: manner.request_id.clone(),
+        validate_only: manner.dry_run,
+        etag: manner.etag.clone(),
     };
     let reviewed = connection.access.review_break_glass(patient(review)).await.map_err(connection.refusal())?;
+    manner.tell();
     connection.screen.show(&Request(&reviewed.into_inner()))?;
     Ok(Exit::Done)
 }

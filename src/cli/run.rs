@@ -22,6 +22,8 @@ mod token;
 
 use child::Signals;
 
+/// The reason of the release, for the record.
+const DONE: &str = "the command has ended";
 /// The grant's id, for the command.
 const GRANT: &str = "JITGATE_GRANT";
 /// When it ends, RFC 3339.
@@ -69,6 +71,9 @@ pub struct RunArgs {
 /// What the control plane refuses, and what keeps it from answering, or the command from starting.
 pub async fn run(args: RunArgs) -> Result<Exit, Trouble> {
     let RunArgs { service, http, grpc, duration, reason, ticket, workload, command, client } = args;
+    if workload.is_some() {
+        client.may_carry_secrets()?;
+    }
     // From the first moment on, so that a signal always finds somebody who cleans up.
     let mut signals = Signals::listen()?;
     let scope = v1::Scope {
@@ -171,7 +176,7 @@ async fn with_grant(
 /// The request is cancelled; if somebody has approved it meanwhile, its grant is given back.
 async fn take_back(connection: &mut Connection, id: &str) {
     let reason = "the command that it was for did not run".to_owned();
-    let ask = v1::CancelAccessRequestRequest { id: id.to_owned(), reason };
+    let ask = v1::CancelAccessRequestRequest { id: id.to_owned(), reason, ..Default::default() };
     if connection.access.cancel_access_request(patient(ask)).await.is_ok() {
         return;
     }
@@ -187,7 +192,8 @@ async fn take_back(connection: &mut Connection, id: &str) {
 async fn give_back(connection: &mut Connection, id: &str) {
     let mut last = None;
     for _ in 0..TRIES {
-        match connection.access.release_grant(patient(v1::ReleaseGrantRequest { id: id.to_owned() })).await {
+        let ask = v1::ReleaseGrantRequest { id: id.to_owned(), reason: DONE.to_owned(), ..Default::default() };
+        match connection.access.release_grant(patient(ask)).await {
             Ok(_) => {
                 say(&format!("grant {id} released"));
                 return;

@@ -154,6 +154,12 @@ fn way_out(reason: &str, code: Code) -> Option<&'static str> {
             "`jitgate requests show ID` says who approves, and `jitgate requests list --for-me` what waits for you"
         }
         "POLICIES_CHANGED" => "look at a new plan: jitgate policy plan DIR",
+        "ETAG_MISMATCH" => {
+            "look at it again (`jitgate requests show ID`, `jitgate grants show ID`), and use its new etag"
+        }
+        "GRANT_EXTENDED" => "extend the grant that extends it: `jitgate grants show ID` names it",
+        "GRANT_SUSPENDED" => "an administrator lets it count again: jitgate resume ID",
+        "GRANT_NOT_STARTED" => "wait until it has begun, or revoke it",
         "STATE_TERMINAL" => "it is over already; ask again with jitgate request",
         _ if code == Code::Unauthenticated => "pass --token or --token-file (JITGATE_TOKEN), or --cert and --key",
         "NOT_ELIGIBLE" => "use an identity that may do this (--token, --cert)",

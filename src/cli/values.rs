@@ -127,6 +127,22 @@ pub fn moment(text: &str) -> Result<Moment, String> {
         .map_err(|error| format!("{error}; write it like 2030-01-31T12:00:00Z, +10m or -10m"))
 }
 
+/// For clap: an instant that lies ahead.
+///
+/// # Errors
+/// With examples of the right form.
+pub fn start(text: &str) -> Result<Moment, String> {
+    if let Some(rest) = text.strip_prefix("in ") {
+        return span(rest).map(Moment::In);
+    }
+    match moment(text) {
+        Ok(start @ (Moment::At(_) | Moment::In(_))) => Ok(start),
+        Ok(Moment::Ago(_)) | Err(_) => {
+            Err("must be a time ahead; write it like 2030-01-31T12:00:00Z, 'in 2h' or +2h".to_owned())
+        }
+    }
+}
+
 /// Reads a small text file that a flag names.
 ///
 /// # Errors
@@ -163,6 +179,10 @@ mod tests {
         }
         for bad in ["", "+", "tomorrow", "+0s"] {
             assert!(moment(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(start("in 2h"), Ok(Moment::In(Duration::from_secs(7200))));
+        for bad in ["-10m", "in", "in the morning", ""] {
+            assert!(start(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -1,21 +1,17 @@
 //! The gRPC API: parse, call the control plane, reply. Every call is authenticated, bounded, traced, and refused with a reason.
 
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::{Stream, stream};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::{Instrument, Span, field};
 
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind};
+use super::following::FollowFilter;
 use super::plane::Plane;
-use super::waiting::Wait;
 use crate::model::access::AccessRequest;
 use crate::model::decision::DenyReason;
 use crate::telemetry::{names, trace};
@@ -29,6 +25,9 @@ mod parse;
 mod policies;
 mod reply;
 pub mod status;
+mod watch;
+
+use watch::{Streamed, Term, Watching};
 
 /// Largest request.
 pub const REQUEST_MAX: usize = 1 << 20;
@@ -38,8 +37,8 @@ const CALLS_MAX: usize = 1024;
 const WATCHES_MAX: usize = 10_000;
 /// Exports of the audit chain at once.
 const EXPORTS_MAX: usize = 8;
-/// How long a request is watched, so that the caller proves its identity again.
-const WATCH_AGE_MAX: Duration = Duration::from_hours(1);
+/// Callers who follow all that they may see at once.
+const FOLLOWERS_MAX: usize = 256;
 
 /// Serves `AccessService`.
 #[derive(Debug, Clone)]
@@ -48,6 +47,7 @@ pub struct Api {
     calls: Arc<Semaphore>,
     watches: Arc<Semaphore>,
     exports: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
     stop: CancellationToken,
     service: &'static str,
 }
@@ -73,15 +73,9 @@ impl Identified {
 impl Api {
     /// The API of a control plane. Streams end when `stop` is cancelled.
     pub fn new(plane: Plane, stop: CancellationToken) -> Self {
-        let (calls, watches) = (Arc::new(Semaphore::new(CALLS_MAX)), Arc::new(Semaphore::new(WATCHES_MAX)));
-        Self {
-            plane,
-            calls,
-            watches,
-            exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
-            stop,
-            service: "jitgate.v1.AccessService",
-        }
+        let [calls, watches, followers, exports] =
+            [CALLS_MAX, WATCHES_MAX, FOLLOWERS_MAX, EXPORTS_MAX].map(|seats| Arc::new(Semaphore::new(seats)));
+        Self { plane, calls, watches, followers, exports, stop, service: "jitgate.v1.AccessService" }
     }
 
     /// What it serves.
@@ -207,7 +201,7 @@ impl AccessService for Api {
         .await
     }
 
-    type WatchAccessRequestStream = Pin<Box<dyn Stream<Item = Result<v1::AccessRequest, Status>> + Send>>;
+    type WatchAccessRequestStream = Streamed<v1::AccessRequest>;
 
     async fn watch_access_request(
         &self,
@@ -219,10 +213,25 @@ impl AccessService for Api {
         self.call(name, request, |plane, caller, wire| async move {
             let (first, wait) = plane.watch_request(&caller, &wire.id).await?;
             record_request(&first);
-            let until = Instant::now() + WATCH_AGE_MAX;
-            let watch = Watching { plane, caller, wait, until, stop, _seat: seat };
-            let stream = stream::unfold(Next::Show(first, watch), Next::step);
-            Ok(Box::pin(stream) as Self::WatchAccessRequestStream)
+            let term = Term::begin(stop, seat);
+            Ok(Watching { plane, caller, wait, term }.stream(first))
+        })
+        .await
+    }
+
+    type WatchAccessRequestsStream = Streamed<v1::WatchAccessRequestsResponse>;
+
+    async fn watch_access_requests(
+        &self,
+        request: Request<v1::WatchAccessRequestsRequest>,
+    ) -> Result<Response<Self::WatchAccessRequestsStream>, Status> {
+        let (name, stop) = ("WatchAccessRequests", self.stop.clone());
+        let seat = Arc::clone(&self.followers).try_acquire_owned();
+        let seat = seat.map_err(|_| self.refuse(name, &Span::none(), &busy()))?;
+        self.call(name, request, |plane, caller, wire| async move {
+            let v1::WatchAccessRequestsRequest { for_review, mine } = wire;
+            let following = plane.follow_requests(&caller, FollowFilter { for_review, mine }).await?;
+            Ok(watch::followed(following, Term::begin(stop, seat)))
         })
         .await
     }
@@ -232,8 +241,7 @@ impl AccessService for Api {
         request: Request<v1::CancelAccessRequestRequest>,
     ) -> Result<Response<v1::AccessRequest>, Status> {
         self.call("CancelAccessRequest", request, |plane, caller, wire| async move {
-            let reason = parse::reason(wire.reason)?;
-            let request = plane.cancel_request(&caller, &wire.id, reason).await?;
+            let request = plane.cancel(&caller, parse::cancel(wire)?).await?;
             record_request(&request);
             Ok(request_to(&request))
         })
@@ -304,8 +312,8 @@ impl AccessService for Api {
         request: Request<v1::RevokeGrantRequest>,
     ) -> Result<Response<v1::RevokeGrantsResponse>, Status> {
         self.call("RevokeGrant", request, |plane, caller, wire| async move {
-            let (reason, patience) = (parse::reason(wire.reason)?, parse::patience(wire.wait, wire.timeout)?);
-            let ends = plane.revoke_grant(&caller, &wire.id, reason).await?;
+            let patience = parse::patience(wire.wait, wire.timeout)?;
+            let ends = plane.revoke(&caller, parse::revoke(wire)?).await?;
             Ok(reply::ends(&plane, &ends, patience).await)
         })
         .await
@@ -317,8 +325,8 @@ impl AccessService for Api {
     ) -> Result<Response<v1::RevokeGrantsResponse>, Status> {
         self.call("RevokeGrants", request, |plane, caller, wire| async move {
             let patience = parse::patience(wire.wait, wire.timeout)?;
-            let sweep = parse::revoked(&wire)?;
-            let ends = plane.revoke_grants(&caller, sweep, parse::reason(wire.reason)?).await?;
+            let (sweep, manner) = (parse::revoked(&wire)?, parse::manner(&wire, "")?);
+            let ends = plane.revoke_all(&caller, sweep, (parse::reason(wire.reason)?, manner)).await?;
             Ok(reply::ends(&plane, &ends, patience).await)
         })
         .await
@@ -326,10 +334,45 @@ impl AccessService for Api {
 
     async fn release_grant(&self, request: Request<v1::ReleaseGrantRequest>) -> Result<Response<v1::Grant>, Status> {
         self.call("ReleaseGrant", request, |plane, caller, wire| async move {
-            let ends = plane.release_grant(&caller, &wire.id).await?;
+            let ends = plane.release(&caller, parse::release(wire)?).await?;
             reply::record_ends(&ends);
-            let released = ends.grants.first().ok_or_else(|| Fault::not_found("grant", &wire.id))?;
-            Ok(issued_to(released, plane.now()))
+            Ok(issued_to(reply::only(&ends)?, plane.now()))
+        })
+        .await
+    }
+
+    async fn extend_grant(
+        &self,
+        request: Request<v1::ExtendGrantRequest>,
+    ) -> Result<Response<v1::AccessRequest>, Status> {
+        self.call("ExtendGrant", request, |plane, caller, wire| async move {
+            let request = plane.extend(&caller, parse::extending(wire)?).await?;
+            record_request(&request);
+            Ok(request_to(&request))
+        })
+        .await
+    }
+
+    async fn suspend_grant(
+        &self,
+        request: Request<v1::SuspendGrantRequest>,
+    ) -> Result<Response<v1::HoldGrantResponse>, Status> {
+        self.call("SuspendGrant", request, |plane, caller, wire| async move {
+            let patience = parse::patience(wire.wait, wire.timeout)?;
+            let held = plane.suspend(&caller, parse::suspend(wire)?).await?;
+            reply::held(&plane, &held, patience).await
+        })
+        .await
+    }
+
+    async fn resume_grant(
+        &self,
+        request: Request<v1::ResumeGrantRequest>,
+    ) -> Result<Response<v1::HoldGrantResponse>, Status> {
+        self.call("ResumeGrant", request, |plane, caller, wire| async move {
+            let patience = parse::patience(wire.wait, wire.timeout)?;
+            let held = plane.resume(&caller, parse::resume(wire)?).await?;
+            reply::held(&plane, &held, patience).await
         })
         .await
     }
@@ -367,64 +410,6 @@ impl AccessService for Api {
         })
         .await
     }
-}
-
-/// One watcher of one access request.
-struct Watching {
-    plane: Plane,
-    caller: Caller,
-    wait: Wait,
-    until: Instant,
-    stop: CancellationToken,
-    _seat: tokio::sync::OwnedSemaphorePermit,
-}
-
-/// What comes next on the stream.
-enum Next {
-    /// This state of the request.
-    Show(AccessRequest, Watching),
-    /// Whatever comes after the state that was shown last.
-    Await(AccessRequest, Watching),
-    /// Nothing more.
-    End,
-}
-
-impl Next {
-    async fn step(self) -> Option<(Result<v1::AccessRequest, Status>, Self)> {
-        let (shown, mut watch) = match self {
-            Self::Show(request, watch) => {
-                let message = request_to(&request);
-                let next = if request.state.is_terminal() { Self::End } else { Self::Await(request, watch) };
-                return Some((Ok(message), next));
-            }
-            Self::Await(shown, watch) => (shown, watch),
-            Self::End => return None,
-        };
-        loop {
-            tokio::select! {
-                () = watch.stop.cancelled() => {
-                    return Some((Err(watch_again("the control plane stops; watch again shortly")), Self::End));
-                }
-                () = sleep_until(watch.until) => {
-                    return Some((Err(watch_again("the watch is due to be renewed; watch again")), Self::End));
-                }
-                () = watch.wait.changed() => {}
-            }
-            match watch.plane.access_request(&watch.caller, &shown.id).await {
-                Ok(request) if request.mod_revision > shown.mod_revision => {
-                    let message = request_to(&request);
-                    let next = if request.state.is_terminal() { Self::End } else { Self::Await(request, watch) };
-                    return Some((Ok(message), next));
-                }
-                Ok(_) => {}
-                Err(fault) => return Some((Err(status::from_fault(&fault)), Self::End)),
-            }
-        }
-    }
-}
-
-fn watch_again(why: &'static str) -> Status {
-    status::from_fault(&Fault::new(FaultKind::Unavailable, why))
 }
 
 #[cfg(test)]

@@ -128,11 +128,14 @@ impl Declared {
 
 /// Issues a standing grant unless it stands, or an administrator has revoked this very declaration.
 fn issue(change: &mut Change<'_>, name: &str, standing: &StandingGrant) -> Result<bool, Fault> {
+    let mut suspension = None;
     if let Some(issued) = known(change, name)? {
         let by_hand = issued.ending.as_ref().is_some_and(|ending| ending.by != ACTOR);
         if !is_over(&issued) || (by_hand && is_declared_by(&issued, standing)) {
             return Ok(false);
         }
+        // An operator holds it back: another declaration does not let it go, only resuming it does.
+        suspension = issued.suspension.filter(|_| !by_hand);
     }
     let id = GrantId::parse(name).map_err(|error| Fault::invalid("name", format!("standing grant {name} {error}")))?;
     let grant = Grant {
@@ -142,14 +145,14 @@ fn issue(change: &mut Change<'_>, name: &str, standing: &StandingGrant) -> Resul
         scope: standing.scope.clone(),
         not_before: standing.not_before,
         end: End::Standing,
-        hold: Hold::None,
+        hold: if suspension.is_some() { Hold::Suspended } else { Hold::None },
         staleness: standing.staleness,
         policy: PolicyRef::default(),
         traceparent: None,
         mod_revision: Revision(0),
     };
     let origin = Origin { policy_digest: standing.digest.to_string().into(), ..Origin::default() };
-    change.issue(&mut Issued { grant, origin, ending: None }, ACTOR, "declared as a standing grant")?;
+    change.issue(&mut Issued { grant, origin, suspension, ending: None }, ACTOR, "declared as a standing grant")?;
     Ok(true)
 }
 

@@ -3,17 +3,18 @@
 
 use std::sync::Arc;
 
+use super::approve::{Granted, approve};
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind, ReviewRefusal};
 use super::grants;
+use super::idempotency::Manner;
 use super::plane::{Plane, Rulings};
-use super::requests::{Granted, answer_key, answered, approve, listed, remember, visible};
+use super::requests::{listed, visible};
 use super::reviews::is_approver;
 use super::store::reader::OpenReview;
 use super::store::{Change, Reader, StoreError};
 use crate::model::access::AccessRequest;
 use crate::model::approval::{AfterTheFact, Opinion, Said};
-use crate::model::canonical::Hash;
 use crate::model::grant::{Ended, Phase, Staleness};
 use crate::model::identity::{Principal, PrincipalKind};
 use crate::model::policy::{BREAK_GLASS_OPEN_MAX, Matcher, Mode, Persons, Refusal, RefusalReason};
@@ -28,10 +29,8 @@ pub struct Afterwards {
     pub opinion: Opinion,
     /// Why.
     pub reason: String,
-    /// Makes a retry safe; empty: a retry reviews again, which is refused.
-    pub request_id: String,
-    /// Digest of everything above, to tell a retry from another review.
-    pub fingerprint: Hash,
+    /// How it is to be written.
+    pub manner: Manner,
 }
 
 impl Plane {
@@ -40,30 +39,23 @@ impl Plane {
     /// # Errors
     /// NOT_FOUND, STATE_TERMINAL, SELF_APPROVAL, NOT_ELIGIBLE. Then nothing is changed.
     pub async fn review_break_glass(&self, caller: &Caller, afterwards: Afterwards) -> Result<AccessRequest, Fault> {
-        let (caller, current, keep) = (caller.clone(), self.current(), self.tombstone_keep);
-        let written = self.store.write(move |change| {
-            let answer = answer_key(&caller, &afterwards.request_id);
-            if let Some(key) = &answer
-                && let Some(first) = answered(&change.read(), key, &afterwards.fingerprint)?
-            {
-                return Ok(first);
-            }
-            let mut request = found(&change.read(), &caller, &afterwards.id)?;
-            may_review(&request, &caller, &**current.load(), change.now())?;
+        let (by, current, keep, manner) =
+            (caller.clone(), self.current(), self.tombstone_keep, afterwards.manner.clone());
+        let review = move |change: &mut Change<'_>| {
+            let mut request = found(&change.read(), &by, &afterwards.id)?;
+            afterwards.manner.must_match(&request.etag())?;
+            may_review(&request, &by, &**current.load(), change.now())?;
             let said = Said {
-                reviewer: caller.who().clone(),
+                reviewer: by.who().clone(),
                 opinion: afterwards.opinion,
                 reason: afterwards.reason.clone(),
                 time: change.now(),
             };
             change.review_afterwards(&mut request, said)?;
             note_at_grant(change, &request, keep)?;
-            if let Some(key) = &answer {
-                remember(change, key, &afterwards.fingerprint, &request)?;
-            }
-            Ok::<_, Fault>(request)
-        });
-        Ok(written.await?.0)
+            Ok(request)
+        };
+        Ok(self.write_once(caller, manner, review).await?.answer)
     }
 
     /// Counts what is outstanding, for the metrics.

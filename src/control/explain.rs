@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind};
 use super::plane::Plane;
-use crate::model::access::Issued;
+use crate::model::access::{Issued, Origin};
 use crate::model::decide::{Caller as Calling, Check, Freshness, Grants, decide};
 use crate::model::decision::{Decision, DenyReason};
 use crate::model::grant::{Ended, Grant, Phase, Revision};
@@ -116,8 +116,11 @@ impl Plane {
     async fn record(&self, grant: &Grant) -> Result<Issued, Fault> {
         let id = grant.id.to_string();
         let stored = self.store.read(move |reader| Ok::<_, Fault>(reader.grant(&id)?)).await?;
-        let (origin, ending) = stored.map(|stored| (stored.origin, stored.ending)).unwrap_or_default();
-        Ok(Issued { grant: grant.clone(), origin, ending })
+        let grant = grant.clone();
+        Ok(match stored {
+            Some(Issued { origin, suspension, ending, .. }) => Issued { grant, origin, suspension, ending },
+            None => Issued { grant, origin: Origin::default(), suspension: None, ending: None },
+        })
     }
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::model::access::Terminal;
 use crate::model::decision::DenyReason;
+use crate::model::grant::{GrantState, StepRefused};
 use crate::model::policy::{Refusal, RefusalReason};
 use crate::wire::grant::FieldError;
 
@@ -45,6 +46,10 @@ pub enum FaultKind {
     Inactive(DenyReason),
     /// Another set of policies is in force than the one planned against.
     PoliciesChanged,
+    /// The grant is not where this can be done to it.
+    State(StateRefusal),
+    /// The caller has looked at an older state.
+    EtagMismatch,
     /// A bound of the control plane.
     Limit,
     /// Too much waits; a retry may pass.
@@ -80,6 +85,34 @@ impl ReviewRefusal {
     }
 }
 
+/// Why a grant cannot take a step, although it is not over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateRefusal {
+    /// It has not begun.
+    NotStarted,
+    /// It is held back.
+    Suspended,
+    /// It is not held back.
+    NotSuspended,
+    /// It has no end to be moved.
+    Standing,
+    /// Another grant extends it already.
+    Extended,
+}
+
+impl StateRefusal {
+    /// The one word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotStarted => "GRANT_NOT_STARTED",
+            Self::Suspended => "GRANT_SUSPENDED",
+            Self::NotSuspended => "GRANT_NOT_SUSPENDED",
+            Self::Standing => "GRANT_STANDING",
+            Self::Extended => "GRANT_EXTENDED",
+        }
+    }
+}
+
 impl FaultKind {
     /// The one word: `ErrorInfo.reason` and metric label.
     pub const fn reason(self) -> &'static str {
@@ -93,6 +126,8 @@ impl FaultKind {
             Self::Terminal => "STATE_TERMINAL",
             Self::Inactive(reason) => reason.as_str(),
             Self::PoliciesChanged => "POLICIES_CHANGED",
+            Self::State(refusal) => refusal.as_str(),
+            Self::EtagMismatch => "ETAG_MISMATCH",
             Self::Limit => "LIMIT_EXCEEDED",
             Self::Busy => "BUSY",
             Self::Unavailable => "UNAVAILABLE",
@@ -156,11 +191,23 @@ impl From<Terminal> for Fault {
     }
 }
 
+impl From<StepRefused> for Fault {
+    fn from(refused: StepRefused) -> Self {
+        let kind = match refused.at {
+            GrantState::Expired | GrantState::Revoked | GrantState::Released => FaultKind::Terminal,
+            GrantState::Scheduled => FaultKind::State(StateRefusal::NotStarted),
+            GrantState::Suspended => FaultKind::State(StateRefusal::Suspended),
+            GrantState::Active => FaultKind::State(StateRefusal::NotSuspended),
+        };
+        Self::new(kind, refused.to_string()).with("state", refused.at.as_str())
+    }
+}
+
 impl From<ChangeError> for Fault {
     fn from(error: ChangeError) -> Self {
         match error {
             ChangeError::Request(terminal) => terminal.into(),
-            ChangeError::Grant(_) => Self::new(FaultKind::Terminal, error.to_string()),
+            ChangeError::Grant(refused) => refused.into(),
             ChangeError::Store(error) => error.into(),
         }
     }

@@ -7,6 +7,7 @@ use tracing::Instrument;
 use super::caller::Caller;
 use super::fanout::Enforcement;
 use super::fault::{Fault, FaultKind};
+use super::idempotency::{Answer, Manner, Transition};
 use super::listing::Page;
 use super::plane::Plane;
 use super::requests::listed;
@@ -15,6 +16,11 @@ use crate::model::access::{Ending, Issued};
 use crate::model::grant::{End, Ended, Phase, Revision};
 use crate::model::identity::{Principal, Service};
 use crate::telemetry::names;
+use crate::wire::access::revision_to;
+use crate::wire::store::Answered;
+
+/// Most grants named in the answer that a retry of a mass revoke gets.
+const KEPT_MAX: usize = 10_000;
 
 /// Which grants are listed.
 #[derive(Debug, Clone, Default)]
@@ -34,15 +40,50 @@ impl GrantFilter {
     }
 }
 
-/// Grants that were ended.
+/// Grants that a call has ended, held back or let go.
 #[derive(Debug, Clone)]
 pub struct Ends {
-    /// As they now are.
+    /// As they now are; of very many, in the answer to a retry, the first.
     pub grants: Vec<Issued>,
-    /// The revision at which they ended.
+    /// How many.
+    pub changed: usize,
+    /// The revision at which that was done.
     pub revision: Revision,
     /// Standing grants that matched and were left.
     pub standing_kept: usize,
+}
+
+impl Ends {
+    pub(super) fn one(issued: Issued, revision: Revision) -> Self {
+        Self { grants: vec![issued], changed: 1, revision, standing_kept: 0 }
+    }
+}
+
+impl Answer for Ends {
+    fn kept(&self) -> Option<Answered> {
+        let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+        Some(Answered {
+            grants: self.grants.iter().take(KEPT_MAX).map(|issued| issued.grant.id.to_string()).collect(),
+            changed: number(self.changed),
+            revision: revision_to(self.revision),
+            standing_kept: number(self.standing_kept),
+            ..Answered::default()
+        })
+    }
+
+    fn again(reader: &Reader<'_>, kept: &Answered) -> Result<Self, StoreError> {
+        let count = |kept: i32| usize::try_from(kept).unwrap_or_default();
+        let grants = kept.grants.iter().map(|id| listed(reader.grant(id)?, id)).collect::<Result<_, _>>()?;
+        let revision = Revision(u64::try_from(kept.revision).unwrap_or_default());
+        Ok(Self { grants, changed: count(kept.changed), revision, standing_kept: count(kept.standing_kept) })
+    }
+
+    fn rehearsed(&mut self, _: Revision) {
+        self.revision = Revision(0);
+        for issued in &mut self.grants {
+            issued.grant.mod_revision = Revision(0);
+        }
+    }
 }
 
 /// Which grants a mass revoke ends.
@@ -95,38 +136,42 @@ impl Plane {
     /// Ends one grant: its subject, or an administrator.
     ///
     /// # Errors
-    /// NOT_FOUND, NOT_ELIGIBLE, STATE_TERMINAL.
-    pub async fn revoke_grant(&self, caller: &Caller, id: &str, reason: String) -> Result<Ends, Fault> {
-        self.end_one(caller, id, Ended::Revoked, reason).await
+    /// NOT_FOUND, NOT_ELIGIBLE, ETAG_MISMATCH, STATE_TERMINAL.
+    pub async fn revoke(&self, caller: &Caller, transition: Transition) -> Result<Ends, Fault> {
+        self.end_one(caller, transition, Ended::Revoked).await
     }
 
-    /// The subject is done with its grant.
+    /// The subject is done with its grant. Nothing brings it back.
     ///
     /// # Errors
-    /// As [`Plane::revoke_grant`].
-    pub async fn release_grant(&self, caller: &Caller, id: &str) -> Result<Ends, Fault> {
-        self.end_one(caller, id, Ended::Released, "released by its subject".to_owned()).await
+    /// As [`Plane::revoke`].
+    pub async fn release(&self, caller: &Caller, transition: Transition) -> Result<Ends, Fault> {
+        let said = Some(transition.reason).filter(|reason| !reason.is_empty());
+        let reason = said.unwrap_or_else(|| "released by its subject".to_owned());
+        self.end_one(caller, Transition { reason, ..transition }, Ended::Released).await
     }
 
-    async fn end_one(&self, caller: &Caller, id: &str, how: Ended, reason: String) -> Result<Ends, Fault> {
-        let (caller, id, keep) = (caller.clone(), id.to_owned(), self.tombstone_keep);
+    async fn end_one(&self, caller: &Caller, transition: Transition, how: Ended) -> Result<Ends, Fault> {
+        let Transition { id, reason, manner } = transition;
         let span = tracing::info_span!(names::SPAN_REVOKE, "jitgate.grant.id" = id);
-        let written = self.store.write(move |change| {
-            let mut issued = visible(&change.read(), &caller, &id)?;
-            may_end(&caller, &issued, how)?;
-            end(change, &mut issued, how, (caller.who().to_string(), reason), keep)?;
-            Ok::<_, Fault>(issued)
-        });
-        let (issued, revision) = written.instrument(span).await?;
-        Ok(Ends { grants: vec![issued], revision, standing_kept: 0 })
+        let (ending, keep, on) = (caller.clone(), self.tombstone_keep, manner.clone());
+        let end_it = move |change: &mut Change<'_>| {
+            let mut issued = visible(&change.read(), &ending, &id)?;
+            may_end(&ending, &issued, how)?;
+            on.must_match(&issued.etag())?;
+            end(change, &mut issued, how, (ending.who().to_string(), reason), keep)?;
+            Ok(Ends::one(issued, change.revision()))
+        };
+        Ok(self.write_once(caller, manner, end_it).instrument(span).await?.answer)
     }
 
     /// Ends every live grant that matches, in one revision. Administrators only.
     ///
     /// # Errors
     /// NOT_ELIGIBLE.
-    pub async fn revoke_grants(&self, caller: &Caller, sweep: Sweep, reason: String) -> Result<Ends, Fault> {
+    pub async fn revoke_all(&self, caller: &Caller, sweep: Sweep, said: (String, Manner)) -> Result<Ends, Fault> {
         caller.must_be_admin("revoke the grants of others")?;
+        let (reason, manner) = said;
         let Sweep { of: filter, include_standing } = sweep;
         let (by, keep) = (caller.who().to_string(), self.tombstone_keep);
         let span = tracing::info_span!(
@@ -134,7 +179,7 @@ impl Plane {
             "jitgate.principal" = filter.subject.as_ref().map(Principal::as_str),
             "jitgate.service" = filter.service.as_ref().map(Service::as_str),
         );
-        let written = self.store.write(move |change| {
+        let end_them = move |change: &mut Change<'_>| {
             let subject = filter.subject.as_ref().map(Principal::as_str);
             let (mut ended, mut standing_kept) = (Vec::new(), 0);
             for id in change.read().enforced(subject)? {
@@ -149,10 +194,10 @@ impl Plane {
                     ended.push(issued);
                 }
             }
-            Ok::<_, Fault>((ended, standing_kept))
-        });
-        let ((grants, standing_kept), revision) = written.instrument(span).await?;
-        Ok(Ends { grants, revision, standing_kept })
+            let revision = if ended.is_empty() { change.read().revision()? } else { change.revision() };
+            Ok(Ends { changed: ended.len(), grants: ended, revision, standing_kept })
+        };
+        Ok(self.write_once(caller, manner, end_them).instrument(span).await?.answer)
     }
 
     /// Waits until every sidecar of these services enforces the revision, or patience ends.
@@ -164,7 +209,7 @@ impl Plane {
     }
 }
 
-fn visible(reader: &Reader<'_>, caller: &Caller, id: &str) -> Result<Issued, Fault> {
+pub(super) fn visible(reader: &Reader<'_>, caller: &Caller, id: &str) -> Result<Issued, Fault> {
     let issued = reader.grant(id)?.filter(|issued| caller.sees_grant(issued));
     issued.ok_or_else(|| Fault::not_found("grant", id))
 }

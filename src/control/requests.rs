@@ -5,36 +5,31 @@ use std::time::Duration;
 
 use tracing::{Instrument, Span, field};
 
+use super::approve::{Granted, approve, fail_at_once};
 use super::break_glass::{self, Broken};
 use super::caller::Caller;
+use super::extend::{self, Extension};
 use super::fault::{Fault, FaultKind};
+use super::idempotency::{Manner, Transition};
 use super::listing::Page;
-use super::plane::{Plane, Rulings, new_grant_id, new_id};
-use super::policy::end_within;
+use super::plane::{Plane, Rulings, new_id};
 use super::reviews::{self, Counting, pinned_policy, recheck};
 use super::store::{Change, Reader, StoreError, Table};
 use super::waiting::Wait;
-use crate::model::access::{
-    AccessRequest, AccessState, AccessStep, Issued, Origin, Outcome, PassedOver, PinnedPolicy, Terms,
-};
-use crate::model::approval::{AfterTheFact, unattainable};
-use crate::model::canonical::{Canonical, Hash};
-use crate::model::grant::{End, Grant, Hold, PolicyRef, Revision, Staleness};
+use crate::model::access::{AccessRequest, AccessState, AccessStep, Outcome, PinnedPolicy, Terms};
+use crate::model::approval::AfterTheFact;
+use crate::model::canonical::Hash;
+use crate::model::grant::Revision;
 use crate::model::identity::Principal;
-use crate::model::policy::{Ask, Outcome as Ruled, Persons, Refusal, RefusalReason, Ruling};
+use crate::model::policy::{Ask, Outcome as Ruled, Ruling, START_AHEAD_MAX};
 use crate::model::scope::Scope;
 use crate::model::time::Timestamp;
 use crate::telemetry::{names, trace};
-use crate::wire::store::Answered;
 
 /// Requests of one requester that may be pending.
 const PENDING_MAX: usize = 100;
-/// Grants that sidecars may hold of one subject.
-const HELD_MAX: usize = 1000;
 /// How often a request is ruled on anew because the policies changed while it waited to be written.
 const RULED_ANEW_MAX: usize = 4;
-/// For how long the same request id gets the same answer.
-const ANSWER_KEPT: Duration = Duration::from_hours(24);
 
 /// What a caller asks for, parsed.
 #[derive(Debug, Clone)]
@@ -55,6 +50,12 @@ pub struct Asking {
     pub policy: String,
     /// At once, without people, who review it afterwards.
     pub break_glass: bool,
+    /// When its time begins to count; `None`: on approval.
+    pub start: Option<Timestamp>,
+    /// The grant that it extends.
+    pub extends: Option<Extension>,
+    /// Everything but the writing.
+    pub validate_only: bool,
     /// Makes a retry safe; empty: a retry asks again.
     pub request_id: String,
     /// Digest of everything above, to tell a retry from another request.
@@ -79,22 +80,31 @@ impl RequestFilter {
     }
 }
 
+impl Asking {
+    pub(super) fn manner(&self) -> Manner {
+        let Self { request_id, fingerprint, validate_only, .. } = self;
+        let (request_id, fingerprint) = (request_id.clone(), *fingerprint);
+        Manner { request_id, fingerprint, validate_only: *validate_only, etag: String::new() }
+    }
+}
+
 impl Plane {
     /// Asks for access. The same request id of the same caller gets the first answer again.
     ///
     /// # Errors
     /// [`Fault`]: malformed, taken by no policy, over a limit. What a rule denies is no error but a DENIED request.
     pub async fn request_access(&self, caller: &Caller, asking: Asking) -> Result<AccessRequest, Fault> {
-        let answer = answer_key(caller, &asking.request_id);
-        if let Some(key) = answer {
-            let fingerprint = asking.fingerprint;
-            if let Some(first) = self.store.read(move |reader| answered(reader, &key, &fingerprint)).await? {
-                return Ok(first);
-            }
+        if let Some(first) = self.replayed(caller, &asking.manner()).await? {
+            return Ok(first);
         }
+        starts_in_time(asking.start, self.now())?;
+        self.ask(caller, &asking).await
+    }
+
+    /// Has policy rule on it, and writes what was ruled.
+    pub(super) async fn ask(&self, caller: &Caller, asking: &Asking) -> Result<AccessRequest, Fault> {
         for _ in 0..=RULED_ANEW_MAX {
-            if let Some(request) = self.rule_and_write(caller, &asking, answer).await? {
-                self.count(&request);
+            if let Some(request) = self.rule_and_write(caller, asking).await? {
                 return Ok(request);
             }
         }
@@ -102,12 +112,7 @@ impl Plane {
     }
 
     /// Rules and writes what was ruled; `None`, and nothing written, when other policies have come into force in between.
-    async fn rule_and_write(
-        &self,
-        caller: &Caller,
-        asking: &Asking,
-        answer: Option<[u8; 32]>,
-    ) -> Result<Option<AccessRequest>, Fault> {
+    async fn rule_and_write(&self, caller: &Caller, asking: &Asking) -> Result<Option<AccessRequest>, Fault> {
         let subject = asking.subject.clone().unwrap_or_else(|| caller.who().clone());
         let rulings = self.ruled_by();
         let ruling = self.review(&**rulings, caller, &subject, asking)?;
@@ -122,14 +127,16 @@ impl Plane {
             Ruled::Denied { .. } | Ruled::Pending { .. } => Span::none(),
         };
         let traceparent = issue.in_scope(trace::current_traceparent).map(Into::into);
-        let asking = asking.clone();
-        let requester = caller.who().clone();
-        let ruled_by = Arc::clone(&rulings);
-        let draft = Draft { requester, subject, asking, ruling, ruled_by, answer, traceparent };
+        let (manner, asking) = (asking.manner(), asking.clone());
+        let (requester, ruled_by) = (caller.who().clone(), Arc::clone(&rulings));
+        let draft = Draft { requester, subject, asking, ruling, ruled_by, traceparent };
         let in_force = self.still_ruled_by(&rulings);
-        let written = self.store.write(move |change| if in_force() { draft.write(change).map(Some) } else { Ok(None) });
-        let (request, _) = written.instrument(issue).await?;
-        Ok(request)
+        let job = move |change: &mut Change<'_>| if in_force() { draft.write(change).map(Some) } else { Ok(None) };
+        let done = self.write_once(caller, manner, job).instrument(issue).await?;
+        if let (Some(request), true) = (&done.answer, done.written) {
+            self.count(request);
+        }
+        Ok(done.answer)
     }
 
     fn review(
@@ -146,6 +153,7 @@ impl Plane {
             via: &asking.via,
             scope: &asking.scope,
             duration: asking.duration,
+            start: asking.start,
             reason: &asking.reason,
             tickets: &asking.tickets,
             policy: Some(asking.policy.as_str()).filter(|policy| !policy.is_empty()),
@@ -234,24 +242,27 @@ impl Plane {
     /// Takes a pending request back.
     ///
     /// # Errors
-    /// NOT_FOUND, NOT_ELIGIBLE unless its requester or an administrator, STATE_TERMINAL.
-    pub async fn cancel_request(&self, caller: &Caller, id: &str, reason: String) -> Result<AccessRequest, Fault> {
-        let (caller, id) = (caller.clone(), id.to_owned());
-        let (request, _) = self
-            .store
-            .write(move |change| {
-                let mut request = visible(&change.read(), &caller, &id)?;
-                if !caller.is(&request.requester) && !caller.is_admin() {
-                    let message = "only its requester or an administrator may cancel an access request";
-                    return Err(Fault::new(FaultKind::NotEligible, message));
-                }
-                let outcome = Outcome { time: change.now(), by: caller.who().to_string(), reason, grant: None };
-                change.end_request(&mut request, AccessStep::Cancel, outcome)?;
-                Ok(request)
-            })
-            .await?;
-        self.count(&request);
-        Ok(request)
+    /// NOT_FOUND, NOT_ELIGIBLE unless its requester or an administrator, ETAG_MISMATCH, STATE_TERMINAL.
+    pub async fn cancel(&self, caller: &Caller, transition: Transition) -> Result<AccessRequest, Fault> {
+        let Transition { id, reason, manner } = transition;
+        let (by, how) = (caller.clone(), manner.clone());
+        let cancel = move |change: &mut Change<'_>| {
+            let mut request = visible(&change.read(), &by, &id)?;
+            if !by.is(&request.requester) && !by.is_admin() {
+                let message = "only its requester or an administrator may cancel an access request";
+                return Err(Fault::new(FaultKind::NotEligible, message));
+            }
+            how.must_match(&request.etag())?;
+            reviews::may_change(&request, change)?;
+            let outcome = Outcome { time: change.now(), by: by.who().to_string(), reason, grant: None };
+            change.end_request(&mut request, AccessStep::Cancel, outcome)?;
+            Ok(request)
+        };
+        let done = self.write_once(caller, manner, cancel).await?;
+        if done.written {
+            self.count(&done.answer);
+        }
+        Ok(done.answer)
     }
 }
 
@@ -265,37 +276,6 @@ pub(super) fn listed<T>(row: Option<T>, id: &str) -> Result<T, StoreError> {
     row.ok_or_else(|| StoreError::Damaged(format!("{id} is listed but absent")))
 }
 
-/// The key of an answer; `None` without a request id.
-pub(super) fn answer_key(caller: &Caller, request_id: &str) -> Option<[u8; 32]> {
-    let mut canonical = Canonical::new("jitgate.request_id.v1");
-    canonical.text(caller.who().as_str()).text(request_id);
-    (!request_id.is_empty()).then(|| *canonical.finish().as_bytes())
-}
-
-pub(super) fn answered(
-    reader: &Reader<'_>,
-    key: &[u8; 32],
-    fingerprint: &Hash,
-) -> Result<Option<AccessRequest>, Fault> {
-    let Some(answer) = reader.answered(key)? else { return Ok(None) };
-    if *answer.fingerprint != *fingerprint.as_bytes() {
-        return Err(Fault::invalid("request_id", "was used before for a different request; choose a new one"));
-    }
-    Ok(Some(listed(reader.request(&answer.request)?, &answer.request)?))
-}
-
-/// The same request id gets the same answer for a while.
-pub(super) fn remember(
-    change: &mut Change<'_>,
-    key: &[u8; 32],
-    fingerprint: &Hash,
-    request: &AccessRequest,
-) -> Result<(), StoreError> {
-    let fingerprint = fingerprint.as_bytes().to_vec().into();
-    let answer = Answered { request: request.id.to_string(), fingerprint, expire_time: None };
-    change.keep_answer(key, &answer, change.now().plus(ANSWER_KEPT))
-}
-
 /// An access request that policy has ruled on, to be written.
 struct Draft {
     requester: Principal,
@@ -303,31 +283,12 @@ struct Draft {
     asking: Asking,
     ruling: Ruling,
     ruled_by: Arc<Arc<dyn Rulings>>,
-    answer: Option<[u8; 32]>,
     /// Of the grant's issue.
     traceparent: Option<Arc<str>>,
 }
 
-/// What approval adds to the terms.
-pub(super) struct Granted {
-    pub(super) scope: Scope,
-    pub(super) duration: Duration,
-    pub(super) staleness: Staleness,
-    /// The automatic rule, if it was one.
-    pub(super) rule: Option<Arc<str>>,
-    /// The rule or person.
-    pub(super) by: String,
-    pub(super) message: String,
-    pub(super) traceparent: Option<Arc<str>>,
-}
-
 impl Draft {
     fn write(self, change: &mut Change<'_>) -> Result<AccessRequest, Fault> {
-        if let Some(key) = &self.answer
-            && let Some(first) = answered(&change.read(), key, &self.asking.fingerprint)?
-        {
-            return Ok(first);
-        }
         let mut request = self.pend(change)?;
         match &self.ruling.outcome {
             Ruled::Approved { duration, rule, message, staleness } => {
@@ -352,15 +313,12 @@ impl Draft {
             }
             Ruled::Pending { .. } => fail_at_once(change, &mut request, self.ruled_by.persons())?,
         }
-        if let Some(key) = &self.answer {
-            remember(change, key, &self.asking.fingerprint, &request)?;
-        }
         Ok(request)
     }
 
     /// Writes the request as PENDING, with the policy pinned in the version that ruled.
     fn pend(&self, change: &mut Change<'_>) -> Result<AccessRequest, Fault> {
-        let Asking { via, scope, duration, reason, tickets, traceparent, .. } = self.asking.clone();
+        let Asking { via, scope, duration, reason, tickets, traceparent, mut start, extends, .. } = self.asking.clone();
         let digest = self.ruling.policy.digest.to_string();
         let version = change.read().policy_version(&self.ruling.policy.name, &digest)?;
         // Withdrawn in the store already, though the set that ruled has not been replaced yet.
@@ -373,6 +331,15 @@ impl Draft {
             Ruled::Denied { .. } => (duration.unwrap_or_default(), Duration::ZERO),
             Ruled::Pending { duration, pending_ttl, .. } => (*duration, *pending_ttl),
         };
+        if let Some(extension) = &extends {
+            start = Some(extend::may_extend(
+                change,
+                extension,
+                duration,
+                extend::bounds(&**self.ruled_by, &self.ruling.policy.name).as_ref(),
+            )?);
+        }
+        let extends = extends.map(|extension| extension.grant);
         if !wait.is_zero() && change.read().pending(self.requester.as_str(), PENDING_MAX)? >= PENDING_MAX {
             let message = format!("{PENDING_MAX} access requests of {} wait already; cancel some", self.requester);
             return Err(Fault::new(FaultKind::Limit, message));
@@ -390,7 +357,7 @@ impl Draft {
         let mut request = AccessRequest {
             id: new_id(now),
             requester: self.requester.clone(),
-            terms: Terms { subject: self.subject.clone(), via, scope, duration, policy },
+            terms: Terms { subject: self.subject.clone(), via, scope, duration, policy, start, extends },
             reason,
             tickets,
             create_time: now,
@@ -409,72 +376,18 @@ impl Draft {
     }
 }
 
-/// A request that nobody will ever be able to approve does not wait.
-fn fail_at_once(change: &mut Change<'_>, request: &mut AccessRequest, persons: &Persons) -> Result<(), Fault> {
-    let is_barred = |who: &Principal| request.concerns_person(who, persons);
-    let Some((stage, step)) = unattainable(&request.stages, persons, is_barred) else { return Ok(()) };
-    let reason = format!(
-        "no eligible approver: step {} of stage {} cannot be complete without the requester and the subject",
-        step.name, stage.name
-    );
-    let outcome = Outcome { time: change.now(), by: "system:approval".to_owned(), reason, grant: None };
-    change.end_request(request, AccessStep::Fail, outcome)?;
-    Ok(())
-}
-
-/// Issues the grant of a pending request and ends the request with it.
-pub(super) fn approve(change: &mut Change<'_>, request: &mut AccessRequest, granted: Granted) -> Result<(), Fault> {
-    let (now, terms) = (change.now(), &request.terms);
-    if change.read().enforced(Some(terms.subject.as_str()))?.len() >= HELD_MAX {
-        let message =
-            format!("{} holds {HELD_MAX} grants already, ended ones included; wait or release some", terms.subject);
-        return Err(Fault::new(FaultKind::Limit, message));
+/// # Errors
+/// INVALID_ARGUMENT for a start in the past or too far ahead.
+fn starts_in_time(start: Option<Timestamp>, now: Timestamp) -> Result<(), Fault> {
+    match start {
+        Some(start) if start <= now => {
+            let message = format!("must lie in the future; it is {now} here. Leave it out to begin on approval");
+            Err(Fault::invalid("start_time", message))
+        }
+        Some(start) if start.since(now) > START_AHEAD_MAX => {
+            let days = START_AHEAD_MAX.as_secs() / (24 * 3600);
+            Err(Fault::invalid("start_time", format!("must lie at most {days} days ahead")))
+        }
+        Some(_) | None => Ok(()),
     }
-    let end = within_windows(&change.read(), request, now, granted.duration)?;
-    let grant = Grant {
-        id: new_grant_id(now)?,
-        subject: terms.subject.clone(),
-        via: terms.via.clone(),
-        scope: granted.scope,
-        not_before: now,
-        end: End::At(end),
-        hold: Hold::None,
-        staleness: granted.staleness,
-        policy: PolicyRef { name: Arc::clone(&terms.policy.name), version: terms.policy.version },
-        traceparent: granted.traceparent,
-        mod_revision: Revision(0),
-    };
-    let origin = Origin {
-        request: Some(Arc::clone(&request.id)),
-        requester: Some(request.requester.clone()),
-        policy_digest: Arc::clone(&terms.policy.digest),
-        auto_rule: granted.rule,
-        break_glass: request
-            .break_glass
-            .clone()
-            .map(|review| PassedOver { approvers: request.approvers().cloned().collect(), review }),
-        ..Origin::default()
-    };
-    let mut issued = Issued { grant, origin, ending: None };
-    let by = granted.by;
-    change.issue(&mut issued, &by, &granted.message)?;
-    let outcome = Outcome { time: now, by, reason: granted.message, grant: Some(issued.grant.id) };
-    change.end_request(request, AccessStep::Approve, outcome)?;
-    Ok(())
-}
-
-/// When access that begins at `start` ends: with the window that is open then, at the latest. The windows of the pinned policy count.
-fn within_windows(
-    reader: &Reader<'_>,
-    request: &AccessRequest,
-    start: Timestamp,
-    length: Duration,
-) -> Result<Timestamp, Fault> {
-    let policy = &request.terms.policy;
-    let windows = pinned_policy(reader, policy)?.windows;
-    end_within(&windows, start, length).map_err(|closed| {
-        let (reason, field, message) =
-            (RefusalReason::OutsideWindow, "start_time", format!("policy {} {closed}", policy.name));
-        Refusal { reason, field, message, policy: Some(Arc::clone(&policy.name)), would: vec![] }.into()
-    })
 }

@@ -4,12 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::approve::{Granted, approve};
 use super::break_glass;
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind, ReviewRefusal};
+use super::idempotency::Manner;
 use super::plane::{Plane, Rulings};
 use super::policy::{Pinned, pinned};
-use super::requests::{Granted, answer_key, answered, approve, remember, visible};
+use super::requests::visible;
 use super::store::{Change, Reader, StoreError};
 use crate::model::access::{AccessRequest, AccessState, AccessStep, Outcome, PinnedPolicy, Terminal};
 use crate::model::approval::{InForce, Review, Stage, Standing, Verdict, adds};
@@ -34,6 +36,10 @@ pub struct Reviewing {
     pub narrowed_scope: Option<Scope>,
     /// Only for so long.
     pub narrowed_duration: Option<Duration>,
+    /// Everything but the writing.
+    pub validate_only: bool,
+    /// The state that the reviewer has looked at; empty: whatever it is now.
+    pub etag: String,
     /// Makes a retry safe; empty: a retry reviews again, which is refused.
     pub request_id: String,
     /// Digest of everything above, to tell a retry from another review.
@@ -49,13 +55,13 @@ impl Plane {
     /// NOT_FOUND, STATE_TERMINAL, SELF_APPROVAL, ALREADY_REVIEWED, NOT_ELIGIBLE, DIGEST_MISMATCH, or a narrowing that would
     /// widen. Then nothing is changed.
     pub async fn review_request(&self, caller: &Caller, reviewing: Reviewing) -> Result<AccessRequest, Fault> {
-        let (caller, current) = (caller.clone(), self.current());
-        let written = self.store.write(move |change| review(change, &caller, reviewing, &**current.load()));
-        let (request, ended) = written.await?.0;
-        if ended {
-            self.count(&request);
+        let (manner, by, current) = (reviewing.manner(), caller.clone(), self.current());
+        let review = move |change: &mut Change<'_>| review(change, &by, reviewing, &**current.load());
+        let done = self.write_once(caller, manner, review).await?;
+        if done.written && done.answer.state.is_terminal() {
+            self.count(&done.answer);
         }
-        Ok(request)
+        Ok(done.answer)
     }
 }
 
@@ -76,20 +82,23 @@ pub(super) fn recheck(request: &mut AccessRequest, rulings: &dyn Rulings) {
     request.recheck(&InForce { stages, persons: rulings.persons() });
 }
 
-/// The whole of one review; also whether it has ended the request. What is in force is looked at within the change.
+impl Reviewing {
+    fn manner(&self) -> Manner {
+        let Self { request_id, fingerprint, validate_only, etag, .. } = self;
+        let (request_id, etag) = (request_id.clone(), etag.clone());
+        Manner { request_id, fingerprint: *fingerprint, validate_only: *validate_only, etag }
+    }
+}
+
+/// The whole of one review. What is in force is looked at within the change.
 fn review(
     change: &mut Change<'_>,
     caller: &Caller,
     reviewing: Reviewing,
     rulings: &dyn Rulings,
-) -> Result<(AccessRequest, bool), Fault> {
-    let answer = answer_key(caller, &reviewing.request_id);
-    if let Some(key) = &answer
-        && let Some(first) = answered(&change.read(), key, &reviewing.fingerprint)?
-    {
-        return Ok((first, false));
-    }
+) -> Result<AccessRequest, Fault> {
     let mut request = visible(&change.read(), caller, &reviewing.request)?;
+    reviewing.manner().must_match(&request.etag())?;
     may_change(&request, change)?;
     let pinned = pinned_policy(&change.read(), &request.terms.policy)?;
     if pinned.stages != request.stages {
@@ -100,15 +109,11 @@ fn review(
     let review = admit(&request, caller, &reviewing, &counting)?;
     change.record_review(&mut request, &review)?;
     conclude(change, &mut request, &pinned, reviewing.traceparent)?;
-    if let Some(key) = &answer {
-        remember(change, key, &reviewing.fingerprint, &request)?;
-    }
-    let ended = request.state.is_terminal();
-    Ok((request, ended))
+    Ok(request)
 }
 
 /// Over is over, be it only by the clock.
-fn may_change(request: &AccessRequest, change: &Change<'_>) -> Result<(), Fault> {
+pub(super) fn may_change(request: &AccessRequest, change: &Change<'_>) -> Result<(), Fault> {
     let too_late = request.state == AccessState::Pending && change.now() >= request.pending_until;
     let state = if too_late { AccessState::Expired } else { request.state };
     if state.is_terminal() { Err(Terminal(state).into()) } else { Ok(()) }

@@ -252,6 +252,6 @@ pub enum StoreError {
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
-mod memory;
+pub(super) mod memory;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 //! What the tests of the control plane share: a plane without listeners, a whole one over loopback, an issuer, policies.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,12 +20,15 @@ use tonic::transport::Channel;
 use super::caller::Caller;
 use super::fanout::mirror::Mirror;
 use super::fanout::{Fanout, FanoutConfig};
+use super::fault::Fault;
+use super::grants::{Ends, Sweep};
+use super::idempotency::{Manner, Transition};
 use super::metrics::ControlMetrics;
 use super::plane::Plane;
 use super::policy::PolicySet;
 use super::requests::Asking;
-use super::store::Store;
 use super::store::embedded::Embedded;
+use super::store::{Engine, Store, StoreError};
 use super::waiting::Waiting;
 use super::{ControlPlane, ControlPlaneArgs};
 use crate::clock::ControlClock;
@@ -88,7 +92,7 @@ pub(super) fn grant(id: &str) -> Issued {
         traceparent: None,
         mod_revision: Revision(0),
     };
-    Issued { grant, origin: Origin::default(), ending: None }
+    Issued { grant, origin: Origin::default(), suspension: None, ending: None }
 }
 
 /// A request of Alice that is not written yet.
@@ -98,7 +102,15 @@ pub(super) fn request(id: &str) -> AccessRequest {
     AccessRequest {
         id: id.into(),
         requester: principal(ALICE),
-        terms: Terms { subject: principal(ALICE), via: vec![], scope: scope(), duration, policy },
+        terms: Terms {
+            subject: principal(ALICE),
+            via: vec![],
+            scope: scope(),
+            duration,
+            policy,
+            start: None,
+            extends: None,
+        },
         reason: "look".into(),
         tickets: vec![],
         create_time: NOON,
@@ -125,6 +137,9 @@ pub(super) fn asking() -> Asking {
         tickets: vec![],
         policy: String::new(),
         break_glass: false,
+        start: None,
+        extends: None,
+        validate_only: false,
         request_id: String::new(),
         fingerprint: Canonical::new("test").finish(),
         traceparent: None,
@@ -143,6 +158,35 @@ pub(super) fn root() -> Caller {
     Caller::stand_in(&[ROOT], true)
 }
 
+/// Doing something to an access request or grant, in the plainest manner.
+pub(super) fn to(id: &str, reason: &str) -> Transition {
+    Transition { id: id.to_owned(), reason: reason.to_owned(), manner: Manner::default() }
+}
+
+/// Transitions in the plainest manner.
+impl Plane {
+    pub(super) async fn cancel_request(
+        &self,
+        caller: &Caller,
+        id: &str,
+        reason: String,
+    ) -> Result<AccessRequest, Fault> {
+        self.cancel(caller, to(id, &reason)).await
+    }
+
+    pub(super) async fn revoke_grant(&self, caller: &Caller, id: &str, reason: String) -> Result<Ends, Fault> {
+        self.revoke(caller, to(id, &reason)).await
+    }
+
+    pub(super) async fn release_grant(&self, caller: &Caller, id: &str) -> Result<Ends, Fault> {
+        self.release(caller, to(id, "")).await
+    }
+
+    pub(super) async fn revoke_grants(&self, caller: &Caller, sweep: Sweep, reason: String) -> Result<Ends, Fault> {
+        self.revoke_all(caller, sweep, (reason, Manner::default())).await
+    }
+}
+
 /// The set that a text declares.
 pub(super) fn policies(text: &str) -> PolicySet {
     let directory = tempfile::tempdir().unwrap();
@@ -154,7 +198,7 @@ pub(super) fn policies(text: &str) -> PolicySet {
 pub(super) struct Rig {
     pub(super) plane: Plane,
     clock: Arc<AtomicU64>,
-    directory: Arc<TempDir>,
+    directory: Option<TempDir>,
     stop: CancellationToken,
     tasks: JoinSet<Outcome>,
 }
@@ -169,22 +213,23 @@ impl Rig {
 
     /// With no policy.
     pub(super) async fn empty() -> Self {
-        let directory = Arc::new(tempfile::tempdir().unwrap());
-        Self::open(directory, Arc::new(AtomicU64::new(NOON.as_micros())))
+        Self::in_directory(tempfile::tempdir().unwrap(), Arc::new(AtomicU64::new(NOON.as_micros())))
     }
 
     /// The same store, opened anew; with no policy.
     pub(super) async fn restart(self) -> Self {
-        let Self { plane, clock, directory, stop, mut tasks } = self;
-        drop(plane);
-        stop.cancel();
-        while tasks.join_next().await.is_some() {}
-        Self::open(directory, clock)
+        let clock = Arc::clone(&self.clock);
+        Self::in_directory(self.close().await, clock)
     }
 
-    fn open(directory: Arc<TempDir>, clock: Arc<AtomicU64>) -> Self {
+    fn in_directory(directory: TempDir, clock: Arc<AtomicU64>) -> Self {
+        let rig = Self::on(Embedded::open(&directory.path().join("data")).unwrap(), clock);
+        Self { directory: Some(directory), ..rig }
+    }
+
+    /// On rows that may be there already, at the time that a clock shows.
+    pub(super) fn on(engine: impl Engine, clock: Arc<AtomicU64>) -> Self {
         let ticking = Arc::clone(&clock);
-        let engine = Embedded::open(&directory.path().join("data")).unwrap();
         let now = Arc::new(move || Timestamp::from_micros(ticking.load(Ordering::Acquire)));
         let (store, writer, opening) = Store::open(engine, now).unwrap();
         let mirror = Mirror::new(opening.revision, opening.grants, &opening.history, 100);
@@ -201,15 +246,37 @@ impl Rig {
         tasks.spawn(writer.run(stop.clone()));
         let metrics = Metrics::default().register(ControlMetrics::register);
         let plane = Plane::new(store, fanout, waiting, metrics, Duration::from_secs(600));
-        Self { plane, clock, directory, stop, tasks }
+        Self { plane, clock, directory: None, stop, tasks }
     }
 
     /// Ends it; its store is in `data` of what is left.
     pub(super) async fn close(self) -> TempDir {
-        let Self { plane, directory, mut tasks, .. } = self;
+        let Self { plane, directory, stop, mut tasks, .. } = self;
         drop(plane);
+        stop.cancel();
         while tasks.join_next().await.is_some() {}
-        Arc::try_unwrap(directory).unwrap()
+        directory.unwrap()
+    }
+
+    /// Stops; the rows can be opened again.
+    pub(super) async fn stop(self) {
+        let Self { plane, mut tasks, directory, .. } = self;
+        drop(plane);
+        tasks.join_next().await.unwrap().unwrap().unwrap();
+        drop(directory);
+    }
+
+    /// How many audit events of a kind there are.
+    pub(super) async fn events(&self, kind: &'static str) -> usize {
+        let read = self.plane.store.read(move |reader| {
+            let mut found = 0;
+            reader.audit(0, &mut |event| {
+                found += usize::from(event.r#type == kind);
+                Ok(ControlFlow::Continue(()))
+            })?;
+            Ok::<_, StoreError>(found)
+        });
+        read.await.unwrap()
     }
 
     /// Time passes.

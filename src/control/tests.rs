@@ -12,6 +12,11 @@ use crate::model::grant::{Ended, Hold, Phase};
 use crate::model::identity::Service;
 use requests::{Asking, RequestFilter};
 
+mod later;
+mod lifecycle;
+mod once;
+mod steps;
+
 fn reason(fault: &Fault) -> &'static str {
     fault.kind.reason()
 }

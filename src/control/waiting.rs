@@ -1,13 +1,15 @@
-//! Who waits for which access request. A commit wakes only them; what they then see, they read from the store. Both are
-//! bounded: the requests waited for, and the waits of one caller, who cannot take everybody's place.
+//! Who waits for which access request, or follows all of them. A commit wakes only those who wait for its requests; what
+//! they then see, they read from the store. Everything is bounded: the requests waited for, the changes kept for who follows,
+//! and the places of one caller, who cannot take everybody's.
 
 use std::sync::Arc;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use super::fault::{Fault, FaultKind};
+use crate::model::access::AccessRequest;
 use crate::model::identity::Principal;
 
 /// Most access requests that are waited for at once.
@@ -15,11 +17,47 @@ const WAITING_MAX: usize = 10_000;
 /// Most waits of one caller.
 const WAITS_OF_ONE_MAX: usize = 100;
 
+/// Changes kept for whoever follows all and has not come to read them.
+const BEHIND_MAX: usize = 256;
+
 /// Those who wait.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Waiting {
     by_request: Arc<DashMap<Arc<str>, watch::Sender<()>>>,
     by_caller: Arc<DashMap<Principal, usize>>,
+    all: broadcast::Sender<Arc<AccessRequest>>,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self { by_request: Arc::default(), by_caller: Arc::default(), all: broadcast::Sender::new(BEHIND_MAX) }
+    }
+}
+
+/// One who follows every access request. The place is given up when it is dropped.
+#[derive(Debug)]
+pub struct Follow {
+    waiting: Waiting,
+    caller: Principal,
+    changed: broadcast::Receiver<Arc<AccessRequest>>,
+}
+
+impl Follow {
+    /// The next change, in the order of revisions; `None`: some were missed, and everything has to be read anew.
+    pub async fn next(&mut self) -> Option<Arc<AccessRequest>> {
+        match self.changed.recv().await {
+            Ok(request) => Some(request),
+            Err(broadcast::error::RecvError::Lagged(_)) => None,
+            // A sender lives in here: this cannot be reached, and must not spin if it is.
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        self.waiting.give_place(&self.caller);
+    }
 }
 
 /// One who waits. The place is given up when it is dropped.
@@ -40,11 +78,7 @@ impl Waiting {
         if self.by_request.len() >= WAITING_MAX && !self.by_request.contains_key(&request) {
             return Err(Fault::new(FaultKind::Busy, "too many access requests are watched; try again shortly"));
         }
-        if !self.take_place(caller) {
-            let message =
-                format!("{caller} watches {WAITS_OF_ONE_MAX} access requests already; end some of these watches");
-            return Err(Fault::new(FaultKind::Limit, message));
-        }
+        self.take_place(caller)?;
         let changed = match self.by_request.entry(Arc::clone(&request)) {
             Entry::Occupied(entry) => entry.get().subscribe(),
             Entry::Vacant(entry) => entry.insert(watch::Sender::new(())).subscribe(),
@@ -52,11 +86,15 @@ impl Waiting {
         Ok(Wait { waiting: self.clone(), request, caller: caller.clone(), changed })
     }
 
-    fn take_place(&self, caller: &Principal) -> bool {
+    fn take_place(&self, caller: &Principal) -> Result<(), Fault> {
         let mut places = self.by_caller.entry(caller.clone()).or_default();
-        let free = *places < WAITS_OF_ONE_MAX;
-        *places += usize::from(free);
-        free
+        if *places >= WAITS_OF_ONE_MAX {
+            let message =
+                format!("{caller} has {WAITS_OF_ONE_MAX} watches of access requests already; end some of these");
+            return Err(Fault::new(FaultKind::Limit, message));
+        }
+        *places += 1;
+        Ok(())
     }
 
     fn give_place(&self, caller: &Principal) {
@@ -66,12 +104,23 @@ impl Waiting {
         });
     }
 
-    /// Wakes whoever waits for these.
-    pub fn wake(&self, requests: &[Arc<str>]) {
+    /// Begins to follow every access request: all changes from now on are delivered, or that some were missed.
+    ///
+    /// # Errors
+    /// LIMIT_EXCEEDED when the caller watches too much.
+    pub fn follow(&self, caller: &Principal) -> Result<Follow, Fault> {
+        self.take_place(caller)?;
+        Ok(Follow { waiting: self.clone(), caller: caller.clone(), changed: self.all.subscribe() })
+    }
+
+    /// Wakes whoever waits for these, and hands them to whoever follows all.
+    pub fn wake(&self, requests: &[Arc<AccessRequest>]) {
         for request in requests {
-            if let Some(sender) = self.by_request.get(request) {
+            if let Some(sender) = self.by_request.get(&request.id) {
                 sender.send_replace(());
             }
+            // That nobody follows is no failure.
+            drop(self.all.send(Arc::clone(request)));
         }
     }
 }
@@ -120,7 +169,8 @@ mod tests {
         let waiting = Waiting::default();
         let begin = |id: &str| waiting.begin(id.into(), &caller("alice")).unwrap();
         let (mut a, mut b) = (begin("a"), begin("b"));
-        waiting.wake(&["a".into(), "nobody".into()]);
+        let changed = |id: &str| Arc::new(crate::control::testing::request(id));
+        waiting.wake(&[changed("a"), changed("nobody")]);
         a.changed().await;
         tokio::select! {
             biased;

@@ -102,10 +102,14 @@ pub struct Terms {
     pub via: Vec<Principal>,
     /// What it shall allow.
     pub scope: Scope,
-    /// For how long from approval.
+    /// For how long: from approval, or from `start` if there is one.
     pub duration: Duration,
     /// The policy that applies.
     pub policy: PinnedPolicy,
+    /// When its time begins to count; `None`: on approval. On an extension, the end of the grant extended.
+    pub start: Option<Timestamp>,
+    /// The grant that it extends.
+    pub extends: Option<GrantId>,
 }
 
 /// One policy text: its name, the number of the version, and the digest of exactly that text.
@@ -131,7 +135,26 @@ impl Terms {
             Rule::Http(rule) => format!("http {rule}"),
         }));
         canonical.number(u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX)).text(&self.policy.digest);
+        // What is absent leaves no trace, so that digests from before these parts hold.
+        if let Some(start) = self.start {
+            canonical.text("start").number(start.as_micros());
+        }
+        if let Some(extends) = &self.extends {
+            canonical.text("extends").text(extends.as_str());
+        }
         canonical.finish()
+    }
+
+    /// When a grant approved at `now` for `duration` begins and ends. With a start, its end does not depend on `now`:
+    /// approving late never moves it, and an end that lies behind is no grant any more. An extension begins at once:
+    /// the grant that it extends is in force until its start.
+    pub fn window(&self, now: Timestamp, duration: Duration) -> Option<(Timestamp, Timestamp)> {
+        let begins = match self.start {
+            Some(start) if self.extends.is_none() => now.max(start),
+            Some(_) | None => now,
+        };
+        let ends = self.start.unwrap_or(now).plus(duration);
+        (begins < ends).then_some((begins, ends))
     }
 }
 
@@ -198,7 +221,7 @@ impl AccessRequest {
     /// As sidecars hold it while it waits: to say so to whoever is refused meanwhile. It never permits anything: beside
     /// being marked, it covers no moment. The same until it ends, whatever reviews are added.
     pub fn as_entry(&self) -> Option<Grant> {
-        let Terms { subject, via, scope, duration: _, policy } = &self.terms;
+        let Terms { subject, via, scope, policy, .. } = &self.terms;
         Some(Grant {
             id: GrantId::parse(&self.id).ok()?,
             subject: subject.clone(),
@@ -212,6 +235,11 @@ impl AccessRequest {
             traceparent: self.traceparent.clone(),
             mod_revision: self.create_revision,
         })
+    }
+
+    /// Names this state of it, for whoever wants to change exactly that.
+    pub fn etag(&self) -> String {
+        etag("access request", &self.id, self.mod_revision)
     }
 
     /// Where it stands with the people who decide it. What cannot count is left out, whoever has written it: reviews of
@@ -274,8 +302,56 @@ pub struct Issued {
     pub grant: Grant,
     /// Where it came from.
     pub origin: Origin,
+    /// Who holds it back, or held it back when it ended.
+    pub suspension: Option<Suspension>,
     /// How it ended; absent while it has not been recorded as over.
     pub ending: Option<Ending>,
+}
+
+impl Issued {
+    /// Names this state of it, for whoever wants to change exactly that.
+    pub fn etag(&self) -> String {
+        etag("grant", self.grant.id.as_str(), self.grant.mod_revision)
+    }
+
+    /// When the first grant of its chain of extensions began.
+    pub fn chain_start(&self) -> Timestamp {
+        self.origin.chain.since.unwrap_or(self.grant.not_before)
+    }
+}
+
+/// When, why and by whom a grant was suspended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspension {
+    /// When.
+    pub time: Timestamp,
+    /// Why.
+    pub reason: String,
+    /// A principal.
+    pub by: String,
+}
+
+/// A grant's place among those that extend one another.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Chain {
+    /// The grant before.
+    pub extends: Option<GrantId>,
+    /// The grant after. Written into a grant that is extended; nothing else of it changes, its etag included.
+    pub extended_by: Option<GrantId>,
+    /// How many grants come before.
+    pub extensions: u32,
+    /// When the first one began; `None`: this is the first.
+    pub since: Option<Timestamp>,
+}
+
+/// Opaque; another one after each change, nothing for what is not written.
+fn etag(kind: &str, id: &str, at: Revision) -> String {
+    if at == Revision(0) {
+        return String::new();
+    }
+    let mut canonical = Canonical::new("jitgate.etag.v1");
+    canonical.text(kind).text(id).number(at.0);
+    canonical.finish().to_string().chars().take(16).collect()
 }
 
 /// Where a grant came from.
@@ -291,6 +367,8 @@ pub struct Origin {
     pub auto_rule: Option<Arc<str>>,
     /// Of a grant for which the glass was broken: the review afterwards, and who can write it.
     pub break_glass: Option<PassedOver>,
+    /// Which grants it extends, and which extends it.
+    pub chain: Chain,
     /// When it was issued.
     pub create_time: Timestamp,
     /// At which revision of the store.
@@ -338,14 +416,55 @@ mod tests {
             .unwrap(),
             duration: Duration::from_secs(60),
             policy: PinnedPolicy { name: "p".into(), version: 1, digest: "d".into() },
+            start: None,
+            extends: None,
         }
     }
 
     #[test]
-    fn every_step_ends_a_pending_request() {
-        for step in STEPS {
-            assert!(AccessState::Pending.after(step).unwrap().is_terminal());
+    fn every_step_ends_a_pending_request_and_no_other_takes_any() {
+        let leads = [
+            AccessState::Approved,
+            AccessState::Denied,
+            AccessState::Cancelled,
+            AccessState::Expired,
+            AccessState::Failed,
+        ];
+        for state in AccessState::ALL {
+            for (step, to) in STEPS.into_iter().zip(leads) {
+                let expected = if state == AccessState::Pending { Ok(to) } else { Err(Terminal(state)) };
+                assert_eq!(state.after(step), expected, "{state:?} {step:?}");
+            }
         }
+    }
+
+    #[test]
+    fn a_digest_without_start_and_extension_is_what_it_was_before_there_were_any() {
+        let before = "6684b54d60384c74539f61189249352207bf2a231f8f026270bb5162961a1f8b";
+        assert_eq!(terms().digest().to_string(), before);
+    }
+
+    #[test]
+    fn a_start_fixes_the_end_whenever_it_is_approved() {
+        let (at, minute) = (|minutes: u64| Timestamp::from_micros(minutes * 60_000_000), Duration::from_secs(60));
+        let later = Terms { start: Some(at(10)), ..terms() };
+        let hour = minute * 60;
+        assert_eq!(terms().window(at(5), hour), Some((at(5), at(65))), "no start: from approval");
+        assert_eq!(later.window(at(5), hour), Some((at(10), at(70))));
+        assert_eq!(later.window(at(69), hour), Some((at(69), at(70))), "minute 59 of 60: one minute is left");
+        assert_eq!(later.window(at(70), hour), None);
+        let extension = Terms { extends: Some(GrantId::parse("g").unwrap()), ..later };
+        assert_eq!(extension.window(at(5), hour), Some((at(5), at(70))), "in force at once");
+        assert_eq!(extension.window(at(70), hour), None);
+    }
+
+    #[test]
+    fn an_etag_names_one_state_of_one_thing() {
+        let of = |kind, id, at| etag(kind, id, Revision(at));
+        let all = [of("grant", "a", 1), of("grant", "a", 2), of("grant", "b", 1), of("access request", "a", 1)];
+        assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), 4);
+        assert!(all.iter().all(|etag| etag.len() == 16));
+        assert_eq!(of("grant", "a", 0), "", "what is not written has none");
     }
 
     #[test]
@@ -362,6 +481,8 @@ mod tests {
             Terms { scope: Scope::new(terms().scope.service().clone(), vec![http]).unwrap(), ..terms() },
             Terms { duration: Duration::from_secs(61), ..terms() },
             Terms { policy: PinnedPolicy { digest: "e".into(), ..terms().policy }, ..terms() },
+            Terms { start: Some(Timestamp::from_micros(1)), ..terms() },
+            Terms { extends: Some(GrantId::parse("g").unwrap()), ..terms() },
         ];
         for (i, a) in changed.iter().enumerate() {
             assert_ne!(a.digest(), terms().digest(), "{i}");

@@ -136,6 +136,137 @@ pub enum Ended {
     Released,
 }
 
+/// Where a grant stands, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GrantState {
+    /// `not_before` lies ahead.
+    Scheduled,
+    /// In force.
+    Active,
+    /// Held back by an operator.
+    Suspended,
+    /// Past its end. Terminal.
+    Expired,
+    /// Ended by an operator or by policy. Terminal.
+    Revoked,
+    /// Ended by its owner. Terminal.
+    Released,
+}
+
+/// What can be done to a grant. That it begins is the clock's doing, and no step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GrantStep {
+    /// An operator holds it back.
+    Suspend,
+    /// An operator lets it count again.
+    Resume,
+    /// It is recorded that its time was up.
+    Expire,
+    /// An operator or its subject ends it.
+    Revoke,
+    /// Its subject is done.
+    Release,
+}
+
+/// A step that a grant cannot take from where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.why())]
+pub struct StepRefused {
+    /// Where it stands.
+    pub at: GrantState,
+    /// What was to be done.
+    pub step: GrantStep,
+}
+
+impl StepRefused {
+    fn why(self) -> String {
+        match self.at {
+            GrantState::Expired | GrantState::Revoked | GrantState::Released => {
+                format!("the grant is already {} and stays so", self.at.as_str())
+            }
+            GrantState::Scheduled => "the grant has not begun yet; it can be revoked".to_owned(),
+            GrantState::Suspended => "the grant is suspended already".to_owned(),
+            GrantState::Active => "the grant is active, not suspended, and its time is not up".to_owned(),
+        }
+    }
+}
+
+impl GrantState {
+    /// Every state.
+    pub const ALL: [Self; 6] =
+        [Self::Scheduled, Self::Active, Self::Suspended, Self::Expired, Self::Revoked, Self::Released];
+
+    /// Where `step` leads. Total.
+    ///
+    /// # Errors
+    /// [`StepRefused`]: every step of a grant that is over, holding back what has not begun or is held back already,
+    /// and resuming what is not suspended.
+    pub const fn after(self, step: GrantStep) -> Result<Self, StepRefused> {
+        match (self, step) {
+            (Self::Active, GrantStep::Suspend) => Ok(Self::Suspended),
+            (Self::Suspended, GrantStep::Resume) => Ok(Self::Active),
+            (Self::Active | Self::Suspended, GrantStep::Expire) => Ok(Self::Expired),
+            (Self::Scheduled | Self::Active | Self::Suspended, GrantStep::Revoke) => Ok(Self::Revoked),
+            (Self::Scheduled | Self::Active | Self::Suspended, GrantStep::Release) => Ok(Self::Released),
+            (Self::Scheduled, GrantStep::Suspend | GrantStep::Resume | GrantStep::Expire)
+            | (Self::Active, GrantStep::Resume)
+            | (Self::Suspended, GrantStep::Suspend)
+            | (Self::Expired | Self::Revoked | Self::Released, _) => Err(StepRefused { at: self, step }),
+        }
+    }
+
+    /// Whether nothing can change it any more.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Expired | Self::Revoked | Self::Released)
+    }
+
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "SCHEDULED",
+            Self::Active => "ACTIVE",
+            Self::Suspended => "SUSPENDED",
+            Self::Expired => "EXPIRED",
+            Self::Revoked => "REVOKED",
+            Self::Released => "RELEASED",
+        }
+    }
+}
+
+impl From<Ended> for GrantState {
+    fn from(how: Ended) -> Self {
+        match how {
+            Ended::Expired => Self::Expired,
+            Ended::Revoked => Self::Revoked,
+            Ended::Released => Self::Released,
+        }
+    }
+}
+
+impl From<Ended> for GrantStep {
+    fn from(how: Ended) -> Self {
+        match how {
+            Ended::Expired => Self::Expire,
+            Ended::Revoked => Self::Revoke,
+            Ended::Released => Self::Release,
+        }
+    }
+}
+
+impl Phase {
+    /// In one word.
+    pub fn state(self) -> GrantState {
+        match self {
+            Self::NotStarted => GrantState::Scheduled,
+            Self::Live(_) => GrantState::Active,
+            Self::Suspended => GrantState::Suspended,
+            Self::Ended(how) => how.into(),
+            // It never was one: nothing can be done to it.
+            Self::Requested { .. } => GrantState::Expired,
+        }
+    }
+}
+
 /// What counts when the sidecar has not heard from the control plane for too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Staleness {
@@ -188,6 +319,11 @@ impl Grant {
         matches!(self.hold, Hold::Pending { .. })
     }
 
+    /// Where it stands at `now`, in one word.
+    pub fn state(&self, now: Timestamp) -> GrantState {
+        self.phase(now).state()
+    }
+
     /// When it ends by itself, if ever.
     pub fn expires(&self) -> Option<Timestamp> {
         match self.end {
@@ -199,5 +335,34 @@ impl Grant {
     /// Whether a call from this mTLS peer is one the grant is meant for.
     pub fn passes_through(&self, peer: Option<&Principal>) -> bool {
         self.via.is_empty() || peer.is_some_and(|peer| self.via.contains(peer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEPS: [GrantStep; 5] =
+        [GrantStep::Suspend, GrantStep::Resume, GrantStep::Expire, GrantStep::Revoke, GrantStep::Release];
+
+    #[test]
+    fn every_state_takes_exactly_the_steps_of_the_table() {
+        use GrantState::{Active, Expired, Released, Revoked, Scheduled, Suspended};
+        // Suspend, resume, expire, revoke, release.
+        let table = [
+            (Scheduled, [None, None, None, Some(Revoked), Some(Released)]),
+            (Active, [Some(Suspended), None, Some(Expired), Some(Revoked), Some(Released)]),
+            (Suspended, [None, Some(Active), Some(Expired), Some(Revoked), Some(Released)]),
+            (Expired, [None; 5]),
+            (Revoked, [None; 5]),
+            (Released, [None; 5]),
+        ];
+        assert_eq!(table.map(|(state, _)| state), GrantState::ALL);
+        for (state, leads) in table {
+            for (step, to) in STEPS.into_iter().zip(leads) {
+                assert_eq!(state.after(step), to.ok_or(StepRefused { at: state, step }), "{state:?} {step:?}");
+            }
+            assert_eq!(state.is_terminal(), leads == [None; 5]);
+        }
     }
 }

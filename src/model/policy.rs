@@ -36,6 +36,12 @@ pub const LIST_MAX: usize = 256;
 pub const VIA_MAX: usize = 32;
 /// Shortest time that can be asked for.
 pub const DURATION_MIN: Duration = Duration::from_secs(1);
+/// How far ahead access can be asked for to begin.
+pub const START_AHEAD_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How often a grant can be extended when its policy does not say.
+pub const EXTENSIONS_DEFAULT: u32 = 1;
+/// Most extensions that a policy can allow.
+pub const EXTENSIONS_MAX: u32 = 100;
 /// Longest time that a policy can allow.
 pub const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -123,6 +129,17 @@ pub struct DurationRule {
     pub max: Duration,
     /// How long a grant may lie unused; absent: as long as it lasts.
     pub unused_ttl: Option<Duration>,
+    /// How often a grant can be extended.
+    pub max_extensions: u32,
+    /// How long a grant and its extensions can last together, counted from where the first one began.
+    pub max_total: Duration,
+}
+
+impl DurationRule {
+    /// As a policy has it that says no more than this: one extension, and no longer than `max` in all.
+    pub const fn new(default: Duration, max: Duration) -> Self {
+        Self { default, max, unused_ttl: None, max_extensions: EXTENSIONS_DEFAULT, max_total: max }
+    }
 }
 
 /// What the reason must look like.

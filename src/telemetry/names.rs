@@ -25,6 +25,8 @@ names! {
     SPAN_ISSUE = "jitgate.issue";
     /// The early end of a grant.
     SPAN_REVOKE = "jitgate.revoke";
+    /// A grant is suspended or resumed.
+    SPAN_HOLD = "jitgate.hold";
 }
 
 names! {

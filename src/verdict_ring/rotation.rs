@@ -71,7 +71,7 @@ async fn rig() -> Rig {
     };
     let keys = Arc::new(TokenKeys::new(store.clone(), Arc::clone(&fanout), args));
     keys.turn_over().await.unwrap();
-    let mut issued = Issued { grant: grant("g1"), origin: Origin::default(), ending: None };
+    let mut issued = Issued { grant: grant("g1"), origin: Origin::default(), suspension: None, ending: None };
     issued.grant.subject = Principal::parse("spiffe://td/web").unwrap();
     (issued.grant.not_before, issued.grant.end) = (NOON, End::At(Timestamp::MAX));
     store

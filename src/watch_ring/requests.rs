@@ -78,6 +78,8 @@ fn request(id: &str) -> AccessRequest {
         scope: grant("x").scope,
         duration: Duration::from_secs(60),
         policy,
+        start: None,
+        extends: None,
     };
     AccessRequest {
         id: id.into(),

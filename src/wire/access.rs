@@ -9,7 +9,7 @@ use super::grant::{
 use super::review::{break_glass_from, break_glass_to, matchers_from, reviews_from, reviews_to, stages_from};
 use super::{store, v1};
 use crate::model::access::{
-    AccessRequest, AccessState, Ending, Issued, Origin, Outcome, PassedOver, PinnedPolicy, Terms,
+    AccessRequest, AccessState, Chain, Ending, Issued, Origin, Outcome, PassedOver, PinnedPolicy, Suspension, Terms,
 };
 use crate::model::grant::{End, GrantId, Phase, Revision};
 use crate::model::identity::Principal;
@@ -96,7 +96,14 @@ pub fn request_to(request: &AccessRequest) -> v1::AccessRequest {
         reviews,
         progress,
         break_glass: request.break_glass.as_ref().map(break_glass_to),
+        etag: request.etag(),
+        start_time: terms.start.map(timestamp_to),
+        extends: id_to(terms.extends.as_ref()),
     }
+}
+
+fn id_to(id: Option<&GrantId>) -> String {
+    id.map(ToString::to_string).unwrap_or_default()
 }
 
 /// Parses a stored access request.
@@ -115,6 +122,8 @@ pub fn request_from(wire: v1::AccessRequest) -> Result<AccessRequest, FieldError
             version: count_from(wire.policy_version, "policy_version")?,
             digest: wire.policy_digest.into(),
         },
+        start: instant_from(wire.start_time.as_ref(), "start_time")?,
+        extends: optional_grant(&wire.extends, "extends")?,
     };
     let digest = terms.digest();
     if digest.to_string() != wire.request_digest {
@@ -126,7 +135,7 @@ pub fn request_from(wire: v1::AccessRequest) -> Result<AccessRequest, FieldError
             time: timestamp_from(time, "end_time")?,
             by: wire.decided_by,
             reason: wire.decision_reason,
-            grant: optional_grant(&wire.grant)?,
+            grant: optional_grant(&wire.grant, "grant")?,
         }),
         (false, Some(_)) | (true, None) => return Err(FieldError::new("end_time", "does not fit the state")),
     };
@@ -150,8 +159,12 @@ pub fn request_from(wire: v1::AccessRequest) -> Result<AccessRequest, FieldError
     })
 }
 
-fn optional_grant(id: &str) -> Result<Option<GrantId>, FieldError> {
-    if id.is_empty() { Ok(None) } else { GrantId::parse(id).map(Some).map_err(|e| FieldError::new("grant", e)) }
+fn optional_grant(id: &str, field: &str) -> Result<Option<GrantId>, FieldError> {
+    if id.is_empty() { Ok(None) } else { GrantId::parse(id).map(Some).map_err(|e| FieldError::new(field, e)) }
+}
+
+fn instant_from(wire: Option<&prost_types::Timestamp>, field: &str) -> Result<Option<Timestamp>, FieldError> {
+    wire.map(|time| timestamp_from(time, field)).transpose()
 }
 
 fn shared(text: &str) -> Option<Arc<str>> {
@@ -171,7 +184,7 @@ pub fn phase_to(phase: Phase) -> v1::GrantState {
 
 /// As `jitgate.v1.Grant`, with its state at `now`.
 pub fn issued_to(issued: &Issued, now: Timestamp) -> v1::Grant {
-    let Issued { grant, origin, ending } = issued;
+    let Issued { grant, origin, suspension, ending } = issued;
     let entry = entry_to(grant);
     v1::Grant {
         id: entry.id,
@@ -195,6 +208,12 @@ pub fn issued_to(issued: &Issued, now: Timestamp) -> v1::Grant {
         end_reason: ending.as_ref().map(|ending| ending.reason.clone()).unwrap_or_default(),
         ended_by: ending.as_ref().map(|ending| ending.by.clone()).unwrap_or_default(),
         auto_rule: origin.auto_rule.as_deref().unwrap_or_default().to_owned(),
+        etag: issued.etag(),
+        suspend_time: suspension.as_ref().map(|suspension| timestamp_to(suspension.time)),
+        suspended_by: suspension.as_ref().map(|suspension| suspension.by.clone()).unwrap_or_default(),
+        suspend_reason: suspension.as_ref().map(|suspension| suspension.reason.clone()).unwrap_or_default(),
+        extends: id_to(origin.chain.extends.as_ref()),
+        extended_by: id_to(origin.chain.extended_by.as_ref()),
         break_glass: origin.break_glass.as_ref().map(|passed_over| break_glass_to(&passed_over.review)),
         // What sidecars have reported of it is not known here.
         ..v1::Grant::default()
@@ -203,7 +222,8 @@ pub fn issued_to(issued: &Issued, now: Timestamp) -> v1::Grant {
 
 /// As the store keeps it.
 pub fn stored_to(issued: &Issued) -> store::StoredGrant {
-    let Issued { grant, origin, ending } = issued;
+    let Issued { grant, origin, suspension, ending } = issued;
+    let Chain { extends, extended_by, extensions, since } = &origin.chain;
     store::StoredGrant {
         entry: Some(entry_to(grant)),
         request: origin.request.as_deref().unwrap_or_default().to_owned(),
@@ -217,6 +237,13 @@ pub fn stored_to(issued: &Issued) -> store::StoredGrant {
         ended_by: ending.as_ref().map(|ending| ending.by.clone()).unwrap_or_default(),
         break_glass: origin.break_glass.as_ref().map(|passed_over| break_glass_to(&passed_over.review)),
         passed_over: origin.break_glass.iter().flat_map(|over| &over.approvers).map(ToString::to_string).collect(),
+        suspend_time: suspension.as_ref().map(|suspension| timestamp_to(suspension.time)),
+        suspended_by: suspension.as_ref().map(|suspension| suspension.by.clone()).unwrap_or_default(),
+        suspend_reason: suspension.as_ref().map(|suspension| suspension.reason.clone()).unwrap_or_default(),
+        extends: id_to(extends.as_ref()),
+        extended_by: id_to(extended_by.as_ref()),
+        extensions: i32::try_from(*extensions).unwrap_or(i32::MAX),
+        chain_start: since.map(timestamp_to),
     }
 }
 
@@ -231,6 +258,14 @@ pub fn stored_from(wire: store::StoredGrant) -> Result<Issued, FieldError> {
             Some(Ending { time: timestamp_from(time, "end_time")?, reason: wire.end_reason, by: wire.ended_by })
         }
         None => None,
+    };
+    let suspension = instant_from(wire.suspend_time.as_ref(), "suspend_time")?;
+    let suspension = suspension.map(|time| Suspension { time, reason: wire.suspend_reason, by: wire.suspended_by });
+    let chain = Chain {
+        extends: optional_grant(&wire.extends, "extends")?,
+        extended_by: optional_grant(&wire.extended_by, "extended_by")?,
+        extensions: u32::try_from(wire.extensions).map_err(|_| FieldError::new("extensions", "is negative"))?,
+        since: instant_from(wire.chain_start.as_ref(), "chain_start")?,
     };
     let requester = match wire.requester.as_str() {
         "" => None,
@@ -249,10 +284,11 @@ pub fn stored_from(wire: store::StoredGrant) -> Result<Issued, FieldError> {
         policy_digest: wire.policy_digest.into(),
         auto_rule: shared(&wire.auto_rule),
         break_glass,
+        chain,
         create_time: timestamp_from(&required(wire.create_time.as_ref(), "create_time")?, "create_time")?,
         create_revision: Revision(count_from(wire.create_revision, "create_revision")?),
     };
-    Ok(Issued { grant, origin, ending })
+    Ok(Issued { grant, origin, suspension, ending })
 }
 
 #[cfg(test)]
@@ -282,6 +318,8 @@ mod tests {
                 scope: scope(),
                 duration: Duration::from_secs(60),
                 policy: PinnedPolicy { name: "p".into(), version: 2, digest: "abc".into() },
+                start: Some(Timestamp::from_micros(70)),
+                extends: Some(GrantId::parse("01F").unwrap()),
             },
             reason: "look".into(),
             tickets: vec!["T-1".into()],
@@ -387,7 +425,15 @@ mod tests {
             mod_revision: Revision(2),
         };
         let origin = Origin { request: Some("01J".into()), create_revision: Revision(2), ..Origin::default() };
-        let live = Issued { grant, origin, ending: None };
+        let chain = Chain {
+            extends: Some(GrantId::parse("01F").unwrap()),
+            extended_by: Some(GrantId::parse("01H").unwrap()),
+            extensions: 2,
+            since: Some(Timestamp::from_micros(1)),
+        };
+        let origin = Origin { chain, ..origin };
+        let suspension = Suspension { time: Timestamp::from_micros(3), reason: "odd".into(), by: "root".into() };
+        let live = Issued { grant, origin, suspension: Some(suspension), ending: None };
         let hold = Hold::Ended { how: Ended::Revoked, keep_until: Timestamp::from_micros(99) };
         let ending = Ending { time: Timestamp::from_micros(4), reason: "done".into(), by: "user:iss|bob".into() };
         let over = Issued { grant: Grant { hold, ..live.grant.clone() }, ending: Some(ending), ..live.clone() };

@@ -34,6 +34,9 @@ pub fn access_request(request: &v1::AccessRequest) -> Value {
         "modRevision": request.mod_revision,
         "reviews": request.reviews.iter().map(review).collect::<Vec<_>>(),
         "progress": request.progress.iter().map(step).collect::<Vec<_>>(),
+        "etag": request.etag,
+        "startTime": time(request.start_time.as_ref()),
+        "extends": request.extends,
         "breakGlass": request.break_glass.as_ref().map(break_glass),
     })
 }
@@ -113,6 +116,26 @@ pub fn grant(grant: &v1::Grant) -> Value {
         "lastUseTime": time(grant.last_use_time.as_ref()),
         "useCount": grant.use_count,
         "usedAt": grant.used_at,
+        "etag": grant.etag,
+        "suspendTime": time(grant.suspend_time.as_ref()),
+        "suspendedBy": grant.suspended_by,
+        "suspendReason": grant.suspend_reason,
+        "extends": grant.extends,
+        "extendedBy": grant.extended_by,
+    })
+}
+
+/// What suspending or resuming did.
+pub fn held(response: &v1::HoldGrantResponse) -> Value {
+    json!({
+        "grant": response.grant.as_ref().map(grant),
+        "revision": response.revision,
+        "receipts": response.receipts.iter().map(|row| receipt(row, response.committed_at.as_ref())).collect::<Vec<_>>(),
+        "outstanding": response.outstanding,
+        "fencedBy": time(response.fenced_by.as_ref()),
+        "committedAt": time(response.committed_at.as_ref()),
+        "serverTime": time(response.server_time.as_ref()),
+        "unconfirmed": response.unconfirmed.iter().map(unconfirmed).collect::<Vec<_>>(),
     })
 }
 

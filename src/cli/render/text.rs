@@ -10,6 +10,7 @@ use crate::model::time::Timestamp;
 use crate::wire::grant::{duration_from, timestamp_from};
 use crate::wire::v1;
 
+use super::super::receipts::Enforced;
 use super::super::trouble::printable;
 use super::{Paper, View, json};
 
@@ -36,6 +37,8 @@ impl View for Request<'_> {
         fields.extend(scope_fields(request.scope.as_ref()));
         fields.extend([
             ("For", span(request.duration.as_ref())),
+            ("Extends", request.extends.clone()),
+            (if request.extends.is_empty() { "From" } else { "After" }, moment(request.start_time.as_ref(), paper)),
             ("Reason", request.reason.clone()),
             ("Tickets", request.tickets.join(", ")),
             ("Policy", versioned(&request.policy, request.policy_version)),
@@ -221,6 +224,11 @@ impl View for Grant<'_> {
         fields.extend([
             ("Begins", begins(grant, paper)),
             ("Expires", expires),
+            ("Extends", grant.extends.clone()),
+            ("Extended by", grant.extended_by.clone()),
+            ("Suspended", moment(grant.suspend_time.as_ref(), paper)),
+            ("Suspended by", grant.suspended_by.clone()),
+            ("Held because", grant.suspend_reason.clone()),
             ("Request", grant.request.clone()),
             ("Policy", versioned(&grant.policy, grant.policy_version)),
             ("Approved by rule", grant.auto_rule.clone()),
@@ -332,6 +340,27 @@ impl Revoked<'_> {
             ended += &format!("{} ended in all; those not listed here: jitgate grants list --all\n", response.ended);
         }
         ended + &kept
+    }
+}
+
+/// A grant that was suspended or resumed, and who has confirmed it.
+#[derive(Debug)]
+pub struct Held<'a>(pub &'a v1::HoldGrantResponse);
+
+impl View for Held<'_> {
+    fn json(&self) -> Value {
+        json::held(self.0)
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        let response = self.0;
+        let grant = response.grant.as_ref().map(|grant| Grant(grant).text(paper)).unwrap_or_default();
+        // Nothing was written, or nobody was waited for.
+        match (response.revision, response.receipts.is_empty() && response.unconfirmed.is_empty()) {
+            (0, _) => grant,
+            (revision, true) => format!("{grant}\nDurable at revision {revision}.\n"),
+            (_, false) => format!("{grant}\n{}", Enforced::held(response).text(paper)),
+        }
     }
 }
 

@@ -2,19 +2,18 @@
 
 use std::time::Duration;
 
-use prost::Message;
-
 use crate::control::break_glass::Afterwards;
 use crate::control::caller::Caller;
 use crate::control::explain::{Called, Question};
+use crate::control::extend::Extending;
 use crate::control::fault::Fault;
 use crate::control::grants::{GrantFilter, Sweep};
+use crate::control::idempotency::Manner;
 use crate::control::listing::Page;
 use crate::control::requests::{Asking, RequestFilter};
 use crate::control::reviews::Reviewing;
 use crate::model::access::AccessState;
 use crate::model::approval::{Opinion, Verdict};
-use crate::model::canonical::{Canonical, Hash};
 use crate::model::identity::{Principal, Service};
 use crate::model::policy::REASON_MAX;
 use crate::model::scope::Scope;
@@ -24,26 +23,25 @@ use crate::wire::grant::{FieldError, duration_from, principals_from, scope_from,
 use crate::wire::v1;
 use crate::wire::v1::explain_access_request::Target;
 
+mod manner;
+
+pub(super) use manner::{cancel, manner, release, resume, revoke, suspend};
+
 const REQUEST_ID_MAX: usize = 64;
 const PRINCIPALS_MAX: usize = 256;
 const PATIENCE_DEFAULT: Duration = Duration::from_secs(5);
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
 
 pub(super) fn asking(wire: v1::RequestAccessRequest) -> Result<Asking, Fault> {
-    let fingerprint = fingerprint(&wire);
-    let v1::RequestAccessRequest { subject, via, scope, duration, reason, tickets, policy, request_id, break_glass } =
-        wire;
-    if request_id.chars().count() > REQUEST_ID_MAX {
-        return Err(Fault::invalid("request_id", format!("is longer than {REQUEST_ID_MAX} characters")));
-    }
+    let Manner { request_id, fingerprint, validate_only, etag: _ } = manner(&wire, "")?;
+    let v1::RequestAccessRequest { subject, via, scope, duration, reason, tickets, policy, .. } = wire.clone();
+    let v1::RequestAccessRequest { start_time, break_glass, .. } = wire;
     let scope = scope.ok_or_else(|| Fault::invalid("scope", "is absent: name a service and what to call there"))?;
     let mut via = workloads(&via)?;
     via.sort();
     via.dedup();
     let duration = duration.map(|duration| duration_from(&duration, "duration")).transpose()?;
-    for (field, text) in std::iter::once(("reason", &reason)).chain(tickets.iter().map(|ticket| ("tickets", ticket))) {
-        printable(field, text)?;
-    }
+    printable_all(&reason, &tickets)?;
     Ok(Asking {
         subject: optional_principal(&subject, "subject")?,
         via,
@@ -53,10 +51,27 @@ pub(super) fn asking(wire: v1::RequestAccessRequest) -> Result<Asking, Fault> {
         tickets,
         policy,
         break_glass,
+        start: start_time.map(|time| timestamp_from(&time, "start_time")).transpose()?,
+        extends: None,
+        validate_only,
         request_id,
         fingerprint,
         traceparent: trace::current_traceparent().map(Into::into),
     })
+}
+
+pub(super) fn extending(wire: v1::ExtendGrantRequest) -> Result<Extending, Fault> {
+    let manner = manner(&wire, &wire.etag)?;
+    let v1::ExtendGrantRequest { id, duration, reason, tickets, .. } = wire;
+    printable_all(&reason, &tickets)?;
+    let duration = duration.map(|duration| duration_from(&duration, "duration")).transpose()?;
+    let traceparent = trace::current_traceparent().map(Into::into);
+    Ok(Extending { id, duration, reason, tickets, manner, traceparent })
+}
+
+fn printable_all(reason: &str, tickets: &[String]) -> Result<(), Fault> {
+    printable("reason", reason)?;
+    tickets.iter().try_for_each(|ticket| printable("tickets", ticket))
 }
 
 fn workloads(via: &[String]) -> Result<Vec<Principal>, Fault> {
@@ -67,13 +82,14 @@ fn workloads(via: &[String]) -> Result<Vec<Principal>, Fault> {
 }
 
 pub(super) fn approval(wire: v1::ApproveRequestRequest) -> Result<Reviewing, Fault> {
-    let asked = v1::ApproveRequestRequest { request_id: String::new(), ..wire.clone() };
-    let fingerprint = fingerprint_of("jitgate.approve_request.v1", &asked);
+    let Manner { fingerprint, .. } = manner(&wire, &wire.etag)?;
     let denial = v1::DenyRequestRequest {
         id: wire.id,
         request_digest: wire.request_digest,
         reason: wire.reason,
         request_id: wire.request_id,
+        validate_only: wire.validate_only,
+        etag: wire.etag,
     };
     let span = wire.narrowed_duration.as_ref();
     Ok(Reviewing {
@@ -92,12 +108,8 @@ fn narrowed(scope: &v1::Scope) -> Result<Scope, Fault> {
 }
 
 pub(super) fn denial(wire: v1::DenyRequestRequest) -> Result<Reviewing, Fault> {
-    let asked = v1::DenyRequestRequest { request_id: String::new(), ..wire.clone() };
-    let fingerprint = fingerprint_of("jitgate.deny_request.v1", &asked);
-    let v1::DenyRequestRequest { id, request_digest, reason: text, request_id } = wire;
-    if request_id.chars().count() > REQUEST_ID_MAX {
-        return Err(Fault::invalid("request_id", format!("is longer than {REQUEST_ID_MAX} characters")));
-    }
+    let Manner { request_id, fingerprint, validate_only, etag } = manner(&wire, &wire.etag)?;
+    let v1::DenyRequestRequest { id, request_digest, reason: text, .. } = wire;
     if request_digest.is_empty() {
         return Err(Fault::invalid("request_digest", "is absent: send the digest of the request that was looked at"));
     }
@@ -108,6 +120,8 @@ pub(super) fn denial(wire: v1::DenyRequestRequest) -> Result<Reviewing, Fault> {
         reason: reason(text)?,
         narrowed_scope: None,
         narrowed_duration: None,
+        validate_only,
+        etag,
         request_id,
         fingerprint,
         traceparent: trace::current_traceparent().map(Into::into),
@@ -115,11 +129,7 @@ pub(super) fn denial(wire: v1::DenyRequestRequest) -> Result<Reviewing, Fault> {
 }
 
 pub(super) fn afterwards(wire: v1::ReviewBreakGlassRequest) -> Result<Afterwards, Fault> {
-    let asked = v1::ReviewBreakGlassRequest { request_id: String::new(), ..wire.clone() };
-    let fingerprint = fingerprint_of("jitgate.review_break_glass.v1", &asked);
-    if wire.request_id.chars().count() > REQUEST_ID_MAX {
-        return Err(Fault::invalid("request_id", format!("is longer than {REQUEST_ID_MAX} characters")));
-    }
+    let manner = manner(&wire, &wire.etag)?;
     let opinion = match v1::BreakGlassOpinion::try_from(wire.opinion) {
         Ok(v1::BreakGlassOpinion::Ok) => Opinion::Fine,
         Ok(v1::BreakGlassOpinion::Objection) => Opinion::Objection,
@@ -131,21 +141,7 @@ pub(super) fn afterwards(wire: v1::ReviewBreakGlassRequest) -> Result<Afterwards
     if opinion == Opinion::Objection && reason.trim().is_empty() {
         return Err(Fault::invalid("reason", "is absent: say what there is to object to"));
     }
-    Ok(Afterwards { id: wire.id, opinion, reason, request_id: wire.request_id, fingerprint })
-}
-
-fn fingerprint_of(domain: &str, asked: &impl Message) -> Hash {
-    let mut canonical = Canonical::new(domain);
-    canonical.bytes(&asked.encode_to_vec());
-    canonical.finish()
-}
-
-/// Over everything but the request id itself.
-fn fingerprint(wire: &v1::RequestAccessRequest) -> Hash {
-    let asked = v1::RequestAccessRequest { request_id: String::new(), ..wire.clone() };
-    let mut canonical = Canonical::new("jitgate.request_access.v1");
-    canonical.bytes(&asked.encode_to_vec());
-    canonical.finish()
+    Ok(Afterwards { id: wire.id, opinion, reason, manner })
 }
 
 /// These texts are shown on terminals and written to logs.

@@ -7,10 +7,13 @@ use tracing::Span;
 
 use crate::control::caller::Caller;
 use crate::control::explain::{Explanation, Step};
-use crate::control::fanout::{Enforcement, Sidecar, fleet};
-use crate::control::fault::Fault;
+use crate::control::fanout::fleet::{Outstanding, Receipt};
+use crate::control::fanout::{Enforcement, Sidecar};
+use crate::control::fault::{Fault, FaultKind};
 use crate::control::grants::Ends;
 use crate::control::plane::Plane;
+use crate::model::access::Issued;
+use crate::model::grant::Revision;
 use crate::model::time::Timestamp;
 use crate::telemetry::names;
 use crate::wire::access::{issued_to, revision_to};
@@ -34,35 +37,70 @@ pub(super) fn record_ends(ends: &Ends) {
 /// What ended, and how far that is enforced after `patience`.
 pub(super) async fn ends(plane: &Plane, ends: &Ends, patience: Duration) -> v1::RevokeGrantsResponse {
     record_ends(ends);
-    let Enforcement { committed_at, receipts, outstanding, fenced, fenced_by } =
-        plane.await_enforced(ends, patience).await;
-    let (now, number) = (plane.now(), |count: usize| i32::try_from(count).unwrap_or(i32::MAX));
-    let still = number(outstanding.len());
-    let receipts = receipts.into_iter().map(|receipt| v1::Receipt {
+    let enforcement = enforced(plane, ends, patience).await;
+    let now = plane.now();
+    let still = number(enforcement.outstanding.len());
+    v1::RevokeGrantsResponse {
+        grants: what_fits(ends.grants.iter().map(|issued| issued_to(issued, now)), LISTED_BYTES_MAX),
+        revision: revision_to(ends.revision),
+        outstanding: still,
+        fenced_by: enforcement.fenced_by.map(timestamp_to),
+        ended: number(ends.changed),
+        standing_kept: number(ends.standing_kept),
+        committed_at: enforcement.committed_at.map(timestamp_to),
+        server_time: Some(timestamp_to(now)),
+        unconfirmed: what_fits(unconfirmed(enforcement.outstanding, enforcement.fenced), UNCONFIRMED_BYTES_MAX),
+        receipts: what_fits(enforcement.receipts.into_iter().map(receipt), LISTED_BYTES_MAX),
+    }
+}
+
+/// The grant that was held back or let go, and how far that is enforced after `patience`.
+pub(super) async fn held(plane: &Plane, ends: &Ends, patience: Duration) -> Result<v1::HoldGrantResponse, Fault> {
+    record_ends(ends);
+    let enforcement = enforced(plane, ends, patience).await;
+    let (now, still) = (plane.now(), number(enforcement.outstanding.len()));
+    Ok(v1::HoldGrantResponse {
+        grant: Some(issued_to(only(ends)?, now)),
+        revision: revision_to(ends.revision),
+        outstanding: still,
+        fenced_by: enforcement.fenced_by.map(timestamp_to),
+        committed_at: enforcement.committed_at.map(timestamp_to),
+        server_time: Some(timestamp_to(now)),
+        unconfirmed: what_fits(unconfirmed(enforcement.outstanding, enforcement.fenced), UNCONFIRMED_BYTES_MAX),
+        receipts: what_fits(enforcement.receipts.into_iter().map(receipt), LISTED_BYTES_MAX),
+    })
+}
+
+/// The one grant that was changed.
+pub(super) fn only(ends: &Ends) -> Result<&Issued, Fault> {
+    ends.grants.first().ok_or_else(|| Fault::new(FaultKind::Internal, "nothing was changed"))
+}
+
+/// What was only rehearsed is nobody's to enforce.
+async fn enforced(plane: &Plane, ends: &Ends, patience: Duration) -> Enforcement {
+    if ends.revision == Revision(0) {
+        return Enforcement::default();
+    }
+    plane.await_enforced(ends, patience).await
+}
+
+fn number(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+fn receipt(receipt: Receipt) -> v1::Receipt {
+    v1::Receipt {
         sidecar: receipt.sidecar,
         instance: receipt.instance,
         revision: revision_to(receipt.revision),
         applied_at: receipt.applied_at.map(timestamp_to),
         streams_closed: i32::try_from(receipt.streams_closed).unwrap_or(i32::MAX),
-    });
-    let outstanding = outstanding.into_iter().map(|silent| unconfirmed(silent, false));
-    let unconfirmed = outstanding.chain(fenced.into_iter().map(|silent| unconfirmed(silent, true)));
-    v1::RevokeGrantsResponse {
-        grants: what_fits(ends.grants.iter().map(|issued| issued_to(issued, now)), LISTED_BYTES_MAX),
-        revision: revision_to(ends.revision),
-        receipts: what_fits(receipts, LISTED_BYTES_MAX),
-        outstanding: still,
-        fenced_by: fenced_by.map(timestamp_to),
-        ended: number(ends.grants.len()),
-        standing_kept: number(ends.standing_kept),
-        committed_at: committed_at.map(timestamp_to),
-        server_time: Some(timestamp_to(now)),
-        unconfirmed: what_fits(unconfirmed, UNCONFIRMED_BYTES_MAX),
     }
 }
 
-fn unconfirmed(silent: fleet::Outstanding, fenced: bool) -> v1::Unconfirmed {
-    v1::Unconfirmed {
+fn unconfirmed(outstanding: Vec<Outstanding>, fenced: Vec<Outstanding>) -> impl Iterator<Item = v1::Unconfirmed> {
+    let outstanding = outstanding.into_iter().map(|silent| (silent, false));
+    outstanding.chain(fenced.into_iter().map(|silent| (silent, true))).map(|(silent, fenced)| v1::Unconfirmed {
         sidecar: silent.sidecar,
         instance: silent.instance,
         connected: silent.connected,
@@ -70,7 +108,7 @@ fn unconfirmed(silent: fleet::Outstanding, fenced: bool) -> v1::Unconfirmed {
         last_seen: Some(timestamp_to(silent.last_seen)),
         fenced_by: Some(timestamp_to(silent.fenced_by)),
         fenced,
-    }
+    })
 }
 
 /// As many from the beginning as one message takes.

@@ -37,9 +37,12 @@ fn code(kind: FaultKind) -> Code {
         FaultKind::Refused(reason) => refused(reason),
         FaultKind::NotEligible => Code::PermissionDenied,
         FaultKind::NotFound => Code::NotFound,
-        FaultKind::Terminal | FaultKind::Review(_) | FaultKind::Inactive(_) | FaultKind::PoliciesChanged => {
-            Code::FailedPrecondition
-        }
+        FaultKind::Terminal
+        | FaultKind::State(_)
+        | FaultKind::Review(_)
+        | FaultKind::Inactive(_)
+        | FaultKind::PoliciesChanged => Code::FailedPrecondition,
+        FaultKind::EtagMismatch => Code::Aborted,
         FaultKind::Limit | FaultKind::Busy => Code::ResourceExhausted,
         FaultKind::Unavailable => Code::Unavailable,
         FaultKind::Internal => Code::Internal,

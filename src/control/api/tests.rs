@@ -1,3 +1,6 @@
+use std::time::Duration;
+
+use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -70,7 +73,7 @@ async fn access_is_asked_for_used_and_given_back_over_the_wire() {
     let explained = client.explain_access(with(&alice, why.clone())).await.unwrap().into_inner();
     assert!(explained.allowed, "{explained:?}");
     assert_eq!(explained.grant.unwrap().id, request.grant);
-    let release = v1::ReleaseGrantRequest { id: request.grant.clone() };
+    let release = v1::ReleaseGrantRequest { id: request.grant.clone(), ..Default::default() };
     let released = client.release_grant(with(&alice, release)).await.unwrap().into_inner();
     assert_eq!((released.state(), &*released.ended_by), (v1::GrantState::Released, "user:https://idp.example|alice"));
     let explained = client.explain_access(with(&alice, why)).await.unwrap().into_inner();
@@ -93,6 +96,55 @@ async fn a_revoke_over_the_wire_names_what_ended() {
     assert_eq!((revoked.grants.len(), revoked.outstanding), (1, 0));
     assert_eq!((revoked.grants[0].state(), &*revoked.grants[0].ended_by), (v1::GrantState::Revoked, ROOT));
     served.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_grant_is_extended_held_back_and_let_go_over_the_wire() {
+    let Rig { served, mut client, alice, root } = rig().await;
+    let grant = client.request_access(with(&alice, ask(5))).await.unwrap().into_inner().grant;
+    let duration = Some(prost_types::Duration { seconds: 300, nanos: 0 });
+    let extend = v1::ExtendGrantRequest { id: grant.clone(), duration, validate_only: true, ..Default::default() };
+    let would_be = client.extend_grant(with(&alice, extend.clone())).await.unwrap().into_inner();
+    assert_eq!((&*would_be.id, &*would_be.grant, &*would_be.etag), ("", "", ""));
+    assert_eq!((would_be.state(), &would_be.extends), (v1::AccessRequestState::Approved, &grant));
+    let extend = v1::ExtendGrantRequest { validate_only: false, request_id: "once".into(), ..extend };
+    let extended = client.extend_grant(with(&alice, extend.clone())).await.unwrap().into_inner();
+    assert_eq!(client.extend_grant(with(&alice, extend)).await.unwrap().into_inner(), extended);
+    let looked = client.get_grant(with(&root, v1::GetGrantRequest { id: grant.clone() })).await.unwrap().into_inner();
+    assert_eq!((looked.etag.len(), &looked.extended_by), (16, &extended.grant));
+    let suspend = v1::SuspendGrantRequest {
+        id: grant.clone(),
+        reason: "odd".into(),
+        wait: v1::RevokeWait::All.into(),
+        etag: looked.etag.clone(),
+        ..Default::default()
+    };
+    let held = client.suspend_grant(with(&root, suspend.clone())).await.unwrap().into_inner();
+    let suspended = held.grant.unwrap();
+    assert_eq!((suspended.state(), &*suspended.suspended_by), (v1::GrantState::Suspended, ROOT));
+    assert_eq!((held.outstanding, suspended.expire_time), (0, looked.expire_time));
+    let stale = client.suspend_grant(with(&root, suspend)).await.unwrap_err();
+    assert_eq!((stale.code(), &*reason(&stale)), (Code::Aborted, "ETAG_MISMATCH"));
+    let resume = v1::ResumeGrantRequest { id: grant, ..Default::default() };
+    let resumed = client.resume_grant(with(&root, resume.clone())).await.unwrap().into_inner();
+    assert_eq!(resumed.grant.unwrap().state(), v1::GrantState::Active);
+    let twice = client.resume_grant(with(&root, resume)).await.unwrap_err();
+    assert_eq!((twice.code(), &*reason(&twice)), (Code::FailedPrecondition, "GRANT_NOT_SUSPENDED"));
+    served.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn requests_are_followed_over_the_wire_until_the_control_plane_stops() {
+    use v1::watch_access_requests_response::Event;
+    let Rig { served, mut client, alice, .. } = rig().await;
+    let mine = v1::WatchAccessRequestsRequest { mine: true, ..Default::default() };
+    let mut stream = client.watch_access_requests(with(&alice, mine)).await.unwrap().into_inner();
+    let mut next = async || stream.next().await.unwrap().map(|message| message.event.unwrap());
+    assert!(matches!(next().await.unwrap(), Event::Listed(_)));
+    let request = client.request_access(with(&alice, ask(30))).await.unwrap().into_inner();
+    assert_eq!(next().await.unwrap(), Event::Put(request));
+    served.stop().await.unwrap();
+    assert_eq!(reason(&next().await.unwrap_err()), "UNAVAILABLE");
 }
 
 #[tokio::test]
@@ -165,7 +217,7 @@ async fn watching_a_request_shows_each_state_and_ends_with_the_last() {
     let watch = v1::WatchAccessRequestRequest { id: request.id.clone() };
     let mut stream = client.watch_access_request(with(&alice, watch)).await.unwrap().into_inner();
     assert_eq!(stream.next().await.unwrap().unwrap().state(), v1::AccessRequestState::Pending);
-    let cancel = v1::CancelAccessRequestRequest { id: request.id, reason: "mistake".into() };
+    let cancel = v1::CancelAccessRequestRequest { id: request.id, reason: "mistake".into(), ..Default::default() };
     client.cancel_access_request(with(&alice, cancel)).await.unwrap();
     let last = stream.next().await.unwrap().unwrap();
     assert_eq!((last.state(), &*last.decision_reason), (v1::AccessRequestState::Cancelled, "mistake"));
@@ -187,7 +239,7 @@ async fn a_watch_is_renewed_after_an_hour() {
     assert_eq!(stream.next().await.unwrap().unwrap().state(), v1::AccessRequestState::Pending);
     let begun = Instant::now();
     assert_eq!(stream.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
-    assert!(begun.elapsed() >= WATCH_AGE_MAX);
+    assert!(begun.elapsed() >= watch::WATCH_AGE_MAX);
 }
 
 #[tokio::test]

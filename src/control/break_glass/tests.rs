@@ -51,8 +51,8 @@ fn breaking() -> Asking {
 }
 
 fn says(id: &str, opinion: Opinion) -> Afterwards {
-    let fingerprint = Canonical::new("test").finish();
-    Afterwards { id: id.to_owned(), opinion, reason: "looked at".into(), request_id: String::new(), fingerprint }
+    let manner = Manner { fingerprint: Canonical::new("test").finish(), ..Manner::default() };
+    Afterwards { id: id.to_owned(), opinion, reason: "looked at".into(), manner }
 }
 
 async fn issued(rig: &Rig, request: &AccessRequest) -> Issued {
@@ -158,7 +158,8 @@ async fn only_one_who_was_passed_over_reviews_it_and_only_once() {
     assert_eq!(unreviewed(&rig, &root(), &request.id).await, "NOT_ELIGIBLE");
     let workload = Caller::stand_in(&["spiffe://td/ci", leads], true);
     assert_eq!(unreviewed(&rig, &workload, &request.id).await, "NOT_ELIGIBLE", "only people review");
-    let once = Afterwards { request_id: "once".into(), ..says(&request.id, Opinion::Fine) };
+    let mut once = says(&request.id, Opinion::Fine);
+    once.manner.request_id = "once".into();
     let first = rig.plane.review_break_glass(&olga(), once.clone()).await.unwrap();
     assert_eq!(rig.plane.review_break_glass(&olga(), once).await.unwrap(), first, "a retry");
     assert_eq!(unreviewed(&rig, &lead(), &request.id).await, "STATE_TERMINAL");

@@ -169,7 +169,7 @@ impl Job {
         if let Some((key, fingerprint)) = &self.answer {
             let fingerprint = fingerprint.as_bytes().to_vec().into();
             let request = format!("{REVISION}{}", change.revision());
-            let answer = Answered { request, fingerprint, expire_time: None };
+            let answer = Answered { request, fingerprint, ..Answered::default() };
             change.keep_answer(key, &answer, change.now().plus(ANSWER_KEPT))?;
         }
         Ok((applied, withdrawn))
@@ -198,7 +198,7 @@ impl Job {
         if self.withdrawn.is_empty() {
             return Ok(cancelled);
         }
-        for id in change.read().all_pending()? {
+        for id in change.read().all_pending(usize::MAX)? {
             let mut request = listed(change.read().request(&id)?, &id)?;
             if !self.withdrawn.contains(&*request.terms.policy.name) {
                 continue;

@@ -270,7 +270,7 @@ fn touched(reader: &Reader<'_>, changes: &mut [Change], now: Timestamp) -> Resul
             note(&mut change.grants, issued);
         }
     }
-    for id in reader.all_pending()? {
+    for id in reader.all_pending(usize::MAX)? {
         let request = listed(reader.request(&id)?, &id)?;
         let at = place("AccessPolicy", &request.terms.policy.name).filter(|_| request.state == AccessState::Pending);
         if let Some(change) = at.and_then(|at| changes.get_mut(at)) {

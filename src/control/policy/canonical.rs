@@ -9,7 +9,9 @@ use sha2::{Digest, Sha256};
 use super::approval;
 use super::read::write_duration;
 use crate::model::grant::Staleness;
-use crate::model::policy::{AccessPolicy, AutoRule, BreakGlass, Pattern, Person, PolicyDigest, StandingGrant};
+use crate::model::policy::{
+    AccessPolicy, AutoRule, BreakGlass, EXTENSIONS_DEFAULT, Pattern, Person, PolicyDigest, StandingGrant,
+};
 use crate::model::scope::Scope;
 
 /// Fills in `canonical` and `digest`.
@@ -33,6 +35,11 @@ pub(super) fn seal_policy(policy: &mut AccessPolicy) {
             "default": write_duration(policy.duration.default),
             "max": write_duration(policy.duration.max),
             "unusedTtl": policy.duration.unused_ttl.map(write_duration),
+            // Left out when they say what goes without saying: the digest is what it was before there were any.
+            "maxExtensions": Some(policy.duration.max_extensions).filter(|count| *count != EXTENSIONS_DEFAULT),
+            "maxTotal": Some(policy.duration.max_total)
+                .filter(|total| *total != policy.duration.max)
+                .map(write_duration),
         },
         "windows": approval::write_windows(&policy.windows),
         "pendingTtl": write_duration(policy.pending_ttl),

@@ -13,8 +13,8 @@ use crate::model::approval::{PEOPLE_MAX, STAGES_MAX};
 use crate::model::grant::Staleness;
 use crate::model::identity::{Principal, Service};
 use crate::model::policy::{
-    AccessPolicy, DURATION_MAX, DURATION_MIN, DurationRule, LIST_MAX, Matcher, Mode, Pattern, PolicyDigest, REASON_MAX,
-    ReasonRule, StandingGrant, Subjects, TicketRule, VIA_MAX,
+    AccessPolicy, DURATION_MAX, DURATION_MIN, DurationRule, EXTENSIONS_MAX, LIST_MAX, Matcher, Mode, Pattern,
+    PolicyDigest, REASON_MAX, ReasonRule, StandingGrant, Subjects, TicketRule, VIA_MAX,
 };
 use crate::model::scope::{GrpcRule, HttpRule, RULES_MAX, Rule, Scope};
 use crate::model::time::Timestamp;
@@ -54,7 +54,7 @@ pub(super) const STANDING_GRANT: &[&str] = &["subject", "via", "scope", "allowWi
 pub(super) const PERSON: &[&str] = &["accounts"];
 pub(super) const SCOPE: &[&str] = &["service", "grpc", "http"];
 pub(super) const HTTP: &[&str] = &["methods", "path"];
-pub(super) const DURATION: &[&str] = &["default", "max", "unusedTtl"];
+pub(super) const DURATION: &[&str] = &["default", "max", "unusedTtl", "maxExtensions", "maxTotal"];
 pub(super) const WINDOW: &[&str] = &["days", "from", "to", "timeZone"];
 pub(super) const REASON: &[&str] = &["required", "minLength", "pattern", "help"];
 pub(super) const TICKETS: &[&str] = &["required", "pattern", "help"];
@@ -359,13 +359,43 @@ impl Reader<'_> {
             let cause = format!("is no shorter than max: {}, and so means nothing; lower it", write_duration(max));
             return self.refuse(&field, cause);
         }
-        let Some(field) = fields.field("default") else { return Some(DurationRule { default: max, max, unused_ttl }) };
-        let default = self.duration(&field, DURATION_MIN, DURATION_MAX)?;
-        if default > max {
-            let (default, max) = (write_duration(default), write_duration(max));
-            return self.refuse(&field, format!("is {default}, over max: {max}; lower default or raise max"));
+        let default = self
+            .or(&fields, "default", max, |reader, field| reader.duration(field, DURATION_MIN, DURATION_MAX))
+            .filter(|default| self.is_at_most(&fields, "default", *default, max));
+        let absent = DurationRule::new(max, max);
+        let max_extensions = self.or(&fields, "maxExtensions", absent.max_extensions, |reader, field| {
+            reader.integer(field, 0, i64::from(EXTENSIONS_MAX)).and_then(|count| u32::try_from(count).ok())
+        });
+        let max_total = self
+            .or(&fields, "maxTotal", max, |reader, field| reader.duration(field, DURATION_MIN, DURATION_MAX))
+            .filter(|total| self.is_at_least(&fields, "maxTotal", *total, max));
+        Some(DurationRule {
+            default: default?,
+            max,
+            unused_ttl,
+            max_extensions: max_extensions?,
+            max_total: max_total?,
+        })
+    }
+
+    fn is_at_most(&mut self, fields: &Fields<'_>, name: &str, value: Duration, max: Duration) -> bool {
+        if value > max
+            && let Some(field) = fields.field(name)
+        {
+            let (value, max) = (write_duration(value), write_duration(max));
+            self.error(&field, format!("is {value}, over max: {max}; lower {name} or raise max"));
         }
-        Some(DurationRule { default, max, unused_ttl })
+        value <= max
+    }
+
+    fn is_at_least(&mut self, fields: &Fields<'_>, name: &str, value: Duration, max: Duration) -> bool {
+        if value < max
+            && let Some(field) = fields.field(name)
+        {
+            let (value, max) = (write_duration(value), write_duration(max));
+            self.error(&field, format!("is {value}, below max: {max}; raise {name} or lower max"));
+        }
+        value >= max
     }
 
     fn reason(&mut self, field: &Field<'_>) -> Option<ReasonRule> {

@@ -66,6 +66,8 @@ impl Scene {
             reason: "fine".into(),
             narrowed_scope: None,
             narrowed_duration: None,
+            validate_only: false,
+            etag: String::new(),
             request_id: String::new(),
             fingerprint: Canonical::new("test").finish(),
             traceparent: None,

@@ -15,13 +15,14 @@ use crate::control::audit::{self, Entry};
 use crate::control::fanout;
 use crate::model::access::{AccessRequest, AccessState, AccessStep, Ending, Issued, Outcome, Terminal};
 use crate::model::approval::{Review, Verdict};
-use crate::model::grant::{Ended, Hold, Phase, Revision};
+use crate::model::grant::{Ended, GrantState, GrantStep, Hold, Revision, StepRefused};
 use crate::model::time::Timestamp;
-use crate::wire::access::{phase_to, request_to, revision_to, stored_to};
+use crate::wire::access::{request_to, revision_to, stored_to};
 use crate::wire::grant::timestamp_to;
 use crate::wire::store;
 
 mod break_glass;
+mod hold;
 mod tokens;
 
 /// Revisions whose changes are kept, for sidecars that resume.
@@ -35,9 +36,9 @@ pub enum ChangeError {
     /// An access request is over.
     #[error(transparent)]
     Request(#[from] Terminal),
-    /// A grant is over.
-    #[error("the grant is already {} and stays so", phase_to(Phase::Ended(*.0)).as_str_name().trim_start_matches("GRANT_STATE_"))]
-    Grant(Ended),
+    /// A grant is not where this can be done to it.
+    #[error(transparent)]
+    Grant(#[from] StepRefused),
     /// Below.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -49,7 +50,7 @@ pub struct Change<'v> {
     meta: store::Meta,
     now: Timestamp,
     grants: Vec<fanout::Change>,
-    requests: Vec<Arc<str>>,
+    requests: Vec<Arc<AccessRequest>>,
     audited: Audited,
 }
 
@@ -71,8 +72,8 @@ struct Said<'s> {
 pub struct Committed {
     /// For the sidecars.
     pub commit: fanout::Commit,
-    /// Access requests that it changed.
-    pub requests: Vec<Arc<str>>,
+    /// Access requests that it changed, as they are after it.
+    pub requests: Vec<Arc<AccessRequest>>,
 }
 
 impl<'v> Change<'v> {
@@ -185,7 +186,8 @@ impl<'v> Change<'v> {
     fn put_request(&mut self, request: &AccessRequest) {
         self.announce(request);
         self.rows.put(Table::Requests, request.id.as_bytes().to_vec(), request_to(request).encode_to_vec());
-        self.requests.push(Arc::clone(&request.id));
+        self.requests.retain(|earlier| earlier.id != request.id);
+        self.requests.push(Arc::new(request.clone()));
     }
 
     /// Lets sidecars know of a request while it waits, so that they can say so to whoever is refused meanwhile.
@@ -253,31 +255,30 @@ impl<'v> Change<'v> {
         ending: Ending,
         keep_until: Timestamp,
     ) -> Result<(), ChangeError> {
-        let before = issued.grant.phase(self.now);
-        match (before, issued.grant.hold) {
-            // Expiry is recorded after the clock has already ended the grant; nothing else may come then.
-            (Phase::Ended(Ended::Expired), Hold::None | Hold::Suspended) if how == Ended::Expired => {}
-            (Phase::Ended(over), _) => return Err(ChangeError::Grant(over)),
-            (Phase::Requested { .. }, _) => {
-                return Err(StoreError::Damaged(format!("grant {} is an access request", issued.grant.id)).into());
-            }
-            (Phase::NotStarted | Phase::Live(_) | Phase::Suspended, _) => {}
-        }
+        let at = issued.grant.state(self.now);
+        // Expiry is recorded after the clock has already ended the grant; nothing else may come then.
+        let from = match (at, how, issued.grant.hold) {
+            (GrantState::Expired, Ended::Expired, Hold::None) => GrantState::Active,
+            (GrantState::Expired, Ended::Expired, Hold::Suspended) => GrantState::Suspended,
+            (_, Ended::Expired, _) => return Err(StepRefused { at, step: GrantStep::Expire }.into()),
+            (_, Ended::Revoked | Ended::Released, _) => at,
+        };
+        from.after(how.into())?;
         let id = issued.grant.id.as_str().as_bytes();
         if let Some(end) = issued.grant.expires() {
             self.rows.remove(Table::Due, keys::due(end, DueKind::GrantEnds, id));
         }
         self.rows.put(Table::Due, keys::due(keep_until, DueKind::Forget, id), vec![]);
         issued.grant.hold = Hold::Ended { how, keep_until };
-        let (kind, from) = match how {
-            Ended::Expired => ("grant.expired", "ACTIVE"),
-            Ended::Revoked => ("grant.revoked", state_name(before)),
-            Ended::Released => ("grant.released", state_name(before)),
+        let kind = match how {
+            Ended::Expired => "grant.expired",
+            Ended::Revoked => "grant.revoked",
+            Ended::Released => "grant.released",
         };
         let (by, reason) = (ending.by.clone(), ending.reason.clone());
         issued.ending = Some(ending);
         self.put_grant(issued);
-        self.audit_grant(kind, from, issued, Said { by: &by, reason: &reason })?;
+        self.audit_grant(kind, from.as_str(), issued, Said { by: &by, reason: &reason })?;
         Ok(())
     }
 
@@ -294,7 +295,7 @@ impl<'v> Change<'v> {
             actor: said.by,
             resource: format!("grants/{}", issued.grant.id),
             from,
-            to: state_name(issued.grant.phase(self.now)),
+            to: issued.grant.state(self.now).as_str(),
             reason: said.reason,
             traceparent: issued.grant.traceparent.as_deref(),
         })
@@ -471,8 +472,4 @@ fn parties(issued: &Issued) -> impl Iterator<Item = String> {
     let requester = issued.origin.requester.as_ref().map(ToString::to_string);
     let passed_over = issued.origin.break_glass.iter().flat_map(|over| &over.approvers).map(ToString::to_string);
     [String::new(), issued.grant.subject.to_string()].into_iter().chain(requester).chain(passed_over)
-}
-
-fn state_name(phase: Phase) -> &'static str {
-    phase_to(phase).as_str_name().trim_start_matches("GRANT_STATE_")
 }

@@ -108,11 +108,28 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
+        self.attempt(true, job).await
+    }
+
+    /// As [`Store::write`], but unless `keep` everything that `job` writes is thrown away: it takes no revision, nobody
+    /// else ever sees it, and its answer tells what would have been.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub async fn attempt<T, E>(
+        &self,
+        keep: bool,
+        job: impl FnOnce(&mut Change<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<(T, Revision), E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |change| {
             let made = job(change);
             Made {
-                keep: made.is_ok(),
+                keep: keep && made.is_ok(),
                 answer: Box::new(move |committed| {
                     let result = match (made, committed) {
                         (Ok(value), Ok(revision)) => Ok((value, revision)),

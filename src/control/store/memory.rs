@@ -24,7 +24,7 @@ pub(super) enum Mood {
 }
 
 #[derive(Debug, Clone, Default)]
-pub(super) struct Memory {
+pub(in crate::control) struct Memory {
     rows: Arc<Mutex<Arc<Rows>>>,
     pub(super) mood: Arc<Mutex<Mood>>,
 }

@@ -96,7 +96,7 @@ pub(super) fn read(engine: &dyn Engine, meta: &store::Meta) -> anyhow::Result<Op
         let issued = issued.ok_or_else(|| StoreError::Damaged(format!("grant {id} is listed but absent")))?;
         grants.insert(issued.grant.id.clone(), Arc::new(issued.grant));
     }
-    for id in reader.all_pending()? {
+    for id in reader.all_pending(usize::MAX)? {
         let request = reader.request(&id)?;
         let request = request.ok_or_else(|| StoreError::Damaged(format!("request {id} is listed but absent")))?;
         if let Some(entry) = request.as_entry() {

@@ -142,12 +142,12 @@ impl<'v> Reader<'v> {
         self.seconds(Table::Pending, &span, limit).map(|ids| ids.len())
     }
 
-    /// Ids of all requests that are pending.
+    /// Ids of every pending request, up to `limit`.
     ///
     /// # Errors
     /// As every reading.
-    pub fn all_pending(&self) -> Read<Vec<String>> {
-        self.seconds(Table::Pending, &Span::ALL, usize::MAX)
+    pub fn all_pending(&self, limit: usize) -> Read<Vec<String>> {
+        self.seconds(Table::Pending, &Span::ALL, limit)
     }
 
     fn seconds(&self, table: Table, span: &Span, limit: usize) -> Read<Vec<String>> {

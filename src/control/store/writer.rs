@@ -160,6 +160,8 @@ impl State {
             answers.push((made.answer, Revision(count(group.after.revision))));
         }
         let writes = rows.into_writes();
+        // What was read is no longer needed, and would keep the engine from tidying up behind the commit.
+        drop(view);
         let outcome = if writes.is_empty() {
             Ok(())
         } else {

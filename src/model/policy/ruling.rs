@@ -24,6 +24,8 @@ pub struct Ask<'a> {
     pub scope: &'a Scope,
     /// How long; `None`: as the policy says.
     pub duration: Option<Duration>,
+    /// From when that time counts; `None`: from approval. Of an extension: the end of the grant extended.
+    pub start: Option<Timestamp>,
     /// Why.
     pub reason: &'a str,
     /// Under which tickets.

@@ -29,6 +29,7 @@ fn evaluate(text: &str) -> Result<bool, String> {
         tickets: &tickets,
         policy: None,
         break_glass: false,
+        start: None,
         // 2023-11-14T22:13:20Z, a Tuesday.
         now: Timestamp::from_micros(1_700_000_000_000_000),
     };

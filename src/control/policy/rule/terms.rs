@@ -43,7 +43,7 @@ pub(super) fn accept(policy: &AccessPolicy, ask: &Ask<'_>) -> Result<Duration, R
     }
     reason(policy, ask.reason.trim())?;
     tickets(policy, ask)?;
-    window(policy, ask.now, duration)?;
+    window(policy, ask.start.unwrap_or(ask.now), duration)?;
     Ok(duration)
 }
 

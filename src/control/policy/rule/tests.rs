@@ -60,6 +60,7 @@ impl Asking {
             tickets: &self.tickets,
             policy: self.policy,
             break_glass: self.break_glass,
+            start: None,
             now: self.now,
         })
     }

@@ -100,7 +100,7 @@ async fn a_token_is_issued_looked_into_and_judged_over_the_wire() {
 #[tokio::test]
 async fn a_grant_that_is_over_is_a_failed_precondition_with_its_reason() {
     let mut rig = rig().await;
-    let release = v1::ReleaseGrantRequest { id: rig.grant.clone() };
+    let release = v1::ReleaseGrantRequest { id: rig.grant.clone(), ..Default::default() };
     let channel = rig.served.channel().await;
     AccessServiceClient::new(channel).release_grant(with(&rig.alice, release)).await.unwrap();
     let wanted = rig.wanted();

@@ -1,0 +1,127 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::control::requests::Asking;
+use crate::control::reviews::Reviewing;
+use crate::control::testing::*;
+use crate::model::access::AccessState;
+use crate::model::approval::Verdict;
+use crate::model::canonical::Canonical;
+
+const PEOPLE: &str = "\n  approval: {stages: [{name: s, steps: [{name: people, approvers: ['user:https://idp.example|*'], approvals: 2, denials: 2}]}]}\n";
+
+async fn rig() -> Rig {
+    let rig = Rig::empty().await;
+    rig.plane.apply(Arc::new(policies(&format!("{}{PEOPLE}", POLICIES.trim_end())))).await.unwrap();
+    rig
+}
+
+async fn ask(rig: &Rig, caller: &Caller) -> AccessRequest {
+    let asking = Asking { duration: Some(Duration::from_secs(1200)), ..asking() };
+    rig.plane.request_access(caller, asking).await.unwrap()
+}
+
+fn approval(request: &AccessRequest) -> Reviewing {
+    Reviewing {
+        request: request.id.to_string(),
+        verdict: Verdict::Approve,
+        digest: request.terms.digest().to_string(),
+        reason: String::new(),
+        narrowed_scope: None,
+        narrowed_duration: None,
+        validate_only: false,
+        etag: String::new(),
+        request_id: String::new(),
+        fingerprint: Canonical::new("test").finish(),
+        traceparent: None,
+    }
+}
+
+async fn next(following: &mut Following) -> (&'static str, Option<Arc<AccessRequest>>) {
+    match following.next().await.unwrap() {
+        Event::Put(request) => ("put", Some(request)),
+        Event::Gone(request) => ("gone", Some(request)),
+        Event::Listed(_) => ("listed", None),
+    }
+}
+
+#[tokio::test]
+async fn what_waits_for_me_is_shown_first_and_then_as_it_changes() {
+    let rig = rig().await;
+    let before = ask(&rig, &alice()).await;
+    let filter = FollowFilter { for_review: true, ..FollowFilter::default() };
+    let mut following = rig.plane.follow_requests(&bob(), filter).await.unwrap();
+    let (what, request) = next(&mut following).await;
+    assert_eq!((what, request.unwrap().id.clone()), ("put", before.id.clone()));
+    assert_eq!(next(&mut following).await.0, "listed");
+    let own = ask(&rig, &bob()).await;
+    let later = ask(&rig, &alice()).await;
+    let (what, request) = next(&mut following).await;
+    assert_eq!(
+        (what, request.unwrap().id.clone()),
+        ("put", later.id.clone()),
+        "his own {} is not his to review",
+        own.id
+    );
+    rig.plane.review_request(&bob(), approval(&before)).await.unwrap();
+    let (what, request) = next(&mut following).await;
+    assert_eq!((what, request.unwrap().reviews.len()), ("gone", 1), "it waits for others now");
+    rig.plane.cancel(&alice(), to(&later.id, "")).await.unwrap();
+    let (what, request) = next(&mut following).await;
+    assert_eq!((what, request.unwrap().state), ("gone", AccessState::Cancelled));
+}
+
+#[tokio::test]
+async fn my_own_requests_are_shown_to_their_end_and_those_of_others_are_not() {
+    let rig = rig().await;
+    let filter = FollowFilter { mine: true, ..FollowFilter::default() };
+    let mut following = rig.plane.follow_requests(&alice(), filter).await.unwrap();
+    assert_eq!(next(&mut following).await.0, "listed");
+    ask(&rig, &bob()).await;
+    let mine = ask(&rig, &alice()).await;
+    for state in [AccessState::Pending, AccessState::Cancelled] {
+        let (what, request) = next(&mut following).await;
+        let request = request.unwrap();
+        assert_eq!((what, &request.id, request.state), ("put", &mine.id, state));
+        if state == AccessState::Pending {
+            rig.plane.cancel(&alice(), to(&mine.id, "")).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_falls_behind_learns_what_is_by_now() {
+    let rig = rig().await;
+    let first = ask(&rig, &alice()).await;
+    let mut following = rig.plane.follow_requests(&root(), FollowFilter::default()).await.unwrap();
+    assert_eq!((next(&mut following).await.0, next(&mut following).await.0), ("put", "listed"));
+    for _ in 0..150 {
+        let request = ask(&rig, &bob()).await;
+        rig.plane.cancel(&bob(), to(&request.id, "")).await.unwrap();
+    }
+    rig.plane.cancel(&alice(), to(&first.id, "")).await.unwrap();
+    let last = ask(&rig, &bob()).await;
+    let mut seen = vec![];
+    while seen.last().is_none_or(|(id, _)| *id != last.id) {
+        let request = next(&mut following).await.1.unwrap();
+        seen.push((request.id.clone(), request.state));
+    }
+    assert!(seen.len() < 300, "some were missed");
+    assert!(seen.contains(&(first.id, AccessState::Cancelled)), "what was shown is told the end of");
+}
+
+#[tokio::test]
+async fn a_follower_takes_one_of_its_callers_places() {
+    let rig = rig().await;
+    let mut all = vec![];
+    let fault = loop {
+        match rig.plane.follow_requests(&alice(), FollowFilter::default()).await {
+            Ok(following) => all.push(following),
+            Err(fault) => break fault,
+        }
+    };
+    assert_eq!((fault.kind, all.len()), (FaultKind::Limit, 100));
+    assert!(rig.plane.follow_requests(&bob(), FollowFilter::default()).await.is_ok());
+    all.pop();
+    assert!(rig.plane.follow_requests(&alice(), FollowFilter::default()).await.is_ok());
+}
