@@ -258,10 +258,14 @@ async fn large_snapshots_and_deltas_come_in_bounded_parts() {
                 revisions.push(part.revision);
                 &delta.put
             }
-            _ => continue,
+            Message::SnapshotBegin(_)
+            | Message::SnapshotEnd(_)
+            | Message::Progress(_)
+            | Message::Resumed(_)
+            | Message::GoAway(_) => continue,
         };
         entries += put.len();
-        let bytes: usize = put.iter().map(bytes::Bytes::len).sum();
+        let bytes: usize = put.iter().map(Bytes::len).sum();
         assert!(put.len() <= CHUNK_ENTRIES && bytes < CHUNK_BYTES + entry + 8, "{} entries, {bytes} bytes", put.len());
     }
     assert_eq!(entries, 2600);
