@@ -54,8 +54,15 @@ fn main() -> ExitCode {
 fn run(Fleet { load, output }: Fleet) -> anyhow::Result<()> {
     tls::install_provider();
     runtime::raise_open_files();
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let report = runtime.block_on(load::fleet(load))?;
+    let threads = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let report = threads.block_on(async {
+        let stopped = runtime::shutdown_signal()?;
+        // Given up or not, what was started is stopped with it.
+        tokio::select! {
+            report = load::fleet(load) => report,
+            () = stopped => Err(anyhow::anyhow!("stopped before it was measured")),
+        }
+    })?;
     match output {
         Format::Table => print!("{report}"),
         Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),

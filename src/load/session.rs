@@ -176,7 +176,12 @@ impl Session<'_> {
                 return Ok(Some(End::Away(after.unwrap_or_default())));
             }
             // What a later version adds to the stream is not this tool's concern.
-            #[allow(unreachable_patterns, clippy::allow_attributes, reason = "only where the protocol has more kinds")]
+            #[allow(
+                unreachable_patterns,
+                clippy::wildcard_enum_match_arm,
+                clippy::allow_attributes,
+                reason = "reachable only where the protocol has more kinds"
+            )]
             _ => {}
         }
         Ok(None)

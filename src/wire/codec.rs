@@ -9,8 +9,8 @@ use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 /// What a stream begins with. A larger message makes room for itself.
 const BUFFER: usize = 1 << 10;
-/// As many bytes of ready messages are written in one go: tonic's own bound.
-const WRITTEN_AT_ONCE: usize = 32 << 10;
+/// As many bytes of ready messages are written in one go. The buffer for them is never given back.
+const WRITTEN_AT_ONCE: usize = 4 << 10;
 
 /// Encodes and decodes like [`ProstCodec`].
 #[derive(Debug, Clone, Copy)]

@@ -26,9 +26,10 @@ use crate::wire::v1;
 use crate::wire::v1::watch_grants_response::Message;
 
 /// Most entries in one message.
-pub(super) const CHUNK_ENTRIES: usize = 512;
-/// A message is closed when it has this many bytes of entries; one entry more may be in it.
-const CHUNK_BYTES: usize = 256 << 10;
+pub(super) const CHUNK_ENTRIES: usize = 128;
+/// A message is closed when it has this many bytes of entries; one entry more may be in it. A stream keeps a buffer as
+/// large as its largest message for as long as it lives: a snapshot in large pieces would cost that memory for ever.
+const CHUNK_BYTES: usize = 4 << 10;
 /// When commits concern nobody here, the cursor is told at most this often.
 const QUIET_INTERVAL: Duration = Duration::from_millis(100);
 

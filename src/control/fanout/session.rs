@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use rand::RngExt;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::Status;
 
@@ -28,6 +28,8 @@ use crate::wire::v1::watch_grants_response::Message as Saying;
 
 /// How long a stream may stay open without a Subscribe.
 pub(super) const FIRST_MESSAGE_WITHIN: Duration = Duration::from_secs(5);
+/// How long a sidecar waits on average for its turn to be sent a snapshot.
+const ADMISSION_WITHIN: Duration = Duration::from_secs(2);
 /// How long the last word may take.
 const LAST_WORD_WITHIN: Duration = Duration::from_secs(1);
 /// Longest text of a complaint that is kept.
@@ -144,7 +146,7 @@ impl Session {
                     // Whatever is published from here on wakes the session again.
                     head.mark_unchanged();
                     keys.mark_unchanged();
-                    match self.next() {
+                    match self.next().await {
                         Ok(Some(message)) => room.send(Box::new(Ok(*message))),
                         Ok(None) => ready = false,
                         Err(ending) => return ending,
@@ -172,7 +174,7 @@ impl Session {
     }
 
     /// The next message; `None` when there is nothing to say yet.
-    fn next(&mut self) -> Result<Option<Box<v1::WatchGrantsResponse>>, Ending> {
+    async fn next(&mut self) -> Result<Option<Box<v1::WatchGrantsResponse>>, Ending> {
         loop {
             match self.outbox.next(&self.hub.mirror) {
                 Next::Send(mut message) => {
@@ -183,13 +185,26 @@ impl Session {
                 }
                 Next::Wait => return Ok(None),
                 Next::Admission => {
-                    let slot = Arc::clone(&self.hub.snapshots).try_acquire_owned().map_err(|_| Ending::Away {
-                        after: jittered(self.hub.config.come_back_after),
-                        reason: "as many snapshots are being sent as this control plane sends at once",
-                    })?;
+                    let slot = self.admission().await?;
                     self.outbox.admit(slot, &self.hub.mirror);
                 }
             }
+        }
+    }
+
+    /// Waits for its turn to be sent a snapshot, which costs less than coming back; but not for long.
+    async fn admission(&self) -> Result<OwnedSemaphorePermit, Ending> {
+        let away = |after, reason| Ending::Away { after, reason };
+        let slot = Arc::clone(&self.hub.snapshots).acquire_owned();
+        tokio::select! {
+            () = self.hub.stop.cancelled() => Err(away(jittered(Duration::from_secs(1)), "the control plane stops")),
+            slot = timeout(jittered(ADMISSION_WITHIN), slot) => match slot {
+                Ok(Ok(slot)) => Ok(slot),
+                Ok(Err(_)) | Err(_) => Err(away(
+                    jittered(self.hub.config.come_back_after),
+                    "as many snapshots are being sent as this control plane sends at once",
+                )),
+            },
         }
     }
 

@@ -214,21 +214,31 @@ async fn a_sidecar_that_reads_nothing_at_all_is_dropped() {
     assert_eq!(fanout.open_sessions(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_its_turn_gets_the_snapshot_when_a_slot_is_free() {
+    let fanout = fanout_with(FanoutConfig { snapshots_at_once: 1, ..FanoutConfig::default() });
+    let mut clients: Vec<_> = (0..20).map(|n| Client::open(&fanout, subscribe(&format!("s{n}")))).collect();
+    for client in &mut clients {
+        assert_eq!(client.synced().await, 10, "nobody is sent away");
+    }
+}
+
 /// A herd of relisting clients took down the control plane (kubernetes#6770, #86430).
 #[tokio::test(start_paused = true)]
-async fn snapshots_beyond_the_bound_are_told_to_come_back() {
+async fn snapshots_beyond_the_bound_wait_a_while_and_are_told_to_come_back() {
     let config = FanoutConfig { snapshots_at_once: 1, send_timeout: 5 * SECOND, ..FanoutConfig::default() };
     let grants = (0..5000).map(|n| grant(&format!("g{n}")));
     let fanout = Arc::new(Fanout::new("E", Revision(10), grants, &[], config));
     let slow = Client::open(&fanout, subscribe("slow"));
     settle().await;
-    let mut turned_away = Client::open(&fanout, subscribe("s"));
+    let (begin, mut turned_away) = (Instant::now(), Client::open(&fanout, subscribe("s")));
     let after = turned_away
         .until(|said| match &said.message {
             Some(Message::GoAway(go_away)) => go_away.reconnect_after,
             _ => panic!("admitted: {said:?}"),
         })
         .await;
+    assert!(begin.elapsed() < 4 * SECOND, "its turn is waited for, but not for long");
     let after = Duration::try_from(after).unwrap();
     assert!((SECOND / 2..SECOND * 3 / 2).contains(&after), "{after:?}");
     // Who only resumes needs no admission; and a stuck snapshot does not hold its place for ever.
