@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "jitgate/v1/watch.proto",
             "jitgate/v1/tokens.proto",
             "jitgate/v1/policies.proto",
+            "jitgate/v1/audit.proto",
         ],
         "proto",
         &out.join("jitgate.bin"),
@@ -33,7 +34,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn compile(files: &[&str], include: &str, descriptors: &Path) -> Result<(), Box<dyn Error>> {
     let set = protox::compile(files, [include])?;
     fs::write(descriptors, prost::Message::encode_to_vec(&set))?;
-    tonic_prost_build::configure().bytes(".").skip_debug(CREDENTIALS).compile_fds(set)?;
+    let codec = if include == "proto" { "crate::wire::codec::SmallCodec" } else { "tonic_prost::ProstCodec" };
+    tonic_prost_build::configure().bytes(".").skip_debug(CREDENTIALS).codec_path(codec).compile_fds(set)?;
     Ok(())
 }
 
@@ -41,6 +43,7 @@ fn compile(files: &[&str], include: &str, descriptors: &Path) -> Result<(), Box<
 fn compile_store(out: &Path) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(out)?;
     let set = protox::compile(["jitgate/store/v1/store.proto"], ["proto"])?;
+    fs::write(out.with_extension("bin"), prost::Message::encode_to_vec(&set))?;
     tonic_prost_build::configure()
         .bytes(".")
         // Holds a private key; its Debug is written by hand.

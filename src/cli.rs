@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+pub mod audit;
 pub mod connect;
 pub mod dev;
 pub mod explain;
@@ -39,6 +40,8 @@ pub enum Verb {
     Approve(reviews::ApproveArgs),
     /// Deny what somebody else asks for
     Deny(reviews::DenyArgs),
+    /// Say afterwards what you think of access that was taken by breaking the glass
+    Review(reviews::ReviewArgs),
     /// Look at grants
     Grants(grants::GrantsArgs),
     /// End grants early: one by ID, or every live one of a subject or a service
@@ -91,6 +94,7 @@ async fn perform(verb: Verb, whole: clap::Command) -> Result<Exit, Trouble> {
         Verb::Cancel(args) => requests::cancel(args).await,
         Verb::Approve(args) => reviews::approve(args).await,
         Verb::Deny(args) => reviews::deny(args).await,
+        Verb::Review(args) => reviews::review(args).await,
         Verb::Grants(args) => grants::grants(args).await,
         Verb::Revoke(args) => grants::revoke(args).await,
         Verb::Release(args) => grants::release(args).await,

@@ -34,6 +34,7 @@ use crate::wire::v1::enforcer_service_server::EnforcerServiceServer;
 pub mod api;
 pub mod apply;
 pub mod audit;
+pub mod break_glass;
 pub mod caller;
 pub mod config;
 pub mod entitle;
@@ -52,7 +53,9 @@ pub mod policy;
 pub mod requests;
 pub mod reviews;
 pub mod store;
+pub mod story;
 pub mod tokens;
+pub mod uses;
 pub mod validate;
 pub mod waiting;
 
@@ -72,6 +75,7 @@ use policy::{PolicySet, Reloader};
 use store::embedded::Embedded;
 use store::{Clock, Store, StoreError, Writer};
 use tokens::TokenApi;
+use uses::{Uses, UsesArgs};
 use waiting::Waiting;
 
 /// Runs the control plane until `until` completes or a part of it fails.
@@ -96,6 +100,7 @@ pub struct ControlPlane {
     identify: Identify,
     entitlements: Entitlements,
     policies: PolicySet,
+    uses: UsesArgs,
     metrics: Metrics,
 }
 
@@ -120,6 +125,7 @@ impl ControlPlane {
             progress_interval,
             tombstone_keep,
             tokens,
+            uses,
         } = args;
         tokens.check()?;
         let plaintext = Plaintext { listen: &listen, http_listen: &http_listen, insecure };
@@ -160,6 +166,7 @@ impl ControlPlane {
             identify,
             entitlements,
             policies,
+            uses,
             metrics,
         })
     }
@@ -179,7 +186,8 @@ impl ControlPlane {
     /// # Errors
     /// One line that names the part that failed.
     pub async fn run(self, until: impl Future<Output = ()>) -> Outcome {
-        let Self { plane, writer, grpc, http, issuers, keys, identify, entitlements, policies, metrics, .. } = self;
+        let Self { plane, writer, grpc, http, issuers, keys, identify, entitlements, policies, uses, metrics, .. } =
+            self;
         let mut tasks = Tasks::new();
         let stop = tasks.stopping();
         tasks.spawn("the store's writer", writer.run(stop.clone()));
@@ -198,6 +206,7 @@ impl ControlPlane {
         tasks.spawn("the watch fan-out", Arc::clone(&plane.fanout).run(stop.clone()));
         tasks.spawn("the issuers' keys", issuers.run(stop.clone()));
         tasks.spawn("the token keys", keys.run(stop.clone()));
+        spawn_records(&mut tasks, &plane, uses, &stop);
         spawn_reloads(&mut tasks, reloader, plane.clone(), &stop);
         // The last handle on the store goes to a task: when all have ended, the store is closed.
         tasks.spawn("the sweeper", plane.sweep_until(stop));
@@ -245,7 +254,8 @@ fn routes(plane: &Plane, entitlements: Entitlements, stop: CancellationToken) ->
         .build_v1()?;
     let api = Api::new(plane.clone(), stop);
     Ok(Routes::new(api.clone().into_service())
-        .add_service(api.into_policy_service())
+        .add_service(api.clone().into_policy_service())
+        .add_service(api.into_audit_service())
         .add_service(plane.fanout.service(Arc::new(entitlements)))
         .add_service(reflection))
 }
@@ -266,6 +276,15 @@ fn shown(plane: &Plane, metrics: Metrics, keys: &Arc<TokenKeys>) -> Admin {
     Admin::new(metrics).merge(keys::jwks::route(Arc::clone(keys))).ready_when("store", move || {
         if usable.holds() { Ok(()) } else { Err(StoreError::Medium("see the log".to_owned()).to_string()) }
     })
+}
+
+/// What is remembered beside the grants themselves: the audit chain, looked at once, and what sidecars decide.
+fn spawn_records(tasks: &mut Tasks, plane: &Plane, args: UsesArgs, stop: &CancellationToken) {
+    tasks.spawn("the look at the audit chain", plane.clone().look_at_audit_chain(stop.clone()));
+    if let Some((intake, uses)) = Uses::new(args, &plane.metrics) {
+        plane.fanout.take_decisions(intake);
+        tasks.spawn("the record of decisions", uses.run(plane.store.clone(), stop.clone()));
+    }
 }
 
 /// The newest good set wins; one that cannot be put in force now is tried again with the next change of the store.

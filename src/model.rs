@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod approval;
+pub mod audit;
 pub mod canonical;
 pub mod decide;
 pub mod decision;
@@ -12,3 +13,4 @@ pub mod policy;
 pub mod scope;
 pub mod target;
 pub mod time;
+pub mod window;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Envoy --Check--> check:  input (read) -> identify -> decide on table -> respond;  record (span, counters, log line)
+//! Envoy --Process--> leash: re-check, hold;  ends the stream when its last grant goes
 //! control plane --WatchGrants--> watch -> table;  listing, gauges and health show it
 //! ```
 
@@ -11,10 +12,12 @@ pub mod gauges;
 pub mod health;
 pub mod identify;
 pub mod input;
+pub mod leash;
 pub mod listen;
 pub mod listing;
 pub mod patience;
 pub mod record;
+pub mod report;
 pub mod respond;
 pub mod routes;
 pub mod skew;
@@ -35,8 +38,11 @@ use crate::telemetry::spans::Spans;
 use check::Authorizer;
 use config::{CheckArgs, Checking};
 use health::Readiness;
+use leash::LeashArgs;
 use listen::ListenArgs;
 use record::Recorder;
+use report::ReportArgs;
+use routes::Limits;
 use table::Table;
 use watch::{WatchArgs, Watched};
 
@@ -49,12 +55,18 @@ pub struct SidecarArgs {
     /// How they are answered.
     #[command(flatten)]
     pub check: CheckArgs,
+    /// Which streams are tied to their grants.
+    #[command(flatten)]
+    pub leash: LeashArgs,
     /// Whose tokens count.
     #[command(flatten)]
     pub issuers: IssuersArgs,
     /// Where grants come from.
     #[command(flatten)]
     pub watch: WatchArgs,
+    /// What the control plane hears of decisions.
+    #[command(flatten)]
+    pub report: ReportArgs,
     /// Where the sidecar shows itself.
     #[command(flatten)]
     pub admin: AdminArgs,
@@ -65,17 +77,18 @@ pub struct SidecarArgs {
 /// # Errors
 /// One line that names the flag or file, the cause and the way out; or which part ended unasked.
 pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
-    let SidecarArgs { listen, check, issuers, watch, admin } = args;
+    let SidecarArgs { listen, check, leash, issuers, watch, report, admin } = args;
     let watched =
         Watched { services: check.service.clone(), max_staleness: check.max_staleness, insecure: listen.insecure };
     let issuers = Arc::new(issuers.load()?.accepting(&check.audiences()));
     let table = Arc::new(Table::ruled(check.max_clock_skew, check.on_clock_skew));
     let checking = check.parse()?;
     warn_of(&checking, &issuers);
-    let watch = watch.build(watched, Arc::clone(&table))?;
+    let reports = report.build();
+    let watch = watch.build(watched, Arc::clone(&table))?.reporting(reports.clone());
     let readiness = Readiness::new(Arc::clone(&table), checking.max_staleness);
 
-    let (max_check_bytes, reflection) = (listen.max_check_bytes, listen.reflection);
+    let limits = Limits { max_check_bytes: listen.max_check_bytes, reflection: listen.reflection };
     let listeners = listen.bind().await?;
     let admin_listener = admin.bind().await?;
     let stopped = runtime::shutdown_signal()?;
@@ -85,12 +98,14 @@ pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
     let shown = Admin::new(metrics.clone())
         .ready_when("grants", move || ready.obstacle().map_or(Ok(()), Err))
         .merge(listing::routes(Arc::clone(&table)));
-    let recorder = Recorder::new(spans, &metrics);
-    let authorizer = Authorizer::new(table, Arc::clone(&issuers), checking, recorder);
-    let health = health::reporter().await;
-    let routes = routes::build(authorizer, health.clone(), max_check_bytes, reflection)?;
-
     let mut tasks = Tasks::new();
+    let cuts = leash::Record::register(spans.clone(), &metrics);
+    let leash = leash.build(Arc::clone(&table), &checking, cuts, tasks.stopping());
+    let recorder = Recorder::reporting(spans, &metrics, reports.clone());
+    let authorizer = Authorizer::new(Arc::clone(&table), Arc::clone(&issuers), checking, recorder);
+    let health = health::reporter().await;
+    let routes = routes::build(authorizer, leash, health.clone(), limits)?;
+
     for listener in listeners {
         let name = format!("listener {}", listener.address());
         tracing::info!("answering checks on {}", listener.address());
@@ -98,6 +113,7 @@ pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
         tasks.spawn_thread(name, listener.serve(routes.clone(), tasks.stopping()))?;
     }
     tasks.spawn("admin listener", admin::serve(admin_listener, shown, tasks.stopping()));
+    tasks.spawn("reports", reports.run(table, tasks.stopping()));
     tasks.spawn("watch", watch.run(tasks.stopping()));
     tasks.spawn("issuers", issuers.run(tasks.stopping()));
     tasks.spawn("health", readiness.follow(health, tasks.stopping()));

@@ -1,6 +1,9 @@
 //! Our protobufs, and their conversion to and from the model. Nothing downstream validates a second time.
 
 pub mod access;
+pub mod audit;
+pub mod codec;
+pub mod fields;
 pub mod grant;
 pub mod review;
 mod secret;

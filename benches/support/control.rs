@@ -107,7 +107,7 @@ impl Control {
                     newer
                 });
             }
-            Said::Nack(_) => {}
+            Said::Nack(_) | Said::Decisions(_) => {}
         }
     }
 }
@@ -133,6 +133,7 @@ impl Table {
             compacted_through: 0,
             echo_nanos: self.echo,
             echo_held: Some(duration_to(Duration::ZERO)),
+            takes_decisions: false,
         })
     }
 

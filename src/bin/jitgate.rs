@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use jitgate::cli::audit::{self, AuditArgs};
 use jitgate::cli::policy::{self as policy_cli, Case, Checked, Found, PolicyArgs, PolicyVerb, Tested};
 use jitgate::cli::{self, Exit, Trouble};
 use jitgate::control::{self, ControlPlaneArgs, policy};
@@ -25,8 +26,10 @@ struct Jitgate {
 enum Verb {
     #[command(flatten)]
     Client(Box<cli::Verb>),
+    /// Look at what was done, take it elsewhere, and prove that nobody has changed it
+    Audit(Box<AuditArgs>),
     /// Policies as code: check, test, plan and apply them, and look at every version
-    Policy(PolicyArgs),
+    Policy(Box<PolicyArgs>),
     /// Run the control plane: it takes access requests, issues grants and feeds the sidecars
     ControlPlane(Box<ControlPlane>),
 }
@@ -47,7 +50,8 @@ async fn main() -> ExitCode {
     tls::install_provider();
     match Jitgate::parse().verb {
         Verb::Client(verb) => cli::run(*verb, Jitgate::command()).await,
-        Verb::Policy(args) => cli::conclude(policy(args).await),
+        Verb::Audit(args) => cli::conclude(audit::audit(*args, control::audit::verify_directory).await),
+        Verb::Policy(args) => cli::conclude(policy(*args).await),
         Verb::ControlPlane(args) => cli::conclude(control_plane(*args).await),
     }
 }
@@ -231,12 +235,23 @@ mod tests {
             &["cancel", "01J", "--reason", "x"],
             &["approve", "01J", "--reason", "x", "--for", "10m", "--http", "GET /v1/users/{id}", "--grpc", "/a.B/C"],
             &["deny", "01J", "--reason", "x"],
+            &["request", "--service", "s", "--grpc", "*", "--break-glass", "--reason", "x"],
+            &["review", "01J", "--ok", "--reason", "x"],
+            &["review", "01J", "--objection", "--reason", "x"],
             &["grants", "list", "--subject", "user:i|a", "--all"],
             &["revoke", "01J", "--wait", "all"],
             &["revoke", "--subject", "user:i|a", "--service", "payments"],
             &["release", "01J"],
             &["explain", "--service", "payments", "--as", "user:i|a", "--as", "group:i|g", "--http", "GET /v1/users/7"],
             &["explain", "--service", "payments", "--as", "user:i|a", "--grpc", "/a.B/C", "--at", "-10m"],
+            &["explain", "--decision", "01J"],
+            &["audit", "list", "--resource", "grants/01J", "--actor", "user:i|a", "--type", "grant.", "--since", "-1h"],
+            &["audit", "export", "--from", "7"],
+            &["audit", "checkpoint", "-o", "json"],
+            &["audit", "verify"],
+            &["audit", "verify", "-", "--from", "7", "--checkpoint", "kept.json"],
+            &["audit", "verify", "--data-dir", "./copy", "--checkpoint", "kept.json"],
+            &["audit", "story", "01J", "-o", "json"],
             &["fleet", "-o", "yaml"],
             &["token", "inspect", "-"],
             &["token", "inspect", "a.b.c", "--offline", "--for-service", "payments", "--peer", "spiffe://td/a"],
@@ -291,9 +306,17 @@ mod tests {
             &["approve"],
             &["approve", "01J", "--for", "0s"],
             &["deny"],
+            &["review", "01J", "--reason", "x"],
+            &["review", "01J", "--ok"],
+            &["review", "01J", "--ok", "--objection", "--reason", "x"],
             &["revoke", "01J", "--service", "payments"],
             &["explain", "--service", "s", "--as", "alice", "--grpc", "/a.B/C"],
             &["explain", "--service", "s", "--as", "user:i|a", "--grpc", "/a.B/C", "--http", "GET /"],
+            &["explain", "--decision", "01J", "--service", "s"],
+            &["explain", "--service", "s"],
+            &["audit"],
+            &["audit", "export", "--from", "0"],
+            &["audit", "verify", "f", "--data-dir", "d"],
             &["fleet", "-o", "xml"],
             &["run", "--service", "payments", "--grpc", "*"],
             &["run", "--service", "payments", "--", "true"],

@@ -12,6 +12,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Request, Status};
 
 use crate::wire::v1::access_service_client::AccessServiceClient;
+use crate::wire::v1::audit_service_client::AuditServiceClient;
 use crate::wire::v1::policy_service_client::PolicyServiceClient;
 use crate::wire::v1::token_service_client::TokenServiceClient;
 
@@ -63,6 +64,9 @@ pub type PolicyClient = PolicyServiceClient<InterceptedService<Channel, Bearer>>
 /// Largest answer: a plan shows differences and whom they touch.
 const ANSWER_MAX: usize = 16 << 20;
 
+/// The audit part of the API.
+pub type AuditClient = AuditServiceClient<InterceptedService<Channel, Bearer>>;
+
 /// An open connection to the control plane.
 #[derive(Debug)]
 pub struct Connection {
@@ -72,6 +76,8 @@ pub struct Connection {
     pub policies: PolicyClient,
     /// Tokens and their keys.
     pub tokens: TokenClient,
+    /// Its audit part.
+    pub audit: AuditClient,
     /// What the caller wants to see, and how.
     pub screen: Screen,
     server: String,
@@ -134,8 +140,9 @@ pub async fn connect(args: ClientArgs) -> Result<Connection, Trouble> {
     let policies = PolicyServiceClient::with_interceptor(channel.clone(), bearer.clone());
     let policies = policies.max_decoding_message_size(ANSWER_MAX).max_encoding_message_size(ANSWER_MAX);
     let access = AccessServiceClient::with_interceptor(channel.clone(), bearer.clone());
-    let tokens = TokenServiceClient::with_interceptor(channel, bearer);
-    Ok(Connection { access, policies, tokens, screen: output.screen(), server })
+    let tokens = TokenServiceClient::with_interceptor(channel.clone(), bearer.clone());
+    let audit = AuditServiceClient::with_interceptor(channel, bearer);
+    Ok(Connection { access, policies, tokens, audit, screen: output.screen(), server })
 }
 
 impl ClientArgs {

@@ -13,6 +13,7 @@ use crate::model::time::Timestamp;
 
 use super::trouble::Trouble;
 
+pub mod audit;
 pub mod json;
 pub mod text;
 

@@ -49,6 +49,9 @@ pub struct RequestArgs {
     /// Ask under this policy; the applicable one of highest priority when absent
     #[arg(long, env = "JITGATE_REQUEST_POLICY", value_name = "NAME", default_value = "")]
     policy: String,
+    /// Break the glass: at once, without approval, as far as the policy lets you; an approver reviews it afterwards
+    #[arg(long, env = "JITGATE_REQUEST_BREAK_GLASS")]
+    break_glass: bool,
     /// Makes a repetition safe: the same ID gets the first answer again
     #[arg(long, env = "JITGATE_REQUEST_REQUEST_ID", value_name = "ID")]
     request_id: Option<String>,
@@ -61,8 +64,21 @@ pub struct RequestArgs {
 
 impl RequestArgs {
     fn into_parts(self) -> (v1::RequestAccessRequest, bool, ClientArgs) {
-        let Self { service, http, grpc, subject, via, duration, reason, ticket, policy, request_id, wait, client } =
-            self;
+        let Self {
+            service,
+            http,
+            grpc,
+            subject,
+            via,
+            duration,
+            reason,
+            ticket,
+            policy,
+            break_glass,
+            request_id,
+            wait,
+            client,
+        } = self;
         let scope = v1::Scope {
             service,
             grpc: grpc.iter().map(ToString::to_string).collect(),
@@ -77,6 +93,7 @@ impl RequestArgs {
             tickets: ticket,
             policy,
             request_id: request_id.unwrap_or_else(|| Ulid::generate().to_string()),
+            break_glass,
         };
         (ask, wait, client)
     }

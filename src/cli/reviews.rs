@@ -1,4 +1,5 @@
-//! Approving and denying what others ask for: the request is fetched and shown, and exactly that is reviewed, by its digest.
+//! Approving and denying what others ask for: the request is fetched and shown, and exactly that is reviewed, by its digest. And the
+//! review afterwards of what they took by breaking the glass.
 
 use std::time::Duration;
 
@@ -96,6 +97,47 @@ pub async fn deny(args: DenyArgs) -> Result<Exit, Trouble> {
         request_id: request_id.unwrap_or_else(|| Ulid::generate().to_string()),
     };
     let reviewed = connection.access.deny_request(patient(review)).await.map_err(connection.refusal())?;
+    connection.screen.show(&Request(&reviewed.into_inner()))?;
+    Ok(Exit::Done)
+}
+
+/// `jitgate review`.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("opinion").args(["ok", "objection"]).required(true)))]
+pub struct ReviewArgs {
+    /// The ID of the request for which the glass was broken, or of its grant
+    id: String,
+    /// It was right
+    #[arg(long, env = "JITGATE_REVIEW_OK")]
+    ok: bool,
+    /// It was not; its grant ends if it still lives
+    #[arg(long, env = "JITGATE_REVIEW_OBJECTION")]
+    objection: bool,
+    /// Why, for the record
+    #[arg(long, env = "JITGATE_REVIEW_REASON", value_name = "TEXT")]
+    reason: String,
+    /// Makes a repetition safe: the same ID gets the first answer again
+    #[arg(long, env = "JITGATE_REVIEW_REQUEST_ID", value_name = "ID")]
+    request_id: Option<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Reviews a request for which the glass was broken.
+///
+/// # Errors
+/// What the control plane refuses, and what keeps it from answering.
+pub async fn review(args: ReviewArgs) -> Result<Exit, Trouble> {
+    let ReviewArgs { id, ok, objection: _, reason, request_id, client } = args;
+    let mut connection = connect(client).await?;
+    let opinion = if ok { v1::BreakGlassOpinion::Ok } else { v1::BreakGlassOpinion::Objection };
+    let review = v1::ReviewBreakGlassRequest {
+        id,
+        opinion: opinion.into(),
+        reason,
+        request_id: request_id.unwrap_or_else(|| Ulid::generate().to_string()),
+    };
+    let reviewed = connection.access.review_break_glass(patient(review)).await.map_err(connection.refusal())?;
     connection.screen.show(&Request(&reviewed.into_inner()))?;
     Ok(Exit::Done)
 }

@@ -24,6 +24,7 @@ use crate::wire::grant::timestamp_to;
 use crate::wire::v1;
 use crate::wire::v1::access_service_server::{AccessService, AccessServiceServer};
 
+mod audit;
 mod parse;
 mod policies;
 mod reply;
@@ -35,6 +36,8 @@ pub const REQUEST_MAX: usize = 1 << 20;
 const CALLS_MAX: usize = 1024;
 /// Requests watched at once.
 const WATCHES_MAX: usize = 10_000;
+/// Exports of the audit chain at once.
+const EXPORTS_MAX: usize = 8;
 /// How long a request is watched, so that the caller proves its identity again.
 const WATCH_AGE_MAX: Duration = Duration::from_hours(1);
 
@@ -44,6 +47,7 @@ pub struct Api {
     plane: Plane,
     calls: Arc<Semaphore>,
     watches: Arc<Semaphore>,
+    exports: Arc<Semaphore>,
     stop: CancellationToken,
     service: &'static str,
 }
@@ -70,7 +74,14 @@ impl Api {
     /// The API of a control plane. Streams end when `stop` is cancelled.
     pub fn new(plane: Plane, stop: CancellationToken) -> Self {
         let (calls, watches) = (Arc::new(Semaphore::new(CALLS_MAX)), Arc::new(Semaphore::new(WATCHES_MAX)));
-        Self { plane, calls, watches, stop, service: "jitgate.v1.AccessService" }
+        Self {
+            plane,
+            calls,
+            watches,
+            exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
+            stop,
+            service: "jitgate.v1.AccessService",
+        }
     }
 
     /// What it serves.
@@ -253,9 +264,23 @@ impl AccessService for Api {
         .await
     }
 
+    async fn review_break_glass(
+        &self,
+        request: Request<v1::ReviewBreakGlassRequest>,
+    ) -> Result<Response<v1::AccessRequest>, Status> {
+        self.call("ReviewBreakGlass", request, |plane, caller, wire| async move {
+            let request = plane.review_break_glass(&caller, parse::afterwards(wire)?).await?;
+            record_request(&request);
+            Ok(request_to(&request))
+        })
+        .await
+    }
+
     async fn get_grant(&self, request: Request<v1::GetGrantRequest>) -> Result<Response<v1::Grant>, Status> {
         self.call("GetGrant", request, |plane, caller, wire| async move {
-            Ok(issued_to(&plane.grant(&caller, &wire.id).await?, plane.now()))
+            let grant = issued_to(&plane.grant(&caller, &wire.id).await?, plane.now());
+            let mut known = plane.with_uses(vec![grant]).await?;
+            known.pop().ok_or_else(|| Fault::not_found("grant", &wire.id))
         })
         .await
     }
@@ -268,7 +293,7 @@ impl AccessService for Api {
             let (page, filter) = parse::grant_page(&wire)?;
             let (grants, next_page_token, revision) = plane.grants(&caller, page, filter).await?;
             let now = plane.now();
-            let grants = grants.iter().map(|issued| issued_to(issued, now)).collect();
+            let grants = plane.with_uses(grants.iter().map(|issued| issued_to(issued, now)).collect()).await?;
             Ok(v1::ListGrantsResponse { grants, next_page_token, revision: revision_to(revision) })
         })
         .await

@@ -59,12 +59,17 @@ pub(super) struct Declared {
 
 impl Declared {
     pub(super) fn by(rulings: &dyn Rulings) -> Self {
-        let policies = rulings.policies().into_iter();
+        let policies = rulings
+            .policies()
+            .into_iter()
+            .map(|policy| (policy.name.to_string(), (policy.digest.to_string(), Arc::clone(&policy.canonical))));
+        // Who is whom decides what counts, too. No policy can have such a name.
+        let persons = rulings.declared_persons().iter().map(|person| {
+            (format!("person:{}", person.name), (person.digest.to_string(), Arc::clone(&person.canonical)))
+        });
         let standing = rulings.standing().into_iter();
         Self {
-            policies: policies
-                .map(|policy| (policy.name.to_string(), (policy.digest.to_string(), Arc::clone(&policy.canonical))))
-                .collect(),
+            policies: policies.chain(persons).collect(),
             standing: standing.map(|standing| (standing.name.to_string(), standing.clone())).collect(),
         }
     }

@@ -1,11 +1,25 @@
 //! The audit chain: one event for each transition, each bound to all before it by its hash. Written only with the change itself.
 
-use std::fmt;
 use std::ops::ControlFlow;
+use std::path::Path;
 
-use super::store::{Reader, StoreError};
-use crate::model::canonical::{Canonical, Hash};
-use crate::wire::store;
+use tokio_util::sync::CancellationToken;
+
+use super::plane::Plane;
+use super::store::embedded::Embedded;
+use super::store::reader::count;
+use super::store::{Engine, Reader, StoreError};
+use crate::model::audit::{Chain, Checkpoint, Verified};
+use crate::model::time::Timestamp;
+use crate::runtime::Outcome;
+use crate::wire::audit::{event_from, event_to};
+use crate::wire::grant::timestamp_to;
+use crate::wire::{store, v1};
+
+pub mod difference;
+pub mod listing;
+
+pub use crate::model::audit::Broken;
 
 /// What an event says of its transition; index, time, revision and hashes are the store's to add.
 #[derive(Debug, Clone, Default)]
@@ -34,46 +48,10 @@ impl Entry<'_> {
 }
 
 /// Chains an event to the one before and closes it with its own hash.
-pub(super) fn seal(mut event: store::AuditEvent, before: &[u8]) -> store::AuditEvent {
-    event.prev_hash = before.to_vec().into();
-    event.hash = hash(&event).as_bytes().to_vec().into();
-    event
-}
-
-/// Over every field but the hash itself.
-fn hash(event: &store::AuditEvent) -> Hash {
-    let number = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
-    let time = event.time.unwrap_or_default();
-    let mut canonical = Canonical::new("jitgate.audit_event.v1");
-    canonical
-        .number(number(event.index))
-        .number(number(time.seconds))
-        .number(number(i64::from(time.nanos)))
-        .text(&event.r#type)
-        .text(&event.actor)
-        .text(&event.resource)
-        .text(&event.from_state)
-        .text(&event.to_state)
-        .text(&event.reason)
-        .text(&event.trace_id)
-        .number(number(event.revision))
-        .bytes(&event.prev_hash);
-    canonical.finish()
-}
-
-/// Where the chain does not hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Broken {
-    /// Index of the first event that does not fit.
-    pub index: i64,
-    /// What is wrong with it.
-    pub what: &'static str,
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "audit event {} {}", self.index, self.what)
-    }
+pub(super) fn seal(event: store::AuditEvent, before: &[u8]) -> Result<store::AuditEvent, StoreError> {
+    let event = store::AuditEvent { prev_hash: before.to_vec().into(), ..event };
+    let sealed = event_from(&event_to(event.clone())).map_err(|error| StoreError::Damaged(error.to_string()))?;
+    Ok(store::AuditEvent { hash: sealed.expected_hash().as_bytes().to_vec().into(), ..event })
 }
 
 /// Walks the whole chain; how many events it has, or where it breaks.
@@ -81,25 +59,98 @@ impl fmt::Display for Broken {
 /// # Errors
 /// [`StoreError`] when the store cannot be read.
 pub fn verify(reader: &Reader<'_>) -> Result<Result<i64, Broken>, StoreError> {
-    let (mut index, mut before, mut broken) = (0, Vec::new(), None);
-    reader.audit(0, &mut |event| {
-        let what = if event.index != index + 1 {
-            Some("does not follow the one before")
-        } else if *event.prev_hash != *before {
-            Some("is not chained to the one before")
-        } else if *event.hash != *hash(&event).as_bytes() {
-            Some("was altered")
-        } else {
-            None
-        };
-        index += 1;
-        before = event.hash.to_vec();
-        broken = what.map(|what| Broken { index, what });
-        Ok(if broken.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    })?;
-    let meta = reader.meta()?.unwrap_or_default();
-    if broken.is_none() && (meta.audit_index, &*meta.audit_hash) != (index, before.as_slice()) {
-        broken = Some(Broken { index, what: "is not the last one written" });
-    }
-    Ok(broken.map_or(Ok(index), Err))
+    let verified = verify_against(reader, vec![])?;
+    Ok(verified.map(|verified| i64::try_from(verified.last).unwrap_or(i64::MAX)))
 }
+
+/// Walks the whole chain and compares it with what was kept elsewhere.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot be read.
+pub fn verify_against(
+    reader: &Reader<'_>,
+    checkpoints: Vec<Checkpoint>,
+) -> Result<Result<Verified, Broken>, StoreError> {
+    let meta = reader.meta()?.unwrap_or_default();
+    let mut chain = Chain::new(1, checkpoints);
+    chain.of_store(&meta.epoch);
+    // From 0: an event that was put before the first is found, too.
+    reader.audit_rows(0, &mut |(at, row)| {
+        let event = row.and_then(|event| event_from(&event_to(event)).map_err(|error| error.to_string()));
+        let goes_on = match event {
+            Ok(event) => {
+                let goes_on = chain.take(&event);
+                if event.index != at {
+                    chain.unreadable(event.index, &format!("it lies at {at}"));
+                }
+                goes_on
+            }
+            Err(why) => {
+                chain.unreadable(at, &why);
+                false
+            }
+        };
+        Ok(if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    Ok(chain.finish(Some((count(meta.audit_index), &meta.audit_hash))))
+}
+
+/// Verifies the store of a directory that no control plane uses.
+///
+/// # Errors
+/// One line that names the directory, the cause and the way out.
+pub fn verify_directory(directory: &Path, checkpoints: Vec<Checkpoint>) -> anyhow::Result<Result<Verified, Broken>> {
+    let engine = Embedded::open_existing(directory)?;
+    let view = engine.view()?;
+    Ok(verify_against(&Reader::new(&*view), checkpoints)?)
+}
+
+/// Where the chain stands.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot be read.
+pub fn checkpoint(reader: &Reader<'_>, now: Timestamp) -> Result<v1::AuditCheckpoint, StoreError> {
+    let meta = reader.meta()?.unwrap_or_default();
+    Ok(v1::AuditCheckpoint {
+        index: meta.audit_index,
+        hash: meta.audit_hash,
+        epoch: meta.epoch,
+        time: Some(timestamp_to(now)),
+    })
+}
+
+impl Plane {
+    /// Verifies the chain once, while the control plane serves: a damaged record of the past is no reason to refuse access
+    /// now, and everything new is chained to it all the same. It is told loudly, and told how to go on.
+    ///
+    /// # Errors
+    /// Never.
+    pub(super) async fn look_at_audit_chain(self, stop: CancellationToken) -> Outcome {
+        let verified = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            verified = self.store.read(|reader| verify_against(reader, vec![])) => verified,
+        };
+        match verified {
+            Ok(Ok(Verified { last, .. })) => {
+                self.metrics.audit_broken_at(None);
+                tracing::info!(events = last, "the audit chain is whole");
+            }
+            Ok(Err(broken)) => {
+                self.metrics.audit_broken_at(Some(broken.index));
+                tracing::error!(
+                    %broken,
+                    "THE AUDIT CHAIN IS BROKEN; access goes on, and new events are chained to what is there. Keep a copy of \
+                     the data directory as evidence, look at it with `jitgate audit verify --data-dir COPY`, and restore \
+                     the store from a backup if its grants cannot be trusted either"
+                );
+            }
+            Err(error) => tracing::error!(%error, "the audit chain could not be read"),
+        }
+        drop(self);
+        stop.cancelled().await;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Who calls the API: a bearer token of a configured issuer, or the SPIFFE identity of the mTLS peer. Nobody else gets in.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::metadata::MetadataMap;
 
@@ -9,6 +10,7 @@ use crate::issuers::{Issuers, Verdict};
 use crate::model::access::{AccessRequest, Issued};
 use crate::model::decision::DenyReason;
 use crate::model::identity::{Principal, PrincipalKind};
+use crate::model::policy::Matcher;
 use crate::model::time::Timestamp;
 
 type Claims = Arc<serde_json::Map<String, serde_json::Value>>;
@@ -62,27 +64,30 @@ impl Caller {
         self.who == *principal
     }
 
-    /// Whether the caller may see the access request: theirs, for them, for a group of theirs, theirs to review, or as an
-    /// administrator.
+    /// Whether the caller may see the access request: theirs, for them, for a group of theirs, theirs to review, be it only later,
+    /// or as an administrator.
     pub fn sees_request(&self, request: &AccessRequest) -> bool {
         let concerned = self.acting.iter().any(|principal| request.concerns(principal));
-        let reviews = self.who.kind() == PrincipalKind::User && request.is_reviewable_by(&self.acting);
+        let reviews = self.who.kind() == PrincipalKind::User && request.is_reviewable_by(&self.acting, Duration::MAX);
         self.admin || concerned || reviews
     }
 
-    /// Under what names access requests are listed that the caller may see: their principals, and every user's.
+    /// Under what names access requests and grants are listed that the caller may see: their principals, and every user's.
     pub fn parties(&self) -> Vec<String> {
         let everyone = self.who.as_str().split_once('|').filter(|_| self.who.kind() == PrincipalKind::User);
         let everyone = everyone.map(|(issuer, _)| format!("{issuer}|*"));
         self.acting.iter().map(ToString::to_string).chain(everyone).collect()
     }
 
-    /// Whether the caller may see the grant.
+    /// Whether the caller may see the grant: theirs, asked for by them, for a group of theirs, one for which they were passed over,
+    /// or as an administrator.
     pub fn sees_grant(&self, issued: &Issued) -> bool {
         let theirs = |principal: &Principal| {
             issued.grant.subject == *principal || issued.origin.requester.as_ref() == Some(principal)
         };
-        self.admin || self.acting.iter().any(theirs)
+        let among = |matcher: &Matcher| self.acting.iter().any(|principal| matcher.matches(principal));
+        let passed_over = || issued.origin.break_glass.iter().flat_map(|over| &over.approvers).any(among);
+        self.admin || self.acting.iter().any(theirs) || (self.who.kind() == PrincipalKind::User && passed_over())
     }
 
     /// # Errors

@@ -11,6 +11,7 @@ use rustls::ServerConfig;
 use super::entitle::Entitlement;
 use super::keys::TokenArgs;
 use super::policy::PolicySet;
+use super::uses::UsesArgs;
 use crate::issuers::IssuersArgs;
 use crate::model::identity::Principal;
 use crate::tls::{self, ALPN_H2, ClientAuth};
@@ -65,6 +66,9 @@ pub struct ControlPlaneArgs {
     /// How tokens are signed.
     #[command(flatten)]
     pub tokens: TokenArgs,
+    /// What is kept of decisions.
+    #[command(flatten)]
+    pub uses: UsesArgs,
 }
 
 fn principal(text: &str) -> Result<Principal, String> {

@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::break_glass;
 use super::fault::Fault;
 use super::plane::Plane;
 use super::store::keys::{self, DueKind};
@@ -13,7 +14,7 @@ use super::store::reader::Due;
 use super::store::{Change, StoreError};
 use crate::clock::DriftLog;
 use crate::index::Counts;
-use crate::model::access::{AccessState, AccessStep, Ending, Outcome};
+use crate::model::access::{AccessRequest, AccessState, AccessStep, Ending, Outcome};
 use crate::model::grant::{Ended, Hold, Phase};
 use crate::model::time::Timestamp;
 use crate::runtime;
@@ -43,6 +44,9 @@ impl Plane {
             }
             self.measure();
             self.metrics.drifted(drift.look(&self.fanout.clock()));
+            if let Err(fault) = self.measure_reviews().await {
+                tracing::debug!(%fault, "reviews of broken glass could not be counted");
+            }
             if let Err(fault) = self.sweep().await {
                 tracing::warn!(%fault, "expired grants and requests could not be recorded; trying again");
             }
@@ -106,6 +110,8 @@ fn carry_out(change: &mut Change<'_>, due: &Due, keep: Duration) -> Result<(), F
         DueKind::GrantEnds => expire(change, &id, keep)?,
         DueKind::Forget => forget(change, &id, due.at)?,
         DueKind::RequestEnds => give_up(change, &id, due.at)?,
+        DueKind::Escalate => escalate(change, &id, due.at)?,
+        DueKind::ReviewDue => break_glass::overdue(change, &id, ACTOR, keep)?,
         DueKind::Answer => false,
     };
     if !done {
@@ -142,5 +148,29 @@ fn give_up(change: &mut Change<'_>, id: &str, since: Timestamp) -> Result<bool, 
     let reason = "nobody decided in time".to_owned();
     let outcome = Outcome { time: since, by: ACTOR.to_owned(), reason, grant: None };
     change.end_request(&mut request, AccessStep::Expire, outcome)?;
+    Ok(true)
+}
+
+/// Further people may review what still waits for somebody.
+fn escalate(change: &mut Change<'_>, id: &str, at: Timestamp) -> Result<bool, Fault> {
+    let pending = |request: &AccessRequest| request.state == AccessState::Pending;
+    let Some(mut request) = change.read().request(id)?.filter(pending) else { return Ok(false) };
+    let waited = at.since(request.create_time);
+    let progress = request.progress();
+    let steps = request.stages.iter().flat_map(|stage| stage.steps.iter().map(move |step| (stage, step)));
+    let waiting = steps.zip(&progress.steps).filter(|(_, at)| at.have < at.need);
+    let further: Vec<String> = waiting
+        .filter_map(|((stage, step), _)| {
+            let now = step.escalate.iter().find(|escalation| escalation.after == waited)?;
+            let names: Vec<String> = now.approvers.iter().map(ToString::to_string).collect();
+            Some(format!("step {} of stage {} also to {}", step.name, stage.name, names.join(", ")))
+        })
+        .collect();
+    if further.is_empty() {
+        return Ok(false);
+    }
+    let after = humantime::format_duration(waited);
+    let reason = format!("pending for {after}: {}", further.join("; "));
+    change.escalate(&mut request, at, ACTOR, &reason)?;
     Ok(true)
 }

@@ -6,8 +6,8 @@
 //!
 //! It never decides what a sidecar may watch (an [`Entitle`] does) and never sends a revision that the store may lose.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::ControlClock;
+use crate::control::uses::Intake;
 use crate::index::Index;
 use crate::model::grant::{Grant, GrantId, Revision};
 use crate::model::identity::Service;
@@ -115,6 +116,8 @@ struct Hub {
     /// Cancelled when the control plane stops, or when the mirror can no longer become current.
     stop: CancellationToken,
     gap: Mutex<Option<Gap>>,
+    /// Where sidecars' decisions go; empty: they are not asked for any.
+    decisions: OnceLock<Intake>,
 }
 
 impl Fanout {
@@ -150,8 +153,16 @@ impl Fanout {
             open: AtomicU64::new(0),
             stop: CancellationToken::new(),
             gap: Mutex::new(None),
+            decisions: OnceLock::new(),
         };
         Self { hub: Arc::new(hub), sessions: Mutex::default() }
+    }
+
+    /// From now on sidecars are asked to report what they decide.
+    pub fn take_decisions(&self, intake: Intake) {
+        if self.hub.decisions.set(intake).is_err() {
+            tracing::debug!("decisions go where they went before");
+        }
     }
 
     /// Takes in a durable commit and wakes the sessions it may concern. Never waits for a sidecar.

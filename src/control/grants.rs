@@ -77,13 +77,15 @@ impl Plane {
         let (caller, now) = (caller.clone(), self.now());
         self.store
             .read(move |reader| {
-                let mine: Vec<&str> = caller.acting().iter().map(Principal::as_str).collect();
+                let names = caller.parties();
+                let mine: Vec<&str> = names.iter().map(String::as_str).collect();
                 let one = [filter.subject.as_ref().map_or("", Principal::as_str)];
                 let parties: &[&str] = if caller.is_admin() { &one } else { &mine };
                 let (grants, next) = page.read(reader, Table::GrantsByParty, parties, |reader, id| {
                     let issued = listed(reader.grant(id)?, id)?;
                     let over = matches!(issued.grant.phase(now), Phase::Ended(_));
-                    Ok(Some(issued).filter(|issued| filter.matches(issued) && (filter.include_ended || !over)))
+                    let seen = |issued: &Issued| caller.sees_grant(issued) && filter.matches(issued);
+                    Ok(Some(issued).filter(|issued| seen(issued) && (filter.include_ended || !over)))
                 })?;
                 Ok((grants, next, reader.revision()?))
             })

@@ -62,6 +62,21 @@ impl Page {
         Ok(Self { size, below, filter })
     }
 
+    /// How many rows are wanted, for whoever reads them by another number than a revision.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Only rows below this number.
+    pub fn below(&self) -> u64 {
+        self.below.0
+    }
+
+    /// The token of the page that lists what lies below `last`.
+    pub fn below_next(&self, last: u64) -> String {
+        self.after(Revision(last))
+    }
+
     /// The token of the page after a row.
     fn after(&self, last: Revision) -> String {
         let mut bytes = vec![TOKEN_VERSION];

@@ -58,8 +58,17 @@ pub struct ControlMetrics {
     refusals: Family<RefusalLabels, Counter>,
     grants: Family<GrantLabels, Gauge<i64, AtomicI64>>,
     approval: Histogram,
+    reviews: Family<ReviewLabels, Gauge<i64, AtomicI64>>,
     sidecars: Gauge<i64, AtomicI64>,
     drift: Gauge<f64, AtomicU64>,
+    audit_broken_at: Gauge<i64, AtomicI64>,
+    decisions_kept: Counter,
+    decisions_missed: Family<MissedLabels, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MissedLabels {
+    cause: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -78,6 +87,11 @@ struct GrantLabels {
     state: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReviewLabels {
+    state: &'static str,
+}
+
 impl ControlMetrics {
     /// Registers the families.
     pub fn register(registry: &mut Registry) -> Arc<Self> {
@@ -86,8 +100,12 @@ impl ControlMetrics {
             refusals: Family::default(),
             grants: Family::default(),
             approval: Histogram::new(exponential_buckets(0.001, 4.0, 12)),
+            reviews: Family::default(),
             sidecars: Gauge::default(),
             drift: Gauge::default(),
+            audit_broken_at: Gauge::default(),
+            decisions_kept: Counter::default(),
+            decisions_missed: Family::default(),
         };
         registry.register(names::REQUESTS, "Access requests by outcome", this.requests.clone());
         registry.register(names::API_REFUSALS, "Calls of the API that were refused", this.refusals.clone());
@@ -95,10 +113,32 @@ impl ControlMetrics {
         registry.register(names::GRANTS, help, this.grants.clone());
         let help = "Time from an access request to its grant";
         registry.register(names::APPROVAL_DURATION, help, this.approval.clone());
+        let help = "Reviews of broken glass that are outstanding, by whether they are overdue";
+        registry.register(names::BREAK_GLASS_REVIEWS, help, this.reviews.clone());
         registry.register(names::SIDECARS_CONNECTED, "Sidecars that watch now", this.sidecars.clone());
         let help = "This machine's wall clock minus the control plane's time";
         registry.register(names::CLOCK_DRIFT, help, this.drift.clone());
+        let help = "Index of the first audit event that does not fit, as found at the start; 0: none";
+        registry.register(names::AUDIT_BROKEN_AT, help, this.audit_broken_at.clone());
+        let help = "Records of decisions that sidecars reported and the store keeps";
+        registry.register(names::DECISION_RECORDS_KEPT, help, this.decisions_kept.clone());
+        let help = "Decisions that are missing among the records, by cause";
+        registry.register(names::DECISION_RECORDS_MISSED, help, this.decisions_missed.clone());
         Arc::new(this)
+    }
+
+    pub(super) fn audit_broken_at(&self, index: Option<u64>) {
+        self.audit_broken_at.set(index.map_or(0, |index| i64::try_from(index).unwrap_or(i64::MAX)));
+    }
+
+    pub(super) fn decisions_kept(&self, records: u64) {
+        self.decisions_kept.inc_by(records);
+    }
+
+    pub(super) fn decisions_missed(&self, cause: &'static str, records: u64) {
+        if records > 0 {
+            self.decisions_missed.get_or_create(&MissedLabels { cause }).inc_by(records);
+        }
     }
 
     pub(super) fn request(&self, outcome: &'static str) {
@@ -120,6 +160,15 @@ impl ControlMetrics {
     #[expect(clippy::cast_precision_loss, reason = "exact below 2^53 microseconds, which is 285 years")]
     pub(super) fn drifted(&self, micros: i64) {
         self.drift.set(micros as f64 / 1e6);
+    }
+
+    #[cfg(test)]
+    pub(super) fn reviews_counted(&self, state: &'static str) -> i64 {
+        self.reviews.get_or_create(&ReviewLabels { state }).get()
+    }
+
+    pub(super) fn break_glass_reviews(&self, state: &'static str, reviews: usize) {
+        self.reviews.get_or_create(&ReviewLabels { state }).set(i64::try_from(reviews).unwrap_or(i64::MAX));
     }
 
     pub(super) fn sidecars(&self, connected: u64) {

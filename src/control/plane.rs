@@ -15,7 +15,7 @@ use super::store::{Store, Usable};
 use super::waiting::Waiting;
 use crate::model::grant::GrantId;
 use crate::model::identity::{Principal, Service};
-use crate::model::policy::{AccessPolicy, Ask, Refusal, Ruling, StandingGrant};
+use crate::model::policy::{AccessPolicy, Ask, Person, Persons, Refusal, Ruling, StandingGrant};
 use crate::model::target::Target;
 use crate::model::time::Timestamp;
 
@@ -29,6 +29,21 @@ pub trait Rulings: fmt::Debug + Send + Sync {
 
     /// Every policy, whatever its mode.
     fn policies(&self) -> Vec<&AccessPolicy>;
+
+    /// The policy of that name, whatever its mode.
+    fn policy(&self, name: &str) -> Option<&AccessPolicy> {
+        self.policies().into_iter().find(|policy| &*policy.name == name)
+    }
+
+    /// Whose accounts belong together.
+    fn persons(&self) -> &Persons {
+        Persons::NONE
+    }
+
+    /// The same, as declared.
+    fn declared_persons(&self) -> &[Person] {
+        &[]
+    }
 
     /// Every standing grant.
     fn standing(&self) -> Vec<&StandingGrant>;
@@ -44,6 +59,18 @@ impl Rulings for PolicySet {
 
     fn policies(&self) -> Vec<&AccessPolicy> {
         Self::policies(self).collect()
+    }
+
+    fn policy(&self, name: &str) -> Option<&AccessPolicy> {
+        Self::policy(self, name)
+    }
+
+    fn persons(&self) -> &Persons {
+        Self::persons(self)
+    }
+
+    fn declared_persons(&self) -> &[Person] {
+        Self::declared_persons(self)
     }
 
     fn standing(&self) -> Vec<&StandingGrant> {
@@ -126,6 +153,11 @@ impl Plane {
         Arc::clone(&self.rulings.load())
     }
 
+    /// To look at what is in force at the moment of a change, not at the one of a call.
+    pub(super) fn current(&self) -> Current {
+        Current(Arc::clone(&self.rulings))
+    }
+
     /// Tells whether a set is still the one in force, at the moment of writing what it ruled.
     pub(super) fn still_ruled_by(&self, ruled: &Arc<Arc<dyn Rulings>>) -> impl FnOnce() -> bool + Send + use<> {
         let (in_force, ruled) = (Arc::clone(&self.rulings), Arc::clone(ruled));
@@ -149,6 +181,15 @@ impl Plane {
     /// The control plane's time.
     pub fn now(&self) -> Timestamp {
         self.store.now()
+    }
+}
+
+/// What is in force whenever it is looked at.
+pub(super) struct Current(Arc<ArcSwap<Arc<dyn Rulings>>>);
+
+impl Current {
+    pub(super) fn load(&self) -> Arc<Arc<dyn Rulings>> {
+        self.0.load_full()
     }
 }
 

@@ -54,7 +54,7 @@ impl Plane {
     /// When the store cannot be read; the inner error is every problem of the set.
     pub async fn declared(&self) -> Result<Result<PolicySet, Vec<Problem>>, Fault> {
         let _turn = self.sources.turn.lock().await;
-        let documents = self.store.read(|reader| applied(reader)).await?;
+        let documents = self.store.read(applied).await?;
         self.sources.beside.store(Arc::new(texts(&documents)));
         self.assemble(self.sources.beside.load_full()).await
     }
@@ -66,7 +66,11 @@ impl Plane {
     pub async fn follow(&self, set: Arc<PolicySet>) -> Result<Applied, Fault> {
         let _turn = self.sources.turn.lock().await;
         let beside = self.sources.beside.load_full();
-        let set = if set.is_beside(&beside) { set } else { Arc::new(self.assemble(beside).await?.map_err(unusable)?) };
+        let set = if set.is_beside(&beside) {
+            set
+        } else {
+            Arc::new(self.assemble(beside).await?.map_err(|problems| unusable(&problems))?)
+        };
         self.apply(set).await
     }
 
@@ -81,7 +85,7 @@ impl Plane {
     }
 }
 
-fn unusable(problems: Vec<Problem>) -> Fault {
+fn unusable(problems: &[Problem]) -> Fault {
     let more = problems.len().saturating_sub(1);
     let first = problems.first().map(ToString::to_string).unwrap_or_default();
     Fault::invalid("files", if more == 0 { first } else { format!("{first}; and {more} more problems") })

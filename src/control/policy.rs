@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::model::identity::{Principal, Service};
-use crate::model::policy::{AccessPolicy, Mode, PolicyDigest, StandingGrant};
+use crate::model::policy::{AccessPolicy, Mode, Person, Persons, PolicyDigest, StandingGrant};
 use crate::model::scope::covers;
 use crate::model::target::Target;
 use reach::Places;
@@ -28,11 +28,13 @@ mod read;
 mod rule;
 mod split;
 mod watch;
+mod zone;
 
 pub use approval::{Pinned, pinned};
 pub use load::{Origin, Text};
 pub use problem::{Place, Problem, Severity};
 pub use watch::{Beside, ReloadCounts, Reloader};
+pub use zone::{Closed, end_within};
 
 /// Every policy and standing grant in force, as one immutable value.
 #[derive(Debug, Default)]
@@ -41,6 +43,9 @@ pub struct PolicySet {
     policies: Vec<Policy>,
     standing: Vec<StandingGrant>,
     documents: Vec<Listed>,
+    /// By name.
+    declared: Vec<Person>,
+    persons: Persons,
     warnings: Vec<Problem>,
     digest: PolicyDigest,
     fingerprint: load::Fingerprint,
@@ -66,10 +71,18 @@ struct Standing {
     written: Arc<str>,
 }
 
+#[derive(Debug)]
+struct PersonDocument {
+    loaded: document::LoadedPerson,
+    file: PathBuf,
+    origin: Origin,
+    written: Arc<str>,
+}
+
 /// One document of a set: what it is called, where it stands, and what it means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// `AccessPolicy` or `StandingGrant`.
+    /// `AccessPolicy`, `StandingGrant` or `Person`.
     pub kind: &'static str,
     /// Unique within its kind.
     pub name: Arc<str>,
@@ -114,10 +127,14 @@ impl PolicySet {
         });
         let mut standing: Vec<StandingGrant> = found.standing.into_iter().map(|standing| standing.grant).collect();
         standing.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut declared: Vec<Person> = found.persons.into_iter().map(|person| person.loaded.person).collect();
+        declared.sort_by(|a, b| a.name.cmp(&b.name));
         let digests = policies.iter().map(|policy| policy.loaded.policy.digest);
-        let digest = canonical::set_digest(digests.chain(standing.iter().map(|grant| grant.digest)).collect());
-        let (fingerprint, beside) = (found.fingerprint, found.beside);
-        Ok(Self { policies, standing, documents, warnings: found.problems, digest, fingerprint, beside })
+        let digests = digests.chain(standing.iter().map(|grant| grant.digest));
+        let digest = canonical::set_digest(digests.chain(declared.iter().map(|person| person.digest)).collect());
+        let persons = Persons::new(&declared);
+        let (warnings, fingerprint, beside) = (found.problems, found.fingerprint, found.beside);
+        Ok(Self { policies, standing, documents, declared, persons, warnings, digest, fingerprint, beside })
     }
 
     /// All policies whatever their mode, highest priority first.
@@ -133,6 +150,16 @@ impl PolicySet {
     /// The standing grants, by name.
     pub fn standing(&self) -> &[StandingGrant] {
         &self.standing
+    }
+
+    /// The persons, by name.
+    pub fn declared_persons(&self) -> &[Person] {
+        &self.declared
+    }
+
+    /// Whose accounts belong together.
+    pub fn persons(&self) -> &Persons {
+        &self.persons
     }
 
     /// Whether it was read together with exactly these texts.
@@ -186,7 +213,16 @@ fn listed(found: &load::Found) -> Vec<Listed> {
         written: Arc::clone(&standing.written),
         in_effect: true,
     });
-    let mut listed: Vec<Listed> = policies.chain(standing).collect();
+    let persons = found.persons.iter().map(|person| Listed {
+        kind: document::PERSON_KIND,
+        name: Arc::clone(&person.loaded.person.name),
+        digest: person.loaded.person.digest,
+        file: person.file.clone(),
+        origin: person.origin,
+        written: Arc::clone(&person.written),
+        in_effect: true,
+    });
+    let mut listed: Vec<Listed> = policies.chain(standing).chain(persons).collect();
     listed.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
     listed
 }
@@ -259,9 +295,13 @@ impl fmt::Display for Report {
         match &self.set {
             Some(set) => write!(
                 f,
-                "{}, {}, {}; digest {}",
+                "{}, {}, {}{}; digest {}",
                 count(set.policies.len(), "policy", "policies"),
                 count(set.standing.len(), "standing grant", "standing grants"),
+                match set.declared.len() {
+                    0 => String::new(),
+                    persons => count(persons, "person", "persons") + ", ",
+                },
                 count(self.warnings(), "warning", "warnings"),
                 set.digest
             ),

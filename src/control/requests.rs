@@ -5,20 +5,25 @@ use std::time::Duration;
 
 use tracing::{Instrument, Span, field};
 
+use super::break_glass::{self, Broken};
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind};
 use super::listing::Page;
 use super::plane::{Plane, Rulings, new_grant_id, new_id};
-use super::reviews::{self, pinned_policy};
+use super::policy::end_within;
+use super::reviews::{self, Counting, pinned_policy, recheck};
 use super::store::{Change, Reader, StoreError, Table};
 use super::waiting::Wait;
-use crate::model::access::{AccessRequest, AccessState, AccessStep, Issued, Origin, Outcome, PinnedPolicy, Terms};
-use crate::model::approval::unattainable;
+use crate::model::access::{
+    AccessRequest, AccessState, AccessStep, Issued, Origin, Outcome, PassedOver, PinnedPolicy, Terms,
+};
+use crate::model::approval::{AfterTheFact, unattainable};
 use crate::model::canonical::{Canonical, Hash};
 use crate::model::grant::{End, Grant, Hold, PolicyRef, Revision, Staleness};
 use crate::model::identity::Principal;
-use crate::model::policy::{Ask, Outcome as Ruled, Ruling};
+use crate::model::policy::{Ask, Outcome as Ruled, Persons, Refusal, RefusalReason, Ruling};
 use crate::model::scope::Scope;
+use crate::model::time::Timestamp;
 use crate::telemetry::{names, trace};
 use crate::wire::store::Answered;
 
@@ -48,6 +53,8 @@ pub struct Asking {
     pub tickets: Vec<String>,
     /// The policy that the caller expects; empty: any.
     pub policy: String,
+    /// At once, without people, who review it afterwards.
+    pub break_glass: bool,
     /// Makes a retry safe; empty: a retry asks again.
     pub request_id: String,
     /// Digest of everything above, to tell a retry from another request.
@@ -66,9 +73,9 @@ pub struct RequestFilter {
 }
 
 impl RequestFilter {
-    fn takes(self, caller: &Caller, request: &AccessRequest) -> bool {
+    fn takes(self, caller: &Caller, request: &AccessRequest, counting: &Counting<'_>) -> bool {
         self.state.is_none_or(|state| request.state == state)
-            && (!self.for_review || reviews::waits_for(request, caller))
+            && (!self.for_review || reviews::waits_for(request, caller, counting))
     }
 }
 
@@ -106,7 +113,7 @@ impl Plane {
         let ruling = self.review(&**rulings, caller, &subject, asking)?;
         // Decisions that use the grant link to the span of its issue.
         let issue = match ruling.outcome {
-            Ruled::Approved { .. } => tracing::info_span!(
+            Ruled::Approved { .. } | Ruled::BreakGlass { .. } => tracing::info_span!(
                 names::SPAN_ISSUE,
                 "jitgate.principal" = subject.as_str(),
                 "jitgate.service" = asking.scope.service().as_str(),
@@ -116,7 +123,9 @@ impl Plane {
         };
         let traceparent = issue.in_scope(trace::current_traceparent).map(Into::into);
         let asking = asking.clone();
-        let draft = Draft { requester: caller.who().clone(), subject, asking, ruling, answer, traceparent };
+        let requester = caller.who().clone();
+        let ruled_by = Arc::clone(&rulings);
+        let draft = Draft { requester, subject, asking, ruling, ruled_by, answer, traceparent };
         let in_force = self.still_ruled_by(&rulings);
         let written = self.store.write(move |change| if in_force() { draft.write(change).map(Some) } else { Ok(None) });
         let (request, _) = written.instrument(issue).await?;
@@ -140,6 +149,7 @@ impl Plane {
             reason: &asking.reason,
             tickets: &asking.tickets,
             policy: Some(asking.policy.as_str()).filter(|policy| !policy.is_empty()),
+            break_glass: asking.break_glass,
             now: self.now(),
         };
         let review = tracing::info_span!(
@@ -178,7 +188,9 @@ impl Plane {
     /// NOT_FOUND also for what the caller may not see.
     pub async fn access_request(&self, caller: &Caller, id: &str) -> Result<AccessRequest, Fault> {
         let (caller, id) = (caller.clone(), id.to_owned());
-        self.store.read(move |reader| visible(reader, &caller, &id)).await
+        let mut request = self.store.read(move |reader| visible(reader, &caller, &id)).await?;
+        recheck(&mut request, &*self.rulings());
+        Ok(request)
     }
 
     /// A page of access requests that the caller may see, newest first.
@@ -191,15 +203,18 @@ impl Plane {
         page: Page,
         filter: RequestFilter,
     ) -> Result<(Vec<AccessRequest>, String), Fault> {
-        let caller = caller.clone();
+        let (caller, rulings, now) = (caller.clone(), self.rulings(), self.now());
         self.store
             .read(move |reader| {
+                let counting = Counting { rulings: &*rulings, now };
                 let names = caller.parties();
                 let mine: Vec<&str> = names.iter().map(String::as_str).collect();
                 let parties: &[&str] = if caller.is_admin() && !filter.for_review { &[""] } else { &mine };
                 Ok(page.read(reader, Table::RequestsByParty, parties, |reader, id| {
-                    let request = listed(reader.request(id)?, id)?;
-                    let seen = |request: &AccessRequest| caller.sees_request(request) && filter.takes(&caller, request);
+                    let mut request = listed(reader.request(id)?, id)?;
+                    recheck(&mut request, &*rulings);
+                    let takes = |request: &AccessRequest| filter.takes(&caller, request, &counting);
+                    let seen = |request: &AccessRequest| caller.sees_request(request) && takes(request);
                     Ok(Some(request).filter(seen))
                 })?)
             })
@@ -287,6 +302,7 @@ struct Draft {
     subject: Principal,
     asking: Asking,
     ruling: Ruling,
+    ruled_by: Arc<Arc<dyn Rulings>>,
     answer: Option<[u8; 32]>,
     /// Of the grant's issue.
     traceparent: Option<Arc<str>>,
@@ -329,7 +345,12 @@ impl Draft {
                 let outcome = Outcome { time: change.now(), by, reason: message.clone(), grant: None };
                 change.end_request(&mut request, AccessStep::Deny, outcome)?;
             }
-            Ruled::Pending { .. } => fail_at_once(change, &mut request)?,
+            Ruled::BreakGlass { duration, staleness, .. } => {
+                let (duration, staleness, traceparent) = (*duration, *staleness, self.traceparent.clone());
+                let broken = Broken { duration, staleness, traceparent };
+                break_glass::carry_out(change, &mut request, broken, self.ruled_by.persons())?;
+            }
+            Ruled::Pending { .. } => fail_at_once(change, &mut request, self.ruled_by.persons())?,
         }
         if let Some(key) = &self.answer {
             remember(change, key, &self.asking.fingerprint, &request)?;
@@ -348,7 +369,7 @@ impl Draft {
             Fault::new(FaultKind::Unavailable, "the policies have just changed; nothing was decided, ask again")
         })?;
         let (duration, wait) = match &self.ruling.outcome {
-            Ruled::Approved { duration, .. } => (*duration, Duration::ZERO),
+            Ruled::Approved { duration, .. } | Ruled::BreakGlass { duration, .. } => (*duration, Duration::ZERO),
             Ruled::Denied { .. } => (duration.unwrap_or_default(), Duration::ZERO),
             Ruled::Pending { duration, pending_ttl, .. } => (*duration, *pending_ttl),
         };
@@ -359,8 +380,12 @@ impl Draft {
         let now = change.now();
         let policy = PinnedPolicy { name: Arc::clone(&self.ruling.policy.name), version, digest: digest.into() };
         let stages = match &self.ruling.outcome {
-            Ruled::Pending { .. } => pinned_policy(&change.read(), &policy)?.stages,
+            Ruled::Pending { .. } | Ruled::BreakGlass { .. } => pinned_policy(&change.read(), &policy)?.stages,
             Ruled::Approved { .. } | Ruled::Denied { .. } => vec![],
+        };
+        let break_glass = match &self.ruling.outcome {
+            Ruled::BreakGlass { review_within, .. } => Some(AfterTheFact::by(now.plus(*review_within))),
+            Ruled::Approved { .. } | Ruled::Denied { .. } | Ruled::Pending { .. } => None,
         };
         let mut request = AccessRequest {
             id: new_id(now),
@@ -373,6 +398,7 @@ impl Draft {
             state: AccessState::Pending,
             outcome: None,
             stages,
+            break_glass,
             reviews: vec![],
             traceparent,
             create_revision: Revision(0),
@@ -384,9 +410,9 @@ impl Draft {
 }
 
 /// A request that nobody will ever be able to approve does not wait.
-fn fail_at_once(change: &mut Change<'_>, request: &mut AccessRequest) -> Result<(), Fault> {
-    let barred = [&request.requester, &request.terms.subject];
-    let Some((stage, step)) = unattainable(&request.stages, &barred) else { return Ok(()) };
+fn fail_at_once(change: &mut Change<'_>, request: &mut AccessRequest, persons: &Persons) -> Result<(), Fault> {
+    let is_barred = |who: &Principal| request.concerns_person(who, persons);
+    let Some((stage, step)) = unattainable(&request.stages, persons, is_barred) else { return Ok(()) };
     let reason = format!(
         "no eligible approver: step {} of stage {} cannot be complete without the requester and the subject",
         step.name, stage.name
@@ -404,13 +430,14 @@ pub(super) fn approve(change: &mut Change<'_>, request: &mut AccessRequest, gran
             format!("{} holds {HELD_MAX} grants already, ended ones included; wait or release some", terms.subject);
         return Err(Fault::new(FaultKind::Limit, message));
     }
+    let end = within_windows(&change.read(), request, now, granted.duration)?;
     let grant = Grant {
         id: new_grant_id(now)?,
         subject: terms.subject.clone(),
         via: terms.via.clone(),
         scope: granted.scope,
         not_before: now,
-        end: End::At(now.plus(granted.duration)),
+        end: End::At(end),
         hold: Hold::None,
         staleness: granted.staleness,
         policy: PolicyRef { name: Arc::clone(&terms.policy.name), version: terms.policy.version },
@@ -422,6 +449,10 @@ pub(super) fn approve(change: &mut Change<'_>, request: &mut AccessRequest, gran
         requester: Some(request.requester.clone()),
         policy_digest: Arc::clone(&terms.policy.digest),
         auto_rule: granted.rule,
+        break_glass: request
+            .break_glass
+            .clone()
+            .map(|review| PassedOver { approvers: request.approvers().cloned().collect(), review }),
         ..Origin::default()
     };
     let mut issued = Issued { grant, origin, ending: None };
@@ -430,4 +461,20 @@ pub(super) fn approve(change: &mut Change<'_>, request: &mut AccessRequest, gran
     let outcome = Outcome { time: now, by, reason: granted.message, grant: Some(issued.grant.id) };
     change.end_request(request, AccessStep::Approve, outcome)?;
     Ok(())
+}
+
+/// When access that begins at `start` ends: with the window that is open then, at the latest. The windows of the pinned policy count.
+fn within_windows(
+    reader: &Reader<'_>,
+    request: &AccessRequest,
+    start: Timestamp,
+    length: Duration,
+) -> Result<Timestamp, Fault> {
+    let policy = &request.terms.policy;
+    let windows = pinned_policy(reader, policy)?.windows;
+    end_within(&windows, start, length).map_err(|closed| {
+        let (reason, field, message) =
+            (RefusalReason::OutsideWindow, "start_time", format!("policy {} {closed}", policy.name));
+        Refusal { reason, field, message, policy: Some(Arc::clone(&policy.name)), would: vec![] }.into()
+    })
 }

@@ -4,18 +4,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::break_glass;
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind, ReviewRefusal};
-use super::plane::Plane;
+use super::plane::{Plane, Rulings};
 use super::policy::{Pinned, pinned};
 use super::requests::{Granted, answer_key, answered, approve, remember, visible};
 use super::store::{Change, Reader, StoreError};
 use crate::model::access::{AccessRequest, AccessState, AccessStep, Outcome, PinnedPolicy, Terminal};
-use crate::model::approval::{Review, Standing, Verdict, adds};
+use crate::model::approval::{InForce, Review, Stage, Standing, Verdict, adds};
 use crate::model::canonical::Hash;
 use crate::model::identity::{Principal, PrincipalKind};
-use crate::model::policy::DURATION_MIN;
+use crate::model::policy::{DURATION_MIN, Mode};
 use crate::model::scope::{Scope, subset};
+use crate::model::time::Timestamp;
 
 /// What a reviewer says, parsed.
 #[derive(Debug, Clone)]
@@ -47,8 +49,9 @@ impl Plane {
     /// NOT_FOUND, STATE_TERMINAL, SELF_APPROVAL, ALREADY_REVIEWED, NOT_ELIGIBLE, DIGEST_MISMATCH, or a narrowing that would
     /// widen. Then nothing is changed.
     pub async fn review_request(&self, caller: &Caller, reviewing: Reviewing) -> Result<AccessRequest, Fault> {
-        let caller = caller.clone();
-        let (request, ended) = self.store.write(move |change| review(change, &caller, reviewing)).await?.0;
+        let (caller, current) = (caller.clone(), self.current());
+        let written = self.store.write(move |change| review(change, &caller, reviewing, &**current.load()));
+        let (request, ended) = written.await?.0;
         if ended {
             self.count(&request);
         }
@@ -56,8 +59,30 @@ impl Plane {
     }
 }
 
-/// The whole of one review; also whether it has ended the request.
-fn review(change: &mut Change<'_>, caller: &Caller, reviewing: Reviewing) -> Result<(AccessRequest, bool), Fault> {
+/// When reviews are counted, and what is in force then.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counting<'c> {
+    pub(super) rulings: &'c dyn Rulings,
+    pub(super) now: Timestamp,
+}
+
+/// Notes which reviews of a pending request count by what is in force now.
+pub(super) fn recheck(request: &mut AccessRequest, rulings: &dyn Rulings) {
+    if request.state.is_terminal() {
+        return;
+    }
+    let policy = rulings.policy(&request.terms.policy.name).filter(|policy| policy.mode == Mode::Enforce);
+    let stages = policy.map(|policy| policy.approval.as_slice());
+    request.recheck(&InForce { stages, persons: rulings.persons() });
+}
+
+/// The whole of one review; also whether it has ended the request. What is in force is looked at within the change.
+fn review(
+    change: &mut Change<'_>,
+    caller: &Caller,
+    reviewing: Reviewing,
+    rulings: &dyn Rulings,
+) -> Result<(AccessRequest, bool), Fault> {
     let answer = answer_key(caller, &reviewing.request_id);
     if let Some(key) = &answer
         && let Some(first) = answered(&change.read(), key, &reviewing.fingerprint)?
@@ -70,7 +95,9 @@ fn review(change: &mut Change<'_>, caller: &Caller, reviewing: Reviewing) -> Res
     if pinned.stages != request.stages {
         return Err(StoreError::Damaged(format!("{} is not under the approval of its policy", request.id)).into());
     }
-    let review = admit(&request, caller, &reviewing, change)?;
+    recheck(&mut request, rulings);
+    let counting = Counting { rulings, now: change.now() };
+    let review = admit(&request, caller, &reviewing, &counting)?;
     change.record_review(&mut request, &review)?;
     conclude(change, &mut request, &pinned, reviewing.traceparent)?;
     if let Some(key) = &answer {
@@ -100,18 +127,21 @@ fn admit(
     request: &AccessRequest,
     caller: &Caller,
     reviewing: &Reviewing,
-    change: &Change<'_>,
+    counting: &Counting<'_>,
 ) -> Result<Review, Fault> {
     let refuse = |refusal, message: String| Err(Fault::new(FaultKind::Review(refusal), message));
-    let reviewer = caller.who();
-    if caller.principals().iter().any(|principal| request.concerns(principal)) {
-        let message = "whoever asked for access or is to get it does not review the request; cancel takes it back";
+    let (reviewer, persons) = (caller.who(), counting.rulings.persons());
+    if caller.principals().iter().any(|principal| request.concerns_person(principal, persons)) {
+        let message = "whoever asked for access or is to get it does not review the request, by whatever account; cancel takes \
+                       it back";
         return refuse(ReviewRefusal::SelfApproval, message.to_owned());
     }
-    if request.reviews.iter().any(|review| review.reviewer == *reviewer) {
-        return refuse(ReviewRefusal::AlreadyReviewed, format!("{reviewer} has reviewed it already, and counts once"));
+    if let Some(first) = request.reviews.iter().find(|review| persons.same(&review.reviewer, reviewer)) {
+        let message = format!("{} has reviewed it already, and a person counts once", first.reviewer);
+        return refuse(ReviewRefusal::AlreadyReviewed, message);
     }
-    let proven = approving(request, caller);
+    let waited = request.waited(counting.now);
+    let proven = approving(request, caller, waited);
     if proven.is_empty() {
         return refuse(ReviewRefusal::NotEligible, not_eligible(request, reviewer));
     }
@@ -124,12 +154,17 @@ fn admit(
         reviewer: reviewer.clone(),
         verdict: reviewing.verdict,
         reason: reviewing.reason.clone(),
-        time: change.now(),
+        time: counting.now,
         proven,
         digest,
         narrowed_scope: reviewing.narrowed_scope.clone(),
         narrowed_duration: reviewing.narrowed_duration,
+        waited,
+        void: None,
     };
+    if let Some(why) = void(request, &review, counting.rulings) {
+        return refuse(ReviewRefusal::NotEligible, format!("the review of {reviewer} would not count: {why}"));
+    }
     if !adds(&request.stages, &request.countable(), &review) {
         let message = "nothing waits for this reviewer now: the steps are complete, or their stage is not reached yet";
         return refuse(ReviewRefusal::NotEligible, message.to_owned());
@@ -138,21 +173,40 @@ fn admit(
     Ok(review)
 }
 
+/// Why a review would not count by what is in force now.
+fn void(request: &AccessRequest, review: &Review, rulings: &dyn Rulings) -> Option<Arc<str>> {
+    let mut with = request.clone();
+    with.reviews.push(review.clone());
+    recheck(&mut with, rulings);
+    with.reviews.pop()?.void
+}
+
+/// Whether the caller is a user whom some step admits, once the request has waited for so long.
+pub(super) fn is_approver(stages: &[Stage], caller: &Caller, waited: Duration) -> bool {
+    let mut steps = stages.iter().flat_map(|stage| &stage.steps);
+    caller.who().kind() == PrincipalKind::User && steps.any(|step| step.admits(caller.acting(), waited))
+}
+
 /// The principals by which the caller is an approver; none for whoever is no user.
-fn approving(request: &AccessRequest, caller: &Caller) -> Vec<Principal> {
+fn approving(request: &AccessRequest, caller: &Caller, waited: Duration) -> Vec<Principal> {
     if caller.who().kind() != PrincipalKind::User {
         return Vec::new();
     }
-    let names = |principal: &&Principal| request.is_reviewable_by(std::slice::from_ref(*principal));
+    let names = |principal: &&Principal| request.is_reviewable_by(std::slice::from_ref(*principal), waited);
     caller.acting().iter().filter(names).cloned().collect()
 }
 
-/// Whether an approval of the caller would count now.
-pub(super) fn waits_for(request: &AccessRequest, caller: &Caller) -> bool {
-    let proven = approving(request, caller);
-    let barred = caller.principals().iter().any(|principal| request.concerns(principal))
-        || request.reviews.iter().any(|review| review.reviewer == *caller.who());
-    if request.state.is_terminal() || proven.is_empty() || barred {
+/// Whether the caller's word is wanted: an approval of theirs would count now, or their review of broken glass is outstanding.
+pub(super) fn waits_for(request: &AccessRequest, caller: &Caller, counting: &Counting<'_>) -> bool {
+    let Counting { rulings, now } = *counting;
+    if break_glass::waits_for(request, caller, rulings, now) {
+        return true;
+    }
+    let (waited, persons) = (request.waited(now), rulings.persons());
+    let proven = approving(request, caller, waited);
+    let barred = caller.principals().iter().any(|principal| request.concerns_person(principal, persons))
+        || request.reviews.iter().any(|review| persons.same(&review.reviewer, caller.who()));
+    if request.state.is_terminal() || now >= request.pending_until || proven.is_empty() || barred {
         return false;
     }
     let review = Review {
@@ -164,8 +218,10 @@ pub(super) fn waits_for(request: &AccessRequest, caller: &Caller) -> bool {
         digest: request.terms.digest(),
         narrowed_scope: None,
         narrowed_duration: None,
+        waited,
+        void: None,
     };
-    adds(&request.stages, &request.countable(), &review)
+    void(request, &review, rulings).is_none() && adds(&request.stages, &request.countable(), &review)
 }
 
 fn not_eligible(request: &AccessRequest, reviewer: &Principal) -> String {
@@ -234,7 +290,8 @@ fn conclude(
 }
 
 fn approved_by(request: &AccessRequest) -> String {
-    let approvals = request.reviews.iter().filter(|review| review.verdict == Verdict::Approve);
+    let counts = |review: &&Review| review.verdict == Verdict::Approve && review.void.is_none();
+    let approvals = request.reviews.iter().filter(counts);
     let mut names: Vec<&str> = approvals.map(|review| review.reviewer.short()).collect();
     let more = names.len().saturating_sub(10);
     names.truncate(10);

@@ -52,6 +52,8 @@ pub enum Table {
     Enforced,
     /// Moment, kind and id of what the sweeper has to do.
     Due,
+    /// Requester and access request of every review of broken glass that is outstanding -> when it is due, and the policy.
+    OpenReviews,
     /// Revision -> grants that it changed; the newest only.
     Changes,
     /// Policy name and version -> text and digest.
@@ -68,11 +70,23 @@ pub enum Table {
     TokenKeys,
     /// Kind and name -> policy document that was applied through the API.
     AppliedDocuments,
+    /// Resource and index of its audit events.
+    AuditByResource,
+    /// Grant id -> when and how often it was used. From here on: what sidecars report, in no revision.
+    Uses,
+    /// Decision id -> what was decided.
+    Decisions,
+    /// Grant id, arrival and id of the decisions that name it.
+    DecisionsByGrant,
+    /// Arrival and id of every decision, to forget the oldest.
+    DecisionsByArrival,
+    /// Instance of a sidecar -> how far it has reported.
+    Reporters,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 23] = [
         Self::Meta,
         Self::Requests,
         Self::RequestsByParty,
@@ -81,6 +95,7 @@ impl Table {
         Self::GrantsByParty,
         Self::Enforced,
         Self::Due,
+        Self::OpenReviews,
         Self::Changes,
         Self::Policies,
         Self::PolicyDigests,
@@ -89,6 +104,12 @@ impl Table {
         Self::Audit,
         Self::TokenKeys,
         Self::AppliedDocuments,
+        Self::AuditByResource,
+        Self::Uses,
+        Self::Decisions,
+        Self::DecisionsByGrant,
+        Self::DecisionsByArrival,
+        Self::Reporters,
     ];
 
     /// Its name in the engine.
@@ -102,6 +123,7 @@ impl Table {
             Self::GrantsByParty => "grants_by_party",
             Self::Enforced => "enforced",
             Self::Due => "due",
+            Self::OpenReviews => "open_reviews",
             Self::Changes => "changes",
             Self::Policies => "policies",
             Self::PolicyDigests => "policy_digests",
@@ -110,6 +132,12 @@ impl Table {
             Self::Audit => "audit",
             Self::TokenKeys => "token_keys",
             Self::AppliedDocuments => "applied_documents",
+            Self::AuditByResource => "audit_by_resource",
+            Self::Uses => "uses",
+            Self::Decisions => "decisions",
+            Self::DecisionsByGrant => "decisions_by_grant",
+            Self::DecisionsByArrival => "decisions_by_arrival",
+            Self::Reporters => "reporters",
         }
     }
 }
@@ -186,6 +214,13 @@ pub trait Engine: Debug + Send + Sync + 'static {
     /// [`StoreError::Conflict`] when the meta row is another by now; otherwise the outcome is unknown until
     /// [`Engine::recover`] has succeeded.
     fn commit(&self, guard: Option<&[u8]>, writes: &Writes) -> Result<(), StoreError>;
+
+    /// Writes all or nothing, without a guard and perhaps not yet durable: a crash may take it back. Only for tables that
+    /// no revision speaks of.
+    ///
+    /// # Errors
+    /// As [`Engine::commit`], but never a conflict.
+    fn note(&self, writes: &Writes) -> Result<(), StoreError>;
 
     /// Makes the engine usable again after a failed commit, if that is possible.
     ///

@@ -106,6 +106,7 @@ pub(super) fn request(id: &str) -> AccessRequest {
         state: AccessState::Pending,
         outcome: None,
         stages: vec![],
+        break_glass: None,
         reviews: vec![],
         traceparent: None,
         create_revision: Revision(0),
@@ -123,6 +124,7 @@ pub(super) fn asking() -> Asking {
         reason: "look".into(),
         tickets: vec![],
         policy: String::new(),
+        break_glass: false,
         request_id: String::new(),
         fingerprint: Canonical::new("test").finish(),
         traceparent: None,
@@ -152,8 +154,9 @@ pub(super) fn policies(text: &str) -> PolicySet {
 pub(super) struct Rig {
     pub(super) plane: Plane,
     clock: Arc<AtomicU64>,
-    _directory: Arc<TempDir>,
-    _tasks: JoinSet<Outcome>,
+    directory: Arc<TempDir>,
+    stop: CancellationToken,
+    tasks: JoinSet<Outcome>,
 }
 
 impl Rig {
@@ -167,9 +170,21 @@ impl Rig {
     /// With no policy.
     pub(super) async fn empty() -> Self {
         let directory = Arc::new(tempfile::tempdir().unwrap());
-        let clock = Arc::new(AtomicU64::new(NOON.as_micros()));
+        Self::open(directory, Arc::new(AtomicU64::new(NOON.as_micros())))
+    }
+
+    /// The same store, opened anew; with no policy.
+    pub(super) async fn restart(self) -> Self {
+        let Self { plane, clock, directory, stop, mut tasks } = self;
+        drop(plane);
+        stop.cancel();
+        while tasks.join_next().await.is_some() {}
+        Self::open(directory, clock)
+    }
+
+    fn open(directory: Arc<TempDir>, clock: Arc<AtomicU64>) -> Self {
         let ticking = Arc::clone(&clock);
-        let engine = Embedded::open(directory.path()).unwrap();
+        let engine = Embedded::open(&directory.path().join("data")).unwrap();
         let now = Arc::new(move || Timestamp::from_micros(ticking.load(Ordering::Acquire)));
         let (store, writer, opening) = Store::open(engine, now).unwrap();
         let mirror = Mirror::new(opening.revision, opening.grants, &opening.history, 100);
@@ -182,11 +197,19 @@ impl Rig {
             published.publish(&committed.commit);
             woken.wake(&committed.requests);
         }));
-        let mut tasks = JoinSet::new();
-        tasks.spawn(writer.run(CancellationToken::new()));
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        tasks.spawn(writer.run(stop.clone()));
         let metrics = Metrics::default().register(ControlMetrics::register);
         let plane = Plane::new(store, fanout, waiting, metrics, Duration::from_secs(600));
-        Self { plane, clock, _directory: directory, _tasks: tasks }
+        Self { plane, clock, directory, stop, tasks }
+    }
+
+    /// Ends it; its store is in `data` of what is left.
+    pub(super) async fn close(self) -> TempDir {
+        let Self { plane, directory, mut tasks, .. } = self;
+        drop(plane);
+        while tasks.join_next().await.is_some() {}
+        Arc::try_unwrap(directory).unwrap()
     }
 
     /// Time passes.

@@ -184,12 +184,10 @@ fn kib(bytes: u64) -> f64 {
     bytes as f64 / 1024.0
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
 fn millis<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(ms(*span))
 }
 
-#[expect(clippy::ref_option, reason = "the signature that serde asks for")]
 fn maybe_millis<S: Serializer>(span: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     span.map(ms).serialize(serializer)
 }

@@ -4,10 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::approval::{Progress, Review, Stage, progress};
+use super::approval::{AfterTheFact, Progress, Review, Stage, progress};
 use super::canonical::{Canonical, Hash};
 use super::grant::{End, Grant, GrantId, Hold, PolicyRef, Revision, Staleness};
 use super::identity::Principal;
+use super::policy::Matcher;
 use super::scope::{Rule, Scope};
 use super::time::Timestamp;
 
@@ -155,8 +156,11 @@ pub struct AccessRequest {
     pub state: AccessState,
     /// How it ended; absent while pending.
     pub outcome: Option<Outcome>,
-    /// Who has to approve, as the pinned policy says; empty when that was not left to people.
+    /// Who has to approve, as the pinned policy says; empty when that was not left to people. Whoever breaks the glass passes
+    /// over them.
     pub stages: Vec<Stage>,
+    /// The review afterwards, exactly when the glass was broken.
+    pub break_glass: Option<AfterTheFact>,
     /// What people have said, in order.
     pub reviews: Vec<Review>,
     /// W3C trace context of the request.
@@ -219,16 +223,38 @@ impl AccessRequest {
     /// The reviews that can count.
     pub fn countable(&self) -> Vec<Review> {
         let digest = self.terms.digest();
-        let counts = |review: &&Review| review.digest == digest && !self.concerns(&review.reviewer);
+        let counts =
+            |review: &&Review| review.digest == digest && review.void.is_none() && !self.concerns(&review.reviewer);
         self.reviews.iter().filter(counts).cloned().collect()
     }
 
-    /// Whether somebody who has proved to be all of these is among its approvers.
-    pub fn is_reviewable_by(&self, proven: &[Principal]) -> bool {
-        self.stages.iter().flat_map(|stage| &stage.steps).any(|step| step.admits(proven))
+    /// Whether somebody who has proved to be all of these is among its approvers, once it has waited for so long.
+    pub fn is_reviewable_by(&self, proven: &[Principal], waited: Duration) -> bool {
+        self.stages.iter().flat_map(|stage| &stage.steps).any(|step| step.admits(proven, waited))
     }
 
-    /// What a grant may have at most by now: each approval can only take away.
+    /// Everybody who can ever review it.
+    pub fn approvers(&self) -> impl Iterator<Item = &Matcher> {
+        let steps = self.stages.iter().flat_map(|stage| &stage.steps);
+        steps.flat_map(|step| step.approvers_after(Duration::MAX))
+    }
+
+    /// For how long it has been pending.
+    pub fn waited(&self, now: Timestamp) -> Duration {
+        now.since(self.create_time)
+    }
+
+    /// When further people may review it: each moment once, earliest first.
+    pub fn escalates_at(&self) -> Vec<Timestamp> {
+        let steps = self.stages.iter().flat_map(|stage| &stage.steps);
+        let mut moments: Vec<Timestamp> =
+            steps.flat_map(|step| &step.escalate).map(|further| self.create_time.plus(further.after)).collect();
+        moments.sort_unstable();
+        moments.dedup();
+        moments
+    }
+
+    /// What a grant may have at most by now: each approval can only take away, and one that has become void takes away still.
     pub fn approved_at_most(&self) -> (&Scope, Duration) {
         let scope = self.reviews.iter().rev().find_map(|review| review.narrowed_scope.as_ref());
         let spans = self.reviews.iter().filter_map(|review| review.narrowed_duration);
@@ -263,10 +289,21 @@ pub struct Origin {
     pub policy_digest: Arc<str>,
     /// The automatic rule that approved it, if one did.
     pub auto_rule: Option<Arc<str>>,
+    /// Of a grant for which the glass was broken: the review afterwards, and who can write it.
+    pub break_glass: Option<PassedOver>,
     /// When it was issued.
     pub create_time: Timestamp,
     /// At which revision of the store.
     pub create_revision: Revision,
+}
+
+/// Who was passed over when the glass was broken, and what they think of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassedOver {
+    /// Those who would have had to approve.
+    pub approvers: Vec<Matcher>,
+    /// Their review afterwards.
+    pub review: AfterTheFact,
 }
 
 /// When, why and by whom a grant was ended.

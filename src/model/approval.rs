@@ -10,14 +10,22 @@ use std::time::Duration;
 
 use super::canonical::Hash;
 use super::identity::{Principal, PrincipalKind};
-use super::policy::Matcher;
+use super::policy::{Matcher, Persons};
 use super::scope::Scope;
 use super::time::Timestamp;
+
+mod recheck;
+mod task;
+
+pub use recheck::InForce;
+pub use task::{AfterTheFact, Opinion, Said};
 
 /// Most stages of one policy, and most steps of one stage.
 pub const STAGES_MAX: usize = 8;
 /// Most people that one step can want.
 pub const PEOPLE_MAX: usize = 256;
+/// Most escalations of one step.
+pub const ESCALATIONS_MAX: usize = 8;
 
 /// Steps that are open at the same time. The next stage opens when all of them are complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,12 +47,30 @@ pub struct Step {
     pub approvals: usize,
     /// How many different people refuse the request; never less than one.
     pub denials: usize,
+    /// Who else may review once the request has waited for so long, by that time. It takes no fewer people.
+    pub escalate: Vec<Escalation>,
+}
+
+/// Further approvers of a step, from some time on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Escalation {
+    /// Once the request has been pending for so long.
+    pub after: Duration,
+    /// Users, and members of groups.
+    pub approvers: Vec<Matcher>,
 }
 
 impl Step {
-    /// Whether somebody who has proved to be all of these may review here.
-    pub fn admits(&self, proven: &[Principal]) -> bool {
-        proven.iter().any(|principal| self.approvers.iter().any(|matcher| matcher.matches(principal)))
+    /// Whether somebody who has proved to be all of these may review here, once the request has waited for so long.
+    pub fn admits(&self, proven: &[Principal], waited: Duration) -> bool {
+        let mut approvers = self.approvers_after(waited);
+        approvers.any(|matcher| proven.iter().any(|principal| matcher.matches(principal)))
+    }
+
+    /// Who may review here once the request has waited for so long.
+    pub fn approvers_after(&self, waited: Duration) -> impl Iterator<Item = &Matcher> {
+        let escalated = self.escalate.iter().filter(move |escalation| escalation.after <= waited);
+        self.approvers.iter().chain(escalated.flat_map(|escalation| &escalation.approvers))
     }
 
     fn wanted(&self) -> usize {
@@ -90,6 +116,10 @@ pub struct Review {
     pub narrowed_scope: Option<Scope>,
     /// Only for so long.
     pub narrowed_duration: Option<Duration>,
+    /// For how long the request had been pending.
+    pub waited: Duration,
+    /// Why it does not count, as of the last counting.
+    pub void: Option<Arc<str>>,
 }
 
 /// Where a request stands with the people who decide it.
@@ -159,7 +189,7 @@ pub fn adds(stages: &[Stage], reviews: &[Review], review: &Review) -> bool {
     match review.verdict {
         Verdict::Deny => {
             let steps = stages.iter().flat_map(|stage| &stage.steps);
-            steps.zip(&before.steps).any(|(step, at)| at.opened && step.admits(&review.proven))
+            steps.zip(&before.steps).any(|(step, at)| at.opened && step.admits(&review.proven, review.waited))
         }
         Verdict::Approve => {
             let mut with = reviews.to_vec();
@@ -170,23 +200,23 @@ pub fn adds(stages: &[Stage], reviews: &[Review], review: &Review) -> bool {
     }
 }
 
-/// The first step that can never be complete, as far as that can be told: its approvers are listed by name, and without
-/// `barred` (the requester and the subject) too few of them are left.
-pub fn unattainable<'s>(stages: &'s [Stage], barred: &[&Principal]) -> Option<(&'s Stage, &'s Step)> {
-    let is_person =
-        |matcher: &Matcher| matches!(matcher, Matcher::Exact(principal) if principal.kind() == PrincipalKind::User);
-    let mut known = Vec::new();
+/// The first step that can never be complete, as far as that can be told: its approvers, those of its escalations included,
+/// are listed by name, and without those who are `barred` too few people of them are left, whatever accounts they use.
+pub fn unattainable<'s>(
+    stages: &'s [Stage],
+    persons: &Persons,
+    barred: impl Fn(&Principal) -> bool,
+) -> Option<(&'s Stage, &'s Step)> {
+    let mut known: Vec<Review> = Vec::new();
     let (mut closed, mut places) = (Vec::new(), Vec::new());
     for (stage, step) in stages.iter().flat_map(|stage| stage.steps.iter().map(move |step| (stage, step))) {
-        if !step.approvers.iter().all(is_person) {
-            continue;
-        }
+        let Some(people) = named(step) else { continue };
         closed.push(Stage { name: Arc::clone(&stage.name), steps: vec![step.clone()] });
         places.push((stage, step));
-        for matcher in &step.approvers {
-            let Matcher::Exact(person) = matcher else { continue };
-            if !barred.contains(&person) {
-                known.push(approval_of(person));
+        for account in people.into_iter().filter(|person| !barred(person)) {
+            match known.iter_mut().find(|review| persons.same(&review.reviewer, account)) {
+                Some(review) => review.proven.push(account.clone()),
+                None => known.push(approval_of(account)),
             }
         }
     }
@@ -195,7 +225,19 @@ pub fn unattainable<'s>(stages: &'s [Stage], barred: &[&Principal]) -> Option<(&
     places.get(missing).copied()
 }
 
-/// As if this person had approved.
+/// Everybody who can ever review in a step; `None` when they are not all listed by name.
+fn named(step: &Step) -> Option<Vec<&Principal>> {
+    step.approvers_after(Duration::MAX).map(user).collect()
+}
+
+fn user(matcher: &Matcher) -> Option<&Principal> {
+    match matcher {
+        Matcher::Exact(one) if one.kind() == PrincipalKind::User => Some(one),
+        Matcher::Exact(_) | Matcher::Workload(_) | Matcher::AnyUser(_) => None,
+    }
+}
+
+/// As if this person had approved, at the very end.
 fn approval_of(person: &Principal) -> Review {
     Review {
         reviewer: person.clone(),
@@ -206,6 +248,8 @@ fn approval_of(person: &Principal) -> Review {
         digest: Hash::default(),
         narrowed_scope: None,
         narrowed_duration: None,
+        waited: Duration::MAX,
+        void: None,
     }
 }
 
@@ -237,7 +281,8 @@ impl<'s> Matching<'s> {
             if !seen.insert(&review.reviewer) {
                 return Vec::new();
             }
-            let admitting = spots.iter().enumerate().filter(|(_, spot)| spot.step.admits(&review.proven));
+            let admitting =
+                spots.iter().enumerate().filter(|(_, spot)| spot.step.admits(&review.proven, review.waited));
             admitting.map(|(at, _)| at).collect()
         });
         let eligible = eligible.collect();

@@ -121,8 +121,12 @@ fn find(grants: &impl Grants, check: &Check<'_>, now: Timestamp, stale: bool) ->
         for grant in held.iter().filter(counts).filter(|grant| grant.scope.service() == check.service) {
             match examine(grant, principal, target, caller.peer.as_ref(), now) {
                 Ok(permit) if stale && permit.grant().staleness == Staleness::Strict => drop(permit),
-                Ok(permit) if best.as_ref().is_none_or(|best| ends(&permit) > ends(best)) => best = Some(permit),
-                Ok(_) => {}
+                Ok(permit) => {
+                    best = Some(match best.take() {
+                        Some(before) => before.beside(permit),
+                        None => permit,
+                    });
+                }
                 Err(mut found) => {
                     found.named = only.is_some();
                     if miss.as_ref().is_none_or(|miss| found.rank() > miss.rank()) {
@@ -156,11 +160,6 @@ fn not_yet_visible(token: &Tokened, known: Revision) -> Denial {
 fn token_without_grant(token: &Tokened, service: &Service) -> Denial {
     let detail = format!("the token's grant {} is no grant of its subject at service {service}", token.grant);
     Denial::new(DenyReason::NoGrant, detail)
-}
-
-/// For the order among permits: the one that ends last wins, a standing grant over all.
-fn ends(permit: &Permit) -> Timestamp {
-    permit.expires().unwrap_or(Timestamp::MAX)
 }
 
 fn no_grant(service: &Service) -> Denial {

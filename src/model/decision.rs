@@ -25,7 +25,7 @@ pub enum Decision {
 ///     grant: std::sync::Arc<jitgate::model::grant::Grant>,
 ///     principal: jitgate::model::identity::Principal,
 /// ) -> jitgate::model::decision::Permit {
-///     jitgate::model::decision::Permit { grant, principal, rule: 0, remaining: None }
+///     jitgate::model::decision::Permit { grant, principal, rule: 0, remaining: None, others: vec![] }
 /// }
 /// ```
 #[derive(Debug, Clone)]
@@ -34,16 +34,36 @@ pub struct Permit {
     principal: Principal,
     rule: usize,
     remaining: Option<Duration>,
+    others: Vec<Arc<Grant>>,
 }
 
 impl Permit {
+    /// Most grants that one call is carried by; more would let nothing live longer.
+    pub const GRANTS_MAX: usize = 8;
+
     pub(super) fn new(grant: Arc<Grant>, principal: Principal, rule: usize, remaining: Option<Duration>) -> Self {
-        Self { grant, principal, rule, remaining }
+        Self { grant, principal, rule, remaining, others: Vec::new() }
+    }
+
+    /// Both permits in one: the grant that ends last speaks for it, and the other is kept for what outlives the first.
+    #[must_use]
+    pub(super) fn beside(self, other: Self) -> Self {
+        let (mut best, less) = if ends(&other.grant) > ends(&self.grant) { (other, self) } else { (self, other) };
+        let less_known = std::iter::once(less.grant).chain(less.others);
+        best.others.extend(less_known.filter(|grant| grant.id != best.grant.id));
+        best.others.sort_by_key(|grant| std::cmp::Reverse(ends(grant)));
+        best.others.truncate(Self::GRANTS_MAX - 1);
+        best
     }
 
     /// The grant that allows.
     pub fn grant(&self) -> &Arc<Grant> {
         &self.grant
+    }
+
+    /// Every grant that carries the call, the one that allows first, then by their ends, latest first.
+    pub fn grants(&self) -> impl Iterator<Item = &Arc<Grant>> {
+        std::iter::once(&self.grant).chain(&self.others)
     }
 
     /// Which of the caller's principals holds it.
@@ -65,6 +85,11 @@ impl Permit {
     pub fn expires(&self) -> Option<Timestamp> {
         self.grant.expires()
     }
+}
+
+/// For the order among grants: the one that ends last wins, a standing grant over all.
+fn ends(grant: &Grant) -> Timestamp {
+    grant.expires().unwrap_or(Timestamp::MAX)
 }
 
 /// Why a call is not allowed.

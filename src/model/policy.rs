@@ -12,11 +12,16 @@ use super::grant::Staleness;
 use super::identity::Principal;
 use super::scope::Scope;
 use super::time::Timestamp;
+use super::window::Window;
 
+mod break_glass;
 mod matcher;
+mod person;
 mod ruling;
 
+pub use break_glass::{BREAK_GLASS_OPEN_MAX, BREAK_GLASS_REASON_MIN, BreakGlass};
 pub use matcher::{Matcher, MatcherError, Subjects};
+pub use person::{ACCOUNTS_MAX, Person, Persons};
 pub use ruling::{Ask, Outcome, PolicyPin, Refusal, RefusalReason, Ruling, Would};
 
 /// Longest reason that any policy accepts, in characters.
@@ -55,10 +60,14 @@ pub struct AccessPolicy {
     pub via: Vec<Matcher>,
     /// A request's scope must lie within.
     pub scope: Scope,
+    /// What its owner calls the place: `production`. For conditions; empty when it has no name.
+    pub environment: Arc<str>,
     /// Whether a request's scope may itself hold a wildcard.
     pub allow_wildcard: bool,
     /// How long.
     pub duration: DurationRule,
+    /// When access under it can exist; empty: always.
+    pub windows: Vec<Window>,
     /// How long a request may wait for people.
     pub pending_ttl: Duration,
     /// What the reason must look like.
@@ -69,8 +78,17 @@ pub struct AccessPolicy {
     pub auto: Vec<AutoRule>,
     /// Which people decide the rest; empty: nobody can, and the request waits until its time is up.
     pub approval: Vec<Stage>,
+    /// Who may have access at once, without these people; absent: nobody.
+    pub break_glass: Option<BreakGlass>,
     /// What its grants count for while a sidecar is cut off.
     pub staleness: Staleness,
+}
+
+impl AccessPolicy {
+    /// How long a grant may lie unused before it ends by itself; `None`: as long as it lasts.
+    pub const fn unused_ttl(&self) -> Option<Duration> {
+        self.duration.unused_ttl
+    }
 }
 
 /// Whether a policy decides.
@@ -103,6 +121,8 @@ pub struct DurationRule {
     pub default: Duration,
     /// At most.
     pub max: Duration,
+    /// How long a grant may lie unused; absent: as long as it lasts.
+    pub unused_ttl: Option<Duration>,
 }
 
 /// What the reason must look like.

@@ -62,6 +62,9 @@ impl Gauges {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
+        let open = ConstGauge::new(i64::try_from(self.table.leashes().len()).unwrap_or(i64::MAX));
+        let help = "Streams that end with their grant";
+        open.encode(encoder.encode_descriptor(names::LEASHES_OPEN, help, None, open.metric_type())?)?;
         let counts = self.table.current().map(|index| index.counts()).unwrap_or_default();
         let mut family = encoder.encode_descriptor(names::GRANTS, "Grants by state", None, MetricType::Gauge)?;
         let states = [

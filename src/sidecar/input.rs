@@ -1,13 +1,18 @@
 //! Reads Envoy's CheckRequest, and is the only file that does. It borrows what a decision needs, drops the query string
 //! and judges nothing: it never verifies a credential and never guesses what is missing.
 
+use std::time::Duration;
+
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use smallvec::SmallVec;
 
+use self::timeout::grpc_timeout;
 use crate::model::decision::{Denial, DenyReason};
 use crate::model::identity::Service;
 use crate::model::target::{Target, TargetError};
+
+mod timeout;
 
 /// Most headers read from one check; Envoy's own default bound on a request is 100.
 const HEADERS_MAX: usize = 512;
@@ -27,6 +32,8 @@ pub struct Inbound<'a> {
     pub ours: Vec<&'a str>,
     /// The trace that the request itself carries.
     pub trace: TraceFields<'a>,
+    /// How long a gRPC caller waits, if it says so in a form that counts.
+    pub grpc_timeout: Option<Duration>,
     /// What is called and by whom, or what is missing to tell.
     pub call: Result<Call<'a>, Denial>,
 }
@@ -104,7 +111,11 @@ pub fn read<'a>(check: &'a CheckRequest, services: &'a Services) -> Inbound<'a> 
         (Some(attributes), Some(http)) => read_call(attributes, http, &fields, services),
         _ => Err(bad("the check describes no HTTP request: ext_authz must run as an HTTP filter")),
     };
-    Inbound { dialect, call, trace: fields.trace, ours: fields.ours }
+    let grpc_timeout = match fields.grpc_timeout.as_slice() {
+        [one] => grpc_timeout(one),
+        _ => None,
+    };
+    Inbound { dialect, call, trace: fields.trace, grpc_timeout, ours: fields.ours }
 }
 
 fn read_call<'a>(
@@ -188,6 +199,7 @@ struct Fields<'a> {
     content_type: SmallVec<[&'a [u8]; 1]>,
     authorization: SmallVec<[&'a [u8]; 1]>,
     token: SmallVec<[&'a [u8]; 1]>,
+    grpc_timeout: SmallVec<[&'a [u8]; 1]>,
     trace: TraceFields<'a>,
     ours: Vec<&'a str>,
 }
@@ -219,6 +231,8 @@ impl<'a> Fields<'a> {
             self.authorization.push(value);
         } else if is("content-type") {
             self.content_type.push(value);
+        } else if is("grpc-timeout") {
+            self.grpc_timeout.push(value);
         } else if is("traceparent") {
             self.trace.traceparent = text();
         } else if is("b3") {

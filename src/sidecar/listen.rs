@@ -22,6 +22,9 @@ use socket::SocketFile;
 
 /// Streams in one connection. An Envoy worker opens a second connection beyond 1024 by itself.
 const STREAMS_MAX: u32 = 1024;
+/// Bytes of a connection on their way. HTTP/2 here takes many small messages that are not read yet for an attack and
+/// breaks the connection off, at a count that follows this: it must hold one of every stream, which may all end at once.
+const WINDOW: u32 = 2 << 20;
 /// Connections on one listener; each Envoy worker needs one or two.
 const CONNECTIONS_MAX: usize = 512;
 const HEADER_LIST_MAX: u32 = 32 * 1024;
@@ -175,6 +178,7 @@ impl Listener {
         let server = Server::builder()
             .timeout(ANSWER_WITHIN)
             .max_concurrent_streams(STREAMS_MAX)
+            .initial_connection_window_size(Some(WINDOW))
             .http2_max_header_list_size(HEADER_LIST_MAX)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))

@@ -10,6 +10,7 @@ use tonic::metadata::MetadataMap;
 use ulid::Ulid;
 
 use super::input::{Call, Inbound, TraceFields};
+use super::report::{Place, Reports, Seen};
 use crate::clock;
 use crate::model::decide::{Caller, Freshness};
 use crate::model::decision::Decision;
@@ -49,7 +50,14 @@ impl fmt::Display for DecisionId {
 pub struct Recorder {
     spans: Spans,
     /// Shared by every decision under way: a hundred counters are not for copying.
-    decisions: Arc<Decisions>,
+    decisions: Arc<Sinks>,
+}
+
+/// What every decision is written to.
+#[derive(Debug)]
+struct Sinks {
+    counters: Decisions,
+    reports: Reports,
 }
 
 /// What a decision was made from, for the record.
@@ -87,7 +95,13 @@ pub struct Pending {
 impl Recorder {
     /// Registers the decision metrics.
     pub fn new(spans: Spans, metrics: &Metrics) -> Self {
-        Self { spans, decisions: Arc::new(Decisions::register(metrics)) }
+        Self::reporting(spans, metrics, Reports::default())
+    }
+
+    /// The same, and every decision is reported.
+    pub fn reporting(spans: Spans, metrics: &Metrics, reports: Reports) -> Self {
+        reports.register(metrics);
+        Self { spans, decisions: Arc::new(Sinks { counters: Decisions::register(metrics), reports }) }
     }
 
     /// Opens the record of a check that has just arrived. Envoy's own check span is its parent.
@@ -115,23 +129,43 @@ impl Pending {
         let took = self.began.elapsed();
         let (outcome, reason) = match facts.decision {
             Decision::Permit(_) => {
-                self.recorder.decisions.allowed(took);
+                self.recorder.decisions.counters.allowed(took);
                 ("allow", "NONE")
             }
             Decision::Deny(denial) => {
-                self.recorder.decisions.denied(denial.reason, took);
+                self.recorder.decisions.counters.denied(denial.reason, took);
                 if facts.shadowed {
-                    self.recorder.decisions.shadowed(denial.reason);
+                    self.recorder.decisions.counters.shadowed(denial.reason);
                 }
                 (outcome(denial.reason), denial.reason.as_str())
             }
         };
         let Facts { shadowed: shadow, age, freshness, .. } = facts;
         tracing::debug!(decision_id = %self.id, outcome, reason, shadow, ?took, ?age, %freshness, "decided");
-        if self.recorder.spans.enabled() {
-            let parent = self.parent.or_else(|| parent_in(&facts.inbound.trace));
-            self.push(self.span(parent, took, describe(self.id, outcome, facts)));
+        let (traced, reported) = (self.recorder.spans.enabled(), self.recorder.decisions.reports.wanted());
+        if !traced && !reported {
+            return;
         }
+        let parent = self.parent.or_else(|| parent_in(&facts.inbound.trace));
+        let span = if traced { self.span(parent, took, describe(self.id, outcome, facts)) } else { None };
+        let trace = span.as_ref().map(|span| span.context).or(parent).map(|context| context.trace_id);
+        self.push(span);
+        if reported {
+            self.report(facts, trace);
+        }
+    }
+
+    fn report(&self, facts: &Facts<'_>, trace: Option<[u8; 16]>) {
+        let place = Place {
+            id: self.id,
+            at: self.start,
+            principal: principal_of(facts),
+            trace,
+            revision: facts.revision,
+            shadow: facts.shadowed,
+        };
+        let seen = Seen::of(place, facts.decision, facts.inbound.call.as_ref().ok());
+        self.recorder.decisions.reports.push(seen);
     }
 
     fn push(&self, span: Option<SpanRecord>) {
@@ -162,7 +196,7 @@ impl Drop for Pending {
         if self.finished {
             return;
         }
-        self.recorder.decisions.aborted();
+        self.recorder.decisions.counters.aborted();
         tracing::debug!(decision_id = %self.id, "aborted: the check was given up before it was decided");
         if self.recorder.spans.enabled() {
             let mut attributes = Attributes { keep: true, ..Attributes::default() };

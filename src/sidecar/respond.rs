@@ -13,28 +13,30 @@ use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::value::Kind;
-use envoy_types::pb::google::protobuf::{Struct, Value};
+use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 use envoy_types::pb::google::rpc::Status;
 
 use super::config::Shadow;
 use super::input::{Dialect, Inbound, TOKEN_HEADER};
+use super::leash::tether;
 use super::record::DecisionId;
 use crate::model::decide::{Caller, Freshness};
 use crate::model::decision::{Denial, DenyClass, Permit};
 use crate::model::grant::Revision;
 
+mod bound;
 mod explain;
 
+use bound::{grpc_timeout, stream_ms};
 pub use explain::DenyDetail;
 use explain::Explanation;
 
-/// Bounds what is left of a stream; overwritten on every allow. Envoy takes only a plain integer of 1 and more for a
-/// limit: 0, a sign or a fraction would silently mean "no limit".
+/// Bounds what is left of a stream; overwritten on every allow.
 const STREAM_DURATION: &str = "x-envoy-upstream-stream-duration-ms";
-/// The longest bound on a stream, for a standing grant too.
-const STREAM_MS_MAX: u128 = 86_400_000;
-const REASON: &str = "x-jitgate-reason";
-const DECISION_ID: &str = "x-jitgate-decision-id";
+/// Tells a gRPC upstream to end its call a moment before that.
+const GRPC_TIMEOUT: &str = "grpc-timeout";
+pub(super) const REASON: &str = "x-jitgate-reason";
+pub(super) const DECISION_ID: &str = "x-jitgate-decision-id";
 const GRANT: &str = "x-jitgate-grant";
 const SUBJECT: &str = "x-jitgate-subject";
 const EXPIRES: &str = "x-jitgate-expires";
@@ -122,15 +124,22 @@ impl Responder {
     pub fn permit(&self, permit: &Permit, to: &To<'_>) -> Answer {
         let grant = permit.grant();
         let expires = permit.expires().map_or_else(|| "never".to_owned(), |end| end.to_string());
-        let headers = vec![
+        let mut headers = vec![
             set(STREAM_DURATION, stream_ms(permit.remaining())),
             set(GRANT, grant.id.to_string()),
             set(SUBJECT, header_safe(permit.principal().as_str()).into_owned()),
             set(EXPIRES, expires.clone()),
             set(DECISION_ID, to.id.to_string()),
         ];
+        if to.inbound.dialect == Dialect::Grpc {
+            let timeout = grpc_timeout(permit.remaining(), to.inbound.grpc_timeout);
+            headers.extend(timeout.map(|timeout| set(GRPC_TIMEOUT, timeout)));
+        }
         let mut metadata = Metadata::new(to, NO_REASON);
         metadata.text("grant", grant.id.as_str());
+        metadata.texts(tether::GRANTS, permit.grants().map(|grant| grant.id.as_str()));
+        metadata.truth(tether::GRPC, to.inbound.dialect == Dialect::Grpc);
+        metadata.text("service", grant.scope.service().as_str());
         metadata.text("subject", permit.principal().as_str());
         metadata.text("policy", &grant.policy.name);
         metadata.number("policy_version", grant.policy.version);
@@ -215,11 +224,6 @@ fn set(name: &str, value: String) -> HeaderValueOption {
     }
 }
 
-/// What is left, rounded down, as Envoy understands a limit.
-fn stream_ms(remaining: Option<Duration>) -> String {
-    remaining.map_or(STREAM_MS_MAX, |left| left.as_millis().clamp(1, STREAM_MS_MAX)).to_string()
-}
-
 /// A header value that every proxy passes on: visible ASCII, the rest percent-encoded.
 fn header_safe(text: &str) -> Cow<'_, str> {
     use std::fmt::Write;
@@ -244,9 +248,9 @@ struct Metadata {
 
 impl Metadata {
     fn new(to: &To<'_>, reason: &str) -> Self {
-        let mut metadata = Self { fields: Struct { fields: HashMap::with_capacity(11) } };
+        let mut metadata = Self { fields: Struct { fields: HashMap::with_capacity(14) } };
         metadata.text("reason", reason);
-        metadata.text("decision_id", &to.id.to_string());
+        metadata.text(tether::DECISION, &to.id.to_string());
         metadata.number("revision", to.revision.0);
         metadata.truth("stale", matches!(to.freshness, Freshness::Stale(_)));
         if let Some(age) = to.age {
@@ -270,6 +274,11 @@ impl Metadata {
 
     fn text(&mut self, key: &str, value: &str) {
         self.put(key, Kind::StringValue(value.to_owned()));
+    }
+
+    fn texts<'a>(&mut self, key: &str, values: impl Iterator<Item = &'a str>) {
+        let values = values.map(|value| Value { kind: Some(Kind::StringValue(value.to_owned())) }).collect();
+        self.put(key, Kind::ListValue(ListValue { values }));
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a Struct has no integers; exact below 2^53")]

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::leash::open::Leashes;
 use super::skew::OnClockSkew;
 use crate::clock::server::ALLOWED_SKEW;
 use crate::clock::{ServerClock, earlier};
@@ -19,7 +20,7 @@ use crate::jit::JitKeys;
 use crate::model::decide::Freshness;
 use crate::model::decision::Denial;
 use crate::model::digest::TableDigest;
-use crate::model::grant::Revision;
+use crate::model::grant::{GrantId, Revision};
 use crate::model::time::Timestamp;
 
 mod keys;
@@ -37,6 +38,7 @@ pub struct Table {
     token_keys: TokenKeys,
     clock: ServerClock,
     on_skew: OnClockSkew,
+    leashes: Arc<Leashes>,
 }
 
 impl Default for Table {
@@ -56,6 +58,7 @@ impl Table {
             token_keys: TokenKeys::default(),
             clock: ServerClock::allowing(max_clock_skew),
             on_skew,
+            leashes: Arc::default(),
         }
     }
 
@@ -68,6 +71,7 @@ impl Table {
     pub fn publish(&self, index: Index) {
         let revision = index.revision();
         self.current.store(Some(Arc::new(index)));
+        self.reexamine();
         self.announce(revision);
     }
 
@@ -83,6 +87,30 @@ impl Table {
             index.advance(revision);
             self.announce(revision);
         }
+    }
+
+    /// These grants have changed in place: ends the streams that lived by them alone.
+    pub fn changed(&self, grants: &[GrantId]) {
+        if let Some(index) = &*self.current.load() {
+            self.leashes.review(index, self.now_or_last(), grants);
+        }
+    }
+
+    /// Anything may have changed, time included: ends the streams that no grant carries any more.
+    pub fn reexamine(&self) {
+        if let Some(index) = &*self.current.load() {
+            self.leashes.review_all(index, self.now_or_last());
+        }
+    }
+
+    /// Without a clock no grant is live.
+    fn now_or_last(&self) -> Timestamp {
+        self.now().unwrap_or(Timestamp::MAX)
+    }
+
+    /// The streams that live by this table.
+    pub fn leashes(&self) -> &Arc<Leashes> {
+        &self.leashes
     }
 
     fn announce(&self, revision: Revision) {
@@ -121,6 +149,8 @@ impl Table {
         self.clock.slept(span);
         let mut heard = self.heard.lock();
         *heard = heard.map(|at| earlier(at, span));
+        drop(heard);
+        self.reexamine();
     }
 
     /// How long ago the control plane last vouched for this table.

@@ -17,6 +17,7 @@ use ulid::Ulid;
 
 use crate::model::identity::Service;
 use crate::runtime::Outcome;
+use crate::sidecar::report::Reports;
 use crate::sidecar::table::Table;
 use crate::tls;
 use crate::wire::grant::duration_to;
@@ -89,6 +90,7 @@ pub struct Watch {
     status: Arc<WatchStatus>,
     subscribe: v1::Subscribe,
     backoff: Backoff,
+    reports: Reports,
     /// What is held cannot be built upon: ask for everything.
     forget: bool,
     /// The problem reported last, so that it is reported once.
@@ -122,6 +124,7 @@ impl WatchArgs {
                 ..v1::Subscribe::default()
             },
             backoff: Backoff::new(BACKOFF_LEAST, BACKOFF_MOST),
+            reports: Reports::default(),
             forget: false,
             problem: None,
         })
@@ -137,6 +140,13 @@ impl Watch {
     /// How the watch is doing.
     pub fn status(&self) -> Arc<WatchStatus> {
         Arc::clone(&self.status)
+    }
+
+    /// The control plane hears of these decisions, too.
+    #[must_use]
+    pub fn reporting(mut self, reports: Reports) -> Self {
+        self.reports = reports;
+        self
     }
 
     /// The name that the fleet shows.
@@ -201,6 +211,7 @@ impl Watch {
         let accepted = accepted.context("does not accept the watch within 10 s")?.map_err(|status| refused(&status))?;
         self.status.opened();
         let mut session = Session::new(Arc::clone(&self.table), Arc::clone(&self.status), resumable, sent_nanos);
+        session.reports = self.reports.clone();
         let end = session.follow(accepted.into_inner(), &outgoing).await;
         if session.vouched {
             self.problem = None;

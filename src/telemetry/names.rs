@@ -15,6 +15,8 @@ names! {
     SPANS:
     /// One decision; child of Envoy's own span of the check.
     SPAN_CHECK = "jitgate.check";
+    /// The life of a stream, from its opening to its end by the sidecar; streams that end by themselves have none.
+    SPAN_STREAM = "jitgate.stream";
     /// One call of the control plane's API.
     SPAN_CALL = "jitgate.api";
     /// The review of an access request by policy or people.
@@ -88,6 +90,12 @@ names! {
     DECISION_DURATION = "jitgate_decision_duration_seconds";
     /// Gauge {state}: grants in the table or in the store.
     GRANTS = "jitgate_grants";
+    /// Gauge: streams that end with their grant.
+    LEASHES_OPEN = "jitgate_leashes_open";
+    /// Counter {reason}: streams that were not let open, although the check let them pass.
+    LEASHES_REFUSED = "jitgate_leashes_refused";
+    /// Counter {reason}: open streams that the sidecar ended.
+    STREAMS_CLOSED = "jitgate_streams_closed";
     /// Gauge: revision of the sidecar's table.
     TABLE_REVISION_GAUGE = "jitgate_table_revision";
     /// Gauge: since the control plane was last heard.
@@ -128,6 +136,8 @@ names! {
     APPROVAL_DURATION = "jitgate_approval_duration_seconds";
     /// Gauge: the control plane machine's wall clock minus the time that it tells, which no step reaches.
     CLOCK_DRIFT = "jitgate_clock_drift_seconds";
+    /// Gauge by state: outstanding, overdue.
+    BREAK_GLASS_REVIEWS = "jitgate_break_glass_reviews";
     /// Gauge.
     SIDECARS_CONNECTED = "jitgate_sidecars_connected";
     /// Gauge.
@@ -136,6 +146,16 @@ names! {
     STORE_CHANGES = "jitgate_store_changes";
     /// Gauge: index of the newest audit event.
     AUDIT_INDEX = "jitgate_audit_index";
+    /// Gauge: index of the first audit event that was found not to fit at the start; 0 when the chain is whole.
+    AUDIT_BROKEN_AT = "jitgate_audit_broken_at";
+    /// Counter: records of decisions that a sidecar handed to the watch stream.
+    DECISION_RECORDS_REPORTED = "jitgate_decision_records_reported";
+    /// Counter: decisions of a sidecar that it could not report.
+    DECISION_RECORDS_LOST = "jitgate_decision_records_lost";
+    /// Counter: records of decisions that the control plane keeps.
+    DECISION_RECORDS_KEPT = "jitgate_decision_records_kept";
+    /// Counter {cause}: decisions that are missing among them.
+    DECISION_RECORDS_MISSED = "jitgate_decision_records_missed";
     /// Counter {call, reason}: calls of the API that were refused.
     API_REFUSALS = "jitgate_api_refusals";
     /// Info {version, commit}: shown as `jitgate_build_info`, always 1.

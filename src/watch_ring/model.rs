@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::grants::{grant_at, revoked, service};
+use crate::control::fanout::service::Told;
 use crate::control::fanout::{Change, Commit, Fanout, FanoutConfig};
 use crate::model::grant::{Grant, GrantId, Revision};
 use crate::model::identity::Service;
@@ -80,7 +81,7 @@ struct Sidecar {
 struct Session {
     follower: Follower,
     says: mpsc::Sender<Result<v1::WatchGrantsRequest, Status>>,
-    hears: ReceiverStream<Result<v1::WatchGrantsResponse, Status>>,
+    hears: Told,
 }
 
 fn open(epoch: u32, revision: u64, state: &State, history: &[Commit]) -> Arc<Fanout> {

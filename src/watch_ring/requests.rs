@@ -91,6 +91,7 @@ fn request(id: &str) -> AccessRequest {
         outcome: None,
         stages: vec![],
         reviews: vec![],
+        break_glass: None,
         traceparent: None,
         create_revision: Revision(0),
         mod_revision: Revision(0),

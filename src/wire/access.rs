@@ -6,9 +6,11 @@ use super::grant::{
     FieldError, duration_from, duration_to, ended_to, entry_from, entry_to, principals_from, scope_from, scope_to,
     timestamp_from, timestamp_to,
 };
-use super::review::{reviews_from, reviews_to, stages_from};
+use super::review::{break_glass_from, break_glass_to, matchers_from, reviews_from, reviews_to, stages_from};
 use super::{store, v1};
-use crate::model::access::{AccessRequest, AccessState, Ending, Issued, Origin, Outcome, PinnedPolicy, Terms};
+use crate::model::access::{
+    AccessRequest, AccessState, Ending, Issued, Origin, Outcome, PassedOver, PinnedPolicy, Terms,
+};
 use crate::model::grant::{End, GrantId, Phase, Revision};
 use crate::model::identity::Principal;
 use crate::model::time::Timestamp;
@@ -93,6 +95,7 @@ pub fn request_to(request: &AccessRequest) -> v1::AccessRequest {
         mod_revision: revision_to(request.mod_revision),
         reviews,
         progress,
+        break_glass: request.break_glass.as_ref().map(break_glass_to),
     }
 }
 
@@ -127,18 +130,20 @@ pub fn request_from(wire: v1::AccessRequest) -> Result<AccessRequest, FieldError
         }),
         (false, Some(_)) | (true, None) => return Err(FieldError::new("end_time", "does not fit the state")),
     };
+    let asked = timestamp_from(&required(wire.create_time.as_ref(), "create_time")?, "create_time")?;
     Ok(AccessRequest {
         id: wire.id.into(),
         requester: principal_from(&wire.requester, "requester")?,
         terms,
         reason: wire.reason,
         tickets: wire.tickets,
-        create_time: timestamp_from(&required(wire.create_time.as_ref(), "create_time")?, "create_time")?,
+        create_time: asked,
         pending_until: timestamp_from(&required(wire.pending_until.as_ref(), "pending_until")?, "pending_until")?,
         state,
         outcome,
         stages: stages_from(&wire.progress)?,
-        reviews: reviews_from(&wire.reviews, digest)?,
+        break_glass: wire.break_glass.as_ref().map(break_glass_from).transpose()?,
+        reviews: reviews_from(&wire.reviews, digest, asked)?,
         traceparent: shared(&wire.traceparent),
         create_revision: Revision(count_from(wire.create_revision, "create_revision")?),
         mod_revision: Revision(count_from(wire.mod_revision, "mod_revision")?),
@@ -190,6 +195,9 @@ pub fn issued_to(issued: &Issued, now: Timestamp) -> v1::Grant {
         end_reason: ending.as_ref().map(|ending| ending.reason.clone()).unwrap_or_default(),
         ended_by: ending.as_ref().map(|ending| ending.by.clone()).unwrap_or_default(),
         auto_rule: origin.auto_rule.as_deref().unwrap_or_default().to_owned(),
+        break_glass: origin.break_glass.as_ref().map(|passed_over| break_glass_to(&passed_over.review)),
+        // What sidecars have reported of it is not known here.
+        ..v1::Grant::default()
     }
 }
 
@@ -207,6 +215,8 @@ pub fn stored_to(issued: &Issued) -> store::StoredGrant {
         end_time: ending.as_ref().map(|ending| timestamp_to(ending.time)),
         end_reason: ending.as_ref().map(|ending| ending.reason.clone()).unwrap_or_default(),
         ended_by: ending.as_ref().map(|ending| ending.by.clone()).unwrap_or_default(),
+        break_glass: origin.break_glass.as_ref().map(|passed_over| break_glass_to(&passed_over.review)),
+        passed_over: origin.break_glass.iter().flat_map(|over| &over.approvers).map(ToString::to_string).collect(),
     }
 }
 
@@ -226,11 +236,19 @@ pub fn stored_from(wire: store::StoredGrant) -> Result<Issued, FieldError> {
         "" => None,
         text => Some(principal_from(text, "requester")?),
     };
+    let break_glass = match &wire.break_glass {
+        Some(review) => Some(PassedOver {
+            approvers: matchers_from(&wire.passed_over, "passed_over")?,
+            review: break_glass_from(review)?,
+        }),
+        None => None,
+    };
     let origin = Origin {
         request: shared(&wire.request),
         requester,
         policy_digest: wire.policy_digest.into(),
         auto_rule: shared(&wire.auto_rule),
+        break_glass,
         create_time: timestamp_from(&required(wire.create_time.as_ref(), "create_time")?, "create_time")?,
         create_revision: Revision(count_from(wire.create_revision, "create_revision")?),
     };
@@ -240,7 +258,7 @@ pub fn stored_from(wire: store::StoredGrant) -> Result<Issued, FieldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::approval::{Review, Stage, Step, Verdict};
+    use crate::model::approval::{AfterTheFact, Escalation, Opinion, Review, Said, Stage, Step, Verdict};
     use crate::model::policy::Matcher;
     use std::time::Duration;
 
@@ -272,6 +290,7 @@ mod tests {
             state: AccessState::Pending,
             outcome: None,
             stages: vec![],
+            break_glass: None,
             reviews: vec![],
             traceparent: Some("00-a-b-01".into()),
             create_revision: Revision(3),
@@ -285,6 +304,10 @@ mod tests {
             approvers: vec![Matcher::parse(approver).unwrap()],
             approvals: 2,
             denials: 3,
+            escalate: vec![Escalation {
+                after: Duration::from_secs(1800),
+                approvers: vec![Matcher::parse("group:iss|bosses").unwrap()],
+            }],
         };
         let review = Review {
             reviewer: Principal::parse("user:iss|bob").unwrap(),
@@ -295,6 +318,8 @@ mod tests {
             digest: request().terms.digest(),
             narrowed_scope: Some(scope()),
             narrowed_duration: Some(Duration::from_secs(30)),
+            waited: Duration::from_micros(1),
+            void: None,
         };
         let stages = vec![
             Stage { name: "s".into(), steps: vec![step("a", "group:iss|leads"), step("b", "user:iss|*")] },
@@ -323,7 +348,19 @@ mod tests {
         let outcome =
             Outcome { time: Timestamp::from_micros(8), by: "rule:x".into(), reason: "so".into(), grant: None };
         let denied = AccessRequest { state: AccessState::Denied, outcome: Some(outcome), ..request() };
-        for request in [request(), denied, reviewed()] {
+        let void = Review { void: Some("no approver any more".into()), ..reviewed().reviews[0].clone() };
+        let said = Said {
+            reviewer: void.reviewer.clone(),
+            opinion: Opinion::Objection,
+            reason: "why".into(),
+            time: Timestamp::from_micros(99),
+        };
+        let outstanding = AfterTheFact::by(Timestamp::from_micros(50));
+        let late =
+            AfterTheFact { overdue_since: Some(Timestamp::from_micros(50)), said: Some(said), ..outstanding.clone() };
+        let broken = [outstanding, late].map(|review| AccessRequest { break_glass: Some(review), ..denied.clone() });
+        let voided = AccessRequest { reviews: vec![void], ..reviewed() };
+        for request in [request(), denied, reviewed(), voided].into_iter().chain(broken) {
             assert_eq!(request_from(request_to(&request)).unwrap(), request);
         }
     }
@@ -354,7 +391,11 @@ mod tests {
         let hold = Hold::Ended { how: Ended::Revoked, keep_until: Timestamp::from_micros(99) };
         let ending = Ending { time: Timestamp::from_micros(4), reason: "done".into(), by: "user:iss|bob".into() };
         let over = Issued { grant: Grant { hold, ..live.grant.clone() }, ending: Some(ending), ..live.clone() };
-        for issued in [live, over] {
+        let approvers = vec![Matcher::parse("group:iss|leads").unwrap()];
+        let passed_over = PassedOver { approvers, review: AfterTheFact::by(Timestamp::from_micros(50)) };
+        let origin = Origin { break_glass: Some(passed_over), ..live.origin.clone() };
+        let broken = Issued { origin, ..live.clone() };
+        for issued in [live, over, broken] {
             assert_eq!(stored_from(stored_to(&issued)).unwrap(), issued);
         }
     }

@@ -5,10 +5,11 @@ use super::grant::{
 };
 use super::v1;
 use crate::model::access::AccessRequest;
-use crate::model::approval::{Review, Stage, Step, Verdict};
+use crate::model::approval::{AfterTheFact, Escalation, Opinion, Review, Said, Stage, Step, Verdict};
 use crate::model::canonical::Hash;
 use crate::model::identity::Principal;
 use crate::model::policy::Matcher;
+use crate::model::time::Timestamp;
 
 /// As `jitgate.v1.Review` and `jitgate.v1.StepProgress`.
 pub fn reviews_to(request: &AccessRequest) -> (Vec<v1::Review>, Vec<v1::StepProgress>) {
@@ -30,8 +31,14 @@ pub fn reviews_to(request: &AccessRequest) -> (Vec<v1::Review>, Vec<v1::StepProg
         denials_refuse: number(step.denials),
         approvers: step.approvers.iter().map(ToString::to_string).collect(),
         open: at.opened,
+        escalations: step.escalate.iter().map(escalation_to).collect(),
     });
     (reviews.collect(), steps.collect())
+}
+
+fn escalation_to(escalation: &Escalation) -> v1::Escalation {
+    let approvers = escalation.approvers.iter().map(ToString::to_string).collect();
+    v1::Escalation { after: Some(duration_to(escalation.after)), approvers }
 }
 
 fn review_to(review: &Review, counted: Option<&(&Stage, &Step)>) -> v1::Review {
@@ -49,6 +56,7 @@ fn review_to(review: &Review, counted: Option<&(&Stage, &Step)>) -> v1::Review {
         narrowed_duration: review.narrowed_duration.map(duration_to),
         stage: counted.map(|(stage, _)| stage.name.to_string()).unwrap_or_default(),
         step: counted.map(|(_, step)| step.name.to_string()).unwrap_or_default(),
+        void: review.void.as_deref().unwrap_or_default().to_owned(),
     }
 }
 
@@ -60,15 +68,16 @@ fn number(count: usize) -> i32 {
 ///
 /// # Errors
 /// [`FieldError`] names what is wrong.
-pub fn reviews_from(wire: &[v1::Review], terms: Hash) -> Result<Vec<Review>, FieldError> {
-    wire.iter().map(|wire| review_from(wire, terms)).collect()
+pub fn reviews_from(wire: &[v1::Review], terms: Hash, asked: Timestamp) -> Result<Vec<Review>, FieldError> {
+    wire.iter().map(|wire| review_from(wire, terms, asked)).collect()
 }
 
-fn review_from(wire: &v1::Review, terms: Hash) -> Result<Review, FieldError> {
+fn review_from(wire: &v1::Review, terms: Hash, asked: Timestamp) -> Result<Review, FieldError> {
     if wire.request_digest != terms.to_string() {
         return Err(FieldError::new("reviews.request_digest", "is not the digest of the request's terms"));
     }
     let time = wire.create_time.as_ref().ok_or_else(|| FieldError::new("reviews.create_time", "is absent"))?;
+    let time = timestamp_from(time, "reviews.create_time")?;
     let span = wire.narrowed_duration.as_ref();
     Ok(Review {
         reviewer: Principal::parse(&wire.reviewer).map_err(|error| FieldError::new("reviews.reviewer", error))?,
@@ -78,11 +87,13 @@ fn review_from(wire: &v1::Review, terms: Hash) -> Result<Review, FieldError> {
             v1::ReviewVerdict::Unspecified => return Err(FieldError::new("reviews.verdict", "is absent")),
         },
         reason: wire.reason.clone(),
-        time: timestamp_from(time, "reviews.create_time")?,
+        time,
         proven: principals_from(&wire.principals, "reviews.principals")?,
         digest: terms,
         narrowed_scope: wire.narrowed_scope.as_ref().map(scope_from).transpose()?,
         narrowed_duration: span.map(|span| duration_from(span, "reviews.narrowed_duration")).transpose()?,
+        waited: time.since(asked),
+        void: (!wire.void.is_empty()).then(|| wire.void.as_str().into()),
     })
 }
 
@@ -103,15 +114,81 @@ pub fn stages_from(wire: &[v1::StepProgress]) -> Result<Vec<Stage>, FieldError> 
 }
 
 fn step_from(wire: &v1::StepProgress) -> Result<Step, FieldError> {
-    let matcher = |text: &String| Matcher::parse(text).map_err(|error| FieldError::new("progress.approvers", error));
     let positive = |value: i32, field: &str| {
         let value = usize::try_from(value).ok().filter(|value| *value > 0);
         value.ok_or_else(|| FieldError::new(field, "must be 1 or more"))
     };
     Ok(Step {
         name: wire.step.as_str().into(),
-        approvers: wire.approvers.iter().map(matcher).collect::<Result<_, _>>()?,
+        approvers: matchers_from(&wire.approvers, "progress.approvers")?,
         approvals: positive(wire.need, "progress.need")?,
         denials: positive(wire.denials_refuse, "progress.denials_refuse")?,
+        escalate: wire.escalations.iter().map(escalation_from).collect::<Result<_, _>>()?,
+    })
+}
+
+fn escalation_from(wire: &v1::Escalation) -> Result<Escalation, FieldError> {
+    let field = "progress.escalations.after";
+    let after = wire.after.as_ref().ok_or_else(|| FieldError::new(field, "is absent"))?;
+    Ok(Escalation {
+        after: duration_from(after, field)?,
+        approvers: matchers_from(&wire.approvers, "progress.escalations.approvers")?,
+    })
+}
+
+/// Parses who is meant.
+///
+/// # Errors
+/// [`FieldError`] with the name of the field.
+pub(super) fn matchers_from(wire: &[String], field: &str) -> Result<Vec<Matcher>, FieldError> {
+    wire.iter().map(|text| Matcher::parse(text).map_err(|error| FieldError::new(field, error))).collect()
+}
+
+/// As `jitgate.v1.BreakGlass`.
+pub(super) fn break_glass_to(review: &AfterTheFact) -> v1::BreakGlass {
+    let said = review.said.as_ref();
+    let opinion = match said.map(|said| said.opinion) {
+        Some(Opinion::Fine) => v1::BreakGlassOpinion::Ok,
+        Some(Opinion::Objection) => v1::BreakGlassOpinion::Objection,
+        None => v1::BreakGlassOpinion::Unspecified,
+    };
+    v1::BreakGlass {
+        review_due: Some(timestamp_to(review.due)),
+        overdue_since: review.overdue_since.map(timestamp_to),
+        reviewer: said.map(|said| said.reviewer.to_string()).unwrap_or_default(),
+        opinion: opinion.into(),
+        reason: said.map(|said| said.reason.clone()).unwrap_or_default(),
+        review_time: said.map(|said| timestamp_to(said.time)),
+    }
+}
+
+/// Parses a stored review afterwards.
+///
+/// # Errors
+/// [`FieldError`] names what is wrong.
+pub(super) fn break_glass_from(wire: &v1::BreakGlass) -> Result<AfterTheFact, FieldError> {
+    let absent = |field: &str| FieldError::new(field, "is absent");
+    let due = wire.review_due.as_ref().ok_or_else(|| absent("break_glass.review_due"))?;
+    let since = wire.overdue_since.as_ref();
+    let opinion = match wire.opinion() {
+        v1::BreakGlassOpinion::Ok => Some(Opinion::Fine),
+        v1::BreakGlassOpinion::Objection => Some(Opinion::Objection),
+        v1::BreakGlassOpinion::Unspecified => None,
+    };
+    let said = match (opinion, &wire.review_time) {
+        (Some(opinion), Some(time)) => Some(Said {
+            reviewer: Principal::parse(&wire.reviewer)
+                .map_err(|error| FieldError::new("break_glass.reviewer", error))?,
+            opinion,
+            reason: wire.reason.clone(),
+            time: timestamp_from(time, "break_glass.review_time")?,
+        }),
+        (None, None) => None,
+        (Some(_), None) | (None, Some(_)) => return Err(absent("break_glass.opinion")),
+    };
+    Ok(AfterTheFact {
+        due: timestamp_from(due, "break_glass.review_due")?,
+        overdue_since: since.map(|since| timestamp_from(since, "break_glass.overdue_since")).transpose()?,
+        said,
     })
 }

@@ -21,6 +21,12 @@ fn metric(world: &World, name: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
+/// The id of the grant that was asked for.
+fn granted(answer: &Value) -> String {
+    let id = answer["grant"]["id"].as_str().or_else(|| answer["grant"].as_str());
+    id.unwrap_or_else(|| panic!("no grant in {answer}")).to_owned()
+}
+
 fn fleet(world: &World) -> Value {
     tokio::task::block_in_place(|| world.jitgate_json("root", &["admins"], &["fleet"]))["sidecars"][0].clone()
 }
@@ -174,7 +180,7 @@ async fn a_frozen_sidecar_is_named_as_outstanding_and_refuses_from_its_fence_on(
     // A mass revoke finds nothing to end any more, so another one is made and waited for until the fence.
     let other = tokio::task::block_in_place(|| {
         let ask = ["request", "--service", "payments", "--http", USERS, "--for", "10m", "--reason", "a test", "--wait"];
-        mesh.world.jitgate_json("bob", &["sre"], &ask)["grant"].as_str().unwrap().to_owned()
+        granted(&mesh.world.jitgate_json("bob", &["sre"], &ask))
     });
     let (code, out, err) = tokio::task::block_in_place(|| {
         let args = ["revoke", &other, "--wait", "all", "--timeout", "30s", "-o", "json"];
@@ -195,9 +201,8 @@ async fn a_receipt_says_when_a_revoke_was_enforced() {
     let world = tokio::task::block_in_place(|| World::start(Settings::default()));
     let run = |args: &[&str]| tokio::task::block_in_place(|| world.jitgate("alice", &["sre"], args));
     let ask = ["request", "--service", "payments", "--http", USERS, "--for", "10m", "--reason", "a test", "--wait"];
-    let asked = tokio::task::block_in_place(|| world.jitgate_json("alice", &["sre"], &ask));
-    let id = asked["grant"].as_str().unwrap();
-    let (code, out, err) = run(&["revoke", id, "--wait", "all"]);
+    let id = granted(&tokio::task::block_in_place(|| world.jitgate_json("alice", &["sre"], &ask)));
+    let (code, out, err) = run(&["revoke", &id, "--wait", "all"]);
     assert_eq!(code, Some(0), "{out}{err}");
     assert!(out.contains("payments-1") && out.contains("AFTER THE COMMIT") && out.contains(" ms"), "{out}");
     println!("measured: a receipt:\n{out}");

@@ -11,6 +11,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests of real processes live in real time")]
 #![expect(clippy::print_stdout, reason = "what was measured is printed, never asserted")]
 
+mod as_code;
 mod bad_starts;
 mod clocks;
 mod crashes;
@@ -19,10 +20,13 @@ mod failures;
 mod figures;
 mod garbage;
 mod jaeger;
+mod leash;
 mod main_job;
 mod partitions;
 mod races;
 mod spellings_through_envoy;
+mod story;
+mod streams;
 mod support;
 mod tokens;
 mod traces;

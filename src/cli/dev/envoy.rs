@@ -145,6 +145,7 @@ mod tests {
         let text = value.to_string();
         for line in [
             "\"failure_mode_allow\":false",
+            "\"response_trailer_mode\":\"SEND\"",
             "\"disallow_is_error\":true",
             "\"disallow_all\":true",
             "\"require_client_certificate\":true",
@@ -154,6 +155,7 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing");
         }
+        assert!(!text.contains("\"failure_mode_allow\":true") && !text.contains("observability_mode"));
         assert!(!text.contains("ACCEPT_UNTRUSTED") && !text.contains("with_request_body"));
     }
 

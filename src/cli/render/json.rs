@@ -34,6 +34,7 @@ pub fn access_request(request: &v1::AccessRequest) -> Value {
         "modRevision": request.mod_revision,
         "reviews": request.reviews.iter().map(review).collect::<Vec<_>>(),
         "progress": request.progress.iter().map(step).collect::<Vec<_>>(),
+        "breakGlass": request.break_glass.as_ref().map(break_glass),
     })
 }
 
@@ -49,6 +50,7 @@ fn review(review: &v1::Review) -> Value {
         "narrowedDuration": span(review.narrowed_duration.as_ref()),
         "stage": review.stage,
         "step": review.step,
+        "void": review.void,
     })
 }
 
@@ -62,6 +64,23 @@ fn step(step: &v1::StepProgress) -> Value {
         "denialsRefuse": step.denials_refuse,
         "approvers": step.approvers,
         "open": step.open,
+        "escalations": step.escalations.iter().map(escalation).collect::<Vec<_>>(),
+    })
+}
+
+fn escalation(escalation: &v1::Escalation) -> Value {
+    json!({ "after": span(escalation.after.as_ref()), "approvers": escalation.approvers })
+}
+
+/// The review afterwards.
+fn break_glass(review: &v1::BreakGlass) -> Value {
+    json!({
+        "reviewDue": time(review.review_due.as_ref()),
+        "overdueSince": time(review.overdue_since.as_ref()),
+        "reviewer": review.reviewer,
+        "opinion": state(review.opinion().as_str_name(), "BREAK_GLASS_OPINION_"),
+        "reason": review.reason,
+        "reviewTime": time(review.review_time.as_ref()),
     })
 }
 
@@ -81,6 +100,7 @@ pub fn grant(grant: &v1::Grant) -> Value {
         "policyVersion": grant.policy_version,
         "policyDigest": grant.policy_digest,
         "autoRule": grant.auto_rule,
+        "breakGlass": grant.break_glass.as_ref().map(break_glass),
         "traceparent": grant.traceparent,
         "staleness": state(grant.staleness().as_str_name(), "STALENESS_"),
         "createRevision": grant.create_revision,
@@ -89,6 +109,10 @@ pub fn grant(grant: &v1::Grant) -> Value {
         "endTime": time(grant.end_time.as_ref()),
         "endReason": grant.end_reason,
         "endedBy": grant.ended_by,
+        "firstUseTime": time(grant.first_use_time.as_ref()),
+        "lastUseTime": time(grant.last_use_time.as_ref()),
+        "useCount": grant.use_count,
+        "usedAt": grant.used_at,
     })
 }
 

@@ -64,7 +64,8 @@ fn a_grant_as_json_keeps_its_shape() {
         "notBefore": "2023-11-14T22:13:20.000Z", "expireTime": "2023-11-14T22:13:40.000Z", "standing": false,
         "request": "01REQUEST", "policy": "demo", "policyVersion": 3, "policyDigest": "", "autoRule": "",
         "traceparent": "", "staleness": "STRICT", "createRevision": 0, "modRevision": 12,
-        "createTime": null, "endTime": null, "endReason": "", "endedBy": "",
+        "createTime": null, "endTime": null, "endReason": "", "endedBy": "", "breakGlass": null,
+        "firstUseTime": null, "lastUseTime": null, "useCount": 0, "usedAt": [],
     });
     assert_eq!(json::grant(&grant()), golden);
 }
@@ -76,7 +77,7 @@ fn a_request_as_json_keeps_its_shape() {
     assert_eq!(value["state"], "APPROVED");
     assert_eq!(value["pendingUntil"], Value::Null);
     let names: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
-    assert_eq!(names.len(), 24, "every field is always there: {names:?}");
+    assert_eq!(names.len(), 25, "every field is always there: {names:?}");
 }
 
 fn reviewed() -> v1::AccessRequest {
@@ -139,12 +140,12 @@ fn a_review_and_a_step_as_json_keep_their_shape() {
         "reviewer": "user:https://idp|carol", "verdict": "APPROVED", "reason": "go \u{1b}[31mon",
         "createTime": "2023-11-14T22:13:20.000Z", "principals": ["user:https://idp|carol"], "requestDigest": "",
         "narrowedScope": { "service": "payments", "grpc": ["/pay.v1.Ledger/*"], "http": [] },
-        "narrowedDuration": "10s", "stage": "team", "step": "leads",
+        "narrowedDuration": "10s", "stage": "team", "step": "leads", "void": "",
     });
     assert_eq!(value["reviews"][0], review);
     let step = serde_json::json!({
         "stage": "team", "step": "owners", "have": 0, "need": 2, "denials": 0, "denialsRefuse": 1,
-        "approvers": ["group:https://idp|leads", "user:https://idp|carol"], "open": false,
+        "approvers": ["group:https://idp|leads", "user:https://idp|carol"], "open": false, "escalations": [],
     });
     assert_eq!(value["progress"][1], step);
 }
@@ -286,4 +287,37 @@ fn a_standing_grant_without_a_beginning_shows_none() {
     let standing = v1::Grant { standing: true, not_before, expire_time: None, ..grant() };
     let text = text::Grant(&standing).text(&paper());
     assert!(text.contains("never: standing") && !text.contains("1970"), "{text}");
+}
+
+#[test]
+fn broken_glass_shows_in_lists_until_it_is_reviewed_and_says_when_it_is_late() {
+    let glass = |due: u64| v1::BreakGlass { review_due: after(due), ..Default::default() };
+    let said = v1::BreakGlass {
+        reviewer: "user:https://idp|carol".into(),
+        opinion: v1::BreakGlassOpinion::Objection.into(),
+        reason: "the runbook had it".into(),
+        review_time: after(0),
+        ..glass(60)
+    };
+    let paper = paper();
+    for (review, state) in [
+        (glass(3600), "ACTIVE, broken glass, needs review"),
+        (glass(0), "ACTIVE, broken glass, review OVERDUE"),
+        (said.clone(), "ACTIVE, broken glass, objection"),
+    ] {
+        let grant = v1::Grant { break_glass: Some(review), ..grant() };
+        let listed = Grants { grants: vec![grant], revision: 1 }.text(&paper);
+        assert!(listed.contains(state), "{listed}");
+    }
+    let shown = text::Grant(&v1::Grant { break_glass: Some(said), ..grant() }).text(&paper);
+    assert!(shown.contains("OBJECTION by carol"), "{shown}");
+    assert!(shown.contains("the runbook had it"), "{shown}");
+}
+
+#[test]
+fn a_review_that_does_not_count_says_so() {
+    let mut request = reviewed();
+    request.reviews[0].void = "no approver under policy pay as it is in force now".into();
+    let shown = text::Request(&request).text(&paper());
+    assert!(shown.contains("DOES NOT COUNT (no approver under policy pay as it is in force now)"), "{shown}");
 }

@@ -41,7 +41,8 @@ impl View for Request<'_> {
             ("Policy", versioned(&request.policy, request.policy_version)),
             ("Asked", moment(request.create_time.as_ref(), paper)),
         ]);
-        fields.extend(request.progress.iter().map(|step| ("Approval", step_line(step))));
+        let people = if request.break_glass.is_some() { "Passed over" } else { "Approval" };
+        fields.extend(request.progress.iter().map(|step| (people, step_line(step))));
         fields.extend(request.reviews.iter().map(|review| ("Review", review_line(review, paper))));
         fields.extend([
             ("Pending until", pending_until),
@@ -49,6 +50,7 @@ impl View for Request<'_> {
             ("Decided by", request.decided_by.clone()),
             ("Because", request.decision_reason.clone()),
             ("Grant", request.grant.clone()),
+            ("Broken glass", break_glass(request.break_glass.as_ref(), paper)),
         ]);
         block(&fields)
     }
@@ -60,13 +62,51 @@ fn step_line(step: &v1::StepProgress) -> String {
     let denied = if step.denials > 0 { format!(", {} denied", step.denials) } else { String::new() };
     let later = if step.open { "" } else { ", not yet open" };
     format!(
-        "{}/{}: {} of {}{denied}, from {}{later}",
+        "{}/{}: {} of {}{denied}, from {}{later}{}",
         step.stage,
         step.step,
         step.have,
         step.need,
-        approvers.join(", ")
+        approvers.join(", "),
+        step.escalations.iter().map(escalation).collect::<String>()
     )
+}
+
+/// `; after 30m also group managers`
+fn escalation(escalation: &v1::Escalation) -> String {
+    let approvers: Vec<String> = escalation.approvers.iter().map(|approver| short(approver)).collect();
+    format!("; after {} also {}", span(escalation.after.as_ref()), approvers.join(", "))
+}
+
+/// Whether the review afterwards is outstanding, or what it said; nothing where the glass is whole.
+fn break_glass(review: Option<&v1::BreakGlass>, paper: &Paper) -> String {
+    let Some(review) = review else { return String::new() };
+    let late = instant(review.review_due.as_ref()).is_some_and(|due| paper.now >= due);
+    match review.opinion() {
+        v1::BreakGlassOpinion::Unspecified if late => {
+            format!("review OVERDUE since {}", moment(review.review_due.as_ref(), paper))
+        }
+        v1::BreakGlassOpinion::Unspecified => format!("review due by {}", moment(review.review_due.as_ref(), paper)),
+        opinion @ (v1::BreakGlassOpinion::Ok | v1::BreakGlassOpinion::Objection) => {
+            let opinion = json::state(opinion.as_str_name(), "BREAK_GLASS_OPINION_");
+            let when = relative(review.review_time.as_ref(), paper);
+            let said = format!("{opinion} by {} {when}", short(&review.reviewer));
+            if review.reason.is_empty() { said } else { format!("{said}: {}", review.reason) }
+        }
+    }
+}
+
+/// What a list says in one cell of a state.
+fn broken_state(state: String, review: Option<&v1::BreakGlass>, paper: &Paper) -> String {
+    let Some(review) = review else { return state };
+    let late = instant(review.review_due.as_ref()).is_some_and(|due| paper.now >= due);
+    let review = match review.opinion() {
+        v1::BreakGlassOpinion::Unspecified if late => "review OVERDUE",
+        v1::BreakGlassOpinion::Unspecified => "needs review",
+        v1::BreakGlassOpinion::Ok => "reviewed",
+        v1::BreakGlassOpinion::Objection => "objection",
+    };
+    format!("{state}, broken glass, {review}")
 }
 
 /// `lead approved 3s ago for team/leads, at most 10m, only GET /v1/users/{id}: fine`
@@ -81,6 +121,9 @@ fn review_line(review: &v1::Review, paper: &Paper) -> String {
     }
     if review.narrowed_scope.is_some() {
         line += &format!(", only {}", rules(review.narrowed_scope.as_ref()).join(", "));
+    }
+    if !review.void.is_empty() {
+        line += &format!(", DOES NOT COUNT ({})", review.void);
     }
     if review.reason.is_empty() { line } else { format!("{line}: {}", review.reason) }
 }
@@ -141,7 +184,11 @@ fn request_row(request: &v1::AccessRequest, paper: &Paper) -> Vec<String> {
     let scope = request.scope.as_ref();
     vec![
         request.id.clone(),
-        json::state(request.state().as_str_name(), "ACCESS_REQUEST_STATE_"),
+        broken_state(
+            json::state(request.state().as_str_name(), "ACCESS_REQUEST_STATE_"),
+            request.break_glass.as_ref(),
+            paper,
+        ),
         short(&request.requester),
         scope.map(|scope| scope.service.clone()).unwrap_or_default(),
         rules(scope).join(", "),
@@ -177,12 +224,23 @@ impl View for Grant<'_> {
             ("Request", grant.request.clone()),
             ("Policy", versioned(&grant.policy, grant.policy_version)),
             ("Approved by rule", grant.auto_rule.clone()),
+            ("Broken glass", break_glass(grant.break_glass.as_ref(), paper)),
+            ("Used", used(grant, paper)),
             ("Ended", moment(grant.end_time.as_ref(), paper)),
             ("Ended by", grant.ended_by.clone()),
             ("Because", grant.end_reason.clone()),
         ]);
         block(&fields)
     }
+}
+
+/// `3 times, last 5s ago, at payments-1`; nothing without a use that was reported.
+pub(super) fn used(grant: &v1::Grant, paper: &Paper) -> String {
+    if grant.last_use_time.is_none() {
+        return String::new();
+    }
+    let times = if grant.use_count == 1 { "once".to_owned() } else { format!("{} times", grant.use_count) };
+    format!("{times}, last {}, at {}", relative(grant.last_use_time.as_ref(), paper), grant.used_at.join(", "))
 }
 
 /// Nothing for a standing grant that names no beginning: it has always been in force.
@@ -219,7 +277,7 @@ fn grant_row(grant: &v1::Grant, paper: &Paper) -> Vec<String> {
     let end = grant.end_time.as_ref().or(grant.expire_time.as_ref());
     vec![
         grant.id.clone(),
-        json::state(grant.state().as_str_name(), "GRANT_STATE_"),
+        broken_state(json::state(grant.state().as_str_name(), "GRANT_STATE_"), grant.break_glass.as_ref(), paper),
         short(&grant.subject),
         scope.map(|scope| scope.service.clone()).unwrap_or_default(),
         rules(scope).join(", "),
@@ -339,7 +397,7 @@ fn scope_fields(scope: Option<&v1::Scope>) -> Vec<(&'static str, String)> {
     std::iter::once(("Service", service)).chain(rules).collect()
 }
 
-fn rules(scope: Option<&v1::Scope>) -> Vec<String> {
+pub(super) fn rules(scope: Option<&v1::Scope>) -> Vec<String> {
     let Some(scope) = scope else { return Vec::new() };
     let http = scope.http.iter().map(|rule| format!("{} {}", rule.methods.join(","), rule.path));
     scope.grpc.iter().cloned().chain(http).collect()
@@ -358,13 +416,17 @@ pub fn short(principal: &str) -> String {
     }
 }
 
-fn span(span: Option<&prost_types::Duration>) -> String {
+pub(super) fn span(span: Option<&prost_types::Duration>) -> String {
     let length = span.and_then(|span| duration_from(span, "").ok());
     length.map(|length| humantime::format_duration(length).to_string()).unwrap_or_default()
 }
 
 fn instant(time: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
     time.and_then(|time| timestamp_from(time, "").ok())
+}
+
+pub(super) fn time(time: Option<&prost_types::Timestamp>) -> String {
+    instant(time).map(|time| time.to_string()).unwrap_or_default()
 }
 
 pub fn relative(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use prost::Message;
 
+use crate::control::break_glass::Afterwards;
 use crate::control::caller::Caller;
 use crate::control::explain::{Called, Question};
 use crate::control::fault::Fault;
@@ -12,7 +13,7 @@ use crate::control::listing::Page;
 use crate::control::requests::{Asking, RequestFilter};
 use crate::control::reviews::Reviewing;
 use crate::model::access::AccessState;
-use crate::model::approval::Verdict;
+use crate::model::approval::{Opinion, Verdict};
 use crate::model::canonical::{Canonical, Hash};
 use crate::model::identity::{Principal, Service};
 use crate::model::policy::REASON_MAX;
@@ -30,7 +31,8 @@ const PATIENCE_MAX: Duration = Duration::from_secs(60);
 
 pub(super) fn asking(wire: v1::RequestAccessRequest) -> Result<Asking, Fault> {
     let fingerprint = fingerprint(&wire);
-    let v1::RequestAccessRequest { subject, via, scope, duration, reason, tickets, policy, request_id } = wire;
+    let v1::RequestAccessRequest { subject, via, scope, duration, reason, tickets, policy, request_id, break_glass } =
+        wire;
     if request_id.chars().count() > REQUEST_ID_MAX {
         return Err(Fault::invalid("request_id", format!("is longer than {REQUEST_ID_MAX} characters")));
     }
@@ -50,6 +52,7 @@ pub(super) fn asking(wire: v1::RequestAccessRequest) -> Result<Asking, Fault> {
         reason,
         tickets,
         policy,
+        break_glass,
         request_id,
         fingerprint,
         traceparent: trace::current_traceparent().map(Into::into),
@@ -109,6 +112,26 @@ pub(super) fn denial(wire: v1::DenyRequestRequest) -> Result<Reviewing, Fault> {
         fingerprint,
         traceparent: trace::current_traceparent().map(Into::into),
     })
+}
+
+pub(super) fn afterwards(wire: v1::ReviewBreakGlassRequest) -> Result<Afterwards, Fault> {
+    let asked = v1::ReviewBreakGlassRequest { request_id: String::new(), ..wire.clone() };
+    let fingerprint = fingerprint_of("jitgate.review_break_glass.v1", &asked);
+    if wire.request_id.chars().count() > REQUEST_ID_MAX {
+        return Err(Fault::invalid("request_id", format!("is longer than {REQUEST_ID_MAX} characters")));
+    }
+    let opinion = match v1::BreakGlassOpinion::try_from(wire.opinion) {
+        Ok(v1::BreakGlassOpinion::Ok) => Opinion::Fine,
+        Ok(v1::BreakGlassOpinion::Objection) => Opinion::Objection,
+        Ok(v1::BreakGlassOpinion::Unspecified) | Err(_) => {
+            return Err(Fault::invalid("opinion", "must be OK or OBJECTION"));
+        }
+    };
+    let reason = reason(wire.reason)?;
+    if opinion == Opinion::Objection && reason.trim().is_empty() {
+        return Err(Fault::invalid("reason", "is absent: say what there is to object to"));
+    }
+    Ok(Afterwards { id: wire.id, opinion, reason, request_id: wire.request_id, fingerprint })
 }
 
 fn fingerprint_of(domain: &str, asked: &impl Message) -> Hash {

@@ -27,7 +27,7 @@ const PROBLEMS_MAX: usize = 200;
 impl Api {
     /// The service to add to a gRPC server.
     pub fn into_policy_service(self) -> PolicyServiceServer<Self> {
-        PolicyServiceServer::new(self).max_decoding_message_size(POLICIES_MAX)
+        PolicyServiceServer::new(self.named("jitgate.v1.PolicyService")).max_decoding_message_size(POLICIES_MAX)
     }
 }
 

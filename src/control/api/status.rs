@@ -51,8 +51,11 @@ fn refused(reason: RefusalReason) -> Code {
         RefusalReason::NoPolicy
         | RefusalReason::ScopeNotRequestable
         | RefusalReason::SubjectNotAllowed
-        | RefusalReason::ViaNotAllowed => Code::PermissionDenied,
-        RefusalReason::PolicyMismatch => Code::FailedPrecondition,
+        | RefusalReason::ViaNotAllowed
+        | RefusalReason::BreakGlassNotAllowed => Code::PermissionDenied,
+        RefusalReason::PolicyMismatch | RefusalReason::OutsideWindow | RefusalReason::BreakGlassSuspended => {
+            Code::FailedPrecondition
+        }
         RefusalReason::WildcardNotAllowed
         | RefusalReason::LimitExceeded
         | RefusalReason::ReasonRequired

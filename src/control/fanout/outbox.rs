@@ -265,6 +265,7 @@ impl Outbox {
             compacted_through: wire(mirror.compacted_through()),
             echo_nanos: self.echo.map_or(0, |echo| echo.nanos),
             echo_held: self.echo.map(|echo| duration_to(echo.arrived.elapsed())),
+            ..v1::Progress::default()
         }
     }
 

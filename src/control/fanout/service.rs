@@ -1,7 +1,9 @@
 //! The gRPC service around the fanout: who may watch what is asked once for each session, before anything is sent.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use futures_util::Stream;
 use tokio::sync::mpsc;
@@ -24,6 +26,18 @@ const REQUEST_MAX: usize = 64 << 10;
 const STREAMS_MAX: usize = FLEET_MAX + 1000;
 /// Largest message sent.
 const RESPONSE_MAX: usize = 4 << 20;
+
+/// What a sidecar is told. Messages wait boxed: a queue keeps room for dozens, however few it may hold.
+#[derive(Debug)]
+pub struct Told(ReceiverStream<Box<Result<v1::WatchGrantsResponse, Status>>>);
+
+impl Stream for Told {
+    type Item = Result<v1::WatchGrantsResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.0).poll_next(context).map(|told| told.map(|message| *message))
+    }
+}
 
 /// Decides who may watch which services.
 pub trait Entitle: Send + Sync + 'static {
@@ -59,11 +73,7 @@ impl Fanout {
     ///
     /// # Errors
     /// `UNAVAILABLE` when the control plane is stopping, `RESOURCE_EXHAUSTED` when too many streams are open.
-    pub fn watch<S, E>(
-        &self,
-        inbound: S,
-        entitled: E,
-    ) -> Result<ReceiverStream<Result<v1::WatchGrantsResponse, Status>>, Status>
+    pub fn watch<S, E>(&self, inbound: S, entitled: E) -> Result<Told, Status>
     where
         S: Stream<Item = Result<v1::WatchGrantsRequest, Status>> + Send + Unpin + 'static,
         E: FnOnce(&[Service]) -> Result<(), Status> + Send + 'static,
@@ -78,7 +88,7 @@ impl Fanout {
             return Err(Status::resource_exhausted("as many watches are open as this control plane serves"));
         }
         sessions.spawn(watched(Arc::clone(&self.hub), inbound, entitled, outgoing));
-        Ok(ReceiverStream::new(responses))
+        Ok(Told(ReceiverStream::new(responses)))
     }
 }
 
@@ -101,14 +111,14 @@ where
         Err(status) => {
             tracing::warn!(code = ?status.code(), why = status.message(), "a watch was refused");
             // The queue is empty: this cannot fail for want of room, only because nobody is there any more.
-            drop(outgoing.try_send(Err(status)));
+            drop(outgoing.try_send(Box::new(Err(status))));
         }
     }
 }
 
 #[tonic::async_trait]
 impl EnforcerService for Enforcer {
-    type WatchGrantsStream = ReceiverStream<Result<v1::WatchGrantsResponse, Status>>;
+    type WatchGrantsStream = Told;
 
     async fn watch_grants(
         &self,

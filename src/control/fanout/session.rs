@@ -18,10 +18,13 @@ use super::Hub;
 use super::fleet::{Key, Refusal};
 use super::outbox::{Next, Outbox};
 use super::subscription::{Subscription, invalid};
+use crate::control::uses::Reported;
 use crate::model::grant::Revision;
+use crate::model::identity::Service;
 use crate::wire::grant::{FieldError, duration_to, timestamp_from};
 use crate::wire::v1;
 use crate::wire::v1::watch_grants_request::Message;
+use crate::wire::v1::watch_grants_response::Message as Saying;
 
 /// How long a stream may stay open without a Subscribe.
 pub(super) const FIRST_MESSAGE_WITHIN: Duration = Duration::from_secs(5);
@@ -32,7 +35,7 @@ const ERROR_MAX: usize = 512;
 const ID_MAX: usize = 128;
 
 /// Where messages for the sidecar go. Its capacity is all that is ever held for a slow reader.
-pub(super) type Outgoing = mpsc::Sender<Result<v1::WatchGrantsResponse, Status>>;
+pub(super) type Outgoing = mpsc::Sender<Box<Result<v1::WatchGrantsResponse, Status>>>;
 
 /// A session past its opening.
 #[derive(Debug)]
@@ -41,6 +44,7 @@ pub(super) struct Session {
     key: Key,
     number: u64,
     outbox: Outbox,
+    services: Arc<[Service]>,
 }
 
 /// How a session ends, other than by the sidecar going away.
@@ -65,7 +69,7 @@ where
     let message = first.ok_or_else(|| Status::cancelled("the stream ended before a Subscribe"))??.message;
     match message {
         Some(Message::Subscribe(subscribe)) => Subscription::parse(subscribe),
-        Some(Message::Ack(_) | Message::Nack(_) | Message::Status(_)) | None => {
+        Some(Message::Ack(_) | Message::Nack(_) | Message::Status(_) | Message::Decisions(_)) | None => {
             Err(Status::invalid_argument("the first message must be a Subscribe"))
         }
     }
@@ -82,7 +86,8 @@ impl Session {
         let interval = hub.config.progress_interval;
         let outbox = Outbox::new(&hub.epoch, subscription, &hub.mirror.read(), hub.clock, interval)
             .telling_keys(hub.token_keys.subscribe());
-        let session = Self { hub: Arc::clone(hub), key: subscription.key(), number, outbox };
+        let services = subscription.services.as_slice().into();
+        let session = Self { hub: Arc::clone(hub), key: subscription.key(), number, outbox, services };
         let begins = session.outbox.cause().map_or("resumed", |cause| cause.as_str_name());
         tracing::info!(sidecar = %session.key.0, services = ?subscription.services, begins, "sidecar watches");
         if session.outbox.cause().is_some() {
@@ -107,7 +112,7 @@ impl Session {
             }
         };
         if let Some(last) = last
-            && outgoing.send_timeout(last, LAST_WORD_WITHIN).await.is_err()
+            && outgoing.send_timeout(Box::new(last), LAST_WORD_WITHIN).await.is_err()
         {
             tracing::debug!(sidecar = %self.key.0, "the sidecar did not take the last word");
         }
@@ -140,7 +145,7 @@ impl Session {
                     head.mark_unchanged();
                     keys.mark_unchanged();
                     match self.next() {
-                        Ok(Some(message)) => room.send(Ok(*message)),
+                        Ok(Some(message)) => room.send(Box::new(Ok(*message))),
                         Ok(None) => ready = false,
                         Err(ending) => return ending,
                     }
@@ -170,7 +175,12 @@ impl Session {
     fn next(&mut self) -> Result<Option<Box<v1::WatchGrantsResponse>>, Ending> {
         loop {
             match self.outbox.next(&self.hub.mirror) {
-                Next::Send(message) => return Ok(Some(message)),
+                Next::Send(mut message) => {
+                    if let Some(Saying::Progress(progress)) = &mut message.message {
+                        progress.takes_decisions = self.hub.decisions.get().is_some();
+                    }
+                    return Ok(Some(message));
+                }
                 Next::Wait => return Ok(None),
                 Next::Admission => {
                     let slot = Arc::clone(&self.hub.snapshots).try_acquire_owned().map_err(|_| Ending::Away {
@@ -188,6 +198,10 @@ impl Session {
             Some(Message::Ack(ack)) => self.hear_ack(&ack),
             Some(Message::Nack(nack)) => self.hear_nack(nack),
             Some(Message::Status(status)) => self.hear_status(&status),
+            Some(Message::Decisions(report)) => {
+                self.hear_decisions(report);
+                Ok(())
+            }
             Some(Message::Subscribe(_)) => Err(Status::invalid_argument("a session subscribes once")),
             None => Err(Status::invalid_argument("a message of a kind that this control plane does not know")),
         }
@@ -232,12 +246,13 @@ impl Session {
         let now = self.hub.clock.now();
         let offset = status.clock_offset.as_ref().map_or(0, signed_micros);
         let error = status.clock_error.as_ref().map_or(0, signed_micros);
-        let verdict = status.clock_verdict();
+        let (verdict, leashes) = (status.clock_verdict(), u32::try_from(status.open_leashes).unwrap_or(0));
         let mut newly = false;
         self.note(|sidecar| {
             sidecar.last_seen = now;
             sidecar.last_ack = Some(now);
             sidecar.clock_verdict = verdict;
+            sidecar.open_leashes = leashes;
             sidecar.refuses_skewed = status.refuses_skewed;
             sidecar.clock_offset_micros = offset;
             sidecar.clock_error = Duration::from_micros(u64::try_from(error).unwrap_or(0));
@@ -248,6 +263,12 @@ impl Session {
             self.hub.fleet.announce(&self.key, self.number, |_| {});
         }
         Ok(())
+    }
+
+    fn hear_decisions(&self, report: v1::DecisionReport) {
+        let Some(intake) = self.hub.decisions.get() else { return };
+        let (sidecar, instance) = self.key.clone();
+        intake.take(Reported { sidecar, instance, services: Arc::clone(&self.services), report });
     }
 
     /// Nobody can have applied what was not sent.

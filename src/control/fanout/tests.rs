@@ -17,7 +17,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A sidecar made of two channels.
 struct Client {
     says: mpsc::Sender<Result<v1::WatchGrantsRequest, Status>>,
-    hears: ReceiverStream<Result<v1::WatchGrantsResponse, Status>>,
+    hears: service::Told,
 }
 
 impl Client {

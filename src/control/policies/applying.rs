@@ -88,7 +88,7 @@ impl Plane {
             let (etag, applied, withdrawn) = (plan.etag.clone(), Applied::default(), Withdrawn::default());
             return Ok(Done { plan, revision: Some(revision), etag, withdrawn, applied, repeated: true });
         }
-        let Some(next) = next else { return Err(super::unusable(plan.problems)) };
+        let Some(next) = next else { return Err(super::unusable(&plan.problems)) };
         if !applying.etag.is_empty() && applying.etag != plan.etag {
             let message = "the policies in force are no longer those that were planned against; plan again";
             return Err(Fault::new(FaultKind::PoliciesChanged, message).with("etag", plan.etag));
@@ -106,8 +106,27 @@ impl Plane {
             done.etag.clone_from(&done.plan.etag);
             return Ok(done);
         }
-        self.commit(caller, applying, next, before, key, &mut done).await?;
+        let job = Job {
+            by: caller.who().to_string(),
+            declared: Declared::by(&*next.set),
+            documents: next.documents.clone(),
+            before,
+            withdrawn: if applying.revoke_withdrawn { done.plan.withdrawn() } else { BTreeSet::new() },
+            reason: applying.reason,
+            keep: self.tombstone_keep,
+            answer: key.map(|key| (key, applying.fingerprint)),
+        };
+        let ((applied, withdrawn), revision) = self.store.write(move |change| job.write(change)).await?;
+        (done.applied, done.withdrawn, done.revision) = (applied, withdrawn, Some(revision));
+        self.take_over(next);
+        tracing::info!(by = %caller.who(), %revision, %applied, "policies were applied");
         Ok(done)
+    }
+
+    /// What is durable comes into force.
+    fn take_over(&self, Next { set, documents }: Next) {
+        self.rule_by(set);
+        self.sources.beside.store(Arc::new(super::texts(&documents)));
     }
 
     async fn first_answer(&self, key: [u8; 32], fingerprint: Hash) -> Result<Option<Revision>, Fault> {
@@ -118,34 +137,6 @@ impl Plane {
         }
         let revision = answered.request.strip_prefix(REVISION).and_then(|revision| revision.parse().ok());
         Ok(Some(Revision(revision.unwrap_or_default())))
-    }
-
-    async fn commit(
-        &self,
-        caller: &Caller,
-        applying: Applying,
-        next: Next,
-        before: Vec<AppliedDocument>,
-        key: Option<[u8; 32]>,
-        done: &mut Done,
-    ) -> Result<(), Fault> {
-        let Next { set, documents } = next;
-        let job = Job {
-            by: caller.who().to_string(),
-            declared: Declared::by(&*set),
-            documents: documents.clone(),
-            before,
-            withdrawn: if applying.revoke_withdrawn { done.plan.withdrawn() } else { BTreeSet::new() },
-            reason: applying.reason,
-            keep: self.tombstone_keep,
-            answer: key.map(|key| (key, applying.fingerprint)),
-        };
-        let ((applied, withdrawn), revision) = self.store.write(move |change| job.write(change)).await?;
-        self.rule_by(set);
-        self.sources.beside.store(Arc::new(super::texts(&documents)));
-        tracing::info!(by = %caller.who(), %revision, %applied, "policies were applied");
-        (done.applied, done.withdrawn, done.revision) = (applied, withdrawn, Some(revision));
-        Ok(())
     }
 }
 

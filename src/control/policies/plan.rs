@@ -116,7 +116,7 @@ impl Plane {
 
     /// The plan of an offer. Whoever calls this has the turn.
     pub(super) async fn draft(&self, offer: &Offer, actor: &str) -> Result<Drafted, Fault> {
-        let before = self.store.read(|reader| super::applied(reader)).await?;
+        let before = self.store.read(super::applied).await?;
         let current = match self.assemble(Arc::new(super::texts(&before))).await? {
             Ok(set) => set,
             Err(problems) => return Ok(Drafted { plan: Plan { problems, ..Plan::default() }, next: None, before }),

@@ -5,15 +5,19 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::canonical::sorted;
-use crate::model::approval::{Stage, Step};
+use super::read::{parse_duration, write_duration};
+use crate::model::approval::{Escalation, Stage, Step};
 use crate::model::grant::Staleness;
 use crate::model::policy::{Matcher, PolicyDigest};
+use crate::model::window::{Days, Window, clock, parse_clock};
 
 /// What a pinned policy text says about its requests that wait for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pinned {
     /// Who has to approve.
     pub stages: Vec<Stage>,
+    /// When access can exist; empty: always.
+    pub windows: Vec<Window>,
     /// The grant's, once approved.
     pub staleness: Staleness,
 }
@@ -23,17 +27,33 @@ pub(super) fn write(stages: &[Stage]) -> Value {
     if stages.is_empty() {
         return Value::Null;
     }
+    let escalation = |escalation: &Escalation| json!({ "after": write_duration(escalation.after), "approvers": sorted(&escalation.approvers) });
     let step = |step: &Step| {
         json!({
             "name": *step.name,
             "approvers": sorted(&step.approvers),
             "approvals": step.approvals,
             "denials": step.denials,
+            "escalate": (!step.escalate.is_empty())
+                .then(|| step.escalate.iter().map(escalation).collect::<Vec<_>>()),
         })
     };
     let stage =
         |stage: &Stage| json!({ "name": *stage.name, "steps": stage.steps.iter().map(step).collect::<Vec<_>>() });
     json!({ "stages": stages.iter().map(stage).collect::<Vec<_>>() })
+}
+
+/// Nothing for a policy without windows, for the same reason.
+pub(super) fn write_windows(windows: &[Window]) -> Value {
+    let window = |window: &Window| {
+        json!({
+            "days": window.days.names().collect::<Vec<_>>(),
+            "from": clock(window.from),
+            "to": clock(window.to),
+            "timeZone": *window.zone,
+        })
+    };
+    if windows.is_empty() { Value::Null } else { windows.iter().map(window).collect() }
 }
 
 /// Reads the canonical text of a policy; `digest` is the one that the text must have.
@@ -49,12 +69,16 @@ pub fn pinned(text: &str, digest: &str) -> Result<Pinned, String> {
         None => Vec::new(),
         Some(approval) => each(approval.get("stages"), read_stage).ok_or("its approval does not read back")?,
     };
+    let windows = match policy.get("windows") {
+        None => Vec::new(),
+        windows @ Some(_) => each(windows, read_window).ok_or("its windows do not read back")?,
+    };
     let staleness = match policy.get("staleness").and_then(Value::as_str) {
         Some("strict") => Staleness::Strict,
         Some("lastKnown") => Staleness::LastKnown,
         Some(_) | None => return Err("its staleness does not read back".to_owned()),
     };
-    Ok(Pinned { stages, staleness })
+    Ok(Pinned { stages, windows, staleness })
 }
 
 fn each<T>(list: Option<&Value>, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
@@ -72,6 +96,30 @@ fn read_step(step: &Value) -> Option<Step> {
         approvers: each(step.get("approvers"), |matcher| Matcher::parse(matcher.as_str()?).ok())?,
         approvals: count("approvals")?,
         denials: count("denials")?,
+        escalate: match step.get("escalate") {
+            None => Vec::new(),
+            escalate @ Some(_) => each(escalate, read_escalation)?,
+        },
+    })
+}
+
+fn read_escalation(escalation: &Value) -> Option<Escalation> {
+    Some(Escalation {
+        after: parse_duration(escalation.get("after")?.as_str()?).ok()?,
+        approvers: each(escalation.get("approvers"), |matcher| Matcher::parse(matcher.as_str()?).ok())?,
+    })
+}
+
+fn read_window(window: &Value) -> Option<Window> {
+    let time = |field: &str| parse_clock(window.get(field)?.as_str()?);
+    let number = |name: &Value| Days::NAMES.iter().position(|day| Some(*day) == name.as_str());
+    let days = each(window.get("days"), number)?;
+    let zone = window.get("timeZone")?.as_str()?.into();
+    Some(Window {
+        days: days.into_iter().fold(Days::default(), Days::with),
+        from: time("from")?,
+        to: time("to")?,
+        zone,
     })
 }
 

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::approval;
 use super::read::write_duration;
 use crate::model::grant::Staleness;
-use crate::model::policy::{AccessPolicy, AutoRule, Pattern, PolicyDigest, StandingGrant};
+use crate::model::policy::{AccessPolicy, AutoRule, BreakGlass, Pattern, Person, PolicyDigest, StandingGrant};
 use crate::model::scope::Scope;
 
 /// Fills in `canonical` and `digest`.
@@ -27,11 +27,14 @@ pub(super) fn seal_policy(policy: &mut AccessPolicy) {
         "subjects": subjects,
         "via": sorted(&policy.via),
         "scope": scope(&policy.scope),
+        "environment": Some(&*policy.environment).filter(|name| !name.is_empty()),
         "allowWildcard": policy.allow_wildcard,
         "duration": {
             "default": write_duration(policy.duration.default),
             "max": write_duration(policy.duration.max),
+            "unusedTtl": policy.duration.unused_ttl.map(write_duration),
         },
+        "windows": approval::write_windows(&policy.windows),
         "pendingTtl": write_duration(policy.pending_ttl),
         "reason": {
             "required": policy.reason.required,
@@ -47,6 +50,7 @@ pub(super) fn seal_policy(policy: &mut AccessPolicy) {
         "auto": policy.auto.iter().map(rule).collect::<Vec<_>>(),
         "staleness": staleness(policy.staleness),
         "approval": approval::write(&policy.approval),
+        "breakGlass": policy.break_glass.as_ref().map(break_glass),
     });
     (policy.canonical, policy.digest) = seal(&content);
 }
@@ -65,6 +69,12 @@ pub(super) fn seal_standing(grant: &mut StandingGrant) {
     (grant.canonical, grant.digest) = seal(&content);
 }
 
+/// Fills in `canonical` and `digest`.
+pub(super) fn seal_person(person: &mut Person) {
+    let content = json!({ "kind": "Person", "name": *person.name, "accounts": sorted(&person.accounts) });
+    (person.canonical, person.digest) = seal(&content);
+}
+
 /// One digest for a set, whatever the order.
 pub(super) fn set_digest(mut digests: Vec<PolicyDigest>) -> PolicyDigest {
     digests.sort();
@@ -73,6 +83,15 @@ pub(super) fn set_digest(mut digests: Vec<PolicyDigest>) -> PolicyDigest {
         hash.update(digest.0);
     }
     PolicyDigest(hash.finalize().into())
+}
+
+fn break_glass(rule: &BreakGlass) -> Value {
+    json!({
+        "who": sorted(&rule.who),
+        "maxDuration": write_duration(rule.max_duration),
+        "reviewWithin": write_duration(rule.review_within),
+        "reasonMin": rule.reason_min,
+    })
 }
 
 fn rule(rule: &AutoRule) -> Value {

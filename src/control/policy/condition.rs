@@ -13,6 +13,7 @@ use cel::{Context, ExecutionError, Program, Value};
 use crate::model::policy::{LIST_MAX, Pattern};
 
 mod bindings;
+mod parts;
 pub(super) use bindings::Bindings;
 
 /// Longest condition, in bytes.
@@ -25,8 +26,9 @@ const STEPS_MAX: u64 = 2_000_000;
 /// What a condition may name, and the fields of each.
 const VARIABLES: &[(&str, &[&str])] = &[
     ("requester", &["principals", "user", "workload", "groups", "claims"]),
-    ("request", &["service", "grpc", "http", "duration", "reason", "tickets", "via"]),
+    ("request", &["service", "grpc", "http", "duration", "reason", "tickets", "via", "breakGlass"]),
     ("subject", &[]),
+    ("environment", &[]),
     ("now", &[]),
 ];
 
@@ -58,6 +60,8 @@ const FUNCTIONS: &[&str] = &[
 #[derive(Debug)]
 pub(super) struct Condition {
     program: Program,
+    /// What each of its alternatives says; one where it has no more.
+    alternatives: Vec<(Box<str>, Program)>,
 }
 
 /// Why a condition is refused, and where in it. Line and column count from 1.
@@ -93,7 +97,10 @@ impl Condition {
             );
             return Err(whole(cause));
         }
-        if check.errors.is_empty() { Ok(Self { program }) } else { Err(check.errors) }
+        if !check.errors.is_empty() {
+            return Err(check.errors);
+        }
+        Ok(Self { alternatives: alternatives(text), program })
     }
 
     /// `Some` when the condition is the word true or false.
@@ -102,15 +109,34 @@ impl Condition {
         Some(*value.inner())
     }
 
+    /// The alternative that makes it true, as far as that can be told: for words only.
+    pub(super) fn cause(&self, bindings: &Context<'_, '_>) -> Option<&str> {
+        let holds = |program: &Program| matches!(execute(program, bindings), Ok(Ok(Value::Bool(true))));
+        self.alternatives.iter().find(|(_, program)| holds(program)).map(|(text, _)| &**text)
+    }
+
     /// True or false, or why neither.
     pub(super) fn holds(&self, bindings: &Context<'_, '_>) -> Result<bool, String> {
-        match catch_unwind(AssertUnwindSafe(|| self.program.execute(bindings))) {
+        match execute(&self.program, bindings) {
             Ok(Ok(Value::Bool(answer))) => Ok(answer),
             Ok(Ok(other)) => Err(format!("gives {} instead of true or false", other.type_of())),
             Ok(Err(error)) => Err(explain(&error)),
             Err(_) => Err("makes the CEL interpreter fail".to_owned()),
         }
     }
+}
+
+fn execute(program: &Program, bindings: &Context<'_, '_>) -> std::thread::Result<Result<Value, ExecutionError>> {
+    catch_unwind(AssertUnwindSafe(|| program.execute(bindings)))
+}
+
+/// None of them where one cannot stand alone.
+fn alternatives(text: &str) -> Vec<(Box<str>, Program)> {
+    let compile = |part: &str| {
+        let program = catch_unwind(AssertUnwindSafe(|| Program::compile(part)));
+        Some((part.into(), program.ok()?.ok()?))
+    };
+    parts::alternatives(text).into_iter().map(compile).collect::<Option<_>>().unwrap_or_default()
 }
 
 /// What went wrong, without the values at hand: they are claims of somebody's token.

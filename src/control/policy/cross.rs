@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use super::load::Found;
 use super::problem::{Place, Problem, Severity};
-use crate::control::policy::Policy;
+use crate::control::policy::{PersonDocument, Policy};
+use crate::model::identity::Principal;
 use crate::model::identity::PrincipalKind;
 use crate::model::policy::{AccessPolicy, Matcher, Mode};
 use crate::model::scope::overlaps;
@@ -17,6 +18,9 @@ pub(super) fn check(found: &mut Found) {
     unique("AccessPolicy", policies, &mut problems);
     let standing = found.standing.iter().map(|standing| (&*standing.grant.name, &standing.file, standing.name));
     unique("StandingGrant", standing, &mut problems);
+    let persons = found.persons.iter().map(|of| (&*of.loaded.person.name, &of.file, of.loaded.name));
+    unique("Person", persons, &mut problems);
+    one_person_each(found, &mut problems);
     let deciding: Vec<&Policy> =
         found.policies.iter().filter(|policy| policy.loaded.policy.mode == Mode::Enforce).collect();
     for (index, later) in deciding.iter().enumerate() {
@@ -50,6 +54,29 @@ fn unique<'a>(
     }
 }
 
+/// An account that two persons share would make them one, and nobody could say which.
+fn one_person_each(found: &Found, problems: &mut Vec<Problem>) {
+    let mut first: BTreeMap<&Principal, (&str, &std::path::PathBuf, Place)> = BTreeMap::new();
+    for PersonDocument { loaded, file, .. } in &found.persons {
+        let name = &*loaded.person.name;
+        for (index, (account, place)) in loaded.person.accounts.iter().zip(&loaded.accounts).enumerate() {
+            let Some((other, there, at)) = first.insert(account, (name, file, *place)) else { continue };
+            problems.push(Problem {
+                file: file.clone(),
+                place: *place,
+                path: format!("spec.accounts[{index}]"),
+                cause: format!(
+                    "{account} is an account of {name} here and of {other} at {}:{}:{}; an account belongs to one person",
+                    there.display(),
+                    at.line,
+                    at.column
+                ),
+                severity: Severity::Error,
+            });
+        }
+    }
+}
+
 fn conflict(earlier: &Policy, later: &Policy) -> Option<Problem> {
     let (a, b) = (&earlier.loaded.policy, &later.loaded.policy);
     if a.name == b.name || a.priority != b.priority || same_effect(a, b) || !compete(a, b) {
@@ -76,6 +103,7 @@ fn same_effect(a: &AccessPolicy, b: &AccessPolicy) -> bool {
     (a.allow_wildcard, a.duration, a.pending_ttl, a.staleness)
         == (b.allow_wildcard, b.duration, b.pending_ttl, b.staleness)
         && (&a.reason, &a.tickets, &a.auto, &a.approval) == (&b.reason, &b.tickets, &b.auto, &b.approval)
+        && (&a.windows, &a.break_glass, &a.environment) == (&b.windows, &b.break_glass, &b.environment)
 }
 
 /// Whether some request may fall under both.

@@ -1,4 +1,4 @@
-//! The two kinds of document: from a YAML tree to a policy or a standing grant. Every field is named here and nowhere
+//! The kinds of document: from a YAML tree to a policy, a standing grant or a person. Every field is named here and nowhere
 //! else; what is not named is refused.
 
 use std::sync::Arc;
@@ -18,9 +18,15 @@ use crate::model::policy::{
 };
 use crate::model::scope::{GrpcRule, HttpRule, RULES_MAX, Rule, Scope};
 use crate::model::time::Timestamp;
+use crate::model::window::WINDOWS_MAX;
 
 mod approval;
 mod auto;
+mod break_glass;
+mod person;
+mod window;
+
+pub(super) use person::{KIND as PERSON_KIND, LoadedPerson};
 
 pub(super) const API_VERSION: &str = "jitgate.dev/v1";
 pub(super) const DOCUMENT: &[&str] = &["apiVersion", "kind", "metadata", "spec"];
@@ -32,24 +38,31 @@ pub(super) const ACCESS_POLICY: &[&str] = &[
     "subjects",
     "via",
     "scope",
+    "environment",
     "allowWildcard",
     "duration",
+    "windows",
     "pendingTtl",
     "reason",
     "tickets",
     "auto",
     "staleness",
     "approval",
+    "breakGlass",
 ];
 pub(super) const STANDING_GRANT: &[&str] = &["subject", "via", "scope", "allowWildcard", "staleness", "notBefore"];
+pub(super) const PERSON: &[&str] = &["accounts"];
 pub(super) const SCOPE: &[&str] = &["service", "grpc", "http"];
 pub(super) const HTTP: &[&str] = &["methods", "path"];
-pub(super) const DURATION: &[&str] = &["default", "max"];
+pub(super) const DURATION: &[&str] = &["default", "max", "unusedTtl"];
+pub(super) const WINDOW: &[&str] = &["days", "from", "to", "timeZone"];
 pub(super) const REASON: &[&str] = &["required", "minLength", "pattern", "help"];
 pub(super) const TICKETS: &[&str] = &["required", "pattern", "help"];
 pub(super) const APPROVAL: &[&str] = &["stages"];
 pub(super) const STAGE: &[&str] = &["name", "steps"];
-pub(super) const STEP: &[&str] = &["name", "approvers", "approvals", "denials"];
+pub(super) const STEP: &[&str] = &["name", "approvers", "approvals", "denials", "escalate"];
+pub(super) const ESCALATION: &[&str] = &["after", "approvers"];
+pub(super) const BREAK_GLASS: &[&str] = &["who", "maxDuration", "reviewWithin", "reasonMin"];
 pub(super) const AUTO: &[&str] = &["name", "when", "effect", "maxDuration", "message"];
 
 /// Greatest distance of a priority from 0.
@@ -60,14 +73,25 @@ pub(super) const PROSE_MAX: usize = 500;
 pub(super) const AUTO_MAX: usize = 64;
 /// How long a request waits for people, unless the policy says otherwise.
 pub(super) const PENDING_DEFAULT: Duration = Duration::from_secs(24 * 3600);
+/// Longest name of an environment.
+pub(super) const ENVIRONMENT_MAX: usize = 63;
 const PENDING_MIN: Duration = Duration::from_secs(60);
 const PENDING_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+const UNUSED_MIN: Duration = Duration::from_secs(60);
 
 /// One good document.
 #[derive(Debug)]
 pub(super) enum Document {
     Policy(Box<Loaded>),
     Standing(Box<StandingGrant>, Place),
+    Person(Box<LoadedPerson>),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Policy,
+    Standing,
+    Person,
 }
 
 /// A policy with its conditions, and where its name and priority stand.
@@ -86,18 +110,25 @@ pub(super) fn read(node: &Node, source: &str, findings: &mut Findings) -> Option
     let root = reader.open(&Field { path: String::new(), node }, DOCUMENT)?;
     let version =
         reader.required(&root, "apiVersion", API_VERSION).and_then(|f| reader.choice(&f, &[(API_VERSION, ())]));
-    let kinds = [("AccessPolicy", true), ("StandingGrant", false)];
+    let kinds = [("AccessPolicy", Kind::Policy), ("StandingGrant", Kind::Standing), (PERSON_KIND, Kind::Person)];
     let kind = reader.required(&root, "kind", "AccessPolicy").and_then(|field| reader.choice(&field, &kinds));
     let name = reader.required(&root, "metadata", "{name: payments-read}").and_then(|field| reader.metadata(&field));
     let spec = reader.required(&root, "spec", "{…}");
     let (Some(()), Some(kind), Some(spec)) = (version, kind, spec) else { return None };
-    if kind {
-        let spec = reader.open(&spec, ACCESS_POLICY)?;
-        reader.access_policy(name, &spec).map(|loaded| Document::Policy(Box::new(loaded)))
-    } else {
-        let spec = reader.open(&spec, STANDING_GRANT)?;
-        let place = name.as_ref().map_or(Place::FILE, |(_, place)| *place);
-        reader.standing_grant(name, &spec).map(|grant| Document::Standing(Box::new(grant), place))
+    match kind {
+        Kind::Policy => {
+            let spec = reader.open(&spec, ACCESS_POLICY)?;
+            reader.access_policy(name, &spec).map(|loaded| Document::Policy(Box::new(loaded)))
+        }
+        Kind::Standing => {
+            let spec = reader.open(&spec, STANDING_GRANT)?;
+            let place = name.as_ref().map_or(Place::FILE, |(_, place)| *place);
+            reader.standing_grant(name, &spec).map(|grant| Document::Standing(Box::new(grant), place))
+        }
+        Kind::Person => {
+            let spec = reader.open(&spec, PERSON)?;
+            reader.person(name, &spec).map(|loaded| Document::Person(Box::new(loaded)))
+        }
     }
 }
 
@@ -132,7 +163,10 @@ impl Reader<'_> {
         let via = self.or(spec, "via", Vec::new(), |reader, field| Some(reader.workloads(field)));
         let scope = self.required(spec, "scope", "{service: payments, http: ['GET /v1/users/{id}']}");
         let scope = scope.and_then(|field| self.scope(&field));
+        let environment = self
+            .or(spec, "environment", "".into(), |reader, field| reader.prose(field, ENVIRONMENT_MAX).map(Arc::from));
         let allow_wildcard = self.or(spec, "allowWildcard", false, Self::boolean);
+        let windows = self.or(spec, "windows", Vec::new(), Self::windows);
         let duration = self.required(spec, "duration", "{default: 15m, max: 1h}");
         let duration = duration.and_then(|field| self.duration_rule(&field));
         let pending_ttl = self
@@ -141,6 +175,12 @@ impl Reader<'_> {
         let tickets = self.or(spec, "tickets", ticket_default(), Self::tickets);
         let auto = self.or(spec, "auto", Vec::new(), |reader, field| reader.auto(field, duration.as_ref()));
         let approval = self.or(spec, "approval", Vec::new(), Self::approval);
+        if let (Some(ttl), Some(stages)) = (pending_ttl, &approval) {
+            self.escalates_in_time(spec, ttl, stages);
+        }
+        let break_glass = self.or(spec, "breakGlass", None, |reader, field| {
+            reader.break_glass(field, duration.as_ref(), approval.as_deref())
+        });
         let staleness = self.or(spec, "staleness", Staleness::Strict, Self::staleness);
         if self.findings.errors() > 0 {
             return None;
@@ -157,13 +197,16 @@ impl Reader<'_> {
             subjects: subjects?,
             via: via?,
             scope: scope?,
+            environment: environment?,
             allow_wildcard: allow_wildcard?,
             duration: duration?,
+            windows: windows?,
             pending_ttl: pending_ttl?,
             reason: reason?,
             tickets: tickets?,
             auto,
             approval: approval?,
+            break_glass: break_glass?,
             staleness: staleness?,
         };
         canonical::seal_policy(&mut policy);
@@ -308,13 +351,21 @@ impl Reader<'_> {
         let fields = self.open(field, DURATION)?;
         let max = self.required(&fields, "max", "1h");
         let max = max.and_then(|field| self.duration(&field, DURATION_MIN, DURATION_MAX))?;
-        let Some(field) = fields.field("default") else { return Some(DurationRule { default: max, max }) };
+        let unused = |reader: &mut Self, field: &Field<'_>| reader.duration(field, UNUSED_MIN, DURATION_MAX).map(Some);
+        let unused_ttl = self.or(&fields, "unusedTtl", None, unused)?;
+        if let (Some(unused), Some(field)) = (unused_ttl, fields.field("unusedTtl"))
+            && unused >= max
+        {
+            let cause = format!("is no shorter than max: {}, and so means nothing; lower it", write_duration(max));
+            return self.refuse(&field, cause);
+        }
+        let Some(field) = fields.field("default") else { return Some(DurationRule { default: max, max, unused_ttl }) };
         let default = self.duration(&field, DURATION_MIN, DURATION_MAX)?;
         if default > max {
             let (default, max) = (write_duration(default), write_duration(max));
             return self.refuse(&field, format!("is {default}, over max: {max}; lower default or raise max"));
         }
-        Some(DurationRule { default, max })
+        Some(DurationRule { default, max, unused_ttl })
     }
 
     fn reason(&mut self, field: &Field<'_>) -> Option<ReasonRule> {

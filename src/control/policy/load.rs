@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::document::{self, Document};
 use super::problem::{Findings, Place, Problem, Severity};
-use super::{Places, Standing, cross, node, split};
+use super::{PersonDocument, Places, Standing, cross, node, split};
 use crate::control::policy::Policy;
 
 /// Largest file, in bytes.
@@ -33,6 +33,7 @@ pub(super) struct Fingerprint([u8; 32]);
 pub(super) struct Found {
     pub(super) policies: Vec<Policy>,
     pub(super) standing: Vec<Standing>,
+    pub(super) persons: Vec<PersonDocument>,
     /// Sorted by file and place.
     pub(super) problems: Vec<Problem>,
     pub(super) files: usize,
@@ -246,7 +247,7 @@ fn parse(source: Source) -> Found {
     if found.policies.is_empty() && found.problems.is_empty() && whole.errors() == 0 {
         whole.warning(Place::FILE, "", "holds no access policy: nobody can ask for access; add one to a *.yaml file");
     }
-    if found.policies.len() + found.standing.len() > SET_MAX {
+    if found.policies.len() + found.standing.len() + found.persons.len() > SET_MAX {
         whole.error(
             Place::FILE,
             "",
@@ -279,6 +280,9 @@ fn file(of: &File, bytes: &[u8], findings: &mut Findings, found: &mut Found) {
             }
             Some(Document::Standing(grant, name)) => {
                 found.standing.push(Standing { grant: *grant, file: of.path.clone(), name, origin, written });
+            }
+            Some(Document::Person(loaded)) => {
+                found.persons.push(PersonDocument { loaded: *loaded, file: of.path.clone(), origin, written });
             }
             None => {}
         }

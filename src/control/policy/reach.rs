@@ -7,7 +7,7 @@ use super::node::{Node, Value};
 use super::problem::{Findings, Place, Problem};
 use crate::model::approval::unattainable;
 use crate::model::identity::PrincipalKind;
-use crate::model::policy::{AccessPolicy, AutoRule, Effect, Matcher, Mode, Subjects};
+use crate::model::policy::{AccessPolicy, AutoRule, Effect, Matcher, Mode, Person, Persons, Subjects};
 use crate::model::scope::{Rule, subset};
 
 /// Where the parts of a policy stand that are spoken of here.
@@ -35,12 +35,14 @@ fn entry<'n>(node: &'n Node, field: &str) -> Option<&'n Node> {
 /// Everything of that kind.
 pub(super) fn unreachable(found: &Found) -> Vec<Problem> {
     let mut problems = Vec::new();
+    let persons: Vec<Person> = found.persons.iter().map(|of| of.loaded.person.clone()).collect();
+    let persons = Persons::new(&persons);
     let deciding: Vec<&Policy> =
         found.policies.iter().filter(|policy| policy.loaded.policy.mode == Mode::Enforce).collect();
     for policy in &deciding {
         let mut findings = Findings::default();
         shadowed(policy, &deciding, &mut findings);
-        undecided(policy, &mut findings);
+        undecided(policy, &persons, &mut findings);
         needless(policy, &mut findings);
         problems.extend(findings.name(&policy.file));
     }
@@ -96,7 +98,7 @@ fn includes(these: &[Matcher], who: &Matcher) -> bool {
 }
 
 /// Requests under it wait for people, and none can come.
-fn undecided(policy: &Policy, findings: &mut Findings) {
+fn undecided(policy: &Policy, persons: &Persons, findings: &mut Findings) {
     let own = &policy.loaded.policy;
     if own.approval.is_empty() {
         if !own.auto.iter().any(|rule| rule.effect == Effect::Approve) {
@@ -114,7 +116,10 @@ fn undecided(policy: &Policy, findings: &mut Findings) {
         Matcher::Exact(_) | Matcher::Workload(_) | Matcher::AnyUser(_) => None,
     });
     for requester in people {
-        let Some((stage, step)) = unattainable(&own.approval, &[requester]) else { continue };
+        let Some((stage, step)) = unattainable(&own.approval, persons, |account| persons.same(account, requester))
+        else {
+            continue;
+        };
         let cause = format!(
             "step {} of stage {} cannot be complete when {requester} asks, who does not approve their own request; list \
              more people, or a group",

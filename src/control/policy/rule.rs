@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::condition::{Bindings, Condition};
-use super::read::write_duration;
+use super::read::{shorten, write_duration};
 use super::{Policy, PolicySet};
 use crate::model::identity::Principal;
 use crate::model::policy::{
@@ -13,6 +13,7 @@ use crate::model::policy::{
 };
 use crate::model::scope::subset;
 
+mod break_glass;
 mod refuse;
 mod terms;
 
@@ -114,6 +115,7 @@ fn pin(policy: &AccessPolicy) -> PolicyPin {
 fn detail(outcome: &Outcome, notes: &[String]) -> String {
     match outcome {
         Outcome::Approved { duration, rule, .. } => format!("rule {rule} for {}", write_duration(*duration)),
+        Outcome::BreakGlass { duration, .. } => format!("the glass is broken for {}", write_duration(*duration)),
         Outcome::Denied { rule, message } => format!("rule {rule}: {message}"),
         Outcome::Pending { .. } if notes.is_empty() => "no rule matches".to_owned(),
         Outcome::Pending { .. } => notes.join("; "),
@@ -124,15 +126,18 @@ fn detail(outcome: &Outcome, notes: &[String]) -> String {
 fn judge(candidate: &Policy, ask: &Ask<'_>) -> Result<(Outcome, Vec<String>), Refusal> {
     let policy = &candidate.loaded.policy;
     let duration = terms::accept(policy, ask)?;
+    let glass = if ask.break_glass { Some(break_glass::accept(policy, ask)?) } else { None };
+    let duration = glass.map_or(duration, |(duration, _)| duration);
     let rules: Vec<(&AutoRule, &Condition)> = policy.auto.iter().zip(&candidate.loaded.conditions).collect();
-    let pending = Outcome::Pending { duration, pending_ttl: policy.pending_ttl, staleness: policy.staleness };
-    if rules.is_empty() {
-        return Ok((pending, Vec::new()));
-    }
-    let bindings = Bindings::new(ask, duration);
+    let bindings = Bindings::new(ask, duration, &policy.environment);
     if let Some(denied) = denial(policy, &rules, &bindings) {
         return Ok((denied, Vec::new()));
     }
+    let staleness = policy.staleness;
+    if let Some((duration, review_within)) = glass {
+        return Ok((Outcome::BreakGlass { duration, review_within, staleness }, Vec::new()));
+    }
+    let pending = Outcome::Pending { duration, pending_ttl: policy.pending_ttl, staleness };
     let mut notes = Vec::new();
     let approved = approval(policy, &rules, &bindings, duration, &mut notes);
     Ok((approved.unwrap_or(pending), notes))
@@ -145,7 +150,7 @@ fn denial(policy: &AccessPolicy, rules: &[(&AutoRule, &Condition)], bindings: &B
             Ok(false) => return None,
             Ok(true) => match &rule.message {
                 Some(message) => message.to_string(),
-                None => format!("rule {} of policy {} denies this", rule.name, policy.name),
+                None => denied(policy, rule, condition, bindings),
             },
             Err(cause) => format!(
                 "rule {} of policy {} cannot be evaluated: its condition {cause}; until it can, it denies",
@@ -154,6 +159,13 @@ fn denial(policy: &AccessPolicy, rules: &[(&AutoRule, &Condition)], bindings: &B
         };
         Some(Outcome::Denied { rule: rule.name.clone(), message })
     })
+}
+
+/// For a rule that has no words of its own: which of its alternatives holds.
+fn denied(policy: &AccessPolicy, rule: &AutoRule, condition: &Condition, bindings: &Bindings) -> String {
+    let cause = bindings.context().ok().and_then(|context| condition.cause(context));
+    let cause = cause.map(|cause| format!(", because this holds: {}", shorten(cause))).unwrap_or_default();
+    format!("rule {} of policy {} denies this{cause}", rule.name, policy.name)
 }
 
 /// The first approving rule that takes this duration and holds; why others nearly did goes to the notes.

@@ -1,4 +1,7 @@
 use super::*;
+
+mod sections;
+
 use crate::control::policy::document as fields;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -55,13 +58,11 @@ fn the_set_can_be_shared_between_threads() {
 #[test]
 fn the_examples_are_good_and_warn_of_nothing() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/policies");
-    let report = check(&dir);
+    let report = examine(&dir);
     assert_eq!(report.problems, [], "{report}");
     let set = report.set.as_ref().unwrap();
-    let names: Vec<&str> = set.policies().map(|policy| &*policy.name).collect();
-    assert_eq!(names, ["payments-read-hardware-key", "payments-write", "payments-read", "deploy-drain"]);
-    assert_eq!(set.standing().len(), 2);
-    assert!(report.to_string().starts_with("2 files: 4 policies, 2 standing grants, 0 warnings; digest "), "{report}");
+    assert_eq!((set.policies().len(), set.standing().len()), (8, 2));
+    assert!(report.to_string().starts_with("6 files: 8 policies, 2 standing grants, 0 warnings; digest "), "{report}");
 }
 
 #[test]
@@ -69,15 +70,20 @@ fn the_documentation_is_true() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/policies.md");
     let page = std::fs::read_to_string(path).unwrap();
     let yaml: Vec<&str> = page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(yaml.len(), 3);
+    assert_eq!(yaml.len(), 5);
     assert_eq!(found_in(&yaml.join("---\n")), [""; 0]);
     for reason in crate::model::policy::RefusalReason::ALL {
         assert!(page.contains(&format!("`{}`", reason.as_str())), "{reason:?}");
     }
-    for field in fields::STAGE.iter().chain(fields::STEP) {
+    for field in [fields::STAGE, fields::STEP, fields::ESCALATION, fields::WINDOW, fields::BREAK_GLASS].concat() {
         assert!(page.contains(&format!("`{field}`")), "{field}");
     }
-    for field in fields::AUTO.iter().chain(fields::DURATION).chain(fields::ACCESS_POLICY).chain(fields::STANDING_GRANT)
+    for field in fields::PERSON
+        .iter()
+        .chain(fields::AUTO)
+        .chain(fields::DURATION)
+        .chain(fields::ACCESS_POLICY)
+        .chain(fields::STANDING_GRANT)
     {
         assert!(page.contains(&format!("`{field}`")) || page.contains(&format!(".{field}")), "{field}");
     }
@@ -90,9 +96,14 @@ fn the_schema_has_every_field_that_the_parser_knows_and_no_other() {
     for (definition, known) in [
         ("AccessPolicyDocument", fields::DOCUMENT),
         ("StandingGrantDocument", fields::DOCUMENT),
+        ("PersonDocument", fields::DOCUMENT),
         ("Metadata", fields::METADATA),
         ("AccessPolicy", fields::ACCESS_POLICY),
         ("StandingGrant", fields::STANDING_GRANT),
+        ("Person", fields::PERSON),
+        ("Window", fields::WINDOW),
+        ("Escalation", fields::ESCALATION),
+        ("BreakGlass", fields::BREAK_GLASS),
         ("Scope", fields::SCOPE),
         ("Http", fields::HTTP),
         ("Duration", fields::DURATION),
@@ -145,7 +156,10 @@ fn refused(cases: &[(String, &str)]) {
 fn an_error_of_the_envelope_names_its_line_column_and_field() {
     refused(&[
         (GOOD.replace("v1\n", "v2\n"), "1:13: apiVersion: must be jitgate.dev/v1, not \"jitgate.dev/v2\""),
-        (GOOD.replace("AccessPolicy", "Policy"), "2:7: kind: must be AccessPolicy or StandingGrant, not \"Policy\""),
+        (
+            GOOD.replace("AccessPolicy", "Policy"),
+            "2:7: kind: must be AccessPolicy or StandingGrant or Person, not \"Policy\"",
+        ),
         (
             GOOD.replace("{name: pay}", "{nme: pay}"),
             "3:12: metadata.nme: is no field of this document; did you mean name?",

@@ -6,12 +6,15 @@ use super::*;
 use crate::control::audit;
 use crate::control::grants::GrantFilter;
 use crate::control::listing::Page;
+use crate::control::policy::PolicySet;
 use crate::control::requests::{Asking, RequestFilter};
 use crate::control::testing::*;
 use crate::model::canonical::Canonical;
 use crate::model::grant::GrantId;
 use crate::model::identity::Service;
 use crate::model::scope::{GrpcRule, HttpRule, Rule};
+
+mod eligibility;
 
 /// Two approvals of people, of any two groups, after that one of an owner; Dora and Erik are listed by name elsewhere.
 const APPROVAL: &str = r#"
@@ -213,6 +216,8 @@ fn admit_stored(request: &AccessRequest, other: &AccessRequest) -> Review {
         digest: other.terms.digest(),
         narrowed_scope: None,
         narrowed_duration: None,
+        waited: Duration::ZERO,
+        void: None,
     }
 }
 

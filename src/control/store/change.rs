@@ -10,6 +10,7 @@ use super::keys::{self, DueKind};
 use super::overlay::Overlay;
 use super::reader::{Due, count};
 use super::{META_KEY, Reader, StoreError, Table, View, Writes};
+use crate::control::audit::difference::Audited;
 use crate::control::audit::{self, Entry};
 use crate::control::fanout;
 use crate::model::access::{AccessRequest, AccessState, AccessStep, Ending, Issued, Outcome, Terminal};
@@ -20,6 +21,7 @@ use crate::wire::access::{phase_to, request_to, revision_to, stored_to};
 use crate::wire::grant::timestamp_to;
 use crate::wire::store;
 
+mod break_glass;
 mod tokens;
 
 /// Revisions whose changes are kept, for sidecars that resume.
@@ -48,6 +50,7 @@ pub struct Change<'v> {
     now: Timestamp,
     grants: Vec<fanout::Change>,
     requests: Vec<Arc<str>>,
+    audited: Audited,
 }
 
 impl std::fmt::Debug for Change<'_> {
@@ -74,7 +77,7 @@ pub struct Committed {
 
 impl<'v> Change<'v> {
     pub(super) fn begin(below: &'v dyn View, meta: store::Meta, now: Timestamp) -> Self {
-        Self { rows: Overlay::new(below), meta, now, grants: vec![], requests: vec![] }
+        Self { rows: Overlay::new(below), meta, now, grants: vec![], requests: vec![], audited: Audited::default() }
     }
 
     /// The revision that this becomes.
@@ -103,11 +106,12 @@ impl<'v> Change<'v> {
         for party in ["", request.requester.as_str(), request.terms.subject.as_str()] {
             self.rows.put(Table::RequestsByParty, keys::by_party(party, revision), id.to_vec());
         }
-        for approver in request.stages.iter().flat_map(|stage| &stage.steps).flat_map(|step| &step.approvers) {
+        for approver in request.approvers() {
             self.rows.put(Table::RequestsByParty, keys::by_party(&approver.to_string(), revision), id.to_vec());
         }
         self.rows.put(Table::Pending, keys::pair(request.requester.as_str(), id), vec![]);
         self.rows.put(Table::Due, keys::due(request.pending_until, DueKind::RequestEnds, id), vec![]);
+        self.plan_escalations(request);
         self.put_request(request);
         self.audit(&Entry {
             kind: "access_request.created",
@@ -136,6 +140,7 @@ impl<'v> Change<'v> {
         let id = request.id.as_bytes();
         self.rows.remove(Table::Pending, keys::pair(request.requester.as_str(), id));
         self.rows.remove(Table::Due, keys::due(request.pending_until, DueKind::RequestEnds, id));
+        self.drop_escalations(request);
         self.put_request(request);
         let outcome = request.outcome.as_ref();
         self.audit(&Entry {
@@ -213,7 +218,7 @@ impl<'v> Change<'v> {
         (issued.origin.create_revision, issued.origin.create_time) = (revision, self.now);
         let id = issued.grant.id.as_str().as_bytes();
         for party in parties(issued) {
-            self.rows.put(Table::GrantsByParty, keys::by_party(party, revision), id.to_vec());
+            self.rows.put(Table::GrantsByParty, keys::by_party(&party, revision), id.to_vec());
         }
         self.rows.put(Table::Enforced, keys::pair(issued.grant.subject.as_str(), id), vec![]);
         if let Some(end) = issued.grant.expires() {
@@ -230,7 +235,7 @@ impl<'v> Change<'v> {
         };
         let id = old.grant.id.as_str().as_bytes();
         for party in parties(old) {
-            self.rows.remove(Table::GrantsByParty, keys::by_party(party, old.origin.create_revision));
+            self.rows.remove(Table::GrantsByParty, keys::by_party(&party, old.origin.create_revision));
         }
         self.rows.remove(Table::Enforced, keys::pair(old.grant.subject.as_str(), id));
         self.rows.remove(Table::Due, keys::due(keep_until, DueKind::Forget, id));
@@ -421,12 +426,15 @@ impl<'v> Change<'v> {
             reason: entry.reason.to_owned(),
             trace_id: entry.trace_id(),
             revision: revision_to(self.revision()),
+            changes: self.audited.changes(self.rows.below(), &self.rows, &entry.resource)?,
             ..Default::default()
         };
-        let event = audit::seal(event, &self.meta.audit_hash);
+        let event = audit::seal(event, &self.meta.audit_hash)?;
         self.meta.audit_index = event.index;
         self.meta.audit_hash = event.hash.clone();
-        self.rows.put(Table::Audit, keys::number(count(event.index)), event.encode_to_vec());
+        let index = keys::number(count(event.index));
+        self.rows.put(Table::AuditByResource, keys::pair(&event.resource, &index), vec![]);
+        self.rows.put(Table::Audit, index, event.encode_to_vec());
         Ok(())
     }
 
@@ -459,9 +467,10 @@ fn changed_item(change: &fanout::Change) -> store::changed::Item {
 }
 
 /// Under whose name a grant is listed.
-fn parties(issued: &Issued) -> impl Iterator<Item = &str> {
-    let requester = issued.origin.requester.as_ref().map(|requester| requester.as_str());
-    ["", issued.grant.subject.as_str()].into_iter().chain(requester)
+fn parties(issued: &Issued) -> impl Iterator<Item = String> {
+    let requester = issued.origin.requester.as_ref().map(ToString::to_string);
+    let passed_over = issued.origin.break_glass.iter().flat_map(|over| &over.approvers).map(ToString::to_string);
+    [String::new(), issued.grant.subject.to_string()].into_iter().chain(requester).chain(passed_over)
 }
 
 fn state_name(phase: Phase) -> &'static str {

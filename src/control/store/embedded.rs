@@ -1,16 +1,18 @@
 //! The embedded engine: one redb file in a directory that one process holds. Every commit is fsynced before it returns.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::ops::{Bound, ControlFlow};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, bail};
 use parking_lot::RwLock;
 use redb::{
     Builder, Database, DatabaseError, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
-    StorageError, TableDefinition, TableError,
+    StorageError, TableDefinition, TableError, TableHandle, WriteTransaction,
 };
 
 use super::{Engine, META_KEY, Span, StoreError, Table, View, Visit, Writes};
@@ -18,10 +20,12 @@ use super::{Engine, META_KEY, Span, StoreError, Table, View, Visit, Writes};
 const FILE: &str = "jitgate.redb";
 const FRESH: &str = "jitgate.redb.new";
 const LOCK: &str = "jitgate.lock";
+/// One note in so many is made durable by itself; a commit in between makes all before it so.
+const NOTES_BETWEEN_FSYNCS: u32 = 32;
 const CACHE_BYTES: usize = 64 << 20;
 
-type OpenTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 type Rows = TableDefinition<'static, &'static [u8], &'static [u8]>;
+type Open = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 const fn rows(table: Table) -> Rows {
     TableDefinition::new(table.name())
@@ -33,6 +37,8 @@ pub struct Embedded {
     file: PathBuf,
     /// `None` after a failed commit, until [`Engine::recover`] has opened it again.
     database: RwLock<Option<Database>>,
+    /// Notes written, to make some of them durable.
+    notes: AtomicU32,
     /// Held for as long as the engine lives.
     _lock: File,
 }
@@ -53,8 +59,35 @@ impl Embedded {
             })?;
         }
         let database = open(&file).map_err(|error| anyhow::anyhow!("{}", explain(&file, &error)))?;
-        Ok(Self { file, database: RwLock::new(Some(database)), _lock: lock })
+        complete(&database).with_context(|| format!("cannot add what is new to {}", file.display()))?;
+        Ok(Self { file, database: RwLock::new(Some(database)), notes: AtomicU32::new(0), _lock: lock })
     }
+
+    /// Opens the store of a directory that must have one: to look into it.
+    ///
+    /// # Errors
+    /// As [`Embedded::open`], and when there is none.
+    pub fn open_existing(directory: &Path) -> anyhow::Result<Self> {
+        let file = directory.join(FILE);
+        if !file.is_file() {
+            bail!("--data-dir {} holds no store: there is no {FILE} in it", directory.display());
+        }
+        Self::open(directory)
+    }
+}
+
+/// Makes the tables that a store of an earlier version does not have.
+fn complete(database: &Database) -> anyhow::Result<()> {
+    let there: HashSet<String> = database.begin_read()?.list_tables()?.map(|table| table.name().to_owned()).collect();
+    let missing: Vec<_> = Table::ALL.into_iter().filter(|table| !there.contains(table.name())).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let transaction = database.begin_write()?;
+    for table in missing {
+        transaction.open_table(rows(table))?;
+    }
+    Ok(transaction.commit()?)
 }
 
 /// Only its owner looks into a directory that we make.
@@ -165,6 +198,20 @@ impl Engine for Embedded {
         outcome
     }
 
+    fn note(&self, writes: &Writes) -> Result<(), StoreError> {
+        // What is not durable keeps pages from being used again: now and then, make it so.
+        let durable = self.notes.fetch_add(1, Ordering::Relaxed).is_multiple_of(NOTES_BETWEEN_FSYNCS);
+        let durability = if durable { Durability::Immediate } else { Durability::None };
+        let outcome = match &*self.database.read() {
+            Some(database) => note(database, durability, writes),
+            None => return Err(closed()),
+        };
+        if outcome.is_err() {
+            self.database.write().take();
+        }
+        outcome
+    }
+
     fn recover(&self) -> Result<(), StoreError> {
         let mut database = self.database.write();
         if database.is_none() {
@@ -184,6 +231,18 @@ fn commit(database: &Database, guard: Option<&[u8]>, writes: &Writes) -> Result<
             return Err(StoreError::Conflict);
         }
     }
+    write(&transaction, writes)?;
+    transaction.commit().map_err(medium)
+}
+
+fn note(database: &Database, durability: Durability, writes: &Writes) -> Result<(), StoreError> {
+    let mut transaction = database.begin_write().map_err(medium)?;
+    transaction.set_durability(durability).map_err(medium)?;
+    write(&transaction, writes)?;
+    transaction.commit().map_err(medium)
+}
+
+fn write(transaction: &WriteTransaction, writes: &Writes) -> Result<(), StoreError> {
     for table in Table::ALL {
         let span = (Bound::Included((table, Vec::new())), Bound::Unbounded);
         let mut of_table = writes.range(span).take_while(|((of, _), _)| *of == table).peekable();
@@ -198,7 +257,7 @@ fn commit(database: &Database, guard: Option<&[u8]>, writes: &Writes) -> Result<
             }
         }
     }
-    transaction.commit().map_err(medium)
+    Ok(())
 }
 
 fn closed() -> StoreError {
@@ -221,8 +280,8 @@ fn medium(error: impl Into<redb::Error>) -> StoreError {
 struct Snapshot(ReadTransaction);
 
 impl Snapshot {
-    /// `None` for a table that is newer than the file: it is made with the first row that is written to it.
-    fn table(&self, table: Table) -> Result<Option<OpenTable>, StoreError> {
+    /// `None` for a table that came with a later version than the file, and is made by the first write to it.
+    fn table(&self, table: Table) -> Result<Option<Open>, StoreError> {
         match self.0.open_table(rows(table)) {
             Ok(open) => Ok(Some(open)),
             Err(TableError::TableDoesNotExist(_)) => Ok(None),

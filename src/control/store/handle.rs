@@ -7,6 +7,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use ulid::Ulid;
 
 use super::opening::{self, Opening};
+use super::overlay::Overlay;
 use super::writer::{Job, Made, Writer};
 use super::{Change, Engine, Reader, StoreError};
 use crate::model::grant::Revision;
@@ -62,6 +63,7 @@ impl Store {
     pub fn open(engine: impl Engine, clock: Clock) -> anyhow::Result<(Self, Writer, Opening)> {
         let engine: Arc<dyn Engine> = Arc::new(engine);
         let meta = opening::begin(&*engine, clock())?;
+        opening::index_audit(&*engine, &meta)?;
         let opening = opening::read(&*engine, &meta)?;
         let (jobs, waiting) = mpsc::channel(WAITING_MAX);
         let store = Self {
@@ -127,6 +129,32 @@ impl Store {
             mpsc::error::TrySendError::Closed(_) => StoreError::Closed,
         })?;
         answered.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Notes what no revision speaks of. Not guarded against others who note, so that there must be one at a time; a crash
+    /// may take the newest notes back.
+    ///
+    /// # Errors
+    /// What `job` fails with; [`StoreError::Medium`] when nothing was noted.
+    pub async fn note<T>(
+        &self,
+        job: impl FnOnce(&mut Overlay<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+    {
+        let engine = Arc::clone(&self.engine);
+        let noted = tokio::task::spawn_blocking(move || {
+            let view = engine.view()?;
+            let mut rows = Overlay::new(&*view);
+            let result = job(&mut rows)?;
+            let writes = rows.into_writes();
+            if !writes.is_empty() {
+                engine.note(&writes)?;
+            }
+            Ok(result)
+        });
+        noted.await.unwrap_or_else(|_| Err(StoreError::Damaged("a note panicked".to_owned())))
     }
 
     /// Reads at one revision.

@@ -18,20 +18,29 @@ pub enum DueKind {
     RequestEnds,
     /// Forget the answer to a request id.
     Answer,
+    /// Further people may review a pending request.
+    Escalate,
+    /// The review of broken glass has to have been written.
+    ReviewDue,
 }
 
 impl DueKind {
+    const ALL: [Self; 6] =
+        [Self::GrantEnds, Self::Forget, Self::RequestEnds, Self::Answer, Self::Escalate, Self::ReviewDue];
+
     const fn byte(self) -> u8 {
         match self {
             Self::GrantEnds => b'g',
             Self::Forget => b'f',
             Self::RequestEnds => b'r',
             Self::Answer => b'a',
+            Self::Escalate => b'e',
+            Self::ReviewDue => b'v',
         }
     }
 
     fn parse(byte: u8) -> Option<Self> {
-        [Self::GrantEnds, Self::Forget, Self::RequestEnds, Self::Answer].into_iter().find(|kind| kind.byte() == byte)
+        Self::ALL.into_iter().find(|kind| kind.byte() == byte)
     }
 }
 
@@ -61,6 +70,12 @@ pub fn pair(first: &str, second: &[u8]) -> Vec<u8> {
     key
 }
 
+/// What stands before the first NUL of a [`pair`].
+pub fn first(key: &[u8]) -> Result<&str, StoreError> {
+    let at = key.iter().position(|byte| *byte == NUL).ok_or_else(|| damaged("an index key has no separator"))?;
+    text(key.get(..at).unwrap_or_default())
+}
+
 /// What follows the first NUL of a [`pair`].
 pub fn second(key: &[u8]) -> Result<&str, StoreError> {
     let at = key.iter().position(|byte| *byte == NUL).ok_or_else(|| damaged("an index key has no separator"))?;
@@ -71,6 +86,13 @@ pub fn second(key: &[u8]) -> Result<&str, StoreError> {
 pub fn due(at: Timestamp, kind: DueKind, id: &[u8]) -> Vec<u8> {
     let mut key = at.as_micros().to_be_bytes().to_vec();
     key.push(kind.byte());
+    key.extend(id);
+    key
+}
+
+/// A moment and what came then.
+pub fn arrival(at: Timestamp, id: &[u8]) -> Vec<u8> {
+    let mut key = number(at.as_micros());
     key.extend(id);
     key
 }
@@ -135,7 +157,7 @@ mod tests {
     fn keys_come_apart_again() {
         let key = due(Timestamp::from_micros(5), DueKind::RequestEnds, b"01J");
         assert_eq!(due_parts(&key).unwrap(), (Timestamp::from_micros(5), DueKind::RequestEnds, &b"01J"[..]));
-        assert_eq!(second(&pair("p", b"id")).unwrap(), "id");
+        assert_eq!((first(&pair("p", b"id")).unwrap(), second(&pair("p", b"id")).unwrap()), ("p", "id"));
         assert_eq!(party_revision(&by_party("p", Revision(7))).unwrap(), Revision(7));
         assert!(due_parts(b"short").is_err() && second(b"none").is_err());
     }

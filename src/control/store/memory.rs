@@ -54,6 +54,11 @@ impl Engine for Memory {
         if mood == Mood::Well { Ok(()) } else { Err(StoreError::Medium("on purpose".into())) }
     }
 
+    fn note(&self, writes: &Writes) -> Result<(), StoreError> {
+        let guard = self.rows.lock().get(&(Table::Meta, META_KEY.to_vec())).cloned();
+        self.commit(guard.as_deref(), writes)
+    }
+
     fn recover(&self) -> Result<(), StoreError> {
         if *self.mood.lock() == Mood::Gone { Err(StoreError::Medium("still gone".into())) } else { Ok(()) }
     }

@@ -8,11 +8,12 @@ use ulid::Ulid;
 
 use super::change::CHANGES_KEPT;
 use super::reader::count;
-use super::{Engine, META_KEY, Reader, SCHEMA, StoreError, Table, Writes};
+use super::{Engine, META_KEY, Reader, SCHEMA, Span, StoreError, Table, Writes, keys};
 use crate::control::fanout;
 use crate::model::grant::{Grant, GrantId, Revision};
 use crate::model::identity::Service;
 use crate::model::time::Timestamp;
+use crate::wire::audit::{event_from, event_to};
 use crate::wire::grant::timestamp_from;
 use crate::wire::store;
 
@@ -38,12 +39,36 @@ pub fn recorded(engine: &dyn Engine) -> Result<Timestamp, StoreError> {
     let reader = Reader::new(&*view);
     let Some(meta) = reader.meta()? else { return Ok(Timestamp::default()) };
     let mut newest = Timestamp::default();
-    reader.audit(count(meta.audit_index), &mut |event| {
-        let time = event.time.as_ref().and_then(|time| timestamp_from(time, "time").ok());
-        newest = newest.max(time.unwrap_or_default());
-        Ok(ControlFlow::Continue(()))
+    // An event that was tampered with dates nothing, and does not keep the control plane from starting: the one before counts.
+    reader.newest_audit_rows(count(meta.audit_index).saturating_add(1), &mut |(_, row)| {
+        let event = row.ok().map(event_to).filter(|event| event_from(event).is_ok_and(|event| event.is_sealed()));
+        let time = event.and_then(|event| timestamp_from(&event.time?, "time").ok());
+        newest = time.unwrap_or_default();
+        Ok(if time.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
     Ok(newest)
+}
+
+/// A store of an earlier version has no index of its audit events by resource: it gets one.
+pub(super) fn index_audit(engine: &dyn Engine, meta: &store::Meta) -> Result<(), StoreError> {
+    let view = engine.view()?;
+    let mut indexed = meta.audit_index == 0;
+    view.scan(Table::AuditByResource, &Span::ALL, &mut |_, _| {
+        indexed = true;
+        Ok(ControlFlow::Break(()))
+    })?;
+    if indexed {
+        return Ok(());
+    }
+    let mut writes = Writes::new();
+    Reader::new(&*view).audit_rows(1, &mut |(at, row)| {
+        if let Ok(event) = row {
+            let key = keys::pair(&event.resource, &keys::number(at));
+            writes.insert((Table::AuditByResource, key), Some(vec![]));
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    engine.commit(Some(&prost::Message::encode_to_vec(meta)), &writes)
 }
 
 /// Where the store stands; a new one is given its epoch.

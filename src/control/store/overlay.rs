@@ -23,6 +23,11 @@ impl<'v> Overlay<'v> {
         Self { below, writes: Writes::new() }
     }
 
+    /// What lies below, as it was before anything was written.
+    pub fn below(&self) -> &'v dyn View {
+        self.below
+    }
+
     /// Sets a value.
     pub fn put(&mut self, table: Table, key: Vec<u8>, value: Vec<u8>) {
         self.writes.insert((table, key), Some(value));

@@ -14,6 +14,9 @@ use crate::model::time::Timestamp;
 use crate::wire::access::{request_from, stored_from};
 use crate::wire::{store, v1};
 
+mod audit;
+mod uses;
+
 /// Everything at one revision.
 #[derive(Clone, Copy)]
 pub struct Reader<'v>(&'v dyn View);
@@ -33,6 +36,19 @@ pub struct Due {
     pub kind: DueKind,
     /// With which grant, access request or answer.
     pub id: Vec<u8>,
+}
+
+/// A review of broken glass that is outstanding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenReview {
+    /// Who broke the glass.
+    pub requester: String,
+    /// For which access request.
+    pub request: String,
+    /// By when it is due.
+    pub due: Timestamp,
+    /// Under which policy.
+    pub policy: String,
 }
 
 type Read<T> = Result<T, StoreError>;
@@ -156,6 +172,23 @@ impl<'v> Reader<'v> {
             Ok(if due.len() >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         Ok(due)
+    }
+
+    /// Every review of broken glass that is outstanding.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn open_reviews(&self) -> Read<Vec<OpenReview>> {
+        self.all(Table::OpenReviews, |key, value| {
+            let requester = keys::first(key)?.to_owned();
+            let (due, policy) = value.split_at_checked(8).unwrap_or_default();
+            Ok(OpenReview {
+                requester,
+                request: keys::second(key)?.to_owned(),
+                due: Timestamp::from_micros(keys::number_of(due)?),
+                policy: keys::text(policy)?.to_owned(),
+            })
+        })
     }
 
     /// The answer to a request id that is forgotten next.
@@ -315,6 +348,6 @@ fn damaged(table: Table, key: &[u8], why: &dyn std::fmt::Display) -> StoreError 
 }
 
 /// A stored count; a negative one cannot have been written.
-pub(super) fn count(wire: i64) -> u64 {
+pub(in crate::control) fn count(wire: i64) -> u64 {
     u64::try_from(wire).unwrap_or(0)
 }

@@ -13,6 +13,7 @@ use super::*;
 use crate::control::audit;
 use crate::control::testing::{grant, request};
 use crate::model::access::{AccessState, AccessStep, Ending, Outcome};
+use crate::model::audit::Flaw;
 use crate::model::grant::{Ended, Revision};
 use crate::model::time::Timestamp;
 use crate::runtime;
@@ -147,14 +148,14 @@ async fn an_altered_audit_event_breaks_the_chain() {
     let altered = prost::Message::encode_to_vec(&event);
     let write = Writes::from([((Table::Audit, keys::number(2)), Some(altered))]);
     memory.commit(guard.as_deref(), &write).unwrap();
-    assert_eq!(rig.verify().await, Err(audit::Broken { index: 2, what: "was altered" }));
+    assert_eq!(rig.verify().await, Err(audit::Broken { index: 2, flaw: Flaw::Altered }));
     memory
         .commit(
             guard.as_deref(),
             &Writes::from([((Table::Audit, keys::number(3)), None), ((Table::Audit, keys::number(2)), Some(row))]),
         )
         .unwrap();
-    assert_eq!(rig.verify().await.unwrap_err().what, "is not the last one written");
+    assert_eq!(rig.verify().await.unwrap_err().flaw, Flaw::NotTheHead(2));
 }
 
 #[tokio::test]

@@ -136,7 +136,9 @@ impl State {
     /// One group: every job on top of the one before, one commit, then publish and answer.
     fn write(&mut self, engine: &dyn Engine, jobs: Vec<Job>, now: Timestamp) -> Outcome {
         self.now = now.max(self.now);
-        let view = self.settle(engine).and_then(|()| engine.view());
+        // A note that failed leaves the engine closed as well.
+        let open = || engine.view().or_else(|_| engine.recover().and_then(|()| engine.view()));
+        let view = self.settle(engine).and_then(|()| open());
         self.usable.note(view.is_ok());
         let view = match view {
             Ok(view) => view,

@@ -16,7 +16,7 @@ fn group(name: &str) -> Principal {
 
 fn step(name: &str, groups: &[&str], approvals: usize) -> Step {
     let approvers = groups.iter().map(|name| Matcher::Exact(group(name))).collect();
-    Step { name: name.into(), approvers, approvals, denials: 1 }
+    Step { name: name.into(), approvers, approvals, denials: 1, escalate: vec![] }
 }
 
 fn stage(name: &str, steps: Vec<Step>) -> Stage {
@@ -103,15 +103,18 @@ fn what_names_nobody_is_never_approved() {
 fn too_few_named_approvers_are_found_at_once() {
     let named = |names: &[&str], approvals| {
         let approvers = names.iter().map(|name| Matcher::Exact(person(name))).collect();
-        vec![stage("s", vec![Step { name: "a".into(), approvers, approvals, denials: 1 }])]
+        vec![stage("s", vec![Step { name: "a".into(), approvers, approvals, denials: 1, escalate: vec![] }])]
     };
     let (alice, bob) = (person("alice"), person("bob"));
-    assert!(unattainable(&named(&["alice", "bob"], 2), &[]).is_none());
-    assert!(unattainable(&named(&["alice", "bob"], 2), &[&alice]).is_some());
-    assert!(unattainable(&named(&["alice"], 1), &[&alice, &bob]).is_some());
+    assert!(unattainable(&named(&["alice", "bob"], 2), Persons::NONE, |_| false).is_none());
+    assert!(unattainable(&named(&["alice", "bob"], 2), Persons::NONE, |who| *who == alice).is_some());
+    assert!(unattainable(&named(&["alice"], 1), Persons::NONE, |who| [&alice, &bob].contains(&who)).is_some());
     let twice: Vec<Stage> = named(&["alice"], 1).into_iter().chain(named(&["alice"], 1)).collect();
-    assert!(unattainable(&twice, &[]).is_some(), "nobody counts twice");
-    assert!(unattainable(&[stage("s", vec![step("a", &["x"], 9)])], &[&alice]).is_none(), "a group cannot be counted");
+    assert!(unattainable(&twice, Persons::NONE, |_| false).is_some(), "nobody counts twice");
+    assert!(
+        unattainable(&[stage("s", vec![step("a", &["x"], 9)])], Persons::NONE, |who| *who == alice).is_none(),
+        "a group cannot be counted"
+    );
 }
 
 /// Steps as (stage, groups, approvals); people as groups.
@@ -137,7 +140,7 @@ fn can_be_complete(stages: &[Stage], reviews: &[Review]) -> bool {
         let chosen: Vec<&&Step> =
             steps.iter().enumerate().filter(|(at, _)| set >> at & 1 == 1).map(|(_, s)| s).collect();
         let wanted: usize = chosen.iter().map(|step| step.approvals).sum();
-        let able = |review: &&Review| chosen.iter().any(|step| step.admits(&review.proven));
+        let able = |review: &&Review| chosen.iter().any(|step| step.admits(&review.proven, Duration::ZERO));
         reviews.iter().filter(able).count() >= wanted
     })
 }
@@ -168,7 +171,7 @@ proptest! {
         let mut seen = HashSet::new();
         for (review, counted) in reviews.iter().zip(&at.counted) {
             let Some(counted) = *counted else { continue };
-            prop_assert!(seen.insert(&review.reviewer) && steps[counted].admits(&review.proven));
+            prop_assert!(seen.insert(&review.reviewer) && steps[counted].admits(&review.proven, Duration::ZERO));
         }
         for (n, step) in at.steps.iter().enumerate() {
             prop_assert_eq!(step.have, at.counted.iter().filter(|counted| **counted == Some(n)).count());

@@ -30,6 +30,8 @@ pub struct Ask<'a> {
     pub tickets: &'a [String],
     /// The policy that the caller expects to decide. It never makes another one decide: see [`RefusalReason::PolicyMismatch`].
     pub policy: Option<&'a str>,
+    /// Whether it breaks the glass: at once, without people.
+    pub break_glass: bool,
     /// The moment of the ruling.
     pub now: Timestamp,
 }
@@ -70,6 +72,15 @@ pub enum Outcome {
         /// The grant's.
         staleness: Staleness,
     },
+    /// The glass is broken: issue the grant, and have it looked at afterwards.
+    BreakGlass {
+        /// The grant's length.
+        duration: Duration,
+        /// By when one of those passed over has to have looked at it, counted from now.
+        review_within: Duration,
+        /// The grant's.
+        staleness: Staleness,
+    },
     /// A rule denies.
     Denied {
         /// The rule that denies.
@@ -93,6 +104,7 @@ impl Outcome {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Approved { .. } => "APPROVED",
+            Self::BreakGlass { .. } => "BREAK_GLASS",
             Self::Denied { .. } => "DENIED",
             Self::Pending { .. } => "PENDING",
         }
@@ -104,7 +116,7 @@ impl Outcome {
 pub struct Would {
     /// Which policy.
     pub policy: PolicyPin,
-    /// `APPROVED`, `DENIED`, `PENDING`, or the reason of the refusal.
+    /// `APPROVED`, `BREAK_GLASS`, `DENIED`, `PENDING`, or the reason of the refusal.
     pub outcome: &'static str,
     /// The rule or the message behind it.
     pub detail: String,
@@ -163,4 +175,10 @@ refusal_reasons! {
     ReasonRequired "REASON_REQUIRED";
     /// A ticket is absent, or not of the form that the policy wants.
     TicketRequired "TICKET_REQUIRED";
+    /// The policy's windows are closed when the access would begin.
+    OutsideWindow "OUTSIDE_WINDOW";
+    /// The policy lets nobody, or not this caller, break the glass.
+    BreakGlassNotAllowed "BREAK_GLASS_NOT_ALLOWED";
+    /// What the caller broke the glass for before has not been looked at in time.
+    BreakGlassSuspended "BREAK_GLASS_SUSPENDED";
 }

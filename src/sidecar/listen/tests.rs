@@ -5,12 +5,20 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
+use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_client::ExternalProcessorClient;
+use envoy_types::pb::envoy::service::ext_proc::v3::{
+    HttpHeaders, HttpTrailers, ProcessingRequest, processing_request, processing_response,
+};
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
@@ -21,9 +29,10 @@ use crate::issuers::Issuers;
 use crate::sidecar::check::Authorizer;
 use crate::sidecar::config::Mode;
 use crate::sidecar::health::{self, Readiness};
+use crate::sidecar::leash::{self, LeashArgs};
 use crate::sidecar::record::Recorder;
 use crate::sidecar::respond::DenyDetail;
-use crate::sidecar::routes;
+use crate::sidecar::routes::{self, Limits};
 use crate::sidecar::scene::{Sent, checking, fill, grant};
 use crate::sidecar::table::Table;
 use crate::telemetry::metrics::Metrics;
@@ -54,8 +63,11 @@ impl Running {
         let readiness = Readiness::new(Arc::clone(&table), Duration::from_millis(600));
         let checking = checking(Mode::Enforce, DenyDetail::Full);
         let recorder = Recorder::new(Spans::default(), &metrics);
+        let cuts = leash::Record::register(Spans::default(), &metrics);
+        let leash = LeashArgs { max_leashes: 2000 }.build(Arc::clone(&table), &checking, cuts, stop.clone());
         let authorizer = Authorizer::new(Arc::clone(&table), Arc::clone(&issuers), checking, recorder);
-        let routes = routes::build(authorizer, reporter.clone(), 65_536, true).unwrap();
+        let limits = Limits { max_check_bytes: 65_536, reflection: true };
+        let routes = routes::build(authorizer, leash, reporter.clone(), limits).unwrap();
         let address = listener.address().clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(issuers.run(stop.clone()));
@@ -275,6 +287,89 @@ async fn a_live_process_keeps_its_socket_and_a_dead_ones_is_replaced() {
     let replaced = Listener::bind(&Address::Unix(path.clone()), 0o600, false).await.unwrap();
     UnixStream::connect(&path).await.unwrap();
     drop(replaced);
+    running.end().await;
+}
+
+/// What Envoy says when a stream opens that grant `g` lets pass.
+fn opening() -> ProcessingRequest {
+    let text = |value: &str| Value { kind: Some(Kind::StringValue(value.to_owned())) };
+    let grants = Value { kind: Some(Kind::ListValue(ListValue { values: vec![text("g")] })) };
+    let fields = [("grants".to_owned(), grants), ("decision_id".to_owned(), text("01JD"))].into();
+    let filter_metadata = [("envoy.filters.http.ext_authz".to_owned(), Struct { fields })].into();
+    ProcessingRequest {
+        metadata_context: Some(Metadata { filter_metadata, ..Metadata::default() }),
+        request: Some(processing_request::Request::RequestHeaders(HttpHeaders::default())),
+        ..ProcessingRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn streams_are_held_over_the_wire_and_none_is_left_however_envoy_goes_away() {
+    let running = Running::on_socket().await;
+    fill(&running.table, [grant("g")], 150);
+    let open = async || {
+        let (says, outgoing) = tokio::sync::mpsc::channel(4);
+        says.send(opening()).await.unwrap();
+        let mut client = ExternalProcessorClient::new(running.channel().await);
+        let mut hears = client.process(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+        let first = hears.message().await.unwrap().unwrap().response.unwrap();
+        (says, hears, matches!(first, processing_response::Response::RequestHeaders(_)))
+    };
+    let until = async |count: usize| {
+        let counted = async {
+            while running.table.leashes().len() != count {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, counted).await.unwrap();
+    };
+    let (says, hears, held) = open().await;
+    assert!(held && running.table.leashes().len() == 1);
+    // Envoy resets the stream, and its connection is gone.
+    drop((says, hears));
+    until(0).await;
+    let (_says, mut hears, held) = open().await;
+    assert!(held);
+    fill(&running.table, [], 150);
+    let ended = hears.message().await.unwrap().unwrap().response.unwrap();
+    let processing_response::Response::ImmediateResponse(ended) = ended else { panic!("{ended:?}") };
+    assert_eq!((ended.details.as_str(), running.table.leashes().take_closed()), ("NO_GRANT", 1));
+    assert!(hears.message().await.unwrap().is_none());
+    until(0).await;
+    fill(&running.table, [grant("g")], 150);
+    let (_says, mut hears, _) = open().await;
+    running.stop.cancel();
+    assert_eq!(hears.message().await.unwrap_err().code(), tonic::Code::Unavailable, "never an orderly end");
+    until(0).await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn as_many_streams_as_a_connection_has_may_open_and_end_at_once() {
+    const MANY: usize = 1000;
+    let running = Running::on_socket().await;
+    fill(&running.table, [grant("g")], 150);
+    let client = ExternalProcessorClient::new(running.channel().await);
+    let mut streams = Vec::new();
+    for _ in 0..MANY {
+        let (says, outgoing) = tokio::sync::mpsc::channel(4);
+        says.send(opening()).await.unwrap();
+        let hears = client.clone().process(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+        streams.push((says, hears));
+    }
+    for (_, hears) in &mut streams {
+        hears.message().await.unwrap().unwrap();
+    }
+    assert_eq!(running.table.leashes().len(), MANY);
+    let trailers = processing_request::Request::ResponseTrailers(HttpTrailers::default());
+    for (says, _) in &streams {
+        says.try_send(ProcessingRequest { request: Some(trailers.clone()), ..ProcessingRequest::default() }).unwrap();
+    }
+    for (_, hears) in &mut streams {
+        hears.message().await.unwrap().unwrap();
+        assert!(hears.message().await.unwrap().is_none());
+    }
+    assert_eq!(running.table.leashes().len(), 0);
     running.end().await;
 }
 

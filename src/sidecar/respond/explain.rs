@@ -23,6 +23,8 @@ const BODY_MAX: usize = 4096;
 const DETAIL_MAX: usize = 512;
 /// Longest line to ask with; a longer path is not worth copying.
 const COMMAND_MAX: usize = 1024;
+/// Longest `grpc-status-details-bin`: callers take 8 KiB of trailers in all. Beyond it, how to ask is left out.
+const DETAILS_MAX: usize = 4096;
 /// `ErrorInfo.domain`.
 const DOMAIN: &str = "jitgate.dev";
 
@@ -38,12 +40,50 @@ pub enum DenyDetail {
     None,
 }
 
+impl DenyDetail {
+    /// What `x-jitgate-reason` says: the reason, or its class alone where nothing may be told.
+    pub fn word(self, reason: DenyReason) -> &'static str {
+        match self {
+            Self::Full | Self::Reason => reason.as_str(),
+            Self::None => class_word(reason.class()),
+        }
+    }
+
+    /// The one sentence about it that anybody may be told.
+    pub fn title(self, reason: DenyReason) -> &'static str {
+        match self {
+            Self::Full | Self::Reason => title(reason),
+            Self::None => match reason.class() {
+                DenyClass::Unauthenticated => "Unauthorized",
+                DenyClass::PermissionDenied => "Forbidden",
+                DenyClass::Unavailable => "Service Unavailable",
+            },
+        }
+    }
+}
+
 /// One denial, ready to be told.
 pub(super) struct Explanation<'a> {
     denial: &'a Denial,
     to: &'a To<'a>,
     level: DenyDetail,
-    command: Option<String>,
+    ask: Option<HowToAsk>,
+    /// The line to look at the request with that waits already.
+    look: Option<String>,
+}
+
+/// How to ask for exactly what was refused. The sidecar knows no policies: whether somebody grants it is not for it to say.
+struct HowToAsk {
+    command: String,
+    service: String,
+    rule: Rule,
+    subject: Option<String>,
+}
+
+/// What was called, as a rule of a scope.
+enum Rule {
+    Grpc(String),
+    Http { method: String, path: String },
 }
 
 /// RFC 9457, with our members beside the standard ones.
@@ -67,32 +107,65 @@ struct Problem<'a> {
     request: Option<Request<'a>>,
 }
 
-/// How to ask, or which request waits already and how to look at it.
+/// What a program can do about it: the fields of `RequestAccess` and the line for people; or the request that waits
+/// already and the line to look at it with.
 #[derive(Serialize)]
 struct Request<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     command: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<AskScope<'a>>,
+}
+
+#[derive(Serialize)]
+struct AskScope<'a> {
+    service: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc: Option<[&'a str; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<[AskHttp<'a>; 1]>,
+}
+
+#[derive(Serialize)]
+struct AskHttp<'a> {
+    methods: [&'a str; 1],
+    path: &'a str,
+}
+
+impl HowToAsk {
+    fn shown(&self) -> Request<'_> {
+        let (grpc, http) = match &self.rule {
+            Rule::Grpc(method) => (Some([method.as_str()]), None),
+            Rule::Http { method, path } => (None, Some([AskHttp { methods: [method], path }])),
+        };
+        let scope = AskScope { service: &self.service, grpc, http };
+        Request { id: None, command: Some(&self.command), subject: self.subject.as_deref(), scope: Some(scope) }
+    }
+
+    fn method(&self) -> Option<&str> {
+        match &self.rule {
+            Rule::Grpc(method) => Some(method),
+            Rule::Http { .. } => None,
+        }
+    }
 }
 
 impl<'a> Explanation<'a> {
     pub(super) fn new(denial: &'a Denial, to: &'a To<'a>, level: DenyDetail, ask_hint: &str) -> Self {
         let call = to.inbound.call.as_ref().ok().filter(|_| level == DenyDetail::Full && worth_asking(denial.reason));
-        let mut explanation = Self { denial, to, level, command: None };
-        explanation.command = match explanation.waits() {
-            Some(id) => show_command(ask_hint, id),
-            None => call.and_then(|call| command(ask_hint, call, to.caller)),
-        };
-        explanation
+        let waits = waiting(denial);
+        let look = waits.and_then(|id| show_command(ask_hint, id));
+        let ask = call.filter(|_| waits.is_none()).and_then(|call| how_to_ask(ask_hint, call, to.caller));
+        Self { denial, to, level, ask, look }
     }
 
     /// What `x-jitgate-reason` says: the reason, or its class alone where nothing may be told.
     pub(super) fn word(&self) -> &'static str {
-        match self.level {
-            DenyDetail::Full | DenyDetail::Reason => self.denial.reason.as_str(),
-            DenyDetail::None => class_word(self.denial.reason.class()),
-        }
+        self.level.word(self.denial.reason)
     }
 
     /// `application/problem+json`.
@@ -134,29 +207,41 @@ impl<'a> Explanation<'a> {
         }
     }
 
-    /// `grpc-status-details-bin`: a `google.rpc.Status` with `ErrorInfo`, and `RetryInfo` where coming back helps.
+    /// `grpc-status-details-bin`: a `google.rpc.Status` with `ErrorInfo`, `Help` where asking helps, and `RetryInfo` where
+    /// coming back does.
     pub(super) fn grpc_details(&self) -> Option<String> {
         if self.level == DenyDetail::None {
             return None;
         }
+        let whole = self.encoded_details(self.ask.as_ref());
+        Some(if whole.len() <= DETAILS_MAX { whole } else { self.encoded_details(None) })
+    }
+
+    fn encoded_details(&self, ask: Option<&HowToAsk>) -> String {
         let class = self.denial.reason.class();
         let mut metadata = HashMap::from([("decision_id".to_owned(), self.to.id.to_string())]);
         if self.level == DenyDetail::Full {
             let told = [
                 ("service", self.service()),
                 ("grant", self.grant()),
-                ("request", self.command.as_deref()),
-                ("request_id", self.waits()),
+                ("request", ask.map(|ask| ask.command.as_str()).or(self.look.as_deref())),
+                ("request_id", waiting(self.denial)),
+                ("request_subject", ask.and_then(|ask| ask.subject.as_deref())),
+                ("request_grpc", ask.and_then(HowToAsk::method)),
             ];
             metadata.extend(told.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned()))));
         }
-        let mut details = ErrorDetails::with_error_info(self.denial.reason.as_str(), DOMAIN, metadata);
+        let reason = self.denial.reason.as_str();
+        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
+        if let Some(ask) = ask {
+            details.add_help_link(ask.command.as_str(), format!("https://{DOMAIN}/reasons/{reason}"));
+        }
         if class == DenyClass::Unavailable {
             details.set_retry_info(Some(super::RETRY_AFTER));
         }
         let code = tonic::Code::from_i32(class.grpc_code());
         let status = tonic::Status::with_error_details(code, self.message(), details);
-        Some(STANDARD_NO_PAD.encode(status.details()))
+        STANDARD_NO_PAD.encode(status.details())
     }
 
     /// `WWW-Authenticate` of a 401 (RFC 6750, section 3). A caller that showed nothing is not told of an error.
@@ -177,14 +262,7 @@ impl<'a> Explanation<'a> {
     }
 
     fn title(&self) -> &'static str {
-        match self.level {
-            DenyDetail::Full | DenyDetail::Reason => title(self.denial.reason),
-            DenyDetail::None => match self.denial.reason.class() {
-                DenyClass::Unauthenticated => "Unauthorized",
-                DenyClass::PermissionDenied => "Forbidden",
-                DenyClass::Unavailable => "Service Unavailable",
-            },
-        }
+        self.level.title(self.denial.reason)
     }
 
     fn detail(&self) -> &str {
@@ -207,15 +285,16 @@ impl<'a> Explanation<'a> {
         self.denial.nearest.as_ref().filter(|nearest| !nearest.is_request()).map(|grant| grant.id.as_str())
     }
 
-    /// The access request that waits for approval.
-    fn waits(&self) -> Option<&'a str> {
-        self.denial.nearest.as_ref().filter(|nearest| nearest.is_request()).map(|request| request.id.as_str())
-    }
-
     fn request(&self) -> Option<Request<'_>> {
-        let (id, command) = (self.waits(), self.command.as_deref());
-        (id.is_some() || command.is_some()).then_some(Request { id, command })
+        let waits = waiting(self.denial);
+        let look = waits.map(|id| Request { id: Some(id), command: self.look.as_deref(), subject: None, scope: None });
+        look.or_else(|| self.ask.as_ref().map(HowToAsk::shown))
     }
+}
+
+/// The access request that waits for approval.
+fn waiting(denial: &Denial) -> Option<&str> {
+    denial.nearest.as_ref().filter(|nearest| nearest.is_request()).map(|request| request.id.as_str())
 }
 
 /// Where a new access request would change the answer.
@@ -242,19 +321,22 @@ fn show_command(ask_hint: &str, id: &str) -> Option<String> {
 /// in a rule that would be a wildcard.
 ///
 /// Whoever asks is the subject unless another is named. A workload does not ask by itself: a person does, for it.
-fn command(ask_hint: &str, call: &Call<'_>, caller: Option<&Caller>) -> Option<String> {
-    let rule = match call.target.as_ref().ok()? {
-        Target::Grpc(method) => format!("--grpc {}", quoted(method.as_str())),
+fn how_to_ask(ask_hint: &str, call: &Call<'_>, caller: Option<&Caller>) -> Option<HowToAsk> {
+    let (rule, flag) = match call.target.as_ref().ok()? {
+        Target::Grpc(method) => (Rule::Grpc(method.as_str().to_owned()), format!("--grpc {}", quoted(method.as_str()))),
         Target::Http(..) => {
             let line = format!("{} {}", call.method, call.path);
             HttpRule::parse_line(&line).ok().filter(|_| !line.contains('*'))?;
-            format!("--http {}", quoted(&line))
+            let (method, path) = (call.method.to_string(), call.path.to_string());
+            (Rule::Http { method, path }, format!("--http {}", quoted(&line)))
         }
     };
     let workload = caller.filter(|caller| !caller.proven().any(is_user)).and_then(|caller| caller.peer.as_ref());
-    let subject = workload.map(|id| format!(" --subject {}", quoted(id.as_str()))).unwrap_or_default();
-    let line = format!("{ask_hint} --service {} {rule}{subject} --for 15m --reason '…'", call.service);
-    (line.len() <= COMMAND_MAX).then_some(line)
+    let subject = workload.map(|id| id.to_string());
+    let flags = subject.iter().map(|id| format!(" --subject {}", quoted(id))).collect::<String>();
+    let command = format!("{ask_hint} --service {} {flag}{flags} --for 15m --reason '…'", call.service);
+    let fits = command.len() <= COMMAND_MAX;
+    fits.then(|| HowToAsk { command, service: call.service.to_string(), rule, subject })
 }
 
 fn is_user(principal: &Principal) -> bool {

@@ -179,6 +179,52 @@ fn a_workload_is_asked_for_by_name_and_a_person_asks_for_themselves() {
 }
 
 #[test]
+fn a_denial_says_how_to_ask_in_the_fields_of_an_access_request() {
+    let no_grant = Denial::new(DenyReason::NoGrant, "");
+    let body =
+        denied_part(&denied(&Sent::http("GET", "/v1/users/7?secret=1"), &no_grant, DenyDetail::Full)).body.clone();
+    let problem: Json = serde_json::from_str(&body).unwrap();
+    let scope = serde_json::json!({ "service": "payments", "http": [{ "methods": ["GET"], "path": "/v1/users/7" }] });
+    assert_eq!(problem["request"]["scope"], scope);
+    let part = denied(&Sent::grpc("/pay.v1.Ledger/Get"), &no_grant, DenyDetail::Full);
+    let (status, info) = details(denied_part(&part));
+    assert_eq!(info.metadata["request_grpc"], "/pay.v1.Ledger/Get");
+    let help = status.details.iter().find(|any| any.type_url.ends_with("/google.rpc.Help")).unwrap();
+    let help = pb::Help::decode(help.value.as_slice()).unwrap();
+    assert_eq!(help.links[0].description, info.metadata["request"]);
+    assert_eq!(help.links[0].url, "https://jitgate.dev/reasons/NO_GRANT");
+}
+
+#[test]
+fn help_is_only_where_asking_helps_and_only_as_far_as_the_operator_lets_it_be_told() {
+    let sent = Sent::grpc("/pay.v1.Ledger/Get");
+    let has_help = |denial: &Denial, level| {
+        let response = denied(&sent, denial, level);
+        let part = denied_part(&response);
+        header(&part.headers, "grpc-status-details-bin").is_some() && {
+            details(part).0.details.iter().any(|any| any.type_url.ends_with("/google.rpc.Help"))
+        }
+    };
+    let no_grant = Denial::new(DenyReason::NoGrant, "");
+    assert!(has_help(&no_grant, DenyDetail::Full));
+    assert!(!has_help(&no_grant, DenyDetail::Reason) && !has_help(&no_grant, DenyDetail::None));
+    for reason in [DenyReason::TokenExpired, DenyReason::GrantSuspended, DenyReason::Stale] {
+        assert!(!has_help(&Denial::new(reason, ""), DenyDetail::Full), "{reason:?}");
+    }
+}
+
+#[test]
+fn the_details_for_a_grpc_caller_fit_into_its_trailers_whatever_was_called() {
+    let no_grant = Denial::new(DenyReason::NoGrant, "é".repeat(2000));
+    for length in [10, 400, 700, 900, 5000] {
+        let sent = Sent::grpc(&format!("/pay.v1.Ledger/{}", "G".repeat(length)));
+        let response = denied(&sent, &no_grant, DenyDetail::Full);
+        let encoded = header(&denied_part(&response).headers, "grpc-status-details-bin").unwrap();
+        assert!(encoded.len() <= 4096, "{length}: {}", encoded.len());
+    }
+}
+
+#[test]
 fn what_speaks_in_our_name_is_removed_even_where_envoy_does_not_show_it() {
     let shadow = Mode::Shadow.shadow().unwrap();
     let sent = Sent::http("GET", "/v1/users/7");
@@ -297,38 +343,64 @@ fn an_allow_bounds_the_stream_and_names_its_grant() {
     let fields = &response.dynamic_metadata.as_ref().unwrap().fields;
     let mut keys: Vec<_> = fields.keys().map(String::as_str).collect();
     keys.sort_unstable();
-    let expected = [
-        "decision_id",
-        "expires",
-        "grant",
-        "policy",
-        "policy_version",
-        "reason",
-        "revision",
-        "shadow",
-        "stale",
-        "subject",
-        "table_age_ms",
-    ];
-    assert_eq!(keys, expected);
+    let expected = "decision_id expires grant grants grpc policy policy_version reason revision service shadow stale \
+                    subject table_age_ms";
+    assert_eq!(keys.join(" "), expected);
     assert_eq!(fields["policy_version"].kind, Some(Kind::NumberValue(3.0)));
 }
 
 #[test]
-fn what_is_left_is_rounded_down_and_clamped_to_what_envoy_takes_for_a_limit() {
-    for (left, expected) in [
-        (Some(Duration::from_micros(1)), "1"),
-        (Some(Duration::from_micros(1_999)), "1"),
-        (Some(Duration::from_micros(2_000)), "2"),
-        (Some(Duration::from_secs(86_400)), "86400000"),
-        (Some(Duration::MAX), "86400000"),
-        (None, "86400000"),
-    ] {
-        assert_eq!(stream_ms(left), expected);
-    }
+fn a_standing_grant_has_the_longest_bound_and_leaves_the_callers_deadline_alone() {
     let standing = permit(Grant { end: End::Standing, ..grant("mesh") }, 150);
-    let response = answered(&Sent::http("GET", "/"), |to| responder(DenyDetail::Full).permit(&standing, to));
-    assert_eq!(header(&ok_part(&response).headers, "x-jitgate-expires"), Some("never"));
+    let response = answered(&Sent::grpc("/a.B/C"), |to| responder(DenyDetail::Full).permit(&standing, to));
+    let ok = ok_part(&response);
+    assert_eq!(header(&ok.headers, "x-jitgate-expires"), Some("never"));
+    assert_eq!(header(&ok.headers, STREAM_DURATION), Some("86400000"));
+    assert_eq!(header(&ok.headers, "grpc-timeout"), None);
+}
+
+#[test]
+fn a_grpc_upstream_is_told_to_end_before_the_grant_does_whatever_the_caller_says() {
+    let permit = permit(grant("g1"), 150);
+    let timeout = |sent: Sent| {
+        let response = answered(&sent, |to| responder(DenyDetail::Full).permit(&permit, to));
+        let ok = ok_part(&response);
+        assert!(!ok.headers_to_remove.contains(&"grpc-timeout".to_owned()));
+        assert_eq!(header(&ok.headers, STREAM_DURATION), Some("50000"));
+        header(&ok.headers, "grpc-timeout").map(str::to_owned)
+    };
+    let grpc = || Sent::grpc("/pay.v1.Ledger/Get");
+    assert_eq!(timeout(grpc()).as_deref(), Some("49950m"));
+    assert_eq!(timeout(grpc().header("grpc-timeout", "1H")).as_deref(), Some("49950m"));
+    assert_eq!(timeout(grpc().header("grpc-timeout", "1S,1H")).as_deref(), Some("49950m"), "malformed is absent");
+    assert_eq!(timeout(grpc().header("grpc-timeout", "49S")), None, "the caller's own is shorter and stays");
+    assert_eq!(timeout(Sent::http("GET", "/v1/users/7").header("grpc-timeout", "1H")), None);
+}
+
+#[test]
+fn every_live_grant_that_covers_the_call_is_named_to_the_leash_the_last_to_end_first() {
+    let longer = Grant { end: End::At(at(300)), ..grant("longer") };
+    let standing = Grant { end: End::Standing, ..grant("standing") };
+    let ended = Grant { end: End::At(at(120)), ..grant("ended") };
+    let check = Check {
+        service: &crate::sidecar::scene::service("payments"),
+        target: crate::model::target::Target::http("GET", "/v1/users/7"),
+        caller: Ok(Caller { peer: None, principals: vec![Principal::parse(CHECKOUT).unwrap()], tokened: None }),
+    };
+    let named = |grants: Vec<Grant>| {
+        let grants = table(grants, 150).current().unwrap();
+        let Decision::Permit(permit) = decide(&*grants, Freshness::Fresh, &check, at(150)) else { panic!() };
+        let response =
+            answered(&Sent::http("GET", "/v1/users/7"), |to| responder(DenyDetail::Full).permit(&permit, to));
+        match &response.dynamic_metadata.unwrap().fields["grants"].kind {
+            Some(Kind::ListValue(list)) => list.values.iter().map(|v| v.kind.clone().unwrap()).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let ids = |ids: &[&str]| ids.iter().map(|id| Kind::StringValue((*id).to_owned())).collect::<Vec<_>>();
+    assert_eq!(named(vec![grant("g1"), longer, ended, standing]), ids(&["standing", "longer", "g1"]));
+    let many = (0..20).map(|i| Grant { end: End::At(at(200 + i)), ..grant(&format!("g{i}")) }).collect();
+    assert_eq!(named(many), ids(&["g19", "g18", "g17", "g16", "g15", "g14", "g13", "g12"]), "bounded");
 }
 
 #[test]

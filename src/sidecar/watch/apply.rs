@@ -254,8 +254,10 @@ impl Follower {
         let entries = delta.put.iter().map(Entry::parse).collect::<Result<Vec<_>, _>>()?;
         let index = self.table.current().ok_or(Fault::Protocol("a delta before any snapshot"))?;
         let mut nacks = Nacks::default();
+        let mut changed = Vec::with_capacity(entries.len() + delta.del.len());
         for entry in entries {
             nacks.note(revision, &entry);
+            changed.extend(entry.id());
             match entry.grant {
                 Ok(grant) => index.put_marked(&Arc::new(grant), entry.mark),
                 Err(refused) => index.refuse(&refused.id, entry.mark),
@@ -263,7 +265,10 @@ impl Follower {
         }
         for id in &delta.del {
             index.remove(id);
+            changed.extend(GrantId::parse(id));
         }
+        // Visible first, then whoever is already running: a stream that opens meanwhile looks the grant up after this.
+        self.table.changed(&changed);
         if revision == held {
             return Ok(Step::Part(nacks));
         }
@@ -294,6 +299,9 @@ impl Follower {
         let (sent, round_trip) = sent_no_earlier_than(clock, progress.echo_nanos, held)
             .ok_or(Fault::Protocol("progress echoes a message from the future"))?;
         let reading = clock.observe(server_time, Some(round_trip));
+        if matches!(reading, Reading::Stepped(_)) {
+            self.table.reexamine();
+        }
         self.table.heard_at(sent);
         if revision > self.held() {
             self.table.advance(revision);
@@ -354,6 +362,13 @@ impl Entry {
         }
         let grant = entry_from(&wire).map_err(|error| Refused { id: wire.id.into(), error: error.to_string() });
         Ok(Self { grant, mark })
+    }
+
+    fn id(&self) -> Option<GrantId> {
+        match &self.grant {
+            Ok(grant) => Some(grant.id.clone()),
+            Err(refused) => GrantId::parse(&refused.id).ok(),
+        }
     }
 
     fn staged(self) -> Staged {

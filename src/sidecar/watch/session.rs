@@ -14,6 +14,7 @@ use super::apply::{Fault, Follower, Nacks, Step};
 use super::status::WatchStatus;
 use crate::clock::{Reading, Verdict};
 use crate::model::grant::Revision;
+use crate::sidecar::report::Reports;
 use crate::sidecar::skew::OnClockSkew;
 use crate::sidecar::table::Table;
 use crate::wire::grant::{duration_from, duration_to, timestamp_to};
@@ -56,6 +57,9 @@ pub(super) struct Session {
     status: Arc<WatchStatus>,
     follower: Follower,
     answers: Answers,
+    /// Decisions to report, once the control plane has said that it takes them.
+    pub(super) reports: Reports,
+    reporting: bool,
     interval: Option<Duration>,
     heard: Instant,
     /// Whether the clock was found skewed, which is reported once.
@@ -72,6 +76,7 @@ struct Answers {
     nacks: VecDeque<v1::Nack>,
     ack: Option<v1::Ack>,
     status: bool,
+    report: bool,
 }
 
 impl Session {
@@ -82,6 +87,8 @@ impl Session {
             status,
             follower,
             answers: Answers::default(),
+            reports: Reports::default(),
+            reporting: false,
             interval: None,
             heard: Instant::now(),
             skewed: false,
@@ -112,10 +119,11 @@ impl Session {
                 },
                 room = outgoing.reserve(), if self.answers.waiting() => {
                     let Ok(room) = room else { return End::Closed(None) };
-                    if let Some(message) = self.answers.next(&self.table) {
+                    if let Some(message) = self.answers.next(&self.table).or_else(|| self.report()) {
                         room.send(v1::WatchGrantsRequest { message: Some(message) });
                     }
                 }
+                () = self.reports.ready(), if self.reporting && !self.answers.report => self.answers.report = true,
                 () = sleep_until(self.heard + patience) => return End::Silent(patience),
             }
         }
@@ -124,6 +132,10 @@ impl Session {
     fn take(&mut self, response: v1::WatchGrantsResponse) -> Result<Option<End>, Fault> {
         if let Some(Said::SnapshotBegin(begin)) = &response.message {
             self.status.snapshot_begun(begin.cause());
+        }
+        if let Some(Said::Progress(progress)) = &response.message {
+            self.reporting = progress.takes_decisions;
+            self.reports.ask(progress.takes_decisions);
         }
         match self.follower.take(response)? {
             Step::Noted => {}
@@ -173,11 +185,20 @@ impl Session {
         }
     }
 
+    /// After everything else; what is left over makes itself known again.
+    fn report(&mut self) -> Option<Message> {
+        self.answers.report = false;
+        self.reports.next().map(Message::Decisions)
+    }
+
     fn ack(&mut self, revision: Revision) {
+        // An acknowledgement stands for the ones it replaces, so it counts what they have closed.
+        let before = self.answers.ack.take().map_or(0, |ack| ack.streams_closed);
+        let closed = i32::try_from(self.table.leashes().take_closed()).unwrap_or(i32::MAX);
         self.answers.ack = Some(v1::Ack {
             revision: i64::try_from(revision.0).unwrap_or(i64::MAX),
             applied_at: self.table.now().map(timestamp_to),
-            streams_closed: 0,
+            streams_closed: closed.saturating_add(before),
         });
     }
 
@@ -216,7 +237,7 @@ impl Session {
 
 impl Answers {
     fn waiting(&self) -> bool {
-        !self.nacks.is_empty() || self.ack.is_some() || self.status
+        !self.nacks.is_empty() || self.ack.is_some() || self.status || self.report
     }
 
     /// Refusals first: an acknowledgement must not overtake the exceptions to it.
@@ -245,6 +266,7 @@ fn status(table: &Table) -> v1::SidecarStatus {
         clock_offset: Some(signed(offset)),
         clock_error: clock.error().map(duration_to),
         sent_nanos: clock.monotonic_nanos(),
+        open_leashes: i32::try_from(table.leashes().len()).unwrap_or(i32::MAX),
         clock_verdict: verdict.into(),
         refuses_skewed: table.on_skew() == OnClockSkew::Refuse,
     }

@@ -1,12 +1,12 @@
 //! A caller of the control plane's API, with its token on each call.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use jitgate::wire::v1::access_service_client::AccessServiceClient;
 use jitgate::wire::v1::{
-    AccessRequest, ApproveRequestRequest, Grant, ListAccessRequestsRequest, ListGrantsRequest, RequestAccessRequest,
-    RevokeGrantRequest, Scope,
+    AccessRequest, ApproveRequestRequest, GetGrantRequest, Grant, HttpRule, ListAccessRequestsRequest,
+    ListGrantsRequest, RequestAccessRequest, RevokeGrantRequest, Scope,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
@@ -66,6 +66,27 @@ impl Caller {
             ..Default::default()
         };
         Ok(self.client.approve_request(self.with(approve)).await?.into_inner())
+    }
+
+    /// Asks for everything at `payments`; the grant's id and when it ends.
+    pub async fn ask_for_all(&mut self, request_id: &str, span: Duration) -> (String, SystemTime) {
+        let http = vec![HttpRule { methods: vec!["GET".into(), "POST".into()], path: "/**".into() }];
+        let scope = Scope { service: "payments".into(), grpc: vec!["*".into()], http };
+        let duration =
+            prost_types::Duration { seconds: span.as_secs().cast_signed(), nanos: span.subsec_nanos().cast_signed() };
+        let ask = RequestAccessRequest {
+            scope: Some(scope),
+            duration: Some(duration),
+            reason: "to stream".into(),
+            request_id: request_id.into(),
+            ..Default::default()
+        };
+        let id = self.client.request_access(self.with(ask)).await.unwrap().into_inner().grant;
+        let get = GetGrantRequest { id: id.clone() };
+        let grant = self.client.get_grant(self.with(get)).await.unwrap().into_inner();
+        let end = grant.expire_time.unwrap();
+        let since = Duration::new(end.seconds.cast_unsigned(), end.nanos.cast_unsigned());
+        (id, SystemTime::UNIX_EPOCH + since)
     }
 
     pub async fn revoke(&mut self, id: &str) -> Result<i64, tonic::Status> {

@@ -42,18 +42,24 @@ impl Answer {
 
 /// A TLS client that presents the certificate and speaks HTTP/1.1.
 pub fn connector(credentials: &Credentials) -> TlsConnector {
+    speaking(credentials, &[])
+}
+
+/// The same for the protocols named.
+pub fn speaking(credentials: &Credentials, alpn: &[&str]) -> TlsConnector {
     let read = |path: &Path| CertificateDer::pem_file_iter(path).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
     let mut roots = rustls::RootCertStore::empty();
     for authority in read(&credentials.ca) {
         roots.add(authority).unwrap();
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_client_auth_cert(read(&credentials.cert), PrivateKeyDer::from_pem_file(&credentials.key).unwrap())
         .unwrap();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     TlsConnector::from(Arc::new(config))
 }
 

@@ -27,6 +27,8 @@ pub struct Settings {
     pub control_clock: Option<WallClock>,
     /// The sidecar is elsewhere, at the other end of this.
     pub network: Option<Arc<Network>>,
+    /// Streams run on without the sidecar: the other of the two choices that the shipped file explains.
+    pub leash_open: bool,
 }
 
 impl Default for Settings {
@@ -39,6 +41,7 @@ impl Default for Settings {
             sidecar_clock: None,
             control_clock: None,
             network: None,
+            leash_open: false,
         }
     }
 }
@@ -137,8 +140,16 @@ impl World {
         };
         let mut world = Self::start(settings);
         let config = world.envoy_config(file, upstream);
-        let arguments =
-            ["-c", &config.to_string_lossy(), "--use-dynamic-base-id", "--concurrency", "1"].map(String::from);
+        let arguments = [
+            "-c",
+            &config.to_string_lossy(),
+            "--use-dynamic-base-id",
+            "--concurrency",
+            "1",
+            "--file-flush-interval-msec",
+            "100",
+        ]
+        .map(String::from);
         world.envoy = Some(Process::start(world.dir.path(), "envoy", envoy, &arguments));
         Some(world)
     }
@@ -289,6 +300,14 @@ impl World {
             ("/etc/jitgate/envoy.key", self.path("envoy.key")),
         ]);
         put_in(&mut config, &ports, &files);
+        if self.settings.leash_open {
+            let text = config.to_string();
+            let strict = "\"failure_mode_allow\":false";
+            let of_leash = text.rfind(strict).filter(|_| text.matches(strict).count() == 2).unwrap();
+            let (before, after) = (&text[..of_leash], &text[of_leash + strict.len()..]);
+            assert!(after.contains("ext_proc"), "the members of an object are in order of their names");
+            config = serde_json::from_str(&format!("{before}\"failure_mode_allow\":true{after}")).unwrap();
+        }
         let rewritten = self.path("envoy.json");
         fs::write(&rewritten, config.to_string()).unwrap();
         rewritten

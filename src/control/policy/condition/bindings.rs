@@ -29,9 +29,9 @@ impl std::fmt::Debug for Bindings {
 }
 
 impl Bindings {
-    /// `duration` is the one that the policy settled on.
-    pub(crate) fn new(ask: &Ask<'_>, duration: Duration) -> Self {
-        Self { context: context(ask, duration) }
+    /// `duration` is the one that the policy settled on; `environment` is what the policy calls the place.
+    pub(crate) fn new(ask: &Ask<'_>, duration: Duration, environment: &str) -> Self {
+        Self { context: context(ask, duration, environment) }
     }
 
     /// Ready to evaluate, or why not.
@@ -40,7 +40,7 @@ impl Bindings {
     }
 }
 
-fn context(ask: &Ask<'_>, duration: Duration) -> Result<Context<'static, 'static>, &'static str> {
+fn context(ask: &Ask<'_>, duration: Duration, environment: &str) -> Result<Context<'static, 'static>, &'static str> {
     let request = map([
         ("service", text(ask.scope.service().as_str())),
         ("grpc", list(rules(ask, true))?),
@@ -49,11 +49,13 @@ fn context(ask: &Ask<'_>, duration: Duration) -> Result<Context<'static, 'static
         ("reason", text(ask.reason)),
         ("tickets", list(ask.tickets.iter().map(String::as_str))?),
         ("via", list(ask.via.iter().map(Principal::as_str))?),
+        ("breakGlass", Value::Bool(ask.break_glass)),
     ]);
     let mut context = Context::default();
     context.add_variable_from_value("requester", requester(ask)?);
     context.add_variable_from_value("request", request);
     context.add_variable_from_value("subject", text(ask.subject.as_str()));
+    context.add_variable_from_value("environment", text(environment));
     context.add_variable_from_value("now", now(ask.now)?);
     Ok(context)
 }

@@ -28,10 +28,11 @@ fn evaluate(text: &str) -> Result<bool, String> {
         reason: "look at OPS-1",
         tickets: &tickets,
         policy: None,
+        break_glass: false,
         // 2023-11-14T22:13:20Z, a Tuesday.
         now: Timestamp::from_micros(1_700_000_000_000_000),
     };
-    let bindings = Bindings::new(&ask, Duration::from_secs(900));
+    let bindings = Bindings::new(&ask, Duration::from_secs(900), "production");
     condition.holds(bindings.context().unwrap())
 }
 
@@ -57,7 +58,11 @@ fn every_variable_and_function_of_the_documentation_works() {
         "request.reason.contains('OPS-1') && request.reason.endsWith('1')",
         "request.tickets.exists_one(t, t.matches('^OPS-[0-9]+$'))",
         "size(request.tickets.filter(t, t != 'x')) == 1 && request.tickets.size() == 1",
-        "size(request.via) == 0",
+        "size(request.via) == 0 && !request.breakGlass",
+        "environment == 'production'",
+        // Half past eleven on a Tuesday night, where that is decided.
+        "now.getDayOfWeek('Europe/Berlin') in [1, 2, 3, 4, 5] && now.getHours('America/New_York') == 17",
+        "now.getHours('Australia/Lord_Howe') == 9 && now.getMinutes('Australia/Lord_Howe') == 13",
         "now > timestamp('2023-01-01T00:00:00Z')",
         "now.getHours() == 22 && now.getHours('Europe/Berlin') == 23 && now.getDayOfWeek() == 2",
         "now.getFullYear() == 2023 && now.getMonth() == 10 && now.getDate() == 14 && now.getDayOfMonth() == 13",

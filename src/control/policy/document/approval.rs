@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{APPROVAL, PEOPLE_MAX, STAGE, STAGES_MAX, STEP};
-use crate::control::policy::read::{Field, Fields, Reader, shorten};
-use crate::model::approval::{Stage, Step, unattainable};
+use super::{APPROVAL, ESCALATION, PENDING_MAX, PENDING_MIN, PEOPLE_MAX, STAGE, STAGES_MAX, STEP};
+use crate::control::policy::read::{Field, Fields, Reader, shorten, write_duration};
+use crate::model::approval::{ESCALATIONS_MAX, Escalation, Stage, Step, unattainable};
 use crate::model::identity::PrincipalKind;
-use crate::model::policy::{LIST_MAX, Matcher};
+use crate::model::policy::{LIST_MAX, Matcher, Persons};
 
 impl Reader<'_> {
     /// The stages of `approval`.
@@ -25,7 +26,7 @@ impl Reader<'_> {
         if self.findings.errors() > before || stages.is_empty() {
             return None;
         }
-        if let Some((stage, step)) = unattainable(&stages, &[]) {
+        if let Some((stage, step)) = unattainable(&stages, Persons::NONE, |_| false) {
             let cause = format!(
                 "can never be complete: step {} of stage {} lists too few people, each of whom counts once in the whole \
                  request; list more, or a group",
@@ -56,7 +57,46 @@ impl Reader<'_> {
         };
         let approvals = self.or(&fields, "approvals", 1, count);
         let denials = self.or(&fields, "denials", 1, count);
-        Some(Step { name: name?, approvers: approvers?, approvals: approvals?, denials: denials? })
+        let escalate = self.or(&fields, "escalate", Vec::new(), Self::escalations);
+        let (approvers, approvals) = (approvers?, approvals?);
+        Some(Step { name: name?, approvers, approvals, denials: denials?, escalate: escalate? })
+    }
+
+    /// Earliest first.
+    fn escalations(&mut self, field: &Field<'_>) -> Option<Vec<Escalation>> {
+        let entries = self.list(field, ESCALATIONS_MAX);
+        let mut escalations: Vec<Escalation> = Vec::new();
+        for entry in &entries {
+            let Some(escalation) = self.escalation(entry) else { continue };
+            if escalations.iter().any(|other| other.after == escalation.after) {
+                self.error(entry, "comes after the same time as one above; put their approvers into one");
+            }
+            escalations.push(escalation);
+        }
+        escalations.sort_by_key(|escalation| escalation.after);
+        (escalations.len() == entries.len() && !escalations.is_empty()).then_some(escalations)
+    }
+
+    fn escalation(&mut self, entry: &Field<'_>) -> Option<Escalation> {
+        let fields = self.open(entry, ESCALATION)?;
+        let after = self.required(&fields, "after", "30m");
+        let after = after.and_then(|field| self.duration(&field, PENDING_MIN, PENDING_MAX));
+        let approvers = self.required(&fields, "approvers", "['group:https://idp.example|managers']");
+        let approvers = approvers.map(|field| self.people(&field));
+        Some(Escalation { after: after?, approvers: approvers? })
+    }
+
+    /// What comes when the request is over never comes.
+    pub(super) fn escalates_in_time(&mut self, spec: &Fields<'_>, ttl: Duration, stages: &[Stage]) {
+        let Some(field) = spec.field("approval") else { return };
+        for step in stages.iter().flat_map(|stage| &stage.steps) {
+            if let Some(late) = step.escalate.iter().find(|escalation| escalation.after >= ttl) {
+                let (name, after, ttl) = (&step.name, write_duration(late.after), write_duration(ttl));
+                let cause =
+                    format!("step {name} escalates after {after}, but a request waits only {ttl}; raise pendingTtl");
+                self.error(&field, cause);
+            }
+        }
     }
 
     fn unique_name(

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use super::{AccessPolicy, Ask, DURATION_MIN, Refusal, RefusalReason, refuse, write_duration};
+use crate::control::policy::zone::end_within;
 use crate::model::policy::{LIST_MAX, REASON_MAX, TICKET_MAX, TICKETS_MAX, VIA_MAX};
+use crate::model::time::Timestamp;
 
 /// What no policy can allow.
 pub(super) fn within_limits(ask: &Ask<'_>) -> Result<(), Refusal> {
@@ -41,7 +43,17 @@ pub(super) fn accept(policy: &AccessPolicy, ask: &Ask<'_>) -> Result<Duration, R
     }
     reason(policy, ask.reason.trim())?;
     tickets(policy, ask)?;
+    window(policy, ask.now, duration)?;
     Ok(duration)
+}
+
+/// Access begins inside a window. What is cut off at its end is cut off when the grant is issued.
+fn window(policy: &AccessPolicy, start: Timestamp, duration: Duration) -> Result<(), Refusal> {
+    let closed = |closed| {
+        let message = format!("policy {} {closed}", policy.name);
+        refuse::by(policy, RefusalReason::OutsideWindow, "start_time", message)
+    };
+    end_within(&policy.windows, start, duration).map(drop).map_err(closed)
 }
 
 fn wildcard(policy: &AccessPolicy, ask: &Ask<'_>) -> Result<(), Refusal> {

@@ -15,6 +15,8 @@ struct Asking {
     reason: String,
     tickets: Vec<String>,
     policy: Option<&'static str>,
+    break_glass: bool,
+    now: Timestamp,
 }
 
 fn principal(text: &str) -> Principal {
@@ -40,6 +42,8 @@ fn alice() -> Asking {
         reason: "customer 7 cannot log in".to_owned(),
         tickets: Vec::new(),
         policy: None,
+        break_glass: false,
+        now: Timestamp::from_micros(1_700_000_000_000_000),
     }
 }
 
@@ -55,7 +59,8 @@ impl Asking {
             reason: &self.reason,
             tickets: &self.tickets,
             policy: self.policy,
-            now: Timestamp::from_micros(1_700_000_000_000_000),
+            break_glass: self.break_glass,
+            now: self.now,
         })
     }
 
@@ -344,7 +349,63 @@ proptest! {
                 prop_assert!(seconds.is_none_or(|asked| Duration::from_secs(asked) == duration));
             }
             Outcome::Pending { duration, .. } => prop_assert!(!deny && duration <= policy.duration.max),
-            Outcome::Denied { .. } => prop_assert!(deny),
+            Outcome::BreakGlass { .. } | Outcome::Denied { .. } => prop_assert!(deny),
         }
     }
+}
+
+const GLASS: &str =
+    "  approval: {stages: [{name: s, steps: [{name: p, approvers: ['group:https://idp.example|leads']}]}]}
+  breakGlass: {who: ['group:https://idp.example|sre'], maxDuration: 10m, reviewWithin: 2h, reasonMin: 10}
+";
+
+fn breaking() -> Asking {
+    Asking { break_glass: true, ..alice() }
+}
+
+#[test]
+fn broken_glass_passes_over_people_and_over_nothing_else() {
+    let ruling = breaking().of(&load(&format!("{GOOD}{GLASS}"))).unwrap();
+    let Outcome::BreakGlass { duration, review_within, .. } = ruling.outcome else { panic!("{ruling:?}") };
+    assert_eq!((duration.as_secs(), review_within.as_secs()), (600, 7200), "not longer than behind broken glass");
+    let denied = format!("{}{GLASS}", auto(DENY));
+    assert_eq!(breaking().of(&load(&denied)).unwrap().outcome.as_str(), "DENIED");
+    let only_then = auto("    - {name: no, when: request.breakGlass, effect: DENY}\n") + GLASS;
+    assert_eq!(breaking().of(&load(&only_then)).unwrap().outcome.as_str(), "DENIED");
+    assert_eq!(alice().of(&load(&only_then)).unwrap().outcome.as_str(), "PENDING");
+    let scope = Asking { scope: scope(&["POST /v1/users/{id}"]), ..breaking() };
+    assert_eq!(scope.refused(&format!("{GOOD}{GLASS}")).0, RefusalReason::ScopeNotRequestable);
+    let closed = format!("{GOOD}{GLASS}  windows: [{{from: '08:00', to: '09:00', timeZone: UTC}}]\n");
+    assert_eq!(breaking().refused(&closed).0, RefusalReason::OutsideWindow);
+}
+
+#[test]
+fn a_denial_without_words_of_its_own_says_which_alternative_holds() {
+    let rule = "    - {name: freeze, when: 'now.getDate() == 1 || requester.user.endsWith(\"alice\") || false', effect: DENY}\n";
+    let ruling = alice().of(&load(&auto(rule))).unwrap();
+    let Outcome::Denied { message, .. } = ruling.outcome else { panic!("{ruling:?}") };
+    assert_eq!(
+        message,
+        "rule freeze of policy pay denies this, because this holds: requester.user.endsWith(\"alice\")"
+    );
+}
+
+#[test]
+fn a_condition_knows_the_environment_of_its_policy() {
+    let rule = "    - {name: lab, when: 'environment == \"staging\"', effect: APPROVE}\n";
+    for (environment, outcome) in [("staging", "APPROVED"), ("production", "PENDING")] {
+        let set = load(&format!("{}  environment: {environment}\n", auto(rule)));
+        assert_eq!(alice().of(&set).unwrap().outcome.as_str(), outcome);
+    }
+}
+
+#[test]
+fn a_request_outside_every_window_is_told_when_the_next_one_opens() {
+    // It is 2023-11-14T22:13:20Z, a Tuesday.
+    let text = format!("{GOOD}  windows: [{{days: [wed], from: '08:00', to: '18:00', timeZone: America/New_York}}]\n");
+    let (reason, field, message) = alice().refused(&text);
+    assert_eq!((reason, field), (RefusalReason::OutsideWindow, "start_time"));
+    assert!(message.ends_with("the next opens at 2023-11-15T13:00:00Z (Wed 08:00 in America/New_York): ask for a start then (--start 2023-11-15T13:00:00Z), or ask again then"), "{message}");
+    let open = Asking { now: Timestamp::from_micros(1_700_056_800_000_000), ..alice() };
+    assert!(open.of(&load(&text)).is_ok());
 }

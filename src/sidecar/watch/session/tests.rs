@@ -4,7 +4,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
 use crate::clock::wall;
-use crate::watch_ring::grants::{bytes, digest, grant};
+use crate::watch_ring::grants::{bytes, digest, grant, revoked};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -177,4 +177,31 @@ async fn a_refused_grant_is_reported_before_the_revision_is_acknowledged() {
     assert!(matches!(answers.next(&table), Some(Message::Ack(_))));
     assert!(matches!(answers.next(&table), Some(Message::Status(_))));
     assert!(answers.next(&table).is_none() && !answers.waiting());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_acknowledgement_counts_the_streams_that_its_changes_ended() {
+    let line = Line::open(16);
+    line.session.table.clock().observe(wall(), None);
+    let tie = |name: &str| {
+        let carriers = [crate::model::grant::GrantId::parse(name).unwrap()].into_iter().collect();
+        line.session.table.leashes().tie(carriers, 9).unwrap()
+    };
+    let _streams = [tie("a"), tie("a"), tie("b")];
+    let put = |grant| vec![bytes(&grant)];
+    let delta = |prev_revision, put| Said::Delta(v1::Delta { prev_revision, put, ..Default::default() });
+    line.say_snapshot(7);
+    line.say(8, delta(7, put(grant("b"))));
+    line.say(9, delta(8, put(revoked(grant("a")))));
+    line.say(10, delta(9, put(revoked(grant("a")))));
+    let (_, _, mut hears) = line.end().await;
+    let mut acks = vec![];
+    while let Ok(request) = hears.try_recv() {
+        if let Some(Message::Ack(ack)) = request.message {
+            acks.push((ack.revision, ack.streams_closed));
+        }
+    }
+    // The snapshot ends the stream of `b`, which it does not hold; revision 9 the two of `a`.
+    assert_eq!(acks.iter().map(|(_, closed)| closed).sum::<i32>(), 3, "{acks:?}");
+    assert_eq!(acks.last().map(|(revision, _)| *revision), Some(10), "{acks:?}");
 }
