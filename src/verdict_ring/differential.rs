@@ -46,8 +46,8 @@ const REVISION: u64 = 50;
 const IDP: &str = "https://idp.example";
 const WORKLOADS: [&str; 3] =
     ["spiffe://td/ns/shop/sa/web", "spiffe://td/ns/shop/sa/cart", "spiffe://td/ns/ops/sa/cron"];
-const PEERS: [&str; 7] =
-    [WORKLOADS[0], WORKLOADS[1], WORKLOADS[2], "", "web.shop.example", "spiffe://TD/ns/shop/sa/web", "SPIFFE://td/a"];
+/// What a certificate may name; the rare ones are no workload's name.
+const PEERS: [&str; 4] = ["", "web.shop.example", "spiffe://TD/ns/shop/sa/web", "SPIFFE://td/a"];
 const HTTP: [(&str, &str); 9] = [
     ("GET", "/v1/users/7"),
     ("GET", "/v1/users/7?deep=1"),
@@ -86,7 +86,9 @@ struct Stock {
 impl Stock {
     fn new(random: &mut StdRng) -> Self {
         let idp = Provider::new();
-        let pairs: Vec<_> = [("k1", Algorithm::EdDsa), ("k2", Algorithm::Es256), ("k3", Algorithm::EdDsa)]
+        // Two that are published, one that is not, and one that claims to be the first with another algorithm.
+        let (eddsa, es256) = (Algorithm::EdDsa, Algorithm::Es256);
+        let pairs: Vec<_> = [("k1", eddsa), ("k2", es256), ("k3", eddsa), ("k1", es256)]
             .map(|(kid, algorithm)| KeyPair::generate(algorithm, kid).unwrap())
             .into();
         let published = pairs.iter().take(2).map(|pair| v1::TokenKey {
@@ -106,6 +108,11 @@ impl Stock {
     }
 }
 
+/// One of three, the first more often than not: so that who presents a token is often whom it is bound to.
+fn workload(random: &mut StdRng) -> &'static str {
+    if random.random_bool(0.6) { WORKLOADS[0] } else { WORKLOADS.choose(random).unwrap() }
+}
+
 /// A token of ours: mostly good, and else wrong in one or two ways.
 fn token(random: &mut StdRng, pairs: &[KeyPair]) -> String {
     let begins = *[0, 0, 0, 100, 400, -3, -60].choose(random).unwrap();
@@ -120,11 +127,12 @@ fn token(random: &mut StdRng, pairs: &[KeyPair]) -> String {
         id: "01J9Z3NDEKTSV4RRFFQ69G5FAV".to_owned(),
         grant: GrantId::parse(&format!("g{}", random.random_range(0..9))).unwrap(),
         revision: Revision(random.random_range(REVISION - 20..REVISION + 3)),
-        workload: principal(WORKLOADS.choose(random).unwrap()),
+        workload: principal(workload(random)),
     };
-    let pair = if random.random_bool(0.9) { &pairs[random.random_range(0..2)] } else { &pairs[2] };
+    let pair =
+        if random.random_bool(0.9) { &pairs[random.random_range(0..2)] } else { &pairs[random.random_range(2..4)] };
     let mut token = claims.sign(pair).unwrap();
-    if random.random_bool(0.1) {
+    if random.random_bool(0.05) {
         // One character of it is another, or gone.
         let at = random.random_range(0..token.len());
         token.replace_range(at..=at, ["A", "_", ".", ""].choose(random).unwrap());
@@ -243,13 +251,15 @@ struct Call<'s> {
 
 impl<'s> Call<'s> {
     fn draw(random: &mut StdRng, stock: &'s Stock) -> Self {
-        let http = if random.random_bool(0.6) { HTTP.choose(random).copied() } else { None };
+        let odd = random.random_bool(0.1);
+        let http = if odd { HTTP.choose(random) } else { HTTP.first() };
+        let http = http.copied().filter(|_| random.random_bool(0.6));
         let bearer = if random.random_bool(0.5) { stock.bearers.choose(random) } else { None };
         let token = if random.random_bool(0.6) { stock.tokens.choose(random) } else { None };
         Self {
             http,
-            grpc: GRPC.choose(random).unwrap(),
-            peer: PEERS.choose(random).unwrap(),
+            grpc: if odd { GRPC.choose(random).unwrap() } else { GRPC[0] },
+            peer: if random.random_bool(0.1) { PEERS.choose(random).unwrap() } else { workload(random) },
             bearer: bearer.map(String::as_str),
             token: token.map(String::as_str).filter(|token| !token.is_empty()),
         }

@@ -24,7 +24,7 @@ impl Tokens {
         let revision = index.revision();
         let token = token.get(..TOKEN_MAX + 1).unwrap_or(token);
         let mut inspection = inspect(token, &Against { keys: Some(&keys.verifiers), service, peer, now });
-        match &inspection.token {
+        match &inspection.proven {
             Some(JitToken { claims }) => {
                 let grant = index.find(&claims.grant);
                 let grant =
@@ -33,7 +33,7 @@ impl Tokens {
                 inspection.checks.push(alive(grant.as_deref(), now));
             }
             None => {
-                let skipped = |name| Check::skipped(name, "not looked at: a check before this one failed");
+                let skipped = |name| Check::skipped(name, "not looked at: what the token says is not proven");
                 inspection.checks.extend(["revision", "grant"].map(skipped));
             }
         }

@@ -214,6 +214,7 @@ async fn an_introspection_shows_what_became_of_the_grant() {
     assert_eq!(failed(Some("ledger"), Some(OTHER)), ["audience", "binding"]);
     scene.rig.plane.revoke_grant(&alice(), &id, String::new()).await.unwrap();
     assert_eq!(failed(Some("payments"), Some(WEB)), ["grant"]);
+    assert_eq!(failed(Some("ledger"), Some(WEB)), ["audience", "grant"]);
 }
 
 #[derive(Debug, Clone)]

@@ -332,7 +332,8 @@ async fn the_token_keys_follow_each_opening_and_come_again_when_they_change() {
 #[tokio::test(start_paused = true)]
 async fn token_keys_never_come_between_the_parts_of_a_delta_or_a_snapshot() {
     let published = watch::Sender::new(keys("k1"));
-    let mut line = Line::open(Some(("E", 10))).telling(&published);
+    let mirror = Mirror::new(Revision(10), [grant("a")], &[commit(9, []), commit(10, [])], 2 * CHUNK_ENTRIES);
+    let mut line = Line::over(mirror, Some(("E", 10))).telling(&published);
     line.drain();
     let many = (0..CHUNK_ENTRIES + 1).map(|n| put(grant(&format!("g{n}"))));
     line.publish(11, many);
