@@ -34,8 +34,8 @@ const PATIENCE_MAX: Duration = Duration::from_secs(60);
 
 pub(super) fn asking(wire: v1::RequestAccessRequest) -> Result<Asking, Fault> {
     let Manner { request_id, fingerprint, validate_only, etag: _ } = manner(&wire, "")?;
-    let v1::RequestAccessRequest { subject, via, scope, duration, reason, tickets, policy, .. } = wire.clone();
-    let v1::RequestAccessRequest { start_time, break_glass, .. } = wire;
+    let v1::RequestAccessRequest { subject, via, scope, duration, reason, tickets, .. } = wire;
+    let v1::RequestAccessRequest { policy, start_time, break_glass, .. } = wire;
     let scope = scope.ok_or_else(|| Fault::invalid("scope", "is absent: name a service and what to call there"))?;
     let mut via = workloads(&via)?;
     via.sort();

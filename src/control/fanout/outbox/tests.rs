@@ -263,6 +263,7 @@ async fn large_snapshots_and_deltas_come_in_bounded_parts() {
             | Message::SnapshotEnd(_)
             | Message::Progress(_)
             | Message::Resumed(_)
+            | Message::TokenKeys(_)
             | Message::GoAway(_) => continue,
         };
         entries += put.len();
