@@ -58,6 +58,18 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// Stops the process, and returns once all of its threads stand still: until then one of them may still answer.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+        wait_until("every thread stands still", || {
+            let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
+            tasks.flatten().all(|task| {
+                let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+            })
+        });
+    }
+
     /// Waits for the process to end by itself.
     pub fn exit_code(&mut self) -> Option<i32> {
         let start = Instant::now();
