@@ -27,12 +27,14 @@ use super::metrics::ControlMetrics;
 use super::plane::Plane;
 use super::policy::PolicySet;
 use super::requests::Asking;
+use super::reviews::Reviewing;
 use super::store::embedded::Embedded;
 use super::store::{Engine, Store, StoreError};
 use super::waiting::Waiting;
 use super::{ControlPlane, ControlPlaneArgs};
 use crate::clock::ControlClock;
 use crate::model::access::{AccessRequest, AccessState, Issued, Origin, PinnedPolicy, Terms};
+use crate::model::approval::Verdict;
 use crate::model::canonical::Canonical;
 use crate::model::grant::{End, Grant, GrantId, Hold, PolicyRef, Revision, Staleness};
 use crate::model::identity::{Principal, Service};
@@ -140,6 +142,23 @@ pub(super) fn asking() -> Asking {
         start: None,
         extends: None,
         validate_only: false,
+        request_id: String::new(),
+        fingerprint: Canonical::new("test").finish(),
+        traceparent: None,
+    }
+}
+
+/// The plainest approval of a request as it is.
+pub(super) fn approval(request: &AccessRequest) -> Reviewing {
+    Reviewing {
+        request: request.id.to_string(),
+        verdict: Verdict::Approve,
+        digest: request.terms.digest().to_string(),
+        reason: String::new(),
+        narrowed_scope: None,
+        narrowed_duration: None,
+        validate_only: false,
+        etag: String::new(),
         request_id: String::new(),
         fingerprint: Canonical::new("test").finish(),
         traceparent: None,

@@ -1,11 +1,8 @@
 use super::*;
 use crate::control::caller::Caller;
 use crate::control::fault::Fault;
-use crate::control::reviews::Reviewing;
 use crate::control::testing::*;
 use crate::model::access::AccessState;
-use crate::model::approval::Verdict;
-use crate::model::canonical::Canonical;
 use crate::model::decide::{self, Check, Freshness};
 use crate::model::decision::Decision;
 use crate::model::identity::{Principal, Service};
@@ -37,22 +34,6 @@ async fn refused(rig: &Rig, caller: &Caller, extending: Extending) -> Fault {
     let fault = rig.plane.extend(caller, extending).await.unwrap_err();
     assert_eq!(rig.plane.fanout.revision(), before, "nothing is changed");
     fault
-}
-
-fn approval(request: &AccessRequest) -> Reviewing {
-    Reviewing {
-        request: request.id.to_string(),
-        verdict: Verdict::Approve,
-        digest: request.terms.digest().to_string(),
-        reason: String::new(),
-        narrowed_scope: None,
-        narrowed_duration: None,
-        validate_only: false,
-        etag: String::new(),
-        request_id: String::new(),
-        fingerprint: Canonical::new("test").finish(),
-        traceparent: None,
-    }
 }
 
 /// What a call of Alice would find.

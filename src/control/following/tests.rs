@@ -2,11 +2,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::control::requests::Asking;
-use crate::control::reviews::Reviewing;
 use crate::control::testing::*;
 use crate::model::access::AccessState;
-use crate::model::approval::Verdict;
-use crate::model::canonical::Canonical;
 
 const PEOPLE: &str = "\n  approval: {stages: [{name: s, steps: [{name: people, approvers: ['user:https://idp.example|*'], approvals: 2, denials: 2}]}]}\n";
 
@@ -19,22 +16,6 @@ async fn rig() -> Rig {
 async fn ask(rig: &Rig, caller: &Caller) -> AccessRequest {
     let asking = Asking { duration: Some(Duration::from_secs(1200)), ..asking() };
     rig.plane.request_access(caller, asking).await.unwrap()
-}
-
-fn approval(request: &AccessRequest) -> Reviewing {
-    Reviewing {
-        request: request.id.to_string(),
-        verdict: Verdict::Approve,
-        digest: request.terms.digest().to_string(),
-        reason: String::new(),
-        narrowed_scope: None,
-        narrowed_duration: None,
-        validate_only: false,
-        etag: String::new(),
-        request_id: String::new(),
-        fingerprint: Canonical::new("test").finish(),
-        traceparent: None,
-    }
 }
 
 async fn next(following: &mut Following) -> (&'static str, Option<Arc<AccessRequest>>) {

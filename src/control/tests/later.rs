@@ -1,6 +1,4 @@
 use super::*;
-use crate::control::reviews::Reviewing;
-use crate::model::approval::Verdict;
 use crate::model::decide::{self, Check, Freshness};
 use crate::model::decision::{Decision, DenyReason};
 use crate::model::grant::GrantState;
@@ -36,19 +34,7 @@ fn later(start: u64, span: u64) -> Asking {
 }
 
 async fn approve(rig: &Rig, request: &crate::model::access::AccessRequest) -> crate::model::access::AccessRequest {
-    let reviewing = Reviewing {
-        request: request.id.to_string(),
-        verdict: Verdict::Approve,
-        digest: request.terms.digest().to_string(),
-        reason: String::new(),
-        narrowed_scope: None,
-        narrowed_duration: None,
-        validate_only: false,
-        etag: String::new(),
-        request_id: String::new(),
-        fingerprint: Canonical::new("test").finish(),
-        traceparent: None,
-    };
+    let reviewing = approval(request);
     rig.plane.review_request(&bob(), reviewing).await.unwrap()
 }
 

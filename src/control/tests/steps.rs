@@ -100,19 +100,7 @@ async fn request_that_is(state: AccessState, recorded: bool) -> (Rig, Arc<str>, 
     }
     let request = rig.plane.request_access(&alice(), Asking { start, duration, ..asking() }).await.unwrap();
     assert_eq!(request.state, AccessState::Pending);
-    let approval = Reviewing {
-        request: request.id.to_string(),
-        verdict: Verdict::Approve,
-        digest: request.terms.digest().to_string(),
-        reason: String::new(),
-        narrowed_scope: None,
-        narrowed_duration: None,
-        validate_only: false,
-        etag: String::new(),
-        request_id: String::new(),
-        fingerprint: Canonical::new("test").finish(),
-        traceparent: None,
-    };
+    let approval = approval(&request);
     let review = async |verdict| {
         let reviewing = Reviewing { verdict, ..approval.clone() };
         rig.plane.review_request(&bob(), reviewing).await.unwrap().state
