@@ -360,7 +360,8 @@ mod tests {
     /// One command's arguments, if it is ours and no line of output.
     fn command(words: &[String]) -> Option<Vec<String>> {
         let assigns = |word: &&String| word.split_once('=').is_some_and(|(name, _)| name.starts_with("JITGATE_"));
-        let own: Vec<_> = words.iter().skip_while(assigns).take_while(|word| !word.starts_with(['>', '#'])).collect();
+        let own: Vec<_> =
+            words.iter().skip_while(assigns).take_while(|word| !word.starts_with(['>', '<', '#'])).collect();
         let (first, rest) = own.split_first()?;
         (first.as_str() == "jitgate").then(|| rest.iter().map(ToString::to_string).collect())
     }

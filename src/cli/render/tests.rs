@@ -330,16 +330,16 @@ fn a_pending_request_shows_the_digest_that_an_approval_is_bound_to() {
         request_digest: "36ca02".into(),
         ..request()
     };
-    assert!(super::text::Request(&pending).text(&paper()).contains("Digest:     36ca02\n"));
+    assert!(text::Request(&pending).text(&paper()).contains("36ca02\n"));
     let decided = v1::AccessRequest { request_digest: "36ca02".into(), end_time: after(0), ..request() };
-    let text = super::text::Request(&decided).text(&paper());
+    let text = text::Request(&decided).text(&paper());
     assert!(!text.contains("36ca02") && text.contains("Decided:"), "{text}");
 }
 
 #[test]
 fn what_ended_early_expires_no_more() {
     let revoked = v1::Grant { state: v1::GrantState::Revoked.into(), end_time: after(1), ..grant() };
-    let text = super::text::Grant(&revoked).text(&paper());
+    let text = text::Grant(&revoked).text(&paper());
     assert!(text.contains("Was to end:") && !text.contains("Expires:"), "{text}");
 }
 
