@@ -347,3 +347,9 @@ fn what_ended_early_expires_no_more() {
 fn days_are_written_as_policies_write_them() {
     assert_eq!(distance(NOW.plus(Duration::from_secs(2 * 86_400 + 3_600)), NOW), "in 2d 1h");
 }
+
+#[test]
+fn a_dry_run_of_revoking_is_durable_nowhere() {
+    let response = v1::RevokeGrantsResponse { grants: vec![grant()], ended: 1, ..Default::default() };
+    assert!(!Revoked(&response).text(&paper()).contains("Durable"));
+}

@@ -337,7 +337,8 @@ impl View for Revoked<'_> {
             0 => String::new(),
             waiting => format!("; {waiting} sidecar(s) have not confirmed yet, --wait all waits for them"),
         };
-        if response.grants.is_empty() {
+        // Nothing was written when nothing matched, and on a dry run.
+        if response.grants.is_empty() || response.revision == 0 {
             ended
         } else {
             format!(
