@@ -235,6 +235,8 @@ mod tests {
             &["cancel", "01J", "--reason", "x"],
             &["approve", "01J", "--reason", "x", "--for", "10m", "--http", "GET /v1/users/{id}", "--grpc", "/a.B/C"],
             &["deny", "01J", "--reason", "x"],
+            &["approve", "01J", "--digest", "36ca"],
+            &["deny", "01J", "--digest", "36ca"],
             &["request", "--service", "s", "--grpc", "*", "--break-glass", "--reason", "x"],
             &["review", "01J", "--ok", "--reason", "x"],
             &["review", "01J", "--objection", "--reason", "x"],
@@ -336,5 +338,68 @@ mod tests {
         ] {
             assert!(!parses(line), "{line:?}");
         }
+    }
+
+    /// The `jitgate` lines of a page's code blocks: lines that end in a backslash are one, and what stands before the verb
+    /// (a prompt, an assignment) or behind the line (a pipe, a comment, a redirection) is the shell's.
+    fn shown(page: &str) -> Vec<Vec<String>> {
+        let mut lines = Vec::new();
+        let mut inside = false;
+        let joined = page.replace("\\\n", " ");
+        for line in joined.lines().map(str::trim) {
+            if line.starts_with("```") {
+                inside = !inside;
+            } else if inside {
+                let line = line.strip_prefix("$ ").unwrap_or(line);
+                lines.extend(words(line).split(|word| matches!(word.as_str(), "|" | "&&" | ";")).filter_map(command));
+            }
+        }
+        lines
+    }
+
+    /// One command's arguments, if it is ours and no line of output.
+    fn command(words: &[String]) -> Option<Vec<String>> {
+        let assigns = |word: &&String| word.split_once('=').is_some_and(|(name, _)| name.starts_with("JITGATE_"));
+        let own: Vec<_> =
+            words.iter().skip_while(assigns).take_while(|word| !word.starts_with(['>', '<', '#'])).collect();
+        let (first, rest) = own.split_first()?;
+        (first.as_str() == "jitgate").then(|| rest.iter().map(ToString::to_string).collect())
+    }
+
+    /// Words as a shell splits them, with quotes and `$(...)`.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut quote, mut depth) = (Vec::new(), String::new(), None, 0);
+        for c in line.chars() {
+            match (quote, c) {
+                (Some(open), _) if open == c => quote = None,
+                (None, '\'' | '"') => quote = Some(c),
+                (None, '(') => depth += 1,
+                (None, ')') => depth -= 1,
+                (None, ' ') if depth == 0 => words.push(std::mem::take(&mut word)),
+                _ => word.push(c),
+            }
+        }
+        words.push(word);
+        words.retain(|word| !word.is_empty());
+        words
+    }
+
+    #[test]
+    fn every_line_in_the_documents_parses() {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut pages = vec![docs.join("README.md")];
+        pages.extend(std::fs::read_dir(docs.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+        let mut seen = 0;
+        for page in pages.iter().filter(|page| page.extension().is_some_and(|kind| kind == "md")) {
+            for line in shown(&std::fs::read_to_string(page).unwrap()) {
+                let parsed = Jitgate::command()
+                    .try_get_matches_from(["jitgate"].map(str::to_owned).into_iter().chain(line.clone()));
+                let fine =
+                    parsed.as_ref().is_ok_and(|_| true) || parsed.as_ref().is_err_and(|error| error.exit_code() == 0);
+                assert!(fine, "{}: jitgate {}: {}", page.display(), line.join(" "), parsed.unwrap_err());
+                seen += 1;
+            }
+        }
+        assert!(seen > 30, "only {seen} lines were found");
     }
 }

@@ -164,6 +164,7 @@ pub async fn revoke(args: RevokeArgs) -> Result<Exit, Trouble> {
     };
     let response = response.map_err(refusal)?.into_inner();
     manner.tell();
+    going_on(&response.grants).iter().for_each(|line| say(line));
     if wait == Wait::Committed || response.revision == 0 {
         connection.screen.show(&Revoked(&response))?;
         return Ok(Exit::Done);
@@ -222,8 +223,32 @@ pub async fn release(args: ReleaseArgs) -> Result<Exit, Trouble> {
     let mut connection = connect(client).await?;
     let (request_id, validate_only, etag) = (manner.request_id.clone(), manner.dry_run, manner.etag.clone());
     let ask = v1::ReleaseGrantRequest { id, reason, request_id, validate_only, etag };
-    let released = connection.access.release_grant(patient(ask)).await.map_err(connection.refusal())?;
+    let released = connection.access.release_grant(patient(ask)).await.map_err(connection.refusal())?.into_inner();
     manner.tell();
-    connection.screen.show(&Grant(&released.into_inner()))?;
+    connection.screen.show(&Grant(&released))?;
+    going_on(std::slice::from_ref(&released)).iter().for_each(|line| say(line));
     Ok(Exit::Done)
+}
+
+/// What is left to somebody whose grants have ended: each grant that extends one of them, unless it has ended with it.
+fn going_on(ended: &[v1::Grant]) -> Vec<String> {
+    let extended = ended.iter().filter(|grant| !grant.extended_by.is_empty());
+    let alive = extended.filter(|grant| ended.iter().all(|other| other.id != grant.extended_by));
+    alive
+        .map(|grant| format!("hint: grant {} extends {} and does not end with it", grant.extended_by, grant.id))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_extends_an_ended_grant_is_named_unless_it_has_ended_too() {
+        let extended = v1::Grant { id: "01A".into(), extended_by: "01B".into(), ..Default::default() };
+        let extension = v1::Grant { id: "01B".into(), extends: "01A".into(), ..Default::default() };
+        assert_eq!(going_on(std::slice::from_ref(&extended)), ["hint: grant 01B extends 01A and does not end with it"]);
+        assert!(going_on(&[extended, extension.clone()]).is_empty());
+        assert!(going_on(&[extension]).is_empty());
+    }
 }

@@ -234,6 +234,8 @@ pub async fn requests(args: RequestsArgs) -> Result<Exit, Trouble> {
         }
         RequestsVerb::Watch { id: None, mine, all } => {
             let filter = v1::WatchAccessRequestsRequest { for_review: !mine && !all, mine };
+            let what = if mine { "what you have asked for" } else { "what waits for your review" };
+            say(&format!("watching {}; Ctrl-C ends it", if all { "everything you may see" } else { what }));
             watch::watch_all(&mut connection, filter).await?;
         }
     }

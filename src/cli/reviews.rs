@@ -33,6 +33,9 @@ pub struct ApproveArgs {
     /// Of all that was asked for, only this gRPC rule; may be repeated
     #[arg(long, env = "JITGATE_APPROVE_GRPC", value_delimiter = '\n', value_name = "RULE", value_parser = values::grpc_rule)]
     grpc: Vec<GrpcRule>,
+    /// Only if this is still what is asked for: the digest that `jitgate requests show` printed
+    #[arg(long, env = "JITGATE_APPROVE_DIGEST", value_name = "DIGEST")]
+    digest: Option<String>,
     #[command(flatten)]
     manner: ApproveManner,
     #[command(flatten)]
@@ -47,6 +50,9 @@ pub struct DenyArgs {
     /// Why, for the record and for whoever asked
     #[arg(long, env = "JITGATE_DENY_REASON", value_name = "TEXT", default_value = "")]
     reason: String,
+    /// Only if this is still what is asked for: the digest that `jitgate requests show` printed
+    #[arg(long, env = "JITGATE_DENY_DIGEST", value_name = "DIGEST")]
+    digest: Option<String>,
     #[command(flatten)]
     manner: DenyManner,
     #[command(flatten)]
@@ -58,7 +64,7 @@ pub struct DenyArgs {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
-    let ApproveArgs { id, reason, duration, http, grpc, manner, client } = args;
+    let ApproveArgs { id, reason, duration, http, grpc, digest, manner, client } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;
     let shown = look(&mut connection, id, "approving").await?;
@@ -69,7 +75,7 @@ pub async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
     });
     let review = v1::ApproveRequestRequest {
         id: shown.id,
-        request_digest: shown.request_digest,
+        request_digest: digest.unwrap_or(shown.request_digest),
         reason,
         narrowed_scope,
         narrowed_duration: duration.map(duration_to),
@@ -91,13 +97,13 @@ pub async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn deny(args: DenyArgs) -> Result<Exit, Trouble> {
-    let DenyArgs { id, reason, manner, client } = args;
+    let DenyArgs { id, reason, digest, manner, client } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;
     let shown = look(&mut connection, id, "denying").await?;
     let review = v1::DenyRequestRequest {
         id: shown.id,
-        request_digest: shown.request_digest,
+        request_digest: digest.unwrap_or(shown.request_digest),
         reason,
         request_id: manner.request_id.clone(),
         validate_only: manner.dry_run,
@@ -157,7 +163,7 @@ pub async fn review(args: ReviewArgs) -> Result<Exit, Trouble> {
 async fn look(connection: &mut Connection, id: String, doing: &str) -> Result<v1::AccessRequest, Trouble> {
     let found = connection.access.get_access_request(patient(v1::GetAccessRequestRequest { id })).await;
     let request = found.map_err(connection.refusal())?.into_inner();
-    say(&format!("{doing}, digest {}:\n", request.request_digest));
+    say(&format!("{doing}:\n"));
     Request(&request).text(&Paper { now: clock::wall(), width: None }).lines().for_each(say);
     say("");
     Ok(request)

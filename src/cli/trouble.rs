@@ -98,7 +98,8 @@ impl Trouble {
         let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
         // The word for bad input says nothing that the field does not.
         let prefix = if matches!(reason, "" | "INVALID_ARGUMENT") { String::new() } else { format!("{reason}: ") };
-        let mut causes: Vec<_> = violations.iter().map(|v| format!("{prefix}{}: {}", v.field, v.description)).collect();
+        let cause = |field: &str, cause: &str| format!("{prefix}{}: {cause}", typed(field));
+        let mut causes: Vec<_> = violations.iter().map(|v| cause(&v.field, &v.description)).collect();
         if causes.is_empty() {
             let name = if reason.is_empty() { code_name(status.code()) } else { reason };
             causes.push(match status.message() {
@@ -137,6 +138,17 @@ pub fn root_cause(error: &dyn std::error::Error) -> String {
     deepest.to_string()
 }
 
+/// What was typed for a field whose flag has another name.
+fn typed(field: &str) -> &str {
+    match field {
+        "narrowed_duration" => "--for",
+        "narrowed_scope" => "--http, --grpc",
+        "start_time" => "--start",
+        "request_digest" => "--digest",
+        as_it_is => as_it_is,
+    }
+}
+
 fn way_out(reason: &str, code: Code) -> Option<&'static str> {
     Some(match reason {
         "CREDENTIAL_MISSING" => "pass --token or --token-file (JITGATE_TOKEN), or --cert and --key",
@@ -144,9 +156,9 @@ fn way_out(reason: &str, code: Code) -> Option<&'static str> {
         "TOKEN_ISSUER_UNKNOWN" | "TOKEN_AUDIENCE_MISMATCH" | "TOKEN_KEY_UNKNOWN" | "TOKEN_SIGNATURE_INVALID" => {
             "compare `jitgate token inspect` with the control plane's issuers file"
         }
-        "NOT_FOUND" => "list what you may see: jitgate requests, jitgate grants --help",
+        "NOT_FOUND" => "list what you may see: `jitgate requests`, `jitgate grants list --all`",
         "SELF_APPROVAL" => {
-            "somebody else has to approve: `jitgate requests show ID` says who; `jitgate cancel ID` takes it back"
+            "somebody else has to review it: `jitgate requests show ID` says who; `jitgate cancel ID` takes back what is pending"
         }
         "ALREADY_REVIEWED" => "others have to review it now: `jitgate requests show ID` says who",
         "DIGEST_MISMATCH" => "look at it again with `jitgate requests show ID`, then approve or deny that",
@@ -158,11 +170,15 @@ fn way_out(reason: &str, code: Code) -> Option<&'static str> {
             "look at it again (`jitgate requests show ID`, `jitgate grants show ID`), and use its new etag"
         }
         "GRANT_EXTENDED" => "extend the grant that extends it: `jitgate grants show ID` names it",
+        "GRANT_EXPIRED" | "GRANT_REVOKED" | "GRANT_RELEASED" => "it is over; ask again with jitgate request",
         "GRANT_SUSPENDED" => "an administrator lets it count again: jitgate resume ID",
         "GRANT_NOT_STARTED" => "wait until it has begun, or revoke it",
         "STATE_TERMINAL" => "it is over already; ask again with jitgate request",
         _ if code == Code::Unauthenticated => "pass --token or --token-file (JITGATE_TOKEN), or --cert and --key",
-        "NOT_ELIGIBLE" => "use an identity that may do this (--token, --cert)",
+        "NOT_ELIGIBLE" => {
+            "use an identity that may do this (--token, --cert); for `jitgate dev`: \
+             jitgate dev token --user lead --group sre-leads"
+        }
         _ if code == Code::DeadlineExceeded => "the control plane is slow or stuck: look at its log and at /readyz",
         _ => return None,
     })

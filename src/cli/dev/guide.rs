@@ -122,6 +122,7 @@ fn lines(ports: &Ports, shown: &Path, with_envoy: bool) -> Vec<(&'static str, St
     let alice = quote(&format!("user:{}|alice", super::issuer::ISSUER));
     let lead = "JITGATE_TOKEN=$(jitgate dev token --user lead --group sre-leads)";
     let bob = "JITGATE_TOKEN=$(jitgate dev token --user bob)";
+    let on_call = "JITGATE_TOKEN=$(jitgate dev token --user bob --group on-call)";
     let called = [
         (
             "call as alice, with the demo client's certificate: refused, and told how to ask",
@@ -138,6 +139,13 @@ fn lines(ports: &Ports, shown: &Path, with_envoy: bool) -> Vec<(&'static str, St
         ),
         ("why?", format!("jitgate explain --service payments --as {alice} --grpc /pay.v1.Ledger/GetBalance")),
         (
+            "ask, run one command with the access, and give it back",
+            format!(
+                "jitgate run --service payments {users} --for 5m --reason 'to try it' -- {}",
+                curl("alice.curl", "/v1/users/7")
+            ),
+        ),
+        (
             "alice asks for the workload, which then calls without her",
             format!("{ask} {users} --subject {} --for 1m --reason 'to try it' --wait", certs::CHECKOUT),
         ),
@@ -147,9 +155,23 @@ fn lines(ports: &Ports, shown: &Path, with_envoy: bool) -> Vec<(&'static str, St
             "and approves it, for less time than was asked for (put in the ID)",
             format!("{lead} jitgate approve ID --for 1m --reason 'fine'"),
         ),
+        (
+            "bob is on call: he breaks the glass, and is let in at once",
+            format!("{on_call} {ask} {users} --for 5m --break-glass --reason 'the ledger is down'"),
+        ),
+        (
+            "a lead has to look at that afterwards (put in the ID; requests list --for-me has it)",
+            format!("{lead} jitgate review ID --ok --reason 'it was'"),
+        ),
+        (
+            "one story of it all: asked, ruled on, issued, used, ended (put in the ID of a request, grant or decision)",
+            format!("{lead} jitgate audit story ID"),
+        ),
+        ("nobody has altered the record", format!("{lead} jitgate audit verify")),
+        ("every sidecar, and how far it is", format!("{lead} jitgate fleet")),
         ("the workload alone", curl("checkout.curl", "/v1/users/7")),
         ("another workload, with a standing grant", curl("prober.curl", "/healthz")),
     ];
-    let needs_envoy = |line: &str| line.starts_with("curl") || line.starts_with("jitgate dev call");
+    let needs_envoy = |line: &str| line.contains("curl ") || line.starts_with("jitgate dev call");
     called.into_iter().filter(|(_, line)| with_envoy || !needs_envoy(line)).collect()
 }

@@ -24,6 +24,10 @@ impl View for Planned<'_> {
             text += &format!("To apply exactly this, add --plan-digest {}\n", plan.etag);
         } else {
             text += "Nothing of it would be in force.\n";
+            if plan.errors.iter().any(|error| error.cause.contains("is declared at")) {
+                text +=
+                    "What the control plane reads from its own --policies directory is changed there, not applied.\n";
+            }
         }
         text
     }

@@ -322,3 +322,34 @@ fn a_review_that_does_not_count_says_so() {
     let shown = text::Request(&request).text(&paper());
     assert!(shown.contains("DOES NOT COUNT (no approver under policy pay as it is in force now)"), "{shown}");
 }
+
+#[test]
+fn a_pending_request_shows_the_digest_that_an_approval_is_bound_to() {
+    let pending = v1::AccessRequest {
+        state: v1::AccessRequestState::Pending.into(),
+        request_digest: "36ca02".into(),
+        ..request()
+    };
+    assert!(text::Request(&pending).text(&paper()).contains("36ca02\n"));
+    let decided = v1::AccessRequest { request_digest: "36ca02".into(), end_time: after(0), ..request() };
+    let text = text::Request(&decided).text(&paper());
+    assert!(!text.contains("36ca02") && text.contains("Decided:"), "{text}");
+}
+
+#[test]
+fn what_ended_early_expires_no_more() {
+    let revoked = v1::Grant { state: v1::GrantState::Revoked.into(), end_time: after(1), ..grant() };
+    let text = text::Grant(&revoked).text(&paper());
+    assert!(text.contains("Was to end:") && !text.contains("Expires:"), "{text}");
+}
+
+#[test]
+fn days_are_written_as_policies_write_them() {
+    assert_eq!(distance(NOW.plus(Duration::from_secs(2 * 86_400 + 3_600)), NOW), "in 2d 1h");
+}
+
+#[test]
+fn a_dry_run_of_revoking_is_durable_nowhere() {
+    let response = v1::RevokeGrantsResponse { grants: vec![grant()], ended: 1, ..Default::default() };
+    assert!(!Revoked(&response).text(&paper()).contains("Durable"));
+}

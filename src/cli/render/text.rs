@@ -27,6 +27,8 @@ impl View for Request<'_> {
         let request = self.0;
         let waits = request.state() == v1::AccessRequestState::Pending;
         let pending_until = if waits { moment(request.pending_until.as_ref(), paper) } else { String::new() };
+        let digest = if waits { request.request_digest.clone() } else { String::new() };
+        let (when, by) = decided(request.state());
         let mut fields = vec![
             ("Request", request.id.clone()),
             ("State", json::state(request.state().as_str_name(), "ACCESS_REQUEST_STATE_")),
@@ -49,13 +51,26 @@ impl View for Request<'_> {
         fields.extend(request.reviews.iter().map(|review| ("Review", review_line(review, paper))));
         fields.extend([
             ("Pending until", pending_until),
-            ("Ended", moment(request.end_time.as_ref(), paper)),
-            ("Decided by", request.decided_by.clone()),
+            ("Digest", digest),
+            (when, moment(request.end_time.as_ref(), paper)),
+            (by, request.decided_by.clone()),
             ("Because", request.decision_reason.clone()),
             ("Grant", request.grant.clone()),
             ("Broken glass", break_glass(request.break_glass.as_ref(), paper)),
         ]);
         block(&fields)
+    }
+}
+
+/// What the end of a request is called: a decision is one, and what nobody decided has only ended.
+fn decided(state: v1::AccessRequestState) -> (&'static str, &'static str) {
+    match state {
+        v1::AccessRequestState::Approved | v1::AccessRequestState::Denied => ("Decided", "Decided by"),
+        v1::AccessRequestState::Unspecified
+        | v1::AccessRequestState::Pending
+        | v1::AccessRequestState::Cancelled
+        | v1::AccessRequestState::Expired
+        | v1::AccessRequestState::Failed => ("Ended", "Ended by"),
     }
 }
 
@@ -223,7 +238,7 @@ impl View for Grant<'_> {
         fields.extend(scope_fields(grant.scope.as_ref()));
         fields.extend([
             ("Begins", begins(grant, paper)),
-            ("Expires", expires),
+            (expiry(grant.state()), expires),
             ("Extends", grant.extends.clone()),
             ("Extended by", grant.extended_by.clone()),
             ("Suspended", moment(grant.suspend_time.as_ref(), paper)),
@@ -239,6 +254,19 @@ impl View for Grant<'_> {
             ("Because", grant.end_reason.clone()),
         ]);
         block(&fields)
+    }
+}
+
+/// What ended early expires no more.
+fn expiry(state: v1::GrantState) -> &'static str {
+    match state {
+        v1::GrantState::Revoked | v1::GrantState::Released => "Was to end",
+        v1::GrantState::Expired => "Expired",
+        v1::GrantState::Unspecified
+        | v1::GrantState::Scheduled
+        | v1::GrantState::Active
+        | v1::GrantState::Suspended
+        | v1::GrantState::Pending => "Expires",
     }
 }
 
@@ -309,7 +337,8 @@ impl View for Revoked<'_> {
             0 => String::new(),
             waiting => format!("; {waiting} sidecar(s) have not confirmed yet, --wait all waits for them"),
         };
-        if response.grants.is_empty() {
+        // Nothing was written when nothing matched, and on a dry run.
+        if response.grants.is_empty() || response.revision == 0 {
             ended
         } else {
             format!(
@@ -447,7 +476,7 @@ pub fn short(principal: &str) -> String {
 
 pub(super) fn span(span: Option<&prost_types::Duration>) -> String {
     let length = span.and_then(|span| duration_from(span, "").ok());
-    length.map(|length| humantime::format_duration(length).to_string()).unwrap_or_default()
+    length.map(written).unwrap_or_default()
 }
 
 fn instant(time: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
@@ -467,6 +496,11 @@ pub fn moment(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
     instant(time).map(|time| format!("{time} ({})", distance(time, paper.now))).unwrap_or_default()
 }
 
+/// As policies and flags write it: `1d 2h`.
+fn written(length: Duration) -> String {
+    humantime::format_duration(length).to_string().replace("days", "d").replace("day", "d")
+}
+
 /// "in 19s", "3m 20s ago", "now": the two largest units.
 pub fn distance(time: Timestamp, now: Timestamp) -> String {
     let (length, ahead) = if time > now { (time.since(now), true) } else { (now.since(time), false) };
@@ -476,7 +510,7 @@ pub fn distance(time: Timestamp, now: Timestamp) -> String {
     if rounded.is_zero() {
         return "now".to_owned();
     }
-    let words = humantime::format_duration(rounded).to_string();
+    let words = written(rounded);
     let words: Vec<_> = words.split(' ').take(2).collect();
     if ahead { format!("in {}", words.join(" ")) } else { format!("{} ago", words.join(" ")) }
 }

@@ -40,6 +40,14 @@ fn a_refusal_over_a_field_names_both() {
 }
 
 #[test]
+fn a_field_is_named_as_it_was_typed() {
+    let mut details = ErrorDetails::with_error_info("INVALID_ARGUMENT", "jitgate.dev", HashMap::new());
+    details.add_bad_request_violation("narrowed_duration", "must be from 1s to the 5m that are left to approve");
+    let status = Status::with_error_details(Code::InvalidArgument, "a field is wrong", details);
+    assert_eq!(lines(&status), ["error: --for: must be from 1s to the 5m that are left to approve"]);
+}
+
+#[test]
 fn the_servers_own_hint_comes_first() {
     let metadata = HashMap::from([("hint".to_owned(), "ask for at most 1h".to_owned())]);
     let details = ErrorDetails::with_error_info("POLICY_DENIED", "jitgate.dev", metadata);
