@@ -6,7 +6,7 @@
 //! ```
 //!
 //! In reading order: [`plane`], [`requests`], [`grants`], [`extend`], [`suspend`], [`idempotency`], [`apply`], [`policies`],
-//! [`expiry`], [`explain`]; below them [`store`],
+//! [`expiry`], [`unused`], [`explain`]; below them [`store`],
 //! [`audit`], [`policy`] and [`fanout`]; above them [`api`], [`caller`], [`entitle`], [`listen`] and [`config`].
 
 use std::future::Future;
@@ -61,6 +61,7 @@ pub mod store;
 pub mod story;
 pub mod suspend;
 pub mod tokens;
+pub mod unused;
 pub mod uses;
 pub mod validate;
 pub mod waiting;
@@ -197,6 +198,7 @@ impl ControlPlane {
         let mut tasks = Tasks::new();
         let stop = tasks.stopping();
         tasks.spawn("the store's writer", writer.run(stop.clone()));
+        spawn_records(&mut tasks, &plane, uses, &stop);
         let reloader = plane.sources.reloader(&policies);
         reloader.counts().register(&metrics);
         keys.turn_over().await.context("the token keys cannot be used")?;
@@ -212,7 +214,6 @@ impl ControlPlane {
         tasks.spawn("the watch fan-out", Arc::clone(&plane.fanout).run(stop.clone()));
         tasks.spawn("the issuers' keys", issuers.run(stop.clone()));
         tasks.spawn("the token keys", keys.run(stop.clone()));
-        spawn_records(&mut tasks, &plane, uses, &stop);
         spawn_reloads(&mut tasks, reloader, plane.clone(), &stop);
         // The last handle on the store goes to a task: when all have ended, the store is closed.
         tasks.spawn("the sweeper", plane.sweep_until(stop));

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::extend;
 use super::fault::{Fault, FaultKind};
 use super::plane::new_grant_id;
-use super::policy::end_within;
+use super::policy::{Pinned, end_within};
 use super::reviews::pinned_policy;
-use super::store::{Change, Reader};
+use super::store::Change;
 use crate::model::access::{AccessRequest, AccessStep, Issued, Origin, Outcome, PassedOver};
 use crate::model::approval::unattainable;
 use crate::model::grant::{End, Grant, Hold, PolicyRef, Revision, Staleness};
@@ -67,7 +67,8 @@ pub(super) fn approve(change: &mut Change<'_>, request: &mut AccessRequest, gran
         let reason = "approved too late: the time that was asked for is over".to_owned();
         return fail(change, request, reason);
     };
-    let end = within_windows(&change.read(), request, not_before, end.since(not_before))?;
+    let pinned = pinned_policy(&change.read(), &terms.policy)?;
+    let end = within_windows(&pinned, request, not_before, end.since(not_before))?;
     let chain = match terms.extends.clone() {
         Some(extended) => match extend::link(change, &extended)? {
             Ok(link) => Some(link),
@@ -98,6 +99,7 @@ pub(super) fn approve(change: &mut Change<'_>, request: &mut AccessRequest, gran
             .clone()
             .map(|review| PassedOver { approvers: request.approvers().cloned().collect(), review }),
         chain: chain.as_ref().map(|(_, chain)| chain.clone()).unwrap_or_default(),
+        unused_until: pinned.unused_ttl.map(|ttl| not_before.plus(ttl)).filter(|until| *until < end),
         ..Origin::default()
     };
     let mut issued = Issued { grant, origin, suspension: None, ending: None };
@@ -113,14 +115,13 @@ pub(super) fn approve(change: &mut Change<'_>, request: &mut AccessRequest, gran
 
 /// When access that begins at `start` ends: with the window that is open then, at the latest. The windows of the pinned policy count.
 fn within_windows(
-    reader: &Reader<'_>,
+    pinned: &Pinned,
     request: &AccessRequest,
     start: Timestamp,
     length: Duration,
 ) -> Result<Timestamp, Fault> {
     let policy = &request.terms.policy;
-    let windows = pinned_policy(reader, policy)?.windows;
-    end_within(&windows, start, length).map_err(|closed| {
+    end_within(&pinned.windows, start, length).map_err(|closed| {
         let (reason, field, message) =
             (RefusalReason::OutsideWindow, "start_time", format!("policy {} {closed}", policy.name));
         Refusal { reason, field, message, policy: Some(Arc::clone(&policy.name)), would: vec![] }.into()

@@ -12,6 +12,7 @@ use super::plane::Plane;
 use super::store::keys::{self, DueKind};
 use super::store::reader::Due;
 use super::store::{Change, StoreError};
+use super::unused::{self, Looking};
 use crate::clock::DriftLog;
 use crate::index::Counts;
 use crate::model::access::{AccessRequest, AccessState, AccessStep, Ending, Outcome};
@@ -88,8 +89,10 @@ impl Plane {
     /// Each in a change of its own, except answers, which nobody looks at one by one.
     async fn carry_out(&self, due: Vec<Due>) -> Result<(), Fault> {
         let (answers, others): (Vec<_>, Vec<_>) = due.into_iter().partition(|due| due.kind == DueKind::Answer);
-        let keep = self.tombstone_keep;
-        let changes = others.into_iter().map(|due| self.store.write(move |change| carry_out(change, &due, keep)));
+        let changes = others.into_iter().map(|due| {
+            let (keep, looking) = (self.tombstone_keep, Looking::of(self));
+            self.store.write(move |change| carry_out(change, &due, (keep, &looking)))
+        });
         for written in join_all(changes).await {
             written?;
         }
@@ -104,7 +107,7 @@ impl Plane {
     }
 }
 
-fn carry_out(change: &mut Change<'_>, due: &Due, keep: Duration) -> Result<(), Fault> {
+fn carry_out(change: &mut Change<'_>, due: &Due, (keep, looking): (Duration, &Looking)) -> Result<(), Fault> {
     let id = keys::text(&due.id)?.to_owned();
     let done = match due.kind {
         DueKind::GrantEnds => expire(change, &id, keep)?,
@@ -112,6 +115,7 @@ fn carry_out(change: &mut Change<'_>, due: &Due, keep: Duration) -> Result<(), F
         DueKind::RequestEnds => give_up(change, &id, due.at)?,
         DueKind::Escalate => escalate(change, &id, due.at)?,
         DueKind::ReviewDue => break_glass::overdue(change, &id, ACTOR, keep)?,
+        DueKind::Unused => unused::look(change, &id, keep, looking)?,
         DueKind::Answer => false,
     };
     if !done {

@@ -21,6 +21,7 @@ use crate::control::uses::Intake;
 use crate::index::Index;
 use crate::model::grant::{Grant, GrantId, Revision};
 use crate::model::identity::Service;
+use crate::model::time::Timestamp;
 use crate::runtime::Outcome;
 use crate::wire::v1;
 
@@ -31,7 +32,7 @@ pub mod service;
 mod session;
 mod subscription;
 
-pub use fleet::{Enforcement, Sidecar};
+pub use fleet::{Enforcement, Sidecar, Untold};
 pub use service::{Enforcer, Entitle};
 
 use fleet::{Fleet, Times};
@@ -248,6 +249,16 @@ impl Fanout {
     /// The clock that sidecars follow; judge expiry by it.
     pub fn clock(&self) -> ControlClock {
         self.hub.clock
+    }
+
+    /// Whether sidecars are asked to report what they decide.
+    pub fn takes_decisions(&self) -> bool {
+        self.hub.decisions.get().is_some()
+    }
+
+    /// As [`Fleet::untold`], now.
+    pub fn untold(&self, service: &Service, issued: Timestamp, moment: Timestamp) -> Option<Untold> {
+        self.hub.fleet.untold(service, issued, moment, self.hub.clock.now())
     }
 
     /// Every sidecar connected, or gone for less than a day.

@@ -12,6 +12,7 @@ use super::metrics::ControlMetrics;
 use super::policies::Sources;
 use super::policy::PolicySet;
 use super::store::{Store, Usable};
+use super::unused;
 use super::waiting::Waiting;
 use crate::model::grant::GrantId;
 use crate::model::identity::{Principal, Service};
@@ -125,6 +126,8 @@ pub struct Plane {
     pub tombstone_keep: Duration,
     /// Where policies come from.
     pub sources: Sources,
+    /// When it was put together: what happened before is known from the store alone.
+    pub(super) since: Timestamp,
     rulings: Arc<ArcSwap<Arc<dyn Rulings>>>,
 }
 
@@ -139,7 +142,8 @@ impl Plane {
     ) -> Self {
         let none: Arc<dyn Rulings> = Arc::new(NoRulings);
         let rulings = Arc::new(ArcSwap::from_pointee(none));
-        Self { store, fanout, waiting, metrics, tombstone_keep, sources: Sources::default(), rulings }
+        let (since, sources) = (store.now(), Sources::default());
+        Self { store, fanout, waiting, metrics, tombstone_keep, sources, since, rulings }
     }
 
     /// The same with policies from these places.
@@ -170,6 +174,7 @@ impl Plane {
     }
 
     pub(super) fn rule_by(&self, rulings: Arc<dyn Rulings>) {
+        unused::warn_of(&*rulings, &self.fanout);
         self.rulings.store(Arc::new(rulings));
     }
 

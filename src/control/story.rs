@@ -90,7 +90,9 @@ impl Telling<'_> {
             return Ok((Some(issued), None));
         }
         if let Some(request) = self.reader.request(id)?.filter(|request| self.caller.sees_request(request)) {
+            // An extension that has no grant belongs to the one that it was to extend.
             let issued = request.outcome.as_ref().and_then(|outcome| outcome.grant.clone());
+            let issued = issued.or_else(|| request.terms.extends.clone());
             let issued = issued.map(|id| self.grant(id.as_str())).transpose()?.flatten();
             return Ok((issued, Some(request)));
         }

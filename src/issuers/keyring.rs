@@ -19,7 +19,7 @@ use super::source::{KeyFile, Remote, Source, Stamp};
 const PATIENCE: Duration = Duration::from_millis(150);
 /// How often a key file is looked at.
 const FILE_POLL: Duration = Duration::from_secs(2);
-/// Between attempts while an issuer is out of reach: first and at most.
+/// Between attempts while an issuer is out of reach and there are no keys of it: first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// How often keys are fetched.
@@ -156,14 +156,19 @@ impl Keyring {
                 () = self.wanted.notified() => true,
                 () = sleep_until(due) => false,
             };
-            let serving = self.asked.lock().number;
+            let (serving, begun) = (self.asked.lock().number, Instant::now());
             if forced && *self.served.borrow() >= serving {
                 // A reading that was due anyway has served the request.
                 continue;
             }
             let Some(outcome) = stop.run_until_cancelled(reading.take(forced)).await else { return };
             self.take_in(&mut reading, outcome, &changed);
-            due = Instant::now() + reading.next_wait(self.pace);
+            if reading.failed > 0 {
+                // An unknown key is no reason to try again sooner: the next attempt comes by itself.
+                let mut asked = self.asked.lock();
+                asked.last = asked.last.max(Some(begun));
+            }
+            due = Instant::now() + reading.next_wait(self.pace, self.current().keys.len() > 0);
             self.served.send_replace(serving);
         }
     }
@@ -265,10 +270,12 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn next_wait(&self, pace: Pace) -> Duration {
+    /// Whoever has keys can wait: an issuer that is down is asked no more often for it than once in a cool-down.
+    fn next_wait(&self, pace: Pace, keyed: bool) -> Duration {
         let wait = match self.source {
             Source::File(_) | Source::Inline => return FILE_POLL,
             Source::Remote(_) if self.failed == 0 => pace.interval,
+            Source::Remote(_) if keyed => return pace.cooldown.mul_f64(rand::random_range(1.0..=1.5)),
             Source::Remote(_) => RETRY.0.saturating_mul(1 << (self.failed - 1).min(16)).min(RETRY.1).min(pace.interval),
         };
         // Spread out, so that a fleet does not come back to the issuer in step.

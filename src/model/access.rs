@@ -369,6 +369,8 @@ pub struct Origin {
     pub break_glass: Option<PassedOver>,
     /// Which grants it extends, and which extends it.
     pub chain: Chain,
+    /// It ends by itself if nobody has used it by then; absent: it may lie unused.
+    pub unused_until: Option<Timestamp>,
     /// When it was issued.
     pub create_time: Timestamp,
     /// At which revision of the store.

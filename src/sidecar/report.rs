@@ -108,6 +108,11 @@ struct Outbox {
 }
 
 impl Reports {
+    /// Whether there are any, should the control plane want them.
+    pub(super) fn exist(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Whether a push has any effect: then a record is worth building.
     pub(super) fn wanted(&self) -> bool {
         self.0.as_ref().is_some_and(|desk| !desk.unwanted.load(Ordering::Relaxed))

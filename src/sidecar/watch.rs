@@ -145,6 +145,7 @@ impl Watch {
     /// The control plane hears of these decisions, too.
     #[must_use]
     pub fn reporting(mut self, reports: Reports) -> Self {
+        self.subscribe.reports_nothing = !reports.exist();
         self.reports = reports;
         self
     }

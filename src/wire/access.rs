@@ -215,6 +215,7 @@ pub fn issued_to(issued: &Issued, now: Timestamp) -> v1::Grant {
         extends: id_to(origin.chain.extends.as_ref()),
         extended_by: id_to(origin.chain.extended_by.as_ref()),
         break_glass: origin.break_glass.as_ref().map(|passed_over| break_glass_to(&passed_over.review)),
+        unused_until: origin.unused_until.map(timestamp_to),
         // What sidecars have reported of it is not known here.
         ..v1::Grant::default()
     }
@@ -244,6 +245,7 @@ pub fn stored_to(issued: &Issued) -> store::StoredGrant {
         extended_by: id_to(extended_by.as_ref()),
         extensions: i32::try_from(*extensions).unwrap_or(i32::MAX),
         chain_start: since.map(timestamp_to),
+        unused_until: origin.unused_until.map(timestamp_to),
     }
 }
 
@@ -285,6 +287,7 @@ pub fn stored_from(wire: store::StoredGrant) -> Result<Issued, FieldError> {
         auto_rule: shared(&wire.auto_rule),
         break_glass,
         chain,
+        unused_until: instant_from(wire.unused_until.as_ref(), "unused_until")?,
         create_time: timestamp_from(&required(wire.create_time.as_ref(), "create_time")?, "create_time")?,
         create_revision: Revision(count_from(wire.create_revision, "create_revision")?),
     };
@@ -431,7 +434,7 @@ mod tests {
             extensions: 2,
             since: Some(Timestamp::from_micros(1)),
         };
-        let origin = Origin { chain, ..origin };
+        let origin = Origin { chain, unused_until: Some(Timestamp::from_micros(4)), ..origin };
         let suspension = Suspension { time: Timestamp::from_micros(3), reason: "odd".into(), by: "root".into() };
         let live = Issued { grant, origin, suspension: Some(suspension), ending: None };
         let hold = Hold::Ended { how: Ended::Revoked, keep_until: Timestamp::from_micros(99) };

@@ -112,6 +112,7 @@ pub fn grant(grant: &v1::Grant) -> Value {
         "endTime": time(grant.end_time.as_ref()),
         "endReason": grant.end_reason,
         "endedBy": grant.ended_by,
+        "unusedUntil": time(grant.unused_until.as_ref()),
         "firstUseTime": time(grant.first_use_time.as_ref()),
         "lastUseTime": time(grant.last_use_time.as_ref()),
         "useCount": grant.use_count,

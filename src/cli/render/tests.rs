@@ -64,7 +64,7 @@ fn a_grant_as_json_keeps_its_shape() {
         "notBefore": "2023-11-14T22:13:20.000Z", "expireTime": "2023-11-14T22:13:40.000Z", "standing": false,
         "request": "01REQUEST", "policy": "demo", "policyVersion": 3, "policyDigest": "", "autoRule": "",
         "traceparent": "", "staleness": "STRICT", "createRevision": 0, "modRevision": 12,
-        "createTime": null, "endTime": null, "endReason": "", "endedBy": "", "breakGlass": null,
+        "createTime": null, "endTime": null, "endReason": "", "endedBy": "", "breakGlass": null, "unusedUntil": null,
         "firstUseTime": null, "lastUseTime": null, "useCount": 0, "usedAt": [],
         "etag": "", "suspendTime": null, "suspendedBy": "", "suspendReason": "", "extends": "", "extendedBy": "",
     });

@@ -248,6 +248,7 @@ impl View for Grant<'_> {
             ("Policy", versioned(&grant.policy, grant.policy_version)),
             ("Approved by rule", grant.auto_rule.clone()),
             ("Broken glass", break_glass(grant.break_glass.as_ref(), paper)),
+            ("Ends unused", moment(grant.unused_until.as_ref().filter(|_| grant.use_count == 0), paper)),
             ("Used", used(grant, paper)),
             ("Ended", moment(grant.end_time.as_ref(), paper)),
             ("Ended by", grant.ended_by.clone()),

@@ -22,6 +22,10 @@ use crate::wire::v1::ClockVerdict;
 pub const FLEET_MAX: usize = 10_000;
 /// How long a sidecar that went away is remembered.
 pub const FORGET_AFTER: Duration = Duration::from_hours(24);
+/// A connected sidecar has told of a use within this time, with room to spare.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
+/// A sidecar that has been gone for longer than this is not waited for: what it has not told may be lost for good.
+pub const COMES_BACK_WITHIN: Duration = Duration::from_mins(10);
 /// Two monotonic clocks differ in rate by less than one part in this many.
 const DRIFT_PARTS: u32 = 1000;
 
@@ -58,6 +62,8 @@ pub struct Sidecar {
     pub refuses_skewed: bool,
     /// Running streams that it would end with their grants, as it reports.
     pub open_leashes: u32,
+    /// It tells of no use that is made of grants.
+    pub reports_nothing: bool,
     /// When it last answered a progress message or a change.
     pub last_ack: Option<Timestamp>,
     /// Grants that it could not enforce (and denies), and the newest complaint.
@@ -125,6 +131,15 @@ pub struct Outstanding {
     pub last_seen: Timestamp,
     /// From here on it refuses by itself.
     pub fenced_by: Timestamp,
+}
+
+/// Why it cannot be said yet that nobody has used a grant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Untold {
+    /// A sidecar never tells.
+    Ever,
+    /// A sidecar may still tell; it makes no sense to look before then.
+    Until(Timestamp),
 }
 
 /// Names one process of one sidecar.
@@ -207,6 +222,13 @@ impl Fleet {
         });
     }
 
+    /// What is missing for it to be certain that nobody has used a grant of `service`, issued at `issued`, before `moment`.
+    pub fn untold(&self, service: &Service, issued: Timestamp, moment: Timestamp, now: Timestamp) -> Option<Untold> {
+        let known = self.known.lock();
+        let sidecars = known.values().map(|row| &row.sidecar).filter(|sidecar| sidecar.services.contains(service));
+        sidecars.filter_map(|sidecar| sidecar.untold(issued, moment, now)).reduce(Untold::later)
+    }
+
     /// Everything known, by name.
     pub fn list(&self) -> Vec<Sidecar> {
         let mut sidecars: Vec<_> = self.known.lock().values().map(|row| row.sidecar.clone()).collect();
@@ -270,7 +292,33 @@ fn evict_longest_gone(known: &mut HashMap<Key, Row>) -> bool {
     oldest.is_some_and(|key| known.remove(&key).is_some())
 }
 
+impl Untold {
+    fn later(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Until(one), Self::Until(other)) => Self::Until(one.max(other)),
+            (Self::Ever, _) | (_, Self::Ever) => Self::Ever,
+        }
+    }
+}
+
 impl Sidecar {
+    /// What was used leaves within a second or two, in the same stream as the words by which it is heard from.
+    fn untold(&self, issued: Timestamp, moment: Timestamp, now: Timestamp) -> Option<Untold> {
+        let held = self.connected_since.is_some() || self.last_seen >= issued;
+        match self.connected_since {
+            _ if !held => None,
+            _ if self.reports_nothing => Some(Untold::Ever),
+            Some(since) => {
+                let complete = self.last_seen >= moment.max(since).plus(TOLD_WITHIN);
+                (!complete).then(|| Untold::Until(now.plus(TOLD_WITHIN)))
+            }
+            None => {
+                let given_up = self.last_seen.plus(COMES_BACK_WITHIN);
+                (now < given_up).then_some(Untold::Until(given_up))
+            }
+        }
+    }
+
     fn watches(&self, services: &[Service]) -> bool {
         self.services.iter().any(|service| services.contains(service))
     }
@@ -342,6 +390,7 @@ mod tests {
             clock_verdict: ClockVerdict::Unspecified,
             refuses_skewed: false,
             open_leashes: 0,
+            reports_nothing: false,
             last_ack: None,
             nacks: 0,
             last_nack: None,
@@ -367,6 +416,60 @@ mod tests {
 
     fn names(list: &[Outstanding]) -> Vec<&str> {
         list.iter().map(|outstanding| &*outstanding.sidecar).collect()
+    }
+
+    /// What is missing at `now` for a grant issued at noon that must be used within a minute.
+    fn untold(fleet: &Fleet, now: u32) -> Option<Untold> {
+        let service = Service::parse("payments").unwrap();
+        fleet.untold(&service, NOON, NOON.plus(60 * SECOND), NOON.plus(now * SECOND))
+    }
+
+    fn heard(fleet: &Fleet, id: &str, session: u64, at: u32) {
+        fleet.note(&key(id, "1"), session, |sidecar| sidecar.last_seen = NOON.plus(at * SECOND));
+    }
+
+    #[test]
+    fn nothing_is_missing_once_every_sidecar_was_heard_from_after_the_moment() {
+        let fleet = Fleet::default();
+        assert_eq!(untold(&fleet, 72), None, "nobody watches");
+        fleet.join(sidecar("a", "1"), 1).unwrap();
+        fleet.join(Sidecar { services: vec![Service::parse("other").unwrap()], ..sidecar("b", "1") }, 2).unwrap();
+        heard(&fleet, "a", 1, 64);
+        assert_eq!(untold(&fleet, 72), Some(Untold::Until(NOON.plus(77 * SECOND))), "that was too early");
+        heard(&fleet, "a", 1, 65);
+        assert_eq!(untold(&fleet, 72), None);
+    }
+
+    #[test]
+    fn one_that_has_just_come_back_is_given_time_to_tell() {
+        let fleet = Fleet::default();
+        let back = NOON.plus(70 * SECOND);
+        fleet.join(Sidecar { connected_since: Some(back), last_seen: back, ..sidecar("a", "1") }, 1).unwrap();
+        assert_eq!(untold(&fleet, 72), Some(Untold::Until(NOON.plus(77 * SECOND))));
+        heard(&fleet, "a", 1, 75);
+        assert_eq!(untold(&fleet, 77), None);
+    }
+
+    #[test]
+    fn one_that_is_gone_is_waited_for_unless_it_never_held_the_grant() {
+        let fleet = Fleet::default();
+        fleet.join(sidecar("a", "1"), 1).unwrap();
+        leave(&fleet, "a", "1", 1, NOON.plus(30 * SECOND));
+        let given_up = NOON.plus(630 * SECOND);
+        assert_eq!(untold(&fleet, 629), Some(Untold::Until(given_up)));
+        assert_eq!(untold(&fleet, 630), None);
+        leave(&fleet, "a", "1", 1, NOON.minus(SECOND));
+        assert_eq!(untold(&fleet, 72), None, "it left before the grant was issued");
+    }
+
+    #[test]
+    fn one_that_never_tells_leaves_it_open_whatever_the_others_say() {
+        let fleet = Fleet::default();
+        fleet.join(Sidecar { reports_nothing: true, ..sidecar("a", "1") }, 1).unwrap();
+        fleet.join(sidecar("b", "1"), 2).unwrap();
+        assert_eq!(untold(&fleet, 72), Some(Untold::Ever));
+        leave(&fleet, "a", "1", 1, NOON.plus(30 * SECOND));
+        assert_eq!(untold(&fleet, 10_000), Some(Untold::Ever));
     }
 
     #[test]

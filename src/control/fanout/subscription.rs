@@ -32,6 +32,7 @@ pub(super) struct Subscription {
     pub(super) held: Option<Held>,
     pub(super) max_staleness: Duration,
     pub(super) sent_nanos: u64,
+    pub(super) reports_nothing: bool,
 }
 
 /// What the sidecar holds already.
@@ -67,9 +68,8 @@ impl Subscription {
         if max_staleness > STALENESS_MAX {
             return Err(invalid(&FieldError::new("max_staleness", "is longer than 24 hours")));
         }
-        let sent_nanos = wire.sent_nanos;
-        let v1::Subscribe { sidecar, instance, software, .. } = wire;
-        Ok(Self { sidecar, instance, software, services, held, max_staleness, sent_nanos })
+        let v1::Subscribe { sidecar, instance, software, sent_nanos, reports_nothing, .. } = wire;
+        Ok(Self { sidecar, instance, software, services, held, max_staleness, sent_nanos, reports_nothing })
     }
 
     pub(super) fn key(&self) -> Key {
@@ -94,6 +94,7 @@ impl Subscription {
             clock_verdict: v1::ClockVerdict::Unspecified,
             refuses_skewed: false,
             open_leashes: 0,
+            reports_nothing: self.reports_nothing,
             last_ack: None,
             nacks: 0,
             last_nack: None,

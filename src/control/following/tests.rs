@@ -1,9 +1,13 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::control::break_glass::Afterwards;
+use crate::control::idempotency::Manner;
 use crate::control::requests::Asking;
 use crate::control::testing::*;
 use crate::model::access::AccessState;
+use crate::model::approval::Opinion;
+use crate::model::canonical::Canonical;
 
 const PEOPLE: &str = "\n  approval: {stages: [{name: s, steps: [{name: people, approvers: ['user:https://idp.example|*'], approvals: 2, denials: 2}]}]}\n";
 
@@ -89,6 +93,55 @@ async fn whoever_falls_behind_learns_what_is_by_now() {
     }
     assert!(seen.len() < 300, "some were missed");
     assert!(seen.contains(&(first.id, AccessState::Cancelled)), "what was shown is told the end of");
+}
+
+#[tokio::test]
+async fn broken_glass_that_waits_for_my_review_is_shown_once_and_then_gone() {
+    let rig = Rig::empty().await;
+    let glass = "\n  approval: {stages: [{name: s, steps: [{name: people, approvers: ['user:https://idp.example|bob'], approvals: 1}]}]}\n  \
+                 breakGlass: {who: ['user:https://idp.example|alice'], maxDuration: 15m, reviewWithin: 1h}\n";
+    rig.plane.apply(Arc::new(policies(&format!("{}{glass}", POLICIES.trim_end())))).await.unwrap();
+    let breaking = || async {
+        let reason = "the ledger is down for everybody".to_owned();
+        let duration = Some(Duration::from_secs(900));
+        let asking = Asking { break_glass: true, duration, reason, ..asking() };
+        rig.plane.request_access(&alice(), asking).await.unwrap()
+    };
+    let before = breaking().await;
+    let filter = FollowFilter { for_review: true, ..FollowFilter::default() };
+    let mut following = rig.plane.follow_requests(&bob(), filter).await.unwrap();
+    let (what, request) = next(&mut following).await;
+    assert_eq!((what, &request.unwrap().id), ("put", &before.id));
+    assert_eq!(next(&mut following).await.0, "listed");
+    rig.advance(1);
+    let later = breaking().await;
+    let (what, request) = next(&mut following).await;
+    assert_eq!((what, &request.unwrap().id), ("put", &later.id));
+    // Each look after a while, and each change elsewhere, finds both as they were.
+    for _ in 0..3 {
+        following.look_through().await.unwrap();
+        assert!(following.events.is_empty(), "shown again: {:?}", following.events);
+        rig.plane.request_access(&root(), asking()).await.unwrap();
+    }
+    rig.advance(3603);
+    rig.plane.sweep().await.unwrap();
+    for overdue in [&before, &later] {
+        let (what, request) = next(&mut following).await;
+        let request = request.unwrap();
+        assert!(request.break_glass.as_ref().unwrap().overdue_since.is_some());
+        assert_eq!((what, &request.id), ("put", &overdue.id), "that it is overdue is news, once");
+    }
+    following.look_through().await.unwrap();
+    assert!(following.events.is_empty(), "shown again: {:?}", following.events);
+    for reviewed in [&before, &later] {
+        let manner = Manner { fingerprint: Canonical::new("test").finish(), ..Manner::default() };
+        let said = Afterwards { id: reviewed.id.to_string(), opinion: Opinion::Fine, reason: "looked".into(), manner };
+        rig.plane.review_break_glass(&bob(), said).await.unwrap();
+        let (what, request) = next(&mut following).await;
+        assert_eq!((what, &request.unwrap().id), ("gone", &reviewed.id));
+    }
+    following.look_through().await.unwrap();
+    assert!(following.events.is_empty() && following.shown.is_empty(), "nothing is left");
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! The approval of a policy in its canonical text: written when the policy is sealed, and read back from the store when
 //! people review under a pinned version. What does not read back whole is damage, never fewer approvers.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -20,6 +22,8 @@ pub struct Pinned {
     pub windows: Vec<Window>,
     /// The grant's, once approved.
     pub staleness: Staleness,
+    /// How long the grant may lie unused; absent: as long as it lasts.
+    pub unused_ttl: Option<Duration>,
 }
 
 /// Nothing for a policy without people, so that its digest is what it always was.
@@ -78,7 +82,13 @@ pub fn pinned(text: &str, digest: &str) -> Result<Pinned, String> {
         Some("lastKnown") => Staleness::LastKnown,
         Some(_) | None => return Err("its staleness does not read back".to_owned()),
     };
-    Ok(Pinned { stages, windows, staleness })
+    let unused_ttl = match policy.get("duration").and_then(|duration| duration.get("unusedTtl")) {
+        None | Some(Value::Null) => None,
+        Some(ttl) => {
+            Some(ttl.as_str().and_then(|ttl| parse_duration(ttl).ok()).ok_or("its unusedTtl does not read back")?)
+        }
+    };
+    Ok(Pinned { stages, windows, staleness, unused_ttl })
 }
 
 fn each<T>(list: Option<&Value>, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
@@ -140,8 +150,16 @@ mod tests {
         let read = pinned(&policy.canonical, &policy.digest.to_string()).unwrap();
         assert_eq!((read.stages.len(), read.staleness), (2, Staleness::LastKnown));
         assert_eq!((read.stages[0].steps[0].approvals, read.stages[1].steps[0].denials), (2, 2));
-        assert_eq!(read.stages[1], policy.approval[1]);
+        assert_eq!((&read.stages[1], read.unused_ttl), (&policy.approval[1], None));
         assert!(pinned(&policy.canonical, &"0".repeat(64)).is_err(), "another text");
+    }
+
+    #[test]
+    fn how_long_a_grant_may_lie_unused_reads_back() {
+        let set = load(&GOOD.replace("max: 1h", "max: 1h, unusedTtl: 10m"));
+        let policy = set.policy("pay").unwrap();
+        let read = pinned(&policy.canonical, &policy.digest.to_string()).unwrap();
+        assert_eq!((read.unused_ttl, policy.unused_ttl()), (Some(Duration::from_secs(600)), read.unused_ttl));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::wire::store;
 mod break_glass;
 mod hold;
 mod tokens;
+mod unused;
 
 /// Revisions whose changes are kept, for sidecars that resume.
 pub const CHANGES_KEPT: u64 = 16_384;
@@ -226,6 +227,7 @@ impl<'v> Change<'v> {
         if let Some(end) = issued.grant.expires() {
             self.rows.put(Table::Due, keys::due(end, DueKind::GrantEnds, id), vec![]);
         }
+        self.plan_look_at_use(issued);
         self.put_grant(issued);
         self.audit_grant("grant.issued", "", issued, Said { by: actor, reason })
     }

@@ -48,6 +48,7 @@ fn add_report(
     let instance = reported.instance.as_str();
     let mut reporter = Reader::new(rows).reporter(instance)?.unwrap_or_default();
     let lost = reported.report.lost.saturating_sub(reporter.lost).clamp(0, COUNT_MAX);
+    let missing = reporter.missing;
     added.lost += lost.unsigned_abs();
     reporter.lost += lost;
     for decision in &reported.report.decisions {
@@ -64,6 +65,10 @@ fn add_report(
         } else {
             added.refused += 1;
         }
+    }
+    if lost > 0 || reporter.missing > missing {
+        reporter.loss_time = Some(timestamp_to(now));
+        reporter.services = reported.services.iter().map(ToString::to_string).collect();
     }
     reporter.sidecar.clone_from(&reported.sidecar);
     reporter.last = Some(timestamp_to(now));

@@ -19,7 +19,7 @@ use crate::model::decision::DenyReason;
 struct Provider {
     url: String,
     desk: Arc<Desk>,
-    _serving: JoinSet<()>,
+    serving: JoinSet<()>,
 }
 
 #[derive(Default)]
@@ -48,7 +48,23 @@ impl Provider {
         let clerk = Arc::clone(&desk);
         let router = axum::Router::new().fallback(move || Arc::clone(&clerk).answer());
         serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { url, desk, _serving: serving }
+        Self { url, desk, serving }
+    }
+
+    /// It stops; whoever connects to where it was finds nobody who answers, and is counted.
+    async fn goes_away(&mut self) -> Arc<AtomicUsize> {
+        self.serving.shutdown().await;
+        let address = self.url.trim_start_matches("http://").trim_end_matches("/jwks.json").to_owned();
+        let listener = TcpListener::bind(address).await.unwrap();
+        let attempts = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&attempts);
+        self.serving.spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
+                drop(connection);
+            }
+        });
+        attempts
     }
 
     fn set(&self, answer: Answer) {
@@ -75,7 +91,8 @@ impl Desk {
         let answer = self.answer.lock().clone();
         match answer {
             Answer::Down => StatusCode::SERVICE_UNAVAILABLE.into_response(),
-            Answer::Keys(keys) => keys.into_response(),
+            // No connection outlives its answer: each fetch is one attempt to connect.
+            Answer::Keys(keys) => ([("connection", "close")], keys).into_response(),
             Answer::Redirect(to) => (StatusCode::FOUND, [("location", to)]).into_response(),
             Answer::Huge => vec![b' '; (1 << 20) + 1].into_response(),
             Answer::Never => std::future::pending().await,
@@ -223,8 +240,35 @@ async fn the_last_good_keys_stay_through_an_outage() {
         assert_eq!(judged(&issuers, &signer.token("k1", &claims)).await, Ok(()), "round {round}");
     }
     provider.publish(&[signer.jwk("k1"), es256().jwk("k2")]);
-    pass(31).await;
+    pass(46).await;
     until(&issuers, |status| status.keys == 2).await;
+}
+
+#[tokio::test]
+async fn while_the_provider_is_gone_known_keys_go_on_and_a_flood_connects_once_per_cooldown() {
+    let signer = es256();
+    let mut provider = Provider::start(Answer::Keys(jwks(&[signer.jwk("k1")]))).await;
+    let issuers = provider.issuers();
+    let _running = run(&issuers);
+    until(&issuers, |status| status.keys == 1).await;
+    let attempts = provider.goes_away().await;
+    for round in 1..=4 {
+        let tokens: Vec<_> = (0..200).map(|n| signer.token(&format!("x{round}-{n}"), &claims())).collect();
+        let verdicts = futures_util::future::join_all(tokens.iter().map(|token| judged(&issuers, token))).await;
+        assert!(verdicts.iter().all(|verdict| *verdict == Err(DenyReason::TokenKeyUnknown)));
+        until(&issuers, |status| status.failures >= round as u64).await;
+        for token in &tokens {
+            let at_once = judged(&issuers, token).now_or_never();
+            assert_eq!(at_once, Some(Err(DenyReason::TokenKeyUnknown)), "and none waits for it");
+        }
+        assert_eq!(judged(&issuers, &signer.token("k1", &claims())).now_or_never(), Some(Ok(())), "known keys go on");
+        assert_eq!(attempts.load(Ordering::SeqCst), round, "one attempt to connect in each cool-down");
+        pass(20).await;
+        assert_eq!(judged(&issuers, &tokens[0]).now_or_never(), Some(Err(DenyReason::TokenKeyUnknown)));
+        assert_eq!(attempts.load(Ordering::SeqCst), round, "not before it is over");
+        pass(26).await;
+        until(&issuers, |status| status.failures > round as u64).await;
+    }
 }
 
 #[tokio::test]

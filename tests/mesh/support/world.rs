@@ -20,8 +20,9 @@ pub struct Settings {
     pub max_staleness: &'static str,
     pub policies: &'static str,
     pub otlp: Option<u16>,
-    /// Further flags of the sidecar.
+    /// Further flags of the sidecar, and of the control plane.
     pub sidecar_flags: &'static [&'static str],
+    pub control_flags: &'static [&'static str],
     /// A wall clock of the sidecar's own, and one of the control plane's.
     pub sidecar_clock: Option<WallClock>,
     pub control_clock: Option<WallClock>,
@@ -38,6 +39,7 @@ impl Default for Settings {
             policies: POLICIES,
             otlp: None,
             sidecar_flags: &[],
+            control_flags: &[],
             sidecar_clock: None,
             control_clock: None,
             network: None,
@@ -171,7 +173,8 @@ impl World {
         .into_iter()
         .flat_map(|(flag, value)| [flag.to_owned(), value])
         .collect();
-        let arguments = [vec!["control-plane".to_owned()], arguments].concat();
+        let flags = self.settings.control_flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let arguments = [vec!["control-plane".to_owned()], arguments, flags].concat();
         self.control = Some(Process::start_with(
             self.dir.path(),
             "control",

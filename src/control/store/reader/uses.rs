@@ -109,6 +109,18 @@ impl Reader<'_> {
         self.row(Table::Reporters, instance.as_bytes())
     }
 
+    /// Whether it became known since a moment that records of a service are missing: then a use may be among them.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub fn lost_records(&self, service: &str, since: Timestamp) -> Read<bool> {
+        let lost = |reporter: &store::Reporter| {
+            let at = reporter.loss_time.as_ref().and_then(|at| timestamp_from(at, "loss_time").ok());
+            at.is_some_and(|at| at >= since) && reporter.services.iter().any(|watched| watched == service)
+        };
+        Ok(self.reporters()?.iter().any(|(_, reporter)| lost(reporter)))
+    }
+
     /// Every instance that has reported, with the moment when it did last.
     ///
     /// # Errors
