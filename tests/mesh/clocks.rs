@@ -152,7 +152,7 @@ async fn a_sidecar_that_was_stopped_does_not_serve_what_ended_meanwhile() {
     let id = mesh.grant("alice", USERS, "3s");
     let end = mesh.end_of("alice", &id);
     mesh.until("alice", "/v1/users/7", 200).await;
-    mesh.world.sidecar.as_ref().unwrap().signal(Signal::STOP);
+    mesh.world.sidecar.as_ref().unwrap().freeze();
     tokio::time::sleep(end.duration_since(SystemTime::now()).unwrap_or_default() + Duration::from_millis(500)).await;
     mesh.world.sidecar.as_ref().unwrap().signal(Signal::CONT);
     let next = mesh.call("alice", "/v1/users/7").await;
@@ -166,7 +166,7 @@ async fn a_frozen_sidecar_is_named_as_outstanding_and_refuses_from_its_fence_on(
     let Some(mut mesh) = Mesh::start(settings).await else { return };
     let id = mesh.grant("alice", USERS, "10m");
     mesh.until("alice", "/v1/users/7", 200).await;
-    mesh.world.sidecar.as_ref().unwrap().signal(Signal::STOP);
+    mesh.world.sidecar.as_ref().unwrap().freeze();
     let revoke = |extra: &[&str]| {
         let args = [&["revoke", &id, "--wait", "all"], extra].concat();
         tokio::task::block_in_place(|| mesh.world.jitgate("alice", &["sre"], &args))

@@ -64,7 +64,7 @@ async fn a_frozen_sidecar_is_an_error_and_never_an_allow() {
     let Some(mut mesh) = Mesh::start(Settings::default()).await else { return };
     mesh.grant("alice", "GET /v1/users/{id}", "10m");
     mesh.until("alice", "/v1/users/7", 200).await;
-    mesh.world.sidecar.as_ref().unwrap().signal(Signal::STOP);
+    mesh.world.sidecar.as_ref().unwrap().freeze();
     let start = Instant::now();
     assert_eq!(mesh.call("alice", "/v1/users/7").await.status, 503);
     println!("measured: a frozen sidecar holds a call up for {:.0} ms", start.elapsed().as_secs_f64() * 1e3);

@@ -88,7 +88,7 @@ fn verify(world: &World) {
         |name: &str| world.jitgate(user, groups, &["audit", "verify", &path(name), "--checkpoint", &path("kept.json")]);
     assert_eq!(check("whole.jsonl").0, Some(0));
     let (code, out, _) = check("tampered.jsonl");
-    assert!(code == Some(1) && out.contains("BROKEN: audit event 2 was altered"), "{out}");
+    assert!(code == Some(1) && out.contains("BROKEN: audit event") && out.contains("was altered"), "{out}");
     let lines: Vec<_> = export.lines().collect();
     std::fs::write(world.path("cut.jsonl"), lines[..lines.len() - 2].join("\n")).unwrap();
     let (code, out, _) = check("cut.jsonl");
