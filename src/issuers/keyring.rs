@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -17,6 +17,8 @@ use super::source::{KeyFile, Remote, Source, Stamp};
 
 /// How long a check waits for the fetch that an unknown key set off.
 const PATIENCE: Duration = Duration::from_millis(150);
+/// Checks that wait for one issuer's keys at once: anybody can name a key that does not exist.
+const WAITING: usize = 256;
 /// How often a key file is looked at.
 const FILE_POLL: Duration = Duration::from_secs(2);
 /// Between attempts while an issuer is out of reach and there are no keys of it: first and at most.
@@ -48,6 +50,7 @@ pub(super) struct Keyring {
     tended: AtomicBool,
     asked: Mutex<Asked>,
     wanted: Notify,
+    waiting: Semaphore,
     /// The number of the last request served.
     served: watch::Sender<u64>,
     refreshes: AtomicU64,
@@ -93,6 +96,7 @@ impl Keyring {
             tended: AtomicBool::new(false),
             asked: Mutex::default(),
             wanted: Notify::new(),
+            waiting: Semaphore::new(WAITING),
             served: watch::Sender::new(0),
             refreshes,
             failures: AtomicU64::new(0),
@@ -115,10 +119,12 @@ impl Keyring {
 
     /// Asks for one fetch and waits, briefly, until it has ended or the keys satisfy `known`.
     ///
-    /// Returns at once when nothing tends the keys, or when the last such fetch was too short a while ago.
+    /// Returns at once when nothing tends the keys, when the last such fetch was too short a while ago, or when too many
+    /// wait for it already.
     pub(super) async fn look_again(&self, known: impl Fn(&KeySet) -> bool) {
         let mut served = self.served.subscribe();
         let Some((number, asked)) = self.ask() else { return };
+        let Ok(_place) = self.waiting.try_acquire() else { return };
         let answered = served.wait_for(|served| *served >= number || known(&self.current().keys));
         if timeout_at(asked + PATIENCE, answered).await.is_err() {
             debug!(issuer = %self.issuer, "an unknown key: the fetch takes longer than a check waits");

@@ -75,7 +75,8 @@ impl Authorizer {
         let to = To { inbound: &inbound, id: pending.id(), revision, age, freshness, caller };
         let responder = &self.checking.responder;
         let (answer, shadowed) = match (&ruling.decision, self.checking.shadow) {
-            (Decision::Permit(permit), _) => (responder.permit(permit, &to), false),
+            (Decision::Permit(permit), None) => (responder.permit(permit, &to), false),
+            (Decision::Permit(permit), Some(witness)) => (responder.permit_unbounded(witness, permit, &to), false),
             (Decision::Deny(denial), None) => (responder.deny(denial, &to), false),
             (Decision::Deny(denial), Some(witness)) => (responder.shadow(witness, denial, &to), true),
         };
@@ -98,11 +99,11 @@ impl Authorizer {
             Ok(call) => call,
             Err(denial) => return self.undecided(denial.clone()),
         };
-        // Before the first snapshot, or with a target that is refused anyway, no credential is worth verifying.
+        // Before the first snapshot, by clocks in doubt, or with a target that is refused anyway, no credential is worth
+        // verifying, nor a key worth waiting for.
+        let worth_it = || call.target.is_ok() && self.table.current().is_some() && self.table.skew_refusal().is_none();
         let identified = match self.table.now() {
-            Some(now) if call.target.is_ok() && self.table.current().is_some() => {
-                identify(&self.verifiers, call, patience, now).await
-            }
+            Some(now) if worth_it() => identify(&self.verifiers, call, patience, now).await,
             Some(_) | None => Identified { caller: Ok(Caller::default()), ignored: SmallVec::new() },
         };
         let mut ruling = self.decide(call, identified);

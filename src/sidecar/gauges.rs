@@ -72,14 +72,15 @@ impl Gauges {
             ("standing", counts.standing),
             ("suspended", counts.suspended),
             ("ended", counts.ended),
-            ("requested", counts.pending),
             ("refused", counts.refused),
         ];
         for (state, count) in states {
             ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX))
                 .encode(family.encode_family(&[("state", state)])?)?;
         }
-        Ok(())
+        let pending = ConstGauge::new(i64::try_from(counts.pending).unwrap_or(i64::MAX));
+        let help = "Access requests that wait for approval: no grants";
+        pending.encode(encoder.encode_descriptor(names::REQUESTS_PENDING, help, None, pending.metric_type())?)
     }
 
     fn encode_watch(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -159,8 +160,8 @@ fn seconds(micros: i64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::grant::{End, Grant};
-    use crate::sidecar::scene::{grant, table};
+    use crate::model::grant::{End, Grant, Hold};
+    use crate::sidecar::scene::{at, grant, table};
 
     #[test]
     fn the_table_is_shown_and_what_is_unknown_is_absent() {
@@ -173,7 +174,8 @@ mod tests {
         );
 
         let metrics = Metrics::default();
-        let table = table([grant("a"), Grant { end: End::Standing, ..grant("b") }], 150);
+        let waiting = Grant { hold: Hold::Pending { until: at(900) }, ..grant("c") };
+        let table = table([grant("a"), Grant { end: End::Standing, ..grant("b") }, waiting], 150);
         register(&metrics, table, Arc::default(), Arc::default());
         let shown = metrics.render();
         for line in [
@@ -181,11 +183,14 @@ mod tests {
             "jitgate_clock_skewed 1.0",
             "jitgate_grants{state=\"open\"} 1",
             "jitgate_grants{state=\"standing\"} 1",
+            "jitgate_requests_pending 1",
             "jitgate_watch_resyncs_total{cause=\"first\"} 0",
             "jitgate_token_cache_misses_total 0",
             "jitgate_propagation_duration_seconds_count 0",
         ] {
             assert!(shown.contains(line), "{line} in {shown}");
         }
+        let grants = shown.lines().filter(|line| line.starts_with("jitgate_grants{") && !line.ends_with(" 0"));
+        assert_eq!(grants.count(), 2, "a request is none: {shown}");
     }
 }

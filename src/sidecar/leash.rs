@@ -34,13 +34,14 @@ mod say;
 pub mod tether;
 
 use hold::Hold;
+use open::Room;
 use record::Life;
 pub use record::Record;
 
 /// How many streams are held.
 #[derive(Debug, Clone, clap::Args)]
 pub struct LeashArgs {
-    /// Most streams held at once on leashed routes; more are refused.
+    /// Most streams held at once on leashed routes; more are refused. One grant holds half of them at most.
     #[arg(
         long, env = "JITGATE_MAX_LEASHES", value_name = "COUNT", default_value_t = 20_000,
         value_parser = clap::value_parser!(u32).range(1..=1_000_000)
@@ -58,7 +59,7 @@ pub struct Leash {
 #[derive(Debug)]
 struct Leashing {
     table: Arc<Table>,
-    max: usize,
+    room: Room,
     max_staleness: Duration,
     shadow: Option<Shadow>,
     detail: DenyDetail,
@@ -73,7 +74,7 @@ impl LeashArgs {
         let Self { max_leashes } = self;
         let leashing = Leashing {
             table,
-            max: usize::try_from(max_leashes).unwrap_or(usize::MAX),
+            room: Room::of(max_leashes),
             max_staleness: checking.max_staleness,
             shadow: checking.shadow,
             detail: checking.responder.detail,

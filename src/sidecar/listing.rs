@@ -22,6 +22,8 @@ struct Listing {
     /// The control plane's time, which `phase` is told by.
     now: Option<String>,
     grants: Vec<Entry>,
+    /// Access requests that wait for approval: they explain refusals and grant nothing.
+    requests: Vec<Entry>,
     /// Entries that cannot be enforced here, and so are denied.
     refused: Vec<String>,
 }
@@ -49,13 +51,16 @@ pub fn routes(table: Arc<Table>) -> Router {
 async fn list(State(table): State<Arc<Table>>) -> Json<Listing> {
     let (current, now) = (table.current(), table.now());
     // Nobody is told a phase by a clock that has not been set.
-    let entries = current.iter().flat_map(|index| index.grants()).map(|grant| Entry::new(&grant, now)).collect();
+    let entries = current.iter().flat_map(|index| index.grants());
+    let (requests, grants): (Vec<_>, Vec<_>) = entries.partition(|grant| grant.is_request());
+    let shown = |entries: Vec<_>| entries.iter().map(|entry: &Arc<Grant>| Entry::new(entry, now)).collect();
     Json(Listing {
         epoch: table.epoch().to_string(),
         revision: current.as_ref().map(|index| index.revision().0),
         age_ms: table.age().map(|age| age.as_millis()),
         now: now.map(|now| now.to_string()),
-        grants: entries,
+        grants: shown(grants),
+        requests: shown(requests),
         refused: current.map(|index| index.refused()).unwrap_or_default(),
     })
 }
@@ -105,12 +110,15 @@ mod tests {
                 Grant { end: End::Standing, ..grant("b") },
                 Grant { hold: revoked, ..grant("c") },
                 Grant { end: End::At(at(120)), ..grant("d") },
+                Grant { hold: Hold::Pending { until: at(900) }, ..grant("e") },
             ],
             150,
         );
         let Json(listing) = list(State(table)).await;
         let shown: Vec<_> = listing.grants.iter().map(|entry| (entry.id.as_str(), entry.phase)).collect();
         assert_eq!(shown, [("a", "active"), ("b", "standing"), ("c", "revoked"), ("d", "expired")]);
+        let requests: Vec<_> = listing.requests.iter().map(|entry| (entry.id.as_str(), entry.phase)).collect();
+        assert_eq!(requests, [("e", "requested")], "no grant");
         assert_eq!(listing.grants[0].subject, CHECKOUT);
         assert_eq!(listing.grants[0].scope, ["GET /v1/users/{id}", "/pay.v1.Ledger/*"]);
         assert_eq!(

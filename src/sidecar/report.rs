@@ -124,7 +124,7 @@ impl Reports {
         if desk.queue.force_push(Box::new(seen)).is_some() {
             desk.lose(1);
         }
-        if !desk.awake.load(Ordering::Relaxed) && !desk.awake.swap(true, Ordering::SeqCst) {
+        if !desk.awake.load(Ordering::SeqCst) && !desk.awake.swap(true, Ordering::SeqCst) {
             desk.wake.notify_one();
         }
     }
@@ -207,7 +207,8 @@ impl Reports {
                 () = sleep(DRAIN_EVERY) => {}
             }
             let ahead = table.clock().wall_offset_micros().unwrap_or(0);
-            while let Some(seen) = desk.queue.pop() {
+            // No more than fits at once: who pushes as fast as this empties would keep it here for ever.
+            for seen in std::iter::from_fn(|| desk.queue.pop()).take(QUEUE) {
                 if let Some(left_out) = batch.add(&seen, ahead) {
                     desk.lose(left_out);
                 }

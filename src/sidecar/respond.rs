@@ -18,7 +18,7 @@ use envoy_types::pb::google::rpc::Status;
 
 use super::config::Shadow;
 use super::input::{Dialect, Inbound, TOKEN_HEADER};
-use super::leash::tether;
+use super::leash::tether::{self, Carrier};
 use super::record::DecisionId;
 use crate::model::decide::{Caller, Freshness};
 use crate::model::decision::{Denial, DenyClass, Permit};
@@ -122,22 +122,31 @@ impl Answer {
 impl Responder {
     /// Lets the call pass, bounded by what is left of the grant.
     pub fn permit(&self, permit: &Permit, to: &To<'_>) -> Answer {
-        let grant = permit.grant();
-        let expires = permit.expires().map_or_else(|| "never".to_owned(), |end| end.to_string());
-        let mut headers = vec![
-            set(STREAM_DURATION, stream_ms(permit.remaining())),
-            set(GRANT, grant.id.to_string()),
-            set(SUBJECT, header_safe(permit.principal().as_str()).into_owned()),
-            set(EXPIRES, expires.clone()),
-            set(DECISION_ID, to.id.to_string()),
-        ];
+        let mut headers = vec![set(STREAM_DURATION, stream_ms(permit.remaining()))];
         if to.inbound.dialect == Dialect::Grpc {
             let timeout = grpc_timeout(permit.remaining(), to.inbound.grpc_timeout);
             headers.extend(timeout.map(|timeout| set(GRPC_TIMEOUT, timeout)));
         }
+        Self::pass_by(permit, headers, to)
+    }
+
+    /// Lets the call pass without a bound: where nothing is refused, nothing is cut off either.
+    pub fn permit_unbounded(&self, _witness: Shadow, permit: &Permit, to: &To<'_>) -> Answer {
+        Self::pass_by(permit, vec![], to)
+    }
+
+    fn pass_by(permit: &Permit, mut headers: Vec<HeaderValueOption>, to: &To<'_>) -> Answer {
+        let grant = permit.grant();
+        let expires = permit.expires().map_or_else(|| "never".to_owned(), |end| end.to_string());
+        headers.extend([
+            set(GRANT, grant.id.to_string()),
+            set(SUBJECT, header_safe(permit.principal().as_str()).into_owned()),
+            set(EXPIRES, expires.clone()),
+            set(DECISION_ID, to.id.to_string()),
+        ]);
         let mut metadata = Metadata::new(to, NO_REASON);
         metadata.text("grant", grant.id.as_str());
-        metadata.texts(tether::GRANTS, permit.grants().map(|grant| grant.id.as_str()));
+        metadata.texts(tether::GRANTS, permit.grants().map(|grant| Carrier::of(grant).to_string()));
         metadata.truth(tether::GRPC, to.inbound.dialect == Dialect::Grpc);
         metadata.text("service", grant.scope.service().as_str());
         metadata.text("subject", permit.principal().as_str());
@@ -276,8 +285,8 @@ impl Metadata {
         self.put(key, Kind::StringValue(value.to_owned()));
     }
 
-    fn texts<'a>(&mut self, key: &str, values: impl Iterator<Item = &'a str>) {
-        let values = values.map(|value| Value { kind: Some(Kind::StringValue(value.to_owned())) }).collect();
+    fn texts(&mut self, key: &str, values: impl Iterator<Item = String>) {
+        let values = values.map(|value| Value { kind: Some(Kind::StringValue(value)) }).collect();
         self.put(key, Kind::ListValue(ListValue { values }));
     }
 

@@ -17,7 +17,8 @@ pub enum OnClockSkew {
     /// It says so, and decides by the control plane's time.
     #[default]
     Report,
-    /// It says so and is not ready: every check answers STALE until they agree again. Running streams run on.
+    /// It says so and is not ready: every check, and every stream that opens, is answered STALE until they agree again.
+    /// Running streams run on, and end with their grants.
     Refuse,
 }
 

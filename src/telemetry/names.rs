@@ -92,6 +92,8 @@ names! {
     DECISION_DURATION = "jitgate_decision_duration_seconds";
     /// Gauge {state}: grants in the table or in the store.
     GRANTS = "jitgate_grants";
+    /// Gauge: access requests in a sidecar's table, which wait for approval. They are no grants.
+    REQUESTS_PENDING = "jitgate_requests_pending";
     /// Gauge: streams that end with their grant.
     LEASHES_OPEN = "jitgate_leashes_open";
     /// Counter {reason}: streams that were not let open, although the check let them pass.

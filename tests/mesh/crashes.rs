@@ -36,7 +36,7 @@ async fn two_hundred_kills_under_load_lose_nothing_that_was_answered() {
             let caller = Caller::connect(&world, "alice", &["sre"]);
             clients.spawn(load(caller, format!("{life}-{client}"), Arc::clone(&answered)));
         }
-        tokio::time::sleep(Duration::from_millis(5 + rng.next() % 300)).await;
+        tokio::time::sleep(Duration::from_millis(5 + rng.next() % 150)).await;
         world.control.take().unwrap().kill();
         while let Some(ended) = clients.join_next().await {
             ended.unwrap();
@@ -54,7 +54,7 @@ async fn two_hundred_kills_under_load_lose_nothing_that_was_answered() {
         }
     }
     let answered = answered.lock().await;
-    assert!(answered.granted.len() > KILLS, "too little load: {} answered grants", answered.granted.len());
+    assert!(answered.granted.len() > KILLS / 2, "too little load: {} answered grants", answered.granted.len());
     println!(
         "measured: {KILLS} kills, {} answered grants, {} answered revokes, revision {}",
         answered.granted.len(),

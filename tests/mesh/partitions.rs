@@ -97,7 +97,7 @@ impl Split {
 async fn over_a_half_open_connection_strict_grants_stop_at_the_bound_and_last_known_ones_at_their_end() {
     let Some(mut split) = Split::start().await else { return };
     let strict = split.mesh.grant("alice", "GET /v1/users/{id}", "10m");
-    let kept = split.mesh.grant("alice", "GET /kept/{id}", "20s");
+    let kept = split.mesh.grant("alice", "GET /kept/{id}", "12s");
     let end = split.mesh.end_of("alice", &kept);
     split.mesh.until("alice", "/v1/users/7", 200).await;
     split.mesh.until("alice", "/kept/7", 200).await;

@@ -172,7 +172,7 @@ impl Fleet {
     pub fn join(&self, sidecar: Sidecar, session: u64) -> Result<(), Full> {
         let key = (sidecar.id.clone(), sidecar.instance.clone());
         let mut known = self.known.lock();
-        if !known.contains_key(&key) && known.len() >= FLEET_MAX && !evict_longest_gone(&mut known) {
+        if !known.contains_key(&key) && known.len() >= FLEET_MAX && !evict_longest_gone(&mut known, sidecar.last_seen) {
             return Err(Full);
         }
         let row = match known.remove(&key) {
@@ -285,9 +285,10 @@ pub struct Times {
     pub now: Timestamp,
 }
 
-/// Gives up the row of the sidecar that has been away for the longest time, if any is away.
-fn evict_longest_gone(known: &mut HashMap<Key, Row>) -> bool {
-    let gone = known.iter().filter(|(_, row)| row.sidecar.connected_since.is_none());
+/// Gives up the row of the sidecar that has been away for the longest time, if any is away and refuses by itself. One
+/// that may still decide is not forgotten: a revocation would be reported as enforced everywhere.
+fn evict_longest_gone(known: &mut HashMap<Key, Row>, now: Timestamp) -> bool {
+    let gone = known.iter().filter(|(_, row)| row.sidecar.fenced(now));
     let oldest = gone.min_by_key(|(_, row)| row.sidecar.last_seen).map(|(key, _)| key.clone());
     oldest.is_some_and(|key| known.remove(&key).is_some())
 }
@@ -555,7 +556,10 @@ mod tests {
         assert_eq!(fleet.join(sidecar("one more", "1"), 1), Err(Full));
         leave(&fleet, "7", "1", 7, NOON);
         leave(&fleet, "8", "1", 8, NOON.plus(SECOND));
-        fleet.join(sidecar("one more", "1"), 1).unwrap();
+        let after = |seconds: u32| Sidecar { last_seen: NOON.plus(seconds * SECOND), ..sidecar("one more", "1") };
+        assert_eq!(fleet.join(after(2), 1), Err(Full), "those who left may still decide");
+        assert_eq!(fleet.enforcement(Revision(5), &payments(), times(0, 2)).outstanding.len(), FLEET_MAX);
+        fleet.join(after(32), 1).unwrap();
         assert!(fleet.list().iter().all(|sidecar| sidecar.id != "7"));
         fleet.sweep(NOON.plus(FORGET_AFTER + 2 * SECOND));
         assert_eq!(

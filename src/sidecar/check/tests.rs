@@ -3,6 +3,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use futures_util::FutureExt;
 use prost::Message;
 use tokio::time::Instant;
 
@@ -15,6 +16,7 @@ use crate::sidecar::input::TOKEN_HEADER;
 use crate::sidecar::respond::DenyDetail;
 use crate::sidecar::scene::tokens;
 use crate::sidecar::scene::{CAPTURED, CHECKOUT, Sent, at, authorizer, checking, fill, grant, service, table};
+use crate::sidecar::skew::OnClockSkew;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::Spans;
 
@@ -250,6 +252,44 @@ async fn a_call_that_is_allowed_anyway_waits_for_nothing() {
     let sent = user_seven().header(TOKEN_HEADER, &ahead.sign(&key).unwrap());
     assert_eq!(answer(&authorizer, &sent).await, Ok("peers".into()));
     assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn a_stream_that_a_token_let_pass_is_carried_by_that_grant_and_what_other_credentials_prove() {
+    let (_, authorizer, key) = tokened([alices_own("g"), alices_own("hers"), grant("peers")]);
+    let sent = user_seven().header(TOKEN_HEADER, &tokens::claims().sign(&key).unwrap());
+    let response = authorizer.check(Request::new(sent.0)).await.unwrap().into_inner();
+    let carriers = format!("{:?}", response.dynamic_metadata.unwrap().fields["grants"]);
+    assert!(carriers.contains("\"g\"") && carriers.contains("\"peers\"") && !carriers.contains("hers"), "{carriers}");
+}
+
+/// Anybody can name a key that does not exist, and sign by one of the same name: neither keeps others waiting.
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_bad_tokens_takes_no_place_that_a_good_one_needs() {
+    let (_, authorizer, key) = tokened([alices_own("g"), Grant { end: End::At(at(190)), ..grant("peers") }]);
+    let ahead = JitClaims { revision: Revision(u64::MAX >> 1), ..tokens::claims() };
+    let with = |token: String| user_seven().header(TOKEN_HEADER, &token);
+    let unknown = with(ahead.sign(&tokens::key("unknown")).unwrap());
+    let forged = with(ahead.sign(&tokens::key("k")).unwrap());
+    let mut flood: Vec<_> = (0..IN_FLIGHT_MAX).map(|_| Box::pin(answer(&authorizer, &unknown))).collect();
+    let waiting = flood.iter_mut().filter_map(|one| one.as_mut().now_or_never().is_none().then_some(())).count();
+    assert_eq!(waiting, 64, "the others are told at once");
+    assert_eq!(answer(&authorizer, &forged).now_or_never(), Some(Err("TOKEN_SIGNATURE_INVALID".into())));
+    let good = with(tokens::claims().sign(&key).unwrap());
+    assert_eq!(answer(&authorizer, &good).now_or_never(), Some(Ok("g".into())));
+    assert_eq!(answer(&authorizer, &user_seven()).now_or_never(), Some(Ok("peers".into())));
+}
+
+/// Nothing is decided anyway: then nobody waits for a key.
+#[tokio::test(start_paused = true)]
+async fn by_clocks_in_doubt_no_credential_is_verified() {
+    let table = Arc::new(Table::ruled(Duration::from_secs(1), OnClockSkew::Refuse));
+    fill(&table, [grant("peers")], 150);
+    table.publish_keys(tokens::published(&[&tokens::key("k")]));
+    let authorizer = authorizer(table, Mode::Enforce, &Metrics::default());
+    let unknown = user_seven().header(TOKEN_HEADER, &tokens::claims().sign(&tokens::key("unknown")).unwrap());
+    assert_eq!(answer(&authorizer, &unknown).now_or_never(), Some(Err("STALE".into())));
+    assert_eq!(answer(&authorizer, &user_seven()).now_or_never(), Some(Err("STALE".into())));
 }
 
 #[tokio::test]

@@ -89,9 +89,13 @@ impl<S: Stream<Item = Result<ProcessingRequest, Status>> + Unpin> Hold<S> {
             return Some(Ok(self.refuse(Why::Denied(DenyReason::BadCheck), false)));
         };
         self.life.decision.clone_from(&tether.decision);
+        // What is open by then runs on: it ends by the monotonic clock, and a revocation still reaches it.
+        if let Some(denial) = self.leashing.table.skew_refusal() {
+            return Some(Ok(self.refuse(Why::Denied(denial.reason), tether.grpc)));
+        }
         let leashes = self.leashing.table.leashes();
         // Entered first, looked up second: whatever changes in between is seen by one of the two.
-        let Some(tied) = leashes.tie(tether.carriers.clone(), self.leashing.max) else {
+        let Some(tied) = leashes.tie(tether.carriers.clone(), self.leashing.room) else {
             return Some(Ok(self.refuse(Why::NoRoom, tether.grpc)));
         };
         match self.leashing.look(&tied) {

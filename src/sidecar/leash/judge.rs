@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use super::tether::Carrier;
 use crate::index::Index;
 use crate::model::decision::DenyReason;
 use crate::model::grant::{Ended, Grant, GrantId, Phase, Staleness};
@@ -32,13 +33,14 @@ pub(super) fn judge(
     index: &Index,
     now: Timestamp,
     stale: bool,
-    ids: &[GrantId],
+    carriers: &[Carrier],
     changed: &[GrantId],
 ) -> Result<Held, Cut> {
     let mut held: Option<Held> = None;
     let mut gone: Option<Gone<'_>> = None;
-    for id in ids {
-        match examine(index.find(id), now, stale) {
+    for carrier in carriers {
+        let id = &carrier.grant;
+        match examine(carrier, index.find(id), now, stale) {
             Ok(found) => held = Some(held.map_or(found, |held| held.or(found))),
             Err(cut) => {
                 let found = Gone { id, cut };
@@ -50,10 +52,12 @@ pub(super) fn judge(
     held.ok_or_else(|| gone.map_or(Cut { reason: DenyReason::NoGrant, grant: None }, |gone| gone.cut))
 }
 
-fn examine(grant: Option<Arc<Grant>>, now: Timestamp, stale: bool) -> Result<Held, Cut> {
+fn examine(carrier: &Carrier, grant: Option<Arc<Grant>>, now: Timestamp, stale: bool) -> Result<Held, Cut> {
     let Some(grant) = grant else { return Err(Cut { reason: DenyReason::NoGrant, grant: None }) };
     let strict = grant.staleness == Staleness::Strict;
     let reason = match grant.phase(now) {
+        // Declared anew: the grant that let the call pass was revoked for it.
+        Phase::Live(_) if !carrier.is_still(&grant) => DenyReason::GrantRevoked,
         Phase::Live(_) if strict && stale => DenyReason::Stale,
         Phase::Live(_) => return Ok(Held { until: grant.expires(), strict }),
         Phase::NotStarted => DenyReason::GrantNotStarted,
@@ -103,7 +107,7 @@ mod tests {
 
     fn judged(grants: &[Grant], now: u64, stale: bool, changed: &[&str]) -> Result<Held, DenyReason> {
         let index = Index::new();
-        let held: Vec<_> = grants.iter().map(|grant| grant.id.clone()).collect();
+        let held: Vec<_> = grants.iter().map(Carrier::of).collect();
         grants.iter().cloned().for_each(|grant| index.put(grant));
         judge(&index, at(now), stale, &held, &ids(changed)).map_err(|cut| cut.reason)
     }
@@ -119,7 +123,7 @@ mod tests {
         ] {
             assert_eq!(judged(&[end], 150, false, &[]), Err(reason));
         }
-        let forgotten = judge(&Index::new(), at(150), false, &ids(&["g"]), &[]).unwrap_err();
+        let forgotten = judge(&Index::new(), at(150), false, &[Carrier::of(&grant("g"))], &[]).unwrap_err();
         assert_eq!(forgotten.reason, DenyReason::NoGrant);
         assert_eq!(judge(&Index::new(), at(150), false, &[], &[]).unwrap_err().reason, DenyReason::NoGrant);
     }

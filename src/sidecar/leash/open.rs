@@ -14,12 +14,28 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::judge::{Cut, judge};
+use super::tether::Carrier;
 use crate::index::Index;
 use crate::model::grant::GrantId;
 use crate::model::time::Timestamp;
 
 /// The grants that carry one stream.
-pub(in crate::sidecar) type Carriers = SmallVec<[GrantId; 2]>;
+pub(in crate::sidecar) type Carriers = SmallVec<[Carrier; 2]>;
+
+/// How many streams may be open.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::sidecar) struct Room {
+    all: usize,
+    /// Of one grant: whoever opens streams without end leaves room for others.
+    one_grant: usize,
+}
+
+impl Room {
+    pub(in crate::sidecar) fn of(all: u32) -> Self {
+        let all = usize::try_from(all).unwrap_or(usize::MAX);
+        Self { all, one_grant: all.div_ceil(2) }
+    }
+}
 
 /// Every open stream.
 #[derive(Debug, Default)]
@@ -63,17 +79,35 @@ impl Leashes {
         self.closed.swap(0, Ordering::Relaxed)
     }
 
-    /// Enters a stream, unless there are `max` already.
-    pub(in crate::sidecar) fn tie(self: &Arc<Self>, carriers: Carriers, max: usize) -> Option<Tied> {
-        let room = |open: usize| (open < max).then_some(open + 1);
-        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).ok()?;
+    /// Whether there are any to be told of.
+    pub fn any_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed) > 0
+    }
+
+    /// These could not be told after all: whoever asks next is told of them, too.
+    pub fn untold(&self, closed: u64) {
+        self.closed.fetch_add(closed, Ordering::Relaxed);
+    }
+
+    /// Enters a stream, unless there is no room for it.
+    pub(in crate::sidecar) fn tie(self: &Arc<Self>, carriers: Carriers, room: Room) -> Option<Tied> {
+        // The first speaks for the stream. Two that enter at once may both find the last place: no harm.
+        if self.held_by(&carriers.first()?.grant) >= room.one_grant {
+            return None;
+        }
+        let place = |open: usize| (open < room.all).then_some(open + 1);
+        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, place).ok()?;
         let (sender, cut) = oneshot::channel();
         let key = self.next.fetch_add(1, Ordering::Relaxed);
         let leash = Arc::new(Leash { key, carriers, cut: Mutex::new(Some(sender)) });
-        for grant in &leash.carriers {
+        for Carrier { grant, .. } in &leash.carriers {
             self.by_grant.entry(grant.clone()).or_default().insert(key, Arc::clone(&leash));
         }
         Some(Tied { leash, leashes: Arc::clone(self), cut })
+    }
+
+    fn held_by(&self, grant: &GrantId) -> usize {
+        self.by_grant.get(grant).map_or(0, |tied| tied.len())
     }
 
     /// Ends the streams that these changed grants were the last to carry.
@@ -103,7 +137,7 @@ impl Leashes {
 }
 
 impl Tied {
-    pub(super) fn carriers(&self) -> &[GrantId] {
+    pub(super) fn carriers(&self) -> &[Carrier] {
         &self.leash.carriers
     }
 
@@ -119,7 +153,7 @@ impl Tied {
 
 impl Drop for Tied {
     fn drop(&mut self) {
-        for grant in &self.leash.carriers {
+        for Carrier { grant, .. } in &self.leash.carriers {
             if let Some(mut tied) = self.leashes.by_grant.get_mut(grant) {
                 tied.remove(&self.leash.key);
             }
@@ -133,7 +167,8 @@ impl Drop for Tied {
 mod tests {
     use super::*;
     use crate::model::decision::DenyReason;
-    use crate::model::grant::{Ended, Grant, Hold};
+    use crate::model::grant::{End, Ended, Grant, Hold, Revision};
+    use crate::model::identity::Principal;
     use crate::sidecar::scene::{at, grant, table};
     use futures_util::FutureExt;
 
@@ -146,7 +181,7 @@ mod tests {
     }
 
     fn carriers(names: &[&str]) -> Carriers {
-        names.iter().map(|name| id(name)).collect()
+        names.iter().map(|name| Carrier::parse(name).unwrap()).collect()
     }
 
     fn reason(tied: &mut Tied) -> Option<DenyReason> {
@@ -157,8 +192,8 @@ mod tests {
     fn a_revoked_grant_ends_exactly_its_own_streams() {
         let table = table([grant("a"), grant("b")], 150);
         let leashes = table.leashes();
-        let mut on_a: Vec<_> = (0..10).map(|_| leashes.tie(carriers(&["a"]), 100).unwrap()).collect();
-        let mut on_b: Vec<_> = (0..10).map(|_| leashes.tie(carriers(&["b"]), 100).unwrap()).collect();
+        let mut on_a: Vec<_> = (0..10).map(|_| leashes.tie(carriers(&["a"]), Room::of(200)).unwrap()).collect();
+        let mut on_b: Vec<_> = (0..10).map(|_| leashes.tie(carriers(&["b"]), Room::of(200)).unwrap()).collect();
         table.current().unwrap().put(revoked("a"));
         table.changed(&[id("a"), id("unknown")]);
         assert!(on_a.iter_mut().all(|tied| reason(tied) == Some(DenyReason::GrantRevoked)));
@@ -171,8 +206,8 @@ mod tests {
     #[test]
     fn a_stream_under_two_grants_lives_while_either_does() {
         let table = table([grant("a"), grant("b")], 150);
-        let mut tied = table.leashes().tie(carriers(&["a", "b"]), 1).unwrap();
-        assert!(table.leashes().tie(carriers(&["a"]), 1).is_none(), "bounded");
+        let mut tied = table.leashes().tie(carriers(&["a", "b"]), Room::of(1)).unwrap();
+        assert!(table.leashes().tie(carriers(&["a"]), Room::of(1)).is_none(), "bounded");
         let index = table.current().unwrap();
         index.put(revoked("a"));
         table.changed(&[id("a")]);
@@ -187,12 +222,54 @@ mod tests {
     #[test]
     fn a_snapshot_without_the_grant_ends_its_streams() {
         let table = table([grant("a"), grant("b")], 150);
-        let mut on_a = table.leashes().tie(carriers(&["a"]), 100).unwrap();
-        let mut on_b = table.leashes().tie(carriers(&["b"]), 100).unwrap();
+        let mut on_a = table.leashes().tie(carriers(&["a"]), Room::of(200)).unwrap();
+        let mut on_b = table.leashes().tie(carriers(&["b"]), Room::of(200)).unwrap();
         let index = Index::new();
         index.put(grant("b"));
         table.publish(index);
         assert_eq!((reason(&mut on_a), reason(&mut on_b)), (Some(DenyReason::NoGrant), None));
+    }
+
+    #[test]
+    fn one_grant_leaves_half_of_the_room_to_others() {
+        let table = table([grant("a"), grant("b")], 150);
+        let tie = |name| table.leashes().tie(carriers(&[name]), Room::of(4));
+        let mut held: Vec<_> = (0..2).map(|_| tie("a").unwrap()).collect();
+        assert!(tie("a").is_none());
+        held.extend((0..2).map(|_| tie("b").unwrap()));
+        assert!(tie("c").is_none(), "no room at all");
+        held.remove(0);
+        assert!(tie("a").is_some());
+    }
+
+    #[test]
+    fn a_standing_grant_declared_anew_ends_the_streams_of_the_former_declaration() {
+        let standing = |revision| Grant { end: End::Standing, mod_revision: Revision(revision), ..grant("mesh") };
+        let other = Principal::parse("spiffe://td.example/ns/shop/sa/other").unwrap();
+        let table = table([standing(7)], 150);
+        let tied_to = |grant: &Grant| {
+            let carriers = [Carrier::parse(&Carrier::of(grant).to_string()).unwrap()].into_iter().collect();
+            table.leashes().tie(carriers, Room::of(9)).unwrap()
+        };
+        let mut former = tied_to(&standing(7));
+        table.current().unwrap().put(Grant { subject: other, ..standing(8) });
+        let mut between_check_and_opening = tied_to(&standing(7));
+        let index = table.current().unwrap();
+        assert!(judge(&index, at(150), false, between_check_and_opening.carriers(), &[]).is_err());
+        let mut newer = tied_to(&standing(8));
+        table.changed(&[id("mesh")]);
+        assert_eq!(reason(&mut former), Some(DenyReason::GrantRevoked));
+        assert_eq!(reason(&mut between_check_and_opening), Some(DenyReason::GrantRevoked));
+        assert_eq!(reason(&mut newer), None);
+    }
+
+    #[test]
+    fn a_grant_with_an_end_is_the_same_through_its_changes() {
+        let table = table([grant("g")], 150);
+        let mut tied = table.leashes().tie(carriers(&["g"]), Room::of(2)).unwrap();
+        table.current().unwrap().put(Grant { mod_revision: Revision(99), ..grant("g") });
+        table.changed(&[id("g")]);
+        assert_eq!(reason(&mut tied), None);
     }
 
     /// The stream enters itself (E) and looks up (L); the change becomes visible (V) and is reviewed (R): every order of
@@ -205,7 +282,7 @@ mod tests {
             let (mut tied, mut refused) = (None, false);
             for step in order.chars() {
                 match step {
-                    'E' => tied = table.leashes().tie(carriers(&["a"]), 9),
+                    'E' => tied = table.leashes().tie(carriers(&["a"]), Room::of(9)),
                     'L' => refused = judge(&index, at(150), false, &carriers(&["a"]), &[]).is_err(),
                     'V' => index.put(revoked("a")),
                     _ => table.changed(&[id("a")]),
@@ -230,7 +307,7 @@ mod tests {
                 let stream = scope.spawn(|| {
                     barrier.wait();
                     (0..round % 7).for_each(|_| std::thread::yield_now());
-                    let tied = table.leashes().tie(carriers(&["a"]), 9).unwrap();
+                    let tied = table.leashes().tie(carriers(&["a"]), Room::of(9)).unwrap();
                     let index = table.current().unwrap();
                     judge(&index, at(150), false, tied.carriers(), &[]).is_ok().then_some(tied)
                 });

@@ -14,6 +14,7 @@ use super::*;
 use crate::model::grant::{End, Ended, Grant, GrantId, Hold as Held, Staleness};
 use crate::sidecar::config::Mode;
 use crate::sidecar::scene::{at, checking, fill, grant, table};
+use crate::sidecar::skew::OnClockSkew;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::Spans;
 
@@ -40,7 +41,7 @@ impl Scene {
         let (metrics, stop) = (Metrics::default(), CancellationToken::new());
         let record = Record::register(Spans::default(), &metrics);
         let leash =
-            LeashArgs { max_leashes: 3 }.build(Arc::clone(&table), &checking(mode, detail), record, stop.clone());
+            LeashArgs { max_leashes: 6 }.build(Arc::clone(&table), &checking(mode, detail), record, stop.clone());
         Self { table, metrics, stop, leash }
     }
 
@@ -48,6 +49,14 @@ impl Scene {
         let (says, inbound) = mpsc::channel(4);
         let hold = Hold::new(Arc::clone(&self.leash.leashing), ReceiverStream::new(inbound), Life::begin(None));
         Envoy { says, hears: Box::pin(hold.into_stream()) }
+    }
+
+    /// As the table above, by its own rule about clocks.
+    fn skewed(on_skew: OnClockSkew) -> Self {
+        let table = Arc::new(Table::ruled(Duration::from_secs(1), on_skew));
+        // Second 150 of 1970, and this machine is of today.
+        fill(&table, [grant("g")], 150);
+        Self::new(table)
     }
 
     /// A stream that was let open.
@@ -267,6 +276,34 @@ async fn a_stream_that_ends_by_itself_is_forgotten_however_it_ends() {
 }
 
 #[tokio::test]
+async fn by_clocks_in_doubt_no_stream_opens_where_the_rule_is_to_refuse() {
+    let scene = Scene::skewed(OnClockSkew::Refuse);
+    assert_eq!(scene.envoy().tell(headers(Some(answer(&["g"])))).await, "503 14 STALE");
+    assert!(scene.table.leashes().is_empty());
+    Scene::skewed(OnClockSkew::Report).open(&["g"]).await;
+}
+
+#[tokio::test]
+async fn by_clocks_in_doubt_what_is_open_runs_on_and_can_be_revoked() {
+    let table = Arc::new(Table::ruled(Duration::from_secs(5), OnClockSkew::Refuse));
+    let now = crate::clock::wall();
+    let hour = Duration::from_hours(1);
+    let living = Grant { not_before: now, end: End::At(now.plus(hour)), ..grant("g") };
+    let index = crate::index::Index::new();
+    index.put(living.clone());
+    table.publish(index);
+    table.clock().observe(now, Some(Duration::ZERO));
+    table.heard();
+    let scene = Scene::new(table);
+    let mut envoy = scene.open(&["g"]).await;
+    // The control plane says something else than before: one of the two clocks is wrong.
+    scene.table.clock().observe(now.minus(hour), Some(Duration::ZERO));
+    assert!(scene.table.skew_refusal().is_some() && envoy.is_held());
+    scene.change(Grant { hold: Held::Ended { how: Ended::Revoked, keep_until: now.plus(hour) }, ..living });
+    assert_eq!(envoy.hear().await, "403 7 GRANT_REVOKED");
+}
+
+#[tokio::test]
 async fn a_snapshot_ends_what_it_no_longer_carries() {
     let scene = Scene::new(table([grant("g"), grant("h")], 150));
     let (mut gone, mut kept) = (scene.open(&["g"]).await, scene.open(&["h"]).await);
@@ -347,5 +384,8 @@ fn ids_are_read_up_to_a_bound() {
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let tether = tether::Tether::read(&headers(Some(answer(&names)))).unwrap();
     assert_eq!(tether.carriers.len(), crate::model::decision::Permit::GRANTS_MAX);
-    assert_eq!(tether.carriers[0], GrantId::parse("g0").unwrap());
+    assert_eq!(tether.carriers[0].grant, GrantId::parse("g0").unwrap());
+    for bad in ["mesh@", "mesh@x", "mesh@1@2", "@1", "mesh@-1"] {
+        assert!(tether::Tether::read(&headers(Some(answer(&[bad])))).is_none(), "{bad}");
+    }
 }

@@ -2,6 +2,8 @@
 //! answer to the check, which Envoy hands back as dynamic metadata. Nothing that a client sends is looked at, and what
 //! carries no such answer is tied to nothing.
 
+use std::fmt;
+
 use envoy_types::pb::envoy::service::ext_proc::v3::ProcessingRequest;
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_request::Request;
 use envoy_types::pb::google::protobuf::value::Kind;
@@ -9,16 +11,63 @@ use envoy_types::pb::google::protobuf::{Struct, Value};
 
 use super::open::Carriers;
 use crate::model::decision::Permit;
-use crate::model::grant::GrantId;
+use crate::model::grant::{End, Grant, GrantId, Revision};
 
 /// Where Envoy keeps the answer: the name of its own filter.
 const NAMESPACE: &str = "envoy.filters.http.ext_authz";
 /// The grants that carry the call, in the answer to the check.
 pub const GRANTS: &str = "grants";
+/// Between a standing grant's name and its revision; no id has it.
+const AS_OF: char = '@';
 /// The decision that let it pass.
 pub const DECISION: &str = "decision_id";
 /// Whether the caller speaks gRPC.
 pub const GRPC: &str = "grpc";
+
+/// A grant that carries a stream, as it was when the call was let pass.
+///
+/// A standing grant keeps its name when it is declared anew, with another subject, scope or workload: what was let pass
+/// by the former declaration is not carried by the next. Every other grant is the same for as long as it lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::sidecar) struct Carrier {
+    pub(in crate::sidecar) grant: GrantId,
+    /// Of a standing grant: its revision.
+    as_of: Option<Revision>,
+}
+
+impl Carrier {
+    pub(in crate::sidecar) fn of(grant: &Grant) -> Self {
+        Self { grant: grant.id.clone(), as_of: standing_since(grant) }
+    }
+
+    /// Whether the grant of this name is still the one that let the call pass.
+    pub(super) fn is_still(&self, grant: &Grant) -> bool {
+        self.as_of == standing_since(grant)
+    }
+
+    /// As Envoy keeps it.
+    pub(in crate::sidecar) fn parse(text: &str) -> Option<Self> {
+        let (id, as_of) = match text.split_once(AS_OF) {
+            Some((id, revision)) => (id, Some(Revision(revision.parse().ok()?))),
+            None => (text, None),
+        };
+        GrantId::parse(id).ok().map(|grant| Self { grant, as_of })
+    }
+}
+
+impl fmt::Display for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { grant, as_of } = self;
+        match as_of {
+            Some(revision) => write!(f, "{grant}{AS_OF}{revision}"),
+            None => grant.fmt(f),
+        }
+    }
+}
+
+fn standing_since(grant: &Grant) -> Option<Revision> {
+    (grant.end == End::Standing).then_some(grant.mod_revision)
+}
 
 /// What ties a stream to its grants.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,7 +86,7 @@ impl Tether {
         let answer = message.metadata_context.as_ref()?.filter_metadata.get(NAMESPACE)?;
         let Kind::ListValue(grants) = kind(answer, GRANTS)? else { return None };
         let ids = grants.values.iter().take(Permit::GRANTS_MAX).map(|value| match &value.kind {
-            Some(Kind::StringValue(id)) => GrantId::parse(id).ok(),
+            Some(Kind::StringValue(carrier)) => Carrier::parse(carrier),
             Some(_) | None => None,
         });
         let carriers = ids.collect::<Option<Carriers>>().filter(|carriers| !carriers.is_empty())?;

@@ -68,7 +68,8 @@ impl Seen {
             principal: principal.cloned(),
             service: call.map(|call| call.service.clone()),
             method: target.map(|target| method(target, rule)).unwrap_or_default(),
-            grant: grant.clone(),
+            // An access request is no grant, whatever it is called.
+            grant: grant.filter(|grant| !grant.is_request()),
             trace,
             revision,
             shadow,

@@ -3,19 +3,23 @@
 use super::seen::Place;
 use super::*;
 use crate::model::decide::{Caller, Check, Freshness, decide};
-use crate::model::grant::Revision;
+use crate::model::grant::{Grant, Hold, Revision};
 use crate::model::identity::Principal;
 use crate::sidecar::input::read;
 use crate::sidecar::record::DecisionId;
 use crate::sidecar::scene::{Sent, at, grant, services, table};
 
 fn seen(sent: &Sent) -> Seen {
+    seen_with(grant("g"), sent)
+}
+
+fn seen_with(held: Grant, sent: &Sent) -> Seen {
     let services = services(&["payments"]);
     let inbound = read(&sent.0, &services);
     let call = inbound.call.as_ref().unwrap();
     let caller = Caller { peer: None, principals: vec![Principal::parse(call.peer).unwrap()], tokened: None };
     let check = Check { service: call.service, target: call.target.clone(), caller: Ok(caller.clone()) };
-    let grants = table([grant("g")], 150).current().unwrap();
+    let grants = table([held], 150).current().unwrap();
     let decision = decide(&*grants, Freshness::Fresh, &check, at(150));
     let place = Place {
         id: DecisionId::generate(),
@@ -54,6 +58,17 @@ async fn work(reports: &Reports, span: Duration) {
     };
     let (ended, ()) = tokio::join!(task, timer);
     ended.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_is_not_reported_as_a_grant() {
+    let reports = reports(Which::All);
+    let waiting = Grant { hold: Hold::Pending { until: at(900) }, ..grant("request") };
+    reports.push(seen_with(waiting, &Sent::http("GET", "/v1/users/7")));
+    work(&reports, 3 * INTERVAL).await;
+    let records = all_of(&reports);
+    assert_eq!((&*records[0].reason, &*records[0].grant), ("REQUEST_PENDING", ""));
+    assert_eq!(records[0].method, "GET /v1/users/{id}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -350,6 +350,16 @@ fn an_allow_bounds_the_stream_and_names_its_grant() {
 }
 
 #[test]
+fn in_shadow_mode_an_allow_cuts_nothing_off() {
+    let (permit, witness) = (permit(grant("g1"), 150), Mode::Shadow.shadow().unwrap());
+    let sent = Sent::grpc("/pay.v1.Ledger/Get");
+    let response = answered(&sent, |to| responder(DenyDetail::Full).permit_unbounded(witness, &permit, to));
+    let ok = ok_part(&response);
+    assert_eq!((code(&response), header(&ok.headers, "x-jitgate-grant")), (0, Some("g1")));
+    assert_eq!((header(&ok.headers, STREAM_DURATION), header(&ok.headers, "grpc-timeout")), (None, None));
+}
+
+#[test]
 fn a_standing_grant_has_the_longest_bound_and_leaves_the_callers_deadline_alone() {
     let standing = permit(Grant { end: End::Standing, ..grant("mesh") }, 150);
     let response = answered(&Sent::grpc("/a.B/C"), |to| responder(DenyDetail::Full).permit(&standing, to));
@@ -398,7 +408,7 @@ fn every_live_grant_that_covers_the_call_is_named_to_the_leash_the_last_to_end_f
         }
     };
     let ids = |ids: &[&str]| ids.iter().map(|id| Kind::StringValue((*id).to_owned())).collect::<Vec<_>>();
-    assert_eq!(named(vec![grant("g1"), longer, ended, standing]), ids(&["standing", "longer", "g1"]));
+    assert_eq!(named(vec![grant("g1"), longer, ended, standing]), ids(&["standing@7", "longer", "g1"]));
     let many = (0..20).map(|i| Grant { end: End::At(at(200 + i)), ..grant(&format!("g{i}")) }).collect();
     assert_eq!(named(many), ids(&["g19", "g18", "g17", "g16", "g15", "g14", "g13", "g12"]), "bounded");
 }

@@ -139,7 +139,10 @@ impl Session {
         }
         match self.follower.take(response)? {
             Step::Noted => {}
-            Step::Resumed => self.status.note(|report| report.resumed += 1),
+            Step::Resumed => {
+                self.status.note(|report| report.resumed += 1);
+                self.tell_untold();
+            }
             Step::Part(nacks) => self.nack(nacks),
             Step::Delta { revision, nacks, committed_at } => {
                 self.status.note(|report| report.deltas += 1);
@@ -191,6 +194,13 @@ impl Session {
         self.reports.next().map(Message::Decisions)
     }
 
+    /// What a session before this one has ended and could not tell any more.
+    fn tell_untold(&mut self) {
+        if self.table.leashes().any_closed() {
+            self.ack(self.table.revision().unwrap_or_default());
+        }
+    }
+
     fn ack(&mut self, revision: Revision) {
         // An acknowledgement stands for the ones it replaces, so it counts what they have closed.
         let before = self.answers.ack.take().map_or(0, |ack| ack.streams_closed);
@@ -231,6 +241,15 @@ impl Session {
                 ahead_ms = skew.micros / 1000,
                 "the control plane's clock went ahead, as it has now confirmed; followed"
             ),
+        }
+    }
+}
+
+/// An acknowledgement that was not sent takes nothing with it: the next session says how many streams were ended.
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(ack) = self.answers.ack.take() {
+            self.table.leashes().untold(u64::try_from(ack.streams_closed).unwrap_or(0));
         }
     }
 }

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -112,9 +114,41 @@ impl Drop for Process {
     }
 }
 
-/// A port that is free now. The listener that reserved it is closed on return.
+/// Ports of this process alone, below those that the system hands out for outgoing connections: such a one may take a
+/// port in the time that an Envoy needs to come up.
+static PORTS: LazyLock<Ports> = LazyLock::new(Ports::reserve);
+
+/// A block of ports. Holding the first one open keeps every other test process out of it.
+struct Ports {
+    first: u16,
+    next: AtomicU16,
+    _held: TcpListener,
+}
+
+impl Ports {
+    const BLOCK: u16 = 500;
+
+    fn reserve() -> Self {
+        let blocks = (10_500..31_500).step_by(usize::from(Self::BLOCK));
+        // Each process begins elsewhere.
+        let skip = std::process::id() as usize % blocks.len();
+        let held = blocks.cycle().skip(skip).find_map(|first| Some((first, TcpListener::bind(local(first)).ok()?)));
+        let (first, held) = held.unwrap();
+        Self { first, next: AtomicU16::new(1), _held: held }
+    }
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// A port that nobody listens at, and that nobody else is given soon.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let mut ports = std::iter::repeat_with(|| {
+        let n = PORTS.next.fetch_add(1, Ordering::Relaxed);
+        PORTS.first + 1 + n % (Ports::BLOCK - 1)
+    });
+    ports.find(|port| TcpListener::bind(local(*port)).is_ok()).unwrap()
 }
 
 /// Waits until `ready` says yes, looking every 5 ms; fails with `what` after [`PATIENCE`].
@@ -133,7 +167,7 @@ pub fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
 
 /// The same with more header lines, each ended by CR LF.
 pub fn http_get_with(port: u16, path: &str, headers: &str) -> Option<(u16, String)> {
-    http_get_from(SocketAddr::from(([127, 0, 0, 1], port)), path, headers)
+    http_get_from(local(port), path, headers)
 }
 
 /// The same from anywhere.

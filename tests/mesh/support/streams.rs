@@ -135,6 +135,14 @@ impl Scene {
         text.lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok())
     }
 
+    /// By how much a stream may end before its grant: what the sidecar's estimate of the control plane's clock may be off
+    /// by, as it says itself, and the rounding to a millisecond.
+    pub fn early(&self) -> Duration {
+        let (_, text) = http_get(self.world.admin_port, "/metrics").unwrap();
+        let error = text.lines().find_map(|line| line.strip_prefix("jitgate_clock_error_seconds ")?.parse().ok());
+        Duration::from_secs_f64(error.unwrap()) + Duration::from_millis(20)
+    }
+
     pub fn until_open(&self, count: u64) {
         let open = || self.metric("jitgate_leashes_open ") == Some(count);
         tokio::task::block_in_place(|| wait_until("as many streams are open", open));

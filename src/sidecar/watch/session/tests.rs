@@ -4,6 +4,8 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
 use crate::clock::wall;
+use crate::sidecar::leash::open::Room;
+use crate::sidecar::leash::tether::Carrier;
 use crate::watch_ring::grants::{bytes, digest, grant, revoked};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -184,8 +186,8 @@ async fn an_acknowledgement_counts_the_streams_that_its_changes_ended() {
     let line = Line::open(16);
     line.session.table.clock().observe(wall(), None);
     let tie = |name: &str| {
-        let carriers = [crate::model::grant::GrantId::parse(name).unwrap()].into_iter().collect();
-        line.session.table.leashes().tie(carriers, 9).unwrap()
+        let carriers = [Carrier::parse(name).unwrap()].into_iter().collect();
+        line.session.table.leashes().tie(carriers, Room::of(9)).unwrap()
     };
     let _streams = [tie("a"), tie("a"), tie("b")];
     let put = |grant| vec![bytes(&grant)];
@@ -204,4 +206,36 @@ async fn an_acknowledgement_counts_the_streams_that_its_changes_ended() {
     // The snapshot ends the stream of `b`, which it does not hold; revision 9 the two of `a`.
     assert_eq!(acks.iter().map(|(_, closed)| closed).sum::<i32>(), 3, "{acks:?}");
     assert_eq!(acks.last().map(|(revision, _)| *revision), Some(10), "{acks:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_broken_session_ended_is_told_by_the_next() {
+    let line = Line::open(1);
+    line.session.table.clock().observe(wall(), None);
+    let table = Arc::clone(&line.session.table);
+    line.say_snapshot(7);
+    // The one place for an answer is taken: nothing can be said in this session.
+    line.outgoing.try_send(v1::WatchGrantsRequest::default()).unwrap();
+    let streams = [Carrier::parse("a").unwrap()].into_iter().collect();
+    let stream = table.leashes().tie(streams, Room::of(9)).unwrap();
+    let revoked = vec![bytes(&revoked(grant("a")))];
+    let delta = v1::Delta { prev_revision: 7, put: revoked.clone(), ..Default::default() };
+    line.say(8, Said::Delta(delta));
+    let (_, _, hears) = line.end().await;
+    drop((hears, stream));
+
+    let (says, inbound) = mpsc::channel(64);
+    let (outgoing, mut hears) = mpsc::channel(16);
+    let resumed = Said::Resumed(v1::Resumed { from_revision: 8 });
+    says.try_send(Ok(v1::WatchGrantsResponse { epoch: "E".into(), revision: 8, message: Some(resumed) })).unwrap();
+    let mut session = Session::new(table, Arc::default(), true, 1);
+    session.follow(ReceiverStream::new(inbound), &outgoing).await;
+    drop(says);
+    let mut acks = vec![];
+    while let Ok(request) = hears.try_recv() {
+        if let Some(Message::Ack(ack)) = request.message {
+            acks.push((ack.revision, ack.streams_closed));
+        }
+    }
+    assert_eq!((acks, session.table.leashes().any_closed()), (vec![(8, 1)], false));
 }
