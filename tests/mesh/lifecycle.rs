@@ -57,6 +57,11 @@ impl Mesh {
         tokio::task::block_in_place(|| said(&self.world, person, args))
     }
 
+    /// Alice asks; the access request.
+    fn asks(&self, args: &[&str]) -> Value {
+        self.said(ALICE, args)["accessRequest"].take()
+    }
+
     /// Both approve, one after the other; the grant.
     fn approved_by_two(&self, request: &str) -> String {
         let first = self.said(LEA, &["approve", request, "--reason", "known work"]);
@@ -124,8 +129,7 @@ const ONE_ACCESS: [&str; 5] =
 async fn approved_by_two_used_with_a_token_extended_and_released_is_one_story() {
     let Some(mut mesh) = Mesh::start_reviewed().await else { return };
     assert_eq!(mesh.call("alice", "/v1/users/7").await.status, 403);
-    let asked =
-        mesh.said(ALICE, &[&RULE[..], &["--for", "30s", "--reason", "a stuck payout", "--ticket", "OPS-7"]].concat());
+    let asked = mesh.asks(&[&RULE[..], &["--for", "30s", "--reason", "a stuck payout", "--ticket", "OPS-7"]].concat());
     let first_request = text(&asked["id"]);
     let first = mesh.approved_by_two(&first_request);
     let token = mesh.issued(&first);
@@ -133,7 +137,7 @@ async fn approved_by_two_used_with_a_token_extended_and_released_is_one_story() 
     assert_eq!(served.status, 200, "{served:?}");
     assert!(served.body.contains(&first), "the upstream is told by which grant: {}", served.body);
 
-    let longer = mesh.said(ALICE, &["extend", &first, "--for", "10m", "--reason", "it takes longer"]);
+    let longer = mesh.asks(&["extend", &first, "--for", "10m", "--reason", "it takes longer"]);
     let second_request = text(&longer["id"]);
     assert_eq!((&longer["state"], &longer["extends"]), (&Value::from("PENDING"), &Value::from(first.clone())));
     let second = mesh.approved_by_two(&second_request);
@@ -202,7 +206,7 @@ fn told_as_one(world: &World, requests: [&String; 2], grants: [&String; 2], refu
 async fn broken_glass_and_what_the_reviewers_made_of_it_is_one_story() {
     let Some(mut mesh) = Mesh::start_reviewed().await else { return };
     let why = ["--for", "10m", "--reason", "payouts are down for everybody", "--break-glass"];
-    let broken = mesh.said(ALICE, &[&RULE[..], &why].concat());
+    let broken = mesh.asks(&[&RULE[..], &why].concat());
     let (request, grant) = (text(&broken["id"]), text(&broken["grant"]));
     mesh.until("alice", "/v1/users/7", 200).await;
     mesh.said(LEA, &["review", &request, "--objection", "--reason", "there was time to ask"]);
@@ -233,7 +237,7 @@ async fn broken_glass_and_what_the_reviewers_made_of_it_is_one_story() {
 #[tokio::test(flavor = "multi_thread")]
 async fn held_back_let_go_and_used_again_is_one_story() {
     let Some(mut mesh) = Mesh::start_reviewed().await else { return };
-    let asked = mesh.said(ALICE, &[&RULE[..], &["--for", "10m", "--reason", "a stuck payout"]].concat());
+    let asked = mesh.asks(&[&RULE[..], &["--for", "10m", "--reason", "a stuck payout"]].concat());
     let grant = mesh.approved_by_two(asked["id"].as_str().unwrap());
     let token = mesh.issued(&grant);
     assert_eq!(mesh.presenting(&token).await.status, 200);
