@@ -143,15 +143,17 @@ async fn approved_by_two_used_with_a_token_extended_and_released_is_one_story() 
     let second = mesh.approved_by_two(&second_request);
     assert_ne!(first, second);
     let first_end = mesh.end_of("alice", &first);
-    assert_eq!(first_end, begin_of(&mesh, &second), "no gap between the two");
+    assert!(begin_of(&mesh, &second) < first_end, "no gap between the two");
+    assert_eq!(mesh.end_of("alice", &second), first_end + Duration::from_secs(600));
 
     // Across the end of the first grant no call is refused.
     while SystemTime::now() < first_end + Duration::from_secs(3) {
         let answer = mesh.call("alice", "/v1/users/7").await;
         assert_eq!(answer.status, 200, "{answer:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    mesh.refused_for(&token, "GRANT_EXPIRED").await;
+    let over = mesh.presenting(&token).await;
+    assert!(["TOKEN_EXPIRED", "GRANT_EXPIRED"].contains(&over.header("x-jitgate-reason")), "{over:?}");
     let token = mesh.issued(&second);
     let served = mesh.presenting(&token).await;
     assert!(served.status == 200 && served.body.contains(&second), "{served:?}");
