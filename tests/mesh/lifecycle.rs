@@ -261,3 +261,32 @@ async fn held_back_let_go_and_used_again_is_one_story() {
         whole(world);
     });
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_grants_the_one_that_nobody_used_ends() {
+    let policies = crate::support::world::POLICIES.replace("max: 1h}\n  auto", "max: 1h, unusedTtl: 1m}\n  auto");
+    assert!(policies.contains("unusedTtl"), "{policies}");
+    let Some(mut mesh) = Mesh::start(Settings { policies: policies.leak(), ..Settings::default() }).await else {
+        return;
+    };
+    let (used, unused) =
+        (mesh.grant("alice", "GET /v1/users/{id}", "30m"), mesh.grant("bob", "GET /v1/users/{id}", "30m"));
+    mesh.until("alice", "/v1/users/7", 200).await;
+    let shown = |grant: &str| mesh.said(ROOT, &["grants", "show", grant]);
+    let until = humantime::parse_rfc3339(shown(&unused)["unusedUntil"].as_str().unwrap()).unwrap();
+    let left = until.duration_since(SystemTime::now()).unwrap_or_default();
+    tokio::time::sleep(left).await;
+    tokio::task::block_in_place(|| {
+        wait_until("the unused grant ends", || {
+            std::thread::sleep(Duration::from_millis(500));
+            shown(&unused)["state"] == "REVOKED"
+        });
+    });
+    let ended = shown(&unused);
+    assert_eq!(ended["endedBy"], "system:unused", "{ended}");
+    println!("{} after it had to be used: {}", ended["endTime"], ended["endReason"]);
+    assert_eq!(shown(&used)["state"], "ACTIVE");
+    assert_eq!(mesh.call("alice", "/v1/users/7").await.status, 200);
+    let refused = mesh.until("bob", "/v1/users/7", 403).await;
+    assert_eq!(refused.header("x-jitgate-reason"), "GRANT_REVOKED");
+}
