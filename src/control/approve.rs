@@ -99,7 +99,11 @@ pub(super) fn approve(change: &mut Change<'_>, request: &mut AccessRequest, gran
             .clone()
             .map(|review| PassedOver { approvers: request.approvers().cloned().collect(), review }),
         chain: chain.as_ref().map(|(_, chain)| chain.clone()).unwrap_or_default(),
-        unused_until: pinned.unused_ttl.map(|ttl| not_before.plus(ttl)).filter(|until| *until < end),
+        // An extension has its time to be used once it is all that is left.
+        unused_until: pinned
+            .unused_ttl
+            .map(|ttl| terms.start.unwrap_or(not_before).max(not_before).plus(ttl))
+            .filter(|until| *until < end),
         ..Origin::default()
     };
     let mut issued = Issued { grant, origin, suspension: None, ending: None };

@@ -75,8 +75,7 @@ pub(super) fn look(change: &mut Change<'_>, id: &str, keep: Duration, looking: &
         tracing::warn!(grant = id, "records of its use are missing: it is not ended for lying unused");
         return Ok(false);
     }
-    let (lay, policy) = (humantime::format_duration(ttl), &issued.grant.policy.name);
-    let reason = format!("nobody used it within {lay} of its start (duration.unusedTtl of policy {policy})");
+    let reason = format!("nobody used it by {until} (duration.unusedTtl of policy {})", issued.grant.policy.name);
     end(change, &mut issued, Ended::Revoked, (ACTOR.to_owned(), reason), keep)?;
     Ok(false)
 }

@@ -3,6 +3,7 @@
 use ulid::Ulid;
 
 use super::*;
+use crate::control::extend::Extending;
 use crate::control::testing::*;
 use crate::control::uses::{Intake, Reported, Uses, UsesArgs};
 use crate::model::grant::Hold;
@@ -87,7 +88,8 @@ async fn a_grant_that_nobody_used_ends_and_says_why() {
     assert!(matches!(issued.grant.hold, Hold::Ended { how: Ended::Revoked, .. }), "{issued:?}");
     let ending = issued.ending.unwrap();
     assert_eq!(ending.by, "system:unused");
-    assert_eq!(ending.reason, "nobody used it within 5m of its start (duration.unusedTtl of policy payments)");
+    let by = NOON.plus(Duration::from_mins(5));
+    assert_eq!(ending.reason, format!("nobody used it by {by} (duration.unusedTtl of policy payments)"));
     assert_eq!((rig.events("grant.revoked").await, rig.plane.sweep().await.unwrap()), (1, 0));
     assert!(
         rig.plane.fanout.index().find(&issued.grant.id).unwrap().phase(rig.plane.now()) == Phase::Ended(Ended::Revoked)
@@ -170,6 +172,23 @@ async fn a_suspended_grant_is_given_its_time_once_more() {
     assert!(lives(&after(&rig, LOOKED_AT, &id).await));
     rig.plane.resume(&root(), to(&id, "fine")).await.unwrap();
     assert!(lives(&after(&rig, 200, &id).await));
+}
+
+#[tokio::test]
+async fn an_extension_has_its_time_to_be_used_once_it_is_all_that_is_left() {
+    let rig = Rig::empty().await;
+    drop(listen(&rig));
+    rig.plane.apply(Arc::new(policies(&text().replace("unusedTtl: 5m", "unusedTtl: 5m, maxTotal: 1h")))).await.unwrap();
+    let id = granted(&rig).await;
+    report(&rig, decision(&id, rig.plane.now()), 0).await;
+    let duration = Some(Duration::from_mins(10));
+    let extending = Extending { id: id.clone(), duration, ..Extending::default() };
+    let request = rig.plane.extend(&alice(), extending).await.unwrap();
+    let extension = request.outcome.unwrap().grant.unwrap().to_string();
+    let issued = rig.plane.grant(&alice(), &extension).await.unwrap();
+    assert_eq!(issued.origin.unused_until, Some(NOON.plus(Duration::from_mins(15))), "it takes over at ten");
+    assert!(lives(&after(&rig, LOOKED_AT, &extension).await), "the grant before it is in use meanwhile");
+    assert!(!lives(&after(&rig, 600, &extension).await));
 }
 
 #[tokio::test]
