@@ -16,6 +16,7 @@ use super::trouble::Trouble;
 pub mod audit;
 pub mod json;
 pub mod text;
+mod times;
 
 /// How a result is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
