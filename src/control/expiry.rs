@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::break_glass;
 use super::fault::Fault;
+use super::grants;
 use super::plane::Plane;
 use super::store::keys::{self, DueKind};
 use super::store::reader::Due;
@@ -90,9 +91,7 @@ impl Plane {
         let (answers, others): (Vec<_>, Vec<_>) = due.into_iter().partition(|due| due.kind == DueKind::Answer);
         let keep = self.tombstone_keep;
         let changes = others.into_iter().map(|due| self.store.write(move |change| carry_out(change, &due, keep)));
-        for written in join_all(changes).await {
-            written?;
-        }
+        let written = join_all(changes).await;
         if !answers.is_empty() {
             let forget = move |change: &mut Change<'_>| {
                 answers.iter().for_each(|due| change.forget_answer(due));
@@ -100,7 +99,8 @@ impl Plane {
             };
             self.store.write(forget).await?;
         }
-        Ok(())
+        // One that cannot be done keeps none of the others from being done.
+        written.into_iter().try_for_each(|written| written.map(drop))
     }
 }
 
@@ -112,6 +112,8 @@ fn carry_out(change: &mut Change<'_>, due: &Due, keep: Duration) -> Result<(), F
         DueKind::RequestEnds => give_up(change, &id, due.at)?,
         DueKind::Escalate => escalate(change, &id, due.at)?,
         DueKind::ReviewDue => break_glass::overdue(change, &id, ACTOR, keep)?,
+        // The reminder is not the grant's end: it goes, whatever it has led to.
+        DueKind::Unused => end_unused(change, &id, keep).map(|()| false)?,
         DueKind::Answer => false,
     };
     if !done {
@@ -127,6 +129,18 @@ fn expire(change: &mut Change<'_>, id: &str, keep: Duration) -> Result<bool, Fau
     let ending = Ending { time: end, reason: "its time was up".to_owned(), by: ACTOR.to_owned() };
     change.end_grant(&mut issued, Ended::Expired, ending, end.plus(keep))?;
     Ok(true)
+}
+
+/// The grant has to have been used by now. Sidecars report within a second or so; a use of which nothing is known is none.
+fn end_unused(change: &mut Change<'_>, id: &str, keep: Duration) -> Result<(), Fault> {
+    let Some(mut issued) = change.read().grant(id)? else { return Ok(()) };
+    let over = matches!(issued.grant.phase(change.now()), Phase::Ended(_));
+    if over || change.read().last_use(id)?.is_some() {
+        return Ok(());
+    }
+    let lain = humantime::format_duration(Duration::from_secs(change.now().since(issued.grant.not_before).as_secs()));
+    let reason = format!("unused for {lain}: policy {} lets no grant lie for so long", issued.grant.policy.name);
+    grants::end(change, &mut issued, Ended::Revoked, (ACTOR.to_owned(), reason), keep)
 }
 
 /// Only the tombstone that the reminder was written for: a standing grant's name can have a later one.
@@ -174,3 +188,6 @@ fn escalate(change: &mut Change<'_>, id: &str, at: Timestamp) -> Result<bool, Fa
     change.escalate(&mut request, at, ACTOR, &reason)?;
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests;

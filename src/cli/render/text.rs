@@ -52,6 +52,7 @@ impl View for Request<'_> {
             ("Ended", moment(request.end_time.as_ref(), paper)),
             ("Decided by", request.decided_by.clone()),
             ("Because", request.decision_reason.clone()),
+            ("No rule because", request.notes.join("; ")),
             ("Grant", request.grant.clone()),
             ("Broken glass", break_glass(request.break_glass.as_ref(), paper)),
         ]);

@@ -1,6 +1,8 @@
 //! The approval of a policy in its canonical text: written when the policy is sealed, and read back from the store when
 //! people review under a pinned version. What does not read back whole is damage, never fewer approvers.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -20,6 +22,8 @@ pub struct Pinned {
     pub windows: Vec<Window>,
     /// The grant's, once approved.
     pub staleness: Staleness,
+    /// How long the grant may lie unused before it ends.
+    pub unused_ttl: Option<Duration>,
 }
 
 /// Nothing for a policy without people, so that its digest is what it always was.
@@ -78,7 +82,14 @@ pub fn pinned(text: &str, digest: &str) -> Result<Pinned, String> {
         Some("lastKnown") => Staleness::LastKnown,
         Some(_) | None => return Err("its staleness does not read back".to_owned()),
     };
-    Ok(Pinned { stages, windows, staleness })
+    let unused_ttl = match policy.get("duration").and_then(|duration| duration.get("unusedTtl")) {
+        None | Some(Value::Null) => None,
+        Some(unused) => {
+            let unused = unused.as_str().and_then(|unused| parse_duration(unused).ok());
+            Some(unused.ok_or("its unusedTtl does not read back")?)
+        }
+    };
+    Ok(Pinned { stages, windows, staleness, unused_ttl })
 }
 
 fn each<T>(list: Option<&Value>, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {

@@ -22,11 +22,13 @@ pub enum DueKind {
     Escalate,
     /// The review of broken glass has to have been written.
     ReviewDue,
+    /// A grant has to have been used.
+    Unused,
 }
 
 impl DueKind {
-    const ALL: [Self; 6] =
-        [Self::GrantEnds, Self::Forget, Self::RequestEnds, Self::Answer, Self::Escalate, Self::ReviewDue];
+    const ALL: [Self; 7] =
+        [Self::GrantEnds, Self::Forget, Self::RequestEnds, Self::Answer, Self::Escalate, Self::ReviewDue, Self::Unused];
 
     const fn byte(self) -> u8 {
         match self {
@@ -36,6 +38,7 @@ impl DueKind {
             Self::Answer => b'a',
             Self::Escalate => b'e',
             Self::ReviewDue => b'v',
+            Self::Unused => b'u',
         }
     }
 

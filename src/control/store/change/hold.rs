@@ -4,8 +4,10 @@ use prost::Message;
 
 use super::{Change, ChangeError, Said};
 use crate::control::store::Table;
+use crate::control::store::keys::{self, DueKind};
 use crate::model::access::{Issued, Suspension};
 use crate::model::grant::{GrantId, GrantStep, Hold};
+use crate::model::time::Timestamp;
 use crate::wire::access::stored_to;
 
 impl Change<'_> {
@@ -36,6 +38,11 @@ impl Change<'_> {
         self.put_grant(issued);
         self.audit_grant("grant.resumed", from.as_str(), issued, Said { by, reason })?;
         Ok(())
+    }
+
+    /// Puts on the sweeper's list when a grant has to have been used.
+    pub fn plan_unused(&mut self, issued: &Issued, at: Timestamp) {
+        self.rows.put(Table::Due, keys::due(at, DueKind::Unused, issued.grant.id.as_str().as_bytes()), vec![]);
     }
 
     /// Notes which grant extends this one. It stays as it is, for sidecars and in its state: this is no transition, and
