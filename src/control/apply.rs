@@ -64,9 +64,10 @@ impl Declared {
             .into_iter()
             .map(|policy| (policy.name.to_string(), (policy.digest.to_string(), Arc::clone(&policy.canonical))));
         // Who is whom decides what counts, too. No policy can have such a name.
-        let persons = rulings.declared_persons().iter().map(|person| {
-            (format!("person:{}", person.name), (person.digest.to_string(), Arc::clone(&person.canonical)))
-        });
+        let persons = rulings
+            .declared_persons()
+            .iter()
+            .map(|person| (self::person(&person.name), (person.digest.to_string(), Arc::clone(&person.canonical))));
         let standing = rulings.standing().into_iter();
         Self {
             policies: policies.chain(persons).collect(),
@@ -154,6 +155,11 @@ fn issue(change: &mut Change<'_>, name: &str, standing: &StandingGrant) -> Resul
     let origin = Origin { policy_digest: standing.digest.to_string().into(), ..Origin::default() };
     change.issue(&mut Issued { grant, origin, suspension, ending: None }, ACTOR, "declared as a standing grant")?;
     Ok(true)
+}
+
+/// Under what name the versions of a person are kept.
+pub(super) fn person(name: &str) -> String {
+    format!("person:{name}")
 }
 
 fn is_standing(issued: &Issued) -> bool {

@@ -7,16 +7,17 @@ use std::time::Duration;
 use super::extend;
 use super::fault::{Fault, FaultKind};
 use super::plane::new_grant_id;
-use super::policy::{Pinned, end_within};
+use super::policy::end_within;
 use super::reviews::pinned_policy;
 use super::store::Change;
-use crate::model::access::{AccessRequest, AccessStep, Issued, Origin, Outcome, PassedOver};
+use crate::model::access::{AccessRequest, AccessStep, Chain, Issued, Origin, Outcome, PassedOver, PinnedPolicy};
 use crate::model::approval::unattainable;
 use crate::model::grant::{End, Grant, Hold, PolicyRef, Revision, Staleness};
 use crate::model::identity::Principal;
 use crate::model::policy::{Persons, Refusal, RefusalReason};
 use crate::model::scope::Scope;
 use crate::model::time::Timestamp;
+use crate::model::window::Window;
 
 /// Grants that sidecars may hold of one subject.
 const HELD_MAX: usize = 1000;
@@ -68,7 +69,11 @@ pub(super) fn approve(change: &mut Change<'_>, request: &mut AccessRequest, gran
         return fail(change, request, reason);
     };
     let pinned = pinned_policy(&change.read(), &terms.policy)?;
-    let end = within_windows(&pinned, request, not_before, end.since(not_before))?;
+    let end = within_windows(&pinned.windows, &terms.policy, not_before, end.since(not_before))?;
+    if terms.extends.is_some() && terms.start.is_some_and(|start| end <= start) {
+        let reason = format!("its window closes at {end}: the grant that it extends does not end before that");
+        return fail(change, request, reason);
+    }
     let chain = match terms.extends.clone() {
         Some(extended) => match extend::link(change, &extended)? {
             Ok(link) => Some(link),
@@ -90,21 +95,12 @@ pub(super) fn approve(change: &mut Change<'_>, request: &mut AccessRequest, gran
         mod_revision: Revision(0),
     };
     let origin = Origin {
-        request: Some(Arc::clone(&request.id)),
-        requester: Some(request.requester.clone()),
-        policy_digest: Arc::clone(&terms.policy.digest),
-        auto_rule: granted.rule,
-        break_glass: request
-            .break_glass
-            .clone()
-            .map(|review| PassedOver { approvers: request.approvers().cloned().collect(), review }),
-        chain: chain.as_ref().map(|(_, chain)| chain.clone()).unwrap_or_default(),
         // An extension has its time to be used once it is all that is left.
         unused_until: pinned
             .unused_ttl
             .map(|ttl| terms.start.unwrap_or(not_before).max(not_before).plus(ttl))
             .filter(|until| *until < end),
-        ..Origin::default()
+        ..origin(request, granted.rule, chain.as_ref().map(|(_, chain)| chain.clone()))
     };
     let mut issued = Issued { grant, origin, suspension: None, ending: None };
     let by = granted.by;
@@ -117,15 +113,27 @@ pub(super) fn approve(change: &mut Change<'_>, request: &mut AccessRequest, gran
     Ok(())
 }
 
+fn origin(request: &AccessRequest, auto_rule: Option<Arc<str>>, chain: Option<Chain>) -> Origin {
+    let passed_over = |review| PassedOver { approvers: request.approvers().cloned().collect(), review };
+    Origin {
+        request: Some(Arc::clone(&request.id)),
+        requester: Some(request.requester.clone()),
+        policy_digest: Arc::clone(&request.terms.policy.digest),
+        auto_rule,
+        break_glass: request.break_glass.clone().map(passed_over),
+        chain: chain.unwrap_or_default(),
+        ..Origin::default()
+    }
+}
+
 /// When access that begins at `start` ends: with the window that is open then, at the latest. The windows of the pinned policy count.
 fn within_windows(
-    pinned: &Pinned,
-    request: &AccessRequest,
+    windows: &[Window],
+    policy: &PinnedPolicy,
     start: Timestamp,
     length: Duration,
 ) -> Result<Timestamp, Fault> {
-    let policy = &request.terms.policy;
-    end_within(&pinned.windows, start, length).map_err(|closed| {
+    end_within(windows, start, length).map_err(|closed| {
         let (reason, field, message) =
             (RefusalReason::OutsideWindow, "start_time", format!("policy {} {closed}", policy.name));
         Refusal { reason, field, message, policy: Some(Arc::clone(&policy.name)), would: vec![] }.into()

@@ -93,9 +93,7 @@ impl Plane {
             let (keep, looking) = (self.tombstone_keep, Looking::of(self));
             self.store.write(move |change| carry_out(change, &due, (keep, &looking)))
         });
-        for written in join_all(changes).await {
-            written?;
-        }
+        let written = join_all(changes).await;
         if !answers.is_empty() {
             let forget = move |change: &mut Change<'_>| {
                 answers.iter().for_each(|due| change.forget_answer(due));
@@ -103,7 +101,8 @@ impl Plane {
             };
             self.store.write(forget).await?;
         }
-        Ok(())
+        // One that cannot be done keeps none of the others from being done.
+        written.into_iter().try_for_each(|written| written.map(drop))
     }
 }
 
@@ -178,3 +177,6 @@ fn escalate(change: &mut Change<'_>, id: &str, at: Timestamp) -> Result<bool, Fa
     change.escalate(&mut request, at, ACTOR, &reason)?;
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests;

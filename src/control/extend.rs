@@ -39,6 +39,8 @@ pub struct Extension {
     pub grant: GrantId,
     /// Its etag; empty: whatever it is now.
     pub etag: String,
+    /// The glass was broken for it: nobody has approved it, so no rule lets it go on.
+    pub people_only: bool,
 }
 
 impl Plane {
@@ -70,7 +72,7 @@ impl Plane {
             policy: grant.policy.name.to_string(),
             break_glass: false,
             start: Some(start),
-            extends: Some(Extension { grant: grant.id, etag }),
+            extends: Some(Extension { grant: grant.id, etag, people_only: origin.break_glass.is_some() }),
             validate_only,
             request_id,
             fingerprint,
@@ -106,8 +108,7 @@ pub(super) fn may_extend(
     let End::At(end) = issued.grant.end else { return Err(standing()) };
     let at = issued.grant.state(change.now());
     if at != GrantState::Active {
-        // There is no step to refuse; the words for where it stands are the same.
-        return Err(StepRefused { at, step: GrantStep::Suspend }.into());
+        return Err(not_now(at));
     }
     if let Some(by) = &issued.origin.chain.extended_by {
         let message = format!("grant {by} extends it already; extend that one");
@@ -118,11 +119,28 @@ pub(super) fn may_extend(
     Ok(end)
 }
 
+/// Only what is in force can go on.
+fn not_now(at: GrantState) -> Fault {
+    // There is no step to refuse; the word for where it stands is the same.
+    let fault = Fault::from(StepRefused { at, step: GrantStep::Suspend });
+    match at {
+        GrantState::Suspended => Fault {
+            message: "the grant is suspended, and cannot be extended while it is; an administrator can resume it"
+                .into(),
+            ..fault
+        },
+        GrantState::Scheduled => {
+            Fault { message: "the grant has not begun yet, and cannot be extended before it has".into(), ..fault }
+        }
+        GrantState::Active | GrantState::Expired | GrantState::Revoked | GrantState::Released => fault,
+    }
+}
+
 fn within(issued: &Issued, end: Timestamp, by: Duration, bounds: &DurationRule) -> Result<(), Fault> {
     let policy = &issued.grant.policy.name;
-    let refuse = |field: &str, message: String, bound, left: String| {
+    let refuse = |field: Option<&str>, message: String, bound, left: String| {
         let fault = Fault::new(FaultKind::Refused(RefusalReason::LimitExceeded), message);
-        let fault = Fault { field: Some(field.to_owned()), ..fault };
+        let fault = Fault { field: field.map(str::to_owned), ..fault };
         Err(fault.with("policy", &**policy).with("bound", bound).with("left", left))
     };
     let (had, most) = (issued.origin.chain.extensions, bounds.max_extensions);
@@ -134,7 +152,7 @@ fn within(issued: &Issued, end: Timestamp, by: Duration, bounds: &DurationRule) 
             times(most),
             times(had)
         );
-        return refuse("id", message, "duration.maxExtensions", "0".to_owned());
+        return refuse(None, message, "duration.maxExtensions", "0".to_owned());
     }
     let since = issued.chain_start();
     let left = since.plus(bounds.max_total).since(end);
@@ -147,7 +165,7 @@ fn within(issued: &Issued, end: Timestamp, by: Duration, bounds: &DurationRule) 
             written(left),
             written(by)
         );
-        return refuse("duration", message, "duration.maxTotal", format!("{}s", left.as_secs()));
+        return refuse(Some("duration"), message, "duration.maxTotal", format!("{}s", left.as_secs()));
     }
     Ok(())
 }

@@ -164,6 +164,8 @@ impl TokenKeys {
             }
             Ok(ring)
         });
+        // Before the wait: if whoever asked goes away, the turn-over still takes over what was written.
+        self.forced.notify_one();
         let (ring, _) = written.await?;
         self.take_over(ring)?;
         drop(turn);

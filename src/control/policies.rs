@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
+use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::apply::Applied;
 use super::fault::{Fault, FaultKind};
@@ -20,6 +22,9 @@ pub mod history;
 pub mod offered;
 pub mod plan;
 
+/// Most sets that wait to be applied.
+const UNDER_WAY_MAX: usize = 32;
+
 /// Where the policies of a control plane come from.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
@@ -28,6 +33,8 @@ pub struct Sources {
     beside: Beside,
     /// Held by whoever puts a set in force.
     turn: Arc<Mutex<()>>,
+    /// What is being applied, though nobody may wait for it any more.
+    under_way: Arc<parking_lot::Mutex<JoinSet<()>>>,
 }
 
 impl Sources {
@@ -39,6 +46,24 @@ impl Sources {
     /// The policy directory.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Carries on with `work` even when whoever waits for it goes away.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let (done, answer) = oneshot::channel();
+        {
+            let mut under_way = self.under_way.lock();
+            while under_way.try_join_next().is_some() {}
+            if under_way.len() >= UNDER_WAY_MAX {
+                return Err(Fault::new(FaultKind::Busy, "other policies are being applied; try again shortly"));
+            }
+            under_way.spawn(async move { drop(done.send(work.await)) }.in_current_span());
+        }
+        let stopped = |_| Err(Fault::new(FaultKind::Unavailable, "the control plane stops; look what is in force"));
+        answer.await.unwrap_or_else(stopped)
     }
 
     /// Follows the directory and what is applied beside it.

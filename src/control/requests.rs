@@ -31,6 +31,10 @@ const PENDING_MAX: usize = 100;
 /// How often a request is ruled on anew because the policies changed while it waited to be written.
 const RULED_ANEW_MAX: usize = 4;
 
+/// Most notes on a request, and the longest, in characters.
+const NOTES_MAX: usize = 16;
+const NOTE_MAX: usize = 512;
+
 /// What a caller asks for, parsed.
 #[derive(Debug, Clone)]
 pub struct Asking {
@@ -158,6 +162,7 @@ impl Plane {
             tickets: &asking.tickets,
             policy: Some(asking.policy.as_str()).filter(|policy| !policy.is_empty()),
             break_glass: asking.break_glass,
+            people_only: asking.extends.as_ref().is_some_and(|extension| extension.people_only),
             now: self.now(),
         };
         let review = tracing::info_span!(
@@ -316,6 +321,13 @@ impl Draft {
         Ok(request)
     }
 
+    /// What is left to people says why, in a bounded number of words.
+    fn notes(&self) -> Vec<String> {
+        let Ruled::Pending { .. } = &self.ruling.outcome else { return vec![] };
+        let short = |note: &String| note.chars().take(NOTE_MAX).collect();
+        self.ruling.notes.iter().take(NOTES_MAX).map(short).collect()
+    }
+
     /// Writes the request as PENDING, with the policy pinned in the version that ruled.
     fn pend(&self, change: &mut Change<'_>) -> Result<AccessRequest, Fault> {
         let Asking { via, scope, duration, reason, tickets, traceparent, mut start, extends, .. } = self.asking.clone();
@@ -367,6 +379,7 @@ impl Draft {
             stages,
             break_glass,
             reviews: vec![],
+            notes: self.notes(),
             traceparent,
             create_revision: Revision(0),
             mod_revision: Revision(0),

@@ -122,6 +122,7 @@ pub(super) fn request(id: &str) -> AccessRequest {
         stages: vec![],
         break_glass: None,
         reviews: vec![],
+        notes: vec![],
         traceparent: None,
         create_revision: Revision(0),
         mod_revision: Revision(0),

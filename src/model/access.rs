@@ -186,6 +186,8 @@ pub struct AccessRequest {
     pub break_glass: Option<AfterTheFact>,
     /// What people have said, in order.
     pub reviews: Vec<Review>,
+    /// Why no rule approved it, of those that nearly did.
+    pub notes: Vec<String>,
     /// W3C trace context of the request.
     pub traceparent: Option<Arc<str>>,
     /// The store's revision at which it was made.

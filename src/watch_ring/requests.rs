@@ -93,6 +93,7 @@ fn request(id: &str) -> AccessRequest {
         outcome: None,
         stages: vec![],
         reviews: vec![],
+        notes: vec![],
         break_glass: None,
         traceparent: None,
         create_revision: Revision(0),

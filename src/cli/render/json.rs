@@ -29,6 +29,7 @@ pub fn access_request(request: &v1::AccessRequest) -> Value {
         "endTime": time(request.end_time.as_ref()),
         "decidedBy": request.decided_by,
         "decisionReason": request.decision_reason,
+        "notes": request.notes,
         "traceparent": request.traceparent,
         "createRevision": request.create_revision,
         "modRevision": request.mod_revision,

@@ -55,6 +55,7 @@ impl View for Request<'_> {
             (when, moment(request.end_time.as_ref(), paper)),
             (by, request.decided_by.clone()),
             ("Because", request.decision_reason.clone()),
+            ("No rule because", request.notes.join("; ")),
             ("Grant", request.grant.clone()),
             ("Broken glass", break_glass(request.break_glass.as_ref(), paper)),
         ]);

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::control::audit;
+use crate::control::extend::Extending;
 use crate::control::grants::GrantFilter;
 use crate::control::listing::Page;
 use crate::control::requests::{Asking, RequestFilter};
@@ -266,4 +267,49 @@ async fn a_rule_that_denies_denies_whoever_breaks_the_glass_too() {
     let denied = rig.plane.request_access(&alice(), breaking()).await.unwrap();
     assert_eq!((denied.state, denied.break_glass), (AccessState::Denied, None));
     assert!(rig.plane.fanout.index().is_empty());
+}
+
+#[tokio::test]
+async fn glass_is_broken_for_now_and_not_for_later() {
+    let rig = rig().await;
+    let later = Asking { start: Some(NOON.plus(Duration::from_secs(7200))), ..breaking() };
+    assert_eq!(refused(&rig, &alice(), later).await, "BREAK_GLASS_NOT_ALLOWED");
+}
+
+#[tokio::test]
+async fn only_people_extend_what_the_glass_was_broken_for() {
+    let rig = rig().await;
+    let request = rig.plane.request_access(&alice(), breaking()).await.unwrap();
+    let id = issued(&rig, &request).await.grant.id.to_string();
+    // A rule approves five minutes of anybody.
+    let (duration, reason) = (Some(Duration::from_secs(300)), WHY.to_owned());
+    let extending = Extending { id, duration, reason, ..Extending::default() };
+    let asked = rig.plane.extend(&alice(), extending).await.unwrap();
+    assert_eq!(asked.state, AccessState::Pending);
+    assert_eq!(asked.notes, ["the glass was broken for the grant that this extends: no rule approves it"]);
+    assert_eq!(asked.stages.len(), 2, "those who were passed over decide");
+}
+
+#[tokio::test]
+async fn sidecars_hear_nothing_of_a_review_that_changes_no_grant() {
+    let rig = rig().await;
+    let request = rig.plane.request_access(&alice(), breaking()).await.unwrap();
+    rig.plane.review_break_glass(&olga(), says(&request.id, Opinion::Fine)).await.unwrap();
+    let (at, changes) =
+        rig.plane.store.read(|reader| Ok::<_, StoreError>((reader.revision()?, reader.changes()?))).await.unwrap();
+    assert!(changes.iter().all(|(changed, _)| *changed != at), "{changes:?}");
+}
+
+#[tokio::test]
+async fn a_rehearsed_review_opens_and_closes_nothing() {
+    let rig = rig().await;
+    let dry = Asking { validate_only: true, ..breaking() };
+    assert_eq!(rig.plane.request_access(&alice(), dry).await.unwrap().state, AccessState::Approved);
+    assert!(rig.plane.store.read(|reader| reader.open_reviews()).await.unwrap().is_empty());
+    let request = rig.plane.request_access(&alice(), breaking()).await.unwrap();
+    let mut objection = says(&request.id, Opinion::Objection);
+    objection.manner.validate_only = true;
+    rig.plane.review_break_glass(&olga(), objection).await.unwrap();
+    assert_eq!(rig.plane.store.read(|reader| reader.open_reviews()).await.unwrap().len(), 1);
+    assert!(matches!(issued(&rig, &request).await.grant.phase(rig.plane.now()), Phase::Live(_)));
 }

@@ -79,7 +79,7 @@ async fn how_often_and_how_long_in_all_is_bounded_and_a_refusal_says_what_is_lef
         last = request.outcome.unwrap().grant.unwrap();
     }
     let fault = refused(&rig, &alice(), more(&last, minutes(1))).await;
-    assert_eq!((fault.kind.reason(), fault.field.as_deref()), ("LIMIT_EXCEEDED", Some("id")));
+    assert_eq!((fault.kind.reason(), fault.field.as_deref()), ("LIMIT_EXCEEDED", None));
     assert!(fault.message.contains("extended 2 times at most (duration.maxExtensions)"), "{fault}");
     assert!(fault.message.contains("nothing is left"), "{fault}");
 }
@@ -181,4 +181,29 @@ async fn of_two_extensions_that_wait_only_one_is_carried_out() {
     assert_eq!(failed.state, AccessState::Failed);
     let fault = refused(&rig, &alice(), more(&old, minutes(15))).await;
     assert_eq!(fault.kind.reason(), "GRANT_EXTENDED");
+}
+
+#[tokio::test]
+async fn a_suspended_grant_is_not_extended_and_the_refusal_says_so() {
+    let rig = rig(POLICIES).await;
+    let id = grant_of(&rig, minutes(10)).await;
+    rig.plane.suspend(&root(), to(id.as_str(), "odd")).await.unwrap();
+    let fault = refused(&rig, &alice(), more(&id, minutes(1))).await;
+    assert_eq!(fault.kind.reason(), "GRANT_SUSPENDED");
+    assert!(fault.message.contains("cannot be extended while it is"), "{fault}");
+}
+
+#[tokio::test]
+async fn an_extension_that_its_window_cuts_off_too_early_extends_nothing() {
+    let always = POLICIES.replace("request.duration <= duration(\"10m\")", "true");
+    let rig = rig(&always).await;
+    let old = grant_of(&rig, minutes(50)).await;
+    // It is 22:13 there. The grant was issued before there were windows, and ends within the second of these.
+    let windows =
+        "  windows: [{from: '22:00', to: '22:30', timeZone: UTC}, {from: '23:00', to: '23:30', timeZone: UTC}]\n";
+    rig.plane.apply(Arc::new(policies(&format!("{always}{windows}")))).await.unwrap();
+    let request = rig.plane.extend(&alice(), more(&old, minutes(10))).await.unwrap();
+    assert_eq!(request.state, AccessState::Failed, "{request:?}");
+    assert!(request.outcome.unwrap().reason.contains("window closes"));
+    assert_eq!(rig.plane.grant(&alice(), old.as_str()).await.unwrap().origin.chain.extended_by, None);
 }

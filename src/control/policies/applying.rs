@@ -77,6 +77,12 @@ impl Plane {
     /// one planned against. Then nothing was changed.
     pub async fn apply_policies(&self, caller: &Caller, applying: Applying) -> Result<Done, Fault> {
         caller.must_be_admin("apply policies")?;
+        let (plane, caller) = (self.clone(), caller.clone());
+        // What is durable has to come into force, whether or not the caller waits for that.
+        self.sources.to_the_end(async move { plane.apply_in_turn(&caller, applying).await }).await
+    }
+
+    async fn apply_in_turn(&self, caller: &Caller, applying: Applying) -> Result<Done, Fault> {
         let _turn = self.sources.turn.lock().await;
         let key = answer_key(caller, &applying.request_id);
         let first = match key {
@@ -200,7 +206,9 @@ impl Job {
         }
         for id in change.read().all_pending(usize::MAX)? {
             let mut request = listed(change.read().request(&id)?, &id)?;
-            if !self.withdrawn.contains(&*request.terms.policy.name) {
+            // What nobody has decided in time has expired; the sweeper writes that down.
+            let over = change.now() >= request.pending_until;
+            if over || !self.withdrawn.contains(&*request.terms.policy.name) {
                 continue;
             }
             let reason = self.because(&request.terms.policy.name);

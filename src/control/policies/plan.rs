@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::diff;
 use super::offered::{Key, Offer, by_key, offered};
+use crate::control::apply::person;
 use crate::control::caller::Caller;
 use crate::control::fault::Fault;
 use crate::control::plane::Plane;
@@ -250,8 +251,14 @@ fn touched(reader: &Reader<'_>, changes: &mut [Change], now: Timestamp) -> Resul
     let moved = |change: &Change| matches!(change.action, Action::Change | Action::Remove);
     let places: BTreeMap<Key, usize> =
         changes.iter().enumerate().filter(|(_, c)| moved(c)).map(|(at, c)| (c.key.clone(), at)).collect();
-    for change in changes.iter_mut().filter(|change| change.key.0 == "AccessPolicy") {
-        change.from_version = reader.current_policy(&change.key.1)?.unwrap_or_default();
+    for change in changes.iter_mut() {
+        let (kind, name) = (change.key.0.as_str(), change.key.1.as_str());
+        let versioned = match kind {
+            "AccessPolicy" => name.to_owned(),
+            "Person" => person(name),
+            _ => continue,
+        };
+        change.from_version = reader.current_policy(&versioned)?.unwrap_or_default();
     }
     if places.is_empty() {
         return Ok(());

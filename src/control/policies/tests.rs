@@ -243,3 +243,50 @@ fn an_offer_is_bounded_and_its_names_are_told_apart() {
     }
     assert!(Offer::parse(vec![], true).is_ok());
 }
+
+#[tokio::test]
+async fn what_is_durable_comes_into_force_though_nobody_waits_for_it() {
+    let (rig, _directory) = rig(&[]).await;
+    let before = revision(&rig).await;
+    let mut revisions = rig.plane.fanout.revisions();
+    let (caller, wanted) = (root(), applying(offer(&[POLICIES], false)));
+    // The caller goes away in the moment in which it is written.
+    tokio::select! {
+        biased;
+        _ = revisions.wait_for(|newest| *newest > before) => {}
+        done = rig.plane.apply_policies(&caller, wanted) => panic!("{done:?}"),
+    }
+    let _turn = rig.plane.sources.turn.lock().await;
+    assert_eq!(in_force(&rig), ["payments"]);
+    assert_eq!(rig.plane.sources.beside.load().len(), 1, "and the watcher knows it");
+}
+
+#[tokio::test]
+async fn a_plan_shows_persons_with_the_version_in_force() {
+    let person = |more: &str| {
+        format!(
+            "apiVersion: jitgate.dev/v1\nkind: Person\nmetadata: {{name: alice}}\nspec: {{accounts: ['user:i|a', 'user:i|b'{more}]}}\n"
+        )
+    };
+    let (rig, _directory) = rig(&[]).await;
+    apply(&rig, offer(&[&person("")], false)).await.unwrap();
+    let plan = plan(&rig, offer(&[&person(", 'user:i|c'")], false)).await;
+    let [change] = plan.changes.as_slice() else { panic!("{plan:?}") };
+    assert_eq!((&*change.key.0, change.action, change.from_version), ("Person", Action::Change, 1));
+}
+
+#[tokio::test]
+async fn a_request_that_is_over_by_the_clock_is_not_cancelled_with_its_policy() {
+    let (rig, _directory) = rig(&[]).await;
+    apply(&rig, offer(&[POLICIES], false)).await.unwrap();
+    let long = crate::control::requests::Asking { duration: Some(std::time::Duration::from_secs(1800)), ..asking() };
+    let waiting = rig.plane.request_access(&alice(), long).await.unwrap();
+    rig.advance(600);
+    let withdrawing = Applying { revoke_withdrawn: true, ..applying(offer(&["# nothing"], true)) };
+    let done = rig.plane.apply_policies(&root(), withdrawing).await.unwrap();
+    assert_eq!(done.withdrawn.requests, 0);
+    rig.advance(3);
+    rig.plane.sweep().await.unwrap();
+    assert_eq!(rig.plane.access_request(&root(), &waiting.id).await.unwrap().state, AccessState::Expired);
+    assert!(rig.plane.fanout.index().grants().is_empty(), "and no sidecar speaks of it any more");
+}

@@ -139,7 +139,12 @@ fn judge(candidate: &Policy, ask: &Ask<'_>) -> Result<(Outcome, Vec<String>), Re
     }
     let pending = Outcome::Pending { duration, pending_ttl: policy.pending_ttl, staleness };
     let mut notes = Vec::new();
-    let approved = approval(policy, &rules, &bindings, duration, &mut notes);
+    let approved = if ask.people_only {
+        notes.push("the glass was broken for the grant that this extends: no rule approves it".to_owned());
+        None
+    } else {
+        approval(policy, &rules, &bindings, duration, &mut notes)
+    };
     Ok((approved.unwrap_or(pending), notes))
 }
 

@@ -203,7 +203,7 @@ impl<'v> Change<'v> {
         } else if request.create_revision == self.revision() {
             // Made and ended in one change: nobody has heard of it.
             self.grants.retain(|change| !matches!(change, fanout::Change::Put(put) if put.id == entry.id));
-        } else {
+        } else if self.read().request(&request.id).ok().flatten().is_none_or(|before| !before.state.is_terminal()) {
             let service = entry.scope.service().clone();
             self.grants.push(fanout::Change::Forget { id: entry.id, service });
         }

@@ -6,13 +6,14 @@ use std::sync::atomic::AtomicU64;
 use futures_util::FutureExt as _;
 
 use super::*;
+use crate::control::break_glass::Afterwards;
 use crate::control::extend::Extending;
 use crate::control::idempotency::{Manner, Transition};
 use crate::control::reviews::Reviewing;
 use crate::control::store::embedded::Embedded;
 use crate::control::store::memory::Memory;
 use crate::model::access::AccessRequest;
-use crate::model::approval::Verdict;
+use crate::model::approval::{Opinion, Verdict};
 use crate::model::grant::GrantId;
 
 mod check;
@@ -35,12 +36,29 @@ spec:
     - {name: never, when: 'request.reason == "deny me"', effect: DENY, message: not today}
   approval:
     stages: [{name: s, steps: [{name: people, approvers: ["user:https://idp.example|*"], approvals: 2, denials: 2}]}]
+  breakGlass: {who: ["user:https://idp.example|*"], maxDuration: 15m, reviewWithin: 20m}
 "#;
+const ALICE_TOO: &str = r#"
+---
+apiVersion: jitgate.dev/v1
+kind: Person
+metadata: {name: alice}
+spec: {accounts: ["user:https://idp.example|alice", "user:https://idp.example|alice-too"]}
+"#;
+
+/// What is in force; with windows, the first three quarters of the hours in which a run happens.
+fn in_force(windowed: bool) -> Arc<PolicySet> {
+    let window = |hour: u8| format!("    - {{from: '{hour:02}:00', to: '{hour:02}:45', timeZone: UTC}}\n");
+    let windows: String = [22, 23, 0, 1, 2, 3, 4].map(window).concat();
+    let windows = if windowed { format!("  windows:\n{windows}") } else { String::new() };
+    Arc::new(policies(&format!("{POLICY}{windows}{}", ALICE_TOO.trim_start())))
+}
 
 /// Steps of all runs in memory, and of one run; on disk every change waits for the disk.
 const STEPS: usize = 100_000;
 const STEPS_OF_ONE: usize = 400;
 const STEPS_ON_DISK: usize = 300;
+const STEPS_WITH_WINDOWS: usize = 8_000;
 
 /// A small generator: what it yields follows from its seed alone, so that a failure can be run again.
 struct Dice(u64);
@@ -89,6 +107,8 @@ struct World {
 #[derive(Debug, Clone)]
 enum Act {
     Ask { span: u64, start: Option<u64>, denied: bool },
+    Break { span: u64 },
+    Afterwards { request: Id, objection: bool },
     Review { request: Id, verdict: Verdict, other: bool, narrowed: Option<u64> },
     Cancel(Id),
     Revoke(Id),
@@ -108,7 +128,8 @@ enum Came {
 impl World {
     async fn start(medium: Medium, policies: &Arc<PolicySet>, seed: u64) -> Self {
         let (requests, digests, grants) = (vec![], vec![], vec![]);
-        let (dice, model) = (Dice(seed | 1), Model::default());
+        let windowed = policies.policies().any(|policy| !policy.windows.is_empty());
+        let (dice, model) = (Dice(seed | 1), Model { windowed, ..Model::default() });
         let mut world =
             Self { medium, rig: None, policies: Arc::clone(policies), dice, model, requests, digests, grants, used: 0 };
         world.reopen().await;
@@ -162,7 +183,7 @@ impl World {
         };
         let (requests, grants) = (self.requests.len(), self.grants.len());
         let dice = &mut self.dice;
-        match dice.roll(10) {
+        match dice.roll(12) {
             1..=3 if requests > 0 => {
                 let verdict = if dice.one_in(4) { Verdict::Deny } else { Verdict::Approve };
                 let narrowed = dice.one_in(5).then(|| dice.of(&[0, 60, 900, 100_000]));
@@ -176,6 +197,8 @@ impl World {
             9 if grants > 0 => {
                 Act::Extend { grant: newest(dice, grants), span: dice.of(&[30, 300, 600, 1200, 3000, 3601]) }
             }
+            10 => Act::Break { span: dice.of(&[60, 300, 900, 901, 3601]) },
+            11 if requests > 0 => Act::Afterwards { request: newest(dice, requests), objection: dice.one_in(2) },
             _ => Act::Ask {
                 span: dice.of(&[20, 60, 600, 1200, 1800, 3600, 3601]),
                 start: dice.one_in(4).then(|| dice.of(&[0, 5, 60, 500, 2000])),
@@ -232,6 +255,18 @@ impl World {
                     ..asking()
                 };
                 plane.request_access(&caller, asking).await.map(request)
+            }
+            Act::Break { span } => {
+                let Manner { request_id, fingerprint, validate_only, .. } = manner.clone();
+                let (duration, reason) = (Some(Duration::from_secs(*span)), "nobody can pay any more".to_owned());
+                let asking =
+                    Asking { duration, reason, break_glass: true, request_id, fingerprint, validate_only, ..asking() };
+                plane.request_access(&caller, asking).await.map(request)
+            }
+            Act::Afterwards { request: id, objection } => {
+                let opinion = if *objection { Opinion::Objection } else { Opinion::Fine };
+                let (id, reason) = (self.requests[*id].to_string(), "looked at".to_owned());
+                plane.review_break_glass(&caller, Afterwards { id, opinion, reason, manner }).await.map(request)
             }
             Act::Review { request: id, verdict, other, narrowed } => {
                 let reviewing = self.reviewing(*id, (*verdict, *other, *narrowed), manner.clone());
@@ -313,8 +348,8 @@ async fn seeded(medium: Medium, policies: &Arc<PolicySet>, seed: u64, steps: usi
     run.catch_unwind().await.unwrap_or_else(|_| panic!("the run with the seed {seed:#x} failed, see above"));
 }
 
-async fn runs(first: u64, steps: usize) {
-    let policies = Arc::new(policies(POLICY));
+async fn runs(first: u64, steps: usize, windowed: bool) {
+    let policies = in_force(windowed);
     for run_number in 0..u64::try_from(steps.div_ceil(STEPS_OF_ONE)).unwrap() {
         let seed = (first + run_number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         seeded(Medium::Memory(Memory::default()), &policies, seed, STEPS_OF_ONE).await;
@@ -324,16 +359,21 @@ async fn runs(first: u64, steps: usize) {
 // Two halves, so that two processors share them.
 #[tokio::test]
 async fn a_hundred_thousand_random_steps_do_what_the_model_says_one_half() {
-    runs(1, STEPS / 2).await;
+    runs(1, STEPS / 2, false).await;
 }
 
 #[tokio::test]
 async fn a_hundred_thousand_random_steps_do_what_the_model_says_other_half() {
-    runs(1_000_000, STEPS / 2).await;
+    runs(1_000_000, STEPS / 2, false).await;
+}
+
+#[tokio::test]
+async fn random_steps_within_windows_do_what_the_model_says() {
+    runs(2_000_000, STEPS_WITH_WINDOWS, true).await;
 }
 
 #[tokio::test]
 async fn random_steps_on_disk_do_what_the_model_says() {
     let disk = Medium::Disk(tempfile::tempdir().unwrap());
-    seeded(disk, &Arc::new(policies(POLICY)), 0x00d1_5c00, STEPS_ON_DISK).await;
+    seeded(disk, &in_force(false), 0x00d1_5c00, STEPS_ON_DISK).await;
 }

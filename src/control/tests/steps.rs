@@ -150,3 +150,15 @@ async fn every_step_of_a_request_that_is_over_is_refused_as_such() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_request_that_is_left_to_people_says_which_rule_nearly_approved_it() {
+    let rig = Rig::empty().await;
+    let capped = POLICIES.replace("when: 'request.duration <= duration(\"10m\")'", "when: 'true', maxDuration: 10m");
+    rig.plane.apply(Arc::new(policies(&capped))).await.unwrap();
+    let asking = Asking { duration: Some(Duration::from_secs(2700)), ..asking() };
+    let request = rig.plane.request_access(&alice(), asking).await.unwrap();
+    let notes = ["rule short approves at most 10m, and this asks for 45m"];
+    assert_eq!((request.state, request.notes.as_slice()), (AccessState::Pending, &notes.map(str::to_owned)[..]));
+    assert_eq!(rig.plane.access_request(&alice(), &request.id).await.unwrap().notes, notes, "and goes on saying so");
+}

@@ -12,6 +12,8 @@ use crate::model::time::Timestamp;
 use crate::wire::grant::{timestamp_from, timestamp_to};
 use crate::wire::{store, v1};
 
+/// Instances remembered: whoever reports chooses these names.
+const REPORTERS_MAX: usize = 20_000;
 /// Sidecars named of one grant.
 const SIDECARS_MAX: usize = 16;
 const METHOD_MAX: usize = 512;
@@ -169,11 +171,17 @@ pub(super) fn forget(rows: &mut Overlay<'_>, before: Timestamp, over: usize, mos
     Ok(forgotten)
 }
 
-/// Forgets instances that have said nothing since `before`.
+/// Forgets instances that have said nothing since `before`; of more than there can be, those that were heard least lately.
 pub(super) fn forget_reporters(rows: &mut Overlay<'_>, before: Timestamp) -> Result<(), StoreError> {
-    for (instance, reporter) in Reader::new(rows).reporters()? {
-        let last = reporter.last.and_then(|last| timestamp_from(&last, "last").ok()).unwrap_or_default();
-        if last < before {
+    let last = |reporter: &store::Reporter| {
+        reporter.last.as_ref().and_then(|last| timestamp_from(last, "last").ok()).unwrap_or_default()
+    };
+    let mut reporters: Vec<_> =
+        Reader::new(rows).reporters()?.into_iter().map(|(instance, reporter)| (last(&reporter), instance)).collect();
+    reporters.sort_unstable();
+    let over = reporters.len().saturating_sub(REPORTERS_MAX);
+    for (place, (last, instance)) in reporters.into_iter().enumerate() {
+        if place < over || last < before {
             rows.remove(Table::Reporters, instance.into_bytes());
         }
     }

@@ -153,3 +153,18 @@ async fn a_full_intake_never_makes_a_session_wait() {
     (0..WAITING_MAX + 10).for_each(|_| intake.take(reported("a", vec![v1::Decision::default()])));
     assert_eq!(uses.waiting.len(), WAITING_MAX);
 }
+
+#[tokio::test]
+async fn instances_that_report_are_bounded_whatever_they_call_themselves() {
+    let rig = Rig::start().await;
+    for (instance, seconds) in [("first", 0), ("second", 1)] {
+        rig.advance(seconds);
+        add(&rig, vec![reported(instance, vec![])]).await;
+    }
+    rig.advance(1);
+    let many = (0..20_000 - 1).map(|n| reported(&format!("i{n}"), vec![])).collect();
+    add(&rig, many).await;
+    rig.plane.store.note(|rows| rows::forget_reporters(rows, Timestamp::default())).await.unwrap();
+    let known = |name: &'static str| rig.plane.store.read(move |reader| reader.reporter(name));
+    assert!(known("first").await.unwrap().is_none() && known("second").await.unwrap().is_some());
+}

@@ -34,6 +34,8 @@ pub struct Ask<'a> {
     pub policy: Option<&'a str>,
     /// Whether it breaks the glass: at once, without people.
     pub break_glass: bool,
+    /// Whether no rule may approve it: what it goes on from was never approved.
+    pub people_only: bool,
     /// The moment of the ruling.
     pub now: Timestamp,
 }

@@ -19,6 +19,7 @@ fn evaluate(text: &str) -> Result<bool, String> {
     let scope = Scope::new(Service::parse("payments").unwrap(), rules).unwrap();
     let tickets = ["OPS-1".to_owned()];
     let ask = Ask {
+        people_only: false,
         requester: &requester,
         claims: claims.as_object(),
         subject: &requester[0],

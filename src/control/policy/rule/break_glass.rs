@@ -20,6 +20,11 @@ pub(super) fn accept(policy: &AccessPolicy, ask: &Ask<'_>) -> Result<(Duration, 
     if !rule.admits(ask.requester) {
         return refused("lets others break the glass, and not you; ask without, and its approvers decide".to_owned());
     }
+    if ask.start.is_some() {
+        let message =
+            format!("policy {} lets the glass be broken for now, not for later; leave the start out", policy.name);
+        return Err(refuse::by(policy, RefusalReason::BreakGlassNotAllowed, "start_time", message));
+    }
     let duration = ask.duration.unwrap_or_else(|| policy.duration.default.min(rule.max_duration));
     if duration > rule.max_duration {
         let (asked, max) = (write_duration(duration), write_duration(rule.max_duration));

@@ -60,6 +60,7 @@ impl Asking {
             tickets: &self.tickets,
             policy: self.policy,
             break_glass: self.break_glass,
+            people_only: false,
             start: None,
             now: self.now,
         })

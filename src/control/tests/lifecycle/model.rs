@@ -14,9 +14,16 @@ pub(super) type Id = usize;
 /// The reason of a refusal.
 pub(super) type Failure = &'static str;
 
-/// The last one is the administrator.
-pub(super) const PEOPLE: [&str; 5] = ["alice", "bob", "carol", "dora", "root"];
+/// The last one is another account of the first.
+pub(super) const PEOPLE: [&str; 6] = ["alice", "bob", "carol", "dora", "root", "alice-too"];
 const ROOT: Person = 4;
+const ALICE_TOO: Person = 5;
+
+/// Whether they are one human.
+pub(super) fn same(a: Person, b: Person) -> bool {
+    let human = |who: Person| if who == ALICE_TOO { 0 } else { who };
+    human(a) == human(b)
+}
 
 pub(super) fn caller(who: Person) -> Caller {
     Caller::stand_in(&[&format!("user:https://idp.example|{}", PEOPLE[who])], who == ROOT)
@@ -34,6 +41,15 @@ pub(super) struct Request {
     pub(super) extends: Option<Id>,
     pub(super) pending_until: Timestamp,
     pub(super) grant: Option<Id>,
+    pub(super) glass: Option<Glass>,
+}
+
+/// The review that is due because the glass was broken.
+#[derive(Debug, Clone)]
+pub(super) struct Glass {
+    pub(super) due: Timestamp,
+    pub(super) said: bool,
+    pub(super) overdue: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -48,6 +64,8 @@ pub(super) struct Grant {
     pub(super) extended: bool,
     pub(super) extensions: u32,
     pub(super) since: Timestamp,
+    /// The glass was broken for it.
+    pub(super) broken: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -57,6 +75,8 @@ pub(super) struct Model {
     pub(super) grants: Vec<Grant>,
     /// Audit events: one for each transition.
     pub(super) events: i64,
+    /// Access only within the first three quarters of some hours.
+    pub(super) windowed: bool,
 }
 
 /// What a step has made.
@@ -68,8 +88,9 @@ pub(super) struct Changed {
 
 impl Default for Model {
     fn default() -> Self {
-        // The policy was put in force: one event.
-        Self { now: crate::control::testing::NOON, requests: vec![], grants: vec![], events: 1 }
+        // The policy and the person were put in force: an event each.
+        let now = crate::control::testing::NOON;
+        Self { now, requests: vec![], grants: vec![], events: 2, windowed: false }
     }
 }
 
@@ -98,6 +119,12 @@ impl Model {
                 request.state = AccessState::Expired;
                 self.events += 1;
             }
+            if let Some(glass) =
+                request.glass.as_mut().filter(|glass| !glass.said && !glass.overdue && glass.due <= until)
+            {
+                glass.overdue = true;
+                self.events += 1;
+            }
         }
         for grant in &mut self.grants {
             if grant.over.is_none() && grant.ends <= until {
@@ -110,6 +137,8 @@ impl Model {
     pub(super) fn perform(&mut self, who: Person, act: &Act) -> Result<Changed, Failure> {
         match act {
             Act::Ask { span, start, denied } => self.ask(who, *span, *start, *denied),
+            Act::Break { span } => self.break_glass(who, *span),
+            Act::Afterwards { request, objection } => self.look_at_glass(who, *request, *objection),
             Act::Review { request, verdict, other, narrowed } => {
                 self.review(who, *request, *verdict, (*other, *narrowed))
             }
@@ -130,13 +159,76 @@ impl Model {
             return Err("LIMIT_EXCEEDED");
         }
         let start = start.map(|ahead| self.now.plus(Duration::from_secs(ahead)));
+        self.closes(start.unwrap_or(self.now))?;
         if denied {
             self.requests.push(self.asked(who, span, start, None));
             self.events += 2;
             self.requests.last_mut().unwrap().state = AccessState::Denied;
             return Ok(Changed { new_request: true, new_grant: false });
         }
-        Ok(self.submit(who, span, start, None))
+        self.submit(who, span, start, None)
+    }
+
+    /// When the window that is open then closes.
+    pub(super) fn closes(&self, at: Timestamp) -> Result<Timestamp, Failure> {
+        let seconds = at.as_micros() / 1_000_000;
+        let (hour, into) = (seconds / 3600 % 24, seconds % 3600);
+        match self.windowed {
+            false => Ok(Timestamp::MAX),
+            true if into < 45 * 60 && (hour >= 22 || hour <= 4) => {
+                Ok(Timestamp::from_micros((seconds - into + 45 * 60) * 1_000_000))
+            }
+            true => Err("OUTSIDE_WINDOW"),
+        }
+    }
+
+    /// At once and for a quarter of an hour at most; not while a review of this human is overdue.
+    fn break_glass(&mut self, who: Person, span: u64) -> Result<Changed, Failure> {
+        if span > 3600 {
+            return Err("LIMIT_EXCEEDED");
+        }
+        self.closes(self.now)?;
+        if span > 900 {
+            return Err("LIMIT_EXCEEDED");
+        }
+        let mine = self.requests.iter().filter(|request| same(request.requester, who));
+        let open: Vec<_> = mine.filter_map(|request| request.glass.as_ref().filter(|glass| !glass.said)).collect();
+        if open.iter().any(|glass| self.now >= glass.due) {
+            return Err("BREAK_GLASS_SUSPENDED");
+        }
+        if open.len() >= 20 {
+            return Err("LIMIT_EXCEEDED");
+        }
+        let due = self.now.plus(Duration::from_secs(1200));
+        let glass = Some(Glass { due, said: false, overdue: false });
+        self.requests.push(Request { by_people: true, glass, ..self.asked(who, span, None, None) });
+        self.events += 1;
+        self.approve(self.requests.len() - 1)?;
+        Ok(Changed { new_request: true, new_grant: true })
+    }
+
+    /// Somebody else says what they think of it; an objection ends the grant.
+    fn look_at_glass(&mut self, who: Person, id: Id, objection: bool) -> Result<Changed, Failure> {
+        let now = self.now;
+        let request = &mut self.requests[id];
+        if !request.by_people && who != request.requester && who != ROOT {
+            return Err("NOT_FOUND");
+        }
+        let Some(glass) = &mut request.glass else { return Err("NOT_ELIGIBLE") };
+        if glass.said {
+            return Err("STATE_TERMINAL");
+        }
+        if same(who, request.requester) {
+            return Err("SELF_APPROVAL");
+        }
+        glass.said = true;
+        self.events += 1;
+        let grant = &mut self.grants[request.grant.unwrap()];
+        if objection && !grant.state(now).is_terminal() {
+            grant.over = Some(GrantState::Revoked);
+            self.events += 1;
+        }
+        Ok(Changed::default())
     }
 
     fn asked(&self, who: Person, span: u64, start: Option<Timestamp>, extends: Option<Id>) -> Request {
@@ -150,38 +242,57 @@ impl Model {
             extends,
             pending_until: self.now,
             grant: None,
+            glass: None,
         }
     }
 
-    /// Ten minutes and less a rule approves, the rest waits for people.
-    fn submit(&mut self, who: Person, span: u64, start: Option<Timestamp>, extends: Option<Id>) -> Changed {
+    /// Ten minutes and less a rule approves, the rest waits for people; and so does what goes on from broken glass.
+    fn submit(
+        &mut self,
+        who: Person,
+        span: u64,
+        start: Option<Timestamp>,
+        extends: Option<Id>,
+    ) -> Result<Changed, Failure> {
+        let by_rule = span <= 600 && !extends.is_some_and(|old| self.grants[old].broken);
         self.requests.push(self.asked(who, span, start, extends));
         self.events += 1;
         let id = self.requests.len() - 1;
-        if span <= 600 {
-            self.approve(id);
+        if by_rule {
+            self.approve(id)?;
         } else {
             let until = self.now.plus(Duration::from_secs(600));
             let request = &mut self.requests[id];
             (request.by_people, request.pending_until) = (true, until);
         }
-        Changed { new_request: true, new_grant: span <= 600 }
+        Ok(Changed { new_request: true, new_grant: by_rule })
+    }
+
+    /// From when to when a grant would last that is approved now; nothing once that is over.
+    fn lasts(&self, request: &Request) -> Result<Option<(Timestamp, Timestamp)>, Failure> {
+        let ends = request.start.unwrap_or(self.now).plus(request.span);
+        let begins = if request.extends.is_some() { self.now } else { request.start.unwrap_or(self.now).max(self.now) };
+        if ends <= begins {
+            return Ok(None);
+        }
+        let ends = ends.min(self.closes(begins)?);
+        let shorter = request.extends.is_some_and(|old| ends <= self.grants[old].ends);
+        Ok(Some((begins, ends)).filter(|_| !shorter))
     }
 
     /// Issues the grant, or fails the request.
-    fn approve(&mut self, id: Id) -> bool {
+    fn approve(&mut self, id: Id) -> Result<bool, Failure> {
         let request = self.requests[id].clone();
-        let ends = request.start.unwrap_or(self.now).plus(request.span);
-        let begins = if request.extends.is_some() { self.now } else { request.start.unwrap_or(self.now).max(self.now) };
+        let lasts = self.lasts(&request)?;
         let extended = request.extends.map(|old| self.grants[old].clone());
         let lost = extended.as_ref().is_some_and(|old| {
             old.extended || old.suspended || matches!(old.over, Some(GrantState::Revoked | GrantState::Released))
         });
-        if ends <= begins || lost {
+        let Some((begins, ends)) = lasts.filter(|_| !lost) else {
             self.requests[id].state = AccessState::Failed;
             self.events += 1;
-            return false;
-        }
+            return Ok(false);
+        };
         if let Some(old) = request.extends {
             self.grants[old].extended = true;
         }
@@ -195,11 +306,12 @@ impl Model {
             extended: false,
             extensions: extended.as_ref().map_or(0, |old| old.extensions + 1),
             since: extended.map_or(begins, |old| old.since),
+            broken: request.glass.is_some(),
         });
         let request = &mut self.requests[id];
         (request.state, request.grant) = (AccessState::Approved, Some(self.grants.len() - 1));
         self.events += 2;
-        true
+        Ok(true)
     }
 
     fn open(&self, id: Id) -> Result<(), Failure> {
@@ -221,10 +333,10 @@ impl Model {
             return Err("NOT_FOUND");
         }
         self.open(id)?;
-        if who == request.requester {
+        if same(who, request.requester) {
             return Err("SELF_APPROVAL");
         }
-        if request.reviews.iter().any(|(reviewer, _)| *reviewer == who) {
+        if request.reviews.iter().any(|(reviewer, _)| same(*reviewer, who)) {
             return Err("ALREADY_REVIEWED");
         }
         if other {
@@ -234,8 +346,14 @@ impl Model {
         if narrowed.is_some_and(|narrowed| narrowed.is_zero() || narrowed > request.span) {
             return Err("INVALID_ARGUMENT");
         }
+        let span = narrowed.unwrap_or(request.span);
+        let approvals = request.reviews.iter().filter(|(_, verdict)| *verdict == Verdict::Approve).count();
+        if verdict == Verdict::Approve && approvals == 1 {
+            // Out of hours nothing is approved, and nothing written.
+            self.lasts(&Request { span, ..request })?;
+        }
         let request = &mut self.requests[id];
-        request.span = narrowed.unwrap_or(request.span);
+        request.span = span;
         request.reviews.push((who, verdict));
         self.events += 1;
         let count = |of: Verdict| request.reviews.iter().filter(|(_, verdict)| *verdict == of).count();
@@ -244,7 +362,7 @@ impl Model {
             self.events += 1;
             return Ok(Changed::default());
         }
-        let new_grant = count(Verdict::Approve) >= 2 && self.approve(id);
+        let new_grant = count(Verdict::Approve) >= 2 && self.approve(id)?;
         Ok(Changed { new_request: false, new_grant })
     }
 
@@ -262,7 +380,8 @@ impl Model {
     fn end(&mut self, who: Person, id: Id, how: GrantState) -> Result<Changed, Failure> {
         let grant = &mut self.grants[id];
         match (who == grant.subject, who == ROOT) {
-            (false, false) => return Err("NOT_FOUND"),
+            // Everybody was passed over, so everybody sees it.
+            (false, false) => return Err(if grant.broken { "NOT_ELIGIBLE" } else { "NOT_FOUND" }),
             (false, true) if how == GrantState::Released => return Err("NOT_ELIGIBLE"),
             _ => {}
         }
@@ -294,12 +413,13 @@ impl Model {
     fn extend(&mut self, who: Person, id: Id, span: u64) -> Result<Changed, Failure> {
         let grant = self.grants[id].clone();
         match (who == grant.subject, who == ROOT) {
-            (false, false) => return Err("NOT_FOUND"),
+            (false, false) => return Err(if grant.broken { "NOT_ELIGIBLE" } else { "NOT_FOUND" }),
             // The policy lets people ask for themselves only.
             (false, true) => return Err("SUBJECT_NOT_ALLOWED"),
             _ if span > 3600 => return Err("LIMIT_EXCEEDED"),
             _ => {}
         }
+        self.closes(grant.ends)?;
         match grant.state(self.now) {
             GrantState::Active => {}
             GrantState::Scheduled => return Err("GRANT_NOT_STARTED"),
@@ -313,6 +433,6 @@ impl Model {
         if grant.extensions >= 2 || total > Duration::from_secs(90 * 60) {
             return Err("LIMIT_EXCEEDED");
         }
-        Ok(self.submit(who, span, Some(grant.ends), Some(id)))
+        self.submit(who, span, Some(grant.ends), Some(id))
     }
 }
