@@ -69,8 +69,12 @@ fn the_examples_are_good_and_warn_of_nothing() {
 fn the_documentation_is_true() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/policies.md");
     let page = std::fs::read_to_string(path).unwrap();
-    let yaml: Vec<&str> = page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(yaml.len(), 5);
+    let yaml = page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let (fixtures, yaml): (Vec<&str>, Vec<&str>) = yaml.partition(|text| text.contains("kind: PolicyTest"));
+    assert_eq!((fixtures.len(), yaml.len()), (1, 5));
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("page_test.yaml"), fixtures.concat()).unwrap();
+    assert_eq!(super::fixture::problems(dir.path()), []);
     assert_eq!(found_in(&yaml.join("---\n")), [""; 0]);
     for reason in crate::model::policy::RefusalReason::ALL {
         assert!(page.contains(&format!("`{}`", reason.as_str())), "{reason:?}");
