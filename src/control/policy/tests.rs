@@ -74,7 +74,7 @@ fn the_documentation_is_true() {
     assert_eq!((fixtures.len(), yaml.len()), (1, 5));
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("page_test.yaml"), fixtures.concat()).unwrap();
-    assert_eq!(super::fixture::problems(dir.path()), []);
+    assert_eq!(fixture::problems(dir.path()), []);
     assert_eq!(found_in(&yaml.join("---\n")), [""; 0]);
     for reason in crate::model::policy::RefusalReason::ALL {
         assert!(page.contains(&format!("`{}`", reason.as_str())), "{reason:?}");
