@@ -1,5 +1,5 @@
-//! Grants that nobody uses: a policy can have them end early (`duration.unusedTtl`). A grant ends so only where it is certain
-//! that no sidecar has let a call through by it and no token was issued for it; wherever that cannot be told, it lasts.
+//! Grants that nobody uses: a policy can have them end early (`duration.unusedTtl`). A grant ends so only where no sidecar has
+//! told of a call by it, no token was issued for it, and whoever might still tell has been waited for; otherwise it lasts.
 //!
 //! What can keep it from being told: a sidecar of its service that is connected and not heard from since (it is waited
 //! for), that has gone (it is waited for, for ten minutes), that reports nothing (as long as there is one), records that
