@@ -8,65 +8,53 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-pub mod audit;
 pub mod connect;
-pub mod dev;
-pub mod explain;
-pub mod extend;
-pub mod fleet;
-pub mod grants;
-pub mod manner;
-pub mod policy;
-pub mod receipts;
+pub mod error;
 pub mod render;
-pub mod requests;
-pub mod reviews;
-pub mod run;
-pub mod suspend;
-pub mod token;
-pub mod trouble;
 pub mod values;
+pub mod verbs;
+pub mod write_options;
 
+pub use error::{Exit, Trouble};
 pub use render::{OutputArgs, Screen};
-pub use trouble::{Exit, Trouble};
 
 /// What the command line can do by itself.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Ask for access; returns at once, or with --wait when it is decided
-    Request(requests::RequestArgs),
+    Request(verbs::requests::RequestArgs),
     /// Look at access requests
-    Requests(requests::RequestsArgs),
+    Requests(verbs::requests::RequestsArgs),
     /// Take a pending access request back
-    Cancel(requests::CancelArgs),
+    Cancel(verbs::requests::CancelArgs),
     /// Approve what somebody else asks for, all of it or less
-    Approve(reviews::ApproveArgs),
+    Approve(verbs::reviews::ApproveArgs),
     /// Deny what somebody else asks for
-    Deny(reviews::DenyArgs),
+    Deny(verbs::reviews::DenyArgs),
     /// Say afterwards what you think of access that was taken by breaking the glass
-    Review(reviews::ReviewArgs),
+    Review(verbs::reviews::ReviewArgs),
     /// Look at grants
-    Grants(grants::GrantsArgs),
+    Grants(verbs::grants::GrantsArgs),
     /// End grants early: one by ID, or every live one of a subject or a service
-    Revoke(grants::RevokeArgs),
+    Revoke(verbs::grants::RevokeArgs),
     /// End your own grant: "I am done"
-    Release(grants::ReleaseArgs),
+    Release(verbs::grants::ReleaseArgs),
     /// Ask for a longer stay than a grant in force gives
-    Extend(extend::ExtendArgs),
+    Extend(verbs::extend::ExtendArgs),
     /// Hold a grant back for a while; its time runs on
-    Suspend(suspend::SuspendArgs),
+    Suspend(verbs::suspend::SuspendArgs),
     /// Let a suspended grant count again
-    Resume(suspend::ResumeArgs),
+    Resume(verbs::suspend::ResumeArgs),
     /// Say why a call would be allowed or refused, by the function that the sidecars run
-    Explain(explain::ExplainArgs),
+    Explain(verbs::explain::ExplainArgs),
     /// Ask for access, run a command with it, and give it back when the command ends
-    Run(run::RunArgs),
+    Run(verbs::run::RunArgs),
     /// List the sidecars and how far each one is
-    Fleet(fleet::FleetArgs),
+    Fleet(verbs::fleet::FleetArgs),
     /// Get tokens for grants, look into them, and turn over the keys that sign them
-    Token(token::TokenArgs),
+    Token(verbs::token::TokenArgs),
     /// Run everything on this machine, with Envoy and a demo upstream, and print what to try
-    Dev(dev::DevArgs),
+    Dev(crate::dev::DevArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -98,23 +86,23 @@ pub fn conclude(outcome: Result<Exit, Trouble>) -> ExitCode {
 
 async fn perform(verb: Verb, whole: clap::Command) -> Result<Exit, Trouble> {
     match verb {
-        Verb::Request(args) => requests::request(args).await,
-        Verb::Requests(args) => requests::requests(args).await,
-        Verb::Cancel(args) => requests::cancel(args).await,
-        Verb::Approve(args) => reviews::approve(args).await,
-        Verb::Deny(args) => reviews::deny(args).await,
-        Verb::Review(args) => reviews::review(args).await,
-        Verb::Grants(args) => grants::grants(args).await,
-        Verb::Revoke(args) => grants::revoke(args).await,
-        Verb::Release(args) => grants::release(args).await,
-        Verb::Extend(args) => extend::extend(args).await,
-        Verb::Suspend(args) => suspend::suspend(args).await,
-        Verb::Resume(args) => suspend::resume(args).await,
-        Verb::Explain(args) => explain::explain(args).await,
-        Verb::Run(args) => run::run(args).await,
-        Verb::Fleet(args) => fleet::fleet(args).await,
-        Verb::Token(args) => token::token(args).await,
-        Verb::Dev(args) => dev::dev(args).await,
+        Verb::Request(args) => verbs::requests::request(args).await,
+        Verb::Requests(args) => verbs::requests::requests(args).await,
+        Verb::Cancel(args) => verbs::requests::cancel(args).await,
+        Verb::Approve(args) => verbs::reviews::approve(args).await,
+        Verb::Deny(args) => verbs::reviews::deny(args).await,
+        Verb::Review(args) => verbs::reviews::review(args).await,
+        Verb::Grants(args) => verbs::grants::grants(args).await,
+        Verb::Revoke(args) => verbs::grants::revoke(args).await,
+        Verb::Release(args) => verbs::grants::release(args).await,
+        Verb::Extend(args) => verbs::extend::extend(args).await,
+        Verb::Suspend(args) => verbs::suspend::suspend(args).await,
+        Verb::Resume(args) => verbs::suspend::resume(args).await,
+        Verb::Explain(args) => verbs::explain::explain(args).await,
+        Verb::Run(args) => verbs::run::run(args).await,
+        Verb::Fleet(args) => verbs::fleet::fleet(args).await,
+        Verb::Token(args) => verbs::token::token(args).await,
+        Verb::Dev(args) => crate::dev::dev(args).await,
         Verb::Completions(CompletionsArgs { shell }) => completions(shell, whole),
     }
 }

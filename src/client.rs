@@ -34,7 +34,7 @@ pub mod ask;
 pub mod layer;
 pub mod source;
 
-pub use crate::jit::HEADER;
+pub use crate::jose::jit::HEADER;
 pub use ask::{Asking, Issue};
 pub use layer::{TokenInterceptor, TokenLayer, WithToken};
 pub use source::{Token, TokenError, TokenSource};

@@ -24,7 +24,7 @@ use tonic_health::server::{HealthReporter, health_reporter};
 
 use crate::admin::{self, Admin};
 use crate::clock::ControlClock;
-use crate::issuers::Issuers;
+use crate::jose::issuers::Issuers;
 use crate::runtime::{Outcome, Tasks};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, Incoming};
@@ -33,57 +33,35 @@ use crate::wire::v1::access_service_server::AccessServiceServer;
 use crate::wire::v1::enforcer_service_server::EnforcerServiceServer;
 
 pub mod api;
-pub mod apply;
-pub mod approve;
-pub mod audit;
-pub mod break_glass;
-pub mod caller;
 pub mod config;
-pub mod entitle;
-pub mod expiry;
-pub mod explain;
-pub mod extend;
 pub mod fanout;
-pub mod fault;
-pub mod following;
-pub mod grants;
-pub mod idempotency;
 pub mod keys;
-pub mod listen;
-pub mod listing;
+pub mod lifecycle;
 pub mod metrics;
-pub mod plane;
 pub mod policies;
 pub mod policy;
-pub mod requests;
-pub mod reviews;
+pub mod query;
 pub mod store;
-pub mod story;
-pub mod suspend;
 pub mod tokens;
-pub mod unused;
-pub mod uses;
-pub mod validate;
-pub mod waiting;
 
 pub use config::ControlPlaneArgs;
 
 use api::Api;
-use caller::Callers;
+use api::entitle::Entitlements;
+use api::listen::Identify;
 use config::Plaintext;
-use entitle::Entitlements;
 use fanout::{Enforcer, Fanout, FanoutConfig};
 use keys::TokenKeys;
-use listen::Identify;
+use lifecycle::caller::Callers;
+use lifecycle::notify::Waiting;
+use lifecycle::plane::Plane;
 use metrics::{ControlMetrics, StoreMetrics};
-use plane::Plane;
 use policies::Sources;
 use policy::{PolicySet, Reloader};
+use query::usage::{Uses, UsesArgs};
 use store::embedded::Embedded;
 use store::{Clock, Store, StoreError, Writer};
 use tokens::TokenApi;
-use uses::{Uses, UsesArgs};
-use waiting::Waiting;
 
 /// Runs the control plane until `until` completes or a part of it fails.
 ///
@@ -208,7 +186,7 @@ impl ControlPlane {
         let tokens = TokenApi::new(Api::new(plane.clone(), stop.clone()), Arc::clone(&keys), Arc::clone(&issuers));
         let routes =
             routes(&plane, entitlements, stop.clone())?.add_service(tokens.into_service()).add_service(health_service);
-        tasks.spawn("the gRPC listener", listen::serve(grpc, routes, identify, stop.clone()));
+        tasks.spawn("the gRPC listener", api::listen::serve(grpc, routes, identify, stop.clone()));
         tasks.spawn("the health report", report_health(health, stop.clone()));
         tasks.spawn("the HTTP listener", admin::serve(http, shown(&plane, metrics, &keys), stop.clone()));
         tasks.spawn("the watch fan-out", Arc::clone(&plane.fanout).run(stop.clone()));
@@ -241,7 +219,7 @@ async fn open(
     let clock: Clock = Arc::new(move || anchored.now());
     let (store, writer, opening) = Store::open(engine, Arc::clone(&clock)).with_context(named)?;
     let config = FanoutConfig { progress_interval, ..FanoutConfig::default() };
-    let mirror = fanout::mirror::Mirror::new(opening.revision, opening.grants, &opening.history, config.changes_kept);
+    let mirror = fanout::cache::Mirror::new(opening.revision, opening.grants, &opening.history, config.changes_kept);
     let fanout = Arc::new(Fanout::on_clock(opening.epoch.to_string(), mirror, config, anchored));
     let waiting = Waiting::default();
     let (published, woken) = (Arc::clone(&fanout), waiting.clone());
@@ -309,7 +287,7 @@ fn spawn_reloads(tasks: &mut Tasks, reloader: Reloader, plane: Plane, stop: &Can
             let newest = changed.borrow_and_update().clone();
             let Some(set) = newest else { continue };
             while let Err(fault) = plane.follow(Arc::clone(&set)).await {
-                if fault.kind == fault::FaultKind::Invalid {
+                if fault.kind == lifecycle::fault::FaultKind::Invalid {
                     // Read again with the next look at the directory, which then says so in full.
                     tracing::error!(%fault, "the changed policies do not go together with what is applied");
                     break;

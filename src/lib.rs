@@ -13,8 +13,8 @@
 //!
 //! * [`model`]: the nouns (principal, scope, grant) and the decision; knows no wire, no clock, no I/O.
 //! * [`wire`]: our protobufs and their conversion to and from the model.
-//! * the leaves that any role may use: [`index`], [`issuers`], [`jit`], [`clock`], [`telemetry`], [`admin`], [`tls`], [`runtime`], [`client`];
-//! * the roles: [`sidecar`] (data plane), [`control`] (control plane), [`cli`];
+//! * the leaves that any role may use: [`index`], [`jose`], [`clock`], [`telemetry`], [`admin`], [`tls`], [`runtime`], [`client`];
+//! * the roles: [`sidecar`] (data plane), [`control`] (control plane), [`cli`], [`dev`] (all of it on one machine);
 //! * [`load`]: thousands of sidecars out of one process, to measure a control plane with.
 //!
 //! The arrow of dependency is `model` <- `wire` <- leaves <- roles <- binaries. Roles never import one another.
@@ -24,9 +24,9 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod control;
+pub mod dev;
 pub mod index;
-pub mod issuers;
-pub mod jit;
+pub mod jose;
 pub mod load;
 pub mod model;
 pub mod runtime;
@@ -36,6 +36,4 @@ pub mod tls;
 pub mod wire;
 
 #[cfg(test)]
-mod verdict_ring;
-#[cfg(test)]
-mod watch_ring;
+mod rings;

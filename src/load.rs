@@ -15,18 +15,18 @@ use anyhow::{Context, bail, ensure};
 
 use crate::tls::{self, Route};
 
+mod control_plane;
 mod driver;
-mod plant;
+mod fleet;
 mod proc;
 mod report;
 mod session;
-mod swarm;
 
 pub use report::{FanOut, Joined, Memory, Report, Spread, Storm};
 
+use control_plane::Plant;
 use driver::Driver;
-use plant::Plant;
-use swarm::Swarm;
+use fleet::Swarm;
 
 /// What load to make, and against what.
 #[derive(Debug, Clone, clap::Args)]

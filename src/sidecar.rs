@@ -7,43 +7,31 @@
 //! ```
 
 pub mod check;
-pub mod config;
-pub mod gauges;
-pub mod health;
-pub mod identify;
-pub mod input;
-pub mod leash;
-pub mod listen;
-pub mod listing;
-pub mod patience;
-pub mod record;
 pub mod report;
-pub mod respond;
-pub mod routes;
-pub mod skew;
-pub mod table;
-pub mod tokens;
+pub mod serve;
+pub mod state;
+pub mod streams;
 pub mod watch;
 
 #[cfg(test)]
-mod scene;
+mod fixtures;
 
 use std::sync::Arc;
 
 use crate::admin::{self, Admin, AdminArgs};
-use crate::issuers::{Issuers, IssuersArgs};
+use crate::jose::issuers::{Issuers, IssuersArgs};
 use crate::runtime::{self, Outcome, Tasks};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::Spans;
 use check::Authorizer;
-use config::{CheckArgs, Checking};
-use health::Readiness;
-use leash::LeashArgs;
-use listen::ListenArgs;
-use record::Recorder;
+use check::record::Recorder;
 use report::ReportArgs;
-use routes::Limits;
-use table::Table;
+use serve::config::{CheckArgs, Checking};
+use serve::health::Readiness;
+use serve::listen::ListenArgs;
+use serve::routes::Limits;
+use state::table::Table;
+use streams::LeashArgs;
 use watch::{WatchArgs, Watched};
 
 /// Everything that a sidecar can be told.
@@ -93,18 +81,18 @@ pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
     let admin_listener = admin.bind().await?;
     let stopped = runtime::shutdown_signal()?;
 
-    gauges::register(&metrics, Arc::clone(&table), watch.status(), Arc::clone(&issuers));
+    serve::gauges::register(&metrics, Arc::clone(&table), watch.status(), Arc::clone(&issuers));
     let ready = readiness.clone();
     let shown = Admin::new(metrics.clone())
         .ready_when("grants", move || ready.obstacle().map_or(Ok(()), Err))
-        .merge(listing::routes(Arc::clone(&table)));
+        .merge(serve::listing::routes(Arc::clone(&table)));
     let mut tasks = Tasks::new();
-    let cuts = leash::Record::register(spans.clone(), &metrics);
+    let cuts = streams::Record::register(spans.clone(), &metrics);
     let leash = leash.build(Arc::clone(&table), &checking, cuts, tasks.stopping());
     let recorder = Recorder::reporting(spans, &metrics, reports.clone());
     let authorizer = Authorizer::new(Arc::clone(&table), Arc::clone(&issuers), checking, recorder);
-    let health = health::reporter().await;
-    let routes = routes::build(authorizer, leash, health.clone(), limits)?;
+    let health = serve::health::reporter().await;
+    let routes = serve::routes::build(authorizer, leash, health.clone(), limits)?;
 
     for listener in listeners {
         let name = format!("listener {}", listener.address());

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use jitgate::cli::audit::{self, AuditArgs};
-use jitgate::cli::policy::{self as policy_cli, Case, Checked, Found, PolicyArgs, PolicyVerb, Tested};
+use jitgate::cli::verbs::audit::{self, AuditArgs};
+use jitgate::cli::verbs::policy::{self as policy_cli, Case, Checked, Found, PolicyArgs, PolicyVerb, Tested};
 use jitgate::cli::{self, Exit, Trouble};
 use jitgate::control::{self, ControlPlaneArgs, policy};
 use jitgate::runtime;
@@ -50,7 +50,7 @@ async fn main() -> ExitCode {
     tls::install_provider();
     match Jitgate::parse().verb {
         Verb::Client(verb) => cli::run(*verb, Jitgate::command()).await,
-        Verb::Audit(args) => cli::conclude(audit::audit(*args, control::audit::verify_directory).await),
+        Verb::Audit(args) => cli::conclude(audit::audit(*args, control::query::audit::verify_directory).await),
         Verb::Policy(args) => cli::conclude(policy(*args).await),
         Verb::ControlPlane(args) => cli::conclude(control_plane(*args).await),
     }

@@ -16,8 +16,8 @@ use crate::wire::v1::audit_service_client::AuditServiceClient;
 use crate::wire::v1::policy_service_client::PolicyServiceClient;
 use crate::wire::v1::token_service_client::TokenServiceClient;
 
+use super::error::{Trouble, root_cause};
 use super::render::{OutputArgs, Screen};
-use super::trouble::{Trouble, root_cause};
 use super::values::{self, Token};
 
 /// How long a unary call may take, on top of what it was asked to wait for.

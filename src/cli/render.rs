@@ -11,10 +11,11 @@ use serde_json::Value;
 use crate::clock;
 use crate::model::time::Timestamp;
 
-use super::trouble::Trouble;
+use super::error::Trouble;
 
 pub mod audit;
 pub mod json;
+pub mod receipts;
 pub mod text;
 mod times;
 

@@ -8,7 +8,7 @@ use crate::model::identity::{Principal, Service};
 use crate::model::scope::{GrpcRule, HttpRule};
 use crate::model::time::Timestamp;
 
-use super::trouble::Trouble;
+use super::error::Trouble;
 
 /// A bearer token. Its `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]

@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::{Instrument, Span, field};
 
-use super::caller::Caller;
-use super::fault::{Fault, FaultKind};
-use super::following::FollowFilter;
-use super::plane::Plane;
+use super::lifecycle::caller::Caller;
+use super::lifecycle::fault::{Fault, FaultKind};
+use super::lifecycle::plane::Plane;
+use super::query::follow::FollowFilter;
 use crate::model::access::AccessRequest;
 use crate::model::decision::DenyReason;
 use crate::telemetry::{names, trace};
@@ -21,6 +21,8 @@ use crate::wire::v1;
 use crate::wire::v1::access_service_server::{AccessService, AccessServiceServer};
 
 mod audit;
+pub mod entitle;
+pub mod listen;
 mod parse;
 mod policies;
 mod reply;

@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustls::ServerConfig;
 
-use super::entitle::Entitlement;
+use super::api::entitle::Entitlement;
 use super::keys::TokenArgs;
 use super::policy::PolicySet;
-use super::uses::UsesArgs;
-use crate::issuers::IssuersArgs;
+use super::query::usage::UsesArgs;
+use crate::jose::issuers::IssuersArgs;
 use crate::model::identity::Principal;
 use crate::tls::{self, ALPN_H2, ClientAuth};
 

@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::ControlClock;
-use crate::control::uses::Intake;
+use crate::control::query::usage::Intake;
 use crate::index::Index;
 use crate::model::grant::{Grant, GrantId, Revision};
 use crate::model::identity::Service;
@@ -25,8 +25,8 @@ use crate::model::time::Timestamp;
 use crate::runtime::Outcome;
 use crate::wire::v1;
 
+pub mod cache;
 pub mod fleet;
-pub mod mirror;
 mod outbox;
 pub mod service;
 mod session;
@@ -35,8 +35,8 @@ mod subscription;
 pub use fleet::{Enforcement, Sidecar, Untold};
 pub use service::{Enforcer, Entitle};
 
+use cache::{Gap, Mirror};
 use fleet::{Fleet, Times};
-use mirror::{Gap, Mirror};
 
 /// What one committed revision changed, for the sidecars.
 #[derive(Debug, Clone)]

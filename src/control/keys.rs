@@ -14,10 +14,10 @@ use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 
 use super::fanout::Fanout;
-use super::fault::{Fault, FaultKind};
-use super::plane::new_id;
+use super::lifecycle::fault::{Fault, FaultKind};
+use super::lifecycle::plane::new_id;
 use super::store::{Change, Store, StoreError};
-use crate::jit::{JitKeys, KeyPair};
+use crate::jose::jit::{JitKeys, KeyPair};
 use crate::model::time::Timestamp;
 use crate::runtime;
 use crate::wire::v1;

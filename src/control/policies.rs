@@ -9,9 +9,9 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::apply::Applied;
-use super::fault::{Fault, FaultKind};
-use super::plane::Plane;
+use super::lifecycle::fault::{Fault, FaultKind};
+use super::lifecycle::plane::Plane;
+use super::lifecycle::standing::Applied;
 use super::policy::{Beside, Origin, PolicySet, Problem, Reloader, Text};
 use super::store::{Reader, StoreError};
 use crate::wire::store::AppliedDocument;

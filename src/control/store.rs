@@ -14,6 +14,7 @@ use std::fmt::Debug;
 use std::ops::ControlFlow;
 
 pub mod change;
+pub mod difference;
 pub mod embedded;
 pub mod handle;
 pub mod keys;

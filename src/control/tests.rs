@@ -1,8 +1,11 @@
+use super::lifecycle::{caller, plane, standing};
+use super::query::audit;
 use std::collections::BTreeMap;
 
-use super::fault::{Fault, FaultKind};
-use super::grants::{GrantFilter, Sweep};
-use super::listing::Page;
+use super::lifecycle::fault::{Fault, FaultKind};
+use super::lifecycle::grants::{GrantFilter, Sweep};
+use super::lifecycle::requests::{Asking, RequestFilter};
+use super::query::page::Page;
 use super::store::StoreError;
 use super::testing::*;
 use super::*;
@@ -10,7 +13,6 @@ use crate::model::access::AccessState;
 use crate::model::canonical::Canonical;
 use crate::model::grant::{Ended, Hold, Phase};
 use crate::model::identity::Service;
-use requests::{Asking, RequestFilter};
 
 mod later;
 mod lifecycle;
@@ -328,7 +330,11 @@ async fn standing_grants_follow_their_declaration() {
     let applied = apply(baseline("shop", "/a")).await.unwrap();
     assert_eq!((applied.issued, applied.ended), (1, 0));
     assert_eq!(phase(), Some(Phase::Live(None)));
-    assert_eq!(apply(baseline("shop", "/a")).await.unwrap(), apply::Applied::default(), "the same again is no change");
+    assert_eq!(
+        apply(baseline("shop", "/a")).await.unwrap(),
+        standing::Applied::default(),
+        "the same again is no change"
+    );
     let applied = apply(baseline("shop", "/b")).await.unwrap();
     assert_eq!((applied.issued, applied.ended), (1, 1));
     let applied = apply(baseline("books", "/b")).await.unwrap();

@@ -7,15 +7,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::caller::Caller;
-use super::fault::{Fault, FaultKind};
 use super::keys::TokenKeys;
-use super::plane::{Plane, new_id};
+use super::lifecycle::caller::Caller;
+use super::lifecycle::fault::{Fault, FaultKind};
+use super::lifecycle::plane::{Plane, new_id};
 use super::store::Change;
-use crate::issuers::Issuers;
-use crate::jit::claims::{at_second, seconds};
-use crate::jit::verify::TOKEN_MAX;
-use crate::jit::{JitClaims, KeyPair, TOKEN_LIFETIME_MAX};
+use crate::jose::issuers::Issuers;
+use crate::jose::jit::claims::{at_second, seconds};
+use crate::jose::jit::verify::TOKEN_MAX;
+use crate::jose::jit::{JitClaims, KeyPair, TOKEN_LIFETIME_MAX};
 use crate::model::decision::DenyReason;
 use crate::model::grant::{Ended, Grant, Phase};
 use crate::model::identity::{Principal, PrincipalKind};

@@ -9,8 +9,8 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use ulid::Ulid;
 
+use super::fleet::Swarm;
 use super::report::{FanOut, Spread};
-use super::swarm::Swarm;
 use crate::tls::Route;
 use crate::wire::grant::duration_to;
 use crate::wire::v1;

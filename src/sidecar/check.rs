@@ -1,6 +1,13 @@
 //! Answers Envoy's checks: read, identify, decide, respond; one record for each. It waits for nothing but the
 //! verification of a token and, briefly, for a grant that a token says is on its way; whatever goes wrong is never an allow.
 
+pub mod deadline;
+pub mod identify;
+pub mod input;
+pub mod record;
+pub mod respond;
+pub mod tokens;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,19 +17,19 @@ use smallvec::SmallVec;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
-use super::config::Checking;
-use super::identify::{Identified, Verifiers, identify};
-use super::input::{self, Call, Inbound};
-use super::patience::Patience;
-use super::record::{Facts, Pending, Recorder};
-use super::respond::{Answer, To};
-use super::table::Table;
-use super::tokens::Tokens;
-use crate::issuers::Issuers;
+use super::serve::config::Checking;
+use super::state::table::Table;
+use crate::jose::issuers::Issuers;
 use crate::model::decide::{Caller, Check, Freshness, Grants, Held, decide};
 use crate::model::decision::{Decision, Denial, DenyReason};
 use crate::model::grant::Revision;
 use crate::model::identity::Principal;
+use deadline::Patience;
+use identify::{Identified, Verifiers, identify};
+use input::{Call, Inbound};
+use record::{Facts, Pending, Recorder};
+use respond::{Answer, To};
+use tokens::Tokens;
 
 /// Checks in flight at once, over all connections. Beyond it Envoy gets an error at once instead of a place in a queue.
 const IN_FLIGHT_MAX: usize = 4096;

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::table::Table;
+use super::state::table::Table;
 use crate::runtime::Outcome;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::names;

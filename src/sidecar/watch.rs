@@ -18,7 +18,7 @@ use ulid::Ulid;
 use crate::model::identity::Service;
 use crate::runtime::Outcome;
 use crate::sidecar::report::Reports;
-use crate::sidecar::table::Table;
+use crate::sidecar::state::table::Table;
 use crate::tls;
 use crate::wire::grant::duration_to;
 use crate::wire::v1;

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::cli::audit::line::{Line, hex};
-use crate::cli::trouble::printable;
+use crate::cli::error::printable;
+use crate::cli::verbs::audit::line::{Line, hex};
 use crate::model::audit::{Broken, Verified};
 use crate::model::identity::Principal;
 use crate::wire::v1;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::wire::grant::{duration_from, duration_to, timestamp_from};
 use crate::wire::v1;
 
-use super::super::receipts::after_commit;
+use super::receipts::after_commit;
 
 /// An access request.
 pub fn access_request(request: &v1::AccessRequest) -> Value {

@@ -7,8 +7,8 @@ use crate::model::identity::{Principal, PrincipalKind};
 use crate::model::time::Timestamp;
 use crate::wire::v1;
 
-use super::super::receipts::Enforced;
-use super::super::trouble::printable;
+use super::super::error::printable;
+use super::receipts::Enforced;
 use super::times::instant;
 pub use super::times::{distance, moment, relative};
 pub(super) use super::times::{span, time};

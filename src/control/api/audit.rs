@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{Api, busy, status};
-use crate::control::audit::listing::{EventFilter, newest};
-use crate::control::fault::{Fault, FaultKind};
-use crate::control::listing::Page;
-use crate::control::plane::Plane;
+use crate::control::lifecycle::fault::{Fault, FaultKind};
+use crate::control::lifecycle::plane::Plane;
+use crate::control::query::audit::listing::{EventFilter, newest};
+use crate::control::query::page::Page;
 use crate::wire::grant::timestamp_from;
 use crate::wire::v1;
 use crate::wire::v1::audit_service_server::{AuditService, AuditServiceServer};

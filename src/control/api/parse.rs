@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use crate::control::break_glass::Afterwards;
-use crate::control::caller::Caller;
-use crate::control::explain::{Called, Question};
-use crate::control::extend::Extending;
-use crate::control::fault::Fault;
-use crate::control::grants::{GrantFilter, Sweep};
-use crate::control::idempotency::Manner;
-use crate::control::listing::Page;
-use crate::control::requests::{Asking, RequestFilter};
-use crate::control::reviews::Reviewing;
+use crate::control::lifecycle::break_glass::Afterwards;
+use crate::control::lifecycle::caller::Caller;
+use crate::control::lifecycle::extend::Extending;
+use crate::control::lifecycle::fault::Fault;
+use crate::control::lifecycle::grants::{GrantFilter, Sweep};
+use crate::control::lifecycle::requests::{Asking, RequestFilter};
+use crate::control::lifecycle::reviews::Reviewing;
+use crate::control::lifecycle::write_options::Manner;
+use crate::control::query::explain::{Called, Question};
+use crate::control::query::page::Page;
 use crate::model::access::AccessState;
 use crate::model::approval::{Opinion, Verdict};
 use crate::model::identity::{Principal, Service};
@@ -23,9 +23,9 @@ use crate::wire::grant::{FieldError, duration_from, principals_from, scope_from,
 use crate::wire::v1;
 use crate::wire::v1::explain_access_request::Target;
 
-mod manner;
+mod write_options;
 
-pub(super) use manner::{cancel, manner, release, resume, revoke, suspend};
+pub(super) use write_options::{cancel, manner, release, resume, revoke, suspend};
 
 const REQUEST_ID_MAX: usize = 64;
 const PRINCIPALS_MAX: usize = 256;

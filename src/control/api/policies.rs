@@ -4,7 +4,7 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::{Api, parse};
-use crate::control::fault::Fault;
+use crate::control::lifecycle::fault::Fault;
 use crate::control::policies::applying::{Applying, Done};
 use crate::control::policies::history::Version;
 use crate::control::policies::offered::Offer;

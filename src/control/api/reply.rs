@@ -5,13 +5,13 @@ use std::time::Duration;
 use prost::Message;
 use tracing::Span;
 
-use crate::control::caller::Caller;
-use crate::control::explain::{Explanation, Step};
 use crate::control::fanout::fleet::{Outstanding, Receipt};
 use crate::control::fanout::{Enforcement, Sidecar};
-use crate::control::fault::{Fault, FaultKind};
-use crate::control::grants::Ends;
-use crate::control::plane::Plane;
+use crate::control::lifecycle::caller::Caller;
+use crate::control::lifecycle::fault::{Fault, FaultKind};
+use crate::control::lifecycle::grants::Ends;
+use crate::control::lifecycle::plane::Plane;
+use crate::control::query::explain::{Explanation, Step};
 use crate::model::access::Issued;
 use crate::model::grant::Revision;
 use crate::model::time::Timestamp;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::control::fault::{Fault, FaultKind};
+use crate::control::lifecycle::fault::{Fault, FaultKind};
 use crate::model::policy::RefusalReason;
 
 /// `ErrorInfo.domain` of every refusal.

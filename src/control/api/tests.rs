@@ -230,7 +230,7 @@ async fn a_watch_is_renewed_after_an_hour() {
     let rig = crate::control::testing::Rig::start().await;
     let (alice, plane) = (crate::control::testing::alice(), rig.plane.clone());
     let asking = crate::control::testing::asking();
-    let asking = crate::control::requests::Asking { duration: Some(Duration::from_secs(1200)), ..asking };
+    let asking = crate::control::lifecycle::requests::Asking { duration: Some(Duration::from_secs(1200)), ..asking };
     let id = plane.request_access(&alice, asking).await.unwrap().id;
     let api = Api::new(plane, CancellationToken::new());
     let mut watch = Request::new(v1::WatchAccessRequestRequest { id: id.to_string() });

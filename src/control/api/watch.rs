@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::status;
-use crate::control::caller::Caller;
-use crate::control::fault::{Fault, FaultKind};
-use crate::control::following::{Event, Following};
-use crate::control::plane::Plane;
-use crate::control::waiting::Wait;
+use crate::control::lifecycle::caller::Caller;
+use crate::control::lifecycle::fault::{Fault, FaultKind};
+use crate::control::lifecycle::notify::Wait;
+use crate::control::lifecycle::plane::Plane;
+use crate::control::query::follow::{Event, Following};
 use crate::model::access::AccessRequest;
 use crate::wire::access::{request_to, revision_to};
 use crate::wire::v1;

@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
-use super::mirror::{Changed, Mirror, Snapshot};
+use super::cache::{Changed, Mirror, Snapshot};
 use super::subscription::{Held, Subscription};
 use crate::clock::ControlClock;
 use crate::model::digest::TableDigest;

@@ -18,7 +18,7 @@ use super::Hub;
 use super::fleet::{Key, Refusal};
 use super::outbox::{Next, Outbox};
 use super::subscription::{Subscription, invalid};
-use crate::control::uses::Reported;
+use crate::control::query::usage::Reported;
 use crate::model::grant::Revision;
 use crate::model::identity::Service;
 use crate::wire::grant::{FieldError, duration_to, timestamp_from};

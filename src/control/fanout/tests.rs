@@ -6,7 +6,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::*;
-use crate::watch_ring::grants::{commit, grant, put, revoked, service};
+use crate::rings::watch::grants::{commit, grant, put, revoked, service};
 use crate::wire::grant::duration_to;
 use crate::wire::v1;
 use crate::wire::v1::watch_grants_request::Message as Says;

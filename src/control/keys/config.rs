@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ring::Schedule;
-use crate::jit::Algorithm;
+use crate::jose::jit::Algorithm;
 
 /// Longest issuer name, in bytes: it is in every token.
 const ISSUER_MAX: usize = 128;

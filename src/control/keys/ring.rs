@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::clock::server::ALLOWED_SKEW;
-use crate::jit::{Algorithm, KeyPair, PublicKey, SignError, TOKEN_LIFETIME_MAX};
+use crate::jose::jit::{Algorithm, KeyPair, PublicKey, SignError, TOKEN_LIFETIME_MAX};
 use crate::model::time::Timestamp;
 use crate::wire::grant::{timestamp_from, timestamp_to};
 use crate::wire::store;

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::ring::Stage;
 use super::*;
 use crate::control::testing::Rig;
-use crate::jit::Algorithm;
+use crate::jose::jit::Algorithm;
 
 fn args(algorithm: Algorithm) -> TokenArgs {
     TokenArgs { token_algorithm: algorithm, ..TokenArgs::default() }

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use super::offered::Offer;
 use super::plan::{Drafted, Next, Plan};
-use crate::control::apply::{Applied, Declared};
-use crate::control::caller::Caller;
-use crate::control::fault::{Fault, FaultKind};
-use crate::control::grants::end;
-use crate::control::plane::Plane;
-use crate::control::requests::listed;
+use crate::control::lifecycle::caller::Caller;
+use crate::control::lifecycle::fault::{Fault, FaultKind};
+use crate::control::lifecycle::grants::end;
+use crate::control::lifecycle::plane::Plane;
+use crate::control::lifecycle::requests::listed;
+use crate::control::lifecycle::standing::{Applied, Declared};
 use crate::control::store::Change;
 use crate::model::access::{AccessStep, Outcome};
 use crate::model::canonical::{Canonical, Hash};

@@ -1,8 +1,8 @@
 //! Every version of every policy that was ever in force, readable for ever.
 
-use crate::control::caller::Caller;
-use crate::control::fault::Fault;
-use crate::control::plane::Plane;
+use crate::control::lifecycle::caller::Caller;
+use crate::control::lifecycle::fault::Fault;
+use crate::control::lifecycle::plane::Plane;
 use crate::control::policy::{Listed, Origin};
 use crate::wire::store::{AppliedDocument, PolicyVersion};
 

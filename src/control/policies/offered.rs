@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::control::fault::Fault;
+use crate::control::lifecycle::fault::Fault;
 use crate::control::policy::{Listed, Origin, PolicySet, Text};
 use crate::wire::store::AppliedDocument;
 use crate::wire::v1;

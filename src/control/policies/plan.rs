@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use super::diff;
 use super::offered::{Key, Offer, by_key, offered};
-use crate::control::apply::person;
-use crate::control::caller::Caller;
-use crate::control::fault::Fault;
-use crate::control::plane::Plane;
+use crate::control::lifecycle::caller::Caller;
+use crate::control::lifecycle::fault::Fault;
+use crate::control::lifecycle::plane::Plane;
+use crate::control::lifecycle::requests::listed;
+use crate::control::lifecycle::standing::person;
 use crate::control::policy::{Listed, PolicySet, Problem, Severity};
-use crate::control::requests::listed;
 use crate::control::store::{Reader, StoreError};
 use crate::model::access::{AccessRequest, AccessState, Issued};
 use crate::model::grant::{End, Phase};

@@ -2,7 +2,7 @@ use super::applying::{Applying, Done};
 use super::offered::Offer;
 use super::plan::{Action, Plan};
 use super::*;
-use crate::control::audit;
+use crate::control::query::audit;
 use crate::control::testing::{POLICIES, Rig, alice, asking, root};
 use crate::model::access::AccessState;
 use crate::model::canonical::Canonical;
@@ -80,7 +80,10 @@ async fn a_plan_says_what_changes_and_whom_that_touches() {
     let (rig, _directory) = rig(&[]).await;
     apply(&rig, offer(&[POLICIES, BASE], false)).await.unwrap();
     let grant = rig.plane.request_access(&alice(), asking()).await.unwrap().outcome.unwrap().grant.unwrap();
-    let waiting = crate::control::requests::Asking { duration: Some(std::time::Duration::from_secs(1800)), ..asking() };
+    let waiting = crate::control::lifecycle::requests::Asking {
+        duration: Some(std::time::Duration::from_secs(1800)),
+        ..asking()
+    };
     let waiting = rig.plane.request_access(&alice(), waiting).await.unwrap();
     assert_eq!(waiting.state, AccessState::Pending);
     let before = revision(&rig).await;
@@ -141,8 +144,10 @@ async fn a_withdrawn_policy_lets_its_grants_end_by_themselves_or_ends_them_with_
         let (rig, _directory) = rig(&[]).await;
         apply(&rig, offer(&[POLICIES], false)).await.unwrap();
         rig.plane.request_access(&alice(), asking()).await.unwrap();
-        let long =
-            crate::control::requests::Asking { duration: Some(std::time::Duration::from_secs(1800)), ..asking() };
+        let long = crate::control::lifecycle::requests::Asking {
+            duration: Some(std::time::Duration::from_secs(1800)),
+            ..asking()
+        };
         let waiting = rig.plane.request_access(&alice(), long).await.unwrap();
         let before = revision(&rig).await;
         let disabled = POLICIES.replace("spec:\n", "spec:\n  mode: disabled\n");
@@ -279,7 +284,10 @@ async fn a_plan_shows_persons_with_the_version_in_force() {
 async fn a_request_that_is_over_by_the_clock_is_not_cancelled_with_its_policy() {
     let (rig, _directory) = rig(&[]).await;
     apply(&rig, offer(&[POLICIES], false)).await.unwrap();
-    let long = crate::control::requests::Asking { duration: Some(std::time::Duration::from_secs(1800)), ..asking() };
+    let long = crate::control::lifecycle::requests::Asking {
+        duration: Some(std::time::Duration::from_secs(1800)),
+        ..asking()
+    };
     let waiting = rig.plane.request_access(&alice(), long).await.unwrap();
     rig.advance(600);
     let withdrawing = Applying { revoke_withdrawn: true, ..applying(offer(&["# nothing"], true)) };

@@ -10,7 +10,7 @@ use super::change::Committed;
 use super::embedded::Embedded;
 use super::memory::{Memory, Mood};
 use super::*;
-use crate::control::audit;
+use crate::control::query::audit;
 use crate::control::testing::{grant, request};
 use crate::model::access::{AccessState, AccessStep, Ending, Outcome};
 use crate::model::audit::Flaw;

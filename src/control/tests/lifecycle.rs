@@ -1,15 +1,16 @@
 //! The lifecycle against a small reference model: random people ask, review, cancel, end, hold and extend while time passes
 //! and the store is opened again and again. After each step the control plane has said and done what the model says.
 
+use super::super::lifecycle::{grants, plane};
 use std::sync::atomic::AtomicU64;
 
 use futures_util::FutureExt as _;
 
 use super::*;
-use crate::control::break_glass::Afterwards;
-use crate::control::extend::Extending;
-use crate::control::idempotency::{Manner, Transition};
-use crate::control::reviews::Reviewing;
+use crate::control::lifecycle::break_glass::Afterwards;
+use crate::control::lifecycle::extend::Extending;
+use crate::control::lifecycle::reviews::Reviewing;
+use crate::control::lifecycle::write_options::{Manner, Transition};
 use crate::control::store::embedded::Embedded;
 use crate::control::store::memory::Memory;
 use crate::model::access::AccessRequest;

@@ -1,9 +1,10 @@
 //! Every write: once per request id, without a trace in rehearsal, and only on the state that was looked at.
 
+use super::super::lifecycle::grants;
 use super::*;
-use crate::control::extend::Extending;
-use crate::control::idempotency::{Manner, Transition};
-use crate::control::reviews::Reviewing;
+use crate::control::lifecycle::extend::Extending;
+use crate::control::lifecycle::reviews::Reviewing;
+use crate::control::lifecycle::write_options::{Manner, Transition};
 use crate::model::access::AccessRequest;
 use crate::model::approval::Verdict;
 use crate::model::grant::{GrantId, GrantState};

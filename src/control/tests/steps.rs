@@ -1,8 +1,9 @@
 //! Every state and every call that could change it: what the tables of the model say is what the control plane does.
 
+use super::super::lifecycle::caller;
 use super::*;
-use crate::control::extend::Extending;
-use crate::control::reviews::Reviewing;
+use crate::control::lifecycle::extend::Extending;
+use crate::control::lifecycle::reviews::Reviewing;
 use crate::model::approval::Verdict;
 use crate::model::grant::{GrantId, GrantState};
 

@@ -1,8 +1,9 @@
 //! A token held against the keys and the grants, check by check. It shows what a sidecar would say; it allows nothing.
 
 use super::Tokens;
-use crate::jit::inspect::{Against, Check, Inspection, inspect};
-use crate::jit::{JitToken, verify::TOKEN_MAX};
+use crate::jose::jit::JitToken;
+use crate::jose::jit::inspect::{Against, Check, Inspection, inspect};
+use crate::jose::jit::verify::TOKEN_MAX;
 use crate::model::decision::{Denial, DenyReason};
 use crate::model::grant::{Ended, Grant, Phase, Revision};
 use crate::model::identity::{Principal, Service};

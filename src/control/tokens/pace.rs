@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::control::fault::{Fault, FaultKind};
+use crate::control::lifecycle::fault::{Fault, FaultKind};
 use crate::model::identity::Principal;
 
 /// At once. A workload may have many instances, each with tokens for several grants.

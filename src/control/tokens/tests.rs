@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::control::keys::TokenArgs;
 use crate::control::testing::*;
-use crate::jit::verify;
+use crate::jose::jit::verify;
 use crate::model::access::{Ending, Issued};
 use crate::model::grant::{End, Hold};
 use crate::model::identity::Service;
@@ -44,7 +44,7 @@ impl Scene {
         self.tokens.issue(caller, wanted).await.map_err(|fault| fault.kind.reason())
     }
 
-    fn verify(&self, issued: &IssuedToken) -> Result<crate::jit::JitToken, Denial> {
+    fn verify(&self, issued: &IssuedToken) -> Result<crate::jose::jit::JitToken, Denial> {
         let keys = self.tokens.keys.current();
         verify(&keys.verifiers, &issued.token, &issued.claims.audience, self.rig.plane.now())
     }
@@ -207,7 +207,7 @@ async fn an_introspection_shows_what_became_of_the_grant() {
             .inspection
             .checks
             .iter()
-            .filter(|check| matches!(check.outcome, crate::jit::inspect::Outcome::Failed(_)));
+            .filter(|check| matches!(check.outcome, crate::jose::jit::inspect::Outcome::Failed(_)));
         failed.map(|check| check.name).collect::<Vec<_>>()
     };
     assert_eq!(failed(None, None), [""; 0]);

@@ -5,9 +5,9 @@ use super::*;
 use crate::model::decide::{Caller, Check, Freshness, decide};
 use crate::model::grant::{Grant, Hold, Revision};
 use crate::model::identity::Principal;
-use crate::sidecar::input::read;
-use crate::sidecar::record::DecisionId;
-use crate::sidecar::scene::{Sent, at, grant, services, table};
+use crate::sidecar::check::input::read;
+use crate::sidecar::check::record::DecisionId;
+use crate::sidecar::fixtures::{Sent, at, grant, services, table};
 
 fn seen(sent: &Sent) -> Seen {
     seen_with(grant("g"), sent)

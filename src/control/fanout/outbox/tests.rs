@@ -8,7 +8,7 @@ use tokio::time::advance;
 use super::*;
 use crate::control::fanout::Change;
 use crate::model::grant::Grant;
-use crate::watch_ring::grants::{commit, digest, grant, grant_at, put, revoked};
+use crate::rings::watch::grants::{commit, digest, grant, grant_at, put, revoked};
 
 const SECOND: Duration = Duration::from_secs(1);
 

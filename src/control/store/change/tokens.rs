@@ -4,9 +4,9 @@
 use prost::Message;
 
 use super::{Change, Said, StoreError, Table};
-use crate::control::audit::Entry;
 use crate::control::keys::ring::TokenKey;
-use crate::jit::JitClaims;
+use crate::control::query::audit::Entry;
+use crate::jose::jit::JitClaims;
 
 impl Change<'_> {
     /// Writes a new key: everybody gets to know it, nothing is signed with it yet.

@@ -1,5 +1,6 @@
 //! The store against the model, and both against the rules that hold whatever happens.
 
+use crate::control::query::audit;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 

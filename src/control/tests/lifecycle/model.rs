@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Act;
-use crate::control::caller::Caller;
+use crate::control::lifecycle::caller::Caller;
 use crate::model::access::AccessState;
 use crate::model::approval::Verdict;
 use crate::model::grant::GrantState;

@@ -9,7 +9,7 @@ use crate::clock::wall;
 use crate::model::decide::{Freshness, Grants};
 use crate::model::grant::{End, Ended, Phase};
 use crate::model::identity::Principal;
-use crate::watch_ring::grants::{bytes, digest, grant, revoked};
+use crate::rings::watch::grants::{bytes, digest, grant, revoked};
 use crate::wire::grant::{duration_to, timestamp_to};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -353,7 +353,7 @@ async fn a_grant_ends_on_time_with_the_control_plane_gone() {
 
 fn token_keys(kids: &[&str]) -> Message {
     let key = |kid: &&str| {
-        let public = crate::jit::KeyPair::generate(crate::jit::Algorithm::EdDsa, *kid).unwrap().public();
+        let public = crate::jose::jit::KeyPair::generate(crate::jose::jit::Algorithm::EdDsa, *kid).unwrap().public();
         v1::TokenKey { kid: public.kid, alg: public.algorithm.to_string(), jwk: public.jwk.to_string() }
     };
     Message::TokenKeys(v1::TokenKeys { issuer: "jitgate:E".into(), keys: kids.iter().map(key).collect() })

@@ -4,9 +4,9 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
 use crate::clock::wall;
-use crate::sidecar::leash::open::Room;
-use crate::sidecar::leash::tether::Carrier;
-use crate::watch_ring::grants::{bytes, digest, grant, revoked};
+use crate::rings::watch::grants::{bytes, digest, grant, revoked};
+use crate::sidecar::streams::grants::Carrier;
+use crate::sidecar::streams::open::Room;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -1,0 +1,260 @@
+//! Who has confirmed a change, how soon, and from when on those who have not refuse by themselves.
+//!
+//! Every span is between two times of the control plane: the clock of the machine that this runs on plays no part.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::model::time::Timestamp;
+use crate::wire::grant::timestamp_from;
+use crate::wire::v1;
+
+use super::text::{Revoked, distance, table};
+use super::{Paper, View, json};
+
+/// Most sidecars without a confirmation that are listed for people.
+const LISTED: usize = 20;
+
+/// What a revoke ended and what came of waiting for the sidecars.
+#[derive(Debug)]
+pub struct Receipts<'a>(pub &'a v1::RevokeGrantsResponse);
+
+impl View for Receipts<'_> {
+    fn json(&self) -> Value {
+        json::revoked(self.0)
+    }
+
+    fn text(&self, paper: &Paper) -> String {
+        let ended = Revoked(self.0).ended(paper);
+        if self.0.grants.is_empty() { ended } else { format!("{ended}\n{}", Enforced::of(self.0).text(paper)) }
+    }
+}
+
+/// How far a revision is enforced.
+#[derive(Debug)]
+pub struct Enforced<'a> {
+    /// The revision.
+    pub revision: i64,
+    /// When it became visible.
+    pub committed_at: Option<&'a prost_types::Timestamp>,
+    /// The control plane's time of the answer.
+    pub server_time: Option<&'a prost_types::Timestamp>,
+    /// Who has confirmed.
+    pub receipts: &'a [v1::Receipt],
+    /// Who has not.
+    pub unconfirmed: &'a [v1::Unconfirmed],
+    /// How many of them may still act on the state before.
+    pub outstanding: i32,
+    /// From when on none of them does.
+    pub fenced_by: Option<&'a prost_types::Timestamp>,
+}
+
+impl<'a> Enforced<'a> {
+    /// What the answer to a revoke says of it.
+    pub fn of(response: &'a v1::RevokeGrantsResponse) -> Self {
+        Self {
+            revision: response.revision,
+            committed_at: response.committed_at.as_ref(),
+            server_time: response.server_time.as_ref(),
+            receipts: &response.receipts,
+            unconfirmed: &response.unconfirmed,
+            outstanding: response.outstanding,
+            fenced_by: response.fenced_by.as_ref(),
+        }
+    }
+
+    /// What the answer to suspending or resuming says of it.
+    pub fn held(response: &'a v1::HoldGrantResponse) -> Self {
+        Self {
+            revision: response.revision,
+            committed_at: response.committed_at.as_ref(),
+            server_time: response.server_time.as_ref(),
+            receipts: &response.receipts,
+            unconfirmed: &response.unconfirmed,
+            outstanding: response.outstanding,
+            fenced_by: response.fenced_by.as_ref(),
+        }
+    }
+
+    /// For people.
+    pub fn text(&self, paper: &Paper) -> String {
+        let mut text = format!("Durable at revision {}.\n", self.revision);
+        if !self.receipts.is_empty() {
+            let heading = ["SIDECAR", "REVISION", "ENFORCED AT", "AFTER THE COMMIT", "STREAMS CLOSED"];
+            text +=
+                &format!("\n{}", table(paper, &heading, self.receipts.iter().map(|row| self.receipt(row)).collect()));
+        }
+        if !self.unconfirmed.is_empty() {
+            let heading = ["NOT CONFIRMED", "CONNECTED", "REVISION", "LAST SEEN", "REFUSES BY ITSELF"];
+            let rows = self.unconfirmed.iter().take(LISTED).map(|row| self.silent(row)).collect();
+            text += &format!("\n{}", table(paper, &heading, rows));
+            if let Some(more) = self.unconfirmed.len().checked_sub(LISTED).filter(|more| *more > 0) {
+                text += &format!("and {more} more: jitgate fleet\n");
+            }
+        }
+        if self.receipts.is_empty() && self.unconfirmed.is_empty() {
+            text += "No sidecar of the service is connected.\n";
+        }
+        text
+    }
+
+    /// One line about those who have not confirmed and may still act on the state before; `None` when there are none.
+    pub fn outstanding(&self) -> Option<String> {
+        if self.outstanding <= 0 {
+            return None;
+        }
+        let who = self.unconfirmed.iter().filter(|row| !row.fenced).map(|row| row.sidecar.as_str());
+        let mut names: Vec<_> = who.take(3).collect();
+        if usize::try_from(self.outstanding).is_ok_and(|all| all > names.len()) {
+            names.push("...");
+        }
+        let fence = self.fenced_by.map(|by| format!("; what stays silent refuses by itself {}", self.moment(by)));
+        let names = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
+        Some(format!("{} sidecar(s) have not confirmed yet{names}{}", self.outstanding, fence.unwrap_or_default()))
+    }
+
+    fn receipt(&self, receipt: &v1::Receipt) -> Vec<String> {
+        let applied = receipt.applied_at.as_ref();
+        let after = after_commit(self.committed_at, applied).filter(|_| receipt.revision >= self.revision);
+        vec![
+            receipt.sidecar.clone(),
+            receipt.revision.to_string(),
+            applied.and_then(instant).map(|at| at.to_string()).unwrap_or_default(),
+            // A receipt for a newer revision says when that one was applied: this one was in force by then.
+            match after {
+                Some(after) if receipt.revision > self.revision => format!("at most {}", millis(after)),
+                Some(after) => millis(after),
+                None => String::new(),
+            },
+            receipt.streams_closed.to_string(),
+        ]
+    }
+
+    fn silent(&self, silent: &v1::Unconfirmed) -> Vec<String> {
+        let seen = silent.last_seen.as_ref().and_then(instant).zip(self.now());
+        let fence = silent.fenced_by.as_ref();
+        vec![
+            silent.sidecar.clone(),
+            if silent.connected { "yes" } else { "NO" }.to_owned(),
+            silent.acked_revision.to_string(),
+            seen.map(|(seen, now)| distance(seen, now)).unwrap_or_default(),
+            match fence {
+                Some(at) if silent.fenced => {
+                    format!("since {}", instant(at).map(|at| at.to_string()).unwrap_or_default())
+                }
+                Some(at) => self.moment(at),
+                None => String::new(),
+            },
+        ]
+    }
+
+    /// "in 27s, at 2026-01-02T03:04:05.000Z".
+    fn moment(&self, time: &prost_types::Timestamp) -> String {
+        let Some(at) = instant(time) else { return String::new() };
+        let distance = self.now().map(|now| format!("{}, ", distance(at, now))).unwrap_or_default();
+        format!("{distance}at {at}")
+    }
+
+    fn now(&self) -> Option<Timestamp> {
+        self.server_time.and_then(instant)
+    }
+}
+
+/// From the commit to its enforcement. A sidecar's estimate of the time may be off by a little; nothing is enforced
+/// before it is committed.
+pub fn after_commit(
+    committed: Option<&prost_types::Timestamp>,
+    applied: Option<&prost_types::Timestamp>,
+) -> Option<Duration> {
+    let (committed, applied) = (instant(committed?)?, instant(applied?)?);
+    Some(applied.since(committed))
+}
+
+fn instant(time: &prost_types::Timestamp) -> Option<Timestamp> {
+    timestamp_from(time, "").ok()
+}
+
+fn millis(span: Duration) -> String {
+    format!("{:.1} ms", span.as_secs_f64() * 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::grant::timestamp_to;
+
+    const NOON: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+    const MS: Duration = Duration::from_millis(1);
+
+    fn after(millis: u32) -> Option<prost_types::Timestamp> {
+        Some(timestamp_to(NOON.plus(millis * MS)))
+    }
+
+    fn response() -> v1::RevokeGrantsResponse {
+        let receipt = |sidecar: &str, revision, at| v1::Receipt {
+            sidecar: sidecar.into(),
+            revision,
+            applied_at: after(at),
+            streams_closed: 2,
+            ..Default::default()
+        };
+        let silent = |sidecar: &str, fenced: bool| v1::Unconfirmed {
+            sidecar: sidecar.into(),
+            connected: !fenced,
+            acked_revision: 12,
+            last_seen: after(0),
+            fenced_by: after(30_000),
+            fenced,
+            ..Default::default()
+        };
+        v1::RevokeGrantsResponse {
+            grants: vec![v1::Grant { id: "g".into(), ..Default::default() }],
+            revision: 13,
+            committed_at: after(0),
+            server_time: after(5000),
+            receipts: vec![receipt("edge-1", 13, 3), receipt("edge-2", 15, 900)],
+            unconfirmed: vec![silent("edge-3", false), silent("edge-4", true)],
+            outstanding: 1,
+            fenced_by: after(30_000),
+            ..Default::default()
+        }
+    }
+
+    fn paper() -> Paper {
+        // A machine whose clock is an hour off: none of it shows.
+        Paper { now: NOON.plus(Duration::from_hours(1)), width: None }
+    }
+
+    #[test]
+    fn each_sidecar_is_listed_with_how_soon_it_enforced_the_change() {
+        let text = Receipts(&response()).text(&paper());
+        for part in ["Durable at revision 13.", " 3.0 ms ", "at most 900.0 ms", "2023-11-14T22:13:20.003Z"] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn who_has_not_confirmed_is_named_with_the_moment_from_which_it_refuses() {
+        let text = Receipts(&response()).text(&paper());
+        let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+        assert!(line("edge-3").contains("in 25s, at 2023-11-14T22:13:50.000Z"), "{text}");
+        assert!(line("edge-3").contains("5s ago"), "{text}");
+        assert!(line("edge-4").contains("NO") && line("edge-4").contains("since 2023"), "{text}");
+    }
+
+    #[test]
+    fn the_line_about_the_outstanding_ones_names_them_and_the_fence() {
+        let said = Enforced::of(&response()).outstanding().unwrap();
+        let golden = "1 sidecar(s) have not confirmed yet (edge-3); what stays silent refuses by itself in 25s, at 2023-11-14T22:13:50.000Z";
+        assert_eq!(said, golden);
+        let done = v1::RevokeGrantsResponse { outstanding: 0, ..response() };
+        assert_eq!(Enforced::of(&done).outstanding(), None);
+    }
+
+    #[test]
+    fn a_long_list_is_cut_and_says_so() {
+        let many = v1::RevokeGrantsResponse { unconfirmed: vec![v1::Unconfirmed::default(); 50], ..response() };
+        assert!(Receipts(&many).text(&paper()).contains("and 30 more: jitgate fleet"));
+    }
+}

@@ -1,0 +1,96 @@
+//! Holding grants back for a while, and letting them count again.
+
+use std::time::Duration;
+
+use crate::wire::grant::duration_to;
+use crate::wire::v1;
+
+use super::grants::{Wait, deadline};
+use crate::cli::connect::{ClientArgs, connect};
+use crate::cli::error::{Exit, Trouble};
+use crate::cli::render::receipts::Enforced;
+use crate::cli::render::text::Held;
+use crate::cli::values;
+use crate::cli::write_options::{ResumeManner, SuspendManner};
+
+/// The flags of one of the two verbs.
+macro_rules! hold_args {
+    ($($(#[$doc:meta])* $name:ident $verb:literal $manner:ident;)*) => {
+        $($(#[$doc])*
+        #[derive(Debug, clap::Args)]
+        pub struct $name {
+            /// The grant's ID
+            id: String,
+            /// What to wait for; the change is durable in every case
+            #[arg(long, env = concat!("JITGATE_", $verb, "_WAIT"), value_enum, default_value_t)]
+            wait: Wait,
+            /// How long to wait for the sidecars, at most 60s
+            #[arg(long, env = concat!("JITGATE_", $verb, "_TIMEOUT"), value_name = "TIME", value_parser = values::span,
+                  default_value = "5s")]
+            timeout: Duration,
+            /// Why, for the record
+            #[arg(long, env = concat!("JITGATE_", $verb, "_REASON"), value_name = "TEXT", default_value = "")]
+            reason: String,
+            #[command(flatten)]
+            manner: $manner,
+            #[command(flatten)]
+            client: ClientArgs,
+        })*
+    };
+}
+
+hold_args! {
+    /// `jitgate suspend`.
+    SuspendArgs "SUSPEND" SuspendManner;
+    /// `jitgate resume`.
+    ResumeArgs "RESUME" ResumeManner;
+}
+
+/// Holds a grant back. Exit code 1 when it was to wait for every sidecar and one has not confirmed.
+///
+/// # Errors
+/// What the control plane refuses, and what keeps it from answering.
+pub async fn suspend(args: SuspendArgs) -> Result<Exit, Trouble> {
+    let SuspendArgs { id, wait, timeout, reason, manner, client } = args;
+    let manner = manner.settle();
+    let mut connection = connect(client).await?;
+    let ask = v1::SuspendGrantRequest {
+        id,
+        reason,
+        wait: wait.to_wire(),
+        timeout: Some(duration_to(timeout)),
+        request_id: manner.request_id.clone(),
+        validate_only: manner.dry_run,
+        etag: manner.etag.clone(),
+    };
+    let held = connection.access.suspend_grant(deadline(ask, timeout)).await.map_err(connection.refusal())?;
+    let held = held.into_inner();
+    manner.tell();
+    connection.screen.show(&Held(&held))?;
+    Ok(wait.verdict("suspended", &Enforced::held(&held)))
+}
+
+/// Lets a suspended grant count again; exit codes as for suspending.
+///
+/// # Errors
+/// What the control plane refuses, and what keeps it from answering.
+pub async fn resume(args: ResumeArgs) -> Result<Exit, Trouble> {
+    let ResumeArgs { id, wait, timeout, reason, manner, client } = args;
+    let manner = manner.settle();
+    let mut connection = connect(client).await?;
+    let ask = v1::ResumeGrantRequest {
+        id,
+        reason,
+        wait: wait.to_wire(),
+        timeout: Some(duration_to(timeout)),
+        request_id: manner.request_id.clone(),
+        validate_only: manner.dry_run,
+        etag: manner.etag.clone(),
+    };
+    let held = connection.access.resume_grant(deadline(ask, timeout)).await.map_err(connection.refusal())?;
+    let held = held.into_inner();
+    manner.tell();
+    connection.screen.show(&Held(&held))?;
+    // A sidecar that has not heard of it refuses: there is nothing to fence.
+    Ok(wait.verdict("resumed", &Enforced { fenced_by: None, ..Enforced::held(&held) }))
+}
