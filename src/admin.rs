@@ -69,7 +69,7 @@ impl AdminArgs {
 ///
 /// # Errors
 /// Names both, and the likely cause.
-pub async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+pub(crate) async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         use std::io::ErrorKind;
         let hints = [
@@ -85,7 +85,7 @@ pub async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener
 
 /// What the listener shows.
 #[derive(Debug)]
-pub struct Admin {
+pub(crate) struct Admin {
     metrics: Metrics,
     conditions: Vec<Condition>,
     routes: Router,
@@ -105,13 +105,13 @@ impl fmt::Debug for Condition {
 
 impl Admin {
     /// `/livez`, `/readyz` (ready at once) and `/metrics`.
-    pub fn new(metrics: Metrics) -> Self {
+    pub(crate) fn new(metrics: Metrics) -> Self {
         Self { metrics, conditions: Vec::new(), routes: Router::new() }
     }
 
     /// Makes readiness depend on `check` as well; its error is the line that `/readyz` shows.
     #[must_use]
-    pub fn ready_when(
+    pub(crate) fn ready_when(
         mut self,
         name: &'static str,
         check: impl Fn() -> Result<(), String> + Send + Sync + 'static,
@@ -122,13 +122,13 @@ impl Admin {
 
     /// Adds a role's own routes. Each sees requests without a body only.
     #[must_use]
-    pub fn merge(mut self, routes: Router) -> Self {
+    pub(crate) fn merge(mut self, routes: Router) -> Self {
         self.routes = self.routes.merge(routes);
         self
     }
 
     /// The routes, for a listener that has others beside them.
-    pub fn into_router(self) -> Router {
+    pub(crate) fn into_router(self) -> Router {
         let Self { metrics, conditions, routes } = self;
         let conditions: Arc<[Condition]> = conditions.into();
         Router::new()
@@ -143,7 +143,7 @@ impl Admin {
 ///
 /// # Errors
 /// Never while it runs: what goes wrong with a connection ends that connection.
-pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) -> Outcome {
+pub(crate) async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) -> Outcome {
     let routes = admin.into_router().layer(middleware::from_fn(bounded));
     let mut connections = JoinSet::new();
     // Reported once, not with each attempt.

@@ -8,15 +8,23 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-pub mod connect;
-pub mod error;
-pub mod render;
-pub mod values;
-pub mod verbs;
-pub mod write_options;
+pub(crate) mod connect;
+pub(crate) mod error;
+pub(crate) mod render;
+pub(crate) mod values;
+pub(crate) mod verbs;
+pub(crate) mod write_options;
 
 pub use error::{Exit, Trouble};
 pub use render::{OutputArgs, Screen};
+pub use verbs::audit::{AuditArgs, audit};
+
+/// `jitgate policy`, whose verbs the binary joins to the control plane's reading of policies.
+pub mod policy {
+    pub use super::verbs::policy::apply::{Files, apply, plan};
+    pub use super::verbs::policy::history::{history, show};
+    pub use super::verbs::policy::{Case, Checked, Found, PolicyArgs, PolicyVerb, Tested, report, report_test};
+}
 
 /// What the command line can do by itself.
 #[derive(Debug, Subcommand)]

@@ -15,11 +15,11 @@ use tokio::time::Instant;
 
 use crate::model::time::Timestamp;
 
-pub mod server;
+pub(crate) mod server;
 mod sleep;
 
-pub use server::{Reading, ServerClock, Skew, Verdict};
-pub use sleep::Sleep;
+pub(crate) use server::{Reading, ServerClock, Skew, Verdict};
+pub(crate) use sleep::Sleep;
 
 /// The wall clock. It dates things for people; enforcement never reads it.
 #[expect(clippy::disallowed_methods, reason = "the one reading of the wall clock")]
@@ -28,14 +28,14 @@ pub fn wall() -> Timestamp {
 }
 
 /// `later - earlier` in microseconds, either sign.
-pub fn micros_between(earlier: Timestamp, later: Timestamp) -> i64 {
+pub(crate) fn micros_between(earlier: Timestamp, later: Timestamp) -> i64 {
     let difference = i128::from(later.as_micros()) - i128::from(earlier.as_micros());
     i64::try_from(difference).unwrap_or(if difference < 0 { i64::MIN } else { i64::MAX })
 }
 
 /// The control plane's time: the wall clock as it was at start-up, and monotonic time since.
 #[derive(Debug, Clone, Copy)]
-pub struct ControlClock {
+pub(crate) struct ControlClock {
     start: Timestamp,
     since: Instant,
 }
@@ -43,36 +43,36 @@ pub struct ControlClock {
 impl ControlClock {
     /// Anchors at the wall clock, but not before `recorded`, the newest time this store has written down: a clock that
     /// went back while the control plane was down does not give ended grants more time.
-    pub fn anchored(recorded: Timestamp) -> Self {
+    pub(crate) fn anchored(recorded: Timestamp) -> Self {
         Self::starting_at(wall().max(recorded))
     }
 
     /// Anchors at a given time.
-    pub fn starting_at(start: Timestamp) -> Self {
+    pub(crate) fn starting_at(start: Timestamp) -> Self {
         Self { start, since: Instant::now() }
     }
 
     /// The control plane's time now.
-    pub fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         self.start.plus(self.since.elapsed())
     }
 
     /// How far the wall clock has moved away since the start, in microseconds: worth a warning beyond a second, and
     /// cured by a restart once the wall clock is right.
-    pub fn wall_drift_micros(&self) -> i64 {
+    pub(crate) fn wall_drift_micros(&self) -> i64 {
         micros_between(self.now(), wall())
     }
 }
 
 /// Says once that the wall clock has moved away from the control plane's time, and once that it is back.
 #[derive(Debug, Default)]
-pub struct DriftLog {
+pub(crate) struct DriftLog {
     told: bool,
 }
 
 impl DriftLog {
     /// Compares; how far the wall clock has moved away, in microseconds.
-    pub fn look(&mut self, clock: &ControlClock) -> i64 {
+    pub(crate) fn look(&mut self, clock: &ControlClock) -> i64 {
         let micros = clock.wall_drift_micros();
         let moved = Duration::from_micros(micros.unsigned_abs()) > DRIFT_TOLD;
         if moved && !self.told {

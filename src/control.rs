@@ -32,19 +32,26 @@ use crate::wire;
 use crate::wire::v1::access_service_server::AccessServiceServer;
 use crate::wire::v1::enforcer_service_server::EnforcerServiceServer;
 
-pub mod api;
-pub mod config;
-pub mod fanout;
-pub mod keys;
-pub mod lifecycle;
-pub mod metrics;
-pub mod policies;
-pub mod policy;
-pub mod query;
-pub mod store;
-pub mod tokens;
+pub(crate) mod api;
+pub(crate) mod config;
+pub(crate) mod fanout;
+pub(crate) mod keys;
+pub(crate) mod lifecycle;
+pub(crate) mod metrics;
+pub(crate) mod policies;
+pub(crate) mod policy;
+pub(crate) mod query;
+pub(crate) mod store;
+pub(crate) mod tokens;
 
 pub use config::ControlPlaneArgs;
+pub use query::audit::verify_directory;
+
+/// Policies as files: what the command line checks and tests without a control plane.
+pub mod documents {
+    pub use super::policy::fixture::{Ran, Tested, test};
+    pub use super::policy::{Problem, Report, Severity, check, examine, files};
+}
 
 use api::Api;
 use api::entitle::Entitlements;

@@ -13,17 +13,17 @@ use crate::runtime::{self, Tasks};
 use super::cli::error::{Exit, Trouble, say};
 use super::cli::render::write_out;
 
-pub mod call;
-pub mod certs;
-pub mod envoy;
-pub mod guide;
-pub mod issuer;
-pub mod keeper;
-pub mod ports;
-pub mod processes;
-pub mod shell;
-pub mod state;
-pub mod upstream;
+pub(crate) mod call;
+pub(crate) mod certs;
+pub(crate) mod envoy;
+pub(crate) mod guide;
+pub(crate) mod issuer;
+pub(crate) mod keeper;
+pub(crate) mod ports;
+pub(crate) mod processes;
+pub(crate) mod shell;
+pub(crate) mod state;
+pub(crate) mod upstream;
 
 use guide::Running;
 use issuer::DevIssuer;

@@ -58,7 +58,7 @@ pub struct Counts {
 }
 
 /// An entry of a snapshot to come: what it says, or only the name it was sent under when it cannot be enforced.
-pub type Staged = (Result<Arc<Grant>, Box<str>>, EntryMark);
+pub(crate) type Staged = (Result<Arc<Grant>, Box<str>>, EntryMark);
 
 impl Index {
     /// An empty table, to be filled before it is published.

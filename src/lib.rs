@@ -19,21 +19,34 @@
 //!
 //! The arrow of dependency is `model` <- `wire` <- leaves <- roles <- binaries. Roles never import one another.
 
-pub mod admin;
+pub(crate) mod admin;
 pub mod cli;
 pub mod client;
-pub mod clock;
+pub(crate) mod clock;
 pub mod control;
 pub mod dev;
-pub mod index;
-pub mod jose;
+pub(crate) mod index;
+pub(crate) mod jose;
 pub mod load;
-pub mod model;
+pub(crate) mod model;
 pub mod runtime;
 pub mod sidecar;
 pub mod telemetry;
 pub mod tls;
 pub mod wire;
+
+/// What the benches build their grants and their control plane from; no part of the library.
+#[doc(hidden)]
+pub mod bench {
+    pub use crate::clock::wall;
+    pub use crate::model::digest::{EntryMark, TableDigest};
+    pub use crate::model::grant::{End, Grant, GrantId, Hold, PolicyRef, Revision, Staleness};
+    pub use crate::model::identity::{Principal, Service};
+    pub use crate::model::scope::{HttpRule, Rule, Scope};
+    pub use crate::telemetry::names;
+    pub use crate::telemetry::span::SpanContext;
+    pub use crate::wire::grant::{duration_to, entry_to, timestamp_to};
+}
 
 #[cfg(test)]
 mod rings;

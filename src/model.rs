@@ -1,16 +1,16 @@
 //! The nouns and the decision. Nothing in here knows a wire format, a clock or I/O: it compiles without tonic and tokio.
 
-pub mod access;
-pub mod approval;
-pub mod audit;
-pub mod canonical;
-pub mod decide;
-pub mod decision;
-pub mod digest;
-pub mod grant;
-pub mod identity;
-pub mod policy;
-pub mod scope;
-pub mod target;
-pub mod time;
-pub mod window;
+pub(crate) mod access;
+pub(crate) mod approval;
+pub(crate) mod audit;
+pub(crate) mod canonical;
+pub(crate) mod decide;
+pub(crate) mod decision;
+pub(crate) mod digest;
+pub(crate) mod grant;
+pub(crate) mod identity;
+pub(crate) mod policy;
+pub(crate) mod scope;
+pub(crate) mod target;
+pub(crate) mod time;
+pub(crate) mod window;

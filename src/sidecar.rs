@@ -6,12 +6,12 @@
 //! control plane --WatchGrants--> watch -> table;  listing, gauges and health show it
 //! ```
 
-pub mod check;
-pub mod report;
-pub mod serve;
-pub mod state;
-pub mod streams;
-pub mod watch;
+pub(crate) mod check;
+pub(crate) mod report;
+pub(crate) mod serve;
+pub(crate) mod state;
+pub(crate) mod streams;
+pub(crate) mod watch;
 
 #[cfg(test)]
 mod fixtures;

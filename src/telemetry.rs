@@ -4,13 +4,13 @@
 //! queue. No log line formats a header, and foreign crates never log below `info`: what
 //! they say there is made of frames, which carry credentials.
 
-pub mod metrics;
+pub(crate) mod metrics;
 pub mod names;
-pub mod otlp;
-pub mod sampler;
-pub mod span;
-pub mod spans;
-pub mod trace;
+pub(crate) mod otlp;
+pub(crate) mod sampler;
+pub(crate) mod span;
+pub(crate) mod spans;
+pub(crate) mod trace;
 
 use std::io::IsTerminal;
 use std::time::Duration;

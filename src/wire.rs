@@ -1,11 +1,11 @@
 //! Our protobufs, and their conversion to and from the model. Nothing downstream validates a second time.
 
-pub mod access;
-pub mod audit;
-pub mod codec;
-pub mod fields;
-pub mod grant;
-pub mod review;
+pub(crate) mod access;
+pub(crate) mod audit;
+pub(crate) mod codec;
+pub(crate) mod fields;
+pub(crate) mod grant;
+pub(crate) mod review;
 mod secret;
 
 /// The API, as generated from `proto/jitgate/v1`.

@@ -13,10 +13,10 @@ use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress};
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer, Request};
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
-use jitgate::clock;
-use jitgate::model::grant::{End, Grant, GrantId, Hold, PolicyRef, Revision, Staleness};
-use jitgate::model::identity::{Principal, Service};
-use jitgate::model::scope::{HttpRule, Rule, Scope};
+use jitgate::bench::wall;
+use jitgate::bench::{End, Grant, GrantId, Hold, PolicyRef, Revision, Staleness};
+use jitgate::bench::{HttpRule, Rule, Scope};
+use jitgate::bench::{Principal, Service};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use prost::Message;
 use serde_json::json;
@@ -100,7 +100,7 @@ fn jwks(point: &[u8]) -> anyhow::Result<String> {
 }
 
 fn token(signer: &EncodingKey, caller: usize) -> anyhow::Result<String> {
-    let now = clock::wall().as_micros() / 1_000_000;
+    let now = wall().as_micros() / 1_000_000;
     let header = Header { kid: Some(KEY_ID.to_owned()), ..Header::new(Algorithm::ES256) };
     let claims = json!({
         "iss": ISSUER, "sub": subject(caller), "aud": SERVICE, "iat": now, "nbf": now, "exp": now + HOUR.as_secs(),
@@ -124,7 +124,7 @@ fn transfers(caller: usize) -> String {
 }
 
 fn grant(number: usize) -> anyhow::Result<Grant> {
-    let now = clock::wall();
+    let now = wall();
     let rule = HttpRule::parse(&["GET", "POST"], "/v1/accounts/{id}/transfers")?;
     Ok(Grant {
         id: GrantId::parse(&ulid::Ulid::from_parts(now.as_micros() / 1000, number as u128 + 1).to_string())?,

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use jitgate::clock;
-use jitgate::model::digest::{EntryMark, TableDigest};
-use jitgate::model::grant::{Grant, Revision};
-use jitgate::wire::grant::{duration_to, entry_to, timestamp_to};
+use jitgate::bench::wall;
+use jitgate::bench::{EntryMark, TableDigest};
+use jitgate::bench::{Grant, Revision};
+use jitgate::bench::{duration_to, entry_to, timestamp_to};
 use jitgate::wire::v1::enforcer_service_server::{EnforcerService, EnforcerServiceServer};
 use jitgate::wire::v1::watch_grants_request::Message as Said;
 use jitgate::wire::v1::watch_grants_response::Message as Told;
@@ -127,7 +127,7 @@ impl Table {
 
     fn progress(&self) -> Told {
         Told::Progress(Progress {
-            server_time: Some(timestamp_to(clock::wall())),
+            server_time: Some(timestamp_to(wall())),
             digest: self.digest(),
             next_within: Some(duration_to(2 * PROGRESS_EVERY)),
             compacted_through: 0,

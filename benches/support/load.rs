@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::config::core::v3::HeaderValueOption;
 use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use http::uri::PathAndQuery;
-use jitgate::telemetry::span::SpanContext;
+use jitgate::bench::SpanContext;
 use prost::Message;
 use tokio::task::JoinSet;
 use tonic::client::Grpc;

@@ -5,10 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use jitgate::cli::verbs::audit::{self, AuditArgs};
-use jitgate::cli::verbs::policy::{self as policy_cli, Case, Checked, Found, PolicyArgs, PolicyVerb, Tested};
-use jitgate::cli::{self, Exit, Trouble};
-use jitgate::control::{self, ControlPlaneArgs, policy};
+use jitgate::cli::policy::{self as policy_cli, Case, Checked, Found, PolicyArgs, PolicyVerb, Tested};
+use jitgate::cli::{self, AuditArgs, Exit, Trouble};
+use jitgate::control::{self, ControlPlaneArgs, documents};
 use jitgate::runtime;
 use jitgate::telemetry::{self, TelemetryArgs};
 use jitgate::tls;
@@ -50,7 +49,7 @@ async fn main() -> ExitCode {
     tls::install_provider();
     match Jitgate::parse().verb {
         Verb::Client(verb) => cli::run(*verb, Jitgate::command()).await,
-        Verb::Audit(args) => cli::conclude(audit::audit(*args, control::query::audit::verify_directory).await),
+        Verb::Audit(args) => cli::conclude(cli::audit(*args, control::verify_directory).await),
         Verb::Policy(args) => cli::conclude(policy(*args).await),
         Verb::ControlPlane(args) => cli::conclude(control_plane(*args).await),
     }
@@ -60,31 +59,31 @@ async fn policy(PolicyArgs { verb }: PolicyArgs) -> Result<Exit, Trouble> {
     match verb {
         PolicyVerb::Check { dir, strict, output } => policy_cli::report(&check(&dir, strict), &output),
         PolicyVerb::Test { dir, min_coverage, output } => policy_cli::report_test(&test(&dir, min_coverage), &output),
-        PolicyVerb::Plan { dir, prune, client } => policy_cli::apply::plan(files(&dir)?, prune, client).await,
-        PolicyVerb::Apply(args) => policy_cli::apply::apply(files(&args.dir)?, args).await,
-        PolicyVerb::History { name, client } => policy_cli::history::history(name, client).await,
-        PolicyVerb::Show { name, version, client } => policy_cli::history::show(name, version, client).await,
+        PolicyVerb::Plan { dir, prune, client } => policy_cli::plan(files(&dir)?, prune, client).await,
+        PolicyVerb::Apply(args) => policy_cli::apply(files(&args.dir)?, args).await,
+        PolicyVerb::History { name, client } => policy_cli::history(name, client).await,
+        PolicyVerb::Show { name, version, client } => policy_cli::show(name, version, client).await,
     }
 }
 
 /// What is wrong by itself is not sent anywhere.
-fn files(dir: &Path) -> Result<policy_cli::apply::Files, Trouble> {
-    if policy::check(dir).errors() > 0 {
+fn files(dir: &Path) -> Result<policy_cli::Files, Trouble> {
+    if documents::check(dir).errors() > 0 {
         let hint = format!("jitgate policy check {} names each problem", dir.display());
         return Err(Trouble::new(format!("the policies in {} have errors", dir.display())).hint(hint));
     }
-    policy::files(dir).map_err(Trouble::new)
+    documents::files(dir).map_err(Trouble::new)
 }
 
 fn check(dir: &Path, strict: bool) -> Checked {
-    let report = policy::examine(dir);
+    let report = documents::examine(dir);
     let ok = report.errors() == 0 && !(strict && report.warnings() > 0);
     Checked { ok, problems: report.problems.iter().map(found).collect(), summary: report.to_string() }
 }
 
 fn test(dir: &Path, min_coverage: u8) -> Tested {
-    let tested = policy::fixture::test(dir);
-    let case = |ran: &policy::fixture::Ran| Case {
+    let tested = documents::test(dir);
+    let case = |ran: &documents::Ran| Case {
         name: format!("{}: {}", ran.test, ran.case),
         place: (ran.file.display().to_string(), ran.place.line, ran.place.column),
         differences: ran.differences.clone(),
@@ -98,13 +97,13 @@ fn test(dir: &Path, min_coverage: u8) -> Tested {
     }
 }
 
-fn found(problem: &policy::Problem) -> Found {
+fn found(problem: &documents::Problem) -> Found {
     Found {
         line: problem.to_string(),
         place: (problem.file.display().to_string(), problem.place.line, problem.place.column),
         field: problem.path.clone(),
         cause: problem.cause.clone(),
-        is_error: problem.severity == policy::Severity::Error,
+        is_error: problem.severity == documents::Severity::Error,
     }
 }
 

@@ -21,7 +21,7 @@ use super::render::{OutputArgs, Screen};
 use super::values::{self, Token};
 
 /// How long a unary call may take, on top of what it was asked to wait for.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The flags of every verb that talks to the control plane.
 #[derive(Debug, Clone, clap::Args)]
@@ -54,22 +54,22 @@ pub struct ClientArgs {
 }
 
 /// The API with the caller's credential on each call.
-pub type AccessClient = AccessServiceClient<InterceptedService<Channel, Bearer>>;
+pub(crate) type AccessClient = AccessServiceClient<InterceptedService<Channel, Bearer>>;
 /// As [`AccessClient`], for tokens.
-pub type TokenClient = TokenServiceClient<InterceptedService<Channel, Bearer>>;
+pub(crate) type TokenClient = TokenServiceClient<InterceptedService<Channel, Bearer>>;
 
 /// The same of policies as code.
-pub type PolicyClient = PolicyServiceClient<InterceptedService<Channel, Bearer>>;
+pub(crate) type PolicyClient = PolicyServiceClient<InterceptedService<Channel, Bearer>>;
 
 /// Largest answer: a plan shows differences and whom they touch.
 const ANSWER_MAX: usize = 16 << 20;
 
 /// The audit part of the API.
-pub type AuditClient = AuditServiceClient<InterceptedService<Channel, Bearer>>;
+pub(crate) type AuditClient = AuditServiceClient<InterceptedService<Channel, Bearer>>;
 
 /// An open connection to the control plane.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     /// The API.
     pub access: AccessClient,
     /// Policies as code.
@@ -85,7 +85,7 @@ pub struct Connection {
 
 impl Connection {
     /// For `map_err`: what the control plane's refusal means.
-    pub fn refusal(&self) -> impl Fn(Status) -> Trouble + use<> {
+    pub(crate) fn refusal(&self) -> impl Fn(Status) -> Trouble + use<> {
         let server = self.server.clone();
         move |status| Trouble::from_status(&status, &server)
     }
@@ -93,7 +93,7 @@ impl Connection {
 
 /// Puts `authorization: Bearer` on each call.
 #[derive(Clone)]
-pub struct Bearer(Option<MetadataValue<Ascii>>);
+pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
 
 impl std::fmt::Debug for Bearer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -104,7 +104,7 @@ impl std::fmt::Debug for Bearer {
 impl Bearer {
     /// # Errors
     /// When the token has characters that no header can carry.
-    pub fn new(token: Option<&Token>) -> Result<Self, Trouble> {
+    pub(crate) fn new(token: Option<&Token>) -> Result<Self, Trouble> {
         let Some(token) = token else { return Ok(Self(None)) };
         let mut value = MetadataValue::try_from(format!("Bearer {}", token.reveal()))
             .map_err(|_| Trouble::usage("--token: has characters that no JWT has"))?;
@@ -126,7 +126,7 @@ impl Interceptor for Bearer {
 ///
 /// # Errors
 /// When a file cannot be read, the token would travel in the clear, or nobody answers.
-pub async fn connect(args: ClientArgs) -> Result<Connection, Trouble> {
+pub(crate) async fn connect(args: ClientArgs) -> Result<Connection, Trouble> {
     let ClientArgs { server, ca, cert, key, token, token_file, insecure, output } = args;
     let token = match (token, token_file) {
         (Some(token), _) => Some(token),

@@ -115,12 +115,12 @@ impl Trouble {
 }
 
 /// One line of talk. That nobody reads it is no reason to fail.
-pub fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     drop(writeln!(std::io::stderr().lock(), "{line}"));
 }
 
 /// The text with control characters made visible, so that what others wrote cannot steer the terminal.
-pub fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
@@ -130,7 +130,7 @@ fn unanswered(status: &Status) -> bool {
 }
 
 /// The deepest source: "connection refused" instead of five wrappers around it.
-pub fn root_cause(error: &dyn std::error::Error) -> String {
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;
@@ -185,7 +185,7 @@ fn way_out(reason: &str, code: Code) -> Option<&'static str> {
 }
 
 /// The canonical name of a gRPC status code.
-pub fn code_name(code: Code) -> &'static str {
+pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

@@ -13,10 +13,10 @@ use crate::model::time::Timestamp;
 
 use super::error::Trouble;
 
-pub mod audit;
-pub mod json;
-pub mod receipts;
-pub mod text;
+pub(crate) mod audit;
+pub(crate) mod json;
+pub(crate) mod receipts;
+pub(crate) mod text;
 mod times;
 
 /// How a result is printed.
@@ -108,7 +108,7 @@ impl Screen {
 ///
 /// # Errors
 /// When it cannot be written; that its reader has left is no failure.
-pub fn write_out(bytes: &[u8]) -> Result<(), Trouble> {
+pub(crate) fn write_out(bytes: &[u8]) -> Result<(), Trouble> {
     let mut out = std::io::stdout().lock();
     out.write_all(bytes)?;
     Ok(out.flush()?)

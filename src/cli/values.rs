@@ -41,7 +41,7 @@ impl fmt::Debug for Token {
 ///
 /// # Errors
 /// Never.
-pub fn token(text: &str) -> Result<Token, std::convert::Infallible> {
+pub(crate) fn token(text: &str) -> Result<Token, std::convert::Infallible> {
     Ok(Token::new(text))
 }
 
@@ -49,7 +49,7 @@ pub fn token(text: &str) -> Result<Token, std::convert::Infallible> {
 ///
 /// # Errors
 /// The rule that the text breaks.
-pub fn principal(text: &str) -> Result<String, String> {
+pub(crate) fn principal(text: &str) -> Result<String, String> {
     Principal::parse(text).map(|principal| principal.to_string()).map_err(|error| error.to_string())
 }
 
@@ -57,7 +57,7 @@ pub fn principal(text: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// The rule that the text breaks.
-pub fn service(text: &str) -> Result<String, String> {
+pub(crate) fn service(text: &str) -> Result<String, String> {
     Service::parse(text).map(|service| service.to_string()).map_err(|error| error.to_string())
 }
 
@@ -65,7 +65,7 @@ pub fn service(text: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// The rule that the text breaks.
-pub fn grpc_rule(text: &str) -> Result<GrpcRule, String> {
+pub(crate) fn grpc_rule(text: &str) -> Result<GrpcRule, String> {
     GrpcRule::parse(text).map_err(|error| error.to_string())
 }
 
@@ -73,7 +73,7 @@ pub fn grpc_rule(text: &str) -> Result<GrpcRule, String> {
 ///
 /// # Errors
 /// The rule that the text breaks.
-pub fn http_rule(text: &str) -> Result<HttpRule, String> {
+pub(crate) fn http_rule(text: &str) -> Result<HttpRule, String> {
     HttpRule::parse_line(text).map_err(|error| error.to_string())
 }
 
@@ -81,7 +81,7 @@ pub fn http_rule(text: &str) -> Result<HttpRule, String> {
 ///
 /// # Errors
 /// With an example of the right form.
-pub fn span(text: &str) -> Result<Duration, String> {
+pub(crate) fn span(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(span) if span > Duration::ZERO => Ok(span),
         Ok(_) => Err("must be longer than nothing".to_owned()),
@@ -91,7 +91,7 @@ pub fn span(text: &str) -> Result<Duration, String> {
 
 /// An instant on the command line: absolute, or so far from now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moment {
+pub(crate) enum Moment {
     /// RFC 3339.
     At(Timestamp),
     /// `+10m`.
@@ -102,7 +102,7 @@ pub enum Moment {
 
 impl Moment {
     /// The instant meant.
-    pub fn resolve(self, now: Timestamp) -> Timestamp {
+    pub(crate) fn resolve(self, now: Timestamp) -> Timestamp {
         match self {
             Self::At(time) => time,
             Self::In(span) => now.plus(span),
@@ -115,7 +115,7 @@ impl Moment {
 ///
 /// # Errors
 /// With examples of the right form.
-pub fn moment(text: &str) -> Result<Moment, String> {
+pub(crate) fn moment(text: &str) -> Result<Moment, String> {
     if let Some(rest) = text.strip_prefix('+') {
         return span(rest).map(Moment::In);
     }
@@ -131,7 +131,7 @@ pub fn moment(text: &str) -> Result<Moment, String> {
 ///
 /// # Errors
 /// With examples of the right form.
-pub fn start(text: &str) -> Result<Moment, String> {
+pub(crate) fn start(text: &str) -> Result<Moment, String> {
     if let Some(rest) = text.strip_prefix("in ") {
         return span(rest).map(Moment::In);
     }
@@ -147,7 +147,7 @@ pub fn start(text: &str) -> Result<Moment, String> {
 ///
 /// # Errors
 /// Names the flag, the file and the cause.
-pub fn read_small(flag: &str, path: &Path) -> Result<String, Trouble> {
+pub(crate) fn read_small(flag: &str, path: &Path) -> Result<String, Trouble> {
     const LIMIT: u64 = 1 << 20;
     let refuse = |cause: String| Trouble::new(format!("{flag}: {}: {cause}", path.display()));
     let length = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?.len();

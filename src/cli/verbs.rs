@@ -1,13 +1,13 @@
 //! One file a verb of the command line.
 
-pub mod audit;
-pub mod explain;
-pub mod extend;
-pub mod fleet;
-pub mod grants;
-pub mod policy;
-pub mod requests;
-pub mod reviews;
-pub mod run;
-pub mod suspend;
-pub mod token;
+pub(crate) mod audit;
+pub(crate) mod explain;
+pub(crate) mod extend;
+pub(crate) mod fleet;
+pub(crate) mod grants;
+pub(crate) mod policy;
+pub(crate) mod requests;
+pub(crate) mod reviews;
+pub(crate) mod run;
+pub(crate) mod suspend;
+pub(crate) mod token;

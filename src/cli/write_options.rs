@@ -34,7 +34,7 @@ macro_rules! manners {
     ($($(#[$doc:meta])* $name:ident $verb:literal $([$($condition:tt)*])?;)*) => {
         $($(#[$doc])*
         #[derive(Debug, Clone, Default, clap::Args)]
-        pub struct $name {
+        pub(crate) struct $name {
             /// Do everything but write, and show what would be
             #[arg(long, env = concat!("JITGATE_", $verb, "_DRY_RUN"))]
             dry_run: bool,
@@ -78,7 +78,7 @@ manners! {
 
 /// Of `jitgate request`: there is no state yet that it could be meant for.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct RequestManner {
+pub(crate) struct RequestManner {
     /// Do everything but write, and show what would be
     #[arg(long, env = "JITGATE_REQUEST_DRY_RUN")]
     dry_run: bool,

@@ -29,9 +29,9 @@ const SAMPLES: usize = 16;
 /// Two clocks drift apart by at most this much: 200 parts per million.
 const DRIFT_PPM: u32 = 200;
 /// Skewed samples in a row that agree with one another before a jump ahead is followed.
-pub const CONFIRMATIONS: usize = 3;
+pub(crate) const CONFIRMATIONS: usize = 3;
 /// Largest disagreement that counts as ordinary correction, unless the role says otherwise.
-pub const ALLOWED_SKEW: Duration = Duration::from_secs(5);
+pub(crate) const ALLOWED_SKEW: Duration = Duration::from_secs(5);
 /// Timestamps have microseconds; what is cut off belongs to the error.
 const RESOLUTION: Duration = Duration::from_micros(1);
 
@@ -281,7 +281,11 @@ fn push_bounded(recent: &mut VecDeque<Sample>, sample: Sample) {
 /// When a message that echoes `echo_nanos`, held back for `held`, was sent at the earliest; and the round trip.
 ///
 /// `None` when the echo cannot be true: in the future, or held for longer than it has been under way.
-pub fn sent_no_earlier_than(clock: &ServerClock, echo_nanos: u64, held: Duration) -> Option<(Instant, Duration)> {
+pub(crate) fn sent_no_earlier_than(
+    clock: &ServerClock,
+    echo_nanos: u64,
+    held: Duration,
+) -> Option<(Instant, Duration)> {
     let now = Instant::now();
     let asked = clock.instant_of_nanos(echo_nanos);
     let since = now.checked_duration_since(asked)?;

@@ -11,20 +11,20 @@ const NOTICED: Duration = Duration::from_millis(250);
 
 /// Compares the two clocks from one look to the next.
 #[derive(Debug)]
-pub struct Sleep {
+pub(crate) struct Sleep {
     /// What the one said, and a moment of the other that is not later.
     seen: Option<(Duration, Instant)>,
 }
 
 impl Sleep {
     /// From now on. Where the system does not tell, nothing is ever noticed.
-    pub fn watch() -> Self {
+    pub(crate) fn watch() -> Self {
         let now = Instant::now();
         Self { seen: uptime().map(|uptime| (uptime, now)) }
     }
 
     /// How long the machine was suspended since the last look, if it was.
-    pub fn look(&mut self) -> Option<Duration> {
+    pub(crate) fn look(&mut self) -> Option<Duration> {
         let before = Instant::now();
         let uptime = uptime()?;
         self.compare(before, uptime)

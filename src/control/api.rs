@@ -21,18 +21,18 @@ use crate::wire::v1;
 use crate::wire::v1::access_service_server::{AccessService, AccessServiceServer};
 
 mod audit;
-pub mod entitle;
-pub mod listen;
+pub(crate) mod entitle;
+pub(crate) mod listen;
 mod parse;
 mod policies;
 mod reply;
-pub mod status;
+pub(crate) mod status;
 mod watch;
 
 use watch::{Streamed, Term, Watching};
 
 /// Largest request.
-pub const REQUEST_MAX: usize = 1 << 20;
+pub(crate) const REQUEST_MAX: usize = 1 << 20;
 /// Calls under way at once.
 const CALLS_MAX: usize = 1024;
 /// Requests watched at once.
@@ -44,7 +44,7 @@ const FOLLOWERS_MAX: usize = 256;
 
 /// Serves `AccessService`.
 #[derive(Debug, Clone)]
-pub struct Api {
+pub(crate) struct Api {
     plane: Plane,
     calls: Arc<Semaphore>,
     watches: Arc<Semaphore>,
@@ -56,14 +56,14 @@ pub struct Api {
 
 /// Who calls, or why nobody: what the listener puts into the extensions of every request.
 #[derive(Debug, Clone)]
-pub struct Identified(pub Result<Caller, Fault>);
+pub(crate) struct Identified(pub Result<Caller, Fault>);
 
 impl Identified {
     /// The caller that the listener identified.
     ///
     /// # Errors
     /// UNAUTHENTICATED; also when the listener left nothing, which never lets anybody in.
-    pub fn of(extensions: &tonic::Extensions) -> Result<Caller, Fault> {
+    pub(crate) fn of(extensions: &tonic::Extensions) -> Result<Caller, Fault> {
         let missing = || {
             let message = "the call carries no credential that was looked at";
             Err(Fault::new(FaultKind::Unauthenticated(DenyReason::CredentialMissing), message))
@@ -74,7 +74,7 @@ impl Identified {
 
 impl Api {
     /// The API of a control plane. Streams end when `stop` is cancelled.
-    pub fn new(plane: Plane, stop: CancellationToken) -> Self {
+    pub(crate) fn new(plane: Plane, stop: CancellationToken) -> Self {
         let [calls, watches, followers, exports] =
             [CALLS_MAX, WATCHES_MAX, FOLLOWERS_MAX, EXPORTS_MAX].map(|seats| Arc::new(Semaphore::new(seats)));
         Self { plane, calls, watches, followers, exports, stop, service: "jitgate.v1.AccessService" }
@@ -92,7 +92,7 @@ impl Api {
     }
 
     /// The service to add to a gRPC server.
-    pub fn into_service(self) -> AccessServiceServer<Self> {
+    pub(crate) fn into_service(self) -> AccessServiceServer<Self> {
         AccessServiceServer::new(self).max_decoding_message_size(REQUEST_MAX)
     }
 

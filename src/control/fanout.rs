@@ -25,22 +25,22 @@ use crate::model::time::Timestamp;
 use crate::runtime::Outcome;
 use crate::wire::v1;
 
-pub mod cache;
-pub mod fleet;
+pub(crate) mod cache;
+pub(crate) mod fleet;
 mod outbox;
-pub mod service;
+pub(crate) mod service;
 mod session;
 mod subscription;
 
-pub use fleet::{Enforcement, Sidecar, Untold};
-pub use service::{Enforcer, Entitle};
+pub(crate) use fleet::{Enforcement, Sidecar, Untold};
+pub(crate) use service::{Enforcer, Entitle};
 
 use cache::{Gap, Mirror};
 use fleet::{Fleet, Times};
 
 /// What one committed revision changed, for the sidecars.
 #[derive(Debug, Clone)]
-pub struct Commit {
+pub(crate) struct Commit {
     /// The revision; one more than the commit before.
     pub revision: Revision,
     /// Newest values. May be empty: a change that concerns no sidecar still has its revision.
@@ -49,7 +49,7 @@ pub struct Commit {
 
 /// One grant's new value.
 #[derive(Debug, Clone)]
-pub enum Change {
+pub(crate) enum Change {
     /// A grant or tombstone as it now is.
     Put(Arc<Grant>),
     /// Forgotten: past its `keep_until`.
@@ -63,7 +63,7 @@ pub enum Change {
 
 /// Bounds and intervals.
 #[derive(Debug, Clone)]
-pub struct FanoutConfig {
+pub(crate) struct FanoutConfig {
     /// A progress message at least this often.
     pub progress_interval: Duration,
     /// How many changes can be resumed over; further back, a snapshot is sent.
@@ -93,7 +93,7 @@ impl Default for FanoutConfig {
 
 /// Feeds every sidecar. Dropping it ends all sessions.
 #[derive(Debug)]
-pub struct Fanout {
+pub(crate) struct Fanout {
     hub: Arc<Hub>,
     sessions: Mutex<JoinSet<()>>,
 }
@@ -124,7 +124,8 @@ struct Hub {
 impl Fanout {
     /// Starts from everything the store holds at `revision`; `history` are its last commits up to there, oldest first,
     /// from which sidecars can resume over a restart of the control plane (may be empty).
-    pub fn new(
+    #[cfg(test)]
+    pub(crate) fn new(
         epoch: impl Into<String>,
         revision: Revision,
         grants: impl IntoIterator<Item = Grant>,
@@ -140,7 +141,12 @@ impl Fanout {
     }
 
     /// As [`Fanout::new`], on the clock that the rest of the control plane judges expiry by.
-    pub fn on_clock(epoch: impl Into<String>, mirror: Mirror, config: FanoutConfig, clock: ControlClock) -> Self {
+    pub(crate) fn on_clock(
+        epoch: impl Into<String>,
+        mirror: Mirror,
+        config: FanoutConfig,
+        clock: ControlClock,
+    ) -> Self {
         let hub = Hub {
             epoch: epoch.into(),
             head: watch::Sender::new(mirror.revision()),
@@ -160,7 +166,7 @@ impl Fanout {
     }
 
     /// From now on sidecars are asked to report what they decide.
-    pub fn take_decisions(&self, intake: Intake) {
+    pub(crate) fn take_decisions(&self, intake: Intake) {
         if self.hub.decisions.set(intake).is_err() {
             tracing::debug!("decisions go where they went before");
         }
@@ -170,7 +176,7 @@ impl Fanout {
     ///
     /// A commit that leaves out a revision ends every session and lets [`Fanout::run`] fail: with a change unknown,
     /// sidecars had better go stale than trust what follows.
-    pub fn publish(&self, commit: &Commit) {
+    pub(crate) fn publish(&self, commit: &Commit) {
         let applied = self.hub.mirror.write().apply(commit, self.hub.clock.now());
         match applied {
             Ok(true) => {
@@ -186,7 +192,7 @@ impl Fanout {
     }
 
     /// Tells every sidecar, now and at the opening of each session, which keys tokens are verified with: all of them.
-    pub fn tell_keys(&self, keys: v1::TokenKeys) {
+    pub(crate) fn tell_keys(&self, keys: v1::TokenKeys) {
         self.hub.token_keys.send_replace(Some(Arc::new(keys)));
     }
 
@@ -194,7 +200,7 @@ impl Fanout {
     ///
     /// # Errors
     /// When a commit was left out (see [`Fanout::publish`]).
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) -> Outcome {
+    pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) -> Outcome {
         let mut tick = tokio::time::interval_at(Instant::now() + SWEEP_INTERVAL, SWEEP_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -227,52 +233,48 @@ impl Fanout {
     }
 
     /// All grants and tombstones at the newest revision, for explanations and listings.
-    pub fn index(&self) -> Arc<Index> {
+    pub(crate) fn index(&self) -> Arc<Index> {
         Arc::clone(self.hub.mirror.read().index())
     }
 
     /// The newest revision published.
-    pub fn revision(&self) -> Revision {
+    pub(crate) fn revision(&self) -> Revision {
         *self.hub.head.borrow()
     }
 
     /// Wakes at every revision published.
-    pub fn revisions(&self) -> watch::Receiver<Revision> {
+    pub(crate) fn revisions(&self) -> watch::Receiver<Revision> {
         self.hub.head.subscribe()
     }
 
-    /// Sidecars can resume from this revision on; from before it they need a snapshot.
-    pub fn compacted_through(&self) -> Revision {
-        self.hub.mirror.read().compacted_through()
-    }
-
     /// The clock that sidecars follow; judge expiry by it.
-    pub fn clock(&self) -> ControlClock {
+    pub(crate) fn clock(&self) -> ControlClock {
         self.hub.clock
     }
 
     /// Whether sidecars are asked to report what they decide.
-    pub fn takes_decisions(&self) -> bool {
+    pub(crate) fn takes_decisions(&self) -> bool {
         self.hub.decisions.get().is_some()
     }
 
     /// As [`Fleet::untold`], now.
-    pub fn untold(&self, service: &Service, issued: Timestamp, moment: Timestamp) -> Option<Untold> {
+    pub(crate) fn untold(&self, service: &Service, issued: Timestamp, moment: Timestamp) -> Option<Untold> {
         self.hub.fleet.untold(service, issued, moment, self.hub.clock.now())
     }
 
     /// Every sidecar connected, or gone for less than a day.
-    pub fn sidecars(&self) -> Vec<Sidecar> {
+    pub(crate) fn sidecars(&self) -> Vec<Sidecar> {
         self.hub.fleet.list()
     }
 
     /// Sessions open now.
-    pub fn open_sessions(&self) -> u64 {
+    pub(crate) fn open_sessions(&self) -> u64 {
         self.hub.open.load(Ordering::Acquire)
     }
 
     /// Sessions opened since the start.
-    pub fn sessions_opened(&self) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn sessions_opened(&self) -> u64 {
         self.hub.opened.load(Ordering::Acquire)
     }
 
@@ -280,7 +282,12 @@ impl Fanout {
     /// then says how far it is.
     ///
     /// A sidecar that was cut off before this control plane started, and has not come back, is not known here.
-    pub async fn await_enforced(&self, revision: Revision, services: &[Service], patience: Duration) -> Enforcement {
+    pub(crate) async fn await_enforced(
+        &self,
+        revision: Revision,
+        services: &[Service],
+        patience: Duration,
+    ) -> Enforcement {
         let committed_at = self.hub.mirror.read().committed_at(revision);
         let committed = committed_at.unwrap_or_else(|| self.hub.clock.now());
         let times = || Times { committed, now: self.hub.clock.now() };

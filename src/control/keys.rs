@@ -22,11 +22,11 @@ use crate::model::time::Timestamp;
 use crate::runtime;
 use crate::wire::v1;
 
-pub mod config;
-pub mod jwks;
-pub mod ring;
+pub(crate) mod config;
+pub(crate) mod jwks;
+pub(crate) mod ring;
 
-pub use config::TokenArgs;
+pub(crate) use config::TokenArgs;
 
 use ring::{KEYS_MAX, Ring, Schedule, Step, TokenKey};
 
@@ -39,7 +39,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// The keys as they are now, for whoever signs, verifies or publishes.
 #[derive(Debug)]
-pub struct TokenKeys {
+pub(crate) struct TokenKeys {
     store: Store,
     fanout: Arc<Fanout>,
     schedule: Schedule,
@@ -52,7 +52,7 @@ pub struct TokenKeys {
 
 /// One state of the keys.
 #[derive(Default)]
-pub struct Keys {
+pub(crate) struct Keys {
     /// Signs every new token; absent before the first key.
     pub signer: Option<Arc<KeyPair>>,
     /// Verifies every live one.
@@ -71,23 +71,23 @@ impl fmt::Debug for Keys {
 
 impl TokenKeys {
     /// The keys of a store. There is none before [`TokenKeys::turn_over`] has run once.
-    pub fn new(store: Store, fanout: Arc<Fanout>, args: TokenArgs) -> Self {
+    pub(crate) fn new(store: Store, fanout: Arc<Fanout>, args: TokenArgs) -> Self {
         let (issuer, schedule) = args.resolve(&store.epoch().to_string());
         Self { store, fanout, schedule, issuer, now: ArcSwap::default(), turn: Mutex::default(), forced: Notify::new() }
     }
 
     /// `iss` of every token.
-    pub fn issuer(&self) -> &str {
+    pub(crate) fn issuer(&self) -> &str {
         &self.issuer
     }
 
     /// The keys now.
-    pub fn current(&self) -> Arc<Keys> {
+    pub(crate) fn current(&self) -> Arc<Keys> {
         self.now.load_full()
     }
 
     /// When they come and go.
-    pub fn schedule(&self) -> &Schedule {
+    pub(crate) fn schedule(&self) -> &Schedule {
         &self.schedule
     }
 
@@ -95,7 +95,7 @@ impl TokenKeys {
     ///
     /// # Errors
     /// Never: what cannot be written now is tried again, and the key that signs goes on signing.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) -> runtime::Outcome {
+    pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) -> runtime::Outcome {
         loop {
             let wait = match self.turn_over().await {
                 Ok(()) => self.until_next(),
@@ -122,7 +122,7 @@ impl TokenKeys {
     ///
     /// # Errors
     /// [`Fault`] when the store cannot be used or no key can be made.
-    pub async fn turn_over(&self) -> Result<(), Fault> {
+    pub(crate) async fn turn_over(&self) -> Result<(), Fault> {
         let _turn = self.turn.lock().await;
         let (schedule, fresh) = (self.schedule, self.fresh_key()?);
         let written = self.store.write(move |change| {
@@ -149,7 +149,7 @@ impl TokenKeys {
     ///
     /// # Errors
     /// LIMIT_EXCEEDED when as many keys are published as there may be.
-    pub async fn rotate(&self, by: String, reason: String) -> Result<(), Fault> {
+    pub(crate) async fn rotate(&self, by: String, reason: String) -> Result<(), Fault> {
         let turn = self.turn.lock().await;
         let fresh = self.fresh_key()?;
         let written = self.store.write(move |change| {

@@ -1,17 +1,17 @@
 //! The life of access requests and grants: each change is one transaction of the store with its audit event.
 
-pub mod approve;
-pub mod break_glass;
-pub mod caller;
-pub mod extend;
-pub mod fault;
-pub mod grants;
-pub mod notify;
-pub mod plane;
-pub mod requests;
-pub mod reviews;
-pub mod standing;
-pub mod suspend;
-pub mod sweeper;
-pub mod unused;
-pub mod write_options;
+pub(crate) mod approve;
+pub(crate) mod break_glass;
+pub(crate) mod caller;
+pub(crate) mod extend;
+pub(crate) mod fault;
+pub(crate) mod grants;
+pub(crate) mod notify;
+pub(crate) mod plane;
+pub(crate) mod requests;
+pub(crate) mod reviews;
+pub(crate) mod standing;
+pub(crate) mod suspend;
+pub(crate) mod sweeper;
+pub(crate) mod unused;
+pub(crate) mod write_options;

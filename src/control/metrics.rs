@@ -15,7 +15,7 @@ use crate::telemetry::names;
 
 /// How the store does.
 #[derive(Debug, Clone)]
-pub struct StoreMetrics {
+pub(crate) struct StoreMetrics {
     revision: Gauge<i64, AtomicI64>,
     audit_index: Gauge<i64, AtomicI64>,
     commits: Histogram,
@@ -24,7 +24,7 @@ pub struct StoreMetrics {
 
 impl StoreMetrics {
     /// Registers the families.
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
         let this = Self {
             revision: Gauge::default(),
             audit_index: Gauge::default(),
@@ -53,7 +53,7 @@ impl StoreMetrics {
 
 /// What became of access requests and grants.
 #[derive(Debug, Clone)]
-pub struct ControlMetrics {
+pub(crate) struct ControlMetrics {
     requests: Family<RequestLabels, Counter>,
     refusals: Family<RefusalLabels, Counter>,
     grants: Family<GrantLabels, Gauge<i64, AtomicI64>>,
@@ -94,7 +94,7 @@ struct ReviewLabels {
 
 impl ControlMetrics {
     /// Registers the families.
-    pub fn register(registry: &mut Registry) -> Arc<Self> {
+    pub(crate) fn register(registry: &mut Registry) -> Arc<Self> {
         let this = Self {
             requests: Family::default(),
             refusals: Family::default(),

@@ -16,18 +16,18 @@ use super::policy::{Beside, Origin, PolicySet, Problem, Reloader, Text};
 use super::store::{Reader, StoreError};
 use crate::wire::store::AppliedDocument;
 
-pub mod applying;
-pub mod diff;
-pub mod history;
-pub mod offered;
-pub mod plan;
+pub(crate) mod applying;
+pub(crate) mod diff;
+pub(crate) mod history;
+pub(crate) mod offered;
+pub(crate) mod plan;
 
 /// Most sets that wait to be applied.
 const UNDER_WAY_MAX: usize = 32;
 
 /// Where the policies of a control plane come from.
 #[derive(Debug, Clone, Default)]
-pub struct Sources {
+pub(crate) struct Sources {
     directory: PathBuf,
     /// What was applied, as the watcher reads it beside the directory.
     beside: Beside,
@@ -39,12 +39,12 @@ pub struct Sources {
 
 impl Sources {
     /// The sources of a control plane that follows `directory`, with nothing applied yet.
-    pub fn new(directory: impl Into<PathBuf>) -> Self {
+    pub(crate) fn new(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into(), ..Self::default() }
     }
 
     /// The policy directory.
-    pub fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
 
@@ -67,7 +67,7 @@ impl Sources {
     }
 
     /// Follows the directory and what is applied beside it.
-    pub fn reloader(&self, current: &PolicySet) -> Reloader {
+    pub(crate) fn reloader(&self, current: &PolicySet) -> Reloader {
         Reloader::new(&self.directory, current).beside(Arc::clone(&self.beside))
     }
 }
@@ -77,7 +77,7 @@ impl Plane {
     ///
     /// # Errors
     /// When the store cannot be read; the inner error is every problem of the set.
-    pub async fn declared(&self) -> Result<Result<PolicySet, Vec<Problem>>, Fault> {
+    pub(crate) async fn declared(&self) -> Result<Result<PolicySet, Vec<Problem>>, Fault> {
         let _turn = self.sources.turn.lock().await;
         let documents = self.store.read(applied).await?;
         self.sources.beside.store(Arc::new(texts(&documents)));
@@ -88,7 +88,7 @@ impl Plane {
     ///
     /// # Errors
     /// As [`Plane::apply`]; INVALID_ARGUMENT when the directory does not go together with what is applied.
-    pub async fn follow(&self, set: Arc<PolicySet>) -> Result<Applied, Fault> {
+    pub(crate) async fn follow(&self, set: Arc<PolicySet>) -> Result<Applied, Fault> {
         let _turn = self.sources.turn.lock().await;
         let beside = self.sources.beside.load_full();
         let set = if set.is_beside(&beside) {

@@ -19,7 +19,7 @@ mod canonical;
 mod condition;
 mod cross;
 mod document;
-pub mod fixture;
+pub(crate) mod fixture;
 mod load;
 mod node;
 mod problem;
@@ -30,11 +30,12 @@ mod split;
 mod watch;
 mod zone;
 
-pub use approval::{Pinned, pinned};
-pub use load::{Origin, Text};
-pub use problem::{Place, Problem, Severity};
-pub use watch::{Beside, ReloadCounts, Reloader};
-pub use zone::{Closed, end_within};
+pub(crate) use approval::{Pinned, pinned};
+pub(crate) use load::{Origin, Text};
+pub(crate) use problem::Place;
+pub use problem::{Problem, Severity};
+pub(crate) use watch::{Beside, Reloader};
+pub(crate) use zone::end_within;
 
 /// Every policy and standing grant in force, as one immutable value.
 #[derive(Debug, Default)]
@@ -256,7 +257,7 @@ pub fn examine(dir: &Path) -> Report {
 }
 
 /// Kind and name of every good document of some texts.
-pub fn names(texts: &[Text]) -> BTreeSet<(String, String)> {
+pub(crate) fn names(texts: &[Text]) -> BTreeSet<(String, String)> {
     let texts = texts.to_vec();
     let found = load::on_large_stack(move || load::alone(texts)).unwrap_or_default();
     listed(&found).into_iter().map(|document| (document.kind.to_owned(), document.name.to_string())).collect()

@@ -1,9 +1,9 @@
 //! What is read and changes nothing: lists, explanations, verdicts, timelines, use and the audit trail.
 
-pub mod audit;
-pub mod explain;
-pub mod follow;
-pub mod page;
-pub mod timeline;
-pub mod usage;
-pub mod validate;
+pub(crate) mod audit;
+pub(crate) mod explain;
+pub(crate) mod follow;
+pub(crate) mod page;
+pub(crate) mod timeline;
+pub(crate) mod usage;
+pub(crate) mod validate;

@@ -13,30 +13,29 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::ControlFlow;
 
-pub mod change;
-pub mod difference;
-pub mod embedded;
-pub mod handle;
-pub mod keys;
-pub mod opening;
-pub mod overlay;
-pub mod reader;
-pub mod writer;
+pub(crate) mod change;
+pub(crate) mod difference;
+pub(crate) mod embedded;
+pub(crate) mod handle;
+pub(crate) mod keys;
+pub(crate) mod opening;
+pub(crate) mod overlay;
+pub(crate) mod reader;
+pub(crate) mod writer;
 
-pub use change::Change;
-pub use handle::{Clock, Store, Usable};
-pub use opening::Opening;
-pub use reader::Reader;
-pub use writer::Writer;
+pub(crate) use change::Change;
+pub(crate) use handle::{Clock, Store, Usable};
+pub(crate) use reader::Reader;
+pub(crate) use writer::Writer;
 
 /// Version of the rows' layout. Another one is refused, never guessed at.
-pub const SCHEMA: i32 = 1;
+pub(crate) const SCHEMA: i32 = 1;
 /// The one key of [`Table::Meta`].
-pub const META_KEY: &[u8] = b"meta";
+pub(crate) const META_KEY: &[u8] = b"meta";
 
 /// Ordered sets of keys, each with a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Table {
+pub(crate) enum Table {
     /// One row: schema, epoch, revision, head of the audit chain. It guards every commit.
     Meta,
     /// Access requests by id.
@@ -87,7 +86,7 @@ pub enum Table {
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::Meta,
         Self::Requests,
         Self::RequestsByParty,
@@ -114,7 +113,7 @@ impl Table {
     ];
 
     /// Its name in the engine.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Meta => "meta",
             Self::Requests => "requests",
@@ -144,11 +143,11 @@ impl Table {
 }
 
 /// What a commit writes: the value of each key, or `None` to take it out.
-pub type Writes = BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>;
+pub(crate) type Writes = BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>;
 
 /// Which keys, and in which direction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Span {
+pub(crate) struct Span {
     /// First key, inclusive.
     pub from: Vec<u8>,
     /// End, exclusive; `None`: to the end of the table.
@@ -159,23 +158,23 @@ pub struct Span {
 
 impl Span {
     /// The whole table, ascending.
-    pub const ALL: Self = Self { from: Vec::new(), to: None, descending: false };
+    pub(crate) const ALL: Self = Self { from: Vec::new(), to: None, descending: false };
 
     /// Every key that begins with `prefix`, ascending.
-    pub fn prefix(prefix: &[u8]) -> Self {
+    pub(crate) fn prefix(prefix: &[u8]) -> Self {
         Self { from: prefix.to_vec(), to: keys::after_prefix(prefix), descending: false }
     }
 
     /// The same keys from the end.
     #[must_use]
-    pub fn descending(mut self) -> Self {
+    pub(crate) fn descending(mut self) -> Self {
         self.descending = true;
         self
     }
 
     /// Only the keys below `to`.
     #[must_use]
-    pub fn below(mut self, to: Vec<u8>) -> Self {
+    pub(crate) fn below(mut self, to: Vec<u8>) -> Self {
         self.to = Some(to);
         self
     }
@@ -186,10 +185,10 @@ impl Span {
 }
 
 /// Called for each key and value of a scan; breaks to end it.
-pub type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, StoreError> + 'v;
+pub(crate) type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, StoreError> + 'v;
 
 /// Everything as it was at one revision.
-pub trait View {
+pub(crate) trait View {
     /// # Errors
     /// [`StoreError`] when the engine cannot read.
     fn fetch(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
@@ -202,7 +201,7 @@ pub trait View {
 }
 
 /// A place to keep rows.
-pub trait Engine: Debug + Send + Sync + 'static {
+pub(crate) trait Engine: Debug + Send + Sync + 'static {
     /// Everything as committed last.
     ///
     /// # Errors
@@ -232,7 +231,7 @@ pub trait Engine: Debug + Send + Sync + 'static {
 
 /// What can go wrong below a change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
+pub(crate) enum StoreError {
     /// The medium fails: full, gone, read-only.
     #[error("the store cannot be used: {0}")]
     Medium(String),

@@ -26,13 +26,13 @@ mod inspect;
 mod pace;
 mod service;
 
-pub use service::TokenApi;
+pub(crate) use service::TokenApi;
 
 use pace::Pace;
 
 /// Issues and judges tokens.
 #[derive(Debug, Clone)]
-pub struct Tokens {
+pub(crate) struct Tokens {
     pub(super) plane: Plane,
     pub(super) keys: Arc<TokenKeys>,
     pub(super) issuers: Arc<Issuers>,
@@ -41,7 +41,7 @@ pub struct Tokens {
 
 /// A token that is wanted.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// For which grant.
     pub grant: String,
     /// Who is to present it, where that does not follow from who asks.
@@ -51,7 +51,7 @@ pub struct Wanted {
 }
 
 /// A token. Its Debug shows what it says, never the token.
-pub struct IssuedToken {
+pub(crate) struct IssuedToken {
     /// The credential.
     pub token: String,
     /// What it says.
@@ -70,14 +70,14 @@ impl std::fmt::Debug for IssuedToken {
 
 impl IssuedToken {
     /// Two thirds of the way.
-    pub fn renew_at(&self) -> Timestamp {
+    pub(crate) fn renew_at(&self) -> Timestamp {
         self.time.plus(self.claims.expires.since(self.time) * 2 / 3)
     }
 }
 
 impl Tokens {
     /// Signs with these keys, for grants of this plane.
-    pub fn new(plane: Plane, keys: Arc<TokenKeys>, issuers: Arc<Issuers>) -> Self {
+    pub(crate) fn new(plane: Plane, keys: Arc<TokenKeys>, issuers: Arc<Issuers>) -> Self {
         Self { plane, keys, issuers, pace: Arc::default() }
     }
 
@@ -86,7 +86,7 @@ impl Tokens {
     /// # Errors
     /// NOT_FOUND and NOT_ELIGIBLE for a grant of others, the grant's own reason when it is not ACTIVE,
     /// INVALID_ARGUMENT for a workload that cannot be, LIMIT_EXCEEDED for a caller in a hurry.
-    pub async fn issue(&self, caller: &Caller, wanted: Wanted) -> Result<IssuedToken, Fault> {
+    pub(crate) async fn issue(&self, caller: &Caller, wanted: Wanted) -> Result<IssuedToken, Fault> {
         self.pace.admit(caller.who())?;
         let (caller, keys) = (caller.clone(), Arc::clone(&self.keys));
         let traceparent = trace::current_traceparent();

@@ -47,7 +47,7 @@ fn method(text: &str) -> Result<PathAndQuery, String> {
 ///
 /// # Errors
 /// When no `jitgate dev` runs there, or Envoy does not answer.
-pub async fn call(args: CallArgs, state: &StateDir) -> Result<Exit, Trouble> {
+pub(crate) async fn call(args: CallArgs, state: &StateDir) -> Result<Exit, Trouble> {
     let CallArgs { grpc, account, token, output } = args;
     let token = token.filter(|token| !token.is_empty());
     let channel = channel(state).await?;

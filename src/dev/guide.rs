@@ -22,7 +22,7 @@ const SESSION: Duration = Duration::from_secs(12 * 3600);
 ///
 /// # Errors
 /// When a file cannot be written.
-pub fn write_files(state: &StateDir, ports: &Ports, issuer: &DevIssuer, binaries: &Path) -> Result<(), Trouble> {
+pub(crate) fn write_files(state: &StateDir, ports: &Ports, issuer: &DevIssuer, binaries: &Path) -> Result<(), Trouble> {
     let token = issuer.mint("alice", &["sre".to_owned()], SESSION, clock::wall())?;
     state.write("env", &environment(state, ports, &token, binaries))?;
     state.write("alice.curl", &curl_options(state, "client", Some(&token)))?;
@@ -59,7 +59,7 @@ fn curl_options(state: &StateDir, workload: &str, token: Option<&str>) -> String
 
 /// A running process, or the upstream in this one.
 #[derive(Debug)]
-pub struct Running<'a> {
+pub(crate) struct Running<'a> {
     /// What it is.
     pub program: &'a Program,
     /// Its process id.
@@ -70,7 +70,7 @@ pub struct Running<'a> {
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write_processes(state: &StateDir, running: &[Running<'_>]) -> Result<(), Trouble> {
+pub(crate) fn write_processes(state: &StateDir, running: &[Running<'_>]) -> Result<(), Trouble> {
     let entry = |one: &Running<'_>| {
         let log = one.program.log.display().to_string();
         (one.program.name.to_owned(), json!({ "pid": one.pid, "log": log, "command": one.program.command_line() }))
@@ -80,7 +80,7 @@ pub fn write_processes(state: &StateDir, running: &[Running<'_>]) -> Result<(), 
 }
 
 /// What runs where, and what to try. `shown` is the state directory as the user writes it.
-pub fn text(ports: &Ports, running: &[Running<'_>], shown: &Path) -> String {
+pub(crate) fn text(ports: &Ports, running: &[Running<'_>], shown: &Path) -> String {
     let dir = |name: &str| quote(&shown.join(name).display().to_string());
     let mut text = "\nEverything is up:\n\n".to_owned();
     for Running { program, pid } in running {

@@ -21,7 +21,7 @@ use super::super::cli::values;
 use super::state::StateDir;
 
 /// The `iss` of the demo's tokens. Nothing listens there: the keys are read from a file.
-pub const ISSUER: &str = "https://issuer.jitgate.local";
+pub(crate) const ISSUER: &str = "https://issuer.jitgate.local";
 
 const ISSUERS: &str = "\
 # Whose tokens count. Written by `jitgate dev`; the control plane and the sidecar both read it.
@@ -36,7 +36,7 @@ issuers:
 ";
 
 /// The signing key and the files that make others trust it.
-pub struct DevIssuer {
+pub(crate) struct DevIssuer {
     key: EncodingKey,
     kid: String,
 }
@@ -52,7 +52,7 @@ impl DevIssuer {
     ///
     /// # Errors
     /// When the key is unreadable or a file cannot be written.
-    pub fn ensure(state: &StateDir) -> Result<Self, Trouble> {
+    pub(crate) fn ensure(state: &StateDir) -> Result<Self, Trouble> {
         let pem = if state.at("issuer.key").exists() {
             state.read("issuer.key")?
         } else {
@@ -72,7 +72,7 @@ impl DevIssuer {
     ///
     /// # Errors
     /// When there is none.
-    pub fn open(state: &StateDir) -> Result<Self, Trouble> {
+    pub(crate) fn open(state: &StateDir) -> Result<Self, Trouble> {
         Ok(Self::parse(&state.read("issuer.key")?)?.0)
     }
 
@@ -93,7 +93,13 @@ impl DevIssuer {
     ///
     /// # Errors
     /// When a name cannot be part of a principal.
-    pub fn mint(&self, user: &str, groups: &[String], life: Duration, now: Timestamp) -> Result<String, Trouble> {
+    pub(crate) fn mint(
+        &self,
+        user: &str,
+        groups: &[String],
+        life: Duration,
+        now: Timestamp,
+    ) -> Result<String, Trouble> {
         Principal::user(ISSUER, user).map_err(|error| Trouble::usage(format!("--user: {error}")))?;
         for group in groups {
             Principal::group(ISSUER, group).map_err(|error| Trouble::usage(format!("--group: {error}")))?;
@@ -131,7 +137,7 @@ pub struct TokenArgs {
 ///
 /// # Errors
 /// When no `jitgate dev` has made a key yet.
-pub fn token(args: TokenArgs, state: &StateDir) -> Result<Exit, Trouble> {
+pub(crate) fn token(args: TokenArgs, state: &StateDir) -> Result<Exit, Trouble> {
     let TokenArgs { user, group, life } = args;
     let token = DevIssuer::open(state)?.mint(&user, &group, life, clock::wall())?;
     let groups: String = group.iter().map(|name| format!(", group:{ISSUER}|{name}")).collect();

@@ -17,14 +17,14 @@ use super::processes::{GRACE, signal};
 
 /// The end of the pipe in `jitgate dev`.
 #[derive(Debug)]
-pub struct Keeper(Option<(Child, ChildStdin)>);
+pub(crate) struct Keeper(Option<(Child, ChildStdin)>);
 
 impl Keeper {
     /// Starts it, from this very binary.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start() -> Result<Self, Trouble> {
+    pub(crate) fn start() -> Result<Self, Trouble> {
         let refuse = |error: std::io::Error| Trouble::new(format!("cannot start the keeper of the processes: {error}"));
         let mut child = Command::new(std::env::current_exe().map_err(refuse)?)
             .args(["dev", "keeper"])
@@ -48,14 +48,14 @@ impl Keeper {
     ///
     /// # Errors
     /// When it is gone.
-    pub async fn add(&mut self, pid: u32) -> Result<(), Trouble> {
+    pub(crate) async fn add(&mut self, pid: u32) -> Result<(), Trouble> {
         self.tell(&format!("+{pid}\n"))
             .await
             .map_err(|error| Trouble::new(format!("the keeper of the processes: {error}")))
     }
 
     /// Takes one back that has ended.
-    pub async fn remove(&mut self, pid: u32) {
+    pub(crate) async fn remove(&mut self, pid: u32) {
         drop(self.tell(&format!("-{pid}\n")).await);
     }
 
@@ -70,7 +70,7 @@ impl Keeper {
     }
 
     /// All have ended: it is not needed any more.
-    pub async fn dismiss(self) {
+    pub(crate) async fn dismiss(self) {
         if let Some((mut child, mut pipe)) = self.0 {
             drop(pipe.write_all(b"done\n").await);
             drop(pipe);
@@ -83,7 +83,7 @@ impl Keeper {
 ///
 /// # Errors
 /// Never; whoever could be told is gone.
-pub async fn keep() -> Result<Exit, Trouble> {
+pub(crate) async fn keep() -> Result<Exit, Trouble> {
     // Blocking: this process has nothing else to do.
     let left = left_behind(std::io::stdin().lock());
     for pid in &left {

@@ -9,7 +9,7 @@ use super::state::StateDir;
 
 /// The port flags of `jitgate dev`; 0 means any free port.
 #[derive(Debug, Clone, clap::Args)]
-pub struct PortArgs {
+pub(crate) struct PortArgs {
     /// Control plane, gRPC
     #[arg(long, env = "JITGATE_DEV_CONTROL_PLANE_PORT", value_name = "PORT", default_value_t = 7400)]
     control_plane_port: u16,
@@ -35,7 +35,7 @@ pub struct PortArgs {
 
 /// The ports in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ports {
+pub(crate) struct Ports {
     /// Control plane, gRPC.
     pub control_plane: u16,
     /// Control plane, HTTP.
@@ -57,7 +57,7 @@ impl PortArgs {
     ///
     /// # Errors
     /// Names the taken port, what it was for, and its flag.
-    pub fn claim(self) -> Result<(Ports, TcpListener), Trouble> {
+    pub(crate) fn claim(self) -> Result<(Ports, TcpListener), Trouble> {
         let Self {
             control_plane_port,
             http_port,
@@ -102,7 +102,7 @@ impl Ports {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn save(&self, state: &StateDir) -> Result<(), Trouble> {
+    pub(crate) fn save(&self, state: &StateDir) -> Result<(), Trouble> {
         let Self { control_plane, http, sidecar_admin, envoy, envoy_admin, upstream, otlp } = *self;
         let value = json!({
             "controlPlane": control_plane,
@@ -120,7 +120,7 @@ impl Ports {
     ///
     /// # Errors
     /// When no `jitgate dev` has run there.
-    pub fn saved_envoy(state: &StateDir) -> Result<u16, Trouble> {
+    pub(crate) fn saved_envoy(state: &StateDir) -> Result<u16, Trouble> {
         let text = state.read("ports.json")?;
         let value: Option<Value> = serde_json::from_str(&text).ok();
         let port = value.and_then(|value| value.get("envoy")?.as_u64()).and_then(|port| u16::try_from(port).ok());

@@ -25,12 +25,12 @@ use super::shell::quote;
 /// How long a process may take to get ready.
 const START: Duration = Duration::from_secs(20);
 /// How long a process may take to end before it is killed.
-pub const GRACE: Duration = Duration::from_secs(5);
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
 const LOG_LINES: usize = 12;
 
 /// Something to run.
 #[derive(Debug, Clone)]
-pub struct Program {
+pub(crate) struct Program {
     /// What people call it.
     pub name: &'static str,
     /// The binary.
@@ -45,7 +45,7 @@ pub struct Program {
 
 impl Program {
     /// The line that starts it again.
-    pub fn command_line(&self) -> String {
+    pub(crate) fn command_line(&self) -> String {
         let words = std::iter::once(self.executable.display().to_string()).chain(self.arguments.iter().cloned());
         words.map(|word| quote(&word)).collect::<Vec<_>>().join(" ")
     }
@@ -70,7 +70,7 @@ impl Program {
 
 /// A process that ended.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// Which.
     pub program: Program,
     /// Its id.
@@ -81,7 +81,7 @@ pub struct Ended {
 
 impl Ended {
     /// "control plane (pid 7) ended: signal: 9 (SIGKILL)"
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let how = self.status.map_or_else(|| "nobody knows how".to_owned(), |status| status.to_string());
         format!("{} (pid {}) ended: {how}", self.program.name, self.pid)
     }
@@ -89,7 +89,7 @@ impl Ended {
 
 /// All running processes.
 #[derive(Debug)]
-pub struct Processes {
+pub(crate) struct Processes {
     running: JoinSet<Ended>,
     stop: CancellationToken,
     keeper: Keeper,
@@ -100,7 +100,7 @@ impl Processes {
     ///
     /// # Errors
     /// When the keeper cannot be started.
-    pub fn new() -> Result<Self, Trouble> {
+    pub(crate) fn new() -> Result<Self, Trouble> {
         Ok(Self { running: JoinSet::new(), stop: CancellationToken::new(), keeper: Keeper::start()? })
     }
 
@@ -108,7 +108,7 @@ impl Processes {
     ///
     /// # Errors
     /// When it cannot be started, ends, or is not ready in time; the end of its log has been told then.
-    pub async fn start(&mut self, program: &Program) -> Result<u32, Trouble> {
+    pub(crate) async fn start(&mut self, program: &Program) -> Result<u32, Trouble> {
         let child = program.spawn()?;
         let pid = child.id().ok_or_else(|| Trouble::new(format!("{}: ended at once", program.name)))?;
         self.keeper.add(pid).await?;
@@ -135,7 +135,7 @@ impl Processes {
     }
 
     /// Waits for a process that ends unasked.
-    pub async fn ended(&mut self) -> Ended {
+    pub(crate) async fn ended(&mut self) -> Ended {
         loop {
             match self.running.join_next().await {
                 Some(Ok(ended)) => {
@@ -149,7 +149,7 @@ impl Processes {
     }
 
     /// Ends every process, politely first, and waits until all are gone.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.stop.cancel();
         while self.running.join_next().await.is_some() {}
         self.keeper.dismiss().await;
@@ -219,7 +219,7 @@ async fn ask((port, path): (u16, &str)) -> std::io::Result<String> {
 }
 
 /// The last lines of a log, indented, on standard error.
-pub fn tell_log(log: &Path) {
+pub(crate) fn tell_log(log: &Path) {
     for line in tail(log).unwrap_or_default() {
         say(&format!("  | {}", printable(&line)));
     }

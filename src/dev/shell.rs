@@ -1,7 +1,7 @@
 //! Words for a POSIX shell, quoted so that they mean exactly themselves.
 
 /// The word as it is where it needs no quoting, else in single quotes.
-pub fn quote(word: &str) -> String {
+pub(crate) fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=,@%+".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()

@@ -12,11 +12,11 @@ const SOCKET_PATH_MAX: usize = 103;
 
 /// Where things are, by absolute path.
 #[derive(Debug, Clone)]
-pub struct StateDir(PathBuf);
+pub(crate) struct StateDir(PathBuf);
 
 /// Held for as long as a `jitgate dev` uses the directory.
 #[derive(Debug)]
-pub struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
@@ -25,7 +25,7 @@ impl StateDir {
     ///
     /// # Errors
     /// Names the path and the cause.
-    pub fn create(path: &Path) -> Result<Self, Trouble> {
+    pub(crate) fn create(path: &Path) -> Result<Self, Trouble> {
         let refuse = |error: std::io::Error| {
             Trouble::new(format!("--state-dir: {}: {error}", path.display()))
                 .hint("name a directory that you may write to (JITGATE_STATE_DIR)")
@@ -49,7 +49,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When there is none.
-    pub fn open(path: &Path) -> Result<Self, Trouble> {
+    pub(crate) fn open(path: &Path) -> Result<Self, Trouble> {
         let cause =
             |error| Trouble::new(format!("--state-dir: {}: {error}", path.display())).hint("run `jitgate dev` first");
         path.canonicalize().map(Self).map_err(cause)
@@ -59,7 +59,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When another `jitgate dev` has it.
-    pub fn lock(&self) -> Result<Lock, Trouble> {
+    pub(crate) fn lock(&self) -> Result<Lock, Trouble> {
         let file = self.options(0o600).truncate(false).open(self.at("lock"))?;
         match file.try_lock() {
             Ok(()) => Ok(Lock { _file: file }),
@@ -72,17 +72,17 @@ impl StateDir {
     }
 
     /// Something in it.
-    pub fn at(&self, name: &str) -> PathBuf {
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
     /// The directory itself.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
     /// Where Envoy asks the sidecar.
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.at("authz.sock")
     }
 
@@ -90,7 +90,7 @@ impl StateDir {
     ///
     /// # Errors
     /// Names the path and the cause.
-    pub fn write(&self, name: &str, text: &str) -> Result<PathBuf, Trouble> {
+    pub(crate) fn write(&self, name: &str, text: &str) -> Result<PathBuf, Trouble> {
         let path = self.at(name);
         let next = self.at(&format!("{name}.new"));
         let write = || {
@@ -107,7 +107,7 @@ impl StateDir {
     ///
     /// # Errors
     /// Names the path and the cause.
-    pub fn read(&self, name: &str) -> Result<String, Trouble> {
+    pub(crate) fn read(&self, name: &str) -> Result<String, Trouble> {
         let path = self.at(name);
         fs::read_to_string(&path).map_err(|error| {
             Trouble::new(format!("{}: {error}", path.display()))

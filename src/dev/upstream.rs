@@ -49,7 +49,7 @@ const BEAT: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(listener: std::net::TcpListener, stop: CancellationToken) -> Outcome {
+pub(crate) async fn serve(listener: std::net::TcpListener, stop: CancellationToken) -> Outcome {
     listener.set_nonblocking(true).context("the demo upstream's listener")?;
     let listener = tokio::net::TcpListener::from_std(listener).context("the demo upstream's listener")?;
     let incoming =

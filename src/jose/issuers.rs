@@ -29,9 +29,9 @@ pub(crate) mod keys;
 mod source;
 mod verify;
 
-pub use cache::CacheStats;
-pub use config::IssuersArgs;
-pub use keyring::KeyStatus;
+pub(crate) use cache::CacheStats;
+pub(crate) use config::IssuersArgs;
+pub(crate) use keyring::KeyStatus;
 
 use cache::{Basis, Expires, TokenCache};
 use keyring::Keyring;

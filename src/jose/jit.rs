@@ -8,16 +8,16 @@
 //! A token is a JWS in compact form with exactly `{"alg", "kid", "typ": "jit+jwt"}` as its header. The algorithm is
 //! that of the key, never what the header says.
 
-pub mod claims;
-pub mod inspect;
-pub mod key;
-pub mod verify;
+pub(crate) mod claims;
+pub(crate) mod inspect;
+pub(crate) mod key;
+pub(crate) mod verify;
 
-pub use claims::{JitClaims, TOKEN_LIFETIME_MAX};
-pub use key::{Algorithm, KeyPair, PublicKey, SignError};
-pub use verify::{JitKeys, JitToken, KeysError, verify};
+pub(crate) use claims::{JitClaims, TOKEN_LIFETIME_MAX};
+pub(crate) use key::{Algorithm, KeyPair, PublicKey, SignError};
+pub(crate) use verify::{JitKeys, JitToken, KeysError, verify};
 
 /// `typ` of every token's header.
-pub const TYP: &str = "jit+jwt";
+pub(crate) const TYP: &str = "jit+jwt";
 /// The metadata key, and HTTP header, that carries a token.
 pub const HEADER: &str = "x-jitgate-token";

@@ -14,7 +14,7 @@ use super::time::Timestamp;
 
 /// Where an access request stands. All but [`AccessState::Pending`] are terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AccessState {
+pub(crate) enum AccessState {
     /// Waits for people.
     Pending,
     /// A grant was issued.
@@ -31,7 +31,7 @@ pub enum AccessState {
 
 /// What can happen to an access request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AccessStep {
+pub(crate) enum AccessStep {
     /// A rule or people allow it.
     Approve,
     /// A rule or a person refuses it.
@@ -47,18 +47,19 @@ pub enum AccessStep {
 /// A terminal request was to change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it is already {0} and stays so")]
-pub struct Terminal(pub AccessState);
+pub(crate) struct Terminal(pub AccessState);
 
 impl AccessState {
     /// Every state.
-    pub const ALL: [Self; 6] =
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 6] =
         [Self::Pending, Self::Approved, Self::Denied, Self::Cancelled, Self::Expired, Self::Failed];
 
     /// Where `step` leads. Total: only a pending request moves, and every step of it ends it.
     ///
     /// # Errors
     /// [`Terminal`] for every step of a terminal request, the one that led there included: approving twice extends nothing.
-    pub const fn after(self, step: AccessStep) -> Result<Self, Terminal> {
+    pub(crate) const fn after(self, step: AccessStep) -> Result<Self, Terminal> {
         match (self, step) {
             (Self::Pending, AccessStep::Approve) => Ok(Self::Approved),
             (Self::Pending, AccessStep::Deny) => Ok(Self::Denied),
@@ -70,12 +71,12 @@ impl AccessState {
     }
 
     /// Whether nothing can change it any more.
-    pub const fn is_terminal(self) -> bool {
+    pub(crate) const fn is_terminal(self) -> bool {
         !matches!(self, Self::Pending)
     }
 
     /// The word for it.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "PENDING",
             Self::Approved => "APPROVED",
@@ -95,7 +96,7 @@ impl fmt::Display for AccessState {
 
 /// What is asked for, and under which policy: the part of a request that an approval is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Terms {
+pub(crate) struct Terms {
     /// Who shall get the grant.
     pub subject: Principal,
     /// Only through these workloads; empty: through any.
@@ -114,7 +115,7 @@ pub struct Terms {
 
 /// One policy text: its name, the number of the version, and the digest of exactly that text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PinnedPolicy {
+pub(crate) struct PinnedPolicy {
     /// As in its file.
     pub name: Arc<str>,
     /// From 1, one more for each new text.
@@ -125,7 +126,7 @@ pub struct PinnedPolicy {
 
 impl Terms {
     /// SHA-256 over the canonical encoding of subject, via, scope, time and policy digest.
-    pub fn digest(&self) -> Hash {
+    pub(crate) fn digest(&self) -> Hash {
         let mut via: Vec<&str> = self.via.iter().map(Principal::as_str).collect();
         via.sort_unstable();
         let mut canonical = Canonical::new("jitgate.access_request.v1");
@@ -148,7 +149,7 @@ impl Terms {
     /// When a grant approved at `now` for `duration` begins and ends. With a start, its end does not depend on `now`:
     /// approving late never moves it, and an end that lies behind is no grant any more. An extension begins at once:
     /// the grant that it extends is in force until its start.
-    pub fn window(&self, now: Timestamp, duration: Duration) -> Option<(Timestamp, Timestamp)> {
+    pub(crate) fn window(&self, now: Timestamp, duration: Duration) -> Option<(Timestamp, Timestamp)> {
         let begins = match self.start {
             Some(start) if self.extends.is_none() => now.max(start),
             Some(_) | None => now,
@@ -160,7 +161,7 @@ impl Terms {
 
 /// Somebody asking for a grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AccessRequest {
+pub(crate) struct AccessRequest {
     /// A ULID.
     pub id: Arc<str>,
     /// Who asks, as authenticated.
@@ -198,7 +199,7 @@ pub struct AccessRequest {
 
 /// How an access request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// When.
     pub time: Timestamp,
     /// The rule or person behind it.
@@ -214,7 +215,7 @@ impl AccessRequest {
     ///
     /// # Errors
     /// [`Terminal`], with the request left as it is.
-    pub fn take(&mut self, step: AccessStep, outcome: Outcome) -> Result<(), Terminal> {
+    pub(crate) fn take(&mut self, step: AccessStep, outcome: Outcome) -> Result<(), Terminal> {
         self.state = self.state.after(step)?;
         self.outcome = Some(outcome);
         Ok(())
@@ -222,7 +223,7 @@ impl AccessRequest {
 
     /// As sidecars hold it while it waits: to say so to whoever is refused meanwhile. It never permits anything: beside
     /// being marked, it covers no moment. The same until it ends, whatever reviews are added.
-    pub fn as_entry(&self) -> Option<Grant> {
+    pub(crate) fn as_entry(&self) -> Option<Grant> {
         let Terms { subject, via, scope, policy, .. } = &self.terms;
         Some(Grant {
             id: GrantId::parse(&self.id).ok()?,
@@ -240,18 +241,18 @@ impl AccessRequest {
     }
 
     /// Names this state of it, for whoever wants to change exactly that.
-    pub fn etag(&self) -> String {
+    pub(crate) fn etag(&self) -> String {
         etag("access request", &self.id, self.mod_revision)
     }
 
     /// Where it stands with the people who decide it. What cannot count is left out, whoever has written it: reviews of
     /// the requester or the subject, and of other terms than these.
-    pub fn progress(&self) -> Progress {
+    pub(crate) fn progress(&self) -> Progress {
         progress(&self.stages, &self.countable())
     }
 
     /// The reviews that can count.
-    pub fn countable(&self) -> Vec<Review> {
+    pub(crate) fn countable(&self) -> Vec<Review> {
         let digest = self.terms.digest();
         let counts =
             |review: &&Review| review.digest == digest && review.void.is_none() && !self.concerns(&review.reviewer);
@@ -259,23 +260,23 @@ impl AccessRequest {
     }
 
     /// Whether somebody who has proved to be all of these is among its approvers, once it has waited for so long.
-    pub fn is_reviewable_by(&self, proven: &[Principal], waited: Duration) -> bool {
+    pub(crate) fn is_reviewable_by(&self, proven: &[Principal], waited: Duration) -> bool {
         self.stages.iter().flat_map(|stage| &stage.steps).any(|step| step.admits(proven, waited))
     }
 
     /// Everybody who can ever review it.
-    pub fn approvers(&self) -> impl Iterator<Item = &Matcher> {
+    pub(crate) fn approvers(&self) -> impl Iterator<Item = &Matcher> {
         let steps = self.stages.iter().flat_map(|stage| &stage.steps);
         steps.flat_map(|step| step.approvers_after(Duration::MAX))
     }
 
     /// For how long it has been pending.
-    pub fn waited(&self, now: Timestamp) -> Duration {
+    pub(crate) fn waited(&self, now: Timestamp) -> Duration {
         now.since(self.create_time)
     }
 
     /// When further people may review it: each moment once, earliest first.
-    pub fn escalates_at(&self) -> Vec<Timestamp> {
+    pub(crate) fn escalates_at(&self) -> Vec<Timestamp> {
         let steps = self.stages.iter().flat_map(|stage| &stage.steps);
         let mut moments: Vec<Timestamp> =
             steps.flat_map(|step| &step.escalate).map(|further| self.create_time.plus(further.after)).collect();
@@ -285,21 +286,21 @@ impl AccessRequest {
     }
 
     /// What a grant may have at most by now: each approval can only take away, and one that has become void takes away still.
-    pub fn approved_at_most(&self) -> (&Scope, Duration) {
+    pub(crate) fn approved_at_most(&self) -> (&Scope, Duration) {
         let scope = self.reviews.iter().rev().find_map(|review| review.narrowed_scope.as_ref());
         let spans = self.reviews.iter().filter_map(|review| review.narrowed_duration);
         (scope.unwrap_or(&self.terms.scope), spans.fold(self.terms.duration, Duration::min))
     }
 
     /// Whether the principal asked for it or is to get it.
-    pub fn concerns(&self, principal: &Principal) -> bool {
+    pub(crate) fn concerns(&self, principal: &Principal) -> bool {
         self.requester == *principal || self.terms.subject == *principal
     }
 }
 
 /// A grant with where it came from and how it ended: what the control plane keeps of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Issued {
+pub(crate) struct Issued {
     /// What is enforced.
     pub grant: Grant,
     /// Where it came from.
@@ -312,19 +313,19 @@ pub struct Issued {
 
 impl Issued {
     /// Names this state of it, for whoever wants to change exactly that.
-    pub fn etag(&self) -> String {
+    pub(crate) fn etag(&self) -> String {
         etag("grant", self.grant.id.as_str(), self.grant.mod_revision)
     }
 
     /// When the first grant of its chain of extensions began.
-    pub fn chain_start(&self) -> Timestamp {
+    pub(crate) fn chain_start(&self) -> Timestamp {
         self.origin.chain.since.unwrap_or(self.grant.not_before)
     }
 }
 
 /// When, why and by whom a grant was suspended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Suspension {
+pub(crate) struct Suspension {
     /// When.
     pub time: Timestamp,
     /// Why.
@@ -335,7 +336,7 @@ pub struct Suspension {
 
 /// A grant's place among those that extend one another.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Chain {
+pub(crate) struct Chain {
     /// The grant before.
     pub extends: Option<GrantId>,
     /// The grant after. Written into a grant that is extended; nothing else of it changes, its etag included.
@@ -358,7 +359,7 @@ fn etag(kind: &str, id: &str, at: Revision) -> String {
 
 /// Where a grant came from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// The access request; absent on a standing grant.
     pub request: Option<Arc<str>>,
     /// Who made that request.
@@ -381,7 +382,7 @@ pub struct Origin {
 
 /// Who was passed over when the glass was broken, and what they think of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PassedOver {
+pub(crate) struct PassedOver {
     /// Those who would have had to approve.
     pub approvers: Vec<Matcher>,
     /// Their review afterwards.
@@ -390,7 +391,7 @@ pub struct PassedOver {
 
 /// When, why and by whom a grant was ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ending {
+pub(crate) struct Ending {
     /// When.
     pub time: Timestamp,
     /// Why.

@@ -17,15 +17,15 @@ use super::time::Timestamp;
 mod recheck;
 mod task;
 
-pub use recheck::InForce;
-pub use task::{AfterTheFact, Opinion, Said};
+pub(crate) use recheck::InForce;
+pub(crate) use task::{AfterTheFact, Opinion, Said};
 
 /// Most stages of one policy, and most steps of one stage.
-pub const STAGES_MAX: usize = 8;
+pub(crate) const STAGES_MAX: usize = 8;
 /// Most people that one step can want.
-pub const PEOPLE_MAX: usize = 256;
+pub(crate) const PEOPLE_MAX: usize = 256;
 /// Most escalations of one step.
-pub const ESCALATIONS_MAX: usize = 8;
+pub(crate) const ESCALATIONS_MAX: usize = 8;
 
 /// Steps that are open at the same time. The next stage opens when all of them are complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,26 +80,18 @@ impl Step {
 
 /// What a person says of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Yes.
     Approve,
     /// No.
     Deny,
 }
 
-impl Verdict {
-    /// The word for it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Approve => "APPROVED",
-            Self::Deny => "DENIED",
-        }
-    }
-}
+impl Verdict {}
 
 /// What one person has said of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Review {
+pub(crate) struct Review {
     /// Who: always a user.
     pub reviewer: Principal,
     /// What.
@@ -124,7 +116,7 @@ pub struct Review {
 
 /// Where a request stands with the people who decide it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// What follows from the reviews.
     pub standing: Standing,
     /// Every step, in order.
@@ -135,7 +127,7 @@ pub struct Progress {
 
 /// What follows from the reviews.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// More people are needed.
     Open,
     /// Every step of every stage is complete.
@@ -146,7 +138,7 @@ pub enum Standing {
 
 /// Where one step stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StepProgress {
+pub(crate) struct StepProgress {
     /// Its stage.
     pub stage: usize,
     /// People who count for it.
@@ -160,7 +152,7 @@ pub struct StepProgress {
 }
 
 /// Computes where a request stands. The first review of a person counts, and no other.
-pub fn progress(stages: &[Stage], reviews: &[Review]) -> Progress {
+pub(crate) fn progress(stages: &[Stage], reviews: &[Review]) -> Progress {
     let mut matching = Matching::new(stages, reviews);
     let mut reached = 0;
     let mut complete = !stages.is_empty();
@@ -184,7 +176,7 @@ pub fn progress(stages: &[Stage], reviews: &[Review]) -> Progress {
 
 /// Whether one more review would change anything now: an approval that lets one more person count, or a denial by an
 /// approver of a stage that has been reached. What adds nothing now to the stages reached never will to these.
-pub fn adds(stages: &[Stage], reviews: &[Review], review: &Review) -> bool {
+pub(crate) fn adds(stages: &[Stage], reviews: &[Review], review: &Review) -> bool {
     let before = progress(stages, reviews);
     match review.verdict {
         Verdict::Deny => {
@@ -202,7 +194,7 @@ pub fn adds(stages: &[Stage], reviews: &[Review], review: &Review) -> bool {
 
 /// The first step that can never be complete, as far as that can be told: its approvers, those of its escalations included,
 /// are listed by name, and without those who are `barred` too few people of them are left, whatever accounts they use.
-pub fn unattainable<'s>(
+pub(crate) fn unattainable<'s>(
     stages: &'s [Stage],
     persons: &Persons,
     barred: impl Fn(&Principal) -> bool,

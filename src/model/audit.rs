@@ -7,7 +7,7 @@ use super::canonical::{Canonical, Hash};
 
 /// One transition.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Event {
+pub(crate) struct Event {
     /// From 1, without a gap.
     pub index: u64,
     /// Seconds since the Unix epoch, and nanoseconds on top.
@@ -38,7 +38,7 @@ pub struct Event {
 
 /// One field, before and after.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Difference {
+pub(crate) struct Difference {
     /// `scope.http[0].path`
     pub field: String,
     /// Empty: it was not set.
@@ -49,7 +49,7 @@ pub struct Difference {
 
 impl Event {
     /// What its hash has to be. The encoding is that of the comment on `jitgate.v1.AuditEvent`.
-    pub fn expected_hash(&self) -> Hash {
+    pub(crate) fn expected_hash(&self) -> Hash {
         let mut canonical = Canonical::new("jitgate.audit_event.v1");
         canonical
             .number(self.index)
@@ -74,7 +74,7 @@ impl Event {
     }
 
     /// Whether its hash is its own.
-    pub fn is_sealed(&self) -> bool {
+    pub(crate) fn is_sealed(&self) -> bool {
         *self.hash == *self.expected_hash().as_bytes()
     }
 }
@@ -170,7 +170,7 @@ pub struct Verified {
 
 /// A verification under way: every event in the order in which it is found, then [`Chain::finish`].
 #[derive(Debug)]
-pub struct Chain {
+pub(crate) struct Chain {
     from: u64,
     next: u64,
     before: Vec<u8>,
@@ -182,18 +182,18 @@ pub struct Chain {
 impl Chain {
     /// Expects the events from `from` on: 1, or the place at which an export was begun. Of one that was begun later, what
     /// lies before is taken on trust, unless a checkpoint speaks of it.
-    pub fn new(from: u64, checkpoints: Vec<Checkpoint>) -> Self {
+    pub(crate) fn new(from: u64, checkpoints: Vec<Checkpoint>) -> Self {
         let from = from.max(1);
         Self { from, next: from, before: Vec::new(), checkpoints, agreed: 0, broken: None }
     }
 
     /// Where the chain is expected to begin.
-    pub fn from(&self) -> u64 {
+    pub(crate) fn from(&self) -> u64 {
         self.from
     }
 
     /// Refuses the checkpoints of another store than the one with this epoch.
-    pub fn of_store(&mut self, epoch: &str) {
+    pub(crate) fn of_store(&mut self, epoch: &str) {
         let other = |checkpoint: &&Checkpoint| !checkpoint.epoch.is_empty() && checkpoint.epoch != epoch;
         if let Some(checkpoint) = self.checkpoints.iter().find(other) {
             let flaw = Flaw::OtherStore(checkpoint.epoch.clone());
@@ -202,7 +202,7 @@ impl Chain {
     }
 
     /// Takes the next event. False: it is settled that the chain is broken; what follows can only tell more about it.
-    pub fn take(&mut self, event: &Event) -> bool {
+    pub(crate) fn take(&mut self, event: &Event) -> bool {
         if let Some(broken) = &mut self.broken {
             // The one that was missed comes after all.
             if broken.flaw == Flaw::Missing && broken.index == event.index {
@@ -222,7 +222,7 @@ impl Chain {
     }
 
     /// Notes that an event cannot be read, if nothing else is wrong yet.
-    pub fn unreadable(&mut self, index: u64, why: &str) {
+    pub(crate) fn unreadable(&mut self, index: u64, why: &str) {
         self.broken.get_or_insert_with(|| Broken { index, flaw: Flaw::Unreadable(why.to_owned()) });
     }
 
@@ -258,7 +258,7 @@ impl Chain {
     ///
     /// # Errors
     /// [`Broken`] names the first thing that is wrong.
-    pub fn finish(self, head: Option<(u64, &[u8])>) -> Result<Verified, Broken> {
+    pub(crate) fn finish(self, head: Option<(u64, &[u8])>) -> Result<Verified, Broken> {
         if let Some(broken) = self.broken {
             return Err(broken);
         }

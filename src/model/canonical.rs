@@ -6,36 +6,36 @@ use sha2::{Digest as _, Sha256};
 
 /// A SHA-256 in the making. Every field carries its length, so no field can run into the next.
 #[derive(Clone)]
-pub struct Canonical(Sha256);
+pub(crate) struct Canonical(Sha256);
 
 impl Canonical {
     /// Begins an encoding; `domain` keeps different kinds of values apart.
-    pub fn new(domain: &str) -> Self {
+    pub(crate) fn new(domain: &str) -> Self {
         let mut this = Self(Sha256::new());
         this.text(domain);
         this
     }
 
     /// Adds a text.
-    pub fn text(&mut self, text: &str) -> &mut Self {
+    pub(crate) fn text(&mut self, text: &str) -> &mut Self {
         self.bytes(text.as_bytes())
     }
 
     /// Adds bytes.
-    pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         self.number(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
         self.0.update(bytes);
         self
     }
 
     /// Adds a number.
-    pub fn number(&mut self, number: u64) -> &mut Self {
+    pub(crate) fn number(&mut self, number: u64) -> &mut Self {
         self.0.update(number.to_be_bytes());
         self
     }
 
     /// Adds a list: its length, then each text.
-    pub fn list<T: AsRef<str>>(&mut self, items: impl ExactSizeIterator<Item = T>) -> &mut Self {
+    pub(crate) fn list<T: AsRef<str>>(&mut self, items: impl ExactSizeIterator<Item = T>) -> &mut Self {
         self.number(u64::try_from(items.len()).unwrap_or(u64::MAX));
         for item in items {
             self.text(item.as_ref());
@@ -44,7 +44,7 @@ impl Canonical {
     }
 
     /// The hash.
-    pub fn finish(self) -> Hash {
+    pub(crate) fn finish(self) -> Hash {
         Hash(self.0.finalize().into())
     }
 }

@@ -12,10 +12,10 @@ use super::target::{Target, TargetError};
 use super::time::Timestamp;
 
 /// The grants of one principal, live and ended.
-pub type Held = Arc<[Arc<Grant>]>;
+pub(crate) type Held = Arc<[Arc<Grant>]>;
 
 /// Where grants are looked up.
-pub trait Grants {
+pub(crate) trait Grants {
     /// What this principal holds at any service; `None` when nothing.
     fn held_by(&self, principal: &Principal) -> Option<Held>;
 
@@ -36,7 +36,7 @@ pub enum Freshness {
 
 /// One call, parsed: everything a decision may depend on.
 #[derive(Debug)]
-pub struct Check<'a> {
+pub(crate) struct Check<'a> {
     /// The protected service.
     pub service: &'a Service,
     /// What is called, or why that is ambiguous.
@@ -83,7 +83,7 @@ impl Caller {
 /// Decides one call. Total: every input has an answer, and only a live covering grant makes it a permit.
 ///
 /// With several such grants the one that ends last wins; a standing grant ends after all others.
-pub fn decide(grants: &impl Grants, freshness: Freshness, check: &Check<'_>, now: Timestamp) -> Decision {
+pub(crate) fn decide(grants: &impl Grants, freshness: Freshness, check: &Check<'_>, now: Timestamp) -> Decision {
     match freshness {
         Freshness::Fresh => find(grants, check, now, false).map_or_else(Decision::Deny, Decision::Permit),
         // Only grants that say so outlive the bound; everything else, denials too, can no longer be told.

@@ -10,7 +10,7 @@ use super::time::Timestamp;
 
 /// Allowed by a live grant, or denied for a reason.
 #[derive(Debug, Clone)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// A live grant covers the call.
     Permit(Permit),
     /// None does, or it cannot be told.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Longest principal accepted, in bytes (SPIFFE-ID section 2.3 allows 2048 for the workload kind).
-pub const PRINCIPAL_MAX: usize = 2048;
+pub(crate) const PRINCIPAL_MAX: usize = 2048;
 const SERVICE_MAX: usize = 253;
 
 /// A canonical identity: `spiffe://td/path`, `user:<issuer>|<sub>` or `group:<issuer>|<name>`.

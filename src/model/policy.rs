@@ -19,31 +19,31 @@ mod matcher;
 mod person;
 mod ruling;
 
-pub use break_glass::{BREAK_GLASS_OPEN_MAX, BREAK_GLASS_REASON_MIN, BreakGlass};
-pub use matcher::{Matcher, MatcherError, Subjects};
-pub use person::{ACCOUNTS_MAX, Person, Persons};
-pub use ruling::{Ask, Outcome, PolicyPin, Refusal, RefusalReason, Ruling, Would};
+pub(crate) use break_glass::{BREAK_GLASS_OPEN_MAX, BREAK_GLASS_REASON_MIN, BreakGlass};
+pub(crate) use matcher::{Matcher, Subjects};
+pub(crate) use person::{ACCOUNTS_MAX, Person, Persons};
+pub(crate) use ruling::{Ask, Outcome, PolicyPin, Refusal, RefusalReason, Ruling, Would};
 
 /// Longest reason that any policy accepts, in characters.
-pub const REASON_MAX: usize = 1000;
+pub(crate) const REASON_MAX: usize = 1000;
 /// Most tickets in one access request.
-pub const TICKETS_MAX: usize = 16;
+pub(crate) const TICKETS_MAX: usize = 16;
 /// Longest ticket, in characters.
-pub const TICKET_MAX: usize = 128;
+pub(crate) const TICKET_MAX: usize = 128;
 /// Most entries in a policy's list of requesters, subjects or workloads, and most principals of a caller.
-pub const LIST_MAX: usize = 256;
+pub(crate) const LIST_MAX: usize = 256;
 /// Most workloads that a grant, and hence an access request, can name as `via`. Every sidecar holds them.
-pub const VIA_MAX: usize = 32;
+pub(crate) const VIA_MAX: usize = 32;
 /// Shortest time that can be asked for.
-pub const DURATION_MIN: Duration = Duration::from_secs(1);
+pub(crate) const DURATION_MIN: Duration = Duration::from_secs(1);
 /// How far ahead access can be asked for to begin.
-pub const START_AHEAD_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
+pub(crate) const START_AHEAD_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
 /// How often a grant can be extended when its policy does not say.
-pub const EXTENSIONS_DEFAULT: u32 = 1;
+pub(crate) const EXTENSIONS_DEFAULT: u32 = 1;
 /// Most extensions that a policy can allow.
-pub const EXTENSIONS_MAX: u32 = 100;
+pub(crate) const EXTENSIONS_MAX: u32 = 100;
 /// Longest time that a policy can allow.
-pub const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(crate) const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Who may ask for what, for how long, and what decides it. Immutable; its digest names exactly this content.
 #[derive(Debug, Clone, PartialEq)]

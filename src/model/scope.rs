@@ -8,10 +8,10 @@ use super::target::{CanonicalPath, GrpcMethod, HttpMethod, Target, is_grpc_ident
 
 mod overlap;
 
-pub use overlap::overlaps;
+pub(crate) use overlap::overlaps;
 
 /// Most rules in one scope.
-pub const RULES_MAX: usize = 256;
+pub(crate) const RULES_MAX: usize = 256;
 /// Longest rule, in bytes.
 const RULE_BYTES_MAX: usize = 1024;
 /// Most methods in one HTTP rule.
@@ -138,7 +138,7 @@ impl Scope {
 }
 
 /// Whether the scope allows the target.
-pub fn covers(scope: &Scope, target: &Target<'_>) -> bool {
+pub(crate) fn covers(scope: &Scope, target: &Target<'_>) -> bool {
     scope.covering(target).is_some()
 }
 
@@ -146,7 +146,7 @@ pub fn covers(scope: &Scope, target: &Target<'_>) -> bool {
 ///
 /// Sound, and complete rule by rule: an inner rule that only several outer rules together cover counts as not covered,
 /// except that the methods of one HTTP rule may be covered by different outer rules.
-pub fn subset(inner: &Scope, outer: &Scope) -> bool {
+pub(crate) fn subset(inner: &Scope, outer: &Scope) -> bool {
     inner.service == outer.service && inner.rules.iter().all(|rule| rule.within(&outer.rules))
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 /// Longest path accepted, in bytes, without its query.
-pub const PATH_MAX: usize = 8192;
+pub(crate) const PATH_MAX: usize = 8192;
 
 /// One call's target. The query is not part of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

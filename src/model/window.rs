@@ -12,9 +12,9 @@ use std::time::Duration;
 use super::time::Timestamp;
 
 /// Most windows of one policy.
-pub const WINDOWS_MAX: usize = 32;
+pub(crate) const WINDOWS_MAX: usize = 32;
 /// Minutes of a day on the clock.
-pub const DAY: u16 = 24 * 60;
+pub(crate) const DAY: u16 = 24 * 60;
 /// How far ahead an opening is looked for, in days: one whole week, and one more for a week whose opening the clock leaps over.
 const AHEAD: i64 = 15;
 
@@ -65,7 +65,7 @@ pub struct Window {
 }
 
 /// The arithmetic of local clocks. A minute of a local clock is counted from 1970-01-01T00:00 of that clock.
-pub trait LocalClocks {
+pub(crate) trait LocalClocks {
     /// What the clock of a zone shows; `None` when the zone is not known.
     fn minute(&self, zone: &str, at: Timestamp) -> Option<i64>;
 
@@ -75,7 +75,7 @@ pub trait LocalClocks {
 
 /// Whether access can begin at a moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fit {
+pub(crate) enum Fit {
     /// It can, and lasts until then at most.
     Until(Timestamp),
     /// It cannot; the next opening, and on whose clock.
@@ -84,7 +84,7 @@ pub enum Fit {
 
 /// When access that begins at `start` ends: after `length`, or when the windows close if that is earlier. Windows that touch or
 /// overlap count as one. No windows at all are always open; a window in an unknown zone never is.
-pub fn fit(windows: &[Window], start: Timestamp, length: Duration, clocks: &impl LocalClocks) -> Fit {
+pub(crate) fn fit(windows: &[Window], start: Timestamp, length: Duration, clocks: &impl LocalClocks) -> Fit {
     let wanted = start.plus(length);
     if windows.is_empty() {
         return Fit::Until(wanted);
@@ -148,12 +148,12 @@ impl fmt::Display for Window {
 }
 
 /// `22:00`
-pub fn clock(minute: u16) -> String {
+pub(crate) fn clock(minute: u16) -> String {
     format!("{:02}:{:02}", minute / 60, minute % 60)
 }
 
 /// The inverse of [`clock`]; `24:00` is the end of a day.
-pub fn parse_clock(text: &str) -> Option<u16> {
+pub(crate) fn parse_clock(text: &str) -> Option<u16> {
     let (hours, minutes) = text.split_once(':')?;
     let number = |digits: &str| {
         let plain = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_digit());

@@ -1,12 +1,12 @@
 //! Answers Envoy's checks: read, identify, decide, respond; one record for each. It waits for nothing but the
 //! verification of a token and, briefly, for a grant that a token says is on its way; whatever goes wrong is never an allow.
 
-pub mod deadline;
-pub mod identify;
-pub mod input;
-pub mod record;
-pub mod respond;
-pub mod tokens;
+pub(crate) mod deadline;
+pub(crate) mod identify;
+pub(crate) mod input;
+pub(crate) mod record;
+pub(crate) mod respond;
+pub(crate) mod tokens;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ const IN_FLIGHT_MAX: usize = 4096;
 
 /// The ext_authz service.
 #[derive(Debug)]
-pub struct Authorizer {
+pub(crate) struct Authorizer {
     table: Arc<Table>,
     verifiers: Verifiers,
     checking: Checking,
@@ -69,7 +69,7 @@ impl Authorization for Authorizer {
 
 impl Authorizer {
     /// Answers from `table`, trusting `issuers`.
-    pub fn new(table: Arc<Table>, issuers: Arc<Issuers>, checking: Checking, recorder: Recorder) -> Self {
+    pub(crate) fn new(table: Arc<Table>, issuers: Arc<Issuers>, checking: Checking, recorder: Recorder) -> Self {
         let verifiers = Verifiers { issuers, tokens: Tokens::new(Arc::clone(&table)) };
         Self { table, verifiers, checking, recorder, slots: Semaphore::new(IN_FLIGHT_MAX) }
     }

@@ -1,8 +1,8 @@
 //! Everything around the decision: configuration, listeners, routes, health, and what the admin listener shows.
 
-pub mod config;
-pub mod gauges;
-pub mod health;
-pub mod listen;
-pub mod listing;
-pub mod routes;
+pub(crate) mod config;
+pub(crate) mod gauges;
+pub(crate) mod health;
+pub(crate) mod listen;
+pub(crate) mod listing;
+pub(crate) mod routes;

@@ -1,5 +1,5 @@
 //! What the sidecar knows: the grant table, the clocks' difference, and the control plane's token keys.
 
-pub mod skew;
-pub mod table;
+pub(crate) mod skew;
+pub(crate) mod table;
 mod token_keys;

@@ -27,16 +27,16 @@ use super::state::table::Table;
 use crate::telemetry::span::SpanContext;
 
 mod encode;
-pub mod grants;
+pub(crate) mod grants;
 mod hold;
 mod judge;
-pub mod open;
+pub(crate) mod open;
 mod record;
 
 use hold::Hold;
 use open::Room;
 use record::Life;
-pub use record::Record;
+pub(crate) use record::Record;
 
 /// How many streams are held.
 #[derive(Debug, Clone, clap::Args)]

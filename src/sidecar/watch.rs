@@ -29,9 +29,9 @@ pub(crate) mod apply;
 pub(crate) mod backoff;
 mod dial;
 mod session;
-mod status;
+pub(crate) mod status;
 
-pub use status::{Causes, Faults, WatchReport, WatchStatus};
+pub(crate) use status::WatchStatus;
 
 use backoff::Backoff;
 use dial::{Dial, TlsFiles, flat};

@@ -12,8 +12,8 @@ use prometheus_client::registry::Registry;
 
 use super::names;
 
-pub use self::decisions::{Decisions, outcome};
-pub use self::latency::Latency;
+pub(crate) use self::decisions::{Decisions, outcome};
+pub(crate) use self::latency::Latency;
 
 /// Everything that `/metrics` shows. Each part registers its own families once, at start-up.
 #[derive(Debug, Clone, Default)]

@@ -24,7 +24,7 @@ use super::span::SpanRecord;
 
 /// How spans leave: the `OTEL_BSP_*` settings.
 #[derive(Debug, Clone, Copy)]
-pub struct Batching {
+pub(crate) struct Batching {
     /// Spans held while the collector is busy; more are dropped and counted.
     pub queue: usize,
     /// Spans in one export at most.

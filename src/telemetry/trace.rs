@@ -11,9 +11,9 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use super::span::SpanContext;
 
 /// The W3C header.
-pub const TRACEPARENT: &str = "traceparent";
+pub(crate) const TRACEPARENT: &str = "traceparent";
 /// B3 in one header.
-pub const B3: &str = "b3";
+pub(crate) const B3: &str = "b3";
 const TRACEPARENT_LEN: usize = 55;
 
 impl SpanContext {
@@ -108,40 +108,33 @@ impl fmt::Display for SpanContext {
 }
 
 /// Random, never zero.
-pub fn random_trace_id() -> [u8; 16] {
+pub(crate) fn random_trace_id() -> [u8; 16] {
     rand::random::<u128>().max(1).to_be_bytes()
 }
 
 /// Random, never zero.
-pub fn random_span_id() -> [u8; 8] {
+pub(crate) fn random_span_id() -> [u8; 8] {
     rand::random::<u64>().max(1).to_be_bytes()
 }
 
 /// The `traceparent` of the span that runs now; `None` outside one or when spans are not exported.
-pub fn current_traceparent() -> Option<String> {
+pub(crate) fn current_traceparent() -> Option<String> {
     let context = tracing::Span::current().context();
     SpanContext::from_otel(context.span().span_context()).map(|context| context.traceparent())
 }
 
 /// Makes the caller's span, as its gRPC metadata names it, the parent of `span`.
-pub fn set_parent(span: &tracing::Span, metadata: &MetadataMap) {
+pub(crate) fn set_parent(span: &tracing::Span, metadata: &MetadataMap) {
     if let Some(parent) = SpanContext::from_metadata(metadata) {
         adopt(span, parent);
     }
 }
 
 /// Makes `parent` the parent of `span`, which must not have been entered yet.
-pub fn adopt(span: &tracing::Span, parent: SpanContext) {
+pub(crate) fn adopt(span: &tracing::Span, parent: SpanContext) {
     let remote = opentelemetry::Context::new().with_remote_span_context(parent.to_otel(true));
     if let Err(error) = span.set_parent(remote) {
         tracing::trace!(%error, "the span keeps its own parent");
-    }
-}
-
-/// Links `span` to the span that `traceparent` names.
-pub fn link(span: &tracing::Span, traceparent: &str) {
-    if let Some(other) = SpanContext::from_traceparent(traceparent) {
-        span.add_link(other.to_otel(true));
     }
 }
 

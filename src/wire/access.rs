@@ -16,7 +16,7 @@ use crate::model::identity::Principal;
 use crate::model::time::Timestamp;
 
 /// A revision as protobuf carries it.
-pub fn revision_to(revision: Revision) -> i64 {
+pub(crate) fn revision_to(revision: Revision) -> i64 {
     i64::try_from(revision.0).unwrap_or(i64::MAX)
 }
 
@@ -36,7 +36,7 @@ where
 }
 
 /// As `jitgate.v1.AccessRequestState`.
-pub fn state_to(state: AccessState) -> v1::AccessRequestState {
+pub(crate) fn state_to(state: AccessState) -> v1::AccessRequestState {
     match state {
         AccessState::Pending => v1::AccessRequestState::Pending,
         AccessState::Approved => v1::AccessRequestState::Approved,
@@ -51,7 +51,7 @@ pub fn state_to(state: AccessState) -> v1::AccessRequestState {
 ///
 /// # Errors
 /// When the number is no state of this version.
-pub fn state_from(wire: i32, field: &str) -> Result<Option<AccessState>, FieldError> {
+pub(crate) fn state_from(wire: i32, field: &str) -> Result<Option<AccessState>, FieldError> {
     let known = v1::AccessRequestState::try_from(wire)
         .map_err(|_| FieldError::new(field, format!("{wire} is no state known to this version")))?;
     Ok(match known {
@@ -66,7 +66,7 @@ pub fn state_from(wire: i32, field: &str) -> Result<Option<AccessState>, FieldEr
 }
 
 /// As `jitgate.v1.AccessRequest`.
-pub fn request_to(request: &AccessRequest) -> v1::AccessRequest {
+pub(crate) fn request_to(request: &AccessRequest) -> v1::AccessRequest {
     let AccessRequest { terms, outcome, .. } = request;
     let (reviews, progress) = reviews_to(request);
     let text = |of: fn(&Outcome) -> &str| outcome.as_ref().map(of).unwrap_or_default().to_owned();
@@ -111,7 +111,7 @@ fn id_to(id: Option<&GrantId>) -> String {
 ///
 /// # Errors
 /// [`FieldError`]; also when its digest is not the one of its terms.
-pub fn request_from(wire: v1::AccessRequest) -> Result<AccessRequest, FieldError> {
+pub(crate) fn request_from(wire: v1::AccessRequest) -> Result<AccessRequest, FieldError> {
     let state = state_from(wire.state, "state")?.ok_or_else(|| FieldError::new("state", "is absent"))?;
     let terms = Terms {
         subject: principal_from(&wire.subject, "subject")?,
@@ -174,7 +174,7 @@ fn shared(text: &str) -> Option<Arc<str>> {
 }
 
 /// Where a grant stands at `now`, as `jitgate.v1.GrantState`.
-pub fn phase_to(phase: Phase) -> v1::GrantState {
+pub(crate) fn phase_to(phase: Phase) -> v1::GrantState {
     match phase {
         Phase::NotStarted => v1::GrantState::Scheduled,
         Phase::Live(_) => v1::GrantState::Active,
@@ -185,7 +185,7 @@ pub fn phase_to(phase: Phase) -> v1::GrantState {
 }
 
 /// As `jitgate.v1.Grant`, with its state at `now`.
-pub fn issued_to(issued: &Issued, now: Timestamp) -> v1::Grant {
+pub(crate) fn issued_to(issued: &Issued, now: Timestamp) -> v1::Grant {
     let Issued { grant, origin, suspension, ending } = issued;
     let entry = entry_to(grant);
     v1::Grant {
@@ -224,7 +224,7 @@ pub fn issued_to(issued: &Issued, now: Timestamp) -> v1::Grant {
 }
 
 /// As the store keeps it.
-pub fn stored_to(issued: &Issued) -> store::StoredGrant {
+pub(crate) fn stored_to(issued: &Issued) -> store::StoredGrant {
     let Issued { grant, origin, suspension, ending } = issued;
     let Chain { extends, extended_by, extensions, since } = &origin.chain;
     store::StoredGrant {
@@ -255,7 +255,7 @@ pub fn stored_to(issued: &Issued) -> store::StoredGrant {
 ///
 /// # Errors
 /// [`FieldError`] names what is wrong with it.
-pub fn stored_from(wire: store::StoredGrant) -> Result<Issued, FieldError> {
+pub(crate) fn stored_from(wire: store::StoredGrant) -> Result<Issued, FieldError> {
     let grant = entry_from(&required(wire.entry.as_ref(), "entry")?)?;
     let ending = match &wire.end_time {
         Some(time) => {

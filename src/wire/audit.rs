@@ -10,7 +10,7 @@ use crate::model::canonical::Hash;
 ///
 /// # Errors
 /// [`FieldError`] names what cannot have been written.
-pub fn event_from(wire: &v1::AuditEvent) -> Result<Event, FieldError> {
+pub(crate) fn event_from(wire: &v1::AuditEvent) -> Result<Event, FieldError> {
     let time = wire.time.ok_or_else(|| FieldError::new("time", "is absent"))?;
     Ok(Event {
         index: number(wire.index, "index")?,
@@ -40,13 +40,8 @@ fn change_from(wire: &v1::AuditChange) -> Difference {
     Difference { field: wire.field.clone(), before: wire.before.clone(), after: wire.after.clone() }
 }
 
-/// As `jitgate.v1.AuditChange`.
-pub fn change_to(change: Difference) -> v1::AuditChange {
-    v1::AuditChange { field: change.field, before: change.before, after: change.after }
-}
-
 /// A stored event as the API shows it: the same fields under the same numbers.
-pub fn event_to(stored: store::AuditEvent) -> v1::AuditEvent {
+pub(crate) fn event_to(stored: store::AuditEvent) -> v1::AuditEvent {
     v1::AuditEvent {
         index: stored.index,
         time: stored.time,
@@ -68,7 +63,7 @@ pub fn event_to(stored: store::AuditEvent) -> v1::AuditEvent {
 ///
 /// # Errors
 /// When its hash is none.
-pub fn checkpoint_from(wire: &v1::AuditCheckpoint) -> Result<Checkpoint, FieldError> {
+pub(crate) fn checkpoint_from(wire: &v1::AuditCheckpoint) -> Result<Checkpoint, FieldError> {
     let index = number(wire.index, "index")?;
     let hash = Hash::from_slice(&wire.hash);
     let hash = if index == 0 { Some(Hash::default()) } else { hash };

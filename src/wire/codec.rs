@@ -14,7 +14,7 @@ const WRITTEN_AT_ONCE: usize = 4 << 10;
 
 /// Encodes and decodes like [`ProstCodec`].
 #[derive(Debug, Clone, Copy)]
-pub struct SmallCodec<T, U>(PhantomData<(T, U)>);
+pub(crate) struct SmallCodec<T, U>(PhantomData<(T, U)>);
 
 impl<T, U> Default for SmallCodec<T, U> {
     fn default() -> Self {

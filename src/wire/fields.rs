@@ -16,10 +16,10 @@ const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/store.bin")
 const DEPTH_MAX: usize = 16;
 
 /// Field path -> value as text. A field that is not set is not there.
-pub type Fields = BTreeMap<String, String>;
+pub(crate) type Fields = BTreeMap<String, String>;
 
 /// The fields of an encoded message such as `jitgate.v1.AccessRequest`.
-pub fn fields(message: &str, bytes: &[u8]) -> Fields {
+pub(crate) fn fields(message: &str, bytes: &[u8]) -> Fields {
     let mut walk = Walk { schema: &SCHEMA, found: Fields::new() };
     walk.message(&format!(".{message}"), bytes, "", DEPTH_MAX);
     walk.found

@@ -13,7 +13,7 @@ use crate::model::time::Timestamp;
 /// A field that does not hold what it should.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
-pub struct FieldError {
+pub(crate) struct FieldError {
     /// Path of the field, as in the proto file.
     pub field: String,
     /// What is wrong and what would be right.
@@ -23,7 +23,7 @@ pub struct FieldError {
 impl FieldError {
     /// Names the field and the problem.
     #[expect(clippy::needless_pass_by_value, reason = "an error is made to be printed here")]
-    pub fn new(field: impl Into<String>, problem: impl ToString) -> Self {
+    pub(crate) fn new(field: impl Into<String>, problem: impl ToString) -> Self {
         Self { field: field.into(), problem: problem.to_string() }
     }
 }
@@ -32,7 +32,7 @@ impl FieldError {
 ///
 /// # Errors
 /// When the instant lies before 1970 or after 9999.
-pub fn timestamp_from(wire: &ProtoTimestamp, field: &str) -> Result<Timestamp, FieldError> {
+pub(crate) fn timestamp_from(wire: &ProtoTimestamp, field: &str) -> Result<Timestamp, FieldError> {
     let refuse = || FieldError::new(field, "must lie between 1970 and 9999");
     let seconds = u64::try_from(wire.seconds).map_err(|_| refuse())?;
     let nanos = u64::try_from(wire.nanos).map_err(|_| refuse())?;
@@ -53,7 +53,7 @@ pub fn timestamp_to(time: Timestamp) -> ProtoTimestamp {
 
 /// # Errors
 /// When the duration is negative or malformed.
-pub fn duration_from(wire: &prost_types::Duration, field: &str) -> Result<Duration, FieldError> {
+pub(crate) fn duration_from(wire: &prost_types::Duration, field: &str) -> Result<Duration, FieldError> {
     Duration::try_from(*wire).map_err(|_| FieldError::new(field, "must be a duration of zero or more"))
 }
 
@@ -64,7 +64,7 @@ pub fn duration_to(span: Duration) -> prost_types::Duration {
 
 /// # Errors
 /// [`FieldError`] with the rule that does not parse.
-pub fn scope_from(wire: &v1::Scope) -> Result<Scope, FieldError> {
+pub(crate) fn scope_from(wire: &v1::Scope) -> Result<Scope, FieldError> {
     let service = Service::parse(&wire.service).map_err(|e| FieldError::new("scope.service", e))?;
     let mut rules = Vec::with_capacity(wire.grpc.len().saturating_add(wire.http.len()).min(1024));
     for (i, rule) in wire.grpc.iter().enumerate() {
@@ -80,7 +80,7 @@ pub fn scope_from(wire: &v1::Scope) -> Result<Scope, FieldError> {
 }
 
 /// As `jitgate.v1.Scope`.
-pub fn scope_to(scope: &Scope) -> v1::Scope {
+pub(crate) fn scope_to(scope: &Scope) -> v1::Scope {
     let mut wire = v1::Scope { service: scope.service().to_string(), grpc: vec![], http: vec![] };
     for rule in scope.rules() {
         match rule {
@@ -96,7 +96,7 @@ pub fn scope_to(scope: &Scope) -> v1::Scope {
 
 /// # Errors
 /// When one of them is no canonical principal.
-pub fn principals_from(wire: &[String], field: &str) -> Result<Vec<Principal>, FieldError> {
+pub(crate) fn principals_from(wire: &[String], field: &str) -> Result<Vec<Principal>, FieldError> {
     let parse =
         |(i, text): (usize, &String)| Principal::parse(text).map_err(|e| FieldError::new(format!("{field}[{i}]"), e));
     wire.iter().enumerate().map(parse).collect()
@@ -106,7 +106,7 @@ pub fn principals_from(wire: &[String], field: &str) -> Result<Vec<Principal>, F
 ///
 /// # Errors
 /// [`FieldError`]; the sidecar answers it with a Nack and denies that grant.
-pub fn entry_from(wire: &v1::GrantEntry) -> Result<Grant, FieldError> {
+pub(crate) fn entry_from(wire: &v1::GrantEntry) -> Result<Grant, FieldError> {
     let scope = wire.scope.as_ref().ok_or_else(|| FieldError::new("scope", "is absent"))?;
     let not_before = wire.not_before.as_ref().ok_or_else(|| FieldError::new("not_before", "is absent"))?;
     let end = match (&wire.expire_time, wire.standing) {
@@ -197,7 +197,7 @@ pub fn entry_to(grant: &Grant) -> v1::GrantEntry {
 }
 
 /// As `jitgate.v1.GrantState`.
-pub fn ended_to(how: Ended) -> v1::GrantState {
+pub(crate) fn ended_to(how: Ended) -> v1::GrantState {
     match how {
         Ended::Expired => v1::GrantState::Expired,
         Ended::Revoked => v1::GrantState::Revoked,
@@ -206,7 +206,7 @@ pub fn ended_to(how: Ended) -> v1::GrantState {
 }
 
 /// As `jitgate.v1.Staleness`.
-pub fn staleness_to(staleness: Staleness) -> v1::Staleness {
+pub(crate) fn staleness_to(staleness: Staleness) -> v1::Staleness {
     match staleness {
         Staleness::Strict => v1::Staleness::Strict,
         Staleness::LastKnown => v1::Staleness::LastKnown,

@@ -12,7 +12,7 @@ use crate::model::policy::Matcher;
 use crate::model::time::Timestamp;
 
 /// As `jitgate.v1.Review` and `jitgate.v1.StepProgress`.
-pub fn reviews_to(request: &AccessRequest) -> (Vec<v1::Review>, Vec<v1::StepProgress>) {
+pub(crate) fn reviews_to(request: &AccessRequest) -> (Vec<v1::Review>, Vec<v1::StepProgress>) {
     let progress = request.progress();
     let steps: Vec<(&Stage, &Step)> =
         request.stages.iter().flat_map(|stage| stage.steps.iter().map(move |step| (stage, step))).collect();
@@ -68,7 +68,7 @@ fn number(count: usize) -> i32 {
 ///
 /// # Errors
 /// [`FieldError`] names what is wrong.
-pub fn reviews_from(wire: &[v1::Review], terms: Hash, asked: Timestamp) -> Result<Vec<Review>, FieldError> {
+pub(crate) fn reviews_from(wire: &[v1::Review], terms: Hash, asked: Timestamp) -> Result<Vec<Review>, FieldError> {
     wire.iter().map(|wire| review_from(wire, terms, asked)).collect()
 }
 
@@ -101,7 +101,7 @@ fn review_from(wire: &v1::Review, terms: Hash, asked: Timestamp) -> Result<Revie
 ///
 /// # Errors
 /// [`FieldError`] names what is wrong.
-pub fn stages_from(wire: &[v1::StepProgress]) -> Result<Vec<Stage>, FieldError> {
+pub(crate) fn stages_from(wire: &[v1::StepProgress]) -> Result<Vec<Stage>, FieldError> {
     let mut stages: Vec<Stage> = Vec::new();
     for wire in wire {
         let step = step_from(wire)?;

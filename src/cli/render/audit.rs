@@ -15,7 +15,7 @@ use super::{Paper, View};
 
 /// Audit events, newest first.
 #[derive(Debug)]
-pub struct Events<'a>(pub &'a [v1::AuditEvent]);
+pub(crate) struct Events<'a>(pub &'a [v1::AuditEvent]);
 
 impl View for Events<'_> {
     fn json(&self) -> Value {
@@ -41,7 +41,7 @@ impl View for Events<'_> {
 
 /// A checkpoint, to be kept.
 #[derive(Debug)]
-pub struct Kept<'a>(pub &'a v1::AuditCheckpoint);
+pub(crate) struct Kept<'a>(pub &'a v1::AuditCheckpoint);
 
 impl View for Kept<'_> {
     fn json(&self) -> Value {
@@ -69,7 +69,7 @@ impl View for Kept<'_> {
 
 /// What a verification came to.
 #[derive(Debug)]
-pub struct Verdict<'a>(pub &'a Result<Verified, Broken>);
+pub(crate) struct Verdict<'a>(pub &'a Result<Verified, Broken>);
 
 impl View for Verdict<'_> {
     fn json(&self) -> Value {
@@ -103,7 +103,7 @@ impl View for Verdict<'_> {
 
 /// Everything about one grant.
 #[derive(Debug)]
-pub struct Story<'a>(pub &'a v1::Story);
+pub(crate) struct Story<'a>(pub &'a v1::Story);
 
 impl View for Story<'_> {
     fn json(&self) -> Value {
@@ -148,7 +148,7 @@ impl View for Story<'_> {
 
 /// One decision, its grant, and why it came out so.
 #[derive(Debug)]
-pub struct Decided<'a>(pub &'a v1::Story);
+pub(crate) struct Decided<'a>(pub &'a v1::Story);
 
 impl Decided<'_> {
     fn grant(&self) -> Option<&v1::Grant> {

@@ -8,7 +8,7 @@ use crate::wire::v1;
 use super::receipts::after_commit;
 
 /// An access request.
-pub fn access_request(request: &v1::AccessRequest) -> Value {
+pub(crate) fn access_request(request: &v1::AccessRequest) -> Value {
     json!({
         "id": request.id,
         "state": state(request.state().as_str_name(), "ACCESS_REQUEST_STATE_"),
@@ -89,7 +89,7 @@ fn break_glass(review: &v1::BreakGlass) -> Value {
 }
 
 /// A grant.
-pub fn grant(grant: &v1::Grant) -> Value {
+pub(crate) fn grant(grant: &v1::Grant) -> Value {
     json!({
         "id": grant.id,
         "state": state(grant.state().as_str_name(), "GRANT_STATE_"),
@@ -128,7 +128,7 @@ pub fn grant(grant: &v1::Grant) -> Value {
 }
 
 /// What suspending or resuming did.
-pub fn held(response: &v1::HoldGrantResponse) -> Value {
+pub(crate) fn held(response: &v1::HoldGrantResponse) -> Value {
     json!({
         "grant": response.grant.as_ref().map(grant),
         "revision": response.revision,
@@ -142,7 +142,7 @@ pub fn held(response: &v1::HoldGrantResponse) -> Value {
 }
 
 /// What a revoke did.
-pub fn revoked(response: &v1::RevokeGrantsResponse) -> Value {
+pub(crate) fn revoked(response: &v1::RevokeGrantsResponse) -> Value {
     json!({
         "grants": response.grants.iter().map(grant).collect::<Vec<_>>(),
         "revision": response.revision,
@@ -158,7 +158,7 @@ pub fn revoked(response: &v1::RevokeGrantsResponse) -> Value {
 }
 
 /// A sidecar's word that a revision is enforced.
-pub fn receipt(receipt: &v1::Receipt, committed_at: Option<&prost_types::Timestamp>) -> Value {
+pub(crate) fn receipt(receipt: &v1::Receipt, committed_at: Option<&prost_types::Timestamp>) -> Value {
     let delay = after_commit(committed_at, receipt.applied_at.as_ref()).map(duration_to);
     json!({
         "sidecar": receipt.sidecar,
@@ -171,7 +171,7 @@ pub fn receipt(receipt: &v1::Receipt, committed_at: Option<&prost_types::Timesta
 }
 
 /// A sidecar that has not confirmed.
-pub fn unconfirmed(silent: &v1::Unconfirmed) -> Value {
+pub(crate) fn unconfirmed(silent: &v1::Unconfirmed) -> Value {
     json!({
         "sidecar": silent.sidecar,
         "instance": silent.instance,
@@ -184,7 +184,7 @@ pub fn unconfirmed(silent: &v1::Unconfirmed) -> Value {
 }
 
 /// An explanation.
-pub fn explanation(response: &v1::ExplainAccessResponse) -> Value {
+pub(crate) fn explanation(response: &v1::ExplainAccessResponse) -> Value {
     let step =
         |step: &v1::explain_access_response::Step| json!({ "check": step.check, "ok": step.ok, "detail": step.detail });
     json!({
@@ -198,7 +198,7 @@ pub fn explanation(response: &v1::ExplainAccessResponse) -> Value {
 }
 
 /// One sidecar.
-pub fn sidecar(sidecar: &v1::Sidecar) -> Value {
+pub(crate) fn sidecar(sidecar: &v1::Sidecar) -> Value {
     json!({
         "id": sidecar.id,
         "instance": sidecar.instance,
@@ -232,12 +232,12 @@ fn scope(scope: Option<&v1::Scope>) -> Value {
 }
 
 /// RFC 3339, or null where there is none or none that can be written.
-pub fn time(time: Option<&prost_types::Timestamp>) -> Value {
+pub(crate) fn time(time: Option<&prost_types::Timestamp>) -> Value {
     time.and_then(|time| timestamp_from(time, "").ok()).map_or(Value::Null, |time| Value::String(time.to_string()))
 }
 
 /// Seconds with as many decimals as are needed: "20s", "1.5s", "-0.002s".
-pub fn span(span: Option<&prost_types::Duration>) -> Value {
+pub(crate) fn span(span: Option<&prost_types::Duration>) -> Value {
     let Some(span) = span else { return Value::Null };
     let negative = span.seconds < 0 || span.nanos < 0;
     let positive = prost_types::Duration { seconds: span.seconds.saturating_abs(), nanos: span.nanos.saturating_abs() };
@@ -249,6 +249,6 @@ pub fn span(span: Option<&prost_types::Duration>) -> Value {
 }
 
 /// The bare value of an enum.
-pub fn state(name: &str, prefix: &str) -> String {
+pub(crate) fn state(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).to_owned()
 }

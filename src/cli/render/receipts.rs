@@ -18,7 +18,7 @@ const LISTED: usize = 20;
 
 /// What a revoke ended and what came of waiting for the sidecars.
 #[derive(Debug)]
-pub struct Receipts<'a>(pub &'a v1::RevokeGrantsResponse);
+pub(crate) struct Receipts<'a>(pub &'a v1::RevokeGrantsResponse);
 
 impl View for Receipts<'_> {
     fn json(&self) -> Value {
@@ -33,7 +33,7 @@ impl View for Receipts<'_> {
 
 /// How far a revision is enforced.
 #[derive(Debug)]
-pub struct Enforced<'a> {
+pub(crate) struct Enforced<'a> {
     /// The revision.
     pub revision: i64,
     /// When it became visible.
@@ -52,7 +52,7 @@ pub struct Enforced<'a> {
 
 impl<'a> Enforced<'a> {
     /// What the answer to a revoke says of it.
-    pub fn of(response: &'a v1::RevokeGrantsResponse) -> Self {
+    pub(crate) fn of(response: &'a v1::RevokeGrantsResponse) -> Self {
         Self {
             revision: response.revision,
             committed_at: response.committed_at.as_ref(),
@@ -65,7 +65,7 @@ impl<'a> Enforced<'a> {
     }
 
     /// What the answer to suspending or resuming says of it.
-    pub fn held(response: &'a v1::HoldGrantResponse) -> Self {
+    pub(crate) fn held(response: &'a v1::HoldGrantResponse) -> Self {
         Self {
             revision: response.revision,
             committed_at: response.committed_at.as_ref(),
@@ -78,7 +78,7 @@ impl<'a> Enforced<'a> {
     }
 
     /// For people.
-    pub fn text(&self, paper: &Paper) -> String {
+    pub(crate) fn text(&self, paper: &Paper) -> String {
         let mut text = format!("Durable at revision {}.\n", self.revision);
         if !self.receipts.is_empty() {
             let heading = ["SIDECAR", "REVISION", "ENFORCED AT", "AFTER THE COMMIT", "STREAMS CLOSED"];
@@ -100,7 +100,7 @@ impl<'a> Enforced<'a> {
     }
 
     /// One line about those who have not confirmed and may still act on the state before; `None` when there are none.
-    pub fn outstanding(&self) -> Option<String> {
+    pub(crate) fn outstanding(&self) -> Option<String> {
         if self.outstanding <= 0 {
             return None;
         }
@@ -163,7 +163,7 @@ impl<'a> Enforced<'a> {
 
 /// From the commit to its enforcement. A sidecar's estimate of the time may be off by a little; nothing is enforced
 /// before it is committed.
-pub fn after_commit(
+pub(crate) fn after_commit(
     committed: Option<&prost_types::Timestamp>,
     applied: Option<&prost_types::Timestamp>,
 ) -> Option<Duration> {

@@ -10,13 +10,13 @@ use crate::wire::v1;
 use super::super::error::printable;
 use super::receipts::Enforced;
 use super::times::instant;
-pub use super::times::{distance, moment, relative};
+pub(crate) use super::times::{distance, moment, relative};
 pub(super) use super::times::{span, time};
 use super::{Paper, View, json};
 
 /// One access request, all of it.
 #[derive(Debug)]
-pub struct Request<'a>(pub &'a v1::AccessRequest);
+pub(crate) struct Request<'a>(pub &'a v1::AccessRequest);
 
 impl View for Request<'_> {
     fn json(&self) -> Value {
@@ -149,7 +149,7 @@ fn review_line(review: &v1::Review, paper: &Paper) -> String {
 
 /// An access request with the grant that it led to, if any.
 #[derive(Debug)]
-pub struct Outcome<'a> {
+pub(crate) struct Outcome<'a> {
     /// What was asked.
     pub request: &'a v1::AccessRequest,
     /// What was issued.
@@ -172,7 +172,7 @@ impl View for Outcome<'_> {
 
 /// Access requests, newest first.
 #[derive(Debug)]
-pub struct Requests(pub Vec<v1::AccessRequest>);
+pub(crate) struct Requests(pub Vec<v1::AccessRequest>);
 
 impl View for Requests {
     fn json(&self) -> Value {
@@ -187,7 +187,7 @@ impl View for Requests {
 
 /// One line about a request, as it changes.
 #[derive(Debug)]
-pub struct RequestLine<'a>(pub &'a v1::AccessRequest);
+pub(crate) struct RequestLine<'a>(pub &'a v1::AccessRequest);
 
 impl View for RequestLine<'_> {
     fn json(&self) -> Value {
@@ -219,7 +219,7 @@ fn request_row(request: &v1::AccessRequest, paper: &Paper) -> Vec<String> {
 
 /// One grant, all of it.
 #[derive(Debug)]
-pub struct Grant<'a>(pub &'a v1::Grant);
+pub(crate) struct Grant<'a>(pub &'a v1::Grant);
 
 impl View for Grant<'_> {
     fn json(&self) -> Value {
@@ -289,7 +289,7 @@ fn begins(grant: &v1::Grant, paper: &Paper) -> String {
 
 /// Grants, newest first.
 #[derive(Debug)]
-pub struct Grants {
+pub(crate) struct Grants {
     /// The rows.
     pub grants: Vec<v1::Grant>,
     /// The store revision that they were read at.
@@ -326,7 +326,7 @@ fn grant_row(grant: &v1::Grant, paper: &Paper) -> Vec<String> {
 
 /// What a revoke did.
 #[derive(Debug)]
-pub struct Revoked<'a>(pub &'a v1::RevokeGrantsResponse);
+pub(crate) struct Revoked<'a>(pub &'a v1::RevokeGrantsResponse);
 
 impl View for Revoked<'_> {
     fn json(&self) -> Value {
@@ -355,7 +355,7 @@ Durable at revision {}{waiting}.
 
 impl Revoked<'_> {
     /// What ended, without who has confirmed it.
-    pub fn ended(&self, paper: &Paper) -> String {
+    pub(crate) fn ended(&self, paper: &Paper) -> String {
         let response = self.0;
         let kept = match response.standing_kept {
             0 => String::new(),
@@ -376,7 +376,7 @@ impl Revoked<'_> {
 
 /// A grant that was suspended or resumed, and who has confirmed it.
 #[derive(Debug)]
-pub struct Held<'a>(pub &'a v1::HoldGrantResponse);
+pub(crate) struct Held<'a>(pub &'a v1::HoldGrantResponse);
 
 impl View for Held<'_> {
     fn json(&self) -> Value {
@@ -397,7 +397,7 @@ impl View for Held<'_> {
 
 /// Why a call would be allowed or refused.
 #[derive(Debug)]
-pub struct Explanation<'a>(pub &'a v1::ExplainAccessResponse);
+pub(crate) struct Explanation<'a>(pub &'a v1::ExplainAccessResponse);
 
 impl View for Explanation<'_> {
     fn json(&self) -> Value {
@@ -424,7 +424,7 @@ impl View for Explanation<'_> {
 }
 
 /// Columns with a heading; says so when there is no row.
-pub fn table(paper: &Paper, heading: &[&str], rows: Vec<Vec<String>>) -> String {
+pub(crate) fn table(paper: &Paper, heading: &[&str], rows: Vec<Vec<String>>) -> String {
     if rows.is_empty() {
         return "Nothing to list.\n".to_owned();
     }
@@ -445,7 +445,7 @@ pub fn table(paper: &Paper, heading: &[&str], rows: Vec<Vec<String>>) -> String 
 }
 
 /// One line a field; empty fields are left out.
-pub fn block(fields: &[(&str, String)]) -> String {
+pub(crate) fn block(fields: &[(&str, String)]) -> String {
     let filled = || fields.iter().filter(|(_, value)| !value.is_empty());
     let width = filled().map(|(name, _)| name.len()).max().unwrap_or_default() + 1;
     filled().map(|(name, value)| format!("{:<width$} {}\n", format!("{name}:"), printable(value))).collect()
@@ -468,7 +468,7 @@ fn versioned(policy: &str, version: i64) -> String {
 }
 
 /// What a person recognises of a principal; a group is marked as one.
-pub fn short(principal: &str) -> String {
+pub(crate) fn short(principal: &str) -> String {
     match Principal::parse(principal) {
         Ok(parsed) if parsed.kind() == PrincipalKind::Group => format!("group {}", parsed.short()),
         Ok(parsed) => parsed.short().to_owned(),

@@ -21,12 +21,12 @@ pub(super) fn time(time: Option<&prost_types::Timestamp>) -> String {
 }
 
 /// How long ago, or in how long.
-pub fn relative(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
+pub(crate) fn relative(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
     instant(time).map(|time| distance(time, paper.now)).unwrap_or_default()
 }
 
 /// Absolute and relative.
-pub fn moment(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
+pub(crate) fn moment(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
     instant(time).map(|time| format!("{time} ({})", distance(time, paper.now))).unwrap_or_default()
 }
 
@@ -36,7 +36,7 @@ fn written(length: Duration) -> String {
 }
 
 /// "in 19s", "3m 20s ago", "now": the two largest units.
-pub fn distance(time: Timestamp, now: Timestamp) -> String {
+pub(crate) fn distance(time: Timestamp, now: Timestamp) -> String {
     let (length, ahead) = if time > now { (time.since(now), true) } else { (now.since(time), false) };
     // An end that lies 19.99 s ahead reads "in 20s": a moment ago it was asked for as such.
     let seconds = if ahead { length.as_secs_f64().ceil() } else { length.as_secs_f64().floor() };

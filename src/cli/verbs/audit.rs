@@ -16,14 +16,14 @@ use crate::cli::render::audit::{Events, Kept, Story};
 use crate::cli::render::write_out;
 use crate::cli::values::{self, Moment};
 
-pub mod line;
+pub(crate) mod line;
 mod verify;
 
 use line::Line;
 use verify::VerifyArgs;
 
 /// Verifies the store of a directory: what the control plane's part of this program does.
-pub type Offline = fn(&Path, Vec<Checkpoint>) -> anyhow::Result<Result<Verified, Broken>>;
+pub(crate) type Offline = fn(&Path, Vec<Checkpoint>) -> anyhow::Result<Result<Verified, Broken>>;
 
 /// `jitgate audit`.
 #[derive(Debug, clap::Args)]

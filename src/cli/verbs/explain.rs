@@ -44,7 +44,7 @@ pub struct ExplainArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub async fn explain(args: ExplainArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn explain(args: ExplainArgs) -> Result<Exit, Trouble> {
     let ExplainArgs { service, principals, http, grpc, at, decision, client } = args;
     let mut connection = connect(client).await?;
     if let Some(id) = decision {

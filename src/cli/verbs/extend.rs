@@ -38,7 +38,7 @@ pub struct ExtendArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub async fn extend(args: ExtendArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn extend(args: ExtendArgs) -> Result<Exit, Trouble> {
     let ExtendArgs { id, duration, reason, ticket: tickets, wait, manner, client } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;

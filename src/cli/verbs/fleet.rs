@@ -29,7 +29,7 @@ pub struct FleetArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub async fn fleet(args: FleetArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn fleet(args: FleetArgs) -> Result<Exit, Trouble> {
     let FleetArgs { watch, client } = args;
     let mut connection = connect(client).await?;
     loop {
@@ -46,7 +46,7 @@ pub async fn fleet(args: FleetArgs) -> Result<Exit, Trouble> {
 
 /// The sidecars, by name.
 #[derive(Debug)]
-pub struct Fleet {
+pub(crate) struct Fleet {
     sidecars: Vec<v1::Sidecar>,
     revision: i64,
     server_time: Option<prost_types::Timestamp>,
@@ -54,7 +54,7 @@ pub struct Fleet {
 
 impl Fleet {
     /// As the control plane answered.
-    pub fn new(response: v1::ListSidecarsResponse) -> Self {
+    pub(crate) fn new(response: v1::ListSidecarsResponse) -> Self {
         let v1::ListSidecarsResponse { mut sidecars, revision, server_time } = response;
         sidecars.sort_by(|a, b| (&a.id, &a.instance).cmp(&(&b.id, &b.instance)));
         Self { sidecars, revision, server_time }

@@ -26,7 +26,7 @@ pub struct GrantsArgs {
 
 /// What to do with grants; without one of these the live ones are listed.
 #[derive(Debug, Subcommand)]
-pub enum GrantsVerb {
+pub(crate) enum GrantsVerb {
     /// List those you may see, newest first
     List(ListArgs),
     /// Show one
@@ -38,7 +38,7 @@ pub enum GrantsVerb {
 
 /// Which grants to list.
 #[derive(Debug, Default, clap::Args)]
-pub struct ListArgs {
+pub(crate) struct ListArgs {
     /// Only those of this subject
     #[arg(long, env = "JITGATE_GRANTS_SUBJECT", value_name = "PRINCIPAL", value_parser = values::principal)]
     subject: Option<String>,
@@ -54,7 +54,7 @@ pub struct ListArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub async fn grants(args: GrantsArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn grants(args: GrantsArgs) -> Result<Exit, Trouble> {
     let GrantsArgs { verb, client } = args;
     let mut connection = connect(client).await?;
     match verb.unwrap_or_else(|| GrantsVerb::List(ListArgs::default())) {
@@ -126,7 +126,7 @@ pub struct RevokeArgs {
 
 /// What a revoke waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Wait {
+pub(crate) enum Wait {
     /// That it is durable and on its way
     #[default]
     Committed,
@@ -138,7 +138,7 @@ pub enum Wait {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub async fn revoke(args: RevokeArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn revoke(args: RevokeArgs) -> Result<Exit, Trouble> {
     let RevokeArgs { id, subject, service, include_standing, wait, timeout, reason, manner, client } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;
@@ -217,7 +217,7 @@ pub struct ReleaseArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub async fn release(args: ReleaseArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn release(args: ReleaseArgs) -> Result<Exit, Trouble> {
     let ReleaseArgs { id, reason, manner, client } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;

@@ -10,8 +10,8 @@ use crate::cli::connect::ClientArgs;
 use crate::cli::error::{Exit, Trouble, printable};
 use crate::cli::render::{OutputArgs, Paper, View};
 
-pub mod apply;
-pub mod history;
+pub(crate) mod apply;
+pub(crate) mod history;
 mod show;
 
 /// `jitgate policy`.

@@ -97,7 +97,7 @@ impl RequestArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub async fn request(args: RequestArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn request(args: RequestArgs) -> Result<Exit, Trouble> {
     let (ask, wait, manner, client) = args.into_parts();
     let mut connection = connect(client).await?;
     let asked = connection.access.request_access(patient(ask)).await.map_err(connection.refusal())?.into_inner();
@@ -149,7 +149,7 @@ pub struct RequestsArgs {
 
 /// What to do with access requests; without one of these they are listed.
 #[derive(Debug, Subcommand)]
-pub enum RequestsVerb {
+pub(crate) enum RequestsVerb {
     /// List those you may see, newest first
     List {
         /// Only those in this state
@@ -214,7 +214,7 @@ impl From<State> for v1::AccessRequestState {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub async fn requests(args: RequestsArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn requests(args: RequestsArgs) -> Result<Exit, Trouble> {
     let RequestsArgs { verb, client } = args;
     let mut connection = connect(client).await?;
     match verb.unwrap_or(RequestsVerb::List { state: None, limit: 100, for_me: false }) {
@@ -283,7 +283,7 @@ pub struct CancelArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub async fn cancel(args: CancelArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn cancel(args: CancelArgs) -> Result<Exit, Trouble> {
     let CancelArgs { id, reason, manner, client } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;

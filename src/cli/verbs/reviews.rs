@@ -63,7 +63,7 @@ pub struct DenyArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
     let ApproveArgs { id, reason, duration, http, grpc, digest, manner, client } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;
@@ -96,7 +96,7 @@ pub async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub async fn deny(args: DenyArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn deny(args: DenyArgs) -> Result<Exit, Trouble> {
     let DenyArgs { id, reason, digest, manner, client } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;
@@ -140,7 +140,7 @@ pub struct ReviewArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub async fn review(args: ReviewArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn review(args: ReviewArgs) -> Result<Exit, Trouble> {
     let ReviewArgs { id, ok, objection: _, reason, manner, client } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;

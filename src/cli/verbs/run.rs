@@ -69,7 +69,7 @@ pub struct RunArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering, or the command from starting.
-pub async fn run(args: RunArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn run(args: RunArgs) -> Result<Exit, Trouble> {
     let RunArgs { service, http, grpc, duration, reason, ticket, workload, command, client } = args;
     if workload.is_some() {
         client.may_carry_secrets()?;

@@ -50,7 +50,7 @@ hold_args! {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub async fn suspend(args: SuspendArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn suspend(args: SuspendArgs) -> Result<Exit, Trouble> {
     let SuspendArgs { id, wait, timeout, reason, manner, client } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;
@@ -74,7 +74,7 @@ pub async fn suspend(args: SuspendArgs) -> Result<Exit, Trouble> {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub async fn resume(args: ResumeArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn resume(args: ResumeArgs) -> Result<Exit, Trouble> {
     let ResumeArgs { id, wait, timeout, reason, manner, client } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;

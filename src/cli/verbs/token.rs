@@ -33,7 +33,7 @@ pub struct TokenArgs {
 
 /// What can be done with tokens.
 #[derive(Debug, Subcommand)]
-pub enum TokenVerb {
+pub(crate) enum TokenVerb {
     /// Get a token for a grant of yours; prints the token alone, for $(...)
     Issue(IssueArgs),
     /// Show what a token says and how each check of it comes out, by the clock here and there
@@ -46,7 +46,7 @@ pub enum TokenVerb {
 
 /// `jitgate token issue`.
 #[derive(Debug, clap::Args)]
-pub struct IssueArgs {
+pub(crate) struct IssueArgs {
     /// The grant's ID
     grant: String,
     /// The workload that will present the token, where that is not the one that asks
@@ -59,7 +59,7 @@ pub struct IssueArgs {
 
 /// `jitgate token inspect`.
 #[derive(Debug, clap::Args)]
-pub struct InspectArgs {
+pub(crate) struct InspectArgs {
     /// The token, or - for standard input
     #[arg(env = "JITGATE_TOKEN", hide_env_values = true, value_name = "TOKEN", value_parser = values::token)]
     inspected: Token,
@@ -76,7 +76,7 @@ pub struct InspectArgs {
 
 /// `jitgate token rotate`.
 #[derive(Debug, clap::Args)]
-pub struct RotateArgs {
+pub(crate) struct RotateArgs {
     /// Why, for the audit log
     #[arg(long, env = "JITGATE_TOKEN_REASON", value_name = "TEXT", default_value = "")]
     reason: String,
@@ -86,7 +86,7 @@ pub struct RotateArgs {
 ///
 /// # Errors
 /// What the control plane refuses, what keeps it from answering, and what is no token.
-pub async fn token(args: TokenArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn token(args: TokenArgs) -> Result<Exit, Trouble> {
     let TokenArgs { verb, client } = args;
     match verb {
         TokenVerb::Issue(args) => issue(args, client).await,

@@ -24,7 +24,7 @@ const TEXT_MAX: usize = 1024;
 
 impl Api {
     /// The service to add to a gRPC server.
-    pub fn into_audit_service(self) -> AuditServiceServer<Self> {
+    pub(crate) fn into_audit_service(self) -> AuditServiceServer<Self> {
         AuditServiceServer::new(self.named("jitgate.v1.AuditService")).max_decoding_message_size(super::REQUEST_MAX)
     }
 }

@@ -35,7 +35,7 @@ impl FromStr for Entitlement {
 
 /// All of them.
 #[derive(Debug, Clone)]
-pub struct Entitlements {
+pub(crate) struct Entitlements {
     list: Vec<Entitlement>,
     /// Whoever reaches the listener may watch anything: plaintext on loopback, and nothing configured.
     open: bool,
@@ -43,7 +43,7 @@ pub struct Entitlements {
 
 impl Entitlements {
     /// `local`: the listener is plaintext on loopback, where without any entitlement everybody may watch.
-    pub fn new(list: Vec<Entitlement>, local: bool) -> Self {
+    pub(crate) fn new(list: Vec<Entitlement>, local: bool) -> Self {
         let open = list.is_empty() && local;
         if open {
             tracing::warn!(

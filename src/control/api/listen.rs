@@ -34,7 +34,7 @@ const GRACE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When the server itself fails.
-pub async fn serve(incoming: Incoming, routes: Routes, identify: Identify, stop: CancellationToken) -> Outcome {
+pub(crate) async fn serve(incoming: Incoming, routes: Routes, identify: Identify, stop: CancellationToken) -> Outcome {
     let server = Server::builder()
         .timeout(CALL_MAX)
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
@@ -57,7 +57,7 @@ pub async fn serve(incoming: Incoming, routes: Routes, identify: Identify, stop:
 
 /// Leaves an [`Identified`] in the extensions of every request.
 #[derive(Clone)]
-pub struct Identify {
+pub(crate) struct Identify {
     callers: Arc<Callers>,
     clock: Clock,
 }
@@ -70,7 +70,7 @@ impl std::fmt::Debug for Identify {
 
 impl Identify {
     /// Judges credentials by the control plane's time.
-    pub fn new(callers: Callers, clock: Clock) -> Self {
+    pub(crate) fn new(callers: Callers, clock: Clock) -> Self {
         Self { callers: Arc::new(callers), clock }
     }
 }
@@ -85,7 +85,7 @@ impl<S> Layer<S> for Identify {
 
 /// A service behind [`Identify`].
 #[derive(Debug, Clone)]
-pub struct Identifying<S> {
+pub(crate) struct Identifying<S> {
     inner: S,
     identify: Identify,
 }

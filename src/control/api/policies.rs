@@ -26,7 +26,7 @@ const PROBLEMS_MAX: usize = 200;
 
 impl Api {
     /// The service to add to a gRPC server.
-    pub fn into_policy_service(self) -> PolicyServiceServer<Self> {
+    pub(crate) fn into_policy_service(self) -> PolicyServiceServer<Self> {
         PolicyServiceServer::new(self.named("jitgate.v1.PolicyService")).max_decoding_message_size(POLICIES_MAX)
     }
 }

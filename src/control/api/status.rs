@@ -10,10 +10,10 @@ use crate::control::lifecycle::fault::{Fault, FaultKind};
 use crate::model::policy::RefusalReason;
 
 /// `ErrorInfo.domain` of every refusal.
-pub const DOMAIN: &str = "jitgate.dev";
+pub(crate) const DOMAIN: &str = "jitgate.dev";
 
 /// The status of a refusal.
-pub fn from_fault(fault: &Fault) -> Status {
+pub(crate) fn from_fault(fault: &Fault) -> Status {
     let metadata: HashMap<String, String> =
         fault.metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
     let mut details = ErrorDetails::with_error_info(fault.kind.reason(), DOMAIN, metadata);

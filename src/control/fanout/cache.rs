@@ -3,7 +3,7 @@
 //! It answers two questions for a session: all entries of its services at one revision, and the newest value of
 //! whatever changed since a revision. It never does work in proportion to all grants for a commit or a session in step.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,11 +18,11 @@ use crate::model::time::Timestamp;
 use crate::wire::grant::entry_to;
 
 /// An entry must fit into one message beside its framing. A larger one is withheld: never sent, hence granted nowhere.
-pub const ENTRY_MAX: usize = 1 << 20;
+pub(crate) const ENTRY_MAX: usize = 1 << 20;
 
 /// All grants, and the window of changes that can be resumed from.
 #[derive(Debug)]
-pub struct Mirror {
+pub(crate) struct Mirror {
     revision: Revision,
     index: Arc<Index>,
     shelves: HashMap<Service, Shelf>,
@@ -64,7 +64,7 @@ struct Touched {
 
 /// All entries of some services at one revision.
 #[derive(Debug)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// The revision.
     pub revision: Revision,
     /// Encoded entries, in no order.
@@ -75,7 +75,7 @@ pub struct Snapshot {
 
 /// The newest value of everything that changed after a revision.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Changed {
+pub(crate) struct Changed {
     /// Encoded entries.
     pub put: Vec<Bytes>,
     /// Forgotten entries.
@@ -87,7 +87,7 @@ pub struct Changed {
 /// A commit that does not follow the one before.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("revision {found} was published after {newest}: the changes between them are unknown")]
-pub struct Gap {
+pub(crate) struct Gap {
     /// The newest revision known.
     pub newest: Revision,
     /// What came next.
@@ -97,7 +97,12 @@ pub struct Gap {
 impl Mirror {
     /// Everything the store holds at `revision`. `history` are its last commits up to there; if they do not end at
     /// `revision` without a gap, nothing older than `revision` can be resumed from.
-    pub fn new(revision: Revision, grants: impl IntoIterator<Item = Grant>, history: &[Commit], keep: usize) -> Self {
+    pub(crate) fn new(
+        revision: Revision,
+        grants: impl IntoIterator<Item = Grant>,
+        history: &[Commit],
+        keep: usize,
+    ) -> Self {
         let mut mirror = Self {
             revision,
             index: Arc::default(),
@@ -140,7 +145,7 @@ impl Mirror {
     ///
     /// # Errors
     /// [`Gap`]; nothing was changed, and the mirror can no longer be trusted to become current.
-    pub fn apply(&mut self, commit: &Commit, at: Timestamp) -> Result<bool, Gap> {
+    pub(crate) fn apply(&mut self, commit: &Commit, at: Timestamp) -> Result<bool, Gap> {
         if commit.revision <= self.revision {
             return Ok(false);
         }
@@ -208,41 +213,41 @@ impl Mirror {
     }
 
     /// The newest revision.
-    pub fn revision(&self) -> Revision {
+    pub(crate) fn revision(&self) -> Revision {
         self.revision
     }
 
     /// Revisions before this one can no longer be resumed from; this one can.
-    pub fn compacted_through(&self) -> Revision {
+    pub(crate) fn compacted_through(&self) -> Revision {
         self.compacted_through
     }
 
     /// When a revision became visible here; `None` for one that came before the start or changed nothing.
-    pub fn committed_at(&self, revision: Revision) -> Option<Timestamp> {
+    pub(crate) fn committed_at(&self, revision: Revision) -> Option<Timestamp> {
         let from = self.recent.partition_point(|touched| touched.revision < revision);
         self.recent.get(from).filter(|touched| touched.revision == revision)?.at
     }
 
     /// All grants, for explanations.
-    pub fn index(&self) -> &Arc<Index> {
+    pub(crate) fn index(&self) -> &Arc<Index> {
         &self.index
     }
 
     /// Digest of the entries of these services.
-    pub fn digest(&self, services: &[Service]) -> TableDigest {
+    pub(crate) fn digest(&self, services: &[Service]) -> TableDigest {
         let shelves = services.iter().filter_map(|service| self.shelves.get(service));
         shelves.fold(TableDigest::default(), |sum, shelf| sum.join(shelf.digest))
     }
 
     /// Everything these services hold.
-    pub fn snapshot(&self, services: &[Service]) -> Snapshot {
+    pub(crate) fn snapshot(&self, services: &[Service]) -> Snapshot {
         let shelves = services.iter().filter_map(|service| self.shelves.get(service));
         let entries = shelves.flat_map(|shelf| shelf.entries.values().map(|entry| entry.bytes.clone())).collect();
         Snapshot { revision: self.revision, entries, digest: self.digest(services) }
     }
 
     /// What changed for these services after `revision`; `None` when that can no longer be told.
-    pub fn changed_since(&self, revision: Revision, services: &[Service]) -> Option<Changed> {
+    pub(crate) fn changed_since(&self, revision: Revision, services: &[Service]) -> Option<Changed> {
         if revision < self.compacted_through || revision > self.revision {
             return None;
         }
@@ -265,11 +270,6 @@ impl Mirror {
     fn newest(&self, id: &GrantId, services: &[Service]) -> Option<Bytes> {
         let service = self.places.get(id).filter(|service| services.contains(service))?;
         self.shelves.get(service)?.entries.get(id).map(|entry| entry.bytes.clone())
-    }
-
-    /// How many entries each service has.
-    pub fn sizes(&self) -> BTreeMap<Service, usize> {
-        self.shelves.iter().map(|(service, shelf)| (service.clone(), shelf.entries.len())).collect()
     }
 }
 

@@ -19,19 +19,19 @@ use crate::model::time::Timestamp;
 use crate::wire::v1::ClockVerdict;
 
 /// Most sidecars remembered.
-pub const FLEET_MAX: usize = 10_000;
+pub(crate) const FLEET_MAX: usize = 10_000;
 /// How long a sidecar that went away is remembered.
-pub const FORGET_AFTER: Duration = Duration::from_hours(24);
+pub(crate) const FORGET_AFTER: Duration = Duration::from_hours(24);
 /// A connected sidecar has told of a use within this time, with room to spare.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
 /// A sidecar that has been gone for longer than this is not waited for: what it has not told may be lost for good.
-pub const COMES_BACK_WITHIN: Duration = Duration::from_mins(10);
+pub(crate) const COMES_BACK_WITHIN: Duration = Duration::from_mins(10);
 /// Two monotonic clocks differ in rate by less than one part in this many.
 const DRIFT_PARTS: u32 = 1000;
 
 /// One sidecar process.
 #[derive(Debug, Clone)]
-pub struct Sidecar {
+pub(crate) struct Sidecar {
     /// Its stable name.
     pub id: String,
     /// ULID of the process.
@@ -76,7 +76,7 @@ pub struct Sidecar {
 
 /// A grant that a sidecar denies because it cannot enforce it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     /// The grant.
     pub grant: String,
     /// At which revision.
@@ -87,7 +87,7 @@ pub struct Refusal {
 
 /// How far a revision is enforced.
 #[derive(Debug, Clone, Default)]
-pub struct Enforcement {
+pub(crate) struct Enforcement {
     /// When the revision became visible here: what receipts are measured from.
     pub committed_at: Option<Timestamp>,
     /// Sidecars that enforce it.
@@ -103,7 +103,7 @@ pub struct Enforcement {
 
 /// A sidecar's word that a revision is enforced there.
 #[derive(Debug, Clone)]
-pub struct Receipt {
+pub(crate) struct Receipt {
     /// Which sidecar.
     pub sidecar: String,
     /// Which process of it.
@@ -118,7 +118,7 @@ pub struct Receipt {
 
 /// A sidecar that has not acknowledged yet.
 #[derive(Debug, Clone)]
-pub struct Outstanding {
+pub(crate) struct Outstanding {
     /// Which sidecar.
     pub sidecar: String,
     /// Which process of it.
@@ -135,7 +135,7 @@ pub struct Outstanding {
 
 /// Why it cannot be said yet that nobody has used a grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Untold {
+pub(crate) enum Untold {
     /// A sidecar never tells.
     Ever,
     /// A sidecar may still tell; it makes no sense to look before then.
@@ -143,11 +143,11 @@ pub enum Untold {
 }
 
 /// Names one process of one sidecar.
-pub type Key = (String, String);
+pub(crate) type Key = (String, String);
 
 /// Every sidecar known.
 #[derive(Debug, Default)]
-pub struct Fleet {
+pub(crate) struct Fleet {
     known: Mutex<HashMap<Key, Row>>,
     changed: watch::Sender<()>,
 }
@@ -162,14 +162,14 @@ struct Row {
 /// Why a sidecar cannot be added.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{FLEET_MAX} sidecars are connected, which is the most this control plane serves")]
-pub struct Full;
+pub(crate) struct Full;
 
 impl Fleet {
     /// A session opens. What an earlier session of the same process acknowledged stays true.
     ///
     /// # Errors
     /// [`Full`] when no row can be given up for it.
-    pub fn join(&self, sidecar: Sidecar, session: u64) -> Result<(), Full> {
+    pub(crate) fn join(&self, sidecar: Sidecar, session: u64) -> Result<(), Full> {
         let key = (sidecar.id.clone(), sidecar.instance.clone());
         let mut known = self.known.lock();
         if !known.contains_key(&key) && known.len() >= FLEET_MAX && !evict_longest_gone(&mut known, sidecar.last_seen) {
@@ -194,21 +194,21 @@ impl Fleet {
     }
 
     /// Changes what is known of a sidecar, if this session is still its newest.
-    pub fn note(&self, key: &Key, session: u64, change: impl FnOnce(&mut Sidecar)) {
+    pub(crate) fn note(&self, key: &Key, session: u64, change: impl FnOnce(&mut Sidecar)) {
         if let Some(row) = self.known.lock().get_mut(key).filter(|row| row.session == session) {
             change(&mut row.sidecar);
         }
     }
 
     /// As [`Fleet::note`], and wakes whoever waits for enforcement.
-    pub fn announce(&self, key: &Key, session: u64, change: impl FnOnce(&mut Sidecar)) {
+    pub(crate) fn announce(&self, key: &Key, session: u64, change: impl FnOnce(&mut Sidecar)) {
         self.note(key, session, change);
         self.changed.send_replace(());
     }
 
     /// Forgets those long gone, and those gone whose place another process of the same sidecar has taken, once their
     /// table is too old to decide from.
-    pub fn sweep(&self, now: Timestamp) {
+    pub(crate) fn sweep(&self, now: Timestamp) {
         let mut known = self.known.lock();
         let present: HashSet<String> = known
             .values()
@@ -223,26 +223,32 @@ impl Fleet {
     }
 
     /// What is missing for it to be certain that nobody has used a grant of `service`, issued at `issued`, before `moment`.
-    pub fn untold(&self, service: &Service, issued: Timestamp, moment: Timestamp, now: Timestamp) -> Option<Untold> {
+    pub(crate) fn untold(
+        &self,
+        service: &Service,
+        issued: Timestamp,
+        moment: Timestamp,
+        now: Timestamp,
+    ) -> Option<Untold> {
         let known = self.known.lock();
         let sidecars = known.values().map(|row| &row.sidecar).filter(|sidecar| sidecar.services.contains(service));
         sidecars.filter_map(|sidecar| sidecar.untold(issued, moment, now)).reduce(Untold::later)
     }
 
     /// Everything known, by name.
-    pub fn list(&self) -> Vec<Sidecar> {
+    pub(crate) fn list(&self) -> Vec<Sidecar> {
         let mut sidecars: Vec<_> = self.known.lock().values().map(|row| row.sidecar.clone()).collect();
         sidecars.sort_by(|a, b| (&a.id, &a.instance).cmp(&(&b.id, &b.instance)));
         sidecars
     }
 
     /// Wakes whenever an answer of [`Fleet::enforcement`] may have changed.
-    pub fn changes(&self) -> watch::Receiver<()> {
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
     /// Whether one of those who watch these services may still act on the state before `revision`.
-    pub fn awaits(&self, revision: Revision, services: &[Service], times: Times) -> bool {
+    pub(crate) fn awaits(&self, revision: Revision, services: &[Service], times: Times) -> bool {
         let known = self.known.lock();
         let mut sidecars = known.values().map(|row| &row.sidecar);
         sidecars.any(|sidecar| {
@@ -251,7 +257,7 @@ impl Fleet {
     }
 
     /// How far `revision` is enforced at those who watch one of these services.
-    pub fn enforcement(&self, revision: Revision, services: &[Service], times: Times) -> Enforcement {
+    pub(crate) fn enforcement(&self, revision: Revision, services: &[Service], times: Times) -> Enforcement {
         let known = self.known.lock();
         let mut answer = Enforcement::default();
         for sidecar in known.values().map(|row| &row.sidecar).filter(|sidecar| sidecar.watches(services)) {
@@ -278,7 +284,7 @@ impl Fleet {
 
 /// When a revision was committed, and when that is looked at.
 #[derive(Debug, Clone, Copy)]
-pub struct Times {
+pub(crate) struct Times {
     /// Not before the commit.
     pub committed: Timestamp,
     /// The time of the look.

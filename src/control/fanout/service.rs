@@ -29,7 +29,7 @@ const RESPONSE_MAX: usize = 4 << 20;
 
 /// What a sidecar is told. Messages wait boxed: a queue keeps room for dozens, however few it may hold.
 #[derive(Debug)]
-pub struct Told(ReceiverStream<Box<Result<v1::WatchGrantsResponse, Status>>>);
+pub(crate) struct Told(ReceiverStream<Box<Result<v1::WatchGrantsResponse, Status>>>);
 
 impl Stream for Told {
     type Item = Result<v1::WatchGrantsResponse, Status>;
@@ -40,7 +40,7 @@ impl Stream for Told {
 }
 
 /// Decides who may watch which services.
-pub trait Entitle: Send + Sync + 'static {
+pub(crate) trait Entitle: Send + Sync + 'static {
     /// Whether the caller, known by the headers and the connection (`extensions`) of its call, may watch all of these.
     ///
     /// # Errors
@@ -49,7 +49,7 @@ pub trait Entitle: Send + Sync + 'static {
 }
 
 /// Serves `WatchGrants`.
-pub struct Enforcer {
+pub(crate) struct Enforcer {
     fanout: Arc<Fanout>,
     entitle: Arc<dyn Entitle>,
 }
@@ -62,7 +62,7 @@ impl fmt::Debug for Enforcer {
 
 impl Fanout {
     /// The service to add to the control plane's gRPC server.
-    pub fn service(self: &Arc<Self>, entitle: Arc<dyn Entitle>) -> EnforcerServiceServer<Enforcer> {
+    pub(crate) fn service(self: &Arc<Self>, entitle: Arc<dyn Entitle>) -> EnforcerServiceServer<Enforcer> {
         let enforcer = Enforcer { fanout: Arc::clone(self), entitle };
         EnforcerServiceServer::new(enforcer)
             .max_decoding_message_size(REQUEST_MAX)
@@ -73,7 +73,7 @@ impl Fanout {
     ///
     /// # Errors
     /// `UNAVAILABLE` when the control plane is stopping, `RESOURCE_EXHAUSTED` when too many streams are open.
-    pub fn watch<S, E>(&self, inbound: S, entitled: E) -> Result<Told, Status>
+    pub(crate) fn watch<S, E>(&self, inbound: S, entitled: E) -> Result<Told, Status>
     where
         S: Stream<Item = Result<v1::WatchGrantsRequest, Status>> + Send + Unpin + 'static,
         E: FnOnce(&[Service]) -> Result<(), Status> + Send + 'static,

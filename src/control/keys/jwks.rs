@@ -15,7 +15,7 @@ const PATH: &str = "/.well-known/jwks.json";
 const CONTENT_TYPE: &str = "application/jwk-set+json";
 
 /// The route, for the HTTP listener.
-pub fn route(keys: Arc<TokenKeys>) -> Router {
+pub(crate) fn route(keys: Arc<TokenKeys>) -> Router {
     Router::new().route(PATH, get(show)).with_state(keys)
 }
 

@@ -13,11 +13,11 @@ use crate::wire::grant::{timestamp_from, timestamp_to};
 use crate::wire::store;
 
 /// Keys published at once, at most.
-pub const KEYS_MAX: usize = 16;
+pub(crate) const KEYS_MAX: usize = 16;
 
 /// One key, private half and all, as long as that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenKey {
+pub(crate) struct TokenKey {
     /// Its name: a ULID.
     pub kid: String,
     /// What it signs with, and all that it verifies.
@@ -43,7 +43,7 @@ impl fmt::Debug for Secret {
 
 /// Where a key stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// Known; signs nothing yet.
     Published,
     /// Signs, since then.
@@ -54,7 +54,7 @@ pub enum Stage {
 
 impl Stage {
     /// The word for it.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Published => "PUBLISHED",
             Self::Signing(_) => "SIGNING",
@@ -68,14 +68,14 @@ impl TokenKey {
     ///
     /// # Errors
     /// [`SignError`] when it cannot be written down.
-    pub fn new(pair: &KeyPair, now: Timestamp) -> Result<Self, SignError> {
+    pub(crate) fn new(pair: &KeyPair, now: Timestamp) -> Result<Self, SignError> {
         let PublicKey { kid, algorithm, jwk } = pair.public();
         let secret = Secret(pair.to_pkcs8()?);
         Ok(Self { kid, algorithm, jwk: jwk.to_string(), published: now, signing: None, retired: None, secret })
     }
 
     /// Where it stands.
-    pub fn stage(&self) -> Stage {
+    pub(crate) fn stage(&self) -> Stage {
         match (self.signing, self.retired) {
             (_, Some(at)) => Stage::Retired(at),
             (Some(at), None) => Stage::Signing(at),
@@ -84,24 +84,24 @@ impl TokenKey {
     }
 
     /// Since when it has signed, if it ever has.
-    pub fn signing(&self) -> Option<Timestamp> {
+    pub(crate) fn signing(&self) -> Option<Timestamp> {
         self.signing
     }
 
     /// Since when it signs nothing more.
-    pub fn retired(&self) -> Option<Timestamp> {
+    pub(crate) fn retired(&self) -> Option<Timestamp> {
         self.retired
     }
 
     /// It signs from now on. A retired key never does again.
-    pub fn sign_since(&mut self, now: Timestamp) {
+    pub(crate) fn sign_since(&mut self, now: Timestamp) {
         if self.stage() == Stage::Published {
             self.signing = Some(now);
         }
     }
 
     /// It signs nothing more, and cannot: the private half is dropped.
-    pub fn retire_at(&mut self, now: Timestamp) {
+    pub(crate) fn retire_at(&mut self, now: Timestamp) {
         self.retired.get_or_insert(now);
         self.secret.0 = Vec::new();
     }
@@ -110,12 +110,12 @@ impl TokenKey {
     ///
     /// # Errors
     /// [`SignError`] when the private half is gone or damaged.
-    pub fn pair(&self) -> Result<KeyPair, SignError> {
+    pub(crate) fn pair(&self) -> Result<KeyPair, SignError> {
         KeyPair::from_pkcs8(self.algorithm, self.kid.as_str(), &self.secret.0)
     }
 
     /// For the store, and for nothing else.
-    pub fn to_row(&self) -> store::TokenKey {
+    pub(crate) fn to_row(&self) -> store::TokenKey {
         store::TokenKey {
             kid: self.kid.clone(),
             alg: self.algorithm.as_str().to_owned(),
@@ -131,7 +131,7 @@ impl TokenKey {
     ///
     /// # Errors
     /// What is wrong with the row, without what it holds.
-    pub fn from_row(row: store::TokenKey) -> Result<Self, String> {
+    pub(crate) fn from_row(row: store::TokenKey) -> Result<Self, String> {
         let store::TokenKey { kid, alg, pkcs8, jwk, publish_time, sign_time, retire_time } = row;
         let time = |time: Option<prost_types::Timestamp>, field: &str| {
             time.map(|time| timestamp_from(&time, field).map_err(|error| error.to_string())).transpose()
@@ -155,7 +155,7 @@ impl TokenKey {
 
 /// When keys come and go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Schedule {
+pub(crate) struct Schedule {
     /// What new keys sign with.
     pub algorithm: Algorithm,
     /// A key signs for this long; `None`: until somebody rotates.
@@ -167,14 +167,14 @@ pub struct Schedule {
 impl Schedule {
     /// A retired key stays published for this long: the life of the last token by it, the clocks' allowance, and the age
     /// of a list that somebody kept.
-    pub fn keep_retired(&self) -> Duration {
+    pub(crate) fn keep_retired(&self) -> Duration {
         TOKEN_LIFETIME_MAX + ALLOWED_SKEW + self.lead.max(Duration::from_secs(60))
     }
 }
 
 /// What is to be done with the keys now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// Make the next key known.
     Publish,
     /// Sign with this key; the one before retires.
@@ -185,21 +185,21 @@ pub enum Step {
 
 /// Every key that is published.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ring(pub Vec<TokenKey>);
+pub(crate) struct Ring(pub Vec<TokenKey>);
 
 impl Ring {
     /// The key that is to sign next.
-    pub fn next(&self) -> Option<&TokenKey> {
+    pub(crate) fn next(&self) -> Option<&TokenKey> {
         self.0.iter().find(|key| key.stage() == Stage::Published)
     }
 
     /// The key that signs.
-    pub fn signing(&self) -> Option<&TokenKey> {
+    pub(crate) fn signing(&self) -> Option<&TokenKey> {
         self.0.iter().find(|key| matches!(key.stage(), Stage::Signing(_)))
     }
 
     /// The first thing that is due at `now`; nothing more is once there is none.
-    pub fn step(&self, schedule: &Schedule, now: Timestamp) -> Option<Step> {
+    pub(crate) fn step(&self, schedule: &Schedule, now: Timestamp) -> Option<Step> {
         let removable = self.0.iter().find(|key| self.leaves_at(key, schedule).is_some_and(|at| at <= now));
         match (self.signing(), self.next()) {
             (None, None) => Some(Step::Publish),
@@ -211,7 +211,7 @@ impl Ring {
     }
 
     /// When this key goes on by the clock alone.
-    pub fn leaves_at(&self, key: &TokenKey, schedule: &Schedule) -> Option<Timestamp> {
+    pub(crate) fn leaves_at(&self, key: &TokenKey, schedule: &Schedule) -> Option<Timestamp> {
         match key.stage() {
             Stage::Retired(at) => Some(at.plus(schedule.keep_retired())),
             Stage::Published | Stage::Signing(_) => None,
@@ -219,7 +219,7 @@ impl Ring {
     }
 
     /// When a key enters its next stage by the clock alone.
-    pub fn moves_at(&self, key: &TokenKey, schedule: &Schedule) -> Option<Timestamp> {
+    pub(crate) fn moves_at(&self, key: &TokenKey, schedule: &Schedule) -> Option<Timestamp> {
         match (key.stage(), self.next()) {
             (Stage::Published, _) => Some(key.published.plus(schedule.lead)),
             (Stage::Signing(_), Some(next)) => Some(next.published.plus(schedule.lead)),
@@ -229,7 +229,7 @@ impl Ring {
     }
 
     /// When to look again, if nothing else happens.
-    pub fn wakes_at(&self, schedule: &Schedule) -> Option<Timestamp> {
+    pub(crate) fn wakes_at(&self, schedule: &Schedule) -> Option<Timestamp> {
         let replaced = self.signing().filter(|_| self.next().is_none()).and_then(|key| replaced_at(key, schedule));
         let promoted = self.next().map(|next| next.published.plus(schedule.lead));
         let removed = self.0.iter().filter_map(|key| self.leaves_at(key, schedule)).min();

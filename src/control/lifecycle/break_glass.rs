@@ -22,7 +22,7 @@ use crate::model::time::Timestamp;
 
 /// What a reviewer says afterwards, parsed.
 #[derive(Debug, Clone)]
-pub struct Afterwards {
+pub(crate) struct Afterwards {
     /// The access request, or its grant.
     pub id: String,
     /// Whether it was right.
@@ -38,7 +38,11 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_FOUND, STATE_TERMINAL, SELF_APPROVAL, NOT_ELIGIBLE. Then nothing is changed.
-    pub async fn review_break_glass(&self, caller: &Caller, afterwards: Afterwards) -> Result<AccessRequest, Fault> {
+    pub(crate) async fn review_break_glass(
+        &self,
+        caller: &Caller,
+        afterwards: Afterwards,
+    ) -> Result<AccessRequest, Fault> {
         let (by, current, keep, manner) =
             (caller.clone(), self.current(), self.tombstone_keep, afterwards.manner.clone());
         let review = move |change: &mut Change<'_>| {
@@ -62,7 +66,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`Fault`] when the store cannot be read.
-    pub async fn measure_reviews(&self) -> Result<(), Fault> {
+    pub(crate) async fn measure_reviews(&self) -> Result<(), Fault> {
         let now = self.now();
         let open = self.store.read(|reader| Ok::<_, Fault>(reader.open_reviews()?)).await?;
         let overdue = open.iter().filter(|review| now >= review.due).count();

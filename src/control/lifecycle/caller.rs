@@ -17,7 +17,7 @@ type Claims = Arc<serde_json::Map<String, serde_json::Value>>;
 
 /// An authenticated caller.
 #[derive(Debug, Clone)]
-pub struct Caller {
+pub(crate) struct Caller {
     /// The one principal in whose name the caller acts: the user of the token, else the workload.
     who: Principal,
     /// `who` and its groups. A user who comes through a workload's connection gets none of the workload's own rights.
@@ -30,50 +30,50 @@ pub struct Caller {
 
 impl Caller {
     /// In whose name the caller acts.
-    pub fn who(&self) -> &Principal {
+    pub(crate) fn who(&self) -> &Principal {
         &self.who
     }
 
     /// Those in whose name the caller sees and ends things: the user and its groups, else the workload.
-    pub fn acting(&self) -> &Arc<[Principal]> {
+    pub(crate) fn acting(&self) -> &Arc<[Principal]> {
         &self.acting
     }
 
     /// Everything that the credentials prove; for policies to rule on.
-    pub fn principals(&self) -> &Arc<[Principal]> {
+    pub(crate) fn principals(&self) -> &Arc<[Principal]> {
         &self.principals
     }
 
     /// The workload at the other end of the connection, if its certificate names one.
-    pub fn workload(&self) -> Option<&Principal> {
+    pub(crate) fn workload(&self) -> Option<&Principal> {
         self.principals.iter().find(|principal| principal.kind() == PrincipalKind::Workload)
     }
 
     /// The claims of the token, if there was one.
-    pub fn claims(&self) -> Option<&Claims> {
+    pub(crate) fn claims(&self) -> Option<&Claims> {
         self.claims.as_ref()
     }
 
     /// Whether the caller is one of the `--admin` principals.
-    pub fn is_admin(&self) -> bool {
+    pub(crate) fn is_admin(&self) -> bool {
         self.admin
     }
 
     /// Whether the caller is this user or workload itself. Belonging to a group is not being it.
-    pub fn is(&self, principal: &Principal) -> bool {
+    pub(crate) fn is(&self, principal: &Principal) -> bool {
         self.who == *principal
     }
 
     /// Whether the caller may see the access request: theirs, for them, for a group of theirs, theirs to review, be it only later,
     /// or as an administrator.
-    pub fn sees_request(&self, request: &AccessRequest) -> bool {
+    pub(crate) fn sees_request(&self, request: &AccessRequest) -> bool {
         let concerned = self.acting.iter().any(|principal| request.concerns(principal));
         let reviews = self.who.kind() == PrincipalKind::User && request.is_reviewable_by(&self.acting, Duration::MAX);
         self.admin || concerned || reviews
     }
 
     /// Under what names access requests and grants are listed that the caller may see: their principals, and every user's.
-    pub fn parties(&self) -> Vec<String> {
+    pub(crate) fn parties(&self) -> Vec<String> {
         let everyone = self.who.as_str().split_once('|').filter(|_| self.who.kind() == PrincipalKind::User);
         let everyone = everyone.map(|(issuer, _)| format!("{issuer}|*"));
         self.acting.iter().map(ToString::to_string).chain(everyone).collect()
@@ -81,7 +81,7 @@ impl Caller {
 
     /// Whether the caller may see the grant: theirs, asked for by them, for a group of theirs, one for which they were passed over,
     /// or as an administrator.
-    pub fn sees_grant(&self, issued: &Issued) -> bool {
+    pub(crate) fn sees_grant(&self, issued: &Issued) -> bool {
         let theirs = |principal: &Principal| {
             issued.grant.subject == *principal || issued.origin.requester.as_ref() == Some(principal)
         };
@@ -92,7 +92,7 @@ impl Caller {
 
     /// # Errors
     /// NOT_ELIGIBLE for whoever is no administrator.
-    pub fn must_be_admin(&self, what: &str) -> Result<(), Fault> {
+    pub(crate) fn must_be_admin(&self, what: &str) -> Result<(), Fault> {
         if self.admin {
             return Ok(());
         }
@@ -103,14 +103,14 @@ impl Caller {
 
 /// Tells who calls.
 #[derive(Debug)]
-pub struct Callers {
+pub(crate) struct Callers {
     issuers: Arc<Issuers>,
     admins: Vec<Principal>,
 }
 
 impl Callers {
     /// Tokens of these issuers count; these principals may see and end everything.
-    pub fn new(issuers: Arc<Issuers>, admins: Vec<Principal>) -> Self {
+    pub(crate) fn new(issuers: Arc<Issuers>, admins: Vec<Principal>) -> Self {
         Self { issuers, admins }
     }
 
@@ -120,7 +120,7 @@ impl Callers {
     ///
     /// # Errors
     /// UNAUTHENTICATED with the reason.
-    pub async fn identify(
+    pub(crate) async fn identify(
         &self,
         metadata: &MetadataMap,
         peer: Option<Principal>,

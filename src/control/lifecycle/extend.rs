@@ -17,7 +17,7 @@ use crate::model::time::Timestamp;
 
 /// What a caller asks to extend, parsed.
 #[derive(Debug, Clone, Default)]
-pub struct Extending {
+pub(crate) struct Extending {
     /// The grant.
     pub id: String,
     /// How much longer; `None`: as the policy says.
@@ -34,7 +34,7 @@ pub struct Extending {
 
 /// The grant that an access request extends, as its requester has looked at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Extension {
+pub(crate) struct Extension {
     /// The grant.
     pub grant: GrantId,
     /// Its etag; empty: whatever it is now.
@@ -49,7 +49,7 @@ impl Plane {
     /// # Errors
     /// NOT_FOUND; NOT_ELIGIBLE for whoever is neither subject nor requester nor administrator; ETAG_MISMATCH; when the
     /// grant is not active, or extended already; LIMIT_EXCEEDED beyond the policy's bounds; what the policy refuses.
-    pub async fn extend(&self, caller: &Caller, extending: Extending) -> Result<AccessRequest, Fault> {
+    pub(crate) async fn extend(&self, caller: &Caller, extending: Extending) -> Result<AccessRequest, Fault> {
         if let Some(first) = self.replayed(caller, &extending.manner).await? {
             return Ok(first);
         }

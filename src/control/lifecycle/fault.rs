@@ -14,7 +14,7 @@ use crate::control::store::change::ChangeError;
 /// A refused call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct Fault {
+pub(crate) struct Fault {
     /// What kind of refusal.
     pub kind: FaultKind,
     /// In one sentence, with the way out.
@@ -27,7 +27,7 @@ pub struct Fault {
 
 /// The kinds of refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FaultKind {
+pub(crate) enum FaultKind {
     /// No credential that counts.
     Unauthenticated(DenyReason),
     /// The request is malformed.
@@ -62,7 +62,7 @@ pub enum FaultKind {
 
 /// Why a review cannot count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReviewRefusal {
+pub(crate) enum ReviewRefusal {
     /// Of the requester or the subject.
     SelfApproval,
     /// Of somebody who has reviewed already.
@@ -75,7 +75,7 @@ pub enum ReviewRefusal {
 
 impl ReviewRefusal {
     /// The one word for it.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::SelfApproval => "SELF_APPROVAL",
             Self::AlreadyReviewed => "ALREADY_REVIEWED",
@@ -87,7 +87,7 @@ impl ReviewRefusal {
 
 /// Why a grant cannot take a step, although it is not over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StateRefusal {
+pub(crate) enum StateRefusal {
     /// It has not begun.
     NotStarted,
     /// It is held back.
@@ -102,7 +102,7 @@ pub enum StateRefusal {
 
 impl StateRefusal {
     /// The one word for it.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::NotStarted => "GRANT_NOT_STARTED",
             Self::Suspended => "GRANT_SUSPENDED",
@@ -115,7 +115,7 @@ impl StateRefusal {
 
 impl FaultKind {
     /// The one word: `ErrorInfo.reason` and metric label.
-    pub const fn reason(self) -> &'static str {
+    pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::Unauthenticated(reason) => reason.as_str(),
             Self::Invalid => "INVALID_ARGUMENT",
@@ -138,24 +138,24 @@ impl FaultKind {
 
 impl Fault {
     /// A refusal of some kind.
-    pub fn new(kind: FaultKind, message: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn new(kind: FaultKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, message: message.into(), field: None, metadata: vec![] }
     }
 
     /// A malformed field.
-    pub fn invalid(field: impl Into<String>, problem: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<Cow<'static, str>>) -> Self {
         Self { field: Some(field.into()), ..Self::new(FaultKind::Invalid, problem) }
     }
 
     /// `what` does not exist, or not for this caller.
-    pub fn not_found(what: &str, id: &str) -> Self {
+    pub(crate) fn not_found(what: &str, id: &str) -> Self {
         let id: String = id.chars().take(64).collect();
         Self::new(FaultKind::NotFound, format!("there is no {what} {id:?} that this caller may see"))
     }
 
     /// The same with a word for programs.
     #[must_use]
-    pub fn with(mut self, key: &'static str, value: impl Into<String>) -> Self {
+    pub(crate) fn with(mut self, key: &'static str, value: impl Into<String>) -> Self {
         self.metadata.push((key, value.into()));
         self
     }

@@ -24,7 +24,7 @@ const KEPT_MAX: usize = 10_000;
 
 /// Which grants are listed.
 #[derive(Debug, Clone, Default)]
-pub struct GrantFilter {
+pub(crate) struct GrantFilter {
     /// Only of this subject.
     pub subject: Option<Principal>,
     /// Only at this service.
@@ -42,7 +42,7 @@ impl GrantFilter {
 
 /// Grants that a call has ended, held back or let go.
 #[derive(Debug, Clone)]
-pub struct Ends {
+pub(crate) struct Ends {
     /// As they now are; of very many, in the answer to a retry, the first.
     pub grants: Vec<Issued>,
     /// How many.
@@ -88,7 +88,7 @@ impl Answer for Ends {
 
 /// Which grants a mass revoke ends.
 #[derive(Debug, Clone, Default)]
-pub struct Sweep {
+pub(crate) struct Sweep {
     /// Live grants that match; whether ended ones are listed means nothing here.
     pub of: GrantFilter,
     /// Standing grants, too. They are declared by files, so that ending them has to be asked for.
@@ -100,7 +100,7 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_FOUND also for what the caller may not see.
-    pub async fn grant(&self, caller: &Caller, id: &str) -> Result<Issued, Fault> {
+    pub(crate) async fn grant(&self, caller: &Caller, id: &str) -> Result<Issued, Fault> {
         let (caller, id) = (caller.clone(), id.to_owned());
         self.store.read(move |reader| visible(reader, &caller, &id)).await
     }
@@ -109,7 +109,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`Fault`] when the store cannot be read.
-    pub async fn grants(
+    pub(crate) async fn grants(
         &self,
         caller: &Caller,
         page: Page,
@@ -137,7 +137,7 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_FOUND, NOT_ELIGIBLE, ETAG_MISMATCH, STATE_TERMINAL.
-    pub async fn revoke(&self, caller: &Caller, transition: Transition) -> Result<Ends, Fault> {
+    pub(crate) async fn revoke(&self, caller: &Caller, transition: Transition) -> Result<Ends, Fault> {
         self.end_one(caller, transition, Ended::Revoked).await
     }
 
@@ -145,7 +145,7 @@ impl Plane {
     ///
     /// # Errors
     /// As [`Plane::revoke`].
-    pub async fn release(&self, caller: &Caller, transition: Transition) -> Result<Ends, Fault> {
+    pub(crate) async fn release(&self, caller: &Caller, transition: Transition) -> Result<Ends, Fault> {
         let said = Some(transition.reason).filter(|reason| !reason.is_empty());
         let reason = said.unwrap_or_else(|| "released by its subject".to_owned());
         self.end_one(caller, Transition { reason, ..transition }, Ended::Released).await
@@ -169,7 +169,12 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_ELIGIBLE.
-    pub async fn revoke_all(&self, caller: &Caller, sweep: Sweep, said: (String, Manner)) -> Result<Ends, Fault> {
+    pub(crate) async fn revoke_all(
+        &self,
+        caller: &Caller,
+        sweep: Sweep,
+        said: (String, Manner),
+    ) -> Result<Ends, Fault> {
         caller.must_be_admin("revoke the grants of others")?;
         let (reason, manner) = said;
         let Sweep { of: filter, include_standing } = sweep;
@@ -201,7 +206,7 @@ impl Plane {
     }
 
     /// Waits until every sidecar of these services enforces the revision, or patience ends.
-    pub async fn await_enforced(&self, ends: &Ends, patience: Duration) -> Enforcement {
+    pub(crate) async fn await_enforced(&self, ends: &Ends, patience: Duration) -> Enforcement {
         let mut services: Vec<Service> = ends.grants.iter().map(|ended| ended.grant.scope.service().clone()).collect();
         services.sort();
         services.dedup();

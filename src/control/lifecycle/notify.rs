@@ -22,7 +22,7 @@ const BEHIND_MAX: usize = 256;
 
 /// Those who wait.
 #[derive(Debug, Clone)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     by_request: Arc<DashMap<Arc<str>, watch::Sender<()>>>,
     by_caller: Arc<DashMap<Principal, usize>>,
     all: broadcast::Sender<Arc<AccessRequest>>,
@@ -36,7 +36,7 @@ impl Default for Waiting {
 
 /// One who follows every access request. The place is given up when it is dropped.
 #[derive(Debug)]
-pub struct Follow {
+pub(crate) struct Follow {
     waiting: Waiting,
     caller: Principal,
     changed: broadcast::Receiver<Arc<AccessRequest>>,
@@ -44,7 +44,7 @@ pub struct Follow {
 
 impl Follow {
     /// The next change, in the order of revisions; `None`: some were missed, and everything has to be read anew.
-    pub async fn next(&mut self) -> Option<Arc<AccessRequest>> {
+    pub(crate) async fn next(&mut self) -> Option<Arc<AccessRequest>> {
         match self.changed.recv().await {
             Ok(request) => Some(request),
             Err(broadcast::error::RecvError::Lagged(_)) => None,
@@ -62,7 +62,7 @@ impl Drop for Follow {
 
 /// One who waits. The place is given up when it is dropped.
 #[derive(Debug)]
-pub struct Wait {
+pub(crate) struct Wait {
     waiting: Waiting,
     request: Arc<str>,
     caller: Principal,
@@ -74,7 +74,7 @@ impl Waiting {
     ///
     /// # Errors
     /// BUSY when too many wait already, LIMIT_EXCEEDED when the caller does.
-    pub fn begin(&self, request: Arc<str>, caller: &Principal) -> Result<Wait, Fault> {
+    pub(crate) fn begin(&self, request: Arc<str>, caller: &Principal) -> Result<Wait, Fault> {
         if self.by_request.len() >= WAITING_MAX && !self.by_request.contains_key(&request) {
             return Err(Fault::new(FaultKind::Busy, "too many access requests are watched; try again shortly"));
         }
@@ -108,13 +108,13 @@ impl Waiting {
     ///
     /// # Errors
     /// LIMIT_EXCEEDED when the caller watches too much.
-    pub fn follow(&self, caller: &Principal) -> Result<Follow, Fault> {
+    pub(crate) fn follow(&self, caller: &Principal) -> Result<Follow, Fault> {
         self.take_place(caller)?;
         Ok(Follow { waiting: self.clone(), caller: caller.clone(), changed: self.all.subscribe() })
     }
 
     /// Wakes whoever waits for these, and hands them to whoever follows all.
-    pub fn wake(&self, requests: &[Arc<AccessRequest>]) {
+    pub(crate) fn wake(&self, requests: &[Arc<AccessRequest>]) {
         for request in requests {
             if let Some(sender) = self.by_request.get(&request.id) {
                 sender.send_replace(());
@@ -127,7 +127,7 @@ impl Waiting {
 
 impl Wait {
     /// Completes after the next change; at once if there was one since the last call.
-    pub async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         if self.changed.changed().await.is_err() {
             // The sender lives as long as the place: this cannot be reached, and must not spin if it is.
             std::future::pending::<()>().await;

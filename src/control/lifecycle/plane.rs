@@ -21,7 +21,7 @@ use crate::model::target::Target;
 use crate::model::time::Timestamp;
 
 /// Policies and standing grants in force: who may ask for what.
-pub trait Rulings: fmt::Debug + Send + Sync {
+pub(crate) trait Rulings: fmt::Debug + Send + Sync {
     /// Rules on an access request.
     ///
     /// # Errors
@@ -85,7 +85,7 @@ impl Rulings for PolicySet {
 
 /// Nothing may be asked for.
 #[derive(Debug, Default)]
-pub struct NoRulings;
+pub(crate) struct NoRulings;
 
 impl Rulings for NoRulings {
     fn rule(&self, _: &Ask<'_>) -> Result<Ruling, Refusal> {
@@ -113,7 +113,7 @@ impl Rulings for NoRulings {
 
 /// The control plane, without its listeners.
 #[derive(Debug, Clone)]
-pub struct Plane {
+pub(crate) struct Plane {
     /// What is durable.
     pub store: Store,
     /// What sidecars hold.
@@ -133,7 +133,7 @@ pub struct Plane {
 
 impl Plane {
     /// A control plane in which nothing may be asked for, until [`Plane::apply`] puts policies in force.
-    pub fn new(
+    pub(crate) fn new(
         store: Store,
         fanout: Arc<Fanout>,
         waiting: Waiting,
@@ -148,12 +148,12 @@ impl Plane {
 
     /// The same with policies from these places.
     #[must_use]
-    pub fn with_sources(self, sources: Sources) -> Self {
+    pub(crate) fn with_sources(self, sources: Sources) -> Self {
         Self { sources, ..self }
     }
 
     /// The policies in force.
-    pub fn rulings(&self) -> Arc<dyn Rulings> {
+    pub(crate) fn rulings(&self) -> Arc<dyn Rulings> {
         Arc::clone(&self.rulings.load())
     }
 
@@ -182,12 +182,12 @@ impl Plane {
     }
 
     /// Whether the store can be used, for readiness.
-    pub fn usable(&self) -> Usable {
+    pub(crate) fn usable(&self) -> Usable {
         self.store.usable()
     }
 
     /// The control plane's time.
-    pub fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         self.store.now()
     }
 }

@@ -37,7 +37,7 @@ const NOTE_MAX: usize = 512;
 
 /// What a caller asks for, parsed.
 #[derive(Debug, Clone)]
-pub struct Asking {
+pub(crate) struct Asking {
     /// For whom; `None`: for the caller.
     pub subject: Option<Principal>,
     /// Only through these workloads.
@@ -70,7 +70,7 @@ pub struct Asking {
 
 /// Which access requests are listed.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct RequestFilter {
+pub(crate) struct RequestFilter {
     /// Only in this state.
     pub state: Option<AccessState>,
     /// Only what waits for the caller's own review.
@@ -97,7 +97,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`Fault`]: malformed, taken by no policy, over a limit. What a rule denies is no error but a DENIED request.
-    pub async fn request_access(&self, caller: &Caller, asking: Asking) -> Result<AccessRequest, Fault> {
+    pub(crate) async fn request_access(&self, caller: &Caller, asking: Asking) -> Result<AccessRequest, Fault> {
         if let Some(first) = self.replayed(caller, &asking.manner()).await? {
             return Ok(first);
         }
@@ -199,7 +199,7 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_FOUND also for what the caller may not see.
-    pub async fn access_request(&self, caller: &Caller, id: &str) -> Result<AccessRequest, Fault> {
+    pub(crate) async fn access_request(&self, caller: &Caller, id: &str) -> Result<AccessRequest, Fault> {
         let (caller, id) = (caller.clone(), id.to_owned());
         let mut request = self.store.read(move |reader| visible(reader, &caller, &id)).await?;
         recheck(&mut request, &*self.rulings());
@@ -210,7 +210,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`Fault`] when the store cannot be read.
-    pub async fn access_requests(
+    pub(crate) async fn access_requests(
         &self,
         caller: &Caller,
         page: Page,
@@ -238,7 +238,7 @@ impl Plane {
     ///
     /// # Errors
     /// As [`Plane::access_request`]; BUSY when too many wait, LIMIT_EXCEEDED when the caller does.
-    pub async fn watch_request(&self, caller: &Caller, id: &str) -> Result<(AccessRequest, Wait), Fault> {
+    pub(crate) async fn watch_request(&self, caller: &Caller, id: &str) -> Result<(AccessRequest, Wait), Fault> {
         // The wait begins before the reading: no change can fall between the two.
         let wait = self.waiting.begin(id.into(), caller.who())?;
         Ok((self.access_request(caller, id).await?, wait))
@@ -248,7 +248,7 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_FOUND, NOT_ELIGIBLE unless its requester or an administrator, ETAG_MISMATCH, STATE_TERMINAL.
-    pub async fn cancel(&self, caller: &Caller, transition: Transition) -> Result<AccessRequest, Fault> {
+    pub(crate) async fn cancel(&self, caller: &Caller, transition: Transition) -> Result<AccessRequest, Fault> {
         let Transition { id, reason, manner } = transition;
         let (by, how) = (caller.clone(), manner.clone());
         let cancel = move |change: &mut Change<'_>| {

@@ -23,7 +23,7 @@ use crate::model::time::Timestamp;
 
 /// What a reviewer says, parsed.
 #[derive(Debug, Clone)]
-pub struct Reviewing {
+pub(crate) struct Reviewing {
     /// The access request.
     pub request: String,
     /// Yes or no.
@@ -54,7 +54,7 @@ impl Plane {
     /// # Errors
     /// NOT_FOUND, STATE_TERMINAL, SELF_APPROVAL, ALREADY_REVIEWED, NOT_ELIGIBLE, DIGEST_MISMATCH, or a narrowing that would
     /// widen. Then nothing is changed.
-    pub async fn review_request(&self, caller: &Caller, reviewing: Reviewing) -> Result<AccessRequest, Fault> {
+    pub(crate) async fn review_request(&self, caller: &Caller, reviewing: Reviewing) -> Result<AccessRequest, Fault> {
         let (manner, by, current) = (reviewing.manner(), caller.clone(), self.current());
         let review = move |change: &mut Change<'_>| review(change, &by, reviewing, &**current.load());
         let done = self.write_once(caller, manner, review).await?;

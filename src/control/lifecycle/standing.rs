@@ -18,7 +18,7 @@ const ACTOR: &str = "system:policies";
 
 /// What putting a set in force has changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Applied {
+pub(crate) struct Applied {
     /// Policies put in force, in a new version or again.
     pub policies: usize,
     /// Policies no longer declared.
@@ -41,7 +41,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`Fault`] when the store cannot be used; then nothing was changed.
-    pub async fn apply(&self, rulings: Arc<dyn Rulings>) -> Result<Applied, Fault> {
+    pub(crate) async fn apply(&self, rulings: Arc<dyn Rulings>) -> Result<Applied, Fault> {
         let (declared, keep) = (Declared::by(&*rulings), self.tombstone_keep);
         let (applied, _) = self.store.write(move |change| declared.write(change, ACTOR, keep)).await?;
         self.rule_by(rulings);

@@ -17,7 +17,7 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_ELIGIBLE, NOT_FOUND, ETAG_MISMATCH, STATE_TERMINAL, GRANT_NOT_STARTED, GRANT_SUSPENDED.
-    pub async fn suspend(&self, caller: &Caller, transition: Transition) -> Result<Ends, Fault> {
+    pub(crate) async fn suspend(&self, caller: &Caller, transition: Transition) -> Result<Ends, Fault> {
         self.hold(caller, transition, true).await
     }
 
@@ -25,7 +25,7 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_ELIGIBLE, NOT_FOUND, ETAG_MISMATCH, STATE_TERMINAL, GRANT_NOT_STARTED, GRANT_NOT_SUSPENDED.
-    pub async fn resume(&self, caller: &Caller, transition: Transition) -> Result<Ends, Fault> {
+    pub(crate) async fn resume(&self, caller: &Caller, transition: Transition) -> Result<Ends, Fault> {
         self.hold(caller, transition, false).await
     }
 

@@ -23,7 +23,7 @@ use crate::runtime;
 /// How often it looks.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long after its end a grant is recorded as expired: sidecars have refused by then, whatever their clocks.
-pub const RECORD_AFTER: Duration = Duration::from_secs(2);
+pub(crate) const RECORD_AFTER: Duration = Duration::from_secs(2);
 /// What is done in one go.
 const BATCH: usize = 256;
 /// Who it is in the audit log.
@@ -34,7 +34,7 @@ impl Plane {
     ///
     /// # Errors
     /// Never: what cannot be done now is tried again.
-    pub async fn sweep_until(self, stop: CancellationToken) -> runtime::Outcome {
+    pub(crate) async fn sweep_until(self, stop: CancellationToken) -> runtime::Outcome {
         let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut drift = DriftLog::default();
@@ -66,7 +66,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`Fault`] when the store cannot be used.
-    pub async fn sweep(&self) -> Result<usize, Fault> {
+    pub(crate) async fn sweep(&self) -> Result<usize, Fault> {
         let mut done = 0;
         loop {
             let until = self.now().minus(RECORD_AFTER);

@@ -18,7 +18,7 @@ const ANSWER_KEPT: Duration = Duration::from_hours(24);
 
 /// How a write is to be made.
 #[derive(Debug, Clone, Default)]
-pub struct Manner {
+pub(crate) struct Manner {
     /// Makes a retry safe; empty: a retry is another write.
     pub request_id: String,
     /// Digest of what is asked, to tell a retry from another write.
@@ -31,7 +31,7 @@ pub struct Manner {
 
 /// A call that moves one thing to another state.
 #[derive(Debug, Clone, Default)]
-pub struct Transition {
+pub(crate) struct Transition {
     /// Which access request or grant.
     pub id: String,
     /// Why.

@@ -26,7 +26,7 @@ const REVISION: &str = "policies@";
 
 /// How to apply.
 #[derive(Debug, Clone)]
-pub struct Applying {
+pub(crate) struct Applying {
     /// What.
     pub offer: Offer,
     /// The plan that was looked at; empty: none was.
@@ -45,7 +45,7 @@ pub struct Applying {
 
 /// What applying has done.
 #[derive(Debug)]
-pub struct Done {
+pub(crate) struct Done {
     /// What was changed; with errors in it: nothing.
     pub plan: Plan,
     /// Where; `None` when nothing was written.
@@ -62,7 +62,7 @@ pub struct Done {
 
 /// What ended with its policy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Withdrawn {
+pub(crate) struct Withdrawn {
     /// Grants revoked.
     pub grants: usize,
     /// Pending requests cancelled.
@@ -75,7 +75,7 @@ impl Plane {
     /// # Errors
     /// NOT_ELIGIBLE; INVALID_ARGUMENT for documents with errors; POLICIES_CHANGED when another set is in force than the
     /// one planned against. Then nothing was changed.
-    pub async fn apply_policies(&self, caller: &Caller, applying: Applying) -> Result<Done, Fault> {
+    pub(crate) async fn apply_policies(&self, caller: &Caller, applying: Applying) -> Result<Done, Fault> {
         caller.must_be_admin("apply policies")?;
         let (plane, caller) = (self.clone(), caller.clone());
         // What is durable has to come into force, whether or not the caller waits for that.

@@ -16,7 +16,7 @@ enum Line<'t> {
 }
 
 /// Hunks as `diff -u` writes them, without the names of files; empty when the texts are the same.
-pub fn unified(old: &str, new: &str) -> String {
+pub(crate) fn unified(old: &str, new: &str) -> String {
     let (old, new): (Vec<&str>, Vec<&str>) = (old.lines().collect(), new.lines().collect());
     let lines = aligned(&old, &new);
     let mut out = String::new();

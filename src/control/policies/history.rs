@@ -11,7 +11,7 @@ const PAGE_MAX: i32 = 1000;
 
 /// One version.
 #[derive(Debug)]
-pub struct Version {
+pub(crate) struct Version {
     /// As the store has it.
     pub row: PolicyVersion,
     /// Whether it decides now.
@@ -27,7 +27,7 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_ELIGIBLE, NOT_FOUND, INVALID_ARGUMENT for a page that cannot be meant.
-    pub async fn policy_versions(
+    pub(crate) async fn policy_versions(
         &self,
         caller: &Caller,
         name: &str,
@@ -65,7 +65,7 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_ELIGIBLE, NOT_FOUND.
-    pub async fn policy_version(&self, caller: &Caller, name: &str, version: i64) -> Result<Version, Fault> {
+    pub(crate) async fn policy_version(&self, caller: &Caller, name: &str, version: i64) -> Result<Version, Fault> {
         caller.must_be_admin("read the history of policies")?;
         let wanted = u64::try_from(version).map_err(|_| Fault::invalid("version", "must be 1 or more, or 0"))?;
         let named = name.to_owned();

@@ -16,7 +16,7 @@ const NAME_MAX: usize = 255;
 
 /// Files to apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Offer {
+pub(crate) struct Offer {
     files: Vec<(String, Arc<str>)>,
     /// Applied documents that are not among them go.
     pub prune: bool,
@@ -30,7 +30,7 @@ impl Offer {
     ///
     /// # Errors
     /// INVALID_ARGUMENT names the field.
-    pub fn parse(files: Vec<v1::PolicyFile>, prune: bool) -> Result<Self, Fault> {
+    pub(crate) fn parse(files: Vec<v1::PolicyFile>, prune: bool) -> Result<Self, Fault> {
         if files.is_empty() && !prune {
             return Err(Fault::invalid(
                 "files",

@@ -11,7 +11,7 @@ use crate::control::lifecycle::fault::Fault;
 use crate::control::lifecycle::plane::Plane;
 use crate::control::lifecycle::requests::listed;
 use crate::control::lifecycle::standing::person;
-use crate::control::policy::{Listed, PolicySet, Problem, Severity};
+use crate::control::policy::{Listed, PolicySet, Problem};
 use crate::control::store::{Reader, StoreError};
 use crate::model::access::{AccessRequest, AccessState, Issued};
 use crate::model::grant::{End, Phase};
@@ -26,7 +26,7 @@ const DIFFS_MAX: usize = 1 << 20;
 
 /// What applying would change.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Names the set in force before.
     pub etag: String,
     /// By kind and name.
@@ -37,7 +37,7 @@ pub struct Plan {
 
 /// One document.
 #[derive(Debug)]
-pub struct Change {
+pub(crate) struct Change {
     /// Kind and name.
     pub key: Key,
     /// What happens to it.
@@ -60,7 +60,7 @@ pub struct Change {
 
 /// What happens to a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// It is new.
     Add,
     /// It means something else.
@@ -73,17 +73,18 @@ pub enum Action {
 
 impl Plan {
     /// How many documents it does this to.
-    pub fn count(&self, action: Action) -> usize {
+    pub(crate) fn count(&self, action: Action) -> usize {
         self.changes.iter().filter(|change| change.action == action).count()
     }
 
     /// Whether the documents are refused.
-    pub fn is_refused(&self) -> bool {
-        self.problems.iter().any(|problem| problem.severity == Severity::Error)
+    #[cfg(test)]
+    pub(crate) fn is_refused(&self) -> bool {
+        self.problems.iter().any(|problem| problem.severity == crate::control::policy::Severity::Error)
     }
 
     /// Names of the policies that no longer decide.
-    pub fn withdrawn(&self) -> BTreeSet<String> {
+    pub(crate) fn withdrawn(&self) -> BTreeSet<String> {
         let policies = self.changes.iter().filter(|change| change.withdraws && change.key.0 == "AccessPolicy");
         policies.map(|change| change.key.1.clone()).collect()
     }
@@ -109,7 +110,7 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_ELIGIBLE, or when the store cannot be read. Problems of the documents are part of the plan.
-    pub async fn plan_policies(&self, caller: &Caller, offer: &Offer) -> Result<Plan, Fault> {
+    pub(crate) async fn plan_policies(&self, caller: &Caller, offer: &Offer) -> Result<Plan, Fault> {
         caller.must_be_admin("plan policies")?;
         let _turn = self.sources.turn.lock().await;
         Ok(self.draft(offer, caller.who().as_str()).await?.plan)

@@ -15,7 +15,7 @@ use crate::model::window::{Days, Window, clock, parse_clock};
 
 /// What a pinned policy text says about its requests that wait for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pinned {
+pub(crate) struct Pinned {
     /// Who has to approve.
     pub stages: Vec<Stage>,
     /// When access can exist; empty: always.
@@ -64,7 +64,7 @@ pub(super) fn write_windows(windows: &[Window]) -> Value {
 ///
 /// # Errors
 /// One sentence about what is wrong with it.
-pub fn pinned(text: &str, digest: &str) -> Result<Pinned, String> {
+pub(crate) fn pinned(text: &str, digest: &str) -> Result<Pinned, String> {
     if PolicyDigest(Sha256::digest(text).into()).to_string() != digest {
         return Err("the text of the policy is not the one of its digest".to_owned());
     }

@@ -12,7 +12,7 @@ mod coverage;
 mod document;
 mod run;
 
-pub use coverage::{Coverage, Part, PartKind};
+pub(crate) use coverage::Coverage;
 
 /// Where fixtures may also lie, below the policies.
 const FOLDER: &str = "tests";

@@ -28,14 +28,14 @@ const LOGGED: usize = 50;
 
 /// How reloads went since the start.
 #[derive(Debug, Clone, Default)]
-pub struct ReloadCounts {
+pub(crate) struct ReloadCounts {
     applied: Counter,
     refused: Counter,
 }
 
 impl ReloadCounts {
     /// Shows the counts on `/metrics`.
-    pub fn register(&self, metrics: &Metrics) {
+    pub(crate) fn register(&self, metrics: &Metrics) {
         let Self { applied, refused } = self.clone();
         metrics.register(|registry| {
             registry.register("jitgate_policy_reloads", "Policy sets put in force after the start", applied);
@@ -44,19 +44,21 @@ impl ReloadCounts {
     }
 
     /// Sets put in force.
-    pub fn applied(&self) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn applied(&self) -> u64 {
         self.applied.get()
     }
 
     /// Sets refused.
-    pub fn refused(&self) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn refused(&self) -> u64 {
         self.refused.get()
     }
 }
 
 /// Watches one directory.
 #[derive(Debug)]
-pub struct Reloader {
+pub(crate) struct Reloader {
     dir: PathBuf,
     /// What was applied, and is in force together with the directory.
     beside: Beside,
@@ -66,22 +68,22 @@ pub struct Reloader {
 }
 
 /// What lies beside the directory now.
-pub type Beside = Arc<ArcSwap<Vec<Text>>>;
+pub(crate) type Beside = Arc<ArcSwap<Vec<Text>>>;
 
 impl Reloader {
     /// Follows the directory that `current` was loaded from.
-    pub fn new(dir: impl Into<PathBuf>, current: &PolicySet) -> Self {
+    pub(crate) fn new(dir: impl Into<PathBuf>, current: &PolicySet) -> Self {
         Self { dir: dir.into(), beside: Beside::default(), seen: current.fingerprint, counts: ReloadCounts::default() }
     }
 
     /// The same, of a set that these belong to, too.
     #[must_use]
-    pub fn beside(self, beside: Beside) -> Self {
+    pub(crate) fn beside(self, beside: Beside) -> Self {
         Self { beside, ..self }
     }
 
     /// The counts, for `/metrics`.
-    pub fn counts(&self) -> ReloadCounts {
+    pub(crate) fn counts(&self) -> ReloadCounts {
         self.counts.clone()
     }
 
@@ -89,7 +91,7 @@ impl Reloader {
     ///
     /// # Errors
     /// Never: what goes wrong is logged and counted, and the set in force stays.
-    pub async fn run(
+    pub(crate) async fn run(
         mut self,
         stop: CancellationToken,
         on_change: impl Fn(PolicySet) + Send + Sync + 'static,

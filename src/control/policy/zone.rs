@@ -17,7 +17,7 @@ pub(super) struct World;
 
 /// Access cannot begin at that moment. Says when it can.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Closed {
+pub(crate) struct Closed {
     start: Timestamp,
     opens: Option<(Timestamp, Arc<str>)>,
 }
@@ -26,7 +26,7 @@ pub struct Closed {
 ///
 /// # Errors
 /// [`Closed`].
-pub fn end_within(windows: &[Window], start: Timestamp, length: Duration) -> Result<Timestamp, Closed> {
+pub(crate) fn end_within(windows: &[Window], start: Timestamp, length: Duration) -> Result<Timestamp, Closed> {
     match fit(windows, start, length, &World) {
         Fit::Until(end) => Ok(end),
         Fit::Closed(opens) => Err(Closed { start, opens }),

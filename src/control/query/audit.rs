@@ -16,13 +16,13 @@ use crate::wire::audit::{event_from, event_to};
 use crate::wire::grant::timestamp_to;
 use crate::wire::{store, v1};
 
-pub mod listing;
+pub(crate) mod listing;
 
-pub use crate::model::audit::Broken;
+pub(crate) use crate::model::audit::Broken;
 
 /// What an event says of its transition; index, time, revision and hashes are the store's to add.
 #[derive(Debug, Clone, Default)]
-pub struct Entry<'e> {
+pub(crate) struct Entry<'e> {
     /// `grant.issued`
     pub kind: &'e str,
     /// A principal, or `system:<part>`.
@@ -57,7 +57,8 @@ pub(in crate::control) fn seal(event: store::AuditEvent, before: &[u8]) -> Resul
 ///
 /// # Errors
 /// [`StoreError`] when the store cannot be read.
-pub fn verify(reader: &Reader<'_>) -> Result<Result<i64, Broken>, StoreError> {
+#[cfg(test)]
+pub(crate) fn verify(reader: &Reader<'_>) -> Result<Result<i64, Broken>, StoreError> {
     let verified = verify_against(reader, vec![])?;
     Ok(verified.map(|verified| i64::try_from(verified.last).unwrap_or(i64::MAX)))
 }
@@ -66,7 +67,7 @@ pub fn verify(reader: &Reader<'_>) -> Result<Result<i64, Broken>, StoreError> {
 ///
 /// # Errors
 /// [`StoreError`] when the store cannot be read.
-pub fn verify_against(
+pub(crate) fn verify_against(
     reader: &Reader<'_>,
     checkpoints: Vec<Checkpoint>,
 ) -> Result<Result<Verified, Broken>, StoreError> {
@@ -108,7 +109,7 @@ pub fn verify_directory(directory: &Path, checkpoints: Vec<Checkpoint>) -> anyho
 ///
 /// # Errors
 /// [`StoreError`] when the store cannot be read.
-pub fn checkpoint(reader: &Reader<'_>, now: Timestamp) -> Result<v1::AuditCheckpoint, StoreError> {
+pub(crate) fn checkpoint(reader: &Reader<'_>, now: Timestamp) -> Result<v1::AuditCheckpoint, StoreError> {
     let meta = reader.meta()?.unwrap_or_default();
     Ok(v1::AuditCheckpoint {
         index: meta.audit_index,

@@ -23,7 +23,7 @@ const VIA_SHOWN: usize = 3;
 
 /// What is to be explained.
 #[derive(Debug, Clone)]
-pub struct Question {
+pub(crate) struct Question {
     /// Who would call.
     pub principals: Vec<Principal>,
     /// Where.
@@ -36,7 +36,7 @@ pub struct Question {
 
 /// What is called, as text; whether it is canonical is part of the answer.
 #[derive(Debug, Clone)]
-pub enum Called {
+pub(crate) enum Called {
     /// `/pkg.Svc/Method`
     Grpc(String),
     /// `GET`, `/v1/users/7`
@@ -45,7 +45,7 @@ pub enum Called {
 
 /// The answer.
 #[derive(Debug, Clone)]
-pub struct Explanation {
+pub(crate) struct Explanation {
     /// Why not; `None`: allowed.
     pub denied: Option<DenyReason>,
     /// The grant that allows, or comes nearest, with its record where there is one.
@@ -60,7 +60,7 @@ pub struct Explanation {
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+pub(crate) struct Step {
     /// What.
     pub check: &'static str,
     /// Whether it speaks for allowing.
@@ -74,7 +74,7 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_ELIGIBLE for whoever asks about somebody else and is no administrator.
-    pub async fn explain(&self, caller: &Caller, question: &Question) -> Result<Explanation, Fault> {
+    pub(crate) async fn explain(&self, caller: &Caller, question: &Question) -> Result<Explanation, Fault> {
         if let Some(other) = question.principals.iter().find(|principal| !caller.principals().contains(principal))
             && !caller.is_admin()
         {

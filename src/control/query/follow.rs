@@ -24,7 +24,7 @@ const AGAIN: Duration = Duration::from_secs(15);
 
 /// Which access requests are followed, of those that the caller may see.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct FollowFilter {
+pub(crate) struct FollowFilter {
     /// Only what waits for the caller's own review.
     pub for_review: bool,
     /// Only what the caller has asked for or is to get.
@@ -42,7 +42,7 @@ impl FollowFilter {
 
 /// What a follower learns.
 #[derive(Debug, Clone)]
-pub enum Event {
+pub(crate) enum Event {
     /// A request that matches, as it is now.
     Put(Arc<AccessRequest>),
     /// One that was shown and matches no longer.
@@ -53,7 +53,7 @@ pub enum Event {
 
 /// One who follows.
 #[derive(Debug)]
-pub struct Following {
+pub(crate) struct Following {
     plane: Plane,
     caller: Caller,
     filter: FollowFilter,
@@ -71,7 +71,7 @@ impl Plane {
     ///
     /// # Errors
     /// LIMIT_EXCEEDED when the caller watches too much, or too many requests wait to be shown.
-    pub async fn follow_requests(&self, caller: &Caller, filter: FollowFilter) -> Result<Following, Fault> {
+    pub(crate) async fn follow_requests(&self, caller: &Caller, filter: FollowFilter) -> Result<Following, Fault> {
         // Following begins before the reading: no change can fall between the two.
         let follow = self.waiting.follow(caller.who())?;
         let mut again = interval(AGAIN);
@@ -91,7 +91,7 @@ impl Following {
     ///
     /// # Errors
     /// [`Fault`] when the store cannot be read, or too many requests wait to be shown.
-    pub async fn next(&mut self) -> Result<Event, Fault> {
+    pub(crate) async fn next(&mut self) -> Result<Event, Fault> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Ok(event);

@@ -21,7 +21,7 @@ const BATCH: usize = 256;
 const TOKEN_VERSION: u8 = 1;
 
 /// What can be listed.
-pub trait Row {
+pub(crate) trait Row {
     /// About how many bytes it takes in an answer.
     fn bytes(&self) -> usize;
 }
@@ -40,7 +40,7 @@ impl Row for Issued {
 
 /// Which page is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Page {
+pub(crate) struct Page {
     size: usize,
     below: Revision,
     filter: [u8; 8],
@@ -51,7 +51,7 @@ impl Page {
     ///
     /// # Errors
     /// INVALID_ARGUMENT names the field.
-    pub fn parse(size: i32, token: &str, filter: &[&str]) -> Result<Self, Fault> {
+    pub(crate) fn parse(size: i32, token: &str, filter: &[&str]) -> Result<Self, Fault> {
         let size = match usize::try_from(size) {
             Ok(0) => PAGE_DEFAULT,
             Ok(size) if size <= PAGE_MAX => size,
@@ -63,17 +63,17 @@ impl Page {
     }
 
     /// How many rows are wanted, for whoever reads them by another number than a revision.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.size
     }
 
     /// Only rows below this number.
-    pub fn below(&self) -> u64 {
+    pub(crate) fn below(&self) -> u64 {
         self.below.0
     }
 
     /// The token of the page that lists what lies below `last`.
-    pub fn below_next(&self, last: u64) -> String {
+    pub(crate) fn below_next(&self, last: u64) -> String {
         self.after(Revision(last))
     }
 
@@ -89,7 +89,7 @@ impl Page {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn read<T: Row>(
+    pub(crate) fn read<T: Row>(
         &self,
         reader: &Reader<'_>,
         table: Table,

@@ -29,7 +29,7 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_FOUND also for what the caller may not see.
-    pub async fn story(&self, caller: &Caller, id: &str) -> Result<v1::Story, Fault> {
+    pub(crate) async fn story(&self, caller: &Caller, id: &str) -> Result<v1::Story, Fault> {
         let bare = id.rsplit_once('/').map_or(id, |(_, bare)| bare).to_owned();
         let (caller, now) = (caller.clone(), self.now());
         let story = self.store.read(move |reader| {

@@ -50,7 +50,7 @@ fn keep(text: &str) -> Result<Duration, String> {
 
 /// One report of one sidecar, as its session took it.
 #[derive(Debug)]
-pub struct Reported {
+pub(crate) struct Reported {
     /// Its stable name.
     pub sidecar: String,
     /// Its process.
@@ -63,14 +63,14 @@ pub struct Reported {
 
 /// Where sessions put reports. It never makes a session wait.
 #[derive(Debug, Clone)]
-pub struct Intake {
+pub(crate) struct Intake {
     waiting: mpsc::Sender<Reported>,
     metrics: Arc<ControlMetrics>,
 }
 
 impl Intake {
     /// Takes a report, or counts what was in it as missed.
-    pub fn take(&self, reported: Reported) {
+    pub(crate) fn take(&self, reported: Reported) {
         let records = u64::try_from(reported.report.decisions.len()).unwrap_or(u64::MAX);
         if self.waiting.try_send(reported).is_err() {
             self.metrics.decisions_missed("overload", records);
@@ -80,7 +80,7 @@ impl Intake {
 
 /// The one that writes them down.
 #[derive(Debug)]
-pub struct Uses {
+pub(crate) struct Uses {
     waiting: mpsc::Receiver<Reported>,
     metrics: Arc<ControlMetrics>,
     keep: Duration,
@@ -91,7 +91,7 @@ pub struct Uses {
 
 impl Uses {
     /// `None` when nothing is to be kept: then sidecars are not asked to report.
-    pub fn new(args: UsesArgs, metrics: &Arc<ControlMetrics>) -> Option<(Intake, Self)> {
+    pub(crate) fn new(args: UsesArgs, metrics: &Arc<ControlMetrics>) -> Option<(Intake, Self)> {
         let UsesArgs { keep_decisions: keep, keep_decisions_max: most } = args;
         if keep.is_zero() || most == 0 {
             return None;
@@ -106,7 +106,7 @@ impl Uses {
     ///
     /// # Errors
     /// Never: what cannot be written is counted as missed.
-    pub async fn run(mut self, store: Store, stop: CancellationToken) -> Outcome {
+    pub(crate) async fn run(mut self, store: Store, stop: CancellationToken) -> Outcome {
         self.kept = store.read(|reader| reader.decisions_kept()).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "the decisions kept could not be counted");
             0
@@ -178,7 +178,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`Fault`] when the store cannot be read.
-    pub async fn with_uses(&self, mut grants: Vec<v1::Grant>) -> Result<Vec<v1::Grant>, Fault> {
+    pub(crate) async fn with_uses(&self, mut grants: Vec<v1::Grant>) -> Result<Vec<v1::Grant>, Fault> {
         let read = self.store.read(move |reader| {
             for grant in &mut grants {
                 let Some(known) = reader.grant_use(&grant.id)? else { continue };

@@ -29,7 +29,7 @@ const PRINCIPALS_MAX: usize = 64;
 
 /// A call, as a sidecar would see it.
 #[derive(Clone)]
-pub struct Question {
+pub(crate) struct Question {
     service: Service,
     target: Called,
     /// What the client certificate names; empty without one.
@@ -55,7 +55,7 @@ impl std::fmt::Debug for Question {
 
 /// What a sidecar would say, and of which grants.
 #[derive(Debug)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     decision: Decision,
     revision: Revision,
     now: Timestamp,
@@ -63,7 +63,7 @@ pub struct Verdict {
 
 impl Verdict {
     /// As the API answers it.
-    pub fn into_wire(self) -> v1::ValidateAccessResponse {
+    pub(crate) fn into_wire(self) -> v1::ValidateAccessResponse {
         let Self { decision, revision, now } = self;
         let (allowed, reason, detail, grant) = match decision {
             Decision::Permit(permit) => (true, "", format!("by {}", permit.principal()), Some(permit.grant().clone())),
@@ -83,7 +83,7 @@ impl Verdict {
 impl Question {
     /// # Errors
     /// INVALID_ARGUMENT with the field.
-    pub fn parse(wire: v1::ValidateAccessRequest) -> Result<Self, Fault> {
+    pub(crate) fn parse(wire: v1::ValidateAccessRequest) -> Result<Self, Fault> {
         let v1::ValidateAccessRequest { service, target, peer, bearer, token, principals, revision } = wire;
         if principals.len() > PRINCIPALS_MAX {
             return Err(Fault::invalid("principals", format!("are more than {PRINCIPALS_MAX}")));
@@ -179,7 +179,7 @@ fn proven_by(token: JitToken) -> Tokened {
 }
 
 /// The decision on a call by these keys, issuers and grants.
-pub async fn judge(
+pub(crate) async fn judge(
     (issuers, keys): (&Issuers, &JitKeys),
     grants: &Index,
     question: &Question,
@@ -199,7 +199,7 @@ impl Tokens {
     ///
     /// # Errors
     /// NOT_ELIGIBLE for whoever asks about others and is no administrator.
-    pub async fn validate(&self, caller: &Caller, question: &Question) -> Result<Verdict, Fault> {
+    pub(crate) async fn validate(&self, caller: &Caller, question: &Question) -> Result<Verdict, Fault> {
         may_ask(caller, question)?;
         let until = Instant::now() + WAIT_MAX;
         self.reach(question.revision, until).await;

@@ -27,13 +27,13 @@ mod tokens;
 mod unused;
 
 /// Revisions whose changes are kept, for sidecars that resume.
-pub const CHANGES_KEPT: u64 = 16_384;
+pub(crate) const CHANGES_KEPT: u64 = 16_384;
 /// Answers kept for request ids.
 const ANSWERS_KEPT: i64 = 65_536;
 
 /// A transition that cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ChangeError {
+pub(crate) enum ChangeError {
     /// An access request is over.
     #[error(transparent)]
     Request(#[from] Terminal),
@@ -46,7 +46,7 @@ pub enum ChangeError {
 }
 
 /// A change in the making.
-pub struct Change<'v> {
+pub(crate) struct Change<'v> {
     rows: Overlay<'v>,
     meta: store::Meta,
     now: Timestamp,
@@ -70,7 +70,7 @@ struct Said<'s> {
 
 /// A committed change, for those who wait for it.
 #[derive(Debug)]
-pub struct Committed {
+pub(crate) struct Committed {
     /// For the sidecars.
     pub commit: fanout::Commit,
     /// Access requests that it changed, as they are after it.
@@ -83,17 +83,17 @@ impl<'v> Change<'v> {
     }
 
     /// The revision that this becomes.
-    pub fn revision(&self) -> Revision {
+    pub(crate) fn revision(&self) -> Revision {
         Revision(count(self.meta.revision) + 1)
     }
 
     /// The moment of the change; never before that of an earlier change.
-    pub fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         self.now
     }
 
     /// Reads the store as it will be.
-    pub fn read(&self) -> Reader<'_> {
+    pub(crate) fn read(&self) -> Reader<'_> {
         Reader::new(&self.rows)
     }
 
@@ -101,7 +101,7 @@ impl<'v> Change<'v> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn create_request(&mut self, request: &mut AccessRequest) -> Result<(), StoreError> {
+    pub(crate) fn create_request(&mut self, request: &mut AccessRequest) -> Result<(), StoreError> {
         let revision = self.revision();
         (request.create_revision, request.mod_revision) = (revision, revision);
         let id = request.id.as_bytes();
@@ -130,7 +130,7 @@ impl<'v> Change<'v> {
     ///
     /// # Errors
     /// [`ChangeError::Request`] when it is over already.
-    pub fn end_request(
+    pub(crate) fn end_request(
         &mut self,
         request: &mut AccessRequest,
         step: AccessStep,
@@ -161,7 +161,7 @@ impl<'v> Change<'v> {
     ///
     /// # Errors
     /// [`ChangeError::Request`] when it is over already.
-    pub fn record_review(&mut self, request: &mut AccessRequest, review: &Review) -> Result<(), ChangeError> {
+    pub(crate) fn record_review(&mut self, request: &mut AccessRequest, review: &Review) -> Result<(), ChangeError> {
         if request.state.is_terminal() {
             return Err(Terminal(request.state).into());
         }
@@ -213,7 +213,7 @@ impl<'v> Change<'v> {
     ///
     /// # Errors
     /// [`StoreError::Damaged`] when a live grant has this id.
-    pub fn issue(&mut self, issued: &mut Issued, actor: &str, reason: &str) -> Result<(), StoreError> {
+    pub(crate) fn issue(&mut self, issued: &mut Issued, actor: &str, reason: &str) -> Result<(), StoreError> {
         if let Some(old) = self.read().grant(issued.grant.id.as_str())? {
             self.unlist(&old)?;
         }
@@ -250,7 +250,7 @@ impl<'v> Change<'v> {
     ///
     /// # Errors
     /// [`ChangeError::Grant`] when it is over already, be it only by the clock.
-    pub fn end_grant(
+    pub(crate) fn end_grant(
         &mut self,
         issued: &mut Issued,
         how: Ended,
@@ -304,7 +304,7 @@ impl<'v> Change<'v> {
     }
 
     /// Lets sidecars forget a tombstone. The grant stays in the store's history; no state changes, so nothing is audited.
-    pub fn forget(&mut self, issued: &Issued) {
+    pub(crate) fn forget(&mut self, issued: &Issued) {
         let id = issued.grant.id.as_str().as_bytes();
         self.rows.remove(Table::Enforced, keys::pair(issued.grant.subject.as_str(), id));
         if let Hold::Ended { keep_until, .. } = issued.grant.hold {
@@ -315,7 +315,7 @@ impl<'v> Change<'v> {
     }
 
     /// Takes something off the sweeper's list that has become void.
-    pub fn drop_due(&mut self, due: &Due) {
+    pub(crate) fn drop_due(&mut self, due: &Due) {
         self.rows.remove(Table::Due, keys::due(due.at, due.kind, &due.id));
     }
 
@@ -323,7 +323,12 @@ impl<'v> Change<'v> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn keep_answer(&mut self, key: &[u8], answer: &store::Answered, expires: Timestamp) -> Result<(), StoreError> {
+    pub(crate) fn keep_answer(
+        &mut self,
+        key: &[u8],
+        answer: &store::Answered,
+        expires: Timestamp,
+    ) -> Result<(), StoreError> {
         if self.meta.answered >= ANSWERS_KEPT
             && let Some(oldest) = self.read().oldest_answer()?
         {
@@ -337,7 +342,7 @@ impl<'v> Change<'v> {
     }
 
     /// Forgets the answer to a request id.
-    pub fn forget_answer(&mut self, due: &Due) {
+    pub(crate) fn forget_answer(&mut self, due: &Due) {
         self.rows.remove(Table::Answered, due.id.clone());
         self.drop_due(due);
         self.meta.answered = (self.meta.answered - 1).max(0);
@@ -347,7 +352,13 @@ impl<'v> Change<'v> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn apply_policy(&mut self, name: &str, digest: &str, text: &str, actor: &str) -> Result<u64, StoreError> {
+    pub(crate) fn apply_policy(
+        &mut self,
+        name: &str,
+        digest: &str,
+        text: &str,
+        actor: &str,
+    ) -> Result<u64, StoreError> {
         let before = self.in_force(name)?;
         let version = match self.read().policy_version(name, digest)? {
             Some(version) => version,
@@ -382,7 +393,7 @@ impl<'v> Change<'v> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn remove_policy(&mut self, name: &str, actor: &str) -> Result<(), StoreError> {
+    pub(crate) fn remove_policy(&mut self, name: &str, actor: &str) -> Result<(), StoreError> {
         let before = self.in_force(name)?;
         self.rows.remove(Table::CurrentPolicies, name.as_bytes().to_vec());
         self.audit(&Entry {
@@ -397,7 +408,7 @@ impl<'v> Change<'v> {
     }
 
     /// Keeps a policy document beyond a restart. What it declares is audited where it comes into force.
-    pub fn put_document(&mut self, document: &store::AppliedDocument) {
+    pub(crate) fn put_document(&mut self, document: &store::AppliedDocument) {
         let row = store::AppliedDocument {
             create_time: Some(timestamp_to(self.now)),
             revision: revision_to(self.revision()),
@@ -408,7 +419,7 @@ impl<'v> Change<'v> {
     }
 
     /// Forgets a policy document.
-    pub fn remove_document(&mut self, kind: &str, name: &str) {
+    pub(crate) fn remove_document(&mut self, kind: &str, name: &str) {
         self.rows.remove(Table::AppliedDocuments, keys::pair(kind, name.as_bytes()));
     }
 

@@ -16,14 +16,14 @@ const NOISE: &str = "mod_revision";
 
 /// What a change has audited so far: two transitions of one resource in one change differ from each other, not from the store.
 #[derive(Debug, Default)]
-pub struct Audited(HashMap<String, Vec<u8>>);
+pub(crate) struct Audited(HashMap<String, Vec<u8>>);
 
 impl Audited {
     /// The fields of `resource` that differ between the rows `below` and `now`, or since they were asked for last.
     ///
     /// # Errors
     /// [`StoreError`] when the rows cannot be read.
-    pub fn changes(
+    pub(crate) fn changes(
         &mut self,
         below: &dyn View,
         now: &dyn View,

@@ -33,7 +33,7 @@ const fn rows(table: Table) -> Rows {
 
 /// A redb file and the lock on its directory.
 #[derive(Debug)]
-pub struct Embedded {
+pub(crate) struct Embedded {
     file: PathBuf,
     /// `None` after a failed commit, until [`Engine::recover`] has opened it again.
     database: RwLock<Option<Database>>,
@@ -48,7 +48,7 @@ impl Embedded {
     ///
     /// # Errors
     /// One line that names the directory, the cause and the way out.
-    pub fn open(directory: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open(directory: &Path) -> anyhow::Result<Self> {
         make_directory(directory)?;
         let lock = lock(directory)?;
         let file = directory.join(FILE);
@@ -67,7 +67,7 @@ impl Embedded {
     ///
     /// # Errors
     /// As [`Embedded::open`], and when there is none.
-    pub fn open_existing(directory: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open_existing(directory: &Path) -> anyhow::Result<Self> {
         let file = directory.join(FILE);
         if !file.is_file() {
             bail!("--data-dir {} holds no store: there is no {FILE} in it", directory.display());

@@ -20,11 +20,11 @@ const READING_MAX: usize = 16;
 const READS_WAITING_MAX: usize = 1024;
 
 /// Tells the time. Only the control plane's store dates things.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// The handle that everybody holds.
 #[derive(Clone)]
-pub struct Store {
+pub(crate) struct Store {
     engine: Arc<dyn Engine>,
     jobs: mpsc::Sender<Job>,
     reading: Arc<Semaphore>,
@@ -36,11 +36,11 @@ pub struct Store {
 
 /// Whether the store could be written and read last time.
 #[derive(Debug, Clone)]
-pub struct Usable(Arc<AtomicBool>);
+pub(crate) struct Usable(Arc<AtomicBool>);
 
 impl Usable {
     /// Whether it could.
-    pub fn holds(&self) -> bool {
+    pub(crate) fn holds(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 
@@ -60,7 +60,7 @@ impl Store {
     ///
     /// # Errors
     /// One line for the operator.
-    pub fn open(engine: impl Engine, clock: Clock) -> anyhow::Result<(Self, Writer, Opening)> {
+    pub(crate) fn open(engine: impl Engine, clock: Clock) -> anyhow::Result<(Self, Writer, Opening)> {
         let engine: Arc<dyn Engine> = Arc::new(engine);
         let meta = opening::begin(&*engine, clock())?;
         opening::index_audit(&*engine, &meta)?;
@@ -80,17 +80,17 @@ impl Store {
     }
 
     /// Whether the store can be used, for readiness.
-    pub fn usable(&self) -> Usable {
+    pub(crate) fn usable(&self) -> Usable {
         self.usable.clone()
     }
 
     /// Names the store's history.
-    pub fn epoch(&self) -> Ulid {
+    pub(crate) fn epoch(&self) -> Ulid {
         self.epoch
     }
 
     /// The control plane's time.
-    pub fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         (self.clock)()
     }
 
@@ -100,7 +100,7 @@ impl Store {
     ///
     /// # Errors
     /// What `job` fails with; [`StoreError::Busy`] at once when too many wait.
-    pub async fn write<T, E>(
+    pub(crate) async fn write<T, E>(
         &self,
         job: impl FnOnce(&mut Change<'_>) -> Result<T, E> + Send + 'static,
     ) -> Result<(T, Revision), E>
@@ -116,7 +116,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::write`].
-    pub async fn attempt<T, E>(
+    pub(crate) async fn attempt<T, E>(
         &self,
         keep: bool,
         job: impl FnOnce(&mut Change<'_>) -> Result<T, E> + Send + 'static,
@@ -153,7 +153,7 @@ impl Store {
     ///
     /// # Errors
     /// What `job` fails with; [`StoreError::Medium`] when nothing was noted.
-    pub async fn note<T>(
+    pub(crate) async fn note<T>(
         &self,
         job: impl FnOnce(&mut Overlay<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError>
@@ -178,7 +178,10 @@ impl Store {
     ///
     /// # Errors
     /// What `job` fails with; [`StoreError::Busy`] at once when too many wait.
-    pub async fn read<T, E>(&self, job: impl FnOnce(&Reader<'_>) -> Result<T, E> + Send + 'static) -> Result<T, E>
+    pub(crate) async fn read<T, E>(
+        &self,
+        job: impl FnOnce(&Reader<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,

@@ -9,7 +9,7 @@ const NUL: u8 = 0;
 
 /// What the sweeper has to do at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DueKind {
+pub(crate) enum DueKind {
     /// Record that a grant has expired.
     GrantEnds,
     /// Forget a tombstone.
@@ -48,45 +48,45 @@ impl DueKind {
 }
 
 /// `party NUL revision`; the empty party stands for all.
-pub fn by_party(party: &str, revision: Revision) -> Vec<u8> {
+pub(crate) fn by_party(party: &str, revision: Revision) -> Vec<u8> {
     let mut key = party_prefix(party);
     key.extend(revision.0.to_be_bytes());
     key
 }
 
 /// Every key of one party.
-pub fn party_prefix(party: &str) -> Vec<u8> {
+pub(crate) fn party_prefix(party: &str) -> Vec<u8> {
     let mut key = party.as_bytes().to_vec();
     key.push(NUL);
     key
 }
 
 /// The revision at the end of a [`by_party`] key.
-pub fn party_revision(key: &[u8]) -> Result<Revision, StoreError> {
+pub(crate) fn party_revision(key: &[u8]) -> Result<Revision, StoreError> {
     key.last_chunk().map(|bytes| Revision(u64::from_be_bytes(*bytes))).ok_or_else(|| damaged("an index key is short"))
 }
 
 /// `first NUL second`.
-pub fn pair(first: &str, second: &[u8]) -> Vec<u8> {
+pub(crate) fn pair(first: &str, second: &[u8]) -> Vec<u8> {
     let mut key = party_prefix(first);
     key.extend(second);
     key
 }
 
 /// What stands before the first NUL of a [`pair`].
-pub fn first(key: &[u8]) -> Result<&str, StoreError> {
+pub(crate) fn first(key: &[u8]) -> Result<&str, StoreError> {
     let at = key.iter().position(|byte| *byte == NUL).ok_or_else(|| damaged("an index key has no separator"))?;
     text(key.get(..at).unwrap_or_default())
 }
 
 /// What follows the first NUL of a [`pair`].
-pub fn second(key: &[u8]) -> Result<&str, StoreError> {
+pub(crate) fn second(key: &[u8]) -> Result<&str, StoreError> {
     let at = key.iter().position(|byte| *byte == NUL).ok_or_else(|| damaged("an index key has no separator"))?;
     text(key.get(at + 1..).unwrap_or_default())
 }
 
 /// A moment, what is due then, and for what.
-pub fn due(at: Timestamp, kind: DueKind, id: &[u8]) -> Vec<u8> {
+pub(crate) fn due(at: Timestamp, kind: DueKind, id: &[u8]) -> Vec<u8> {
     let mut key = at.as_micros().to_be_bytes().to_vec();
     key.push(kind.byte());
     key.extend(id);
@@ -94,14 +94,14 @@ pub fn due(at: Timestamp, kind: DueKind, id: &[u8]) -> Vec<u8> {
 }
 
 /// A moment and what came then.
-pub fn arrival(at: Timestamp, id: &[u8]) -> Vec<u8> {
+pub(crate) fn arrival(at: Timestamp, id: &[u8]) -> Vec<u8> {
     let mut key = number(at.as_micros());
     key.extend(id);
     key
 }
 
 /// The parts of a [`due`] key.
-pub fn due_parts(key: &[u8]) -> Result<(Timestamp, DueKind, &[u8]), StoreError> {
+pub(crate) fn due_parts(key: &[u8]) -> Result<(Timestamp, DueKind, &[u8]), StoreError> {
     let parts = key.split_first_chunk::<8>().and_then(|(at, rest)| Some((at, rest.split_first()?)));
     let (at, (kind, id)) = parts.ok_or_else(|| damaged("a due key is short"))?;
     let kind = DueKind::parse(*kind).ok_or_else(|| damaged("a due key is of no known kind"))?;
@@ -109,22 +109,22 @@ pub fn due_parts(key: &[u8]) -> Result<(Timestamp, DueKind, &[u8]), StoreError> 
 }
 
 /// A number in its order.
-pub fn number(value: u64) -> Vec<u8> {
+pub(crate) fn number(value: u64) -> Vec<u8> {
     value.to_be_bytes().to_vec()
 }
 
 /// The number of a [`number`] key.
-pub fn number_of(key: &[u8]) -> Result<u64, StoreError> {
+pub(crate) fn number_of(key: &[u8]) -> Result<u64, StoreError> {
     key.try_into().map(u64::from_be_bytes).map_err(|_| damaged("a number key has not 8 bytes"))
 }
 
 /// A key as text.
-pub fn text(key: &[u8]) -> Result<&str, StoreError> {
+pub(crate) fn text(key: &[u8]) -> Result<&str, StoreError> {
     std::str::from_utf8(key).map_err(|_| damaged("an id is no text"))
 }
 
 /// The first key after all that begin with `prefix`.
-pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
     let mut next = prefix.to_vec();
     while let Some(last) = next.pop() {
         if let Some(higher) = last.checked_add(1) {

@@ -19,7 +19,7 @@ use crate::wire::store;
 
 /// Everything that the fan-out begins with.
 #[derive(Debug)]
-pub struct Opening {
+pub(crate) struct Opening {
     /// Names the store's history.
     pub epoch: Ulid,
     /// Where it stands.
@@ -34,7 +34,7 @@ pub struct Opening {
 ///
 /// # Errors
 /// [`StoreError`] when it cannot be read.
-pub fn recorded(engine: &dyn Engine) -> Result<Timestamp, StoreError> {
+pub(crate) fn recorded(engine: &dyn Engine) -> Result<Timestamp, StoreError> {
     let view = engine.view()?;
     let reader = Reader::new(&*view);
     let Some(meta) = reader.meta()? else { return Ok(Timestamp::default()) };

@@ -6,7 +6,7 @@ use std::ops::{Bound, ControlFlow};
 use super::{Span, StoreError, Table, View, Visit, Writes};
 
 /// A view with changes on top.
-pub struct Overlay<'v> {
+pub(crate) struct Overlay<'v> {
     below: &'v dyn View,
     writes: Writes,
 }
@@ -19,37 +19,37 @@ impl std::fmt::Debug for Overlay<'_> {
 
 impl<'v> Overlay<'v> {
     /// Nothing changed yet.
-    pub fn new(below: &'v dyn View) -> Self {
+    pub(crate) fn new(below: &'v dyn View) -> Self {
         Self { below, writes: Writes::new() }
     }
 
     /// What lies below, as it was before anything was written.
-    pub fn below(&self) -> &'v dyn View {
+    pub(crate) fn below(&self) -> &'v dyn View {
         self.below
     }
 
     /// Sets a value.
-    pub fn put(&mut self, table: Table, key: Vec<u8>, value: Vec<u8>) {
+    pub(crate) fn put(&mut self, table: Table, key: Vec<u8>, value: Vec<u8>) {
         self.writes.insert((table, key), Some(value));
     }
 
     /// Takes a key out.
-    pub fn remove(&mut self, table: Table, key: Vec<u8>) {
+    pub(crate) fn remove(&mut self, table: Table, key: Vec<u8>) {
         self.writes.insert((table, key), None);
     }
 
     /// Takes in what a layer above has written.
-    pub fn absorb(&mut self, writes: Writes) {
+    pub(crate) fn absorb(&mut self, writes: Writes) {
         self.writes.extend(writes);
     }
 
     /// Everything written.
-    pub fn into_writes(self) -> Writes {
+    pub(crate) fn into_writes(self) -> Writes {
         self.writes
     }
 
     /// Whether nothing was written.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.writes.is_empty()
     }
 }

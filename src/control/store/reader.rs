@@ -19,7 +19,7 @@ mod uses;
 
 /// Everything at one revision.
 #[derive(Clone, Copy)]
-pub struct Reader<'v>(&'v dyn View);
+pub(crate) struct Reader<'v>(&'v dyn View);
 
 impl std::fmt::Debug for Reader<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -29,7 +29,7 @@ impl std::fmt::Debug for Reader<'_> {
 
 /// Something that the sweeper has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Due {
+pub(crate) struct Due {
     /// Since when.
     pub at: Timestamp,
     /// What.
@@ -40,7 +40,7 @@ pub struct Due {
 
 /// A review of broken glass that is outstanding.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenReview {
+pub(crate) struct OpenReview {
     /// Who broke the glass.
     pub requester: String,
     /// For which access request.
@@ -55,7 +55,7 @@ type Read<T> = Result<T, StoreError>;
 
 impl<'v> Reader<'v> {
     /// Reads through a view.
-    pub fn new(view: &'v dyn View) -> Self {
+    pub(crate) fn new(view: &'v dyn View) -> Self {
         Self(view)
     }
 
@@ -63,7 +63,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// Also when the rows are laid out for another version.
-    pub fn meta(&self) -> Read<Option<store::Meta>> {
+    pub(crate) fn meta(&self) -> Read<Option<store::Meta>> {
         let Some(meta) = self.row::<store::Meta>(Table::Meta, META_KEY)? else { return Ok(None) };
         if meta.schema != SCHEMA {
             return Err(StoreError::Medium(format!(
@@ -78,7 +78,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn revision(&self) -> Read<Revision> {
+    pub(crate) fn revision(&self) -> Read<Revision> {
         Ok(Revision(self.meta()?.map_or(0, |meta| count(meta.revision))))
     }
 
@@ -86,7 +86,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn request(&self, id: &str) -> Read<Option<AccessRequest>> {
+    pub(crate) fn request(&self, id: &str) -> Read<Option<AccessRequest>> {
         let Some(wire) = self.row::<v1::AccessRequest>(Table::Requests, id.as_bytes())? else { return Ok(None) };
         request_from(wire).map(Some).map_err(|error| damaged(Table::Requests, id.as_bytes(), &error))
     }
@@ -95,7 +95,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn grant(&self, id: &str) -> Read<Option<Issued>> {
+    pub(crate) fn grant(&self, id: &str) -> Read<Option<Issued>> {
         let Some(wire) = self.row::<store::StoredGrant>(Table::Grants, id.as_bytes())? else { return Ok(None) };
         stored_from(wire).map(Some).map_err(|error| damaged(Table::Grants, id.as_bytes(), &error))
     }
@@ -104,7 +104,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn newest(
+    pub(crate) fn newest(
         &self,
         table: Table,
         parties: &[&str],
@@ -128,7 +128,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn enforced(&self, subject: Option<&str>) -> Read<Vec<String>> {
+    pub(crate) fn enforced(&self, subject: Option<&str>) -> Read<Vec<String>> {
         let span = subject.map_or(Span::ALL, |subject| Span::prefix(&keys::party_prefix(subject)));
         self.seconds(Table::Enforced, &span, usize::MAX)
     }
@@ -137,7 +137,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn pending(&self, requester: &str, limit: usize) -> Read<usize> {
+    pub(crate) fn pending(&self, requester: &str, limit: usize) -> Read<usize> {
         let span = Span::prefix(&keys::party_prefix(requester));
         self.seconds(Table::Pending, &span, limit).map(|ids| ids.len())
     }
@@ -146,7 +146,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn all_pending(&self, limit: usize) -> Read<Vec<String>> {
+    pub(crate) fn all_pending(&self, limit: usize) -> Read<Vec<String>> {
         self.seconds(Table::Pending, &Span::ALL, limit)
     }
 
@@ -163,7 +163,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn due(&self, now: Timestamp, limit: usize) -> Read<Vec<Due>> {
+    pub(crate) fn due(&self, now: Timestamp, limit: usize) -> Read<Vec<Due>> {
         let span = Span::ALL.below(keys::number(now.as_micros().saturating_add(1)));
         let mut due = Vec::new();
         self.0.scan(Table::Due, &span, &mut |key, _| {
@@ -178,7 +178,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn open_reviews(&self) -> Read<Vec<OpenReview>> {
+    pub(crate) fn open_reviews(&self) -> Read<Vec<OpenReview>> {
         self.all(Table::OpenReviews, |key, value| {
             let requester = keys::first(key)?.to_owned();
             let (due, policy) = value.split_at_checked(8).unwrap_or_default();
@@ -195,7 +195,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn oldest_answer(&self) -> Read<Option<Due>> {
+    pub(crate) fn oldest_answer(&self) -> Read<Option<Due>> {
         let mut oldest = None;
         self.0.scan(Table::Due, &Span::ALL, &mut |key, _| {
             let (at, kind, id) = keys::due_parts(key)?;
@@ -212,7 +212,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn changes(&self) -> Read<Vec<(Revision, store::Changed)>> {
+    pub(crate) fn changes(&self) -> Read<Vec<(Revision, store::Changed)>> {
         self.all(Table::Changes, |key, value| {
             Ok((Revision(keys::number_of(key)?), decode(Table::Changes, key, value)?))
         })
@@ -222,7 +222,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn policy_version(&self, name: &str, digest: &str) -> Read<Option<u64>> {
+    pub(crate) fn policy_version(&self, name: &str, digest: &str) -> Read<Option<u64>> {
         let found = self.0.fetch(Table::PolicyDigests, &keys::pair(name, digest.as_bytes()))?;
         found.map(|version| keys::number_of(&version)).transpose()
     }
@@ -231,7 +231,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn last_policy_version(&self, name: &str) -> Read<u64> {
+    pub(crate) fn last_policy_version(&self, name: &str) -> Read<u64> {
         let mut last = 0;
         let prefix = keys::party_prefix(name);
         self.0.scan(Table::Policies, &Span::prefix(&prefix).descending(), &mut |key, _| {
@@ -245,7 +245,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn policy(&self, name: &str, version: u64) -> Read<Option<store::PolicyVersion>> {
+    pub(crate) fn policy(&self, name: &str, version: u64) -> Read<Option<store::PolicyVersion>> {
         self.row(Table::Policies, &keys::pair(name, &keys::number(version)))
     }
 
@@ -253,7 +253,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn policy_versions(&self, name: &str, below: u64, limit: usize) -> Read<Vec<store::PolicyVersion>> {
+    pub(crate) fn policy_versions(&self, name: &str, below: u64, limit: usize) -> Read<Vec<store::PolicyVersion>> {
         let span = Span::prefix(&keys::party_prefix(name)).below(keys::pair(name, &keys::number(below))).descending();
         let mut versions = Vec::new();
         self.0.scan(Table::Policies, &span, &mut |key, value| {
@@ -270,7 +270,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn current_policy(&self, name: &str) -> Read<Option<u64>> {
+    pub(crate) fn current_policy(&self, name: &str) -> Read<Option<u64>> {
         let found = self.0.fetch(Table::CurrentPolicies, name.as_bytes())?;
         found.map(|version| keys::number_of(&version)).transpose()
     }
@@ -279,7 +279,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn applied_documents(&self) -> Read<Vec<store::AppliedDocument>> {
+    pub(crate) fn applied_documents(&self) -> Read<Vec<store::AppliedDocument>> {
         self.all(Table::AppliedDocuments, |key, value| decode(Table::AppliedDocuments, key, value))
     }
 
@@ -287,7 +287,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn current_policies(&self) -> Read<Vec<(String, u64)>> {
+    pub(crate) fn current_policies(&self) -> Read<Vec<(String, u64)>> {
         self.all(Table::CurrentPolicies, |key, value| Ok((keys::text(key)?.to_owned(), keys::number_of(value)?)))
     }
 
@@ -295,7 +295,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn answered(&self, key: &[u8]) -> Read<Option<store::Answered>> {
+    pub(crate) fn answered(&self, key: &[u8]) -> Read<Option<store::Answered>> {
         self.row(Table::Answered, key)
     }
 
@@ -303,7 +303,7 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn token_keys(&self) -> Read<Vec<TokenKey>> {
+    pub(crate) fn token_keys(&self) -> Read<Vec<TokenKey>> {
         let mut keys = self.all(Table::TokenKeys, |key, value| {
             let row = decode(Table::TokenKeys, key, value)?;
             TokenKey::from_row(row).map_err(|error| damaged(Table::TokenKeys, key, &error))
@@ -316,7 +316,8 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn audit(
+    #[cfg(test)]
+    pub(crate) fn audit(
         &self,
         index: u64,
         visit: &mut dyn FnMut(store::AuditEvent) -> Result<ControlFlow<()>, StoreError>,

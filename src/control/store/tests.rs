@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::change::Committed;
 use super::embedded::Embedded;
 use super::memory::{Memory, Mood};
+use super::opening::Opening;
 use super::*;
 use crate::control::query::audit;
 use crate::control::testing::{grant, request};

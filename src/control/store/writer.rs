@@ -24,7 +24,7 @@ const GROUP_MAX: usize = 256;
 const FAREWELL: Duration = Duration::from_secs(8);
 
 /// Where committed changes go, in revision order. Must not block.
-pub type Publish = Box<dyn FnMut(Committed) + Send>;
+pub(crate) type Publish = Box<dyn FnMut(Committed) + Send>;
 
 /// A change to make, and the promise to answer whoever wants it.
 pub(super) type Job = Box<dyn FnOnce(&mut Change<'_>) -> Made + Send>;
@@ -41,7 +41,7 @@ pub(super) type Answer = Box<dyn FnOnce(Result<Revision, StoreError>) + Send>;
 
 /// The one that writes. It ends when the last [`super::Store`] is dropped, so no accepted change is left behind; when the
 /// control plane stops, it waits for that only so long.
-pub struct Writer {
+pub(crate) struct Writer {
     engine: Arc<dyn Engine>,
     jobs: mpsc::Receiver<Job>,
     clock: Clock,
@@ -85,14 +85,14 @@ impl Writer {
 
     /// Where committed changes go.
     #[must_use]
-    pub fn publish(self, publish: Publish) -> Self {
+    pub(crate) fn publish(self, publish: Publish) -> Self {
         self.state.lock().publish = publish;
         self
     }
 
     /// Measures commits.
     #[must_use]
-    pub fn measure(self, metrics: StoreMetrics) -> Self {
+    pub(crate) fn measure(self, metrics: StoreMetrics) -> Self {
         {
             let mut state = self.state.lock();
             metrics.stands_at(state.meta.revision, state.meta.audit_index);
@@ -105,7 +105,7 @@ impl Writer {
     ///
     /// # Errors
     /// When the store was written to by somebody else: then what sidecars hold can no longer be trusted to be the newest.
-    pub async fn run(mut self, stop: CancellationToken) -> Outcome {
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Outcome {
         let too_long = async {
             stop.cancelled().await;
             tokio::time::sleep(FAREWELL).await;

@@ -26,20 +26,20 @@ const REASON_MAX: usize = 1024;
 
 /// Serves `TokenService`.
 #[derive(Debug, Clone)]
-pub struct TokenApi {
+pub(crate) struct TokenApi {
     api: Api,
     tokens: Tokens,
 }
 
 impl TokenApi {
     /// In the bounds of `api`, with these keys and issuers.
-    pub fn new(api: Api, keys: Arc<TokenKeys>, issuers: Arc<Issuers>) -> Self {
+    pub(crate) fn new(api: Api, keys: Arc<TokenKeys>, issuers: Arc<Issuers>) -> Self {
         let tokens = Tokens::new(api.plane().clone(), keys, issuers);
         Self { api: api.named("jitgate.v1.TokenService"), tokens }
     }
 
     /// The service to add to a gRPC server.
-    pub fn into_service(self) -> TokenServiceServer<Self> {
+    pub(crate) fn into_service(self) -> TokenServiceServer<Self> {
         TokenServiceServer::new(self).max_decoding_message_size(REQUEST_MAX)
     }
 }

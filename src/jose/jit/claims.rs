@@ -13,13 +13,13 @@ use crate::model::identity::{Principal, Service};
 use crate::model::time::Timestamp;
 
 /// No token lives longer than this.
-pub const TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(300);
+pub(crate) const TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(300);
 
 const SECOND: u64 = 1_000_000;
 
 /// The claims of a token. Times are whole seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JitClaims {
+pub(crate) struct JitClaims {
     /// `iss`: the control plane's token issuer.
     pub issuer: String,
     /// `sub`: who holds the grant.
@@ -73,7 +73,7 @@ impl JitClaims {
     ///
     /// # Errors
     /// [`SignError`] when the key cannot sign.
-    pub fn sign(&self, key: &KeyPair) -> Result<String, SignError> {
+    pub(crate) fn sign(&self, key: &KeyPair) -> Result<String, SignError> {
         let header = Header { alg: key.algorithm().as_str(), kid: key.kid(), typ: TYP };
         let body = Body {
             iss: &self.issuer,
@@ -100,12 +100,12 @@ fn encode(part: &impl Serialize) -> Result<String, SignError> {
 }
 
 /// Whole seconds, rounded down.
-pub fn seconds(time: Timestamp) -> u64 {
+pub(crate) fn seconds(time: Timestamp) -> u64 {
     time.as_micros() / SECOND
 }
 
 /// The beginning of a second, saturating.
-pub fn at_second(seconds: u64) -> Timestamp {
+pub(crate) fn at_second(seconds: u64) -> Timestamp {
     Timestamp::from_micros(seconds.saturating_mul(SECOND))
 }
 

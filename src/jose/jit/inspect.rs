@@ -13,7 +13,7 @@ use crate::model::time::Timestamp;
 
 /// What a token was held against.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Against<'a> {
+pub(crate) struct Against<'a> {
     /// The control plane's keys; without them no signature can be checked.
     pub keys: Option<&'a JitKeys>,
     /// Where it would be presented; `None`: where it says.
@@ -26,7 +26,7 @@ pub struct Against<'a> {
 
 /// What a token says and how it fares.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Inspection {
+pub(crate) struct Inspection {
     /// Its header, where that can be read.
     pub header: Option<Value>,
     /// Its claims, where these can be read. Not to be believed unless every check passed.
@@ -39,7 +39,7 @@ pub struct Inspection {
 
 /// One check.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
+pub(crate) struct Check {
     /// Its name.
     pub name: &'static str,
     /// What came of it.
@@ -50,7 +50,7 @@ pub struct Check {
 
 /// What came of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It speaks for the token.
     Passed,
     /// It speaks against the token, for this reason.
@@ -61,17 +61,17 @@ pub enum Outcome {
 
 impl Check {
     /// A check that passed.
-    pub fn passed(name: &'static str, detail: impl Into<String>) -> Self {
+    pub(crate) fn passed(name: &'static str, detail: impl Into<String>) -> Self {
         Self { name, outcome: Outcome::Passed, detail: detail.into() }
     }
 
     /// A check that failed.
-    pub fn failed(name: &'static str, denial: &Denial) -> Self {
+    pub(crate) fn failed(name: &'static str, denial: &Denial) -> Self {
         Self { name, outcome: Outcome::Failed(denial.reason), detail: denial.detail.to_string() }
     }
 
     /// A check that could not be made.
-    pub fn skipped(name: &'static str, why: impl Into<String>) -> Self {
+    pub(crate) fn skipped(name: &'static str, why: impl Into<String>) -> Self {
         Self { name, outcome: Outcome::Skipped, detail: why.into() }
     }
 
@@ -89,7 +89,7 @@ const USED_BY: [&str; 3] = ["time", "audience", "binding"];
 const UNPROVEN: &str = "not looked at: what the token says is not proven";
 
 /// Looks at a token.
-pub fn inspect(token: &str, against: &Against<'_>) -> Inspection {
+pub(crate) fn inspect(token: &str, against: &Against<'_>) -> Inspection {
     let part = |n: usize| token.split('.').nth(n).and_then(readable);
     let (header, claims) = (part(0), part(1));
     let mut checks = Vec::new();

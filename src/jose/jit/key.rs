@@ -30,7 +30,7 @@ pub struct AlgorithmError;
 /// The cryptographic library refused. It does not say why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the token key cannot be used")]
-pub struct SignError;
+pub(crate) struct SignError;
 
 impl Algorithm {
     /// Both.
@@ -60,7 +60,7 @@ impl FromStr for Algorithm {
 }
 
 /// A key that signs.
-pub struct KeyPair {
+pub(crate) struct KeyPair {
     kid: Box<str>,
     pair: Pair,
 }
@@ -72,7 +72,7 @@ enum Pair {
 
 /// The public half: what goes to sidecars and into the JWKS.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublicKey {
+pub(crate) struct PublicKey {
     /// Its name.
     pub kid: String,
     /// What it verifies.
@@ -86,7 +86,7 @@ impl KeyPair {
     ///
     /// # Errors
     /// [`SignError`] when the machine has no randomness to give.
-    pub fn generate(algorithm: Algorithm, kid: impl Into<Box<str>>) -> Result<Self, SignError> {
+    pub(crate) fn generate(algorithm: Algorithm, kid: impl Into<Box<str>>) -> Result<Self, SignError> {
         let pair = match algorithm {
             Algorithm::EdDsa => Pair::Ed25519(Ed25519KeyPair::generate().map_err(|_| SignError)?),
             Algorithm::Es256 => {
@@ -100,7 +100,7 @@ impl KeyPair {
     ///
     /// # Errors
     /// [`SignError`] when these bytes are no PKCS#8 key of this algorithm.
-    pub fn from_pkcs8(algorithm: Algorithm, kid: impl Into<Box<str>>, pkcs8: &[u8]) -> Result<Self, SignError> {
+    pub(crate) fn from_pkcs8(algorithm: Algorithm, kid: impl Into<Box<str>>, pkcs8: &[u8]) -> Result<Self, SignError> {
         let pair = match algorithm {
             Algorithm::EdDsa => Pair::Ed25519(Ed25519KeyPair::from_pkcs8(pkcs8).map_err(|_| SignError)?),
             Algorithm::Es256 => {
@@ -115,7 +115,7 @@ impl KeyPair {
     ///
     /// # Errors
     /// [`SignError`] when the library cannot write it.
-    pub fn to_pkcs8(&self) -> Result<Vec<u8>, SignError> {
+    pub(crate) fn to_pkcs8(&self) -> Result<Vec<u8>, SignError> {
         match &self.pair {
             Pair::Ed25519(pair) => pair.to_pkcs8().map(|document| document.as_ref().to_vec()),
             Pair::P256(pair) => pair.to_pkcs8v1().map(|document| document.as_ref().to_vec()),
@@ -124,12 +124,12 @@ impl KeyPair {
     }
 
     /// Its name.
-    pub fn kid(&self) -> &str {
+    pub(crate) fn kid(&self) -> &str {
         &self.kid
     }
 
     /// What it signs with.
-    pub fn algorithm(&self) -> Algorithm {
+    pub(crate) fn algorithm(&self) -> Algorithm {
         match self.pair {
             Pair::Ed25519(_) => Algorithm::EdDsa,
             Pair::P256(_) => Algorithm::Es256,
@@ -140,7 +140,7 @@ impl KeyPair {
     ///
     /// # Errors
     /// [`SignError`] when the library refuses.
-    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
         match &self.pair {
             Pair::Ed25519(pair) => Ok(pair.sign(message).as_ref().to_vec()),
             Pair::P256(pair) => {
@@ -151,7 +151,7 @@ impl KeyPair {
     }
 
     /// The half that everybody may have.
-    pub fn public(&self) -> PublicKey {
+    pub(crate) fn public(&self) -> PublicKey {
         let base64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let (kid, alg) = (&*self.kid, self.algorithm().as_str());
         let jwk = match &self.pair {

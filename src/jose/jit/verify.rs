@@ -18,11 +18,11 @@ use crate::model::time::Timestamp;
 mod body;
 mod keys;
 
-pub use body::JitToken;
-pub use keys::{JitKeys, KeysError};
+pub(crate) use body::JitToken;
+pub(crate) use keys::{JitKeys, KeysError};
 
 /// Longest token that is read, in bytes: four times what the longest usual names need.
-pub const TOKEN_MAX: usize = 4096;
+pub(crate) const TOKEN_MAX: usize = 4096;
 /// Longest key id, in bytes.
 const KID_MAX: usize = 256;
 
@@ -30,7 +30,7 @@ const KID_MAX: usize = 256;
 const REFUSED_MEMBERS: [&str; 11] = ["jwk", "jku", "x5c", "x5u", "x5t", "x5t#S256", "crit", "b64", "zip", "enc", "cty"];
 
 /// A token of the right shape and type. Nothing in it is believed yet.
-pub struct Presented<'t> {
+pub(crate) struct Presented<'t> {
     /// What the signature is over.
     message: &'t str,
     algorithm: Algorithm,
@@ -43,7 +43,7 @@ pub struct Presented<'t> {
 ///
 /// # Errors
 /// The first check that fails, in the order shape, type, claims readable, issuer, key, signature, claims, times, audience.
-pub fn verify(keys: &JitKeys, token: &str, audience: &Service, now: Timestamp) -> Result<JitToken, Denial> {
+pub(crate) fn verify(keys: &JitKeys, token: &str, audience: &Service, now: Timestamp) -> Result<JitToken, Denial> {
     let token = Presented::read(token)?.judge(keys, now)?;
     token.meant_for(audience)?;
     Ok(token)
@@ -54,7 +54,7 @@ impl<'t> Presented<'t> {
     ///
     /// # Errors
     /// TOKEN_MALFORMED or TOKEN_ALG_NOT_ALLOWED.
-    pub fn read(token: &'t str) -> Result<Self, Denial> {
+    pub(crate) fn read(token: &'t str) -> Result<Self, Denial> {
         let parts = Parts::split(token)?;
         let (algorithm, kid) = read_header(&part(parts.header, "header")?)?;
         let payload = part(parts.payload, "payload")?;
@@ -70,7 +70,7 @@ impl<'t> Presented<'t> {
     ///
     /// # Errors
     /// As [`verify`]. TOKEN_KEY_UNKNOWN alone may be answered differently by newer keys.
-    pub fn judge(&self, keys: &JitKeys, now: Timestamp) -> Result<JitToken, Denial> {
+    pub(crate) fn judge(&self, keys: &JitKeys, now: Timestamp) -> Result<JitToken, Denial> {
         body::expect_issuer(&self.claims.members, keys.issuer())?;
         let key = keys.find(&self.kid).ok_or_else(|| {
             Denial::new(DenyReason::TokenKeyUnknown, "the control plane has published no key of the token's \"kid\"")

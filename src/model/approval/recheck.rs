@@ -10,7 +10,7 @@ use crate::model::policy::Persons;
 
 /// What is in force at the moment of counting.
 #[derive(Debug, Clone, Copy)]
-pub struct InForce<'f> {
+pub(crate) struct InForce<'f> {
     /// The stages of the policy of that name; `None`: it is not enforced any more.
     pub stages: Option<&'f [Stage]>,
     /// Whose accounts belong together.
@@ -19,7 +19,7 @@ pub struct InForce<'f> {
 
 impl AccessRequest {
     /// Notes at each review of a pending request whether it counts, and why not.
-    pub fn recheck(&mut self, in_force: &InForce<'_>) {
+    pub(crate) fn recheck(&mut self, in_force: &InForce<'_>) {
         let mut reviews = std::mem::take(&mut self.reviews);
         for at in 0..reviews.len() {
             let (before, rest) = reviews.split_at_mut(at);
@@ -30,7 +30,7 @@ impl AccessRequest {
     }
 
     /// Whether the principal asked for it or is to get it, be it by another account of the same person.
-    pub fn concerns_person(&self, principal: &Principal, persons: &Persons) -> bool {
+    pub(crate) fn concerns_person(&self, principal: &Principal, persons: &Persons) -> bool {
         [&self.requester, &self.terms.subject].into_iter().any(|concerned| persons.same(concerned, principal))
     }
 

@@ -5,26 +5,18 @@ use crate::model::time::Timestamp;
 
 /// What one of those who were passed over thinks of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Opinion {
+pub(crate) enum Opinion {
     /// It was right.
     Fine,
     /// It was not; a grant that still lives ends.
     Objection,
 }
 
-impl Opinion {
-    /// The word for it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Fine => "OK",
-            Self::Objection => "OBJECTION",
-        }
-    }
-}
+impl Opinion {}
 
 /// A review that is due because the glass was broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AfterTheFact {
+pub(crate) struct AfterTheFact {
     /// By when.
     pub due: Timestamp,
     /// When it was recorded that nobody had looked at it in time.
@@ -35,7 +27,7 @@ pub struct AfterTheFact {
 
 /// What was said of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
+pub(crate) struct Said {
     /// By whom: always a user.
     pub reviewer: Principal,
     /// In one word.
@@ -48,12 +40,7 @@ pub struct Said {
 
 impl AfterTheFact {
     /// Due by then, and not looked at.
-    pub const fn by(due: Timestamp) -> Self {
+    pub(crate) const fn by(due: Timestamp) -> Self {
         Self { due, overdue_since: None, said: None }
-    }
-
-    /// Whether nobody has looked at it although the time is up. By the clock, whether recorded or not.
-    pub fn is_overdue(&self, now: Timestamp) -> bool {
-        self.said.is_none() && now >= self.due
     }
 }

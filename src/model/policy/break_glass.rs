@@ -6,9 +6,9 @@ use super::Matcher;
 use crate::model::identity::Principal;
 
 /// Fewest characters that a reason for breaking the glass can have.
-pub const BREAK_GLASS_REASON_MIN: usize = 10;
+pub(crate) const BREAK_GLASS_REASON_MIN: usize = 10;
 /// Reviews of one requester, over all policies, that may be outstanding.
-pub const BREAK_GLASS_OPEN_MAX: usize = 20;
+pub(crate) const BREAK_GLASS_OPEN_MAX: usize = 20;
 
 /// Who may, for how long, and by when it is looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use super::PolicyDigest;
 use crate::model::identity::Principal;
 
 /// Most accounts of one person.
-pub const ACCOUNTS_MAX: usize = 64;
+pub(crate) const ACCOUNTS_MAX: usize = 64;
 
 /// One person, as declared.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use super::{GrpcRule, HttpRule, Methods, PathTemplate, Rule, Scope, Segment};
 
 /// Whether some target may be allowed by both.
-pub fn overlaps(a: &Scope, b: &Scope) -> bool {
+pub(crate) fn overlaps(a: &Scope, b: &Scope) -> bool {
     a.service == b.service && a.rules.iter().any(|rule| b.rules.iter().any(|other| rule.meets(other)))
 }
 

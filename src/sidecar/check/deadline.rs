@@ -19,20 +19,20 @@ const FOR_KEYS: usize = 64;
 
 /// Until when one check may wait.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub(crate) struct Patience {
     until: Instant,
 }
 
 /// Room for those who wait.
 #[derive(Debug)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     revisions: Semaphore,
     keys: Semaphore,
 }
 
 impl Patience {
     /// For a check that has just arrived. Envoy says how long it waits, for all tries or for this one.
-    pub fn of(metadata: &MetadataMap) -> Self {
+    pub(crate) fn of(metadata: &MetadataMap) -> Self {
         let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
         let expected = text("x-envoy-expected-rq-timeout-ms").and_then(|millis| millis.parse().ok());
         let deadlines = [expected.map(Duration::from_millis), text("grpc-timeout").and_then(grpc_timeout)];
@@ -65,12 +65,12 @@ impl Default for Waiting {
 
 impl Waiting {
     /// What a revision brings; `None` when it did not come in time, or too many wait already.
-    pub async fn for_revision<T>(&self, patience: Patience, coming: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn for_revision<T>(&self, patience: Patience, coming: impl Future<Output = T>) -> Option<T> {
         wait(&self.revisions, patience, coming).await
     }
 
     /// What a key brings; as [`Waiting::for_revision`].
-    pub async fn for_key<T>(&self, patience: Patience, coming: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn for_key<T>(&self, patience: Patience, coming: impl Future<Output = T>) -> Option<T> {
         wait(&self.keys, patience, coming).await
     }
 }

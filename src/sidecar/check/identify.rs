@@ -17,7 +17,7 @@ use crate::model::time::Timestamp;
 
 /// Who calls, and what was set aside on the way.
 #[derive(Debug)]
-pub struct Identified {
+pub(crate) struct Identified {
     /// The proven principals, or the credential that is bad.
     pub caller: Result<Caller, Denial>,
     /// Why presented things proved nothing. For the record.
@@ -26,7 +26,7 @@ pub struct Identified {
 
 /// Who verifies what.
 #[derive(Debug)]
-pub struct Verifiers {
+pub(crate) struct Verifiers {
     /// The JWTs of configured issuers.
     pub issuers: Arc<Issuers>,
     /// jitgate's own tokens.
@@ -34,7 +34,7 @@ pub struct Verifiers {
 }
 
 /// Verifies what the call presents, at `now`. Waits for what a token needs, no longer than `patience`.
-pub async fn identify(by: &Verifiers, call: &Call<'_>, patience: Patience, now: Timestamp) -> Identified {
+pub(crate) async fn identify(by: &Verifiers, call: &Call<'_>, patience: Patience, now: Timestamp) -> Identified {
     let mut ignored = SmallVec::new();
     let caller = prove(by, call, (patience, now), &mut ignored).await;
     Identified { caller, ignored }

@@ -17,9 +17,9 @@ mod timeout;
 /// Most headers read from one check; Envoy's own default bound on a request is 100.
 const HEADERS_MAX: usize = 512;
 /// The key in a route's `context_extensions` that names the protected service.
-pub const SERVICE_KEY: &str = "jitgate_service";
+pub(crate) const SERVICE_KEY: &str = "jitgate_service";
 /// The header that carries jitgate's own token.
-pub const TOKEN_HEADER: &str = "x-jitgate-token";
+pub(crate) const TOKEN_HEADER: &str = "x-jitgate-token";
 /// What every header of ours begins with.
 const OUR_PREFIX: &[u8] = b"x-jitgate-";
 
@@ -102,7 +102,7 @@ pub struct Services {
 }
 
 /// Reads a check. Total: what cannot be read ends in a denial.
-pub fn read<'a>(check: &'a CheckRequest, services: &'a Services) -> Inbound<'a> {
+pub(crate) fn read<'a>(check: &'a CheckRequest, services: &'a Services) -> Inbound<'a> {
     let attributes = check.attributes.as_ref();
     let http = attributes.and_then(|attributes| attributes.request.as_ref()).and_then(|request| request.http.as_ref());
     let fields = http.map(Fields::collect).unwrap_or_default();

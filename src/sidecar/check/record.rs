@@ -47,7 +47,7 @@ impl fmt::Display for DecisionId {
 
 /// Opens records and holds what they are written to.
 #[derive(Debug, Clone)]
-pub struct Recorder {
+pub(crate) struct Recorder {
     spans: Spans,
     /// Shared by every decision under way: a hundred counters are not for copying.
     decisions: Arc<Sinks>,
@@ -62,7 +62,7 @@ struct Sinks {
 
 /// What a decision was made from, for the record.
 #[derive(Debug)]
-pub struct Facts<'a> {
+pub(crate) struct Facts<'a> {
     /// The check as it was read.
     pub inbound: &'a Inbound<'a>,
     /// Who called, when that was proven.
@@ -83,7 +83,7 @@ pub struct Facts<'a> {
 
 /// A decision under way.
 #[derive(Debug)]
-pub struct Pending {
+pub(crate) struct Pending {
     id: DecisionId,
     parent: Option<SpanContext>,
     began: Instant,
@@ -94,18 +94,19 @@ pub struct Pending {
 
 impl Recorder {
     /// Registers the decision metrics.
-    pub fn new(spans: Spans, metrics: &Metrics) -> Self {
+    #[cfg(test)]
+    pub(crate) fn new(spans: Spans, metrics: &Metrics) -> Self {
         Self::reporting(spans, metrics, Reports::default())
     }
 
     /// The same, and every decision is reported.
-    pub fn reporting(spans: Spans, metrics: &Metrics, reports: Reports) -> Self {
+    pub(crate) fn reporting(spans: Spans, metrics: &Metrics, reports: Reports) -> Self {
         reports.register(metrics);
         Self { spans, decisions: Arc::new(Sinks { counters: Decisions::register(metrics), reports }) }
     }
 
     /// Opens the record of a check that has just arrived. Envoy's own check span is its parent.
-    pub fn begin(&self, metadata: &MetadataMap) -> Pending {
+    pub(crate) fn begin(&self, metadata: &MetadataMap) -> Pending {
         Pending {
             id: DecisionId::generate(),
             parent: SpanContext::from_metadata(metadata),
@@ -119,12 +120,12 @@ impl Recorder {
 
 impl Pending {
     /// The decision's name.
-    pub fn id(&self) -> DecisionId {
+    pub(crate) fn id(&self) -> DecisionId {
         self.id
     }
 
     /// Writes the record.
-    pub fn finish(mut self, facts: &Facts<'_>) {
+    pub(crate) fn finish(mut self, facts: &Facts<'_>) {
         self.finished = true;
         let took = self.began.elapsed();
         let (outcome, reason) = match facts.decision {

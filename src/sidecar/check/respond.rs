@@ -29,7 +29,7 @@ mod bound;
 mod explain;
 
 use bound::{grpc_timeout, stream_ms};
-pub use explain::DenyDetail;
+pub(crate) use explain::DenyDetail;
 use explain::Explanation;
 
 /// Bounds what is left of a stream; overwritten on every allow.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::deadline::{Patience, Waiting};
+#[cfg(test)]
 use crate::jose::issuers::CacheStats;
 use crate::jose::issuers::cache::{Basis, TokenCache};
 use crate::jose::jit::JitToken;
@@ -15,7 +16,7 @@ use crate::sidecar::state::table::Table;
 
 /// Verifies tokens.
 #[derive(Debug)]
-pub struct Tokens {
+pub(crate) struct Tokens {
     table: Arc<Table>,
     verified: TokenCache<JitToken>,
     waiting: Waiting,
@@ -23,7 +24,7 @@ pub struct Tokens {
 
 /// Where and by whom a token is presented.
 #[derive(Debug, Clone, Copy)]
-pub struct Presentation<'a> {
+pub(crate) struct Presentation<'a> {
     /// What is called.
     pub service: &'a Service,
     /// The mTLS peer.
@@ -34,12 +35,12 @@ pub struct Presentation<'a> {
 
 impl Tokens {
     /// Verifies by the keys that reach `table`.
-    pub fn new(table: Arc<Table>) -> Self {
+    pub(crate) fn new(table: Arc<Table>) -> Self {
         Self { table, verified: TokenCache::default(), waiting: Waiting::default() }
     }
 
     /// A token that was verified before, under the keys and within the time that still hold.
-    pub fn remember(&self, token: &str) -> Option<Arc<JitToken>> {
+    pub(crate) fn remember(&self, token: &str) -> Option<Arc<JitToken>> {
         let number = self.table.token_keys()?.number;
         self.verified.find(token, self.table.now()?, |basis| basis.generation == number)
     }
@@ -48,7 +49,7 @@ impl Tokens {
     ///
     /// # Errors
     /// A denial of its own for everything that is wrong with it.
-    pub async fn prove(&self, token: &str, at: Presentation<'_>) -> Result<Arc<JitToken>, Denial> {
+    pub(crate) async fn prove(&self, token: &str, at: Presentation<'_>) -> Result<Arc<JitToken>, Denial> {
         let proven = match self.remember(token) {
             Some(proven) => proven,
             None => self.verify(token, at.patience).await?,
@@ -94,14 +95,15 @@ impl Tokens {
     }
 
     /// Waits until everything up to `revision` is known here; whether it is.
-    pub async fn reached(&self, revision: Revision, patience: Patience) -> bool {
+    pub(crate) async fn reached(&self, revision: Revision, patience: Patience) -> bool {
         let mut changes = self.table.changes();
         let known = async { changes.wait_for(|known| *known >= revision).await.is_ok() };
         self.waiting.for_revision(patience, known).await.unwrap_or(false)
     }
 
     /// How the cache of verified tokens does.
-    pub fn cache_stats(&self) -> CacheStats {
+    #[cfg(test)]
+    pub(crate) fn cache_stats(&self) -> CacheStats {
         self.verified.stats()
     }
 }

@@ -25,7 +25,7 @@ struct Gauges {
 }
 
 /// Shows them from now on.
-pub fn register(metrics: &Metrics, table: Arc<Table>, watch: Arc<WatchStatus>, issuers: Arc<Issuers>) {
+pub(crate) fn register(metrics: &Metrics, table: Arc<Table>, watch: Arc<WatchStatus>, issuers: Arc<Issuers>) {
     let propagation = watch.propagation().clone();
     metrics.register(|registry| {
         let help = "From the commit of a change to its enforcement here";

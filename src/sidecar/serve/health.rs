@@ -24,19 +24,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Tells whether checks can be decided now.
 #[derive(Debug, Clone)]
-pub struct Readiness {
+pub(crate) struct Readiness {
     table: Arc<Table>,
     max_staleness: Duration,
 }
 
 impl Readiness {
     /// Of this table under this bound.
-    pub fn new(table: Arc<Table>, max_staleness: Duration) -> Self {
+    pub(crate) fn new(table: Arc<Table>, max_staleness: Duration) -> Self {
         Self { table, max_staleness }
     }
 
     /// What stands in the way, in words; `None` when ready.
-    pub fn obstacle(&self) -> Option<String> {
+    pub(crate) fn obstacle(&self) -> Option<String> {
         match self.freshness() {
             Freshness::Fresh => {
                 self.table.skew_refusal().map(|denial| format!("checks answer STALE: {}", denial.detail))
@@ -64,7 +64,7 @@ impl Readiness {
     ///
     /// # Errors
     /// Never; the type is that of a task.
-    pub async fn follow(self, health: HealthReporter, stop: CancellationToken) -> Outcome {
+    pub(crate) async fn follow(self, health: HealthReporter, stop: CancellationToken) -> Outcome {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut shown, mut sleep, mut skew) = (false, Sleep::watch(), SkewLog::default());
@@ -95,7 +95,7 @@ impl Readiness {
 }
 
 /// A reporter that says NOT_SERVING from the start.
-pub async fn reporter() -> HealthReporter {
+pub(crate) async fn reporter() -> HealthReporter {
     let health = HealthReporter::new();
     show(&health, false).await;
     health

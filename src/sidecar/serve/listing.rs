@@ -44,7 +44,7 @@ struct Entry {
 }
 
 /// The route.
-pub fn routes(table: Arc<Table>) -> Router {
+pub(crate) fn routes(table: Arc<Table>) -> Router {
     Router::new().route("/grants", get(list).with_state(table))
 }
 

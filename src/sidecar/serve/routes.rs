@@ -16,7 +16,7 @@ const SMALL: usize = 4096;
 
 /// What an operator decides about the services.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Largest message about a call.
     pub max_check_bytes: usize,
     /// Whether reflection is offered.
@@ -27,7 +27,12 @@ pub struct Limits {
 ///
 /// # Errors
 /// When the descriptors for reflection cannot be read.
-pub fn build(authorizer: Authorizer, leash: Leash, health: HealthReporter, limits: Limits) -> anyhow::Result<Routes> {
+pub(crate) fn build(
+    authorizer: Authorizer,
+    leash: Leash,
+    health: HealthReporter,
+    limits: Limits,
+) -> anyhow::Result<Routes> {
     let Limits { max_check_bytes, reflection } = limits;
     let checks = AuthorizationServer::new(authorizer).max_decoding_message_size(max_check_bytes);
     // An Envoy that is told to show all headers shows the leash as many as it shows the check.

@@ -63,7 +63,7 @@ fn seconds(micros: u64) -> f64 {
 
 /// Says once that the clocks disagree, and once that they agree again.
 #[derive(Debug, Default)]
-pub struct SkewLog {
+pub(crate) struct SkewLog {
     told: Option<Kind>,
 }
 
@@ -75,7 +75,7 @@ enum Kind {
 
 impl SkewLog {
     /// Compares, and reports a change.
-    pub fn look(&mut self, clock: &ServerClock) {
+    pub(crate) fn look(&mut self, clock: &ServerClock) {
         let verdict = clock.verdict();
         if let Some(change) = self.change(verdict, clock.allowed()) {
             match change {

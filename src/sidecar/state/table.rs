@@ -23,7 +23,7 @@ use crate::model::grant::{GrantId, Revision};
 use crate::model::time::Timestamp;
 use crate::sidecar::streams::open::Leashes;
 
-pub use super::token_keys::Published;
+pub(crate) use super::token_keys::Published;
 use super::token_keys::TokenKeys;
 
 /// What the sidecar knows, and how recent that is.

@@ -16,13 +16,13 @@ use crate::model::grant::{End, Grant, GrantId, Revision};
 /// Where Envoy keeps the answer: the name of its own filter.
 const NAMESPACE: &str = "envoy.filters.http.ext_authz";
 /// The grants that carry the call, in the answer to the check.
-pub const GRANTS: &str = "grants";
+pub(crate) const GRANTS: &str = "grants";
 /// Between a standing grant's name and its revision; no id has it.
 const AS_OF: char = '@';
 /// The decision that let it pass.
-pub const DECISION: &str = "decision_id";
+pub(crate) const DECISION: &str = "decision_id";
 /// Whether the caller speaks gRPC.
-pub const GRPC: &str = "grpc";
+pub(crate) const GRPC: &str = "grpc";
 
 /// A grant that carries a stream, as it was when the call was let pass.
 ///

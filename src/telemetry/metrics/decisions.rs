@@ -13,7 +13,7 @@ type Labels<const N: usize> = [(&'static str, &'static str); N];
 
 /// Decisions by outcome and reason, and how long they took.
 #[derive(Debug, Clone)]
-pub struct Decisions {
+pub(crate) struct Decisions {
     allowed: Counter,
     aborted: Counter,
     /// In the order of [`DenyReason::ALL`].
@@ -41,7 +41,7 @@ const BUCKETS: [u64; 13] = [
 
 impl Decisions {
     /// Registers the families, each child at zero: a rate over a reason that was never seen is zero, not absent.
-    pub fn register(metrics: &Metrics) -> Self {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
         let (decisions, shadowed) = (Family::<Labels<2>, Counter>::default(), Family::<Labels<1>, Counter>::default());
         let duration = Latency::new(&BUCKETS);
         metrics.register(|registry| {
@@ -64,30 +64,30 @@ impl Decisions {
     }
 
     /// Counts an allow.
-    pub fn allowed(&self, took: Duration) {
+    pub(crate) fn allowed(&self, took: Duration) {
         self.allowed.inc();
         self.duration.observe(took);
     }
 
     /// Counts a denial, or a check that could not be decided.
-    pub fn denied(&self, reason: DenyReason, took: Duration) {
+    pub(crate) fn denied(&self, reason: DenyReason, took: Duration) {
         count(&self.denied, reason);
         self.duration.observe(took);
     }
 
     /// Counts a check that was given up before it was decided.
-    pub fn aborted(&self) {
+    pub(crate) fn aborted(&self) {
         self.aborted.inc();
     }
 
     /// Counts a denial that shadow mode turned into an allow; [`Decisions::denied`] counts it as well.
-    pub fn shadowed(&self, reason: DenyReason) {
+    pub(crate) fn shadowed(&self, reason: DenyReason) {
         count(&self.shadowed, reason);
     }
 }
 
 /// The word for the outcome: label and span attribute alike.
-pub const fn outcome(reason: DenyReason) -> &'static str {
+pub(crate) const fn outcome(reason: DenyReason) -> &'static str {
     match reason.class() {
         DenyClass::Unauthenticated | DenyClass::PermissionDenied => "deny",
         DenyClass::Unavailable => "unavailable",

@@ -12,7 +12,7 @@ use crate::wire::v1;
 /// An event, spelled out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Line {
+pub(crate) struct Line {
     index: i64,
     /// RFC 3339 with nanoseconds.
     time: String,
@@ -41,7 +41,7 @@ struct Changed {
 
 impl Line {
     /// Of an event that was fetched.
-    pub fn of(event: &v1::AuditEvent) -> Self {
+    pub(crate) fn of(event: &v1::AuditEvent) -> Self {
         let change = |change: &v1::AuditChange| Changed {
             field: change.field.clone(),
             before: change.before.clone(),
@@ -65,12 +65,12 @@ impl Line {
     }
 
     /// As a value.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::to_value(self).unwrap_or(Value::Null)
     }
 
     /// As one line.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 
@@ -78,7 +78,7 @@ impl Line {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(text: &str) -> Result<Event, String> {
+    pub(crate) fn parse(text: &str) -> Result<Event, String> {
         let line: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let number = |value: i64, field: &str| u64::try_from(value).map_err(|_| format!("{field} is negative"));
         let time = humantime::parse_rfc3339(&line.time).map_err(|error| format!("time: {error}"))?;
@@ -109,12 +109,12 @@ fn moment(time: &prost_types::Timestamp) -> String {
 }
 
 /// Hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The bytes again.
-pub fn unhex(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
     let pairs = text.as_bytes().chunks(2);
     let byte =
         |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?, 16).ok();

@@ -21,7 +21,7 @@ const BYTES_MAX: usize = 2 << 20;
 
 /// Which events are listed.
 #[derive(Debug, Clone, Default)]
-pub struct EventFilter {
+pub(crate) struct EventFilter {
     /// Only of this.
     pub resource: Option<String>,
     /// Only by this one.
@@ -39,7 +39,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`Fault`] when the store cannot be read.
-    pub async fn audit_events(
+    pub(crate) async fn audit_events(
         &self,
         caller: &Caller,
         page: Page,
@@ -81,7 +81,7 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_ELIGIBLE unless an administrator.
-    pub async fn audit_checkpoint(&self, caller: &Caller) -> Result<v1::AuditCheckpoint, Fault> {
+    pub(crate) async fn audit_checkpoint(&self, caller: &Caller) -> Result<v1::AuditCheckpoint, Fault> {
         caller.must_be_admin("take a checkpoint of the audit chain")?;
         let now = self.now();
         Ok(self.store.read(move |reader| super::checkpoint(reader, now)).await?)

@@ -30,7 +30,7 @@ impl Change<'_> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn escalate(
+    pub(crate) fn escalate(
         &mut self,
         request: &mut AccessRequest,
         at: Timestamp,
@@ -42,7 +42,7 @@ impl Change<'_> {
     }
 
     /// Puts the review afterwards of a request on the list of what is outstanding.
-    pub fn open_review(&mut self, request: &AccessRequest, review: &AfterTheFact) {
+    pub(crate) fn open_review(&mut self, request: &AccessRequest, review: &AfterTheFact) {
         let id = request.id.as_bytes();
         let mut value = keys::number(review.due.as_micros());
         value.extend(request.terms.policy.name.as_bytes());
@@ -54,7 +54,7 @@ impl Change<'_> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn review_overdue(&mut self, request: &mut AccessRequest, actor: &str) -> Result<(), StoreError> {
+    pub(crate) fn review_overdue(&mut self, request: &mut AccessRequest, actor: &str) -> Result<(), StoreError> {
         let Some(review) = &mut request.break_glass else { return Ok(()) };
         review.overdue_since = Some(review.due);
         let due = review.due;
@@ -67,7 +67,7 @@ impl Change<'_> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn review_afterwards(&mut self, request: &mut AccessRequest, said: Said) -> Result<(), StoreError> {
+    pub(crate) fn review_afterwards(&mut self, request: &mut AccessRequest, said: Said) -> Result<(), StoreError> {
         let (actor, opinion, reason) = (said.reviewer.to_string(), said.opinion, said.reason.clone());
         let Some(review) = &mut request.break_glass else { return Ok(()) };
         review.said = Some(said);
@@ -82,7 +82,7 @@ impl Change<'_> {
     }
 
     /// Writes what became known of a grant and changes nothing that is enforced: no sidecar hears of it.
-    pub fn annotate(&mut self, issued: &Issued) {
+    pub(crate) fn annotate(&mut self, issued: &Issued) {
         let id = issued.grant.id.as_str().as_bytes().to_vec();
         self.rows.put(Table::Grants, id, stored_to(issued).encode_to_vec());
     }

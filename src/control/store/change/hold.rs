@@ -13,7 +13,7 @@ impl Change<'_> {
     ///
     /// # Errors
     /// [`ChangeError::Grant`] when it is not active.
-    pub fn suspend_grant(&mut self, issued: &mut Issued, suspension: &Suspension) -> Result<(), ChangeError> {
+    pub(crate) fn suspend_grant(&mut self, issued: &mut Issued, suspension: &Suspension) -> Result<(), ChangeError> {
         let from = issued.grant.state(self.now);
         from.after(GrantStep::Suspend)?;
         issued.grant.hold = Hold::Suspended;
@@ -28,7 +28,7 @@ impl Change<'_> {
     ///
     /// # Errors
     /// [`ChangeError::Grant`] when it is not suspended.
-    pub fn resume_grant(&mut self, issued: &mut Issued, by: &str, reason: &str) -> Result<(), ChangeError> {
+    pub(crate) fn resume_grant(&mut self, issued: &mut Issued, by: &str, reason: &str) -> Result<(), ChangeError> {
         let from = issued.grant.state(self.now);
         from.after(GrantStep::Resume)?;
         issued.grant.hold = Hold::None;
@@ -40,7 +40,7 @@ impl Change<'_> {
 
     /// Notes which grant extends this one. It stays as it is, for sidecars and in its state: this is no transition, and
     /// the issue of the other one is what is audited.
-    pub fn link_extension(&mut self, issued: &mut Issued, by: GrantId) {
+    pub(crate) fn link_extension(&mut self, issued: &mut Issued, by: GrantId) {
         issued.origin.chain.extended_by = Some(by);
         let id = issued.grant.id.as_str().as_bytes().to_vec();
         self.rows.put(Table::Grants, id, stored_to(issued).encode_to_vec());

@@ -13,7 +13,7 @@ impl Change<'_> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn publish_token_key(&mut self, key: &TokenKey, by: &str, reason: &str) -> Result<(), StoreError> {
+    pub(crate) fn publish_token_key(&mut self, key: &TokenKey, by: &str, reason: &str) -> Result<(), StoreError> {
         self.put_token_key(key);
         self.audit_token_key("token_key.published", ("", key), Said { by, reason })
     }
@@ -22,7 +22,7 @@ impl Change<'_> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn sign_with(&mut self, key: &mut TokenKey, by: &str) -> Result<(), StoreError> {
+    pub(crate) fn sign_with(&mut self, key: &mut TokenKey, by: &str) -> Result<(), StoreError> {
         let from = key.stage().as_str();
         key.sign_since(self.now);
         self.put_token_key(key);
@@ -33,7 +33,7 @@ impl Change<'_> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn retire_token_key(&mut self, key: &mut TokenKey, by: &str) -> Result<(), StoreError> {
+    pub(crate) fn retire_token_key(&mut self, key: &mut TokenKey, by: &str) -> Result<(), StoreError> {
         let from = key.stage().as_str();
         key.retire_at(self.now);
         self.put_token_key(key);
@@ -44,7 +44,7 @@ impl Change<'_> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn remove_token_key(&mut self, key: &TokenKey, by: &str) -> Result<(), StoreError> {
+    pub(crate) fn remove_token_key(&mut self, key: &TokenKey, by: &str) -> Result<(), StoreError> {
         self.rows.remove(Table::TokenKeys, key.kid.as_bytes().to_vec());
         self.audit(&Entry {
             kind: "token_key.removed",
@@ -61,7 +61,12 @@ impl Change<'_> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn note_token(&mut self, claims: &JitClaims, kid: &str, traceparent: Option<&str>) -> Result<(), StoreError> {
+    pub(crate) fn note_token(
+        &mut self,
+        claims: &JitClaims,
+        kid: &str,
+        traceparent: Option<&str>,
+    ) -> Result<(), StoreError> {
         let JitClaims { id, workload, expires, .. } = claims;
         self.audit(&Entry {
             kind: "token.issued",

@@ -15,7 +15,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// [`StoreError`] when the engine cannot read, or what `visit` fails with.
-    pub fn audit_rows(
+    pub(crate) fn audit_rows(
         &self,
         index: u64,
         visit: &mut dyn FnMut(Row) -> Result<ControlFlow<()>, StoreError>,
@@ -27,7 +27,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// As [`Reader::audit_rows`].
-    pub fn newest_audit_rows(
+    pub(crate) fn newest_audit_rows(
         &self,
         below: u64,
         visit: &mut dyn FnMut(Row) -> Result<ControlFlow<()>, StoreError>,
@@ -50,7 +50,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn audit_event(&self, index: u64) -> Read<Option<store::AuditEvent>> {
+    pub(crate) fn audit_event(&self, index: u64) -> Read<Option<store::AuditEvent>> {
         self.row(Table::Audit, &keys::number(index))
     }
 
@@ -58,7 +58,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn audit_of(&self, resource: &str, below: u64, limit: usize) -> Read<Vec<u64>> {
+    pub(crate) fn audit_of(&self, resource: &str, below: u64, limit: usize) -> Read<Vec<u64>> {
         let prefix = keys::party_prefix(resource);
         let span = Span::prefix(&prefix).below(keys::pair(resource, &keys::number(below))).descending();
         let mut found = Vec::new();

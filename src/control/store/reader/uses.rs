@@ -15,7 +15,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn grant_use(&self, grant: &str) -> Read<Option<store::GrantUse>> {
+    pub(crate) fn grant_use(&self, grant: &str) -> Read<Option<store::GrantUse>> {
         self.row(Table::Uses, grant.as_bytes())
     }
 
@@ -23,7 +23,8 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn last_use(&self, grant: &str) -> Read<Option<Timestamp>> {
+    #[cfg(test)]
+    pub(crate) fn last_use(&self, grant: &str) -> Read<Option<Timestamp>> {
         let last = self.grant_use(grant)?.and_then(|known| known.last);
         Ok(last.and_then(|last| timestamp_from(&last, "last").ok()))
     }
@@ -32,7 +33,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn linked_grants(&self, grant: &str) -> Read<Vec<String>> {
+    pub(crate) fn linked_grants(&self, grant: &str) -> Read<Vec<String>> {
         let Some(row) = self.0.fetch(Table::Grants, grant.as_bytes())? else { return Ok(vec![]) };
         let mut found = fields("jitgate.store.v1.StoredGrant", &row);
         Ok(["extends", "extended_by"].iter().filter_map(|field| found.remove(*field)).collect())
@@ -42,7 +43,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn decision(&self, id: &str) -> Read<Option<v1::Decision>> {
+    pub(crate) fn decision(&self, id: &str) -> Read<Option<v1::Decision>> {
         self.row(Table::Decisions, id.as_bytes())
     }
 
@@ -50,7 +51,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn decisions_of(&self, grant: &str, limit: usize) -> Read<Vec<v1::Decision>> {
+    pub(crate) fn decisions_of(&self, grant: &str, limit: usize) -> Read<Vec<v1::Decision>> {
         let prefix = keys::party_prefix(grant);
         let mut ids = Vec::new();
         self.0.scan(Table::DecisionsByGrant, &Span::prefix(&prefix).descending(), &mut |key, _| {
@@ -65,7 +66,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn decisions_counted(&self, grant: &str) -> Read<usize> {
+    pub(crate) fn decisions_counted(&self, grant: &str) -> Read<usize> {
         let mut counted = 0;
         self.0.scan(Table::DecisionsByGrant, &Span::prefix(&keys::party_prefix(grant)), &mut |_, _| {
             counted += 1;
@@ -78,7 +79,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn oldest_decisions(&self, limit: usize) -> Read<Vec<(Timestamp, String)>> {
+    pub(crate) fn oldest_decisions(&self, limit: usize) -> Read<Vec<(Timestamp, String)>> {
         let mut oldest = Vec::new();
         self.0.scan(Table::DecisionsByArrival, &Span::ALL, &mut |key, _| {
             let (at, id) = arrival_parts(key)?;
@@ -92,7 +93,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn decisions_kept(&self) -> Read<u64> {
+    pub(crate) fn decisions_kept(&self) -> Read<u64> {
         let mut kept = 0;
         self.0.scan(Table::DecisionsByArrival, &Span::ALL, &mut |_, _| {
             kept += 1;
@@ -105,7 +106,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn reporter(&self, instance: &str) -> Read<Option<store::Reporter>> {
+    pub(crate) fn reporter(&self, instance: &str) -> Read<Option<store::Reporter>> {
         self.row(Table::Reporters, instance.as_bytes())
     }
 
@@ -113,7 +114,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn lost_records(&self, service: &str, since: Timestamp) -> Read<bool> {
+    pub(crate) fn lost_records(&self, service: &str, since: Timestamp) -> Read<bool> {
         let lost = |reporter: &store::Reporter| {
             let at = reporter.loss_time.as_ref().and_then(|at| timestamp_from(at, "loss_time").ok());
             at.is_some_and(|at| at >= since) && reporter.services.iter().any(|watched| watched == service)
@@ -125,7 +126,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// As every reading.
-    pub fn reporters(&self) -> Read<Vec<(String, store::Reporter)>> {
+    pub(crate) fn reporters(&self) -> Read<Vec<(String, store::Reporter)>> {
         self.all(Table::Reporters, |key, value| {
             Ok((keys::text(key)?.to_owned(), decode(Table::Reporters, key, value)?))
         })

@@ -20,7 +20,7 @@ const SECONDS_MAX: u64 = Timestamp::MAX.as_micros() / 1_000_000;
 /// A token that counts: signed by one of the keys, at this time. Whether its workload presents it and its grant is alive
 /// is for the decision to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JitToken {
+pub(crate) struct JitToken {
     /// What it says.
     pub claims: JitClaims,
 }
@@ -28,7 +28,7 @@ pub struct JitToken {
 impl JitToken {
     /// # Errors
     /// TOKEN_AUDIENCE_MISMATCH when it is for another service.
-    pub fn meant_for(&self, service: &Service) -> Result<(), Denial> {
+    pub(crate) fn meant_for(&self, service: &Service) -> Result<(), Denial> {
         if self.claims.audience == *service {
             return Ok(());
         }
@@ -37,7 +37,7 @@ impl JitToken {
 
     /// # Errors
     /// TOKEN_BINDING_MISMATCH unless the mTLS peer is the workload that the token is bound to. Without a peer nobody is.
-    pub fn bound_to(&self, peer: Option<&Principal>) -> Result<(), Denial> {
+    pub(crate) fn bound_to(&self, peer: Option<&Principal>) -> Result<(), Denial> {
         let detail = match peer {
             Some(peer) if *peer == self.claims.workload => return Ok(()),
             Some(_) => "the token is bound to another workload than the one that presents it",
