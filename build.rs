@@ -6,8 +6,11 @@ use std::process::Command;
 use std::{env, fs};
 
 /// Messages that hold a credential; their Debug is written by hand.
-const CREDENTIALS: [&str; 3] =
-    ["jitgate.v1.IssueTokenResponse", "jitgate.v1.IntrospectTokenRequest", "jitgate.v1.ValidateAccessRequest"];
+const CREDENTIALS: [&str; 3] = [
+    "jitgate.v1.IssueTokenResponse",
+    "jitgate.v1.IntrospectTokenRequest",
+    "jitgate.v1.ValidateAccessRequest",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
@@ -34,8 +37,16 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn compile(files: &[&str], include: &str, descriptors: &Path) -> Result<(), Box<dyn Error>> {
     let set = protox::compile(files, [include])?;
     fs::write(descriptors, prost::Message::encode_to_vec(&set))?;
-    let codec = if include == "proto" { "crate::wire::codec::SmallCodec" } else { "tonic_prost::ProstCodec" };
-    tonic_prost_build::configure().bytes(".").skip_debug(CREDENTIALS).codec_path(codec).compile_fds(set)?;
+    let codec = if include == "proto" {
+        "crate::wire::codec::SmallCodec"
+    } else {
+        "tonic_prost::ProstCodec"
+    };
+    tonic_prost_build::configure()
+        .bytes(".")
+        .skip_debug(CREDENTIALS)
+        .codec_path(codec)
+        .compile_fds(set)?;
     Ok(())
 }
 
@@ -43,7 +54,10 @@ fn compile(files: &[&str], include: &str, descriptors: &Path) -> Result<(), Box<
 fn compile_store(out: &Path) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(out)?;
     let set = protox::compile(["jitgate/store/v1/store.proto"], ["proto"])?;
-    fs::write(out.with_extension("bin"), prost::Message::encode_to_vec(&set))?;
+    fs::write(
+        out.with_extension("bin"),
+        prost::Message::encode_to_vec(&set),
+    )?;
     tonic_prost_build::configure()
         .bytes(".")
         // Holds a private key; its Debug is written by hand.
@@ -59,7 +73,9 @@ fn compile_store(out: &Path) -> Result<(), Box<dyn Error>> {
 /// The short commit hash, or `unknown` outside a git checkout.
 fn commit() -> String {
     // The log of HEAD changes with each commit; where there is none (a source archive), nothing is watched.
-    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|path| Path::new(path).exists()) {
+    if let Some(log) =
+        git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|path| Path::new(path).exists())
+    {
         println!("cargo:rerun-if-changed={log}");
     }
     git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned())
@@ -67,6 +83,8 @@ fn commit() -> String {
 
 fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").args(arguments).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
+    let text = String::from_utf8(output.stdout)
+        .ok()
+        .filter(|_| output.status.success())?;
     Some(text.trim().to_owned())
 }

@@ -75,7 +75,9 @@ struct Bench {
 
 fn main() -> anyhow::Result<()> {
     let bench = Bench::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     if let Some(port) = bench.serve_reference {
         return runtime.block_on(reference::serve(port));
     }
@@ -84,7 +86,8 @@ fn main() -> anyhow::Result<()> {
     }
     let report = runtime.block_on(run(&bench))?;
     if let Some(file) = &bench.json {
-        std::fs::write(file, report.to_json()?).with_context(|| format!("{} cannot be written", file.display()))?;
+        std::fs::write(file, report.to_json()?)
+            .with_context(|| format!("{} cannot be written", file.display()))?;
     }
     write!(std::io::stdout(), "{}", report.to_table())?;
     report.account()
@@ -105,13 +108,27 @@ async fn run(bench: &Bench) -> anyhow::Result<Report> {
     let mut runs = Vec::with_capacity(bench.shapes.len());
     for &shape in &bench.shapes {
         for contestant in [&reference, &candidate] {
-            load.burst(contestant, shape, bench.burst).await.context("while warming up")?;
+            load.burst(contestant, shape, bench.burst)
+                .await
+                .context("while warming up")?;
         }
         let mut rounds = Vec::with_capacity(bench.rounds);
         for number in 0..bench.rounds {
-            rounds.push(round(&mut load, shape, bench.burst, [&reference, &candidate], number % 2 == 1).await?);
+            rounds.push(
+                round(
+                    &mut load,
+                    shape,
+                    bench.burst,
+                    [&reference, &candidate],
+                    number % 2 == 1,
+                )
+                .await?,
+            );
         }
-        runs.push(Run { shape: shape.to_string(), rounds });
+        runs.push(Run {
+            shape: shape.to_string(),
+            rounds,
+        });
     }
     let memory = candidate.memory()?;
     Ok(Report {
@@ -136,9 +153,15 @@ async fn round(
 ) -> anyhow::Result<Round> {
     let [reference, candidate] = both;
     let before = [reference.cpu()?, candidate.cpu()?];
-    let order = if reverse { [candidate, reference] } else { [reference, candidate] };
+    let order = if reverse {
+        [candidate, reference]
+    } else {
+        [reference, candidate]
+    };
     for contestant in order {
-        load.burst(contestant, shape, burst).await.with_context(|| contestant.name.to_owned())?;
+        load.burst(contestant, shape, burst)
+            .await
+            .with_context(|| contestant.name.to_owned())?;
     }
     let [reference_before, candidate_before] = before;
     Ok(Round {

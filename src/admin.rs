@@ -73,12 +73,23 @@ pub(crate) async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpL
     TcpListener::bind(address).await.map_err(|error| {
         use std::io::ErrorKind;
         let hints = [
-            (ErrorKind::AddrInUse, "is another jitgate running? Stop it, or choose another address"),
-            (ErrorKind::PermissionDenied, "ports below 1024 need a privilege: choose another"),
-            (ErrorKind::AddrNotAvailable, "this machine has no such address"),
+            (
+                ErrorKind::AddrInUse,
+                "is another jitgate running? Stop it, or choose another address",
+            ),
+            (
+                ErrorKind::PermissionDenied,
+                "ports below 1024 need a privilege: choose another",
+            ),
+            (
+                ErrorKind::AddrNotAvailable,
+                "this machine has no such address",
+            ),
         ];
-        let hint =
-            hints.iter().find(|(kind, _)| *kind == error.kind()).map_or("choose another address", |(_, hint)| hint);
+        let hint = hints
+            .iter()
+            .find(|(kind, _)| *kind == error.kind())
+            .map_or("choose another address", |(_, hint)| hint);
         anyhow!("{flag} {address} cannot be bound: {error}; {hint}")
     })
 }
@@ -106,7 +117,11 @@ impl fmt::Debug for Condition {
 impl Admin {
     /// `/livez`, `/readyz` (ready at once) and `/metrics`.
     pub(crate) fn new(metrics: Metrics) -> Self {
-        Self { metrics, conditions: Vec::new(), routes: Router::new() }
+        Self {
+            metrics,
+            conditions: Vec::new(),
+            routes: Router::new(),
+        }
     }
 
     /// Makes readiness depend on `check` as well; its error is the line that `/readyz` shows.
@@ -116,7 +131,10 @@ impl Admin {
         name: &'static str,
         check: impl Fn() -> Result<(), String> + Send + Sync + 'static,
     ) -> Self {
-        self.conditions.push(Condition { name, check: Box::new(check) });
+        self.conditions.push(Condition {
+            name,
+            check: Box::new(check),
+        });
         self
     }
 
@@ -129,7 +147,11 @@ impl Admin {
 
     /// The routes, for a listener that has others beside them.
     pub(crate) fn into_router(self) -> Router {
-        let Self { metrics, conditions, routes } = self;
+        let Self {
+            metrics,
+            conditions,
+            routes,
+        } = self;
         let conditions: Arc<[Condition]> = conditions.into();
         Router::new()
             .route("/livez", get(|| async { "ok\n" }))
@@ -167,14 +189,22 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin, stop: Cancellatio
         }
     }
     // Answers under way are finished; idle connections were told to end.
-    drop(tokio::time::timeout(PATIENCE, async { while connections.join_next().await.is_some() {} }).await);
+    drop(
+        tokio::time::timeout(PATIENCE, async {
+            while connections.join_next().await.is_some() {}
+        })
+        .await,
+    );
     Ok(())
 }
 
 /// Serves one connection.
 async fn converse(socket: TcpStream, routes: Router, stop: CancellationToken) {
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD_MAX).max_headers(HEADERS_MAX);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(HEAD_MAX)
+        .max_headers(HEADERS_MAX);
     let connection = http.serve_connection(TokioIo::new(socket), TowerToHyperService::new(routes));
     let mut connection = std::pin::pin!(connection);
     let outcome = tokio::select! {
@@ -193,7 +223,11 @@ async fn converse(socket: TcpStream, routes: Router, stop: CancellationToken) {
 /// No bodies, no endless answers.
 async fn bounded(request: Request, next: Next) -> Response {
     if has_body(request.headers()) {
-        return (StatusCode::PAYLOAD_TOO_LARGE, "no request body is taken here\n").into_response();
+        return (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "no request body is taken here\n",
+        )
+            .into_response();
     }
     match tokio::time::timeout(PATIENCE, next.run(request)).await {
         Ok(response) => response,
@@ -207,7 +241,10 @@ fn has_body(headers: &HeaderMap) -> bool {
 }
 
 async fn show_metrics(State(metrics): State<Metrics>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], metrics.render())
+    (
+        [(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)],
+        metrics.render(),
+    )
 }
 
 #[derive(Serialize)]
@@ -224,23 +261,43 @@ struct Met {
     detail: Option<String>,
 }
 
-async fn readyz(State(conditions): State<Arc<[Condition]>>, RawQuery(query): RawQuery) -> Result<Response, Infallible> {
+async fn readyz(
+    State(conditions): State<Arc<[Condition]>>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Infallible> {
     let conditions: Vec<_> = conditions
         .iter()
         .map(|Condition { name, check }| {
             let detail = check().err();
-            Met { name, met: detail.is_none(), detail }
+            Met {
+                name,
+                met: detail.is_none(),
+                detail,
+            }
         })
         .collect();
     let ready = conditions.iter().all(|condition| condition.met);
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let verbose = query.is_some_and(|query| query.split('&').any(|pair| pair.split('=').next() == Some("verbose")));
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let verbose = query.is_some_and(|query| {
+        query
+            .split('&')
+            .any(|pair| pair.split('=').next() == Some("verbose"))
+    });
     if verbose {
         return Ok((status, Json(Readiness { ready, conditions })).into_response());
     }
-    let unmet =
-        conditions.iter().filter_map(|Met { name, detail, .. }| Some(format!("{name}: {}\n", detail.as_ref()?)));
-    let text = if ready { "ok\n".to_owned() } else { unmet.collect() };
+    let unmet = conditions
+        .iter()
+        .filter_map(|Met { name, detail, .. }| Some(format!("{name}: {}\n", detail.as_ref()?)));
+    let text = if ready {
+        "ok\n".to_owned()
+    } else {
+        unmet.collect()
+    };
     Ok((status, text).into_response())
 }
 
@@ -251,7 +308,9 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     async fn running(admin: Admin) -> (SocketAddr, CancellationToken, JoinSet<Outcome>) {
-        let listener = bind("--admin-listen", "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let listener = bind("--admin-listen", "127.0.0.1:0".parse().unwrap())
+            .await
+            .unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let mut set = JoinSet::new();
         set.spawn(serve(listener, admin, stop.clone()));
@@ -270,20 +329,32 @@ mod tests {
     }
 
     async fn fetch(address: SocketAddr, target: &str) -> String {
-        raw(address, format!("GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await
+        raw(
+            address,
+            format!("GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes(),
+        )
+        .await
     }
 
     #[tokio::test]
     async fn a_live_process_says_so_and_shows_its_metrics() {
         let (address, _stop, _set) = running(Admin::new(Metrics::of_process())).await;
         let live = fetch(address, "/livez").await;
-        assert!(live.starts_with("HTTP/1.1 200") && live.ends_with("ok\n"), "{live}");
+        assert!(
+            live.starts_with("HTTP/1.1 200") && live.ends_with("ok\n"),
+            "{live}"
+        );
         let metrics = fetch(address, "/metrics").await;
         assert!(
-            metrics.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"),
+            metrics.contains(
+                "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"
+            ),
             "{metrics}"
         );
-        assert!(metrics.contains("jitgate_build_info") && metrics.ends_with("# EOF\n"), "{metrics}");
+        assert!(
+            metrics.contains("jitgate_build_info") && metrics.ends_with("# EOF\n"),
+            "{metrics}"
+        );
         assert!(fetch(address, "/nothing").await.starts_with("HTTP/1.1 404"));
     }
 
@@ -291,12 +362,21 @@ mod tests {
     async fn readiness_names_each_unmet_condition_and_follows_them() {
         let synced = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&synced);
-        let check = move || if seen.load(Ordering::SeqCst) { Ok(()) } else { Err("no snapshot yet".to_owned()) };
-        let admin = Admin::new(Metrics::default()).ready_when("grants", check).ready_when("issuers", || Ok(()));
+        let check = move || {
+            if seen.load(Ordering::SeqCst) {
+                Ok(())
+            } else {
+                Err("no snapshot yet".to_owned())
+            }
+        };
+        let admin = Admin::new(Metrics::default())
+            .ready_when("grants", check)
+            .ready_when("issuers", || Ok(()));
         let (address, _stop, _set) = running(admin).await;
         let waiting = fetch(address, "/readyz").await;
         assert!(
-            waiting.starts_with("HTTP/1.1 503") && waiting.ends_with("\r\n\r\ngrants: no snapshot yet\n"),
+            waiting.starts_with("HTTP/1.1 503")
+                && waiting.ends_with("\r\n\r\ngrants: no snapshot yet\n"),
             "{waiting}"
         );
         let verbose = fetch(address, "/readyz?verbose").await;
@@ -315,26 +395,54 @@ mod tests {
         let body = format!("{head}content-length: 5\r\n\r\nhello");
         let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n0\r\n\r\n");
         let post = "POST /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".to_owned();
-        for bytes in ["\0\u{1}\u{2} junk\r\n\r\n".to_owned(), "GET\r\n\r\n".to_owned(), long, many, body, chunked, post]
-        {
+        for bytes in [
+            "\0\u{1}\u{2} junk\r\n\r\n".to_owned(),
+            "GET\r\n\r\n".to_owned(),
+            long,
+            many,
+            body,
+            chunked,
+            post,
+        ] {
             let answer = raw(address, bytes.as_bytes()).await;
-            assert!(answer.starts_with("HTTP/1.1 4"), "{:.60} -> {answer:?}", bytes);
+            assert!(
+                answer.starts_with("HTTP/1.1 4"),
+                "{:.60} -> {answer:?}",
+                bytes
+            );
         }
-        assert!(raw(address, b"\xff\xfe\xfd\r\n\r\n").await.starts_with("HTTP/1.1 4"));
-        assert!(fetch(address, "/livez").await.starts_with("HTTP/1.1 200"), "it must go on");
+        assert!(
+            raw(address, b"\xff\xfe\xfd\r\n\r\n")
+                .await
+                .starts_with("HTTP/1.1 4")
+        );
+        assert!(
+            fetch(address, "/livez").await.starts_with("HTTP/1.1 200"),
+            "it must go on"
+        );
     }
 
     #[tokio::test]
     async fn a_taken_address_is_named_with_the_way_out() {
         let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = holder.local_addr().unwrap();
-        let error = AdminArgs { admin_listen: address }.bind().await.unwrap_err().to_string();
-        assert!(error.contains(&format!("--admin-listen {address}")) && error.contains("is another"), "{error}");
+        let error = AdminArgs {
+            admin_listen: address,
+        }
+        .bind()
+        .await
+        .unwrap_err()
+        .to_string();
+        assert!(
+            error.contains(&format!("--admin-listen {address}")) && error.contains("is another"),
+            "{error}"
+        );
     }
 
     #[tokio::test]
     async fn a_role_adds_routes_and_stopping_ends_the_listener() {
-        let admin = Admin::new(Metrics::default()).merge(Router::new().route("/grants", get(|| async { "[]" })));
+        let admin = Admin::new(Metrics::default())
+            .merge(Router::new().route("/grants", get(|| async { "[]" })));
         let (address, stop, mut set) = running(admin).await;
         assert!(fetch(address, "/grants").await.ends_with("[]"));
         // An idle connection does not hold it up.

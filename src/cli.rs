@@ -23,7 +23,9 @@ pub use verbs::audit::{AuditArgs, audit};
 pub mod policy {
     pub use super::verbs::policy::apply::{Files, apply, plan};
     pub use super::verbs::policy::history::{history, show};
-    pub use super::verbs::policy::{Case, Checked, Found, PolicyArgs, PolicyVerb, Tested, report, report_test};
+    pub use super::verbs::policy::{
+        Case, Checked, Found, PolicyArgs, PolicyVerb, Tested, report, report_test,
+    };
 }
 
 /// What the command line can do by itself.

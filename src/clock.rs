@@ -22,7 +22,10 @@ pub(crate) use server::{Reading, ServerClock, Skew, Verdict};
 pub(crate) use sleep::Sleep;
 
 /// The wall clock. It dates things for people; enforcement never reads it.
-#[expect(clippy::disallowed_methods, reason = "the one reading of the wall clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one reading of the wall clock"
+)]
 pub fn wall() -> Timestamp {
     Timestamp::from_system(SystemTime::now())
 }
@@ -49,7 +52,10 @@ impl ControlClock {
 
     /// Anchors at a given time.
     pub(crate) fn starting_at(start: Timestamp) -> Self {
-        Self { start, since: Instant::now() }
+        Self {
+            start,
+            since: Instant::now(),
+        }
     }
 
     /// The control plane's time now.

@@ -74,7 +74,11 @@ use tokens::TokenApi;
 ///
 /// # Errors
 /// One line that names what is wrong and the way out.
-pub async fn run(args: ControlPlaneArgs, metrics: Metrics, until: impl Future<Output = ()>) -> Outcome {
+pub async fn run(
+    args: ControlPlaneArgs,
+    metrics: Metrics,
+    until: impl Future<Output = ()>,
+) -> Outcome {
     ControlPlane::bind(args, metrics).await?.run(until).await
 }
 
@@ -120,26 +124,51 @@ impl ControlPlane {
             uses,
         } = args;
         tokens.check()?;
-        let plaintext = Plaintext { listen: &listen, http_listen: &http_listen, insecure };
+        let plaintext = Plaintext {
+            listen: &listen,
+            http_listen: &http_listen,
+            insecure,
+        };
         let by_certificate = tls_client_ca.is_some();
         let tls = config::tls(tls_cert, tls_key, tls_client_ca, plaintext)?;
         let issuers = Arc::new(issuers.load()?);
         let (directory, _) = config::policies(policies)?;
-        let (grpc, http) = (admin::bind("--listen", listen).await?, admin::bind("--http-listen", http_listen).await?);
+        let (grpc, http) = (
+            admin::bind("--listen", listen).await?,
+            admin::bind("--http-listen", http_listen).await?,
+        );
         let (grpc_address, http_address) = (grpc.local_addr()?, http.local_addr()?);
-        let Opened { plane, writer, clock } = open(&data_dir, progress_interval, tombstone_keep, &metrics).await?;
+        let Opened {
+            plane,
+            writer,
+            clock,
+        } = open(&data_dir, progress_interval, tombstone_keep, &metrics).await?;
         let plane = plane.with_sources(Sources::new(&directory));
-        let policies = plane.declared().await?.map_err(|problems| config::refused(&directory, &problems))?;
-        policies.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+        let policies = plane
+            .declared()
+            .await?
+            .map_err(|problems| config::refused(&directory, &problems))?;
+        policies
+            .warnings()
+            .iter()
+            .for_each(|warning| tracing::warn!("{warning}"));
 
-        let encryption = if tls.is_some() { "TLS 1.3" } else { "plaintext" };
+        let encryption = if tls.is_some() {
+            "TLS 1.3"
+        } else {
+            "plaintext"
+        };
         tracing::info!(address = %grpc_address, encryption, "the gRPC API and the watch stream are here");
         tracing::info!(address = %http_address, "/livez, /readyz, /metrics and /.well-known/jwks.json are here");
         issuers.announce();
         if issuers.is_empty() && !by_certificate {
             tracing::warn!("nobody can ask: pass --issuers to say whose tokens count");
         }
-        let keys = Arc::new(TokenKeys::new(plane.store.clone(), Arc::clone(&plane.fanout), tokens));
+        let keys = Arc::new(TokenKeys::new(
+            plane.store.clone(),
+            Arc::clone(&plane.fanout),
+            tokens,
+        ));
         let entitlements = Entitlements::new(entitle, tls.is_none() && tls::is_local(&listen));
         let identify = Identify::new(Callers::new(Arc::clone(&issuers), admin), clock);
         let grpc = match tls {
@@ -178,25 +207,56 @@ impl ControlPlane {
     /// # Errors
     /// One line that names the part that failed.
     pub async fn run(self, until: impl Future<Output = ()>) -> Outcome {
-        let Self { plane, writer, grpc, http, issuers, keys, identify, entitlements, policies, uses, metrics, .. } =
-            self;
+        let Self {
+            plane,
+            writer,
+            grpc,
+            http,
+            issuers,
+            keys,
+            identify,
+            entitlements,
+            policies,
+            uses,
+            metrics,
+            ..
+        } = self;
         let mut tasks = Tasks::new();
         let stop = tasks.stopping();
         tasks.spawn("the store's writer", writer.run(stop.clone()));
         spawn_records(&mut tasks, &plane, uses, &stop);
         let reloader = plane.sources.reloader(&policies);
         reloader.counts().register(&metrics);
-        keys.turn_over().await.context("the token keys cannot be used")?;
-        let applied = plane.apply(Arc::new(policies)).await.context("the policies cannot be put in force")?;
+        keys.turn_over()
+            .await
+            .context("the token keys cannot be used")?;
+        let applied = plane
+            .apply(Arc::new(policies))
+            .await
+            .context("the policies cannot be put in force")?;
         tracing::info!(directory = %plane.sources.directory().display(), %applied, "policies are in force");
         let (health, health_service) = health_reporter();
-        let tokens = TokenApi::new(Api::new(plane.clone(), stop.clone()), Arc::clone(&keys), Arc::clone(&issuers));
-        let routes =
-            routes(&plane, entitlements, stop.clone())?.add_service(tokens.into_service()).add_service(health_service);
-        tasks.spawn("the gRPC listener", api::listen::serve(grpc, routes, identify, stop.clone()));
+        let tokens = TokenApi::new(
+            Api::new(plane.clone(), stop.clone()),
+            Arc::clone(&keys),
+            Arc::clone(&issuers),
+        );
+        let routes = routes(&plane, entitlements, stop.clone())?
+            .add_service(tokens.into_service())
+            .add_service(health_service);
+        tasks.spawn(
+            "the gRPC listener",
+            api::listen::serve(grpc, routes, identify, stop.clone()),
+        );
         tasks.spawn("the health report", report_health(health, stop.clone()));
-        tasks.spawn("the HTTP listener", admin::serve(http, shown(&plane, metrics, &keys), stop.clone()));
-        tasks.spawn("the watch fan-out", Arc::clone(&plane.fanout).run(stop.clone()));
+        tasks.spawn(
+            "the HTTP listener",
+            admin::serve(http, shown(&plane, metrics, &keys), stop.clone()),
+        );
+        tasks.spawn(
+            "the watch fan-out",
+            Arc::clone(&plane.fanout).run(stop.clone()),
+        );
         tasks.spawn("the issuers' keys", issuers.run(stop.clone()));
         tasks.spawn("the token keys", keys.run(stop.clone()));
         spawn_reloads(&mut tasks, reloader, plane.clone(), &stop);
@@ -225,21 +285,50 @@ async fn open(
     let anchored = ControlClock::anchored(store::opening::recorded(&engine).with_context(named)?);
     let clock: Clock = Arc::new(move || anchored.now());
     let (store, writer, opening) = Store::open(engine, Arc::clone(&clock)).with_context(named)?;
-    let config = FanoutConfig { progress_interval, ..FanoutConfig::default() };
-    let mirror = fanout::cache::Mirror::new(opening.revision, opening.grants, &opening.history, config.changes_kept);
-    let fanout = Arc::new(Fanout::on_clock(opening.epoch.to_string(), mirror, config, anchored));
+    let config = FanoutConfig {
+        progress_interval,
+        ..FanoutConfig::default()
+    };
+    let mirror = fanout::cache::Mirror::new(
+        opening.revision,
+        opening.grants,
+        &opening.history,
+        config.changes_kept,
+    );
+    let fanout = Arc::new(Fanout::on_clock(
+        opening.epoch.to_string(),
+        mirror,
+        config,
+        anchored,
+    ));
     let waiting = Waiting::default();
     let (published, woken) = (Arc::clone(&fanout), waiting.clone());
-    let writer = writer.measure(metrics.register(StoreMetrics::register)).publish(Box::new(move |committed| {
-        published.publish(&committed.commit);
-        woken.wake(&committed.requests);
-    }));
+    let writer = writer
+        .measure(metrics.register(StoreMetrics::register))
+        .publish(Box::new(move |committed| {
+            published.publish(&committed.commit);
+            woken.wake(&committed.requests);
+        }));
     tracing::info!(directory = %data_dir.display(), epoch = %opening.epoch, revision = %opening.revision, "the store is open");
-    let plane = Plane::new(store, fanout, waiting, metrics.register(ControlMetrics::register), tombstone_keep);
-    Ok(Opened { plane, writer, clock })
+    let plane = Plane::new(
+        store,
+        fanout,
+        waiting,
+        metrics.register(ControlMetrics::register),
+        tombstone_keep,
+    );
+    Ok(Opened {
+        plane,
+        writer,
+        clock,
+    })
 }
 
-fn routes(plane: &Plane, entitlements: Entitlements, stop: CancellationToken) -> anyhow::Result<Routes> {
+fn routes(
+    plane: &Plane,
+    entitlements: Entitlements,
+    stop: CancellationToken,
+) -> anyhow::Result<Routes> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -255,27 +344,45 @@ fn routes(plane: &Plane, entitlements: Entitlements, stop: CancellationToken) ->
 /// SERVING until the control plane is asked to stop.
 async fn report_health(health: HealthReporter, stop: CancellationToken) -> Outcome {
     health.set_serving::<AccessServiceServer<Api>>().await;
-    health.set_serving::<EnforcerServiceServer<Enforcer>>().await;
+    health
+        .set_serving::<EnforcerServiceServer<Enforcer>>()
+        .await;
     stop.cancelled().await;
     health.set_not_serving::<AccessServiceServer<Api>>().await;
-    health.set_not_serving::<EnforcerServiceServer<Enforcer>>().await;
-    health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+    health
+        .set_not_serving::<EnforcerServiceServer<Enforcer>>()
+        .await;
+    health
+        .set_service_status("", tonic_health::ServingStatus::NotServing)
+        .await;
     Ok(())
 }
 
 fn shown(plane: &Plane, metrics: Metrics, keys: &Arc<TokenKeys>) -> Admin {
     let usable = plane.usable();
-    Admin::new(metrics).merge(keys::jwks::route(Arc::clone(keys))).ready_when("store", move || {
-        if usable.holds() { Ok(()) } else { Err(StoreError::Medium("see the log".to_owned()).to_string()) }
-    })
+    Admin::new(metrics)
+        .merge(keys::jwks::route(Arc::clone(keys)))
+        .ready_when("store", move || {
+            if usable.holds() {
+                Ok(())
+            } else {
+                Err(StoreError::Medium("see the log".to_owned()).to_string())
+            }
+        })
 }
 
 /// What is remembered beside the grants themselves: the audit chain, looked at once, and what sidecars decide.
 fn spawn_records(tasks: &mut Tasks, plane: &Plane, args: UsesArgs, stop: &CancellationToken) {
-    tasks.spawn("the look at the audit chain", plane.clone().look_at_audit_chain(stop.clone()));
+    tasks.spawn(
+        "the look at the audit chain",
+        plane.clone().look_at_audit_chain(stop.clone()),
+    );
     if let Some((intake, uses)) = Uses::new(args, &plane.metrics) {
         plane.fanout.take_decisions(intake);
-        tasks.spawn("the record of decisions", uses.run(plane.store.clone(), stop.clone()));
+        tasks.spawn(
+            "the record of decisions",
+            uses.run(plane.store.clone(), stop.clone()),
+        );
     }
 }
 

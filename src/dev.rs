@@ -40,7 +40,13 @@ pub struct DevArgs {
     #[command(subcommand)]
     verb: Option<DevVerb>,
     /// Where keys, configuration, policies, data and logs are kept
-    #[arg(long, env = "JITGATE_STATE_DIR", value_name = "DIR", default_value = ".jitgate", global = true)]
+    #[arg(
+        long,
+        env = "JITGATE_STATE_DIR",
+        value_name = "DIR",
+        default_value = ".jitgate",
+        global = true
+    )]
     state_dir: PathBuf,
     #[command(flatten)]
     launch: LaunchArgs,
@@ -76,7 +82,11 @@ pub enum DevVerb {
 /// # Errors
 /// What cannot be found, made, bound or started.
 pub async fn dev(args: DevArgs) -> Result<Exit, Trouble> {
-    let DevArgs { verb, state_dir, launch } = args;
+    let DevArgs {
+        verb,
+        state_dir,
+        launch,
+    } = args;
     match verb {
         None => run(&state_dir, launch).await,
         Some(DevVerb::Token(args)) => issuer::token(args, &StateDir::open(&state_dir)?),
@@ -86,7 +96,11 @@ pub async fn dev(args: DevArgs) -> Result<Exit, Trouble> {
 }
 
 async fn run(state_dir: &Path, launch: LaunchArgs) -> Result<Exit, Trouble> {
-    let LaunchArgs { envoy, no_envoy, ports } = launch;
+    let LaunchArgs {
+        envoy,
+        no_envoy,
+        ports,
+    } = launch;
     let interrupted = runtime::shutdown_signal()?;
     let binaries = Binaries::find(envoy, no_envoy)?;
     let state = StateDir::create(state_dir)?;
@@ -96,7 +110,10 @@ async fn run(state_dir: &Path, launch: LaunchArgs) -> Result<Exit, Trouble> {
     let plan = Plan::prepare(state, ports, &binaries)?;
 
     let mut tasks = Tasks::new();
-    tasks.spawn("the demo upstream", upstream::serve(upstream, tasks.stopping()));
+    tasks.spawn(
+        "the demo upstream",
+        upstream::serve(upstream, tasks.stopping()),
+    );
     let mut processes = Processes::new()?;
     let mut failed = None;
     let until_over = async {
@@ -127,11 +144,21 @@ impl Binaries {
         let jitgate = std::env::current_exe()?;
         let sidecar = jitgate.with_file_name("jitgate-sidecar");
         if !sidecar.is_file() {
-            return Err(Trouble::new(format!("no sidecar: {} is not there", sidecar.display()))
-                .hint("build or install jitgate-sidecar beside jitgate: cargo build --bins"));
+            return Err(
+                Trouble::new(format!("no sidecar: {} is not there", sidecar.display()))
+                    .hint("build or install jitgate-sidecar beside jitgate: cargo build --bins"),
+            );
         }
-        let envoy = if no_envoy { None } else { Some(envoy::find(envoy)?) };
-        Ok(Self { jitgate, sidecar, envoy })
+        let envoy = if no_envoy {
+            None
+        } else {
+            Some(envoy::find(envoy)?)
+        };
+        Ok(Self {
+            jitgate,
+            sidecar,
+            envoy,
+        })
     }
 }
 
@@ -153,13 +180,20 @@ impl Plan {
         ports.save(&state)?;
         let beside = binaries.jitgate.parent().unwrap_or(Path::new("."));
         guide::write_files(&state, &ports, &issuer, beside)?;
-        let mut programs = vec![control_plane(&state, &ports, binaries), sidecar(&state, &ports, binaries)];
+        let mut programs = vec![
+            control_plane(&state, &ports, binaries),
+            sidecar(&state, &ports, binaries),
+        ];
         if let Some(envoy) = &binaries.envoy {
             let configuration = envoy::configuration(&state, &ports)?;
             let path = state.write("envoy.json", &format!("{configuration:#}\n"))?;
             programs.push(proxy(&state, &ports, envoy, &path));
         }
-        Ok(Self { state, ports, programs })
+        Ok(Self {
+            state,
+            ports,
+            programs,
+        })
     }
 
     /// Starts everything, says so, and then tells whatever ends unasked. Comes back only with a failed start.
@@ -168,9 +202,15 @@ impl Plan {
             Err(trouble) => trouble,
             Ok(()) => loop {
                 let ended = processes.ended().await;
-                say(&format!("\n{}; the rest stays up. The end of its log:", ended.describe()));
+                say(&format!(
+                    "\n{}; the rest stays up. The end of its log:",
+                    ended.describe()
+                ));
                 processes::tell_log(&ended.program.log);
-                say(&format!("To bring it back:\n\n     {}\n", ended.program.command_line()));
+                say(&format!(
+                    "To bring it back:\n\n     {}\n",
+                    ended.program.command_line()
+                ));
             },
         }
     }
@@ -179,7 +219,10 @@ impl Plan {
         let mut running = Vec::new();
         for program in &self.programs {
             say(&format!("starting {}", program.name));
-            running.push(Running { program, pid: processes.start(program).await? });
+            running.push(Running {
+                program,
+                pid: processes.start(program).await?,
+            });
         }
         guide::write_processes(&self.state, &running)?;
         write_out(guide::text(&self.ports, &running, shown).as_bytes())
@@ -217,9 +260,15 @@ fn sidecar(state: &StateDir, ports: &Ports, binaries: &Binaries) -> Program {
     let file = |name: &str| state.at(name).display().to_string();
     for (flag, value) in [
         ("--listen", format!("unix:{}", state.socket().display())),
-        ("--control-plane", format!("https://127.0.0.1:{}", ports.control_plane)),
+        (
+            "--control-plane",
+            format!("https://127.0.0.1:{}", ports.control_plane),
+        ),
         ("--service", "payments".to_owned()),
-        ("--admin-listen", format!("127.0.0.1:{}", ports.sidecar_admin)),
+        (
+            "--admin-listen",
+            format!("127.0.0.1:{}", ports.sidecar_admin),
+        ),
         ("--issuers", file("issuers.yaml")),
         ("--tls-cert", file("sidecar.pem")),
         ("--tls-key", file("sidecar.key")),
@@ -240,7 +289,15 @@ fn sidecar(state: &StateDir, ports: &Ports, binaries: &Binaries) -> Program {
 fn proxy(state: &StateDir, ports: &Ports, envoy: &Path, configuration: &Path) -> Program {
     let configuration = configuration.display().to_string();
     // Without --disable-hot-restart, two Envoys on one machine get into each other's way.
-    let arguments = ["-c", &configuration, "--disable-hot-restart", "--concurrency", "2", "--log-level", "warning"];
+    let arguments = [
+        "-c",
+        &configuration,
+        "--disable-hot-restart",
+        "--concurrency",
+        "2",
+        "--log-level",
+        "warning",
+    ];
     Program {
         name: "envoy",
         executable: envoy.to_owned(),

@@ -71,13 +71,18 @@ impl Index {
         let index = Self::default();
         let mut by_principal: HashMap<Principal, Vec<Arc<Grant>>> = HashMap::new();
         for (entry, mark) in entries {
-            let id = entry.as_ref().map_or_else(|id| &**id, |grant| grant.id.as_str());
+            let id = entry
+                .as_ref()
+                .map_or_else(|id| &**id, |grant| grant.id.as_str());
             if index.contains(id) {
                 return None;
             }
             match entry {
                 Ok(grant) => {
-                    by_principal.entry(grant.subject.clone()).or_default().push(Arc::clone(&grant));
+                    by_principal
+                        .entry(grant.subject.clone())
+                        .or_default()
+                        .push(Arc::clone(&grant));
                     index.list(grant, mark);
                 }
                 Err(id) => index.list_refused(&id, mark),
@@ -90,7 +95,8 @@ impl Index {
     }
 
     fn contains(&self, id: &str) -> bool {
-        self.refused.contains_key(id) || GrantId::parse(id).is_ok_and(|id| self.by_id.contains_key(&id))
+        self.refused.contains_key(id)
+            || GrantId::parse(id).is_ok_and(|id| self.by_id.contains_key(&id))
     }
 
     /// Adds a grant or replaces its older value.
@@ -107,7 +113,10 @@ impl Index {
         if let Some(old) = old.filter(|old| old.subject != grant.subject) {
             self.take_from_holder(&old);
         }
-        let mut held = self.by_principal.entry(grant.subject.clone()).or_insert_with(|| Held::from([]));
+        let mut held = self
+            .by_principal
+            .entry(grant.subject.clone())
+            .or_insert_with(|| Held::from([]));
         let others = held.iter().filter(|other| other.id != grant.id).cloned();
         *held = others.chain([Arc::clone(grant)]).collect();
     }
@@ -138,9 +147,14 @@ impl Index {
 
     fn take_from_holder(&self, old: &Grant) {
         if let Some(mut held) = self.by_principal.get_mut(&old.subject) {
-            *held = held.iter().filter(|other| other.id != old.id).cloned().collect();
+            *held = held
+                .iter()
+                .filter(|other| other.id != old.id)
+                .cloned()
+                .collect();
         }
-        self.by_principal.remove_if(&old.subject, |_, held| held.is_empty());
+        self.by_principal
+            .remove_if(&old.subject, |_, held| held.is_empty());
     }
 
     fn list_refused(&self, id: &str, mark: EntryMark) {
@@ -196,14 +210,22 @@ impl Index {
 
     /// All grants and tombstones by id; for listings, not for the path of a decision.
     pub fn grants(&self) -> Vec<Arc<Grant>> {
-        let mut grants: Vec<_> = self.by_id.iter().map(|listed| Arc::clone(&listed.grant)).collect();
+        let mut grants: Vec<_> = self
+            .by_id
+            .iter()
+            .map(|listed| Arc::clone(&listed.grant))
+            .collect();
         grants.sort_by(|a, b| a.id.cmp(&b.id));
         grants
     }
 
     /// Ids of the entries that cannot be enforced here.
     pub fn refused(&self) -> Vec<String> {
-        let mut ids: Vec<_> = self.refused.iter().map(|entry| entry.key().to_string()).collect();
+        let mut ids: Vec<_> = self
+            .refused
+            .iter()
+            .map(|entry| entry.key().to_string())
+            .collect();
         ids.sort();
         ids
     }
@@ -236,7 +258,9 @@ impl Counts {
 
 impl Grants for Index {
     fn held_by(&self, principal: &Principal) -> Option<Held> {
-        self.by_principal.get(principal).map(|held| Held::clone(&held))
+        self.by_principal
+            .get(principal)
+            .map(|held| Held::clone(&held))
     }
 
     fn revision(&self) -> Revision {
@@ -271,7 +295,10 @@ mod tests {
 
     fn held(index: &Index, subject: &str) -> Vec<String> {
         let held = index.held_by(&Principal::parse(subject).unwrap());
-        held.iter().flat_map(|held| held.iter()).map(|grant| grant.id.to_string()).collect()
+        held.iter()
+            .flat_map(|held| held.iter())
+            .map(|grant| grant.id.to_string())
+            .collect()
     }
 
     fn marked(grant: Grant) -> Staged {
@@ -286,13 +313,28 @@ mod tests {
     fn a_newer_value_replaces_the_older_and_removal_leaves_nothing() {
         let index = Index::new();
         index.put(grant("g", ALICE));
-        index.put(Grant { hold: Hold::Suspended, ..grant("g", ALICE) });
-        assert_eq!((held(&index, ALICE), index.len()), (vec!["g".to_owned()], 1));
-        assert_eq!(index.counts(), Counts { suspended: 1, ..Counts::default() });
+        index.put(Grant {
+            hold: Hold::Suspended,
+            ..grant("g", ALICE)
+        });
+        assert_eq!(
+            (held(&index, ALICE), index.len()),
+            (vec!["g".to_owned()], 1)
+        );
+        assert_eq!(
+            index.counts(),
+            Counts {
+                suspended: 1,
+                ..Counts::default()
+            }
+        );
         index.remove("g");
         index.remove("never there");
         assert!(held(&index, ALICE).is_empty() && index.is_empty());
-        assert_eq!((index.digest(), index.counts()), (TableDigest::default(), Counts::default()));
+        assert_eq!(
+            (index.digest(), index.counts()),
+            (TableDigest::default(), Counts::default())
+        );
     }
 
     #[test]
@@ -313,20 +355,43 @@ mod tests {
         assert!(held(&index, ALICE).is_empty());
         let mut sent = TableDigest::default();
         sent.add(mark);
-        assert_eq!((index.digest(), index.refused()), (sent, vec!["g".to_owned()]));
+        assert_eq!(
+            (index.digest(), index.refused()),
+            (sent, vec!["g".to_owned()])
+        );
         index.put(grant("g", ALICE));
-        assert_eq!((held(&index, ALICE), index.counts().refused), (vec!["g".to_owned()], 0));
+        assert_eq!(
+            (held(&index, ALICE), index.counts().refused),
+            (vec!["g".to_owned()], 0)
+        );
     }
 
     #[test]
     fn collecting_at_once_equals_putting_one_by_one() {
-        let ended = Hold::Ended { how: Ended::Revoked, keep_until: Timestamp::MAX };
-        let grants = [grant("a", ALICE), grant("b", ALICE), grant("c", BOB), Grant { hold: ended, ..grant("d", BOB) }];
+        let ended = Hold::Ended {
+            how: Ended::Revoked,
+            keep_until: Timestamp::MAX,
+        };
+        let grants = [
+            grant("a", ALICE),
+            grant("b", ALICE),
+            grant("c", BOB),
+            Grant {
+                hold: ended,
+                ..grant("d", BOB)
+            },
+        ];
         let single = Index::new();
         grants.iter().cloned().for_each(|grant| single.put(grant));
         let whole = Index::collect(grants.map(marked)).unwrap();
-        assert_eq!((whole.digest(), whole.counts()), (single.digest(), single.counts()));
-        assert_eq!((whole.grants(), held(&whole, ALICE)), (single.grants(), held(&single, ALICE)));
+        assert_eq!(
+            (whole.digest(), whole.counts()),
+            (single.digest(), single.counts())
+        );
+        assert_eq!(
+            (whole.grants(), held(&whole, ALICE)),
+            (single.grants(), held(&single, ALICE))
+        );
     }
 
     #[test]

@@ -39,13 +39,28 @@ pub struct FleetLoadArgs {
     #[arg(long, env = "JITGATE_BENCH_SPAWN", conflicts_with_all = ["control_plane", "token_file", "pid"])]
     pub spawn: bool,
     /// The `jitgate` program that --spawn starts [default: the one beside this program]
-    #[arg(long, env = "JITGATE_BENCH_JITGATE", value_name = "FILE", requires = "spawn")]
+    #[arg(
+        long,
+        env = "JITGATE_BENCH_JITGATE",
+        value_name = "FILE",
+        requires = "spawn"
+    )]
     pub jitgate: Option<PathBuf>,
     /// The control plane's gRPC address
-    #[arg(long, env = "JITGATE_BENCH_CONTROL_PLANE", value_name = "URL", required_unless_present = "spawn")]
+    #[arg(
+        long,
+        env = "JITGATE_BENCH_CONTROL_PLANE",
+        value_name = "URL",
+        required_unless_present = "spawn"
+    )]
     pub control_plane: Option<String>,
     /// The service that the sidecars watch; with --token-file, grants at it are asked for and revoked
-    #[arg(long, env = "JITGATE_BENCH_SERVICE", value_name = "NAME", default_value = "payments")]
+    #[arg(
+        long,
+        env = "JITGATE_BENCH_SERVICE",
+        value_name = "NAME",
+        default_value = "payments"
+    )]
     pub service: String,
     /// A JWT whose access requests at the service are approved at once; without it no fan-out is measured
     #[arg(long, env = "JITGATE_BENCH_TOKEN_FILE", value_name = "FILE")]
@@ -57,16 +72,36 @@ pub struct FleetLoadArgs {
     #[arg(long, env = "JITGATE_BENCH_TLS_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
     /// A certificate (PEM) that is entitled to the service
-    #[arg(long, env = "JITGATE_BENCH_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    #[arg(
+        long,
+        env = "JITGATE_BENCH_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
     pub tls_cert: Option<PathBuf>,
     /// The key of --tls-cert (PEM)
-    #[arg(long, env = "JITGATE_BENCH_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    #[arg(
+        long,
+        env = "JITGATE_BENCH_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
     pub tls_key: Option<PathBuf>,
     /// Grants that the table holds while this is measured
-    #[arg(long, env = "JITGATE_BENCH_GRANTS", value_name = "N", default_value_t = 100)]
+    #[arg(
+        long,
+        env = "JITGATE_BENCH_GRANTS",
+        value_name = "N",
+        default_value_t = 100
+    )]
     pub grants: u32,
     /// Revokes to measure, one after the other
-    #[arg(long, env = "JITGATE_BENCH_ROUNDS", value_name = "N", default_value_t = 50)]
+    #[arg(
+        long,
+        env = "JITGATE_BENCH_ROUNDS",
+        value_name = "N",
+        default_value_t = 50
+    )]
     pub rounds: u32,
     /// With --spawn: kill the control plane without a warning, start it again, and measure the storm
     #[arg(long, env = "JITGATE_BENCH_RESTART", requires = "spawn")]
@@ -85,8 +120,22 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// # Errors
 /// One line that names what could not be reached or took too long.
 pub async fn fleet(args: FleetLoadArgs) -> anyhow::Result<Report> {
-    let FleetLoadArgs { sidecars, spawn, jitgate, service, grants, rounds, restart, patience, .. } = &args;
-    let mut plant = if *spawn { Some(Plant::start(jitgate.clone(), service)?) } else { None };
+    let FleetLoadArgs {
+        sidecars,
+        spawn,
+        jitgate,
+        service,
+        grants,
+        rounds,
+        restart,
+        patience,
+        ..
+    } = &args;
+    let mut plant = if *spawn {
+        Some(Plant::start(jitgate.clone(), service)?)
+    } else {
+        None
+    };
     let target = Target::of(&args, plant.as_ref())?;
     let mut driver = target.driver(service).await?;
     if let Some(driver) = &mut driver {
@@ -96,8 +145,15 @@ pub async fn fleet(args: FleetLoadArgs) -> anyhow::Result<Report> {
 
     let before = sample(pid)?;
     let mut swarm = Swarm::open(&target.route, service, *sidecars);
-    let joined = swarm.in_step(*patience).await.context("the fleet does not get in step")?;
-    let joined = Joined { took: joined, cpu: cpu_since(pid, before)?, attempts: swarm.attempts() };
+    let joined = swarm
+        .in_step(*patience)
+        .await
+        .context("the fleet does not get in step")?;
+    let joined = Joined {
+        took: joined,
+        cpu: cpu_since(pid, before)?,
+        attempts: swarm.attempts(),
+    };
     tokio::time::sleep(SETTLE).await;
     let memory = match (before, sample(pid)?) {
         (Some(before), Some(after)) => Some(Memory::of(before.resident, after.resident, *sidecars)),
@@ -116,12 +172,24 @@ pub async fn fleet(args: FleetLoadArgs) -> anyhow::Result<Report> {
         swarm.start_over();
         let began = plant.start_again()?;
         pid = Some(plant.id());
-        let took = swarm.in_step_again(began, *patience).await.context("after the restart")?;
+        let took = swarm
+            .in_step_again(began, *patience)
+            .await
+            .context("after the restart")?;
         let cpu = sample(pid)?.map(|sample| sample.cpu);
         storm = Some(Storm::of(took, cpu, swarm.counts().since(&counts)));
     }
     let faults = swarm.counts().faults;
-    Ok(Report { sidecars: *sidecars, grants: *grants, joined, memory, idle, fan_out, storm, faults })
+    Ok(Report {
+        sidecars: *sidecars,
+        grants: *grants,
+        joined,
+        memory,
+        idle,
+        fan_out,
+        storm,
+        faults,
+    })
 }
 
 /// Where the load goes.
@@ -134,20 +202,37 @@ impl Target {
     fn of(args: &FleetLoadArgs, plant: Option<&Plant>) -> anyhow::Result<Self> {
         if let Some(plant) = plant {
             let route = Route::new("--control-plane", &plant.address(), None, false)?;
-            return Ok(Self { route, token: Some(plant.token()?) });
+            return Ok(Self {
+                route,
+                token: Some(plant.token()?),
+            });
         }
-        let Some(address) = &args.control_plane else { bail!("--control-plane: name one, or start one with --spawn") };
+        let Some(address) = &args.control_plane else {
+            bail!("--control-plane: name one, or start one with --spawn")
+        };
         let identity = tls::identity_files(args.tls_cert.clone(), args.tls_key.clone())?;
-        let config = args.tls_ca.clone().map(|ca| tls::client_config(ca, identity)).transpose()?;
+        let config = args
+            .tls_ca
+            .clone()
+            .map(|ca| tls::client_config(ca, identity))
+            .transpose()?;
         let token = match &args.token_file {
             Some(path) => {
-                let text = std::fs::read_to_string(path).with_context(|| format!("--token-file {}", path.display()))?;
-                ensure!(!text.trim().is_empty(), "--token-file {}: is empty", path.display());
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("--token-file {}", path.display()))?;
+                ensure!(
+                    !text.trim().is_empty(),
+                    "--token-file {}: is empty",
+                    path.display()
+                );
                 Some(text.trim().to_owned())
             }
             None => None,
         };
-        Ok(Self { route: Route::new("--control-plane", address, config, false)?, token })
+        Ok(Self {
+            route: Route::new("--control-plane", address, config, false)?,
+            token,
+        })
     }
 
     async fn driver(&self, service: &str) -> anyhow::Result<Option<Driver>> {
@@ -164,7 +249,9 @@ fn sample(pid: Option<u32>) -> anyhow::Result<Option<proc::Sample>> {
 
 fn cpu_since(pid: Option<u32>, before: Option<proc::Sample>) -> anyhow::Result<Option<Duration>> {
     let after = sample(pid)?;
-    Ok(after.zip(before).map(|(after, before)| after.cpu.saturating_sub(before.cpu)))
+    Ok(after
+        .zip(before)
+        .map(|(after, before)| after.cpu.saturating_sub(before.cpu)))
 }
 
 /// The share of one core that the fleet costs while nothing happens but progress.

@@ -29,7 +29,11 @@ impl Tasks {
     }
 
     /// Starts a task.
-    pub fn spawn(&mut self, name: impl Into<String>, task: impl Future<Output = Outcome> + Send + 'static) {
+    pub fn spawn(
+        &mut self,
+        name: impl Into<String>,
+        task: impl Future<Output = Outcome> + Send + 'static,
+    ) {
         let name = name.into();
         self.set.spawn(async move { (name, task.await) });
     }
@@ -45,15 +49,23 @@ impl Tasks {
         task: impl Future<Output = Outcome> + Send + 'static,
     ) -> Outcome {
         let name = name.into();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
         let runtime = runtime.with_context(|| format!("cannot start the runtime of {name}"))?;
         let (ended, outcome) = oneshot::channel();
-        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
-            // Nobody listens any more once the set is gone, and with it the process.
-            drop(ended.send(runtime.block_on(task)));
-        });
+        let thread = std::thread::Builder::new()
+            .name(name.clone())
+            .spawn(move || {
+                // Nobody listens any more once the set is gone, and with it the process.
+                drop(ended.send(runtime.block_on(task)));
+            });
         thread.with_context(|| format!("cannot start the thread of {name}"))?;
-        self.spawn(name, async { outcome.await.unwrap_or_else(|_| Err(anyhow!("its thread panicked"))) });
+        self.spawn(name, async {
+            outcome
+                .await
+                .unwrap_or_else(|_| Err(anyhow!("its thread panicked")))
+        });
         Ok(())
     }
 
@@ -103,7 +115,13 @@ pub fn raise_open_files() {
     if current == maximum {
         return;
     }
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    ) {
         tracing::debug!(%error, ?current, "the limit on open files stays as it is");
     }
 }
@@ -155,14 +173,26 @@ mod tests {
         let steady = async move {
             let here = std::thread::current().id();
             let mut spawned = JoinSet::from_iter([async { std::thread::current().id() }]);
-            assert_eq!(spawned.join_next().await.unwrap()?, here, "what it spawns stays with it");
+            assert_eq!(
+                spawned.join_next().await.unwrap()?,
+                here,
+                "what it spawns stays with it"
+            );
             stop.cancelled().await;
             Ok(())
         };
         tasks.spawn_thread("steady", steady).unwrap();
-        tasks.spawn_thread("shaky", async { panic!("on purpose") }).unwrap();
-        let error = format!("{:#}", tasks.run_until(std::future::pending()).await.unwrap_err());
-        assert!(error.contains("shaky failed: its thread panicked"), "{error}");
+        tasks
+            .spawn_thread("shaky", async { panic!("on purpose") })
+            .unwrap();
+        let error = format!(
+            "{:#}",
+            tasks.run_until(std::future::pending()).await.unwrap_err()
+        );
+        assert!(
+            error.contains("shaky failed: its thread panicked"),
+            "{error}"
+        );
     }
 
     #[tokio::test]

@@ -65,23 +65,44 @@ pub struct SidecarArgs {
 /// # Errors
 /// One line that names the flag or file, the cause and the way out; or which part ended unasked.
 pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
-    let SidecarArgs { listen, check, leash, issuers, watch, report, admin } = args;
-    let watched =
-        Watched { services: check.service.clone(), max_staleness: check.max_staleness, insecure: listen.insecure };
+    let SidecarArgs {
+        listen,
+        check,
+        leash,
+        issuers,
+        watch,
+        report,
+        admin,
+    } = args;
+    let watched = Watched {
+        services: check.service.clone(),
+        max_staleness: check.max_staleness,
+        insecure: listen.insecure,
+    };
     let issuers = Arc::new(issuers.load()?.accepting(&check.audiences()));
     let table = Arc::new(Table::ruled(check.max_clock_skew, check.on_clock_skew));
     let checking = check.parse()?;
     warn_of(&checking, &issuers);
     let reports = report.build();
-    let watch = watch.build(watched, Arc::clone(&table))?.reporting(reports.clone());
+    let watch = watch
+        .build(watched, Arc::clone(&table))?
+        .reporting(reports.clone());
     let readiness = Readiness::new(Arc::clone(&table), checking.max_staleness);
 
-    let limits = Limits { max_check_bytes: listen.max_check_bytes, reflection: listen.reflection };
+    let limits = Limits {
+        max_check_bytes: listen.max_check_bytes,
+        reflection: listen.reflection,
+    };
     let listeners = listen.bind().await?;
     let admin_listener = admin.bind().await?;
     let stopped = runtime::shutdown_signal()?;
 
-    serve::gauges::register(&metrics, Arc::clone(&table), watch.status(), Arc::clone(&issuers));
+    serve::gauges::register(
+        &metrics,
+        Arc::clone(&table),
+        watch.status(),
+        Arc::clone(&issuers),
+    );
     let ready = readiness.clone();
     let shown = Admin::new(metrics.clone())
         .ready_when("grants", move || ready.obstacle().map_or(Ok(()), Err))
@@ -100,7 +121,10 @@ pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
         // Away from the watch: applying a large snapshot must not make a check wait.
         tasks.spawn_thread(name, listener.serve(routes.clone(), tasks.stopping()))?;
     }
-    tasks.spawn("admin listener", admin::serve(admin_listener, shown, tasks.stopping()));
+    tasks.spawn(
+        "admin listener",
+        admin::serve(admin_listener, shown, tasks.stopping()),
+    );
     tasks.spawn("reports", reports.run(table, tasks.stopping()));
     tasks.spawn("watch", watch.run(tasks.stopping()));
     tasks.spawn("issuers", issuers.run(tasks.stopping()));
@@ -115,6 +139,8 @@ fn warn_of(checking: &Checking, issuers: &Issuers) {
     }
     issuers.announce();
     if issuers.is_empty() {
-        tracing::info!("no --issuers: callers are known by their mTLS identity alone, no token counts");
+        tracing::info!(
+            "no --issuers: callers are known by their mTLS identity alone, no token counts"
+        );
     }
 }

@@ -35,10 +35,20 @@ use self::spans::Spans;
 #[derive(Debug, Clone, clap::Args)]
 pub struct TelemetryArgs {
     /// What to log: a level, or directives such as `info,jitgate::control=debug`.
-    #[arg(long = "log", env = "JITGATE_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(
+        long = "log",
+        env = "JITGATE_LOG",
+        value_name = "FILTER",
+        default_value = "info"
+    )]
     pub log: String,
     /// How to write log lines (to standard error).
-    #[arg(long = "log-format", env = "JITGATE_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    #[arg(
+        long = "log-format",
+        env = "JITGATE_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
     pub log_format: LogFormat,
     /// The OpenTelemetry settings.
     #[command(flatten)]
@@ -72,10 +82,18 @@ pub struct Telemetry {
 /// # Errors
 /// When the filter or an `OTEL_*` setting is wrong, or another subscriber is installed already.
 pub fn init(args: &TelemetryArgs, default_service_name: &str) -> anyhow::Result<Telemetry> {
-    let TelemetryArgs { log, log_format, otel } = args;
+    let TelemetryArgs {
+        log,
+        log_format,
+        otel,
+    } = args;
     let filter = log_filter(log)?;
     let metrics = Metrics::of_process();
-    let Started { spans, resource, warning } = otel.start(default_service_name)?;
+    let Started {
+        spans,
+        resource,
+        warning,
+    } = otel.start(default_service_name)?;
     spans.register(&metrics);
     let provider = provider(&spans, resource);
     let exported = provider.as_ref().map(exporting_layer);
@@ -87,13 +105,21 @@ pub fn init(args: &TelemetryArgs, default_service_name: &str) -> anyhow::Result<
     if let Some(warning) = warning {
         tracing::warn!("{warning}");
     }
-    Ok(Telemetry { spans, metrics, provider })
+    Ok(Telemetry {
+        spans,
+        metrics,
+        provider,
+    })
 }
 
 impl Telemetry {
     /// Exports what is left, waiting at most this long, and says so if the collector did not take it all.
     pub async fn shutdown(self, deadline: Duration) {
-        let Self { spans, metrics: _, provider } = self;
+        let Self {
+            spans,
+            metrics: _,
+            provider,
+        } = self;
         if let Err(unsent) = spans.shutdown(deadline).await {
             tracing::warn!("{unsent}");
         }
@@ -124,10 +150,11 @@ where
 
 /// What `directives` ask for, except what foreign crates say below `info`.
 fn log_filter<S>(directives: &str) -> anyhow::Result<impl Filter<S> + use<S>> {
-    let asked = EnvFilter::builder()
-        .parse(directives)
-        .with_context(|| format!("JITGATE_LOG={directives:?} is no log filter: try info, debug or jitgate=debug"))?;
-    let discreet = filter_fn(|line| *line.level() <= Level::INFO || line.target().starts_with("jitgate"));
+    let asked = EnvFilter::builder().parse(directives).with_context(|| {
+        format!("JITGATE_LOG={directives:?} is no log filter: try info, debug or jitgate=debug")
+    })?;
+    let discreet =
+        filter_fn(|line| *line.level() <= Level::INFO || line.target().starts_with("jitgate"));
     Ok(asked.and(discreet.with_max_level_hint(LevelFilter::TRACE)))
 }
 
@@ -177,13 +204,19 @@ mod tests {
         let mut command = <Process as clap::CommandFactory>::command();
         command.clone().debug_assert();
         let help = command.render_long_help().to_string();
-        assert!(help.contains("OTEL_TRACES_SAMPLER") && !help.contains("HEADERS"), "{help}");
+        assert!(
+            help.contains("OTEL_TRACES_SAMPLER") && !help.contains("HEADERS"),
+            "{help}"
+        );
     }
 
     #[test]
     fn a_wrong_filter_is_named() {
         assert!(log_filter::<Registry>("info,jitgate::control=debug").is_ok());
-        let error = format!("{:#}", log_filter::<Registry>("jitgate=loud").err().unwrap());
+        let error = format!(
+            "{:#}",
+            log_filter::<Registry>("jitgate=loud").err().unwrap()
+        );
         assert!(error.contains("JITGATE_LOG=\"jitgate=loud\""), "{error}");
     }
 
@@ -192,14 +225,18 @@ mod tests {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let seen = Lines(Arc::clone(&lines));
         let layer = tracing_subscriber::fmt::layer().with_writer(move || seen.clone());
-        let subscriber = Registry::default().with(layer.with_filter(log_filter("trace,h2::codec=trace").unwrap()));
+        let subscriber = Registry::default()
+            .with(layer.with_filter(log_filter("trace,h2::codec=trace").unwrap()));
         tracing::subscriber::with_default(subscriber, || {
             tracing::debug!(target: "h2::codec", "a frame with a token");
             tracing::trace!(target: "jitgate::sidecar", "our own");
             tracing::info!(target: "h2", "a fact");
         });
         let text = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
-        assert!(text.contains("our own") && text.contains("a fact") && !text.contains("token"), "{text}");
+        assert!(
+            text.contains("our own") && text.contains("a fact") && !text.contains("token"),
+            "{text}"
+        );
     }
 
     #[tokio::test]
@@ -216,7 +253,8 @@ mod tests {
         let call = tracing::info_span!(target: "jitgate::control::api", "jitgate.api");
         trace::set_parent(&call, &metadata);
         let inside = async {
-            let own = tracing::info_span!(target: "h2", "not ours").in_scope(trace::current_traceparent);
+            let own =
+                tracing::info_span!(target: "h2", "not ours").in_scope(trace::current_traceparent);
             own.or_else(trace::current_traceparent)
         };
         let inside = inside.instrument(call).await.unwrap();
@@ -229,8 +267,14 @@ mod tests {
 
         spans.shutdown(Duration::from_secs(30)).await.unwrap();
         let [got] = gate.received().try_into().unwrap();
-        assert_eq!((got.name.as_ref(), got.parent_span_id.to_bytes()), ("jitgate.api", caller.span_id));
+        assert_eq!(
+            (got.name.as_ref(), got.parent_span_id.to_bytes()),
+            ("jitgate.api", caller.span_id)
+        );
         let inside = span::SpanContext::from_traceparent(&inside).unwrap();
-        assert_eq!((inside.trace_id, inside.span_id), (caller.trace_id, got.span_context.span_id().to_bytes()));
+        assert_eq!(
+            (inside.trace_id, inside.span_id),
+            (caller.trace_id, got.span_context.span_id().to_bytes())
+        );
     }
 }

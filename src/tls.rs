@@ -60,17 +60,17 @@ pub fn server_config(
     clients: ClientAuth,
     alpn: &[&[u8]],
 ) -> anyhow::Result<Arc<ServerConfig>> {
-    let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&version::TLS13])?;
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&version::TLS13])?;
     let builder = match clients {
         ClientAuth::None => builder.with_no_client_auth(),
-        ClientAuth::Optional(file) => {
-            builder.with_client_cert_verifier(Arc::new(LiveClientRoots::load(file, false, provider())?))
-        }
-        ClientAuth::Required(file) => {
-            builder.with_client_cert_verifier(Arc::new(LiveClientRoots::load(file, true, provider())?))
-        }
+        ClientAuth::Optional(file) => builder
+            .with_client_cert_verifier(Arc::new(LiveClientRoots::load(file, false, provider())?)),
+        ClientAuth::Required(file) => builder
+            .with_client_cert_verifier(Arc::new(LiveClientRoots::load(file, true, provider())?)),
     };
-    let mut config = builder.with_cert_resolver(Arc::new(LiveIdentity::load(identity, provider())?));
+    let mut config =
+        builder.with_cert_resolver(Arc::new(LiveIdentity::load(identity, provider())?));
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     // Resumption would carry an identity past the rotation that ended it.
     config.send_tls13_tickets = 0;
@@ -81,7 +81,10 @@ pub fn server_config(
 ///
 /// # Errors
 /// Names the file and what is wrong with it.
-pub fn client_config(ca: PathBuf, identity: Option<IdentityFiles>) -> anyhow::Result<Arc<ClientConfig>> {
+pub fn client_config(
+    ca: PathBuf,
+    identity: Option<IdentityFiles>,
+) -> anyhow::Result<Arc<ClientConfig>> {
     let roots = Arc::new(LiveServerRoots::load(ca, provider())?);
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&version::TLS13])?
@@ -90,7 +93,9 @@ pub fn client_config(ca: PathBuf, identity: Option<IdentityFiles>) -> anyhow::Re
         .with_custom_certificate_verifier(roots);
     let mut config = match identity {
         None => builder.with_no_client_auth(),
-        Some(files) => builder.with_client_cert_resolver(Arc::new(LiveIdentity::load(files, provider())?)),
+        Some(files) => {
+            builder.with_client_cert_resolver(Arc::new(LiveIdentity::load(files, provider())?))
+        }
     };
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
@@ -121,7 +126,9 @@ pub fn allow_plaintext(flag: &str, address: &SocketAddr, insecure: bool) -> anyh
         return Ok(());
     }
     if !insecure {
-        bail!("{flag} {address} is not loopback and has no TLS: give --tls-cert and --tls-key, or --insecure");
+        bail!(
+            "{flag} {address} is not loopback and has no TLS: give --tls-cert and --tls-key, or --insecure"
+        );
     }
     tracing::warn!(%address, "{flag} is PLAINTEXT beyond this machine (--insecure): credentials can be read on the way");
     Ok(())
@@ -131,7 +138,10 @@ pub fn allow_plaintext(flag: &str, address: &SocketAddr, insecure: bool) -> anyh
 ///
 /// # Errors
 /// When one is missing; the error names the flags.
-pub fn identity_files(cert: Option<PathBuf>, key: Option<PathBuf>) -> anyhow::Result<Option<IdentityFiles>> {
+pub fn identity_files(
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> anyhow::Result<Option<IdentityFiles>> {
     match (cert, key) {
         (Some(cert), Some(key)) => Ok(Some(IdentityFiles { cert, key })),
         (None, None) => Ok(None),
@@ -144,7 +154,9 @@ pub fn identity_files(cert: Option<PathBuf>, key: Option<PathBuf>) -> anyhow::Re
 ///
 /// # Errors
 /// When the file holds no certificate, or one whose identity breaks the SPIFFE rules.
-pub fn own_spiffe(files: &IdentityFiles) -> anyhow::Result<Option<crate::model::identity::Principal>> {
+pub fn own_spiffe(
+    files: &IdentityFiles,
+) -> anyhow::Result<Option<crate::model::identity::Principal>> {
     let chain = material::certificates(&files.cert)?;
     let leaf = chain.first().context("no certificate")?;
     peer_spiffe(leaf).with_context(|| format!("{}", files.cert.display()))

@@ -9,7 +9,16 @@ use std::path::{Path, PathBuf};
 const PRODUCTION_LINES_MAX: usize = 500;
 
 /// Parts that any role may use; none of them may know a role.
-const LEAVES: &[&str] = &["index", "jose", "clock", "runtime", "telemetry", "admin", "tls", "client"];
+const LEAVES: &[&str] = &[
+    "index",
+    "jose",
+    "clock",
+    "runtime",
+    "telemetry",
+    "admin",
+    "tls",
+    "client",
+];
 const ROLES: &[&str] = &["sidecar", "control", "cli", "dev"];
 
 struct Source {
@@ -21,20 +30,37 @@ impl Source {
     /// `src/control/store.rs` -> `control`.
     fn part(&self) -> String {
         let inside = self.path.strip_prefix(root().join("src")).unwrap();
-        let first = inside.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
+        let first = inside
+            .components()
+            .next()
+            .unwrap()
+            .as_os_str()
+            .to_string_lossy()
+            .into_owned();
         first.trim_end_matches(".rs").to_owned()
     }
 
     /// The text before the unit tests, without comments.
     fn production(&self) -> String {
-        let before_tests = self.text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+        let before_tests = self
+            .text
+            .split("#[cfg(test)]\nmod ")
+            .next()
+            .unwrap_or_default();
         let code = |line: &&str| !line.trim_start().starts_with("//");
-        before_tests.lines().filter(code).collect::<Vec<_>>().join("\n")
+        before_tests
+            .lines()
+            .filter(code)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     fn is_tests(&self) -> bool {
         self.path.file_name().is_some_and(|name| name == "tests.rs")
-            || self.path.components().any(|part| part.as_os_str() == "tests")
+            || self
+                .path
+                .components()
+                .any(|part| part.as_os_str() == "tests")
     }
 }
 
@@ -51,11 +77,18 @@ fn sources() -> Vec<Source> {
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push(Source { text: fs::read_to_string(&path).unwrap(), path });
+                found.push(Source {
+                    text: fs::read_to_string(&path).unwrap(),
+                    path,
+                });
             }
         }
     }
-    assert!(found.len() > 20, "the walk found only {} files", found.len());
+    assert!(
+        found.len() > 20,
+        "the walk found only {} files",
+        found.len()
+    );
     found
 }
 
@@ -68,16 +101,30 @@ fn report(breaches: &[String]) {
 fn every_file_opens_with_what_it_is() {
     let silent = |source: &Source| !source.is_tests() && !source.text.starts_with("//! ");
     let breaches = sources().into_iter().filter(silent);
-    report(&breaches.map(|source| format!("{} does not open with //!", source.path.display())).collect::<Vec<_>>());
+    report(
+        &breaches
+            .map(|source| format!("{} does not open with //!", source.path.display()))
+            .collect::<Vec<_>>(),
+    );
 }
 
 #[test]
 fn no_file_is_over_the_line_limit() {
-    let lines = |source: &Source| source.text.split("#[cfg(test)]\nmod ").next().unwrap_or_default().lines().count();
+    let lines = |source: &Source| {
+        source
+            .text
+            .split("#[cfg(test)]\nmod ")
+            .next()
+            .unwrap_or_default()
+            .lines()
+            .count()
+    };
     let long = |source: &Source| !source.is_tests() && lines(source) > PRODUCTION_LINES_MAX;
     let breaches = sources().into_iter().filter(long);
     report(
-        &breaches.map(|source| format!("{} has {} lines", source.path.display(), lines(&source))).collect::<Vec<_>>(),
+        &breaches
+            .map(|source| format!("{} has {} lines", source.path.display(), lines(&source)))
+            .collect::<Vec<_>>(),
     );
 }
 
@@ -85,8 +132,13 @@ fn no_file_is_over_the_line_limit() {
 fn no_file_is_an_orphan() {
     let sources = sources();
     let mut reached = BTreeSet::from(
-        ["lib.rs", "bin/jitgate.rs", "bin/jitgate-sidecar.rs", "bin/jitgate-bench.rs"]
-            .map(|f| root().join("src").join(f)),
+        [
+            "lib.rs",
+            "bin/jitgate.rs",
+            "bin/jitgate-sidecar.rs",
+            "bin/jitgate-bench.rs",
+        ]
+        .map(|f| root().join("src").join(f)),
     );
     for source in &sources {
         for line in source.text.lines() {
@@ -95,15 +147,30 @@ fn no_file_is_an_orphan() {
                 .trim_start_matches("pub(crate) ")
                 .trim_start_matches("pub(super) ")
                 .trim_start_matches("pub ");
-            let Some(name) = line.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')) else { continue };
+            let Some(name) = line
+                .strip_prefix("mod ")
+                .and_then(|rest| rest.strip_suffix(';'))
+            else {
+                continue;
+            };
             let stem = source.path.file_stem().unwrap();
             let folder = source.path.parent().unwrap();
-            let folder = if stem == "lib" { folder.to_path_buf() } else { folder.join(stem) };
+            let folder = if stem == "lib" {
+                folder.to_path_buf()
+            } else {
+                folder.join(stem)
+            };
             reached.insert(folder.join(format!("{name}.rs")));
         }
     }
-    let orphans = sources.iter().filter(|source| !reached.contains(&source.path));
-    report(&orphans.map(|source| format!("{} is named by no mod", source.path.display())).collect::<Vec<_>>());
+    let orphans = sources
+        .iter()
+        .filter(|source| !reached.contains(&source.path));
+    report(
+        &orphans
+            .map(|source| format!("{} is named by no mod", source.path.display()))
+            .collect::<Vec<_>>(),
+    );
 }
 
 #[test]
@@ -153,7 +220,11 @@ fn dependencies_point_downwards_only() {
             "cli" => vec!["sidecar", "control"],
             // The demo starts the others as programs and talks to them as a user would.
             "dev" => vec!["sidecar", "control"],
-            role if ROLES.contains(&role) => ROLES.iter().copied().filter(|other| *other != role).collect(),
+            role if ROLES.contains(&role) => ROLES
+                .iter()
+                .copied()
+                .filter(|other| *other != role)
+                .collect(),
             _ => vec![],
         };
         for other in above {
@@ -177,11 +248,17 @@ fn envoys_messages_are_read_in_one_file_and_written_in_one() {
     ];
     let mut breaches = Vec::new();
     // `fixtures` builds checks for the unit tests.
-    for source in sources().iter().filter(|source| !source.is_tests() && !source.path.ends_with("fixtures.rs")) {
+    for source in sources()
+        .iter()
+        .filter(|source| !source.is_tests() && !source.path.ends_with("fixtures.rs"))
+    {
         let inside = source.path.strip_prefix(root()).unwrap();
         for (word, place) in places {
             if source.production().contains(word) && inside != Path::new(place) {
-                breaches.push(format!("{} mentions {word}, which belongs to {place}", inside.display()));
+                breaches.push(format!(
+                    "{} mentions {word}, which belongs to {place}",
+                    inside.display()
+                ));
             }
         }
     }
@@ -193,7 +270,13 @@ fn only_the_command_line_prints() {
     let printing = ["println!", "print!(", "eprintln!", "eprint!(", "dbg!("];
     let breaches = sources().into_iter().filter(|source| {
         !matches!(source.part().as_str(), "cli" | "dev" | "bin")
-            && printing.iter().any(|word| source.production().contains(word))
+            && printing
+                .iter()
+                .any(|word| source.production().contains(word))
     });
-    report(&breaches.map(|source| format!("{} prints", source.path.display())).collect::<Vec<_>>());
+    report(
+        &breaches
+            .map(|source| format!("{} prints", source.path.display()))
+            .collect::<Vec<_>>(),
+    );
 }

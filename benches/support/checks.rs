@@ -66,17 +66,31 @@ impl Scene {
         let grants = grants.max(CALLERS);
         let pass = |n| {
             let due = Due::Pass(caller(n)?.as_str().to_owned());
-            Ok(Asked { check: check(&token(&signer, n)?, &transfers(n))?, due })
+            Ok(Asked {
+                check: check(&token(&signer, n)?, &transfers(n))?,
+                due,
+            })
         };
         let refuse = |token: &str, path: &str, reason| {
-            anyhow::Ok(Asked { check: check(token, path)?, due: Due::Refusal(reason) })
+            anyhow::Ok(Asked {
+                check: check(token, path)?,
+                due: Due::Refusal(reason),
+            })
         };
         Ok(Self {
             checks: (0..CALLERS).map(pass).collect::<anyhow::Result<_>>()?,
             refusals: vec![
                 refuse(&token(&signer, grants)?, &transfers(grants), "NO_GRANT")?,
-                refuse(&token(&forger, 0)?, &transfers(0), "TOKEN_SIGNATURE_INVALID")?,
-                refuse(&token(&signer, 0)?, "/v1/accounts/40000/owner", "SCOPE_MISMATCH")?,
+                refuse(
+                    &token(&forger, 0)?,
+                    &transfers(0),
+                    "TOKEN_SIGNATURE_INVALID",
+                )?,
+                refuse(
+                    &token(&signer, 0)?,
+                    "/v1/accounts/40000/owner",
+                    "SCOPE_MISMATCH",
+                )?,
             ],
             grants: (0..grants).map(grant).collect::<Result<_, _>>()?,
             jwks: jwks(key.public_key_raw())?,
@@ -92,7 +106,10 @@ pub(crate) fn issuers(jwks_file: &str) -> String {
 }
 
 fn jwks(point: &[u8]) -> anyhow::Result<String> {
-    let (x, y) = point.get(1..65).context("an uncompressed P-256 point")?.split_at(32);
+    let (x, y) = point
+        .get(1..65)
+        .context("an uncompressed P-256 point")?
+        .split_at(32);
     let coordinate = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let key = json!({"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": KEY_ID,
         "x": coordinate(x), "y": coordinate(y)});
@@ -101,7 +118,10 @@ fn jwks(point: &[u8]) -> anyhow::Result<String> {
 
 fn token(signer: &EncodingKey, caller: usize) -> anyhow::Result<String> {
     let now = wall().as_micros() / 1_000_000;
-    let header = Header { kid: Some(KEY_ID.to_owned()), ..Header::new(Algorithm::ES256) };
+    let header = Header {
+        kid: Some(KEY_ID.to_owned()),
+        ..Header::new(Algorithm::ES256)
+    };
     let claims = json!({
         "iss": ISSUER, "sub": subject(caller), "aud": SERVICE, "iat": now, "nbf": now, "exp": now + HOUR.as_secs(),
         "jti": format!("{:032x}", 0x5eed_0000_u64 + caller as u64), "azp": "web-console",
@@ -120,14 +140,19 @@ fn caller(number: usize) -> anyhow::Result<Principal> {
 }
 
 fn transfers(caller: usize) -> String {
-    format!("/v1/accounts/{}/transfers?limit=50&cursor=b3BhcXVl", 40_000 + caller)
+    format!(
+        "/v1/accounts/{}/transfers?limit=50&cursor=b3BhcXVl",
+        40_000 + caller
+    )
 }
 
 fn grant(number: usize) -> anyhow::Result<Grant> {
     let now = wall();
     let rule = HttpRule::parse(&["GET", "POST"], "/v1/accounts/{id}/transfers")?;
     Ok(Grant {
-        id: GrantId::parse(&ulid::Ulid::from_parts(now.as_micros() / 1000, number as u128 + 1).to_string())?,
+        id: GrantId::parse(
+            &ulid::Ulid::from_parts(now.as_micros() / 1000, number as u128 + 1).to_string(),
+        )?,
         subject: caller(number)?,
         via: Vec::new(),
         scope: Scope::new(Service::parse(SERVICE)?, vec![Rule::Http(rule)])?,
@@ -135,7 +160,10 @@ fn grant(number: usize) -> anyhow::Result<Grant> {
         end: End::At(now.plus(HOUR)),
         hold: Hold::None,
         staleness: Staleness::Strict,
-        policy: PolicyRef { name: "payments-readers".into(), version: 3 },
+        policy: PolicyRef {
+            name: "payments-readers".into(),
+            version: 3,
+        },
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
         mod_revision: Revision(1),
     })
@@ -158,8 +186,14 @@ fn check(token: &str, path: &str) -> anyhow::Result<Bytes> {
         ("content-type", "application/json"),
         ("origin", "https://console.shop.example"),
         ("referer", "https://console.shop.example/accounts"),
-        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
-        ("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
+        (
+            "traceparent",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ),
+        (
+            "user-agent",
+            "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+        ),
         ("x-envoy-internal", "true"),
         ("x-forwarded-client-cert", xfcc),
         ("x-forwarded-for", "192.0.2.17,10.4.0.9"),
@@ -170,7 +204,9 @@ fn check(token: &str, path: &str) -> anyhow::Result<Bytes> {
     let http = HttpRequest {
         id: "4753975747183440728".to_owned(),
         method: "GET".to_owned(),
-        headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        headers: headers
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
         path: path.to_owned(),
         host: "payments.shop.example".to_owned(),
         scheme: "https".to_owned(),
@@ -181,11 +217,18 @@ fn check(token: &str, path: &str) -> anyhow::Result<Bytes> {
     let attributes = AttributeContext {
         source: Some(peer("spiffe://td.example/ns/shop/sa/web", 41_822)),
         destination: Some(peer("spiffe://td.example/ns/shop/sa/payments", 8443)),
-        request: Some(Request { http: Some(http), ..Request::default() }),
+        request: Some(Request {
+            http: Some(http),
+            ..Request::default()
+        }),
         context_extensions: HashMap::from([("jitgate_service".to_owned(), SERVICE.to_owned())]),
         ..AttributeContext::default()
     };
-    Ok(CheckRequest { attributes: Some(attributes) }.encode_to_vec().into())
+    Ok(CheckRequest {
+        attributes: Some(attributes),
+    }
+    .encode_to_vec()
+    .into())
 }
 
 fn peer(principal: &str, port: u32) -> Peer {
@@ -195,7 +238,9 @@ fn peer(principal: &str, port: u32) -> Peer {
         ..SocketAddress::default()
     };
     Peer {
-        address: Some(Address { address: Some(AddressKind::SocketAddress(socket)) }),
+        address: Some(Address {
+            address: Some(AddressKind::SocketAddress(socket)),
+        }),
         principal: principal.to_owned(),
         ..Peer::default()
     }

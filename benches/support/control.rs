@@ -13,7 +13,8 @@ use jitgate::wire::v1::enforcer_service_server::{EnforcerService, EnforcerServic
 use jitgate::wire::v1::watch_grants_request::Message as Said;
 use jitgate::wire::v1::watch_grants_response::Message as Told;
 use jitgate::wire::v1::{
-    Delta, Progress, SnapshotBegin, SnapshotCause, SnapshotEnd, WatchGrantsRequest, WatchGrantsResponse,
+    Delta, Progress, SnapshotBegin, SnapshotCause, SnapshotEnd, WatchGrantsRequest,
+    WatchGrantsResponse,
 };
 use prost::Message;
 use tokio::sync::{mpsc, watch};
@@ -35,7 +36,11 @@ pub(crate) struct Control {
 
 impl Control {
     pub(crate) fn new(grants: &[Grant]) -> Self {
-        Self { grants: grants.into(), release: watch::Sender::new(false), acknowledged: watch::Sender::new(0) }
+        Self {
+            grants: grants.into(),
+            release: watch::Sender::new(false),
+            acknowledged: watch::Sender::new(0),
+        }
     }
 
     pub(crate) fn service(&self) -> EnforcerServiceServer<Self> {
@@ -46,21 +51,36 @@ impl Control {
     pub(crate) async fn release(&self) -> anyhow::Result<()> {
         let last = 1 + i64::try_from(self.grants.len().div_ceil(PER_DELTA))?;
         self.release.send_replace(true);
-        self.acknowledged.subscribe().wait_for(|revision| *revision >= last).await?;
+        self.acknowledged
+            .subscribe()
+            .wait_for(|revision| *revision >= last)
+            .await?;
         Ok(())
     }
 
     /// Everything that is told, in order.
-    async fn tell(self, mut said: mpsc::Receiver<Said>, told: mpsc::Sender<Result<WatchGrantsResponse, Status>>) {
-        let mut table = Table { revision: 1, ..Table::default() };
+    async fn tell(
+        self,
+        mut said: mpsc::Receiver<Said>,
+        told: mpsc::Sender<Result<WatchGrantsResponse, Status>>,
+    ) {
+        let mut table = Table {
+            revision: 1,
+            ..Table::default()
+        };
         // Every progress message must echo something of its session, so nothing is told before the subscription.
         match said.recv().await {
             Some(heard) => self.hear(&mut table, heard),
             None => return,
         }
         let opening = [
-            Told::SnapshotBegin(SnapshotBegin { entries: 0, cause: SnapshotCause::First.into() }),
-            Told::SnapshotEnd(SnapshotEnd { digest: table.digest() }),
+            Told::SnapshotBegin(SnapshotBegin {
+                entries: 0,
+                cause: SnapshotCause::First.into(),
+            }),
+            Told::SnapshotEnd(SnapshotEnd {
+                digest: table.digest(),
+            }),
             table.progress(),
         ];
         for message in opening {
@@ -141,14 +161,30 @@ impl Table {
         let prev_revision = self.revision;
         self.revision += 1;
         let revision = Revision(self.revision.unsigned_abs());
-        let entry = |grant: &Grant| entry_to(&Grant { mod_revision: revision, ..grant.clone() }).encode_to_vec();
+        let entry = |grant: &Grant| {
+            entry_to(&Grant {
+                mod_revision: revision,
+                ..grant.clone()
+            })
+            .encode_to_vec()
+        };
         let put: Vec<bytes::Bytes> = grants.iter().map(|grant| entry(grant).into()).collect();
-        put.iter().for_each(|entry| self.digest.add(EntryMark::of(entry)));
-        Told::Delta(Delta { prev_revision, put, del: Vec::new(), committed_at: None })
+        put.iter()
+            .for_each(|entry| self.digest.add(EntryMark::of(entry)));
+        Told::Delta(Delta {
+            prev_revision,
+            put,
+            del: Vec::new(),
+            committed_at: None,
+        })
     }
 
     async fn send(&self, told: &mpsc::Sender<Result<WatchGrantsResponse, Status>>, message: Told) {
-        let response = WatchGrantsResponse { epoch: EPOCH.to_owned(), revision: self.revision, message: Some(message) };
+        let response = WatchGrantsResponse {
+            epoch: EPOCH.to_owned(),
+            revision: self.revision,
+            message: Some(message),
+        };
         // A sidecar that is gone is noticed by what is heard from it.
         drop(told.send(Ok(response)).await);
     }
@@ -156,7 +192,8 @@ impl Table {
 
 #[tonic::async_trait]
 impl EnforcerService for Control {
-    type WatchGrantsStream = Pin<Box<dyn Stream<Item = Result<WatchGrantsResponse, Status>> + Send>>;
+    type WatchGrantsStream =
+        Pin<Box<dyn Stream<Item = Result<WatchGrantsResponse, Status>> + Send>>;
 
     async fn watch_grants(
         &self,
@@ -166,7 +203,10 @@ impl EnforcerService for Control {
         let (tell, told) = mpsc::channel(64);
         let mut heard = request.into_inner();
         let listening = async move {
-            while let Ok(Some(WatchGrantsRequest { message: Some(message) })) = heard.message().await {
+            while let Ok(Some(WatchGrantsRequest {
+                message: Some(message),
+            })) = heard.message().await
+            {
                 if say.send(message).await.is_err() {
                     return;
                 }

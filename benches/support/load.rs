@@ -43,17 +43,32 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn new(scene: &Scene) -> Self {
-        Self { checks: Arc::clone(&scene.checks), open: HashMap::new(), answered: HashMap::new() }
+        Self {
+            checks: Arc::clone(&scene.checks),
+            open: HashMap::new(),
+            answered: HashMap::new(),
+        }
     }
 
     /// Sends `total` checks and reads as many right answers.
-    pub(crate) async fn burst(&mut self, to: &Contestant, shape: Shape, total: u64) -> anyhow::Result<()> {
+    pub(crate) async fn burst(
+        &mut self,
+        to: &Contestant,
+        shape: Shape,
+        total: u64,
+    ) -> anyhow::Result<()> {
         let next = Arc::new(AtomicU64::new(0));
         let mut streams = JoinSet::new();
         for channel in self.channels(&to.endpoint, shape).await? {
             for _ in 0..shape.streams {
                 let next = Arc::clone(&next);
-                streams.spawn(stream(channel.clone(), Arc::clone(&self.checks), next, total, to.decides()));
+                streams.spawn(stream(
+                    channel.clone(),
+                    Arc::clone(&self.checks),
+                    next,
+                    total,
+                    to.decides(),
+                ));
             }
         }
         while let Some(ended) = streams.join_next().await {
@@ -64,8 +79,16 @@ impl Load {
     }
 
     /// Sends each of these once; each must be refused for its reason.
-    pub(crate) async fn refusals(&mut self, to: &Contestant, refusals: &[Asked]) -> anyhow::Result<()> {
-        let mut grpc = Grpc::new(Endpoint::from_shared(to.endpoint.clone())?.connect().await?);
+    pub(crate) async fn refusals(
+        &mut self,
+        to: &Contestant,
+        refusals: &[Asked],
+    ) -> anyhow::Result<()> {
+        let mut grpc = Grpc::new(
+            Endpoint::from_shared(to.endpoint.clone())?
+                .connect()
+                .await?,
+        );
         for asked in refusals {
             asked.due.verify(&ask(&mut grpc, asked).await?)?;
             *self.answered.entry(to.endpoint.clone()).or_default() += 1;
@@ -85,7 +108,12 @@ impl Load {
         }
         let mut channels = Vec::new();
         for _ in 0..shape.connections {
-            channels.push(Endpoint::from_shared(endpoint.to_owned())?.tcp_nodelay(true).connect().await?);
+            channels.push(
+                Endpoint::from_shared(endpoint.to_owned())?
+                    .tcp_nodelay(true)
+                    .connect()
+                    .await?,
+            );
         }
         self.open.insert(key, channels.clone());
         Ok(channels)
@@ -105,19 +133,31 @@ async fn stream(
         if number >= total {
             return Ok(());
         }
-        let asked = usize::try_from(number)?.checked_rem(checks.len()).and_then(|at| checks.get(at));
+        let asked = usize::try_from(number)?
+            .checked_rem(checks.len())
+            .and_then(|at| checks.get(at));
         let asked = asked.context("no checks")?;
         let answer = ask(&mut grpc, asked).await?;
-        if decides { asked.due.verify(&answer)? } else { expect_ok(&answer)? }
+        if decides {
+            asked.due.verify(&answer)?
+        } else {
+            expect_ok(&answer)?
+        }
     }
 }
 
 async fn ask(grpc: &mut Grpc<Channel>, asked: &Asked) -> anyhow::Result<CheckResponse> {
     let mut request = Request::new(asked.check.clone());
     // As Envoy's own span: a new one for each check.
-    request.metadata_mut().insert("traceparent", SpanContext::root(true).traceparent().parse()?);
+    request.metadata_mut().insert(
+        "traceparent",
+        SpanContext::root(true).traceparent().parse()?,
+    );
     grpc.ready().await?;
-    Ok(grpc.unary(request, PathAndQuery::from_static(CHECK), Raw).await?.into_inner())
+    Ok(grpc
+        .unary(request, PathAndQuery::from_static(CHECK), Raw)
+        .await?
+        .into_inner())
 }
 
 impl Due {
@@ -127,11 +167,15 @@ impl Due {
                 expect_ok(answer)?;
                 expect_header(&ok.headers, "x-jitgate-subject", principal)
             }
-            (Self::Refusal(reason), Some(HttpResponse::DeniedResponse(denied))) if code(answer) > Some(0) => {
+            (Self::Refusal(reason), Some(HttpResponse::DeniedResponse(denied)))
+                if code(answer) > Some(0) =>
+            {
                 expect_header(&denied.headers, "x-jitgate-reason", reason)
             }
             (Self::Pass(principal), _) => bail!("{principal} should have passed: {answer:?}"),
-            (Self::Refusal(reason), _) => bail!("a check should have been refused for {reason}: {answer:?}"),
+            (Self::Refusal(reason), _) => {
+                bail!("a check should have been refused for {reason}: {answer:?}")
+            }
         }
     }
 }
@@ -139,7 +183,10 @@ impl Due {
 /// An absent status is an OK to Envoy, but not here.
 fn expect_ok(answer: &CheckResponse) -> anyhow::Result<()> {
     if code(answer) != Some(0) {
-        bail!("a check was answered {:?} instead of 0 (OK): {answer:?}", code(answer));
+        bail!(
+            "a check was answered {:?} instead of 0 (OK): {answer:?}",
+            code(answer)
+        );
     }
     Ok(())
 }
@@ -149,7 +196,10 @@ fn code(answer: &CheckResponse) -> Option<i32> {
 }
 
 fn expect_header(headers: &[HeaderValueOption], name: &str, value: &str) -> anyhow::Result<()> {
-    let found = headers.iter().filter_map(|set| set.header.as_ref()).find(|header| header.key == name);
+    let found = headers
+        .iter()
+        .filter_map(|set| set.header.as_ref())
+        .find(|header| header.key == name);
     if found.is_none_or(|header| header.value != value) {
         bail!("{name} should be {value}: {found:?}");
     }
@@ -160,10 +210,19 @@ impl FromStr for Shape {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (connections, streams) = text.split_once('x').ok_or("must be CONNECTIONSxSTREAMS, as 2x8")?;
-        let number = |text: &str| text.parse().ok().filter(|number| (1..=1000).contains(number));
+        let (connections, streams) = text
+            .split_once('x')
+            .ok_or("must be CONNECTIONSxSTREAMS, as 2x8")?;
+        let number = |text: &str| {
+            text.parse()
+                .ok()
+                .filter(|number| (1..=1000).contains(number))
+        };
         match (number(connections), number(streams)) {
-            (Some(connections), Some(streams)) => Ok(Self { connections, streams }),
+            (Some(connections), Some(streams)) => Ok(Self {
+                connections,
+                streams,
+            }),
             _ => Err("both numbers must lie between 1 and 1000".to_owned()),
         }
     }
@@ -210,6 +269,8 @@ impl Decoder for Raw {
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<CheckResponse>, Status> {
         let bytes = from.copy_to_bytes(from.remaining());
-        CheckResponse::decode(bytes).map(Some).map_err(|error| Status::internal(error.to_string()))
+        CheckResponse::decode(bytes)
+            .map(Some)
+            .map_err(|error| Status::internal(error.to_string()))
     }
 }

@@ -66,7 +66,11 @@ struct Figures {
 impl Report {
     /// Fails when a span is neither with the collector nor counted as dropped.
     pub(crate) fn account(&self) -> anyhow::Result<()> {
-        if let Some(Spans { due, received, dropped }) = self.spans
+        if let Some(Spans {
+            due,
+            received,
+            dropped,
+        }) = self.spans
             && due != received + dropped
         {
             bail!("{due} spans are due, {received} were received and {dropped} counted as dropped");
@@ -76,9 +80,16 @@ impl Report {
 
     pub(crate) fn to_json(&self) -> anyhow::Result<String> {
         let mut value = serde_json::to_value(self)?;
-        let figures: BTreeMap<_, _> = self.runs.iter().map(|run| (&run.shape, run.figures())).collect();
+        let figures: BTreeMap<_, _> = self
+            .runs
+            .iter()
+            .map(|run| (&run.shape, run.figures()))
+            .collect();
         let figures = serde_json::to_value(figures)?;
-        value.as_object_mut().context("a report is an object")?.insert("figures".to_owned(), figures);
+        value
+            .as_object_mut()
+            .context("a report is an object")?
+            .insert("figures".to_owned(), figures);
         Ok(serde_json::to_string_pretty(&value)? + "\n")
     }
 
@@ -95,15 +106,43 @@ impl Report {
                 run.shape
             )
         });
-        let memory = self.memory.iter().flat_map(|Memory { idle, with_grants, after_load }| {
-            let line =
-                |when, bytes: u64| format!("  {:<24} {:>8.1} MB\n", format!("memory {when}"), bytes as f64 / 1e6);
-            [line("idle", *idle), line("with the grants", *with_grants), line("after the load", *after_load)]
-        });
-        let spans = self.spans.iter().map(|Spans { due, received, dropped }| {
-            format!("  {:<24} {received:>8} of {due}, {dropped} counted as dropped\n", "spans received")
-        });
-        iter::once(head).chain(runs).chain(memory).chain(spans).collect()
+        let memory = self.memory.iter().flat_map(
+            |Memory {
+                 idle,
+                 with_grants,
+                 after_load,
+             }| {
+                let line = |when, bytes: u64| {
+                    format!(
+                        "  {:<24} {:>8.1} MB\n",
+                        format!("memory {when}"),
+                        bytes as f64 / 1e6
+                    )
+                };
+                [
+                    line("idle", *idle),
+                    line("with the grants", *with_grants),
+                    line("after the load", *after_load),
+                ]
+            },
+        );
+        let spans = self.spans.iter().map(
+            |Spans {
+                 due,
+                 received,
+                 dropped,
+             }| {
+                format!(
+                    "  {:<24} {received:>8} of {due}, {dropped} counted as dropped\n",
+                    "spans received"
+                )
+            },
+        );
+        iter::once(head)
+            .chain(runs)
+            .chain(memory)
+            .chain(spans)
+            .collect()
     }
 }
 
@@ -114,13 +153,23 @@ impl Run {
         let mut random = StdRng::seed_from_u64(1);
         let mut ratios: Vec<f64> = (0..RESAMPLES)
             .map(|_| {
-                let pick = |_| self.rounds.get(random.random_range(0..self.rounds.len().max(1))).copied();
-                let (reference, candidate) = medians(&(0..self.rounds.len()).filter_map(pick).collect::<Vec<_>>());
+                let pick = |_| {
+                    self.rounds
+                        .get(random.random_range(0..self.rounds.len().max(1)))
+                        .copied()
+                };
+                let (reference, candidate) =
+                    medians(&(0..self.rounds.len()).filter_map(pick).collect::<Vec<_>>());
                 candidate / reference
             })
             .collect();
         ratios.sort_by(f64::total_cmp);
-        let at = |share: usize| ratios.get(RESAMPLES * share / 1000).copied().unwrap_or(f64::NAN);
+        let at = |share: usize| {
+            ratios
+                .get(RESAMPLES * share / 1000)
+                .copied()
+                .unwrap_or(f64::NAN)
+        };
         Figures {
             reference_us,
             candidate_us,
@@ -136,9 +185,20 @@ fn medians(rounds: &[Round]) -> (f64, f64) {
     let median = |of: fn(&Round) -> u64| {
         let mut nanos: Vec<u64> = rounds.iter().map(of).collect();
         nanos.sort_unstable();
-        let middle = |at: usize| nanos.get(at).map_or(f64::NAN, |nanos| *nanos as f64 / 1000.0);
+        let middle = |at: usize| {
+            nanos
+                .get(at)
+                .map_or(f64::NAN, |nanos| *nanos as f64 / 1000.0)
+        };
         let half = nanos.len() / 2;
-        if nanos.len() % 2 == 1 { middle(half) } else { (middle(half.wrapping_sub(1)) + middle(half)) / 2.0 }
+        if nanos.len() % 2 == 1 {
+            middle(half)
+        } else {
+            (middle(half.wrapping_sub(1)) + middle(half)) / 2.0
+        }
     };
-    (median(|round| round.reference_nanos), median(|round| round.candidate_nanos))
+    (
+        median(|round| round.reference_nanos),
+        median(|round| round.candidate_nanos),
+    )
 }

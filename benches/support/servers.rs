@@ -50,8 +50,14 @@ impl Contestant {
 
     /// Resident memory: idle, with the grants, and now.
     pub(crate) fn memory(&self) -> anyhow::Result<Option<Memory>> {
-        let Some(Surroundings { idle, loaded, .. }) = &self.surroundings else { return Ok(None) };
-        Ok(Some(Memory { idle: *idle, with_grants: *loaded, after_load: proc::resident(self.pid)? }))
+        let Some(Surroundings { idle, loaded, .. }) = &self.surroundings else {
+            return Ok(None);
+        };
+        Ok(Some(Memory {
+            idle: *idle,
+            with_grants: *loaded,
+            after_load: proc::resident(self.pid)?,
+        }))
     }
 
     /// Whether it decides, and does not just allow.
@@ -61,17 +67,27 @@ impl Contestant {
 
     /// Ends it as an operator would, and tells what became of its spans.
     pub(crate) async fn finish(&mut self, due: u64) -> anyhow::Result<Option<Spans>> {
-        let Some(Surroundings { sink, admin, .. }) = &self.surroundings else { return Ok(None) };
+        let Some(Surroundings { sink, admin, .. }) = &self.surroundings else {
+            return Ok(None);
+        };
         // All checks are answered, so all spans are queued or dropped by now.
         let dropped = counter(&get(admin, "/metrics").await?, names::SPANS_DROPPED)?;
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("no process id")?;
+        let pid = i32::try_from(self.pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .context("no process id")?;
         kill_process(pid, Signal::TERM)?;
         let ended = tokio::time::timeout(PATIENCE, self.process.wait()).await;
-        let status = ended.with_context(|| format!("{} did not end within {PATIENCE:?}", self.name))??;
+        let status =
+            ended.with_context(|| format!("{} did not end within {PATIENCE:?}", self.name))??;
         if !status.success() {
             bail!("{} ended with {status}", self.name);
         }
-        Ok(Some(Spans { due, received: sink.received(), dropped }))
+        Ok(Some(Spans {
+            due,
+            received: sink.received(),
+            dropped,
+        }))
     }
 }
 
@@ -82,9 +98,18 @@ pub(crate) async fn reference(name: &'static str) -> anyhow::Result<Contestant> 
     command.args(["--serve-reference", &port.to_string()]);
     let mut process = start(command)?;
     let address = format!("127.0.0.1:{port}");
-    until_ready(&mut process, name, || async { TcpStream::connect(&address).await.is_ok() }).await?;
+    until_ready(&mut process, name, || async {
+        TcpStream::connect(&address).await.is_ok()
+    })
+    .await?;
     let pid = process.id().context("it has ended")?;
-    Ok(Contestant { name, endpoint: format!("http://{address}"), pid, process, surroundings: None })
+    Ok(Contestant {
+        name,
+        endpoint: format!("http://{address}"),
+        pid,
+        process,
+        surroundings: None,
+    })
 }
 
 /// Starts a sidecar with a control plane, an issuer and a collector of its own.
@@ -92,18 +117,36 @@ pub(crate) async fn sidecar(scene: &Scene, program: &Path) -> anyhow::Result<Con
     let name = "jitgate-sidecar";
     let files = tempfile::tempdir()?;
     std::fs::write(files.path().join("jwks.json"), &scene.jwks)?;
-    std::fs::write(files.path().join("issuers.yaml"), checks::issuers("jwks.json"))?;
+    std::fs::write(
+        files.path().join("issuers.yaml"),
+        checks::issuers("jwks.json"),
+    )?;
     let (control, sink) = (Control::new(&scene.grants), Sink::default());
     let mut servers = JoinSet::new();
     let (listener, control_url) = listen().await?;
-    servers.spawn(Server::builder().add_service(control.service()).serve_with_incoming(listener));
+    servers.spawn(
+        Server::builder()
+            .add_service(control.service())
+            .serve_with_incoming(listener),
+    );
     let (listener, sink_url) = listen().await?;
-    servers.spawn(Server::builder().add_service(sink.service()).serve_with_incoming(listener));
+    servers.spawn(
+        Server::builder()
+            .add_service(sink.service())
+            .serve_with_incoming(listener),
+    );
 
     let (address, admin) = (local(free_port().await?), local(free_port().await?));
     let mut command = Command::new(program);
     command
-        .args(["--listen", &address, "--admin-listen", &admin, "--control-plane", &control_url])
+        .args([
+            "--listen",
+            &address,
+            "--admin-listen",
+            &admin,
+            "--control-plane",
+            &control_url,
+        ])
         .args(["--service", checks::SERVICE, "--issuers"])
         .arg(files.path().join("issuers.yaml"))
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", sink_url)
@@ -113,16 +156,35 @@ pub(crate) async fn sidecar(scene: &Scene, program: &Path) -> anyhow::Result<Con
     let pid = process.id().context("it has ended")?;
     let idle = proc::resident(pid)?;
     let released = tokio::time::timeout(PATIENCE, control.release()).await;
-    released.map_err(|_| anyhow!("{name} did not acknowledge the grants within {PATIENCE:?}"))??;
+    released
+        .map_err(|_| anyhow!("{name} did not acknowledge the grants within {PATIENCE:?}"))??;
     let loaded = proc::resident(pid)?;
-    let surroundings = Some(Surroundings { sink, admin, idle, loaded, _files: files, _servers: servers });
-    Ok(Contestant { name, endpoint: format!("http://{address}"), pid, process, surroundings })
+    let surroundings = Some(Surroundings {
+        sink,
+        admin,
+        idle,
+        loaded,
+        _files: files,
+        _servers: servers,
+    });
+    Ok(Contestant {
+        name,
+        endpoint: format!("http://{address}"),
+        pid,
+        process,
+        surroundings,
+    })
 }
 
 fn start(mut command: Command) -> anyhow::Result<Child> {
     let program = Path::new(command.as_std().get_program()).to_owned();
-    command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
-    command.spawn().with_context(|| format!("{} cannot be started", program.display()))
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true);
+    command
+        .spawn()
+        .with_context(|| format!("{} cannot be started", program.display()))
 }
 
 async fn until_ready<F: Future<Output = bool>>(
@@ -147,7 +209,9 @@ async fn until_ready<F: Future<Output = bool>>(
 
 /// Whether `/readyz` says 200.
 async fn ready(admin: &str) -> bool {
-    get(admin, "/readyz").await.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    get(admin, "/readyz")
+        .await
+        .is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
 
 /// Head and body.
@@ -161,8 +225,13 @@ async fn get(admin: &str, path: &str) -> std::io::Result<String> {
 }
 
 fn counter(metrics: &str, name: &str) -> anyhow::Result<u64> {
-    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix("_total "));
-    Ok(value.with_context(|| format!("no {name} in the metrics"))?.trim().parse()?)
+    let value = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix("_total "));
+    Ok(value
+        .with_context(|| format!("no {name} in the metrics"))?
+        .trim()
+        .parse()?)
 }
 
 async fn listen() -> anyhow::Result<(TcpListenerStream, String)> {

@@ -40,7 +40,9 @@ enum Format {
 }
 
 fn main() -> ExitCode {
-    let Bench { what: What::Fleet(fleet) } = Bench::parse();
+    let Bench {
+        what: What::Fleet(fleet),
+    } = Bench::parse();
     match run(fleet) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -48,7 +48,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
-        let outcome = sidecar::run(sidecar, telemetry.spans.clone(), telemetry.metrics.clone()).await;
+        let outcome =
+            sidecar::run(sidecar, telemetry.spans.clone(), telemetry.metrics.clone()).await;
         telemetry.shutdown(EXPORT).await;
         outcome
     })

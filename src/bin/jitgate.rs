@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use jitgate::cli::policy::{self as policy_cli, Case, Checked, Found, PolicyArgs, PolicyVerb, Tested};
+use jitgate::cli::policy::{
+    self as policy_cli, Case, Checked, Found, PolicyArgs, PolicyVerb, Tested,
+};
 use jitgate::cli::{self, AuditArgs, Exit, Trouble};
 use jitgate::control::{self, ControlPlaneArgs, documents};
 use jitgate::runtime;
@@ -57,12 +59,26 @@ async fn main() -> ExitCode {
 
 async fn policy(PolicyArgs { verb }: PolicyArgs) -> Result<Exit, Trouble> {
     match verb {
-        PolicyVerb::Check { dir, strict, output } => policy_cli::report(&check(&dir, strict), &output),
-        PolicyVerb::Test { dir, min_coverage, output } => policy_cli::report_test(&test(&dir, min_coverage), &output),
-        PolicyVerb::Plan { dir, prune, client } => policy_cli::plan(files(&dir)?, prune, client).await,
+        PolicyVerb::Check {
+            dir,
+            strict,
+            output,
+        } => policy_cli::report(&check(&dir, strict), &output),
+        PolicyVerb::Test {
+            dir,
+            min_coverage,
+            output,
+        } => policy_cli::report_test(&test(&dir, min_coverage), &output),
+        PolicyVerb::Plan { dir, prune, client } => {
+            policy_cli::plan(files(&dir)?, prune, client).await
+        }
         PolicyVerb::Apply(args) => policy_cli::apply(files(&args.dir)?, args).await,
         PolicyVerb::History { name, client } => policy_cli::history(name, client).await,
-        PolicyVerb::Show { name, version, client } => policy_cli::show(name, version, client).await,
+        PolicyVerb::Show {
+            name,
+            version,
+            client,
+        } => policy_cli::show(name, version, client).await,
     }
 }
 
@@ -70,7 +86,9 @@ async fn policy(PolicyArgs { verb }: PolicyArgs) -> Result<Exit, Trouble> {
 fn files(dir: &Path) -> Result<policy_cli::Files, Trouble> {
     if documents::check(dir).errors() > 0 {
         let hint = format!("jitgate policy check {} names each problem", dir.display());
-        return Err(Trouble::new(format!("the policies in {} have errors", dir.display())).hint(hint));
+        return Err(
+            Trouble::new(format!("the policies in {} have errors", dir.display())).hint(hint),
+        );
     }
     documents::files(dir).map_err(Trouble::new)
 }
@@ -78,20 +96,33 @@ fn files(dir: &Path) -> Result<policy_cli::Files, Trouble> {
 fn check(dir: &Path, strict: bool) -> Checked {
     let report = documents::examine(dir);
     let ok = report.errors() == 0 && !(strict && report.warnings() > 0);
-    Checked { ok, problems: report.problems.iter().map(found).collect(), summary: report.to_string() }
+    Checked {
+        ok,
+        problems: report.problems.iter().map(found).collect(),
+        summary: report.to_string(),
+    }
 }
 
 fn test(dir: &Path, min_coverage: u8) -> Tested {
     let tested = documents::test(dir);
     let case = |ran: &documents::Ran| Case {
         name: format!("{}: {}", ran.test, ran.case),
-        place: (ran.file.display().to_string(), ran.place.line, ran.place.column),
+        place: (
+            ran.file.display().to_string(),
+            ran.place.line,
+            ran.place.column,
+        ),
         differences: ran.differences.clone(),
     };
     Tested {
         problems: tested.problems.iter().map(found).collect(),
         cases: tested.cases.iter().map(case).collect(),
-        parts: tested.coverage.parts.iter().map(|part| (part.to_string(), part.hit)).collect(),
+        parts: tested
+            .coverage
+            .parts
+            .iter()
+            .map(|part| (part.to_string(), part.hit))
+            .collect(),
         coverage: tested.coverage.percent(),
         min_coverage: min_coverage.into(),
     }
@@ -100,7 +131,11 @@ fn test(dir: &Path, min_coverage: u8) -> Tested {
 fn found(problem: &documents::Problem) -> Found {
     Found {
         line: problem.to_string(),
-        place: (problem.file.display().to_string(), problem.place.line, problem.place.column),
+        place: (
+            problem.file.display().to_string(),
+            problem.place.line,
+            problem.place.column,
+        ),
         field: problem.path.clone(),
         cause: problem.cause.clone(),
         is_error: problem.severity == documents::Severity::Error,
@@ -134,9 +169,9 @@ mod tests {
 
     fn flags(command: &Command) -> impl Iterator<Item = &Arg> {
         let automatic = ["help", "version"];
-        command
-            .get_arguments()
-            .filter(move |arg| arg.get_long().is_some() && !automatic.contains(&arg.get_id().as_str()))
+        command.get_arguments().filter(move |arg| {
+            arg.get_long().is_some() && !automatic.contains(&arg.get_id().as_str())
+        })
     }
 
     #[test]
@@ -150,11 +185,19 @@ mod tests {
             let mut seen = HashMap::new();
             for flag in flags(command) {
                 let name = flag.get_long().unwrap();
-                let twin = flag.get_env().and_then(|twin| twin.to_str()).unwrap_or_default();
+                let twin = flag
+                    .get_env()
+                    .and_then(|twin| twin.to_str())
+                    .unwrap_or_default();
                 // OpenTelemetry's own variables keep the names that its specification gives them.
-                let ours = twin.starts_with("JITGATE_") || (name.starts_with("otel-") && twin.starts_with("OTEL_"));
+                let ours = twin.starts_with("JITGATE_")
+                    || (name.starts_with("otel-") && twin.starts_with("OTEL_"));
                 assert!(ours, "{path} --{name} has no twin: {twin:?}");
-                assert_eq!(seen.insert(twin.to_owned(), name), None, "{path}: {twin} has two flags");
+                assert_eq!(
+                    seen.insert(twin.to_owned(), name),
+                    None,
+                    "{path}: {twin} has two flags"
+                );
             }
         });
     }
@@ -170,7 +213,10 @@ mod tests {
             for flag in flags(command).filter(|flag| !flag.is_global_set()) {
                 let own = format!("JITGATE_{}_", words.first().unwrap().to_uppercase());
                 let twin = flag.get_env().and_then(|twin| twin.to_str()).unwrap();
-                assert!(twin.starts_with(&own), "{path}: {twin} must begin with {own}");
+                assert!(
+                    twin.starts_with(&own),
+                    "{path}: {twin} must begin with {own}"
+                );
             }
         });
     }
@@ -188,14 +234,19 @@ mod tests {
     #[test]
     fn an_environment_value_that_is_a_secret_is_hidden_in_help() {
         walk(&Jitgate::command(), "jitgate", &mut |path, command| {
-            for arg in command.get_arguments().filter(|arg| arg.get_env().is_some_and(|twin| twin == "JITGATE_TOKEN")) {
+            for arg in command
+                .get_arguments()
+                .filter(|arg| arg.get_env().is_some_and(|twin| twin == "JITGATE_TOKEN"))
+            {
                 assert!(arg.is_hide_env_values_set(), "{path}");
             }
         });
     }
 
     fn parses(line: &[&str]) -> bool {
-        Jitgate::command().try_get_matches_from([&["jitgate"], line].concat()).is_ok()
+        Jitgate::command()
+            .try_get_matches_from([&["jitgate"], line].concat())
+            .is_ok()
     }
 
     #[test]
@@ -232,45 +283,177 @@ mod tests {
             &["requests", "watch"],
             &["requests", "list", "--for-me"],
             &["cancel", "01J", "--reason", "x"],
-            &["approve", "01J", "--reason", "x", "--for", "10m", "--http", "GET /v1/users/{id}", "--grpc", "/a.B/C"],
+            &[
+                "approve",
+                "01J",
+                "--reason",
+                "x",
+                "--for",
+                "10m",
+                "--http",
+                "GET /v1/users/{id}",
+                "--grpc",
+                "/a.B/C",
+            ],
             &["deny", "01J", "--reason", "x"],
             &["approve", "01J", "--digest", "36ca"],
             &["deny", "01J", "--digest", "36ca"],
-            &["request", "--service", "s", "--grpc", "*", "--break-glass", "--reason", "x"],
+            &[
+                "request",
+                "--service",
+                "s",
+                "--grpc",
+                "*",
+                "--break-glass",
+                "--reason",
+                "x",
+            ],
             &["review", "01J", "--ok", "--reason", "x"],
             &["review", "01J", "--objection", "--reason", "x"],
             &["grants", "list", "--subject", "user:i|a", "--all"],
             &["revoke", "01J", "--wait", "all"],
             &["revoke", "--subject", "user:i|a", "--service", "payments"],
             &["release", "01J"],
-            &["release", "01J", "--dry-run", "--request-id", "a", "--if-match", "e", "--reason", "done"],
+            &[
+                "release",
+                "01J",
+                "--dry-run",
+                "--request-id",
+                "a",
+                "--if-match",
+                "e",
+                "--reason",
+                "done",
+            ],
             &["revoke", "01J", "--if-match", "e", "--dry-run"],
-            &["suspend", "01J", "--wait", "all", "--timeout", "1s", "--reason", "odd"],
+            &[
+                "suspend",
+                "01J",
+                "--wait",
+                "all",
+                "--timeout",
+                "1s",
+                "--reason",
+                "odd",
+            ],
             &["resume", "01J", "--if-match", "e"],
-            &["extend", "01J", "--for", "15m", "--reason", "not done", "--wait"],
-            &["request", "--service", "payments", "--grpc", "*", "--start", "in 2h", "--dry-run"],
+            &[
+                "extend", "01J", "--for", "15m", "--reason", "not done", "--wait",
+            ],
+            &[
+                "request",
+                "--service",
+                "payments",
+                "--grpc",
+                "*",
+                "--start",
+                "in 2h",
+                "--dry-run",
+            ],
             &["requests", "watch", "--mine"],
             &["requests", "watch", "01J"],
-            &["explain", "--service", "payments", "--as", "user:i|a", "--as", "group:i|g", "--http", "GET /v1/users/7"],
-            &["explain", "--service", "payments", "--as", "user:i|a", "--grpc", "/a.B/C", "--at", "-10m"],
+            &[
+                "explain",
+                "--service",
+                "payments",
+                "--as",
+                "user:i|a",
+                "--as",
+                "group:i|g",
+                "--http",
+                "GET /v1/users/7",
+            ],
+            &[
+                "explain",
+                "--service",
+                "payments",
+                "--as",
+                "user:i|a",
+                "--grpc",
+                "/a.B/C",
+                "--at",
+                "-10m",
+            ],
             &["explain", "--decision", "01J"],
-            &["audit", "list", "--resource", "grants/01J", "--actor", "user:i|a", "--type", "grant.", "--since", "-1h"],
+            &[
+                "audit",
+                "list",
+                "--resource",
+                "grants/01J",
+                "--actor",
+                "user:i|a",
+                "--type",
+                "grant.",
+                "--since",
+                "-1h",
+            ],
             &["audit", "export", "--from", "7"],
             &["audit", "checkpoint", "-o", "json"],
             &["audit", "verify"],
-            &["audit", "verify", "-", "--from", "7", "--checkpoint", "kept.json"],
-            &["audit", "verify", "--data-dir", "./copy", "--checkpoint", "kept.json"],
+            &[
+                "audit",
+                "verify",
+                "-",
+                "--from",
+                "7",
+                "--checkpoint",
+                "kept.json",
+            ],
+            &[
+                "audit",
+                "verify",
+                "--data-dir",
+                "./copy",
+                "--checkpoint",
+                "kept.json",
+            ],
             &["audit", "story", "01J", "-o", "json"],
             &["fleet", "-o", "yaml"],
             &["token", "inspect", "-"],
-            &["token", "inspect", "a.b.c", "--offline", "--for-service", "payments", "--peer", "spiffe://td/a"],
-            &["token", "issue", "01J", "--workload", "spiffe://td/ns/shop/sa/web", "--for", "2m", "-o", "json"],
+            &[
+                "token",
+                "inspect",
+                "a.b.c",
+                "--offline",
+                "--for-service",
+                "payments",
+                "--peer",
+                "spiffe://td/a",
+            ],
+            &[
+                "token",
+                "issue",
+                "01J",
+                "--workload",
+                "spiffe://td/ns/shop/sa/web",
+                "--for",
+                "2m",
+                "-o",
+                "json",
+            ],
             &["token", "keys"],
             &["token", "rotate", "--reason", "it may have leaked"],
             &["policy", "check", "./policies", "-o", "json"],
             &["policy", "check", "./policies", "--strict"],
-            &["policy", "test", "./policies", "--min-coverage", "100", "-o", "json"],
-            &["policy", "plan", "./policies", "--prune", "--server", "https://cp:7400", "-o", "yaml"],
+            &[
+                "policy",
+                "test",
+                "./policies",
+                "--min-coverage",
+                "100",
+                "-o",
+                "json",
+            ],
+            &[
+                "policy",
+                "plan",
+                "./policies",
+                "--prune",
+                "--server",
+                "https://cp:7400",
+                "-o",
+                "yaml",
+            ],
             &[
                 "policy",
                 "apply",
@@ -284,7 +467,20 @@ mod tests {
             ],
             &["policy", "history", "payments-read"],
             &["policy", "show", "payments-read", "--version", "3"],
-            &["run", "--service", "payments", "--grpc", "*", "--for", "15m", "--", "curl", "-s", "--for", "x"],
+            &[
+                "run",
+                "--service",
+                "payments",
+                "--grpc",
+                "*",
+                "--for",
+                "15m",
+                "--",
+                "curl",
+                "-s",
+                "--for",
+                "x",
+            ],
             &[
                 "control-plane",
                 "--listen",
@@ -295,8 +491,26 @@ mod tests {
                 "spiffe://td/*=payments",
             ],
             &["completions", "bash"],
-            &["dev", "--envoy-port", "0", "--state-dir", "/tmp/x", "--no-envoy"],
-            &["dev", "token", "--user", "alice", "--group", "sre", "--for", "1h", "--state-dir", "/tmp/x"],
+            &[
+                "dev",
+                "--envoy-port",
+                "0",
+                "--state-dir",
+                "/tmp/x",
+                "--no-envoy",
+            ],
+            &[
+                "dev",
+                "token",
+                "--user",
+                "alice",
+                "--group",
+                "sre",
+                "--for",
+                "1h",
+                "--state-dir",
+                "/tmp/x",
+            ],
             &["dev", "call", "--grpc", "/pay.v1.Ledger/GetBalance"],
         ] {
             let parsed = Jitgate::command().try_get_matches_from([&["jitgate"], line].concat());
@@ -310,7 +524,15 @@ mod tests {
             &["request", "--service", "payments"][..],
             &["request", "--service", "Payments", "--grpc", "*"],
             &["request", "--service", "payments", "--http", "/v1/users"],
-            &["request", "--service", "payments", "--grpc", "*", "--for", "20"],
+            &[
+                "request",
+                "--service",
+                "payments",
+                "--grpc",
+                "*",
+                "--for",
+                "20",
+            ],
             &["revoke"],
             &["approve"],
             &["approve", "01J", "--for", "0s"],
@@ -320,10 +542,36 @@ mod tests {
             &["review", "01J", "--ok", "--objection", "--reason", "x"],
             &["revoke", "01J", "--service", "payments"],
             &["revoke", "--service", "payments", "--if-match", "e"],
-            &["request", "--service", "payments", "--grpc", "*", "--start", "-2h"],
+            &[
+                "request",
+                "--service",
+                "payments",
+                "--grpc",
+                "*",
+                "--start",
+                "-2h",
+            ],
             &["requests", "watch", "01J", "--mine"],
-            &["explain", "--service", "s", "--as", "alice", "--grpc", "/a.B/C"],
-            &["explain", "--service", "s", "--as", "user:i|a", "--grpc", "/a.B/C", "--http", "GET /"],
+            &[
+                "explain",
+                "--service",
+                "s",
+                "--as",
+                "alice",
+                "--grpc",
+                "/a.B/C",
+            ],
+            &[
+                "explain",
+                "--service",
+                "s",
+                "--as",
+                "user:i|a",
+                "--grpc",
+                "/a.B/C",
+                "--http",
+                "GET /",
+            ],
             &["explain", "--decision", "01J", "--service", "s"],
             &["explain", "--service", "s"],
             &["audit"],
@@ -350,7 +598,11 @@ mod tests {
                 inside = !inside;
             } else if inside {
                 let line = line.strip_prefix("$ ").unwrap_or(line);
-                lines.extend(words(line).split(|word| matches!(word.as_str(), "|" | "&&" | ";")).filter_map(command));
+                lines.extend(
+                    words(line)
+                        .split(|word| matches!(word.as_str(), "|" | "&&" | ";"))
+                        .filter_map(command),
+                );
             }
         }
         lines
@@ -358,9 +610,15 @@ mod tests {
 
     /// One command's arguments, if it is ours and no line of output.
     fn command(words: &[String]) -> Option<Vec<String>> {
-        let assigns = |word: &&String| word.split_once('=').is_some_and(|(name, _)| name.starts_with("JITGATE_"));
-        let own: Vec<_> =
-            words.iter().skip_while(assigns).take_while(|word| !word.starts_with(['>', '<', '#'])).collect();
+        let assigns = |word: &&String| {
+            word.split_once('=')
+                .is_some_and(|(name, _)| name.starts_with("JITGATE_"))
+        };
+        let own: Vec<_> = words
+            .iter()
+            .skip_while(assigns)
+            .take_while(|word| !word.starts_with(['>', '<', '#']))
+            .collect();
         let (first, rest) = own.split_first()?;
         (first.as_str() == "jitgate").then(|| rest.iter().map(ToString::to_string).collect())
     }
@@ -387,15 +645,32 @@ mod tests {
     fn every_line_in_the_documents_parses() {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut pages = vec![docs.join("README.md")];
-        pages.extend(std::fs::read_dir(docs.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+        pages.extend(
+            std::fs::read_dir(docs.join("docs"))
+                .unwrap()
+                .map(|entry| entry.unwrap().path()),
+        );
         let mut seen = 0;
-        for page in pages.iter().filter(|page| page.extension().is_some_and(|kind| kind == "md")) {
+        for page in pages
+            .iter()
+            .filter(|page| page.extension().is_some_and(|kind| kind == "md"))
+        {
             for line in shown(&std::fs::read_to_string(page).unwrap()) {
-                let parsed = Jitgate::command()
-                    .try_get_matches_from(["jitgate"].map(str::to_owned).into_iter().chain(line.clone()));
-                let fine =
-                    parsed.as_ref().is_ok_and(|_| true) || parsed.as_ref().is_err_and(|error| error.exit_code() == 0);
-                assert!(fine, "{}: jitgate {}: {}", page.display(), line.join(" "), parsed.unwrap_err());
+                let parsed = Jitgate::command().try_get_matches_from(
+                    ["jitgate"]
+                        .map(str::to_owned)
+                        .into_iter()
+                        .chain(line.clone()),
+                );
+                let fine = parsed.as_ref().is_ok_and(|_| true)
+                    || parsed.as_ref().is_err_and(|error| error.exit_code() == 0);
+                assert!(
+                    fine,
+                    "{}: jitgate {}: {}",
+                    page.display(),
+                    line.join(" "),
+                    parsed.unwrap_err()
+                );
                 seen += 1;
             }
         }

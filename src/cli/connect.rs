@@ -27,7 +27,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, clap::Args)]
 pub struct ClientArgs {
     /// The control plane's gRPC address, http:// or https://
-    #[arg(long, env = "JITGATE_SERVER", value_name = "URL", default_value = "http://127.0.0.1:7400", global = true)]
+    #[arg(
+        long,
+        env = "JITGATE_SERVER",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7400",
+        global = true
+    )]
     pub server: String,
     /// File with the certificates (PEM) of whoever signed the control plane's
     #[arg(long, env = "JITGATE_CA", value_name = "FILE", global = true)]
@@ -105,7 +111,9 @@ impl Bearer {
     /// # Errors
     /// When the token has characters that no header can carry.
     pub(crate) fn new(token: Option<&Token>) -> Result<Self, Trouble> {
-        let Some(token) = token else { return Ok(Self(None)) };
+        let Some(token) = token else {
+            return Ok(Self(None));
+        };
         let mut value = MetadataValue::try_from(format!("Bearer {}", token.reveal()))
             .map_err(|_| Trouble::usage("--token: has characters that no JWT has"))?;
         value.set_sensitive(true);
@@ -116,7 +124,9 @@ impl Bearer {
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(value) = &self.0 {
-            request.metadata_mut().insert("authorization", value.clone());
+            request
+                .metadata_mut()
+                .insert("authorization", value.clone());
         }
         Ok(request)
     }
@@ -127,7 +137,16 @@ impl Interceptor for Bearer {
 /// # Errors
 /// When a file cannot be read, the token would travel in the clear, or nobody answers.
 pub(crate) async fn connect(args: ClientArgs) -> Result<Connection, Trouble> {
-    let ClientArgs { server, ca, cert, key, token, token_file, insecure, output } = args;
+    let ClientArgs {
+        server,
+        ca,
+        cert,
+        key,
+        token,
+        token_file,
+        insecure,
+        output,
+    } = args;
     let token = match (token, token_file) {
         (Some(token), _) => Some(token),
         (None, Some(path)) => Some(Token::new(&values::read_small("--token-file", &path)?)),
@@ -136,13 +155,25 @@ pub(crate) async fn connect(args: ClientArgs) -> Result<Connection, Trouble> {
     let bearer = Bearer::new(token.filter(|token| !token.is_empty()).as_ref())?;
     let endpoint = endpoint(&server, bearer.0.is_some(), insecure)?;
     let endpoint = secure(endpoint, ca.as_deref(), cert.as_deref().zip(key.as_deref()))?;
-    let channel = endpoint.connect().await.map_err(|error| Trouble::unreachable(&server, &root_cause(&error)))?;
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|error| Trouble::unreachable(&server, &root_cause(&error)))?;
     let policies = PolicyServiceClient::with_interceptor(channel.clone(), bearer.clone());
-    let policies = policies.max_decoding_message_size(ANSWER_MAX).max_encoding_message_size(ANSWER_MAX);
+    let policies = policies
+        .max_decoding_message_size(ANSWER_MAX)
+        .max_encoding_message_size(ANSWER_MAX);
     let access = AccessServiceClient::with_interceptor(channel.clone(), bearer.clone());
     let tokens = TokenServiceClient::with_interceptor(channel.clone(), bearer.clone());
     let audit = AuditServiceClient::with_interceptor(channel, bearer);
-    Ok(Connection { access, policies, tokens, audit, screen: output.screen(), server })
+    Ok(Connection {
+        access,
+        policies,
+        tokens,
+        audit,
+        screen: output.screen(),
+        server,
+    })
 }
 
 impl ClientArgs {
@@ -163,8 +194,10 @@ fn endpoint(server: &str, with_token: bool, insecure: bool) -> Result<Endpoint, 
         Some("https") => {}
         Some("http") if !with_token || insecure || is_loopback(&host) => {}
         Some("http") => {
-            return Err(refuse("is plaintext to another machine, and the token would be readable on the way")
-                .hint("use https:// with --ca, or --insecure if the network is yours"));
+            return Err(refuse(
+                "is plaintext to another machine, and the token would be readable on the way",
+            )
+            .hint("use https:// with --ca, or --insecure if the network is yours"));
         }
         _ => return Err(refuse("must begin with http:// or https://")),
     }
@@ -175,15 +208,21 @@ fn endpoint(server: &str, with_token: bool, insecure: bool) -> Result<Endpoint, 
 }
 
 /// Adds TLS to an https endpoint: only the given certificates are trusted, no list of the system's.
-fn secure(endpoint: Endpoint, ca: Option<&Path>, own: Option<(&Path, &Path)>) -> Result<Endpoint, Trouble> {
+fn secure(
+    endpoint: Endpoint,
+    ca: Option<&Path>,
+    own: Option<(&Path, &Path)>,
+) -> Result<Endpoint, Trouble> {
     if endpoint.uri().scheme_str() != Some("https") {
         return Ok(endpoint);
     }
     let Some(ca) = ca else {
-        return Err(Trouble::usage("--ca: is needed for an https server")
-            .hint("name the file with the certificate that signed the control plane's (JITGATE_CA)"));
+        return Err(Trouble::usage("--ca: is needed for an https server").hint(
+            "name the file with the certificate that signed the control plane's (JITGATE_CA)",
+        ));
     };
-    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(values::read_small("--ca", ca)?));
+    let mut tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(values::read_small("--ca", ca)?));
     if let Some((cert, key)) = own {
         let cert = values::read_small("--cert", cert)?;
         tls = tls.identity(Identity::from_pem(cert, values::read_small("--key", key)?));
@@ -194,7 +233,10 @@ fn secure(endpoint: Endpoint, ca: Option<&Path>, own: Option<(&Path, &Path)>) ->
 
 fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    host == "localhost"
+        || bare
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -203,13 +245,22 @@ mod tests {
 
     #[test]
     fn a_token_is_not_sent_over_plaintext_to_another_machine() {
-        for server in ["http://10.0.0.7:7400", "http://cp.example:7400", "http://127.0.0.1.example:7400"] {
+        for server in [
+            "http://10.0.0.7:7400",
+            "http://cp.example:7400",
+            "http://127.0.0.1.example:7400",
+        ] {
             let trouble = endpoint(server, true, false).unwrap_err();
             assert!(trouble.lines().join(" ").contains("--insecure"), "{server}");
             assert!(endpoint(server, true, true).is_ok(), "{server}");
             assert!(endpoint(server, false, false).is_ok(), "{server}");
         }
-        for server in ["http://127.0.0.1:7400", "http://[::1]:7400", "http://localhost:1", "https://cp.example"] {
+        for server in [
+            "http://127.0.0.1:7400",
+            "http://[::1]:7400",
+            "http://localhost:1",
+            "https://cp.example",
+        ] {
             assert!(endpoint(server, true, false).is_ok(), "{server}");
         }
     }
@@ -230,7 +281,10 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_listening_is_one_line_with_the_address_and_what_to_start() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let args = ClientArgs {
             server: format!("http://{free}"),
             ca: None,
@@ -242,7 +296,10 @@ mod tests {
             output: OutputArgs::default(),
         };
         let lines = connect(args).await.unwrap_err().lines();
-        assert!(lines[0].contains(&free.to_string()) && lines[0].contains("refused"), "{lines:?}");
+        assert!(
+            lines[0].contains(&free.to_string()) && lines[0].contains("refused"),
+            "{lines:?}"
+        );
         assert!(lines[1].contains("jitgate dev"), "{lines:?}");
     }
 

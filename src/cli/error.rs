@@ -41,17 +41,28 @@ pub struct Trouble {
 impl Trouble {
     /// A refusal or failure.
     pub fn new(cause: impl Into<String>) -> Self {
-        Self { causes: vec![cause.into()], hint: None, exit: Exit::Refused }
+        Self {
+            causes: vec![cause.into()],
+            hint: None,
+            exit: Exit::Refused,
+        }
     }
 
     /// A command line that cannot be meant.
     pub fn usage(cause: impl Into<String>) -> Self {
-        Self { exit: Exit::Usage, ..Self::new(cause) }
+        Self {
+            exit: Exit::Usage,
+            ..Self::new(cause)
+        }
     }
 
     /// Whoever read standard output has gone: nothing to say, and no failure.
     fn reader_left() -> Self {
-        Self { causes: Vec::new(), hint: None, exit: Exit::Done }
+        Self {
+            causes: Vec::new(),
+            hint: None,
+            exit: Exit::Done,
+        }
     }
 
     /// Adds the way out.
@@ -68,8 +79,17 @@ impl Trouble {
 
     /// The lines for standard error.
     pub fn lines(&self) -> Vec<String> {
-        let causes = self.causes.iter().map(|cause| format!("error: {}", printable(cause)));
-        causes.chain(self.hint.iter().map(|hint| format!("hint: {}", printable(hint)))).collect()
+        let causes = self
+            .causes
+            .iter()
+            .map(|cause| format!("error: {}", printable(cause)));
+        causes
+            .chain(
+                self.hint
+                    .iter()
+                    .map(|hint| format!("hint: {}", printable(hint))),
+            )
+            .collect()
     }
 
     /// Writes them there.
@@ -95,22 +115,45 @@ impl Trouble {
             return Self::unreachable(server, &root_cause(status));
         }
         let reason = info.map(|info| info.reason.as_str()).unwrap_or_default();
-        let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
+        let violations = details
+            .bad_request()
+            .map(|bad| bad.field_violations.as_slice())
+            .unwrap_or_default();
         // The word for bad input says nothing that the field does not.
-        let prefix = if matches!(reason, "" | "INVALID_ARGUMENT") { String::new() } else { format!("{reason}: ") };
+        let prefix = if matches!(reason, "" | "INVALID_ARGUMENT") {
+            String::new()
+        } else {
+            format!("{reason}: ")
+        };
         let cause = |field: &str, cause: &str| format!("{prefix}{}: {cause}", typed(field));
-        let mut causes: Vec<_> = violations.iter().map(|v| cause(&v.field, &v.description)).collect();
+        let mut causes: Vec<_> = violations
+            .iter()
+            .map(|v| cause(&v.field, &v.description))
+            .collect();
         if causes.is_empty() {
-            let name = if reason.is_empty() { code_name(status.code()) } else { reason };
+            let name = if reason.is_empty() {
+                code_name(status.code())
+            } else {
+                reason
+            };
             causes.push(match status.message() {
                 "" => name.to_owned(),
                 message => format!("{name}: {message}"),
             });
         }
         let told = info.and_then(|info| info.metadata.get("hint").cloned());
-        let linked = details.help().and_then(|help| help.links.first()).map(|link| link.description.clone());
-        let hint = told.or(linked).or_else(|| way_out(reason, status.code()).map(str::to_owned));
-        Self { causes, hint, exit: Exit::Refused }
+        let linked = details
+            .help()
+            .and_then(|help| help.links.first())
+            .map(|link| link.description.clone());
+        let hint = told
+            .or(linked)
+            .or_else(|| way_out(reason, status.code()).map(str::to_owned));
+        Self {
+            causes,
+            hint,
+            exit: Exit::Refused,
+        }
     }
 }
 
@@ -121,12 +164,21 @@ pub(crate) fn say(line: &str) {
 
 /// The text with control characters made visible, so that what others wrote cannot steer the terminal.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| {
+            if c.is_control() && c != '\t' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
 }
 
 /// True when no server spoke: the transport failed before an answer.
 fn unanswered(status: &Status) -> bool {
-    std::error::Error::source(status).is_some() && matches!(status.code(), Code::Unavailable | Code::Unknown)
+    std::error::Error::source(status).is_some()
+        && matches!(status.code(), Code::Unavailable | Code::Unknown)
 }
 
 /// The deepest source: "connection refused" instead of five wrappers around it.
@@ -152,8 +204,13 @@ fn typed(field: &str) -> &str {
 fn way_out(reason: &str, code: Code) -> Option<&'static str> {
     Some(match reason {
         "CREDENTIAL_MISSING" => "pass --token or --token-file (JITGATE_TOKEN), or --cert and --key",
-        "TOKEN_EXPIRED" => "get a new token; for `jitgate dev`: jitgate dev token --user alice --group sre",
-        "TOKEN_ISSUER_UNKNOWN" | "TOKEN_AUDIENCE_MISMATCH" | "TOKEN_KEY_UNKNOWN" | "TOKEN_SIGNATURE_INVALID" => {
+        "TOKEN_EXPIRED" => {
+            "get a new token; for `jitgate dev`: jitgate dev token --user alice --group sre"
+        }
+        "TOKEN_ISSUER_UNKNOWN"
+        | "TOKEN_AUDIENCE_MISMATCH"
+        | "TOKEN_KEY_UNKNOWN"
+        | "TOKEN_SIGNATURE_INVALID" => {
             "compare `jitgate token inspect` with the control plane's issuers file"
         }
         "NOT_FOUND" => "list what you may see: `jitgate requests`, `jitgate grants list --all`",
@@ -161,7 +218,9 @@ fn way_out(reason: &str, code: Code) -> Option<&'static str> {
             "somebody else has to review it: `jitgate requests show ID` says who; `jitgate cancel ID` takes back what is pending"
         }
         "ALREADY_REVIEWED" => "others have to review it now: `jitgate requests show ID` says who",
-        "DIGEST_MISMATCH" => "look at it again with `jitgate requests show ID`, then approve or deny that",
+        "DIGEST_MISMATCH" => {
+            "look at it again with `jitgate requests show ID`, then approve or deny that"
+        }
         "NOT_ELIGIBLE" if code == Code::FailedPrecondition => {
             "`jitgate requests show ID` says who approves, and `jitgate requests list --for-me` what waits for you"
         }
@@ -170,16 +229,22 @@ fn way_out(reason: &str, code: Code) -> Option<&'static str> {
             "look at it again (`jitgate requests show ID`, `jitgate grants show ID`), and use its new etag"
         }
         "GRANT_EXTENDED" => "extend the grant that extends it: `jitgate grants show ID` names it",
-        "GRANT_EXPIRED" | "GRANT_REVOKED" | "GRANT_RELEASED" => "it is over; ask again with jitgate request",
+        "GRANT_EXPIRED" | "GRANT_REVOKED" | "GRANT_RELEASED" => {
+            "it is over; ask again with jitgate request"
+        }
         "GRANT_SUSPENDED" => "an administrator lets it count again: jitgate resume ID",
         "GRANT_NOT_STARTED" => "wait until it has begun, or revoke it",
         "STATE_TERMINAL" => "it is over already; ask again with jitgate request",
-        _ if code == Code::Unauthenticated => "pass --token or --token-file (JITGATE_TOKEN), or --cert and --key",
+        _ if code == Code::Unauthenticated => {
+            "pass --token or --token-file (JITGATE_TOKEN), or --cert and --key"
+        }
         "NOT_ELIGIBLE" => {
             "use an identity that may do this (--token, --cert); for `jitgate dev`: \
              jitgate dev token --user lead --group sre-leads"
         }
-        _ if code == Code::DeadlineExceeded => "the control plane is slow or stuck: look at its log and at /readyz",
+        _ if code == Code::DeadlineExceeded => {
+            "the control plane is slow or stuck: look at its log and at /readyz"
+        }
         _ => return None,
     })
 }
@@ -209,7 +274,11 @@ pub(crate) fn code_name(code: Code) -> &'static str {
 
 impl From<std::io::Error> for Trouble {
     fn from(error: std::io::Error) -> Self {
-        if error.kind() == std::io::ErrorKind::BrokenPipe { Self::reader_left() } else { Self::new(error.to_string()) }
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            Self::reader_left()
+        } else {
+            Self::new(error.to_string())
+        }
     }
 }
 
@@ -217,7 +286,10 @@ impl From<anyhow::Error> for Trouble {
     fn from(error: anyhow::Error) -> Self {
         // Such an error is our own, line by line: the policies that cannot be used are a list.
         let causes = format!("{error:#}").lines().map(str::to_owned).collect();
-        Self { causes, ..Self::new("") }
+        Self {
+            causes,
+            ..Self::new("")
+        }
     }
 }
 

@@ -35,14 +35,25 @@ pub enum Format {
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct OutputArgs {
     /// How the result is printed
-    #[arg(short, long, env = "JITGATE_OUTPUT", value_name = "FORMAT", value_enum, default_value_t, global = true)]
+    #[arg(
+        short,
+        long,
+        env = "JITGATE_OUTPUT",
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t,
+        global = true
+    )]
     pub output: Format,
 }
 
 impl OutputArgs {
     /// Standard output, in this format.
     pub fn screen(&self) -> Screen {
-        Screen { format: self.output, width: comfy_table::Table::new().width() }
+        Screen {
+            format: self.output,
+            width: comfy_table::Table::new().width(),
+        }
     }
 }
 
@@ -88,17 +99,26 @@ impl Screen {
     }
 
     fn rendered(&self, view: &impl View, stream: bool, now: Timestamp) -> Result<String, Trouble> {
-        let failed = |error: &dyn std::fmt::Display| Trouble::new(format!("cannot print the result: {error}"));
+        let failed = |error: &dyn std::fmt::Display| {
+            Trouble::new(format!("cannot print the result: {error}"))
+        };
         match self.format {
-            Format::Table => Ok(view.text(&Paper { now, width: self.width })),
+            Format::Table => Ok(view.text(&Paper {
+                now,
+                width: self.width,
+            })),
             Format::Json if stream => Ok(format!("{}\n", view.json())),
-            Format::Json => {
-                serde_json::to_string_pretty(&view.json()).map(|text| text + "\n").map_err(|error| failed(&error))
-            }
+            Format::Json => serde_json::to_string_pretty(&view.json())
+                .map(|text| text + "\n")
+                .map_err(|error| failed(&error)),
             Format::Yaml => {
                 let text = serde_saphyr::to_string(&view.json()).map_err(|error| failed(&error))?;
                 let text = text.trim_end();
-                Ok(if stream { format!("---\n{text}\n") } else { format!("{text}\n") })
+                Ok(if stream {
+                    format!("---\n{text}\n")
+                } else {
+                    format!("{text}\n")
+                })
             }
         }
     }

@@ -50,7 +50,9 @@ pub(crate) fn token(text: &str) -> Result<Token, std::convert::Infallible> {
 /// # Errors
 /// The rule that the text breaks.
 pub(crate) fn principal(text: &str) -> Result<String, String> {
-    Principal::parse(text).map(|principal| principal.to_string()).map_err(|error| error.to_string())
+    Principal::parse(text)
+        .map(|principal| principal.to_string())
+        .map_err(|error| error.to_string())
 }
 
 /// For clap: a service name.
@@ -58,7 +60,9 @@ pub(crate) fn principal(text: &str) -> Result<String, String> {
 /// # Errors
 /// The rule that the text breaks.
 pub(crate) fn service(text: &str) -> Result<String, String> {
-    Service::parse(text).map(|service| service.to_string()).map_err(|error| error.to_string())
+    Service::parse(text)
+        .map(|service| service.to_string())
+        .map_err(|error| error.to_string())
 }
 
 /// For clap: a gRPC rule.
@@ -137,9 +141,9 @@ pub(crate) fn start(text: &str) -> Result<Moment, String> {
     }
     match moment(text) {
         Ok(start @ (Moment::At(_) | Moment::In(_))) => Ok(start),
-        Ok(Moment::Ago(_)) | Err(_) => {
-            Err("must be a time ahead; write it like 2030-01-31T12:00:00Z, 'in 2h' or +2h".to_owned())
-        }
+        Ok(Moment::Ago(_)) | Err(_) => Err(
+            "must be a time ahead; write it like 2030-01-31T12:00:00Z, 'in 2h' or +2h".to_owned(),
+        ),
     }
 }
 
@@ -150,7 +154,9 @@ pub(crate) fn start(text: &str) -> Result<Moment, String> {
 pub(crate) fn read_small(flag: &str, path: &Path) -> Result<String, Trouble> {
     const LIMIT: u64 = 1 << 20;
     let refuse = |cause: String| Trouble::new(format!("{flag}: {}: {cause}", path.display()));
-    let length = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?.len();
+    let length = std::fs::metadata(path)
+        .map_err(|error| refuse(error.to_string()))?
+        .len();
     if length > LIMIT {
         return Err(refuse(format!("is larger than {LIMIT} bytes")));
     }
@@ -191,14 +197,27 @@ mod tests {
         assert!(span("20").unwrap_err().contains("20s"));
         assert!(span("0s").is_err());
         assert!(http_rule("/v1/users").is_err());
-        assert!(grpc_rule("pay.v1.Ledger").unwrap_err().contains("/package.Service/Method"));
-        assert!(principal("alice").unwrap_err().contains("user:<issuer>|<sub>"));
+        assert!(
+            grpc_rule("pay.v1.Ledger")
+                .unwrap_err()
+                .contains("/package.Service/Method")
+        );
+        assert!(
+            principal("alice")
+                .unwrap_err()
+                .contains("user:<issuer>|<sub>")
+        );
         assert!(service("Payments").is_err());
     }
 
     #[test]
     fn a_file_that_cannot_be_read_is_named_with_its_flag() {
-        let lines = read_small("--ca", Path::new("/nonexistent/ca.pem")).unwrap_err().lines();
-        assert!(lines[0].starts_with("error: --ca: /nonexistent/ca.pem: "), "{lines:?}");
+        let lines = read_small("--ca", Path::new("/nonexistent/ca.pem"))
+            .unwrap_err()
+            .lines();
+        assert!(
+            lines[0].starts_with("error: --ca: /nonexistent/ca.pem: "),
+            "{lines:?}"
+        );
     }
 }

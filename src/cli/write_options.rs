@@ -18,7 +18,11 @@ pub(super) struct Manner {
 
 impl Manner {
     fn new(dry_run: bool, request_id: Option<String>, etag: String) -> Self {
-        Self { dry_run, request_id: request_id.unwrap_or_else(|| Ulid::generate().to_string()), etag }
+        Self {
+            dry_run,
+            request_id: request_id.unwrap_or_else(|| Ulid::generate().to_string()),
+            etag,
+        }
     }
 
     /// Says that nothing was written, if so.
@@ -89,7 +93,10 @@ pub(crate) struct RequestManner {
 
 impl RequestManner {
     pub(super) fn settle(self) -> Manner {
-        let Self { dry_run, request_id } = self;
+        let Self {
+            dry_run,
+            request_id,
+        } = self;
         Manner::new(dry_run, request_id, String::new())
     }
 }

@@ -31,7 +31,9 @@ pub struct Asking<T> {
 
 impl<T> fmt::Debug for Asking<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Asking").field("request", &self.request).finish_non_exhaustive()
+        f.debug_struct("Asking")
+            .field("request", &self.request)
+            .finish_non_exhaustive()
     }
 }
 
@@ -44,8 +46,14 @@ where
 {
     /// For the grant of this id.
     pub fn new(channel: T, grant: impl Into<String>) -> Self {
-        let request = v1::IssueTokenRequest { grant: grant.into(), ..Default::default() };
-        Self { client: TokenServiceClient::new(channel), request }
+        let request = v1::IssueTokenRequest {
+            grant: grant.into(),
+            ..Default::default()
+        };
+        Self {
+            client: TokenServiceClient::new(channel),
+            request,
+        }
     }
 
     /// Names the workload that will present the tokens, where that is not the one that asks.
@@ -73,6 +81,10 @@ where
     <T::ResponseBody as Body>::Error: Into<StdError> + Send,
 {
     async fn issue(&self) -> Result<v1::IssueTokenResponse, Status> {
-        self.client.clone().issue_token(self.request.clone()).await.map(tonic::Response::into_inner)
+        self.client
+            .clone()
+            .issue_token(self.request.clone())
+            .await
+            .map(tonic::Response::into_inner)
     }
 }

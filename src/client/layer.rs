@@ -31,7 +31,10 @@ impl<S> Layer<S> for TokenLayer {
     type Service = WithToken<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        WithToken { inner, layer: self.clone() }
+        WithToken {
+            inner,
+            layer: self.clone(),
+        }
     }
 }
 
@@ -113,7 +116,8 @@ impl Interceptor for TokenInterceptor {
             self.0.warm_up();
             return Err(TokenError::Late(None).into_status());
         };
-        let mut value = MetadataValue::try_from(token.reveal()).map_err(|_| Status::internal("a token is no ASCII"))?;
+        let mut value = MetadataValue::try_from(token.reveal())
+            .map_err(|_| Status::internal("a token is no ASCII"))?;
         value.set_sensitive(true);
         request.metadata_mut().insert(HEADER, value);
         Ok(request)
@@ -134,7 +138,10 @@ mod tests {
         assert_eq!(read("1500m"), Some(Duration::from_millis(1500)));
         assert_eq!(
             (read("2S"), read("99999999H")),
-            (Some(Duration::from_secs(2)), Some(Duration::from_secs(359_999_996_400)))
+            (
+                Some(Duration::from_secs(2)),
+                Some(Duration::from_secs(359_999_996_400))
+            )
         );
         for text in ["", "S", "5", "5x", "-5S", "+5S", "999999999S", "1.5S"] {
             assert_eq!(read(text), None, "{text:?}");

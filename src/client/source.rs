@@ -51,18 +51,26 @@ impl Token {
     fn read(answer: &v1::IssueTokenResponse, asked: Instant) -> Result<Self, Status> {
         let broken = |what: &str| Status::internal(format!("the control plane's answer {what}"));
         let time = |time: &Option<prost_types::Timestamp>, field| {
-            let time = time.as_ref().and_then(|time| timestamp_from(time, field).ok());
+            let time = time
+                .as_ref()
+                .and_then(|time| timestamp_from(time, field).ok());
             time.ok_or_else(|| broken(&format!("has no {field}")))
         };
-        let life = time(&answer.expire_time, "expire_time")?.since(time(&answer.issue_time, "issue_time")?);
-        let mut value = HeaderValue::from_str(&answer.token).map_err(|_| broken("holds no token"))?;
+        let life = time(&answer.expire_time, "expire_time")?
+            .since(time(&answer.issue_time, "issue_time")?);
+        let mut value =
+            HeaderValue::from_str(&answer.token).map_err(|_| broken("holds no token"))?;
         if value.is_empty() || life.is_zero() {
             return Err(broken("holds no token that is good for any time"));
         }
         value.set_sensitive(true);
         let two_thirds = life.mul_f64(rand::random_range(0.6..2.0 / 3.0));
         let usable = life - MARGIN.min(life / 10);
-        Ok(Self { value, renew_at: asked + two_thirds, usable_until: asked + usable })
+        Ok(Self {
+            value,
+            renew_at: asked + two_thirds,
+            usable_until: asked + usable,
+        })
     }
 }
 
@@ -103,7 +111,9 @@ pub struct TokenSource {
 
 impl fmt::Debug for TokenSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenSource").field("holds", &self.held().is_some()).finish_non_exhaustive()
+        f.debug_struct("TokenSource")
+            .field("holds", &self.held().is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -128,11 +138,15 @@ struct State {
 
 impl State {
     fn usable(&self) -> Option<&Token> {
-        self.token.as_ref().filter(|token| Instant::now() < token.usable_until)
+        self.token
+            .as_ref()
+            .filter(|token| Instant::now() < token.usable_until)
     }
 
     fn refusal(&self) -> Option<&Status> {
-        self.failed.as_ref().filter(|status| is_final(status.code()))
+        self.failed
+            .as_ref()
+            .filter(|status| is_final(status.code()))
     }
 }
 
@@ -164,7 +178,10 @@ impl TokenSource {
     pub fn new(issue: impl Issue) -> Self {
         let shared = Arc::<Shared>::default();
         let renewal = JoinSet::from_iter([keep_good(issue, Arc::clone(&shared))]);
-        Self { shared, _renewal: Arc::new(renewal) }
+        Self {
+            shared,
+            _renewal: Arc::new(renewal),
+        }
     }
 
     /// A token that is good, waiting for one up to `within`.
@@ -234,8 +251,13 @@ async fn keep_good(issue: impl Issue, shared: Arc<Shared>) {
     loop {
         shared.wanted.notified().await;
         while shared.needs_one() {
-            let Some(renew_at) = acquire(&issue, &shared).await else { break };
-            shared.used.store(shared.waiting.load(Ordering::Acquire) > 0, Ordering::Release);
+            let Some(renew_at) = acquire(&issue, &shared).await else {
+                break;
+            };
+            shared.used.store(
+                shared.waiting.load(Ordering::Acquire) > 0,
+                Ordering::Release,
+            );
             sleep_until(renew_at).await;
             if !shared.used.load(Ordering::Acquire) {
                 break;
@@ -251,13 +273,19 @@ async fn acquire(issue: &impl Issue, shared: &Shared) -> Option<Instant> {
         let asked = Instant::now();
         let answer = match timeout(ANSWER_WITHIN, issue.issue()).await {
             Ok(answer) => answer.and_then(|answer| Token::read(&answer, asked)),
-            Err(_) => Err(Status::deadline_exceeded("the control plane does not answer")),
+            Err(_) => Err(Status::deadline_exceeded(
+                "the control plane does not answer",
+            )),
         };
         let failed = match answer {
             Ok(token) => {
                 let renew_at = token.renew_at;
                 shared.state.send_modify(|state| {
-                    *state = State { token: Some(token), attempts: state.attempts + 1, failed: None };
+                    *state = State {
+                        token: Some(token),
+                        attempts: state.attempts + 1,
+                        failed: None,
+                    };
                 });
                 return Some(renew_at);
             }
@@ -284,7 +312,10 @@ async fn acquire(issue: &impl Issue, shared: &Shared) -> Option<Instant> {
 impl Shared {
     /// There is none, or it is time for the next.
     fn needs_one(&self) -> bool {
-        self.state.borrow().usable().is_none_or(|token| Instant::now() >= token.renew_at)
+        self.state
+            .borrow()
+            .usable()
+            .is_none_or(|token| Instant::now() >= token.renew_at)
     }
 }
 

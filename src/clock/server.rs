@@ -111,7 +111,13 @@ impl ServerClock {
     /// A clock that takes no sample further than `allowed` from its steady estimate.
     pub fn allowing(allowed: Duration) -> Self {
         let origin = Instant::now();
-        Self { origin, allowed, best: ArcSwapOption::empty(), told: AtomicU64::new(0), heard: Mutex::default() }
+        Self {
+            origin,
+            allowed,
+            best: ArcSwapOption::empty(),
+            told: AtomicU64::new(0),
+            heard: Mutex::default(),
+        }
     }
 
     /// The allowed skew.
@@ -125,18 +131,26 @@ impl ServerClock {
         if let Some(skew) = self.skew() {
             return Verdict::Contradicted(skew);
         }
-        let Some((micros, error)) = self.wall_offset_micros().zip(self.error()) else { return Verdict::Unknown };
+        let Some((micros, error)) = self.wall_offset_micros().zip(self.error()) else {
+            return Verdict::Unknown;
+        };
         self.judge(micros, error)
     }
 
     fn judge(&self, micros: i64, error: Duration) -> Verdict {
         let most = Duration::from_micros(micros.unsigned_abs()).saturating_add(error);
-        if most > self.allowed { Verdict::Skewed { micros, error } } else { Verdict::Agrees }
+        if most > self.allowed {
+            Verdict::Skewed { micros, error }
+        } else {
+            Verdict::Agrees
+        }
     }
 
     /// Nanoseconds on this process's monotonic clock, from 1; what `sent_nanos` carries.
     pub fn monotonic_nanos(&self) -> u64 {
-        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(1)
+        u64::try_from(self.origin.elapsed().as_nanos())
+            .unwrap_or(u64::MAX)
+            .saturating_add(1)
     }
 
     /// The instant that [`ServerClock::monotonic_nanos`] counted.
@@ -151,7 +165,11 @@ impl ServerClock {
             Some(trip) => (trip / 2, trip / 2 + RESOLUTION),
             None => (Duration::ZERO, self.allowed),
         };
-        let sample = Sample { server: server_time.plus(half), at: Instant::now(), error };
+        let sample = Sample {
+            server: server_time.plus(half),
+            at: Instant::now(),
+            error,
+        };
         let mut heard = self.heard.lock();
         let reading = heard.take(sample, self.allowed);
         self.settle(&heard);
@@ -161,7 +179,9 @@ impl ServerClock {
     /// The machine was suspended for `span`: the control plane's time ran on, and the monotonic clock did not.
     pub fn slept(&self, span: Duration) {
         let mut heard = self.heard.lock();
-        let Heard { recent, doubtful, .. } = &mut *heard;
+        let Heard {
+            recent, doubtful, ..
+        } = &mut *heard;
         for sample in recent.iter_mut().chain(doubtful) {
             sample.server = sample.server.plus(span);
             sample.error = sample.error.saturating_add(SLEEP_ERROR);
@@ -182,7 +202,10 @@ impl ServerClock {
     pub fn now(&self) -> Option<Timestamp> {
         let estimate = self.best.load().as_ref()?.at(Instant::now()).as_micros();
         // Most calls find a newer time; only then is the shared floor written.
-        let told = self.told.fetch_max(estimate, Ordering::AcqRel).max(estimate);
+        let told = self
+            .told
+            .fetch_max(estimate, Ordering::AcqRel)
+            .max(estimate);
         Some(Timestamp::from_micros(told))
     }
 
@@ -232,14 +255,19 @@ impl Sample {
     /// By how much `other` contradicts this sample: their difference, once it exceeds both errors and the allowance.
     fn contradicted_by(&self, other: &Self, allowed: Duration) -> Option<Skew> {
         let micros = micros_between(self.at(other.at), other.server);
-        let allowed = allowed.saturating_add(self.error_at(other.at)).saturating_add(other.error);
+        let allowed = allowed
+            .saturating_add(self.error_at(other.at))
+            .saturating_add(other.error);
         (Duration::from_micros(micros.unsigned_abs()) > allowed).then_some(Skew { micros })
     }
 }
 
 impl Heard {
     fn take(&mut self, sample: Sample, allowed: Duration) -> Reading {
-        let Some(skew) = self.best(sample.at).and_then(|steady| steady.contradicted_by(&sample, allowed)) else {
+        let Some(skew) = self
+            .best(sample.at)
+            .and_then(|steady| steady.contradicted_by(&sample, allowed))
+        else {
             self.doubtful.clear();
             self.skew = None;
             // Ahead of what all errors explain: this machine's clock stood still for a moment (a paused machine). What was
@@ -249,7 +277,11 @@ impl Heard {
             return Reading::Steady;
         };
         self.skew = Some(skew);
-        if self.doubtful.iter().any(|before| before.contradicted_by(&sample, allowed).is_some()) {
+        if self
+            .doubtful
+            .iter()
+            .any(|before| before.contradicted_by(&sample, allowed).is_some())
+        {
             self.doubtful.clear();
         }
         self.doubtful.push(sample);
@@ -267,7 +299,10 @@ impl Heard {
 
     /// The sample with the narrowest bound at `now`.
     fn best(&self, now: Instant) -> Option<Sample> {
-        self.recent.iter().min_by_key(|sample| sample.error_at(now)).copied()
+        self.recent
+            .iter()
+            .min_by_key(|sample| sample.error_at(now))
+            .copied()
     }
 }
 

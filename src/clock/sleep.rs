@@ -20,7 +20,9 @@ impl Sleep {
     /// From now on. Where the system does not tell, nothing is ever noticed.
     pub(crate) fn watch() -> Self {
         let now = Instant::now();
-        Self { seen: uptime().map(|uptime| (uptime, now)) }
+        Self {
+            seen: uptime().map(|uptime| (uptime, now)),
+        }
     }
 
     /// How long the machine was suspended since the last look, if it was.
@@ -52,18 +54,33 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_what_the_monotonic_clock_missed_is_sleep() {
-        let mut sleep = Sleep { seen: Some((100 * SECOND, Instant::now())) };
+        let mut sleep = Sleep {
+            seen: Some((100 * SECOND, Instant::now())),
+        };
         tokio::time::advance(5 * SECOND).await;
         assert_eq!(sleep.compare(Instant::now(), 105 * SECOND), None);
         tokio::time::advance(SECOND).await;
-        assert_eq!(sleep.compare(Instant::now(), 166 * SECOND), Some(60 * SECOND));
-        assert_eq!(sleep.compare(Instant::now(), 166 * SECOND), None, "told once");
-        assert_eq!(sleep.compare(Instant::now(), 3 * SECOND), None, "a clock that went back tells nothing");
+        assert_eq!(
+            sleep.compare(Instant::now(), 166 * SECOND),
+            Some(60 * SECOND)
+        );
+        assert_eq!(
+            sleep.compare(Instant::now(), 166 * SECOND),
+            None,
+            "told once"
+        );
+        assert_eq!(
+            sleep.compare(Instant::now(), 3 * SECOND),
+            None,
+            "a clock that went back tells nothing"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_process_that_waited_for_its_turn_between_two_readings_did_not_sleep() {
-        let mut sleep = Sleep { seen: Some((100 * SECOND, Instant::now())) };
+        let mut sleep = Sleep {
+            seen: Some((100 * SECOND, Instant::now())),
+        };
         let before = Instant::now();
         tokio::time::advance(3 * SECOND).await;
         assert_eq!(sleep.compare(before, 103 * SECOND), None);

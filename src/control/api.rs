@@ -66,9 +66,14 @@ impl Identified {
     pub(crate) fn of(extensions: &tonic::Extensions) -> Result<Caller, Fault> {
         let missing = || {
             let message = "the call carries no credential that was looked at";
-            Err(Fault::new(FaultKind::Unauthenticated(DenyReason::CredentialMissing), message))
+            Err(Fault::new(
+                FaultKind::Unauthenticated(DenyReason::CredentialMissing),
+                message,
+            ))
         };
-        extensions.get::<Self>().map_or_else(missing, |Self(identified)| identified.clone())
+        extensions
+            .get::<Self>()
+            .map_or_else(missing, |Self(identified)| identified.clone())
     }
 }
 
@@ -76,8 +81,17 @@ impl Api {
     /// The API of a control plane. Streams end when `stop` is cancelled.
     pub(crate) fn new(plane: Plane, stop: CancellationToken) -> Self {
         let [calls, watches, followers, exports] =
-            [CALLS_MAX, WATCHES_MAX, FOLLOWERS_MAX, EXPORTS_MAX].map(|seats| Arc::new(Semaphore::new(seats)));
-        Self { plane, calls, watches, followers, exports, stop, service: "jitgate.v1.AccessService" }
+            [CALLS_MAX, WATCHES_MAX, FOLLOWERS_MAX, EXPORTS_MAX]
+                .map(|seats| Arc::new(Semaphore::new(seats)));
+        Self {
+            plane,
+            calls,
+            watches,
+            followers,
+            exports,
+            stop,
+            service: "jitgate.v1.AccessService",
+        }
     }
 
     /// What it serves.
@@ -116,7 +130,8 @@ impl Api {
             work(self.plane.clone(), caller, wire).await
         };
         let done = done.instrument(span.clone()).await;
-        done.map(Response::new).map_err(|fault| self.refuse(name, &span, &fault))
+        done.map(Response::new)
+            .map_err(|fault| self.refuse(name, &span, &fault))
     }
 
     fn refuse(&self, name: &'static str, span: &Span, fault: &Fault) -> Status {
@@ -129,7 +144,10 @@ impl Api {
 }
 
 fn busy() -> Fault {
-    Fault::new(FaultKind::Busy, "too many calls are under way; try again shortly")
+    Fault::new(
+        FaultKind::Busy,
+        "too many calls are under way; try again shortly",
+    )
 }
 
 fn call_span(service: &'static str, name: &'static str) -> Span {
@@ -158,7 +176,11 @@ fn record_request(request: &AccessRequest) {
     span.record(names::POLICY_NAME, &*request.terms.policy.name);
     span.record(names::DECISION, request.state.as_str());
     span.record(names::STORE_REVISION, revision_to(request.mod_revision));
-    if let Some(grant) = request.outcome.as_ref().and_then(|outcome| outcome.grant.as_ref()) {
+    if let Some(grant) = request
+        .outcome
+        .as_ref()
+        .and_then(|outcome| outcome.grant.as_ref())
+    {
         span.record(names::GRANT_ID, grant.as_str());
     }
 }
@@ -182,11 +204,15 @@ impl AccessService for Api {
         &self,
         request: Request<v1::GetAccessRequestRequest>,
     ) -> Result<Response<v1::AccessRequest>, Status> {
-        self.call("GetAccessRequest", request, |plane, caller, wire| async move {
-            let request = plane.access_request(&caller, &wire.id).await?;
-            record_request(&request);
-            Ok(request_to(&request))
-        })
+        self.call(
+            "GetAccessRequest",
+            request,
+            |plane, caller, wire| async move {
+                let request = plane.access_request(&caller, &wire.id).await?;
+                record_request(&request);
+                Ok(request_to(&request))
+            },
+        )
         .await
     }
 
@@ -194,12 +220,20 @@ impl AccessService for Api {
         &self,
         request: Request<v1::ListAccessRequestsRequest>,
     ) -> Result<Response<v1::ListAccessRequestsResponse>, Status> {
-        self.call("ListAccessRequests", request, |plane, caller, wire| async move {
-            let (page, filter) = parse::request_page(&wire)?;
-            let (requests, next_page_token) = plane.access_requests(&caller, page, filter).await?;
-            let access_requests = requests.iter().map(request_to).collect();
-            Ok(v1::ListAccessRequestsResponse { access_requests, next_page_token })
-        })
+        self.call(
+            "ListAccessRequests",
+            request,
+            |plane, caller, wire| async move {
+                let (page, filter) = parse::request_page(&wire)?;
+                let (requests, next_page_token) =
+                    plane.access_requests(&caller, page, filter).await?;
+                let access_requests = requests.iter().map(request_to).collect();
+                Ok(v1::ListAccessRequestsResponse {
+                    access_requests,
+                    next_page_token,
+                })
+            },
+        )
         .await
     }
 
@@ -216,7 +250,13 @@ impl AccessService for Api {
             let (first, wait) = plane.watch_request(&caller, &wire.id).await?;
             record_request(&first);
             let term = Term::begin(stop, seat);
-            Ok(Watching { plane, caller, wait, term }.stream(first))
+            Ok(Watching {
+                plane,
+                caller,
+                wait,
+                term,
+            }
+            .stream(first))
         })
         .await
     }
@@ -232,7 +272,9 @@ impl AccessService for Api {
         let seat = seat.map_err(|_| self.refuse(name, &Span::none(), &busy()))?;
         self.call(name, request, |plane, caller, wire| async move {
             let v1::WatchAccessRequestsRequest { for_review, mine } = wire;
-            let following = plane.follow_requests(&caller, FollowFilter { for_review, mine }).await?;
+            let following = plane
+                .follow_requests(&caller, FollowFilter { for_review, mine })
+                .await?;
             Ok(watch::followed(following, Term::begin(stop, seat)))
         })
         .await
@@ -242,11 +284,15 @@ impl AccessService for Api {
         &self,
         request: Request<v1::CancelAccessRequestRequest>,
     ) -> Result<Response<v1::AccessRequest>, Status> {
-        self.call("CancelAccessRequest", request, |plane, caller, wire| async move {
-            let request = plane.cancel(&caller, parse::cancel(wire)?).await?;
-            record_request(&request);
-            Ok(request_to(&request))
-        })
+        self.call(
+            "CancelAccessRequest",
+            request,
+            |plane, caller, wire| async move {
+                let request = plane.cancel(&caller, parse::cancel(wire)?).await?;
+                record_request(&request);
+                Ok(request_to(&request))
+            },
+        )
         .await
     }
 
@@ -254,11 +300,17 @@ impl AccessService for Api {
         &self,
         request: Request<v1::ApproveRequestRequest>,
     ) -> Result<Response<v1::AccessRequest>, Status> {
-        self.call("ApproveRequest", request, |plane, caller, wire| async move {
-            let request = plane.review_request(&caller, parse::approval(wire)?).await?;
-            record_request(&request);
-            Ok(request_to(&request))
-        })
+        self.call(
+            "ApproveRequest",
+            request,
+            |plane, caller, wire| async move {
+                let request = plane
+                    .review_request(&caller, parse::approval(wire)?)
+                    .await?;
+                record_request(&request);
+                Ok(request_to(&request))
+            },
+        )
         .await
     }
 
@@ -278,19 +330,30 @@ impl AccessService for Api {
         &self,
         request: Request<v1::ReviewBreakGlassRequest>,
     ) -> Result<Response<v1::AccessRequest>, Status> {
-        self.call("ReviewBreakGlass", request, |plane, caller, wire| async move {
-            let request = plane.review_break_glass(&caller, parse::afterwards(wire)?).await?;
-            record_request(&request);
-            Ok(request_to(&request))
-        })
+        self.call(
+            "ReviewBreakGlass",
+            request,
+            |plane, caller, wire| async move {
+                let request = plane
+                    .review_break_glass(&caller, parse::afterwards(wire)?)
+                    .await?;
+                record_request(&request);
+                Ok(request_to(&request))
+            },
+        )
         .await
     }
 
-    async fn get_grant(&self, request: Request<v1::GetGrantRequest>) -> Result<Response<v1::Grant>, Status> {
+    async fn get_grant(
+        &self,
+        request: Request<v1::GetGrantRequest>,
+    ) -> Result<Response<v1::Grant>, Status> {
         self.call("GetGrant", request, |plane, caller, wire| async move {
             let grant = issued_to(&plane.grant(&caller, &wire.id).await?, plane.now());
             let mut known = plane.with_uses(vec![grant]).await?;
-            known.pop().ok_or_else(|| Fault::not_found("grant", &wire.id))
+            known
+                .pop()
+                .ok_or_else(|| Fault::not_found("grant", &wire.id))
         })
         .await
     }
@@ -303,8 +366,14 @@ impl AccessService for Api {
             let (page, filter) = parse::grant_page(&wire)?;
             let (grants, next_page_token, revision) = plane.grants(&caller, page, filter).await?;
             let now = plane.now();
-            let grants = plane.with_uses(grants.iter().map(|issued| issued_to(issued, now)).collect()).await?;
-            Ok(v1::ListGrantsResponse { grants, next_page_token, revision: revision_to(revision) })
+            let grants = plane
+                .with_uses(grants.iter().map(|issued| issued_to(issued, now)).collect())
+                .await?;
+            Ok(v1::ListGrantsResponse {
+                grants,
+                next_page_token,
+                revision: revision_to(revision),
+            })
         })
         .await
     }
@@ -328,13 +397,18 @@ impl AccessService for Api {
         self.call("RevokeGrants", request, |plane, caller, wire| async move {
             let patience = parse::patience(wire.wait, wire.timeout)?;
             let (sweep, manner) = (parse::revoked(&wire)?, parse::manner(&wire, "")?);
-            let ends = plane.revoke_all(&caller, sweep, (parse::reason(wire.reason)?, manner)).await?;
+            let ends = plane
+                .revoke_all(&caller, sweep, (parse::reason(wire.reason)?, manner))
+                .await?;
             Ok(reply::ends(&plane, &ends, patience).await)
         })
         .await
     }
 
-    async fn release_grant(&self, request: Request<v1::ReleaseGrantRequest>) -> Result<Response<v1::Grant>, Status> {
+    async fn release_grant(
+        &self,
+        request: Request<v1::ReleaseGrantRequest>,
+    ) -> Result<Response<v1::Grant>, Status> {
         self.call("ReleaseGrant", request, |plane, caller, wire| async move {
             let ends = plane.release(&caller, parse::release(wire)?).await?;
             reply::record_ends(&ends);
@@ -385,7 +459,10 @@ impl AccessService for Api {
     ) -> Result<Response<v1::ExplainAccessResponse>, Status> {
         self.call("ExplainAccess", request, |plane, caller, wire| async move {
             let question = parse::question(wire, &caller)?;
-            Ok(reply::explanation(plane.explain(&caller, &question).await?, plane.now()))
+            Ok(reply::explanation(
+                plane.explain(&caller, &question).await?,
+                plane.now(),
+            ))
         })
         .await
     }
@@ -396,9 +473,18 @@ impl AccessService for Api {
     ) -> Result<Response<v1::ListSidecarsResponse>, Status> {
         self.call("ListSidecars", request, |plane, caller, _| async move {
             caller.must_be_admin("look at the fleet")?;
-            let sidecars = plane.fanout.sidecars().into_iter().map(reply::sidecar).collect();
+            let sidecars = plane
+                .fanout
+                .sidecars()
+                .into_iter()
+                .map(reply::sidecar)
+                .collect();
             let server_time = Some(timestamp_to(plane.now()));
-            Ok(v1::ListSidecarsResponse { sidecars, revision: revision_to(plane.fanout.revision()), server_time })
+            Ok(v1::ListSidecarsResponse {
+                sidecars,
+                revision: revision_to(plane.fanout.revision()),
+                server_time,
+            })
         })
         .await
     }
@@ -408,7 +494,9 @@ impl AccessService for Api {
         request: Request<v1::ListPoliciesRequest>,
     ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
         self.call("ListPolicies", request, |plane, caller, _| async move {
-            Ok(v1::ListPoliciesResponse { policies: reply::policies(&plane, &caller).await? })
+            Ok(v1::ListPoliciesResponse {
+                policies: reply::policies(&plane, &caller).await?,
+            })
         })
         .await
     }

@@ -25,13 +25,28 @@ const POLICIES: &str = "./policies";
 #[derive(Debug, Clone, clap::Args)]
 pub struct ControlPlaneArgs {
     /// Address of the gRPC API, the watch stream, health and reflection.
-    #[arg(long, env = "JITGATE_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:7400")]
+    #[arg(
+        long,
+        env = "JITGATE_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:7400"
+    )]
     pub listen: SocketAddr,
     /// Address of `/livez`, `/readyz`, `/metrics` and `/.well-known/jwks.json`.
-    #[arg(long, env = "JITGATE_HTTP_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:7401")]
+    #[arg(
+        long,
+        env = "JITGATE_HTTP_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:7401"
+    )]
     pub http_listen: SocketAddr,
     /// Where the store is kept. Made if it is not there, for this user only.
-    #[arg(long, env = "JITGATE_DATA_DIR", value_name = "DIR", default_value = "./data")]
+    #[arg(
+        long,
+        env = "JITGATE_DATA_DIR",
+        value_name = "DIR",
+        default_value = "./data"
+    )]
     pub data_dir: PathBuf,
     /// Policies and standing grants: every *.yaml in this directory [default: ./policies, made if it is not there]
     #[arg(long, env = "JITGATE_POLICIES", value_name = "DIR")]
@@ -43,16 +58,36 @@ pub struct ControlPlaneArgs {
     #[arg(long, env = "JITGATE_ADMIN", value_name = "PRINCIPAL", value_delimiter = '\n', value_parser = principal)]
     pub admin: Vec<Principal>,
     /// Which sidecars may watch which services; a `*` path segment matches one segment. Repeatable; in the environment one a line.
-    #[arg(long, env = "JITGATE_ENTITLE", value_name = "SPIFFE-PATTERN=SERVICE[,SERVICE]", value_delimiter = '\n')]
+    #[arg(
+        long,
+        env = "JITGATE_ENTITLE",
+        value_name = "SPIFFE-PATTERN=SERVICE[,SERVICE]",
+        value_delimiter = '\n'
+    )]
     pub entitle: Vec<Entitlement>,
     /// Certificate chain of the gRPC listener (PEM). With it, TLS 1.3 only.
-    #[arg(long, env = "JITGATE_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    #[arg(
+        long,
+        env = "JITGATE_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
     pub tls_cert: Option<PathBuf>,
     /// Its private key (PEM).
-    #[arg(long, env = "JITGATE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    #[arg(
+        long,
+        env = "JITGATE_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
     pub tls_key: Option<PathBuf>,
     /// Authorities of client certificates (PEM). Clients may then identify themselves by mTLS.
-    #[arg(long, env = "JITGATE_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
+    #[arg(
+        long,
+        env = "JITGATE_TLS_CLIENT_CA",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
     pub tls_client_ca: Option<PathBuf>,
     /// Allow plaintext beyond this machine. Tokens can then be read on the way.
     #[arg(long, env = "JITGATE_INSECURE")]
@@ -84,11 +119,15 @@ fn keep(text: &str) -> Result<Duration, String> {
 }
 
 fn between(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|error| format!("{error}; write for example 10s or 5m"))?;
+    let time = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write for example 10s or 5m"))?;
     if (least..=most).contains(&time) {
         return Ok(time);
     }
-    let (least, most) = (humantime::format_duration(least), humantime::format_duration(most));
+    let (least, most) = (
+        humantime::format_duration(least),
+        humantime::format_duration(most),
+    );
     Err(format!("must be between {least} and {most}"))
 }
 
@@ -107,7 +146,11 @@ pub(super) fn tls(
     client_ca: Option<PathBuf>,
     plaintext: Plaintext<'_>,
 ) -> anyhow::Result<Option<Arc<ServerConfig>>> {
-    let Plaintext { listen, http_listen, insecure } = plaintext;
+    let Plaintext {
+        listen,
+        http_listen,
+        insecure,
+    } = plaintext;
     if !tls::is_local(http_listen) {
         if !insecure {
             bail!(
@@ -133,8 +176,9 @@ pub(super) fn policies(directory: Option<PathBuf>) -> anyhow::Result<(PathBuf, P
     let directory = match directory {
         Some(directory) => directory,
         None => {
-            std::fs::create_dir_all(POLICIES)
-                .with_context(|| format!("cannot make {POLICIES}; name a directory with --policies"))?;
+            std::fs::create_dir_all(POLICIES).with_context(|| {
+                format!("cannot make {POLICIES}; name a directory with --policies")
+            })?;
             PathBuf::from(POLICIES)
         }
     };
@@ -147,11 +191,21 @@ pub(super) fn refused(directory: &Path, problems: &[super::policy::Problem]) -> 
     if let [one] = problems {
         return anyhow::anyhow!("the policies cannot be used: {one}");
     }
-    let mut lines: Vec<String> = problems.iter().take(SHOWN).map(ToString::to_string).collect();
+    let mut lines: Vec<String> = problems
+        .iter()
+        .take(SHOWN)
+        .map(ToString::to_string)
+        .collect();
     if problems.len() > SHOWN {
-        lines.push(format!("and {} more: jitgate policy check {directory}", problems.len() - SHOWN));
+        lines.push(format!(
+            "and {} more: jitgate policy check {directory}",
+            problems.len() - SHOWN
+        ));
     }
-    anyhow::anyhow!("the policies in {directory} cannot be used:\n{}", lines.join("\n"))
+    anyhow::anyhow!(
+        "the policies in {directory} cannot be used:\n{}",
+        lines.join("\n")
+    )
 }
 
 #[cfg(test)]
@@ -167,28 +221,55 @@ mod tests {
 
     fn parse(arguments: &[&str]) -> Result<ControlPlaneArgs, String> {
         let line = Line::try_parse_from(std::iter::once(&"jitgate").chain(arguments));
-        line.map(|line| line.args).map_err(|error| error.to_string())
+        line.map(|line| line.args)
+            .map_err(|error| error.to_string())
     }
 
     fn tls_of(arguments: &[&str]) -> Result<bool, String> {
         let args = parse(arguments)?;
-        let plaintext = Plaintext { listen: &args.listen, http_listen: &args.http_listen, insecure: args.insecure };
-        tls(None, None, None, plaintext).map(|tls| tls.is_some()).map_err(|error| error.to_string())
+        let plaintext = Plaintext {
+            listen: &args.listen,
+            http_listen: &args.http_listen,
+            insecure: args.insecure,
+        };
+        tls(None, None, None, plaintext)
+            .map(|tls| tls.is_some())
+            .map_err(|error| error.to_string())
     }
 
     #[test]
     fn nothing_given_is_a_loopback_control_plane() {
         let args = parse(&[]).unwrap();
         assert!(args.listen.ip().is_loopback() && args.http_listen.ip().is_loopback());
-        assert_eq!((args.progress_interval, args.tombstone_keep.as_secs()), (Duration::from_secs(1), 600));
+        assert_eq!(
+            (args.progress_interval, args.tombstone_keep.as_secs()),
+            (Duration::from_secs(1), 600)
+        );
     }
 
     #[test]
     fn plaintext_beyond_this_machine_has_to_be_asked_for() {
         assert_eq!(tls_of(&[]), Ok(false));
-        assert!(tls_of(&["--listen", "0.0.0.0:7400"]).unwrap_err().contains("--listen 0.0.0.0:7400"));
-        assert!(tls_of(&["--http-listen", "0.0.0.0:7401"]).unwrap_err().contains("--http-listen"));
-        assert_eq!(tls_of(&["--listen", "0.0.0.0:7400", "--http-listen", "[::]:7401", "--insecure"]), Ok(false));
+        assert!(
+            tls_of(&["--listen", "0.0.0.0:7400"])
+                .unwrap_err()
+                .contains("--listen 0.0.0.0:7400")
+        );
+        assert!(
+            tls_of(&["--http-listen", "0.0.0.0:7401"])
+                .unwrap_err()
+                .contains("--http-listen")
+        );
+        assert_eq!(
+            tls_of(&[
+                "--listen",
+                "0.0.0.0:7400",
+                "--http-listen",
+                "[::]:7401",
+                "--insecure"
+            ]),
+            Ok(false)
+        );
     }
 
     #[test]
@@ -202,22 +283,38 @@ mod tests {
         ] {
             assert!(parse(&[flag, value]).unwrap_err().contains(flag), "{flag}");
         }
-        assert!(parse(&["--tls-cert", "a.pem"]).unwrap_err().contains("--tls-key"));
+        assert!(
+            parse(&["--tls-cert", "a.pem"])
+                .unwrap_err()
+                .contains("--tls-key")
+        );
     }
 
     #[test]
     fn a_named_policy_directory_must_be_there() {
         let error = policies(Some("/nonexistent/policies".into())).unwrap_err();
         let error = error.to_string();
-        assert!(error.contains("/nonexistent/policies: is not there") && !error.contains('\n'), "{error}");
+        assert!(
+            error.contains("/nonexistent/policies: is not there") && !error.contains('\n'),
+            "{error}"
+        );
     }
 
     #[test]
     fn bad_policies_at_the_start_are_listed_one_a_line_and_not_without_end() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("a.yaml"), "kind: x\n---\n".repeat(40)).unwrap();
-        let error = policies(Some(directory.path().to_owned())).unwrap_err().to_string();
+        let error = policies(Some(directory.path().to_owned()))
+            .unwrap_err()
+            .to_string();
         assert_eq!(error.lines().count(), 1 + SHOWN + 1, "{error}");
-        assert!(error.lines().last().unwrap().contains("jitgate policy check"), "{error}");
+        assert!(
+            error
+                .lines()
+                .last()
+                .unwrap()
+                .contains("jitgate policy check"),
+            "{error}"
+        );
     }
 }

@@ -162,7 +162,10 @@ impl Fanout {
             gap: Mutex::new(None),
             decisions: OnceLock::new(),
         };
-        Self { hub: Arc::new(hub), sessions: Mutex::default() }
+        Self {
+            hub: Arc::new(hub),
+            sessions: Mutex::default(),
+        }
     }
 
     /// From now on sidecars are asked to report what they decide.
@@ -182,7 +185,9 @@ impl Fanout {
             Ok(true) => {
                 self.hub.head.send_replace(commit.revision);
             }
-            Ok(false) => tracing::debug!(revision = %commit.revision, "a commit was published twice"),
+            Ok(false) => {
+                tracing::debug!(revision = %commit.revision, "a commit was published twice")
+            }
             Err(gap) => {
                 tracing::error!(%gap, "the grants can no longer be followed; ending every session");
                 *self.hub.gap.lock() = Some(gap);
@@ -258,8 +263,15 @@ impl Fanout {
     }
 
     /// As [`Fleet::untold`], now.
-    pub(crate) fn untold(&self, service: &Service, issued: Timestamp, moment: Timestamp) -> Option<Untold> {
-        self.hub.fleet.untold(service, issued, moment, self.hub.clock.now())
+    pub(crate) fn untold(
+        &self,
+        service: &Service,
+        issued: Timestamp,
+        moment: Timestamp,
+    ) -> Option<Untold> {
+        self.hub
+            .fleet
+            .untold(service, issued, moment, self.hub.clock.now())
     }
 
     /// Every sidecar connected, or gone for less than a day.
@@ -290,7 +302,10 @@ impl Fanout {
     ) -> Enforcement {
         let committed_at = self.hub.mirror.read().committed_at(revision);
         let committed = committed_at.unwrap_or_else(|| self.hub.clock.now());
-        let times = || Times { committed, now: self.hub.clock.now() };
+        let times = || Times {
+            committed,
+            now: self.hub.clock.now(),
+        };
         let deadline = Instant::now() + patience.min(PATIENCE_MAX);
         let mut changes = self.hub.fleet.changes();
         loop {
@@ -305,7 +320,10 @@ impl Fanout {
                 break;
             }
         }
-        Enforcement { committed_at, ..self.hub.fleet.enforcement(revision, services, times()) }
+        Enforcement {
+            committed_at,
+            ..self.hub.fleet.enforcement(revision, services, times())
+        }
     }
 }
 

@@ -65,7 +65,9 @@ pub(crate) struct Keys {
 
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keys").field("ring", &self.ring).finish_non_exhaustive()
+        f.debug_struct("Keys")
+            .field("ring", &self.ring)
+            .finish_non_exhaustive()
     }
 }
 
@@ -73,7 +75,15 @@ impl TokenKeys {
     /// The keys of a store. There is none before [`TokenKeys::turn_over`] has run once.
     pub(crate) fn new(store: Store, fanout: Arc<Fanout>, args: TokenArgs) -> Self {
         let (issuer, schedule) = args.resolve(&store.epoch().to_string());
-        Self { store, fanout, schedule, issuer, now: ArcSwap::default(), turn: Mutex::default(), forced: Notify::new() }
+        Self {
+            store,
+            fanout,
+            schedule,
+            issuer,
+            now: ArcSwap::default(),
+            turn: Mutex::default(),
+            forced: Notify::new(),
+        }
     }
 
     /// `iss` of every token.
@@ -132,7 +142,12 @@ impl TokenKeys {
                 match step {
                     // One key at a time: the next one has to be known for a while before it is of any use.
                     Step::Publish => match fresh.take() {
-                        Some(key) => publish(change, &mut ring, &key, (ACTOR, "it is time for the next key"))?,
+                        Some(key) => publish(
+                            change,
+                            &mut ring,
+                            &key,
+                            (ACTOR, "it is time for the next key"),
+                        )?,
                         None => break,
                     },
                     Step::Promote(kid) => promote(change, &mut ring, &kid)?,
@@ -175,19 +190,25 @@ impl TokenKeys {
 
     fn fresh_key(&self) -> Result<KeyPair, Fault> {
         let kid = new_id(self.store.now());
-        KeyPair::generate(self.schedule.algorithm, &*kid).map_err(|_| unusable("a token key could not be made"))
+        KeyPair::generate(self.schedule.algorithm, &*kid)
+            .map_err(|_| unusable("a token key could not be made"))
     }
 
     /// Whoever verifies hears of it before whoever signs.
     fn take_over(&self, ring: Ring) -> Result<(), Fault> {
         let pair = ring.signing().map(TokenKey::pair).transpose();
-        let signer = pair.map_err(|_| unusable("the signing key cannot be read"))?.map(Arc::new);
+        let signer = pair
+            .map_err(|_| unusable("the signing key cannot be read"))?
+            .map(Arc::new);
         let keys = ring.0.iter().map(|key| v1::TokenKey {
             kid: key.kid.clone(),
             alg: key.algorithm.as_str().to_owned(),
             jwk: key.jwk.clone(),
         });
-        let published = v1::TokenKeys { issuer: self.issuer.to_string(), keys: keys.collect() };
+        let published = v1::TokenKeys {
+            issuer: self.issuer.to_string(),
+            keys: keys.collect(),
+        };
         let verifiers = JitKeys::from_wire(&published).map_err(|error| {
             tracing::error!(%error, "the token keys cannot be used");
             unusable("the token keys cannot be used")
@@ -195,7 +216,12 @@ impl TokenKeys {
         if self.now.load().published != published {
             self.fanout.tell_keys(published.clone());
         }
-        self.now.store(Arc::new(Keys { signer, verifiers, ring, published }));
+        self.now.store(Arc::new(Keys {
+            signer,
+            verifiers,
+            ring,
+            published,
+        }));
         Ok(())
     }
 }
@@ -204,9 +230,15 @@ fn unusable(what: &'static str) -> Fault {
     StoreError::Damaged(what.to_owned()).into()
 }
 
-fn publish(change: &mut Change<'_>, ring: &mut Ring, pair: &KeyPair, (by, reason): (&str, &str)) -> Result<(), Fault> {
+fn publish(
+    change: &mut Change<'_>,
+    ring: &mut Ring,
+    pair: &KeyPair,
+    (by, reason): (&str, &str),
+) -> Result<(), Fault> {
     let now: Timestamp = change.now();
-    let key = TokenKey::new(pair, now).map_err(|_| unusable("a token key could not be written down"))?;
+    let key =
+        TokenKey::new(pair, now).map_err(|_| unusable("a token key could not be written down"))?;
     change.publish_token_key(&key, by, reason)?;
     ring.0.push(key);
     Ok(())
@@ -214,7 +246,11 @@ fn publish(change: &mut Change<'_>, ring: &mut Ring, pair: &KeyPair, (by, reason
 
 /// The key signs, and the one before it no longer does.
 fn promote(change: &mut Change<'_>, ring: &mut Ring, kid: &str) -> Result<(), Fault> {
-    for key in ring.0.iter_mut().filter(|key| matches!(key.stage(), ring::Stage::Signing(_))) {
+    for key in ring
+        .0
+        .iter_mut()
+        .filter(|key| matches!(key.stage(), ring::Stage::Signing(_)))
+    {
         change.retire_token_key(key, ACTOR)?;
     }
     for key in ring.0.iter_mut().filter(|key| key.kid == kid) {

@@ -32,11 +32,19 @@ impl StoreMetrics {
             changes: Counter::default(),
         };
         let (gauge, index) = (this.revision.clone(), this.audit_index.clone());
-        registry.register(names::STORE_REVISION_GAUGE, "Revision of the newest committed change", gauge);
+        registry.register(
+            names::STORE_REVISION_GAUGE,
+            "Revision of the newest committed change",
+            gauge,
+        );
         registry.register(names::AUDIT_INDEX, "Index of the newest audit event", index);
         let help = "Time from handing a group of changes to the store until it is durable";
         registry.register(names::STORE_COMMIT_DURATION, help, this.commits.clone());
-        registry.register(names::STORE_CHANGES, "Committed changes, one revision each", this.changes.clone());
+        registry.register(
+            names::STORE_CHANGES,
+            "Committed changes, one revision each",
+            this.changes.clone(),
+        );
         this
     }
 
@@ -107,28 +115,50 @@ impl ControlMetrics {
             decisions_kept: Counter::default(),
             decisions_missed: Family::default(),
         };
-        registry.register(names::REQUESTS, "Access requests by outcome", this.requests.clone());
-        registry.register(names::API_REFUSALS, "Calls of the API that were refused", this.refusals.clone());
+        registry.register(
+            names::REQUESTS,
+            "Access requests by outcome",
+            this.requests.clone(),
+        );
+        registry.register(
+            names::API_REFUSALS,
+            "Calls of the API that were refused",
+            this.refusals.clone(),
+        );
         let help = "Grants that sidecars hold, by state; tombstones are the ended ones";
         registry.register(names::GRANTS, help, this.grants.clone());
         let help = "Time from an access request to its grant";
         registry.register(names::APPROVAL_DURATION, help, this.approval.clone());
         let help = "Reviews of broken glass that are outstanding, by whether they are overdue";
         registry.register(names::BREAK_GLASS_REVIEWS, help, this.reviews.clone());
-        registry.register(names::SIDECARS_CONNECTED, "Sidecars that watch now", this.sidecars.clone());
+        registry.register(
+            names::SIDECARS_CONNECTED,
+            "Sidecars that watch now",
+            this.sidecars.clone(),
+        );
         let help = "This machine's wall clock minus the control plane's time";
         registry.register(names::CLOCK_DRIFT, help, this.drift.clone());
-        let help = "Index of the first audit event that does not fit, as found at the start; 0: none";
+        let help =
+            "Index of the first audit event that does not fit, as found at the start; 0: none";
         registry.register(names::AUDIT_BROKEN_AT, help, this.audit_broken_at.clone());
         let help = "Records of decisions that sidecars reported and the store keeps";
-        registry.register(names::DECISION_RECORDS_KEPT, help, this.decisions_kept.clone());
+        registry.register(
+            names::DECISION_RECORDS_KEPT,
+            help,
+            this.decisions_kept.clone(),
+        );
         let help = "Decisions that are missing among the records, by cause";
-        registry.register(names::DECISION_RECORDS_MISSED, help, this.decisions_missed.clone());
+        registry.register(
+            names::DECISION_RECORDS_MISSED,
+            help,
+            this.decisions_missed.clone(),
+        );
         Arc::new(this)
     }
 
     pub(super) fn audit_broken_at(&self, index: Option<u64>) {
-        self.audit_broken_at.set(index.map_or(0, |index| i64::try_from(index).unwrap_or(i64::MAX)));
+        self.audit_broken_at
+            .set(index.map_or(0, |index| i64::try_from(index).unwrap_or(i64::MAX)));
     }
 
     pub(super) fn decisions_kept(&self, records: u64) {
@@ -137,16 +167,22 @@ impl ControlMetrics {
 
     pub(super) fn decisions_missed(&self, cause: &'static str, records: u64) {
         if records > 0 {
-            self.decisions_missed.get_or_create(&MissedLabels { cause }).inc_by(records);
+            self.decisions_missed
+                .get_or_create(&MissedLabels { cause })
+                .inc_by(records);
         }
     }
 
     pub(super) fn request(&self, outcome: &'static str) {
-        self.requests.get_or_create(&RequestLabels { outcome }).inc();
+        self.requests
+            .get_or_create(&RequestLabels { outcome })
+            .inc();
     }
 
     pub(super) fn refused(&self, call: &'static str, reason: &'static str) {
-        self.refusals.get_or_create(&RefusalLabels { call, reason }).inc();
+        self.refusals
+            .get_or_create(&RefusalLabels { call, reason })
+            .inc();
     }
 
     pub(super) fn approved(&self, took: Duration) {
@@ -154,10 +190,15 @@ impl ControlMetrics {
     }
 
     pub(super) fn holds(&self, state: &'static str, grants: usize) {
-        self.grants.get_or_create(&GrantLabels { state }).set(i64::try_from(grants).unwrap_or(i64::MAX));
+        self.grants
+            .get_or_create(&GrantLabels { state })
+            .set(i64::try_from(grants).unwrap_or(i64::MAX));
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "exact below 2^53 microseconds, which is 285 years")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "exact below 2^53 microseconds, which is 285 years"
+    )]
     pub(super) fn drifted(&self, micros: i64) {
         self.drift.set(micros as f64 / 1e6);
     }
@@ -168,10 +209,13 @@ impl ControlMetrics {
     }
 
     pub(super) fn break_glass_reviews(&self, state: &'static str, reviews: usize) {
-        self.reviews.get_or_create(&ReviewLabels { state }).set(i64::try_from(reviews).unwrap_or(i64::MAX));
+        self.reviews
+            .get_or_create(&ReviewLabels { state })
+            .set(i64::try_from(reviews).unwrap_or(i64::MAX));
     }
 
     pub(super) fn sidecars(&self, connected: u64) {
-        self.sidecars.set(i64::try_from(connected).unwrap_or(i64::MAX));
+        self.sidecars
+            .set(i64::try_from(connected).unwrap_or(i64::MAX));
     }
 }

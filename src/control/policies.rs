@@ -40,7 +40,10 @@ pub(crate) struct Sources {
 impl Sources {
     /// The sources of a control plane that follows `directory`, with nothing applied yet.
     pub(crate) fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), ..Self::default() }
+        Self {
+            directory: directory.into(),
+            ..Self::default()
+        }
     }
 
     /// The policy directory.
@@ -58,11 +61,19 @@ impl Sources {
             let mut under_way = self.under_way.lock();
             while under_way.try_join_next().is_some() {}
             if under_way.len() >= UNDER_WAY_MAX {
-                return Err(Fault::new(FaultKind::Busy, "other policies are being applied; try again shortly"));
+                return Err(Fault::new(
+                    FaultKind::Busy,
+                    "other policies are being applied; try again shortly",
+                ));
             }
             under_way.spawn(async move { drop(done.send(work.await)) }.in_current_span());
         }
-        let stopped = |_| Err(Fault::new(FaultKind::Unavailable, "the control plane stops; look what is in force"));
+        let stopped = |_| {
+            Err(Fault::new(
+                FaultKind::Unavailable,
+                "the control plane stops; look what is in force",
+            ))
+        };
         answer.await.unwrap_or_else(stopped)
     }
 
@@ -94,26 +105,47 @@ impl Plane {
         let set = if set.is_beside(&beside) {
             set
         } else {
-            Arc::new(self.assemble(beside).await?.map_err(|problems| unusable(&problems))?)
+            Arc::new(
+                self.assemble(beside)
+                    .await?
+                    .map_err(|problems| unusable(&problems))?,
+            )
         };
         self.apply(set).await
     }
 
     /// The directory as it is now together with these texts.
-    async fn assemble(&self, beside: Arc<Vec<Text>>) -> Result<Result<PolicySet, Vec<Problem>>, Fault> {
+    async fn assemble(
+        &self,
+        beside: Arc<Vec<Text>>,
+    ) -> Result<Result<PolicySet, Vec<Problem>>, Fault> {
         let directory = self.sources.directory.clone();
-        let read = tokio::task::spawn_blocking(move || PolicySet::together(&directory, &beside)).await;
+        let read =
+            tokio::task::spawn_blocking(move || PolicySet::together(&directory, &beside)).await;
         read.map_err(|error| {
             tracing::error!(%error, "policies could not be read");
-            Fault::new(FaultKind::Internal, "the policies could not be read; the operator has to look at the log")
+            Fault::new(
+                FaultKind::Internal,
+                "the policies could not be read; the operator has to look at the log",
+            )
         })
     }
 }
 
 fn unusable(problems: &[Problem]) -> Fault {
     let more = problems.len().saturating_sub(1);
-    let first = problems.first().map(ToString::to_string).unwrap_or_default();
-    Fault::invalid("files", if more == 0 { first } else { format!("{first}; and {more} more problems") })
+    let first = problems
+        .first()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    Fault::invalid(
+        "files",
+        if more == 0 {
+            first
+        } else {
+            format!("{first}; and {more} more problems")
+        },
+    )
 }
 
 fn applied(reader: &Reader<'_>) -> Result<Vec<AppliedDocument>, StoreError> {
@@ -143,7 +175,10 @@ fn etag(set: &PolicySet, documents: &[AppliedDocument]) -> String {
         hash.update(Sha256::digest(&document.name));
         hash.update(Sha256::digest(&document.text));
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]

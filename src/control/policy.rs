@@ -124,18 +124,42 @@ impl PolicySet {
         let mut policies = found.policies;
         policies.sort_by(|a, b| {
             let (a, b) = (&a.loaded.policy, &b.loaded.policy);
-            b.priority.cmp(&a.priority).then_with(|| a.name.cmp(&b.name))
+            b.priority
+                .cmp(&a.priority)
+                .then_with(|| a.name.cmp(&b.name))
         });
-        let mut standing: Vec<StandingGrant> = found.standing.into_iter().map(|standing| standing.grant).collect();
+        let mut standing: Vec<StandingGrant> = found
+            .standing
+            .into_iter()
+            .map(|standing| standing.grant)
+            .collect();
         standing.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut declared: Vec<Person> = found.persons.into_iter().map(|person| person.loaded.person).collect();
+        let mut declared: Vec<Person> = found
+            .persons
+            .into_iter()
+            .map(|person| person.loaded.person)
+            .collect();
         declared.sort_by(|a, b| a.name.cmp(&b.name));
         let digests = policies.iter().map(|policy| policy.loaded.policy.digest);
         let digests = digests.chain(standing.iter().map(|grant| grant.digest));
-        let digest = canonical::set_digest(digests.chain(declared.iter().map(|person| person.digest)).collect());
+        let digest = canonical::set_digest(
+            digests
+                .chain(declared.iter().map(|person| person.digest))
+                .collect(),
+        );
         let persons = Persons::new(&declared);
         let (warnings, fingerprint, beside) = (found.problems, found.fingerprint, found.beside);
-        Ok(Self { policies, standing, documents, declared, persons, warnings, digest, fingerprint, beside })
+        Ok(Self {
+            policies,
+            standing,
+            documents,
+            declared,
+            persons,
+            warnings,
+            digest,
+            fingerprint,
+            beside,
+        })
     }
 
     /// All policies whatever their mode, highest priority first.
@@ -185,7 +209,12 @@ impl PolicySet {
 
     /// Names of the enforced policies under which such a caller may ask for something at the service; with a target,
     /// only those whose scope covers it. Highest priority first.
-    pub fn requestable(&self, caller: &[Principal], service: &Service, target: Option<&Target<'_>>) -> Vec<Arc<str>> {
+    pub fn requestable(
+        &self,
+        caller: &[Principal],
+        service: &Service,
+        target: Option<&Target<'_>>,
+    ) -> Vec<Arc<str>> {
         self.policies()
             .filter(|policy| policy.mode == Mode::Enforce && policy.scope.service() == service)
             .filter(|policy| rule::may_ask(policy, caller))
@@ -243,7 +272,11 @@ pub struct Report {
 pub fn check(dir: &Path) -> Report {
     let found = load::directory(dir);
     let (files, problems) = (found.files, found.problems.clone());
-    Report { problems, files, set: PolicySet::from_found(found).ok() }
+    Report {
+        problems,
+        files,
+        set: PolicySet::from_found(found).ok(),
+    }
 }
 
 /// As [`check`], and beyond what loading looks for: what can never decide, and fixtures that do not read.
@@ -253,14 +286,21 @@ pub fn examine(dir: &Path) -> Report {
     problems.extend(reach::unreachable(&found));
     problems.extend(fixture::problems(dir));
     problems.sort();
-    Report { problems, files, set: PolicySet::from_found(found).ok() }
+    Report {
+        problems,
+        files,
+        set: PolicySet::from_found(found).ok(),
+    }
 }
 
 /// Kind and name of every good document of some texts.
 pub(crate) fn names(texts: &[Text]) -> BTreeSet<(String, String)> {
     let texts = texts.to_vec();
     let found = load::on_large_stack(move || load::alone(texts)).unwrap_or_default();
-    listed(&found).into_iter().map(|document| (document.kind.to_owned(), document.name.to_string())).collect()
+    listed(&found)
+        .into_iter()
+        .map(|document| (document.kind.to_owned(), document.name.to_string()))
+        .collect()
 }
 
 /// The policy files of a directory, unparsed, by the name of each.
@@ -269,8 +309,8 @@ pub(crate) fn names(texts: &[Text]) -> BTreeSet<(String, String)> {
 /// One line about what cannot be read.
 pub fn files(dir: &Path) -> Result<Vec<(String, String)>, String> {
     let text = |(path, bytes): (PathBuf, Vec<u8>)| {
-        let text =
-            String::from_utf8(bytes).map_err(|_| format!("{}: is not UTF-8 text; save it as UTF-8", path.display()));
+        let text = String::from_utf8(bytes)
+            .map_err(|_| format!("{}: is not UTF-8 text; save it as UTF-8", path.display()));
         Ok((path.display().to_string(), text?))
     };
     load::raw(dir)?.into_iter().map(text).collect()
@@ -279,7 +319,10 @@ pub fn files(dir: &Path) -> Result<Vec<(String, String)>, String> {
 impl Report {
     /// How many problems refuse the set.
     pub fn errors(&self) -> usize {
-        self.problems.iter().filter(|problem| problem.severity == Severity::Error).count()
+        self.problems
+            .iter()
+            .filter(|problem| problem.severity == Severity::Error)
+            .count()
     }
 
     /// How many do not.
@@ -291,7 +334,8 @@ impl Report {
 /// One line: what was read and how it went.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
+        let count =
+            |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
         write!(f, "{}: ", count(self.files, "file", "files"))?;
         match &self.set {
             Some(set) => write!(

@@ -158,11 +158,19 @@ pub(crate) struct Span {
 
 impl Span {
     /// The whole table, ascending.
-    pub(crate) const ALL: Self = Self { from: Vec::new(), to: None, descending: false };
+    pub(crate) const ALL: Self = Self {
+        from: Vec::new(),
+        to: None,
+        descending: false,
+    };
 
     /// Every key that begins with `prefix`, ascending.
     pub(crate) fn prefix(prefix: &[u8]) -> Self {
-        Self { from: prefix.to_vec(), to: keys::after_prefix(prefix), descending: false }
+        Self {
+            from: prefix.to_vec(),
+            to: keys::after_prefix(prefix),
+            descending: false,
+        }
     }
 
     /// The same keys from the end.

@@ -94,12 +94,21 @@ pub(super) fn grant(id: &str) -> Issued {
         traceparent: None,
         mod_revision: Revision(0),
     };
-    Issued { grant, origin: Origin::default(), suspension: None, ending: None }
+    Issued {
+        grant,
+        origin: Origin::default(),
+        suspension: None,
+        ending: None,
+    }
 }
 
 /// A request of Alice that is not written yet.
 pub(super) fn request(id: &str) -> AccessRequest {
-    let policy = PinnedPolicy { name: "p".into(), version: 1, digest: "d".into() };
+    let policy = PinnedPolicy {
+        name: "p".into(),
+        version: 1,
+        digest: "d".into(),
+    };
     let duration = Duration::from_secs(60);
     AccessRequest {
         id: id.into(),
@@ -180,7 +189,11 @@ pub(super) fn root() -> Caller {
 
 /// Doing something to an access request or grant, in the plainest manner.
 pub(super) fn to(id: &str, reason: &str) -> Transition {
-    Transition { id: id.to_owned(), reason: reason.to_owned(), manner: Manner::default() }
+    Transition {
+        id: id.to_owned(),
+        reason: reason.to_owned(),
+        manner: Manner::default(),
+    }
 }
 
 /// Transitions in the plainest manner.
@@ -194,7 +207,12 @@ impl Plane {
         self.cancel(caller, to(id, &reason)).await
     }
 
-    pub(super) async fn revoke_grant(&self, caller: &Caller, id: &str, reason: String) -> Result<Ends, Fault> {
+    pub(super) async fn revoke_grant(
+        &self,
+        caller: &Caller,
+        id: &str,
+        reason: String,
+    ) -> Result<Ends, Fault> {
         self.revoke(caller, to(id, &reason)).await
     }
 
@@ -202,8 +220,14 @@ impl Plane {
         self.release(caller, to(id, "")).await
     }
 
-    pub(super) async fn revoke_grants(&self, caller: &Caller, sweep: Sweep, reason: String) -> Result<Ends, Fault> {
-        self.revoke_all(caller, sweep, (reason, Manner::default())).await
+    pub(super) async fn revoke_grants(
+        &self,
+        caller: &Caller,
+        sweep: Sweep,
+        reason: String,
+    ) -> Result<Ends, Fault> {
+        self.revoke_all(caller, sweep, (reason, Manner::default()))
+            .await
     }
 }
 
@@ -233,7 +257,10 @@ impl Rig {
 
     /// With no policy.
     pub(super) async fn empty() -> Self {
-        Self::in_directory(tempfile::tempdir().unwrap(), Arc::new(AtomicU64::new(NOON.as_micros())))
+        Self::in_directory(
+            tempfile::tempdir().unwrap(),
+            Arc::new(AtomicU64::new(NOON.as_micros())),
+        )
     }
 
     /// The same store, opened anew; with no policy.
@@ -243,8 +270,14 @@ impl Rig {
     }
 
     fn in_directory(directory: TempDir, clock: Arc<AtomicU64>) -> Self {
-        let rig = Self::on(Embedded::open(&directory.path().join("data")).unwrap(), clock);
-        Self { directory: Some(directory), ..rig }
+        let rig = Self::on(
+            Embedded::open(&directory.path().join("data")).unwrap(),
+            clock,
+        );
+        Self {
+            directory: Some(directory),
+            ..rig
+        }
     }
 
     /// On rows that may be there already, at the time that a clock shows.
@@ -254,8 +287,12 @@ impl Rig {
         let (store, writer, opening) = Store::open(engine, now).unwrap();
         let mirror = Mirror::new(opening.revision, opening.grants, &opening.history, 100);
         let epoch = opening.epoch.to_string();
-        let fanout =
-            Arc::new(Fanout::on_clock(epoch, mirror, FanoutConfig::default(), ControlClock::starting_at(NOON)));
+        let fanout = Arc::new(Fanout::on_clock(
+            epoch,
+            mirror,
+            FanoutConfig::default(),
+            ControlClock::starting_at(NOON),
+        ));
         let waiting = Waiting::default();
         let (published, woken) = (Arc::clone(&fanout), waiting.clone());
         let writer = writer.publish(Box::new(move |committed| {
@@ -266,12 +303,24 @@ impl Rig {
         tasks.spawn(writer.run(stop.clone()));
         let metrics = Metrics::default().register(ControlMetrics::register);
         let plane = Plane::new(store, fanout, waiting, metrics, Duration::from_secs(600));
-        Self { plane, clock, directory: None, stop, tasks }
+        Self {
+            plane,
+            clock,
+            directory: None,
+            stop,
+            tasks,
+        }
     }
 
     /// Ends it; its store is in `data` of what is left.
     pub(super) async fn close(self) -> TempDir {
-        let Self { plane, directory, stop, mut tasks, .. } = self;
+        let Self {
+            plane,
+            directory,
+            stop,
+            mut tasks,
+            ..
+        } = self;
         drop(plane);
         stop.cancel();
         while tasks.join_next().await.is_some() {}
@@ -280,7 +329,12 @@ impl Rig {
 
     /// Stops; the rows can be opened again.
     pub(super) async fn stop(self) {
-        let Self { plane, mut tasks, directory, .. } = self;
+        let Self {
+            plane,
+            mut tasks,
+            directory,
+            ..
+        } = self;
         drop(plane);
         tasks.join_next().await.unwrap().unwrap().unwrap();
         drop(directory);
@@ -310,13 +364,17 @@ pub(super) struct Provider(EncodingKey);
 
 impl Provider {
     pub(super) fn new() -> Self {
-        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
+        let pkcs8 =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+                .unwrap();
         Self(EncodingKey::from_ec_der(pkcs8.as_ref()))
     }
 
     /// The issuers file that trusts it.
     pub(super) fn yaml(&self) -> String {
-        let mut jwk = serde_json::to_value(Jwk::from_encoding_key(&self.0, Algorithm::ES256).unwrap()).unwrap();
+        let mut jwk =
+            serde_json::to_value(Jwk::from_encoding_key(&self.0, Algorithm::ES256).unwrap())
+                .unwrap();
         jwk["kid"] = "k".into();
         let jwks = json!({ "keys": [jwk] });
         format!(
@@ -328,7 +386,10 @@ impl Provider {
     pub(super) fn token(&self, user: &str, groups: &[&str]) -> String {
         let now = crate::clock::wall().as_micros() / 1_000_000;
         let claims = json!({ "iss": ISSUER, "sub": user, "aud": "jitgate", "exp": now + 300, "groups": groups });
-        let header = Header { kid: Some("k".into()), ..Header::new(Algorithm::ES256) };
+        let header = Header {
+            kid: Some("k".into()),
+            ..Header::new(Algorithm::ES256)
+        };
         jsonwebtoken::encode(&header, &claims, &self.0).unwrap()
     }
 }
@@ -347,18 +408,33 @@ impl Pki {
         let key = rcgen::KeyPair::generate().unwrap();
         let ca = directory.join("ca.pem");
         std::fs::write(&ca, params.self_signed(&key).unwrap().pem()).unwrap();
-        Self { directory: directory.to_owned(), ca, issuer: rcgen::Issuer::new(params, key) }
+        Self {
+            directory: directory.to_owned(),
+            ca,
+            issuer: rcgen::Issuer::new(params, key),
+        }
     }
 
     /// A certificate for 127.0.0.1, naming a workload or none.
     pub(super) fn issue(&self, name: &str, spiffe: Option<&str>) -> IdentityFiles {
         let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        params.subject_alt_names = vec![rcgen::SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into())];
-        params.subject_alt_names.extend(spiffe.map(|uri| rcgen::SanType::URI(uri.try_into().unwrap())));
+        params.subject_alt_names = vec![rcgen::SanType::IpAddress(
+            std::net::Ipv4Addr::LOCALHOST.into(),
+        )];
+        params
+            .subject_alt_names
+            .extend(spiffe.map(|uri| rcgen::SanType::URI(uri.try_into().unwrap())));
         let key = rcgen::KeyPair::generate().unwrap();
         let path = |ending: &str| self.directory.join(format!("{name}.{ending}"));
-        let files = IdentityFiles { cert: path("pem"), key: path("key") };
-        std::fs::write(&files.cert, params.signed_by(&key, &self.issuer).unwrap().pem()).unwrap();
+        let files = IdentityFiles {
+            cert: path("pem"),
+            key: path("key"),
+        };
+        std::fs::write(
+            &files.cert,
+            params.signed_by(&key, &self.issuer).unwrap().pem(),
+        )
+        .unwrap();
         std::fs::write(&files.key, key.serialize_pem()).unwrap();
         files
     }
@@ -379,9 +455,19 @@ pub(super) fn arguments(directory: &Path, provider: &Provider, more: &[&str]) ->
     }
     std::fs::write(&issuers, provider.yaml()).unwrap();
     let path = |path: &Path| path.to_str().unwrap().to_owned();
-    let mut line = vec!["jitgate".to_owned(), "--listen=127.0.0.1:0".into(), "--http-listen=127.0.0.1:0".into()];
-    line.extend([format!("--data-dir={}", path(&directory.join("data"))), format!("--policies={}", path(&policies))]);
-    line.extend([format!("--issuers={}", path(&issuers)), format!("--admin={ROOT}")]);
+    let mut line = vec![
+        "jitgate".to_owned(),
+        "--listen=127.0.0.1:0".into(),
+        "--http-listen=127.0.0.1:0".into(),
+    ];
+    line.extend([
+        format!("--data-dir={}", path(&directory.join("data"))),
+        format!("--policies={}", path(&policies)),
+    ]);
+    line.extend([
+        format!("--issuers={}", path(&issuers)),
+        format!("--admin={ROOT}"),
+    ]);
     line.extend(more.iter().map(ToString::to_string));
     Line::try_parse_from(line).unwrap().args
 }
@@ -409,11 +495,22 @@ impl Served {
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         let until = stop.clone();
         tasks.spawn(async move { bound.run(until.cancelled_owned()).await });
-        Self { provider, directory, grpc, http, stop, tasks }
+        Self {
+            provider,
+            directory,
+            grpc,
+            http,
+            stop,
+            tasks,
+        }
     }
 
     pub(super) async fn channel(&self) -> Channel {
-        Channel::from_shared(format!("http://{}", self.grpc)).unwrap().connect().await.unwrap()
+        Channel::from_shared(format!("http://{}", self.grpc))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap()
     }
 
     /// Stops in an orderly way; the directory can be opened again.

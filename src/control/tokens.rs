@@ -64,7 +64,10 @@ pub(crate) struct IssuedToken {
 
 impl std::fmt::Debug for IssuedToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("IssuedToken").field("claims", &self.claims).field("kid", &self.kid).finish_non_exhaustive()
+        f.debug_struct("IssuedToken")
+            .field("claims", &self.claims)
+            .field("kid", &self.kid)
+            .finish_non_exhaustive()
     }
 }
 
@@ -78,7 +81,12 @@ impl IssuedToken {
 impl Tokens {
     /// Signs with these keys, for grants of this plane.
     pub(crate) fn new(plane: Plane, keys: Arc<TokenKeys>, issuers: Arc<Issuers>) -> Self {
-        Self { plane, keys, issuers, pace: Arc::default() }
+        Self {
+            plane,
+            keys,
+            issuers,
+            pace: Arc::default(),
+        }
     }
 
     /// A token for the caller's grant.
@@ -86,7 +94,11 @@ impl Tokens {
     /// # Errors
     /// NOT_FOUND and NOT_ELIGIBLE for a grant of others, the grant's own reason when it is not ACTIVE,
     /// INVALID_ARGUMENT for a workload that cannot be, LIMIT_EXCEEDED for a caller in a hurry.
-    pub(crate) async fn issue(&self, caller: &Caller, wanted: Wanted) -> Result<IssuedToken, Fault> {
+    pub(crate) async fn issue(
+        &self,
+        caller: &Caller,
+        wanted: Wanted,
+    ) -> Result<IssuedToken, Fault> {
         self.pace.admit(caller.who())?;
         let (caller, keys) = (caller.clone(), Arc::clone(&self.keys));
         let traceparent = trace::current_traceparent();
@@ -105,16 +117,31 @@ impl Tokens {
 }
 
 fn no_key() -> Fault {
-    Fault::new(FaultKind::Unavailable, "the control plane has no token key yet; try again shortly")
+    Fault::new(
+        FaultKind::Unavailable,
+        "the control plane has no token key yet; try again shortly",
+    )
 }
 
 /// What the token would say, once everything speaks for it.
-fn claims(change: &Change<'_>, caller: &Caller, wanted: &Wanted, issuer: &str) -> Result<JitClaims, Fault> {
-    let issued = change.read().grant(&wanted.grant)?.filter(|issued| caller.sees_grant(issued));
-    let grant = issued.ok_or_else(|| Fault::not_found("grant", &wanted.grant))?.grant;
+fn claims(
+    change: &Change<'_>,
+    caller: &Caller,
+    wanted: &Wanted,
+    issuer: &str,
+) -> Result<JitClaims, Fault> {
+    let issued = change
+        .read()
+        .grant(&wanted.grant)?
+        .filter(|issued| caller.sees_grant(issued));
+    let grant = issued
+        .ok_or_else(|| Fault::not_found("grant", &wanted.grant))?
+        .grant;
     if !caller.acting().contains(&grant.subject) {
-        let message =
-            format!("grant {} is of {}: only whoever holds a grant gets tokens for it", grant.id, grant.subject);
+        let message = format!(
+            "grant {} is of {}: only whoever holds a grant gets tokens for it",
+            grant.id, grant.subject
+        );
         return Err(Fault::new(FaultKind::NotEligible, message));
     }
     let left = active(&grant, change.now())?;
@@ -138,26 +165,41 @@ fn claims(change: &Change<'_>, caller: &Caller, wanted: &Wanted, issuer: &str) -
 fn active(grant: &Grant, now: Timestamp) -> Result<Option<Duration>, Fault> {
     let (reason, how) = match grant.phase(now) {
         Phase::Live(left) => return Ok(left),
-        Phase::NotStarted => (DenyReason::GrantNotStarted, format!("begins at {}", grant.not_before)),
+        Phase::NotStarted => (
+            DenyReason::GrantNotStarted,
+            format!("begins at {}", grant.not_before),
+        ),
         Phase::Suspended => (DenyReason::GrantSuspended, "is suspended".to_owned()),
         Phase::Requested { .. } => (DenyReason::RequestPending, "waits for approval".to_owned()),
         Phase::Ended(Ended::Expired) => (DenyReason::GrantExpired, "has ended".to_owned()),
         Phase::Ended(Ended::Revoked) => (DenyReason::GrantRevoked, "was revoked".to_owned()),
-        Phase::Ended(Ended::Released) => (DenyReason::GrantReleased, "was released by its subject".to_owned()),
+        Phase::Ended(Ended::Released) => (
+            DenyReason::GrantReleased,
+            "was released by its subject".to_owned(),
+        ),
     };
-    let message = format!("grant {} {how}: tokens are issued for a grant that is active", grant.id);
+    let message = format!(
+        "grant {} {how}: tokens are issued for a grant that is active",
+        grant.id
+    );
     Err(Fault::new(FaultKind::Inactive(reason), message))
 }
 
 /// Who may present the token: named by a user, else the workload that asks, else the grant's own.
 fn workload(grant: &Grant, caller: &Caller, named: Option<&Principal>) -> Result<Principal, Fault> {
     let by_user = caller.who().kind() == PrincipalKind::User;
-    let own = [caller.workload(), Some(&grant.subject)].into_iter().flatten();
-    let own = own.into_iter().find(|principal| principal.kind() == PrincipalKind::Workload);
+    let own = [caller.workload(), Some(&grant.subject)]
+        .into_iter()
+        .flatten();
+    let own = own
+        .into_iter()
+        .find(|principal| principal.kind() == PrincipalKind::Workload);
     let workload = match (named, own) {
         (Some(named), own) if by_user || own == Some(named) => named,
         (Some(named), _) => {
-            let message = format!("{named} is not you: a workload gets tokens for itself only; leave the field empty");
+            let message = format!(
+                "{named} is not you: a workload gets tokens for itself only; leave the field empty"
+            );
             return Err(Fault::invalid("workload", message));
         }
         (None, Some(own)) => own,
@@ -170,14 +212,29 @@ fn workload(grant: &Grant, caller: &Caller, named: Option<&Principal>) -> Result
     if grant.passes_through(Some(workload)) {
         return Ok(workload.clone());
     }
-    let message = format!("grant {} is only for calls through {}", grant.id, list(&grant.via));
-    Err(Fault::invalid("workload", format!("{workload} could not use the token: {message}")))
+    let message = format!(
+        "grant {} is only for calls through {}",
+        grant.id,
+        list(&grant.via)
+    );
+    Err(Fault::invalid(
+        "workload",
+        format!("{workload} could not use the token: {message}"),
+    ))
 }
 
 fn list(principals: &[Principal]) -> String {
     const SHOWN: usize = 3;
-    let names: Vec<&str> = principals.iter().take(SHOWN).map(Principal::as_str).collect();
-    let more = if principals.len() > SHOWN { " and others" } else { "" };
+    let names: Vec<&str> = principals
+        .iter()
+        .take(SHOWN)
+        .map(Principal::as_str)
+        .collect();
+    let more = if principals.len() > SHOWN {
+        " and others"
+    } else {
+        ""
+    };
     names.join(", ") + more
 }
 
@@ -192,12 +249,18 @@ fn span(
         return Err(Fault::invalid("duration", "must be at least 1 s"));
     }
     let issued = seconds(now);
-    let lifetime = wanted.unwrap_or(TOKEN_LIFETIME_MAX).min(TOKEN_LIFETIME_MAX).as_secs();
+    let lifetime = wanted
+        .unwrap_or(TOKEN_LIFETIME_MAX)
+        .min(TOKEN_LIFETIME_MAX)
+        .as_secs();
     let end_of_grant = left.and(grant.expires()).map_or(u64::MAX, seconds);
     let expires = at_second(issued.saturating_add(lifetime).min(end_of_grant));
     if expires <= now {
         let message = format!("less than a second is left of grant {}", grant.id);
-        return Err(Fault::new(FaultKind::Inactive(DenyReason::GrantExpired), message));
+        return Err(Fault::new(
+            FaultKind::Inactive(DenyReason::GrantExpired),
+            message,
+        ));
     }
     Ok((at_second(issued), expires))
 }
@@ -205,7 +268,10 @@ fn span(
 fn sign(claims: JitClaims, key: &KeyPair, time: Timestamp) -> Result<IssuedToken, Fault> {
     let token = claims.sign(key).map_err(|error| {
         tracing::error!(%error, kid = key.kid(), "a token could not be signed");
-        Fault::new(FaultKind::Internal, "the token could not be signed; the operator has to look at the log")
+        Fault::new(
+            FaultKind::Internal,
+            "the token could not be signed; the operator has to look at the log",
+        )
     })?;
     if token.len() > TOKEN_MAX {
         let message = format!(
@@ -214,7 +280,12 @@ fn sign(claims: JitClaims, key: &KeyPair, time: Timestamp) -> Result<IssuedToken
         );
         return Err(Fault::new(FaultKind::Limit, message));
     }
-    Ok(IssuedToken { token, claims, kid: key.kid().to_owned(), time })
+    Ok(IssuedToken {
+        token,
+        claims,
+        kid: key.kid().to_owned(),
+        time,
+    })
 }
 
 #[cfg(test)]

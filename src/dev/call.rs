@@ -28,7 +28,12 @@ pub struct CallArgs {
           value_parser = method)]
     grpc: PathAndQuery,
     /// The account to ask for: main or savings
-    #[arg(long, env = "JITGATE_DEV_CALL_ACCOUNT", value_name = "NAME", default_value = "main")]
+    #[arg(
+        long,
+        env = "JITGATE_DEV_CALL_ACCOUNT",
+        value_name = "NAME",
+        default_value = "main"
+    )]
     account: String,
     /// The user's JWT; an empty one calls as the workload alone
     #[arg(long, env = "JITGATE_TOKEN", hide_env_values = true, value_parser = values::token)]
@@ -48,54 +53,105 @@ fn method(text: &str) -> Result<PathAndQuery, String> {
 /// # Errors
 /// When no `jitgate dev` runs there, or Envoy does not answer.
 pub(crate) async fn call(args: CallArgs, state: &StateDir) -> Result<Exit, Trouble> {
-    let CallArgs { grpc, account, token, output } = args;
+    let CallArgs {
+        grpc,
+        account,
+        token,
+        output,
+    } = args;
     let token = token.filter(|token| !token.is_empty());
     let channel = channel(state).await?;
-    let client = Grpc::new(InterceptedService::new(channel, Bearer::new(token.as_ref())?));
+    let client = Grpc::new(InterceptedService::new(
+        channel,
+        Bearer::new(token.as_ref())?,
+    ));
     let screen = output.screen();
     let answer = if grpc.path().ends_with("/Transfer") {
-        let message = pay::TransferRequest { from: account, to: "savings".to_owned(), cents: 100 };
+        let message = pay::TransferRequest {
+            from: account,
+            to: "savings".to_owned(),
+            cents: 100,
+        };
         stream(client, grpc, message, &screen).await?
     } else {
         stream(client, grpc, pay::GetBalanceRequest { account }, &screen).await?
     };
     screen.show_next(&answer)?;
-    Ok(if answer.status.code() == Code::Ok { Exit::Done } else { Exit::Refused })
+    Ok(if answer.status.code() == Code::Ok {
+        Exit::Done
+    } else {
+        Exit::Refused
+    })
 }
 
 async fn channel(state: &StateDir) -> Result<Channel, Trouble> {
     let port = Ports::saved_envoy(state)?;
     let own = Identity::from_pem(state.read("client.pem")?, state.read("client.key")?);
-    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(state.read("ca.pem")?)).identity(own);
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(state.read("ca.pem")?))
+        .identity(own);
     let refuse = |error: tonic::transport::Error| {
-        Trouble::new(format!("no answer from Envoy at https://localhost:{port}: {}", root_cause(&error)))
-            .hint("is `jitgate dev` running, and with Envoy?")
+        Trouble::new(format!(
+            "no answer from Envoy at https://localhost:{port}: {}",
+            root_cause(&error)
+        ))
+        .hint("is `jitgate dev` running, and with Envoy?")
     };
     let endpoint = Endpoint::from_shared(format!("https://localhost:{port}")).map_err(refuse)?;
-    endpoint.tls_config(tls).map_err(refuse)?.connect().await.map_err(refuse)
+    endpoint
+        .tls_config(tls)
+        .map_err(refuse)?
+        .connect()
+        .await
+        .map_err(refuse)
 }
 
 type Client = Grpc<InterceptedService<Channel, Bearer>>;
 
 /// A unary answer is a stream of one.
-async fn stream<M>(mut client: Client, path: PathAndQuery, message: M, screen: &Screen) -> Result<Answer, Trouble>
+async fn stream<M>(
+    mut client: Client,
+    path: PathAndQuery,
+    message: M,
+    screen: &Screen,
+) -> Result<Answer, Trouble>
 where
     M: prost::Message + Send + Sync + 'static,
 {
     if let Err(error) = client.ready().await {
-        return Ok(Answer { headers: MetadataMap::new(), status: Status::unavailable(error.to_string()) });
+        return Ok(Answer {
+            headers: MetadataMap::new(),
+            status: Status::unavailable(error.to_string()),
+        });
     }
     let codec = tonic_prost::ProstCodec::<M, pay::Balance>::default();
-    let (headers, mut balances, _) = match client.server_streaming(Request::new(message), path, codec).await {
+    let (headers, mut balances, _) = match client
+        .server_streaming(Request::new(message), path, codec)
+        .await
+    {
         Ok(response) => response.into_parts(),
-        Err(status) => return Ok(Answer { headers: status.metadata().clone(), status }),
+        Err(status) => {
+            return Ok(Answer {
+                headers: status.metadata().clone(),
+                status,
+            });
+        }
     };
     loop {
         match balances.message().await {
             Ok(Some(balance)) => screen.show_next(&balance)?,
-            Ok(None) => return Ok(Answer { headers, status: Status::ok("") }),
+            Ok(None) => {
+                return Ok(Answer {
+                    headers,
+                    status: Status::ok(""),
+                });
+            }
             Err(status) => {
-                let headers = if headers.is_empty() { status.metadata().clone() } else { headers };
+                let headers = if headers.is_empty() {
+                    status.metadata().clone()
+                } else {
+                    headers
+                };
                 return Ok(Answer { headers, status });
             }
         }
@@ -108,7 +164,10 @@ impl View for pay::Balance {
     }
 
     fn text(&self, _: &Paper) -> String {
-        block(&[("Account", self.account.clone()), ("Cents", self.cents.to_string())])
+        block(&[
+            ("Account", self.account.clone()),
+            ("Cents", self.cents.to_string()),
+        ])
     }
 }
 
@@ -122,11 +181,15 @@ impl Answer {
     /// The headers that jitgate set, or that the upstream saw from it.
     fn ours(&self) -> BTreeMap<String, String> {
         let text = |entry| match entry {
-            KeyAndValueRef::Ascii(name, value) => Some((name.to_string(), value.to_str().ok()?.to_owned())),
+            KeyAndValueRef::Ascii(name, value) => {
+                Some((name.to_string(), value.to_str().ok()?.to_owned()))
+            }
             KeyAndValueRef::Binary(..) => None,
         };
         let entries = self.headers.iter().filter_map(text);
-        entries.filter(|(name, _)| name.trim_start_matches("seen-").starts_with("x-jitgate-")).collect()
+        entries
+            .filter(|(name, _)| name.trim_start_matches("seen-").starts_with("x-jitgate-"))
+            .collect()
     }
 }
 
@@ -146,16 +209,26 @@ impl View for Answer {
     }
 
     fn text(&self, _: &Paper) -> String {
-        let mut fields = vec![("Status".to_owned(), code_name(self.status.code()).to_owned())];
+        let mut fields = vec![(
+            "Status".to_owned(),
+            code_name(self.status.code()).to_owned(),
+        )];
         fields.push(("Message".to_owned(), self.status.message().to_owned()));
         if let Some(info) = self.status.get_details_error_info() {
             fields.push(("ErrorInfo reason".to_owned(), info.reason));
             fields.push(("ErrorInfo domain".to_owned(), info.domain));
             let metadata: BTreeMap<_, _> = info.metadata.into_iter().collect();
-            fields.extend(metadata.into_iter().map(|(name, value)| (format!("  {name}"), value)));
+            fields.extend(
+                metadata
+                    .into_iter()
+                    .map(|(name, value)| (format!("  {name}"), value)),
+            );
         }
         fields.extend(self.ours());
-        let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.clone()))
+            .collect();
         block(&fields)
     }
 }
@@ -187,7 +260,13 @@ ErrorInfo domain: jitgate.dev
   service:        payments
 x-jitgate-reason: NO_GRANT
 ";
-        assert_eq!(answer.text(&Paper { now: Timestamp::default(), width: None }), golden);
+        assert_eq!(
+            answer.text(&Paper {
+                now: Timestamp::default(),
+                width: None
+            }),
+            golden
+        );
     }
 
     #[test]

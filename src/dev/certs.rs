@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use x509_parser::pem::parse_x509_pem;
 
@@ -47,7 +47,8 @@ const BACKDATED: Duration = Duration::from_secs(3600);
 pub(crate) fn ensure(state: &StateDir, now: Timestamp) -> Result<(), Trouble> {
     let good = |stem: &str| {
         let pem = state.read(&format!("{stem}.pem")).ok();
-        pem.and_then(|pem| expiry(&pem)).is_some_and(|end| end > now.plus(RENEW_BEFORE))
+        pem.and_then(|pem| expiry(&pem))
+            .is_some_and(|end| end > now.plus(RENEW_BEFORE))
     };
     let complete = |stem: &str| good(stem) && state.at(&format!("{stem}.key")).exists();
     if good("ca") && LEAVES.iter().all(|(stem, ..)| complete(stem)) {
@@ -64,14 +65,16 @@ fn generate(now: Timestamp) -> anyhow::Result<Vec<(String, String)>> {
     let mut params = validity(CertificateParams::default(), now);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.distinguished_name.push(DnType::CommonName, "jitgate dev");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "jitgate dev");
     let key = KeyPair::generate()?;
     let own = params.self_signed(&key)?;
     let authority = Issuer::new(params, key);
     let mut files = Vec::new();
     for (stem, spiffe, local) in LEAVES {
-        let (certificate, key) =
-            leaf(&authority, spiffe, local, now).with_context(|| format!("certificate for {spiffe}"))?;
+        let (certificate, key) = leaf(&authority, spiffe, local, now)
+            .with_context(|| format!("certificate for {spiffe}"))?;
         files.push((format!("{stem}.pem"), certificate));
         files.push((format!("{stem}.key"), key));
     }
@@ -86,13 +89,22 @@ fn leaf(
     now: Timestamp,
 ) -> anyhow::Result<(String, String)> {
     let mut params = validity(CertificateParams::default(), now);
-    params.subject_alt_names.push(SanType::URI(spiffe.try_into()?));
+    params
+        .subject_alt_names
+        .push(SanType::URI(spiffe.try_into()?));
     if local {
-        params.subject_alt_names.push(SanType::DnsName("localhost".try_into()?));
-        params.subject_alt_names.push(SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()));
+        params
+            .subject_alt_names
+            .push(SanType::DnsName("localhost".try_into()?));
+        params
+            .subject_alt_names
+            .push(SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()));
     }
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
     params.use_authority_key_identifier_extension = true;
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, authority)?;
@@ -109,7 +121,9 @@ fn validity(mut params: CertificateParams, now: Timestamp) -> CertificateParams 
 fn expiry(pem: &str) -> Option<Timestamp> {
     let (_, pem) = parse_x509_pem(pem.as_bytes()).ok()?;
     let seconds = pem.parse_x509().ok()?.validity().not_after.timestamp();
-    Some(Timestamp::from_micros(u64::try_from(seconds).ok()?.saturating_mul(1_000_000)))
+    Some(Timestamp::from_micros(
+        u64::try_from(seconds).ok()?.saturating_mul(1_000_000),
+    ))
 }
 
 #[cfg(test)]
@@ -140,9 +154,18 @@ mod tests {
             let pem = state.read(&format!("{stem}.pem")).unwrap();
             let (_, pem) = parse_x509_pem(pem.as_bytes()).unwrap();
             let leaf = pem.parse_x509().unwrap();
-            let names = &leaf.subject_alternative_name().unwrap().unwrap().value.general_names;
+            let names = &leaf
+                .subject_alternative_name()
+                .unwrap()
+                .unwrap()
+                .value
+                .general_names;
             assert_eq!(names[0], GeneralName::URI(spiffe), "{stem}");
-            assert_eq!(names.contains(&GeneralName::DNSName("localhost")), local, "{stem}");
+            assert_eq!(
+                names.contains(&GeneralName::DNSName("localhost")),
+                local,
+                "{stem}"
+            );
             assert_eq!(leaf.issuer(), ca.subject(), "{stem}");
             assert!(!leaf.is_ca(), "{stem}");
         }
@@ -152,7 +175,10 @@ mod tests {
     fn keys_are_for_their_owner_only_and_the_authoritys_is_nowhere() {
         let (_parent, state) = state();
         for (stem, ..) in LEAVES {
-            let mode = std::fs::metadata(state.at(&format!("{stem}.key"))).unwrap().permissions().mode();
+            let mode = std::fs::metadata(state.at(&format!("{stem}.key")))
+                .unwrap()
+                .permissions()
+                .mode();
             assert_eq!(mode & 0o777, 0o600, "{stem}");
         }
         assert!(!state.at("ca.key").exists());
@@ -162,9 +188,17 @@ mod tests {
     fn certificates_are_kept_until_their_end_is_near() {
         let (_parent, state) = state();
         let first = state.read("client.pem").unwrap();
-        ensure(&state, NOW.plus(VALID - RENEW_BEFORE - Duration::from_secs(60))).unwrap();
+        ensure(
+            &state,
+            NOW.plus(VALID - RENEW_BEFORE - Duration::from_secs(60)),
+        )
+        .unwrap();
         assert_eq!(state.read("client.pem").unwrap(), first);
-        ensure(&state, NOW.plus(VALID - RENEW_BEFORE + Duration::from_secs(60))).unwrap();
+        ensure(
+            &state,
+            NOW.plus(VALID - RENEW_BEFORE + Duration::from_secs(60)),
+        )
+        .unwrap();
         assert_ne!(state.read("client.pem").unwrap(), first);
     }
 

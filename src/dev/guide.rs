@@ -22,7 +22,12 @@ const SESSION: Duration = Duration::from_secs(12 * 3600);
 ///
 /// # Errors
 /// When a file cannot be written.
-pub(crate) fn write_files(state: &StateDir, ports: &Ports, issuer: &DevIssuer, binaries: &Path) -> Result<(), Trouble> {
+pub(crate) fn write_files(
+    state: &StateDir,
+    ports: &Ports,
+    issuer: &DevIssuer,
+    binaries: &Path,
+) -> Result<(), Trouble> {
     let token = issuer.mint("alice", &["sre".to_owned()], SESSION, clock::wall())?;
     state.write("env", &environment(state, ports, &token, binaries))?;
     state.write("alice.curl", &curl_options(state, "client", Some(&token)))?;
@@ -48,11 +53,20 @@ fn environment(state: &StateDir, ports: &Ports, token: &str, binaries: &Path) ->
 fn curl_options(state: &StateDir, workload: &str, token: Option<&str>) -> String {
     // In curl's own quoting, a backslash and a quote take a backslash.
     let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
-    let file = |option: &str, name: &str| format!("{option} = {}\n", quoted(&state.at(name).display().to_string()));
-    let mut text =
-        file("cacert", "ca.pem") + &file("cert", &format!("{workload}.pem")) + &file("key", &format!("{workload}.key"));
+    let file = |option: &str, name: &str| {
+        format!(
+            "{option} = {}\n",
+            quoted(&state.at(name).display().to_string())
+        )
+    };
+    let mut text = file("cacert", "ca.pem")
+        + &file("cert", &format!("{workload}.pem"))
+        + &file("key", &format!("{workload}.key"));
     if let Some(token) = token {
-        text += &format!("header = {}\n", quoted(&format!("authorization: Bearer {token}")));
+        text += &format!(
+            "header = {}\n",
+            quoted(&format!("authorization: Bearer {token}"))
+        );
     }
     text
 }
@@ -73,10 +87,15 @@ pub(crate) struct Running<'a> {
 pub(crate) fn write_processes(state: &StateDir, running: &[Running<'_>]) -> Result<(), Trouble> {
     let entry = |one: &Running<'_>| {
         let log = one.program.log.display().to_string();
-        (one.program.name.to_owned(), json!({ "pid": one.pid, "log": log, "command": one.program.command_line() }))
+        (
+            one.program.name.to_owned(),
+            json!({ "pid": one.pid, "log": log, "command": one.program.command_line() }),
+        )
     };
     let value = Value::Object(running.iter().map(entry).collect());
-    state.write("processes.json", &format!("{value:#}\n")).map(drop)
+    state
+        .write("processes.json", &format!("{value:#}\n"))
+        .map(drop)
 }
 
 /// What runs where, and what to try. `shown` is the state directory as the user writes it.
@@ -86,10 +105,20 @@ pub(crate) fn text(ports: &Ports, running: &[Running<'_>], shown: &Path) -> Stri
     for Running { program, pid } in running {
         let place = match program.name {
             "control-plane" => {
-                format!("https://127.0.0.1:{} (HTTP http://127.0.0.1:{})", ports.control_plane, ports.http)
+                format!(
+                    "https://127.0.0.1:{} (HTTP http://127.0.0.1:{})",
+                    ports.control_plane, ports.http
+                )
             }
-            "sidecar" => format!("{} (admin http://127.0.0.1:{})", dir("authz.sock"), ports.sidecar_admin),
-            _ => format!("https://localhost:{} (admin http://127.0.0.1:{})", ports.envoy, ports.envoy_admin),
+            "sidecar" => format!(
+                "{} (admin http://127.0.0.1:{})",
+                dir("authz.sock"),
+                ports.sidecar_admin
+            ),
+            _ => format!(
+                "https://localhost:{} (admin http://127.0.0.1:{})",
+                ports.envoy, ports.envoy_admin
+            ),
         };
         text += &format!(
             "  {:<14} {place}\n  {:<14} pid {pid}, log {}\n",
@@ -98,7 +127,10 @@ pub(crate) fn text(ports: &Ports, running: &[Running<'_>], shown: &Path) -> Stri
             dir(&format!("logs/{}.log", program.name))
         );
     }
-    text += &format!("  {:<14} http://127.0.0.1:{} (HTTP and gRPC)\n", "demo upstream", ports.upstream);
+    text += &format!(
+        "  {:<14} http://127.0.0.1:{} (HTTP and gRPC)\n",
+        "demo upstream", ports.upstream
+    );
     text += &format!("  {:<14} pid {}\n", "", std::process::id());
     text += &format!("\nIn another terminal:\n\n     source {}\n\n", dir("env"));
     let with_envoy = running.iter().any(|one| one.program.name == "envoy");
@@ -116,7 +148,13 @@ pub(crate) fn text(ports: &Ports, running: &[Running<'_>], shown: &Path) -> Stri
 
 fn lines(ports: &Ports, shown: &Path, with_envoy: bool) -> Vec<(&'static str, String)> {
     let options = |name: &str| quote(&shown.join(name).display().to_string());
-    let curl = |who: &str, path: &str| format!("curl -i -K {} https://localhost:{}{path}", options(who), ports.envoy);
+    let curl = |who: &str, path: &str| {
+        format!(
+            "curl -i -K {} https://localhost:{}{path}",
+            options(who),
+            ports.envoy
+        )
+    };
     let ask = "jitgate request --service payments";
     let users = "--http 'GET /v1/users/{id}'";
     let alice = quote(&format!("user:{}|alice", super::issuer::ISSUER));
@@ -128,16 +166,33 @@ fn lines(ports: &Ports, shown: &Path, with_envoy: bool) -> Vec<(&'static str, St
             "call as alice, with the demo client's certificate: refused, and told how to ask",
             curl("alice.curl", "/v1/users/7"),
         ),
-        ("ask for 20 seconds", format!("{ask} {users} --for 20s --reason 'to try it' --wait")),
-        ("now it answers, and after 20 seconds it is refused again", curl("alice.curl", "/v1/users/7")),
-        ("gRPC: ask", format!("{ask} --grpc '/pay.v1.Ledger/*' --for 10m --reason 'to try it' --wait")),
-        ("gRPC: call", "jitgate dev call --grpc /pay.v1.Ledger/GetBalance".to_owned()),
+        (
+            "ask for 20 seconds",
+            format!("{ask} {users} --for 20s --reason 'to try it' --wait"),
+        ),
+        (
+            "now it answers, and after 20 seconds it is refused again",
+            curl("alice.curl", "/v1/users/7"),
+        ),
+        (
+            "gRPC: ask",
+            format!("{ask} --grpc '/pay.v1.Ledger/*' --for 10m --reason 'to try it' --wait"),
+        ),
+        (
+            "gRPC: call",
+            "jitgate dev call --grpc /pay.v1.Ledger/GetBalance".to_owned(),
+        ),
         ("what is granted", "jitgate grants".to_owned()),
         (
             "end it now, as a lead, and wait until the sidecar has confirmed; then call again",
             format!("{lead} jitgate revoke --subject {alice} --wait all --reason 'enough tried'"),
         ),
-        ("why?", format!("jitgate explain --service payments --as {alice} --grpc /pay.v1.Ledger/GetBalance")),
+        (
+            "why?",
+            format!(
+                "jitgate explain --service payments --as {alice} --grpc /pay.v1.Ledger/GetBalance"
+            ),
+        ),
         (
             "ask, run one command with the access, and give it back",
             format!(
@@ -147,10 +202,19 @@ fn lines(ports: &Ports, shown: &Path, with_envoy: bool) -> Vec<(&'static str, St
         ),
         (
             "alice asks for the workload, which then calls without her",
-            format!("{ask} {users} --subject {} --for 1m --reason 'to try it' --wait", certs::CHECKOUT),
+            format!(
+                "{ask} {users} --subject {} --for 1m --reason 'to try it' --wait",
+                certs::CHECKOUT
+            ),
         ),
-        ("bob is in no group: what he asks for waits for a lead", format!("{bob} {ask} {users} --reason 'to try it'")),
-        ("a lead looks at what waits for leads", format!("{lead} jitgate requests list --for-me")),
+        (
+            "bob is in no group: what he asks for waits for a lead",
+            format!("{bob} {ask} {users} --reason 'to try it'"),
+        ),
+        (
+            "a lead looks at what waits for leads",
+            format!("{lead} jitgate requests list --for-me"),
+        ),
         (
             "and approves it, for less time than was asked for (put in the ID)",
             format!("{lead} jitgate approve ID --for 1m --reason 'fine'"),
@@ -167,11 +231,23 @@ fn lines(ports: &Ports, shown: &Path, with_envoy: bool) -> Vec<(&'static str, St
             "one story of it all: asked, ruled on, issued, used, ended (put in the ID of a request, grant or decision)",
             format!("{lead} jitgate audit story ID"),
         ),
-        ("nobody has altered the record", format!("{lead} jitgate audit verify")),
-        ("every sidecar, and how far it is", format!("{lead} jitgate fleet")),
+        (
+            "nobody has altered the record",
+            format!("{lead} jitgate audit verify"),
+        ),
+        (
+            "every sidecar, and how far it is",
+            format!("{lead} jitgate fleet"),
+        ),
         ("the workload alone", curl("checkout.curl", "/v1/users/7")),
-        ("another workload, with a standing grant", curl("prober.curl", "/healthz")),
+        (
+            "another workload, with a standing grant",
+            curl("prober.curl", "/healthz"),
+        ),
     ];
     let needs_envoy = |line: &str| line.contains("curl ") || line.starts_with("jitgate dev call");
-    called.into_iter().filter(|(_, line)| with_envoy || !needs_envoy(line)).collect()
+    called
+        .into_iter()
+        .filter(|(_, line)| with_envoy || !needs_envoy(line))
+        .collect()
 }

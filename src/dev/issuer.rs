@@ -43,7 +43,9 @@ pub(crate) struct DevIssuer {
 
 impl std::fmt::Debug for DevIssuer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DevIssuer").field("kid", &self.kid).finish_non_exhaustive()
+        f.debug_struct("DevIssuer")
+            .field("kid", &self.kid)
+            .finish_non_exhaustive()
     }
 }
 
@@ -56,12 +58,16 @@ impl DevIssuer {
         let pem = if state.at("issuer.key").exists() {
             state.read("issuer.key")?
         } else {
-            let pem = KeyPair::generate().context("a signing key")?.serialize_pem();
+            let pem = KeyPair::generate()
+                .context("a signing key")?
+                .serialize_pem();
             state.write("issuer.key", &pem)?;
             pem
         };
         let (issuer, jwk) = Self::parse(&pem)
-            .map_err(|error| Trouble::new(format!("{}: {error:#}", state.at("issuer.key").display())))
+            .map_err(|error| {
+                Trouble::new(format!("{}: {error:#}", state.at("issuer.key").display()))
+            })
             .map_err(|trouble| trouble.hint("remove the file: the next start makes a new key"))?;
         state.write("jwks.json", &json!({ "keys": [jwk] }).to_string())?;
         state.write("issuers.yaml", ISSUERS)?;
@@ -81,12 +87,22 @@ impl DevIssuer {
         // An uncompressed point: 4, then both coordinates.
         let point = pair.public_key_raw();
         let (x, y) = (point.get(1..33), point.get(33..65));
-        let (Some(x), Some(y), 65) = (x, y, point.len()) else { anyhow::bail!("is no P-256 key") };
+        let (Some(x), Some(y), 65) = (x, y, point.len()) else {
+            anyhow::bail!("is no P-256 key")
+        };
         let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
-        let thumbprint = Sha256::digest(format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#));
+        let thumbprint = Sha256::digest(format!(
+            r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#
+        ));
         let kid = URL_SAFE_NO_PAD.encode(thumbprint);
         let jwk = json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y, "alg": "ES256", "use": "sig", "kid": kid });
-        Ok((Self { key: EncodingKey::from_ec_pem(pem.as_bytes())?, kid }, jwk))
+        Ok((
+            Self {
+                key: EncodingKey::from_ec_pem(pem.as_bytes())?,
+                kid,
+            },
+            jwk,
+        ))
     }
 
     /// A token for a user of the demo.
@@ -100,9 +116,11 @@ impl DevIssuer {
         life: Duration,
         now: Timestamp,
     ) -> Result<String, Trouble> {
-        Principal::user(ISSUER, user).map_err(|error| Trouble::usage(format!("--user: {error}")))?;
+        Principal::user(ISSUER, user)
+            .map_err(|error| Trouble::usage(format!("--user: {error}")))?;
         for group in groups {
-            Principal::group(ISSUER, group).map_err(|error| Trouble::usage(format!("--group: {error}")))?;
+            Principal::group(ISSUER, group)
+                .map_err(|error| Trouble::usage(format!("--group: {error}")))?;
         }
         let seconds = |time: Timestamp| time.as_micros() / 1_000_000;
         let claims = json!({
@@ -114,7 +132,10 @@ impl DevIssuer {
             "exp": seconds(now.plus(life)),
             "jti": Ulid::generate().to_string(),
         });
-        let header = Header { kid: Some(self.kid.clone()), ..Header::new(Algorithm::ES256) };
+        let header = Header {
+            kid: Some(self.kid.clone()),
+            ..Header::new(Algorithm::ES256)
+        };
         Ok(encode(&header, &claims, &self.key).context("signing the token")?)
     }
 }
@@ -126,7 +147,12 @@ pub struct TokenArgs {
     #[arg(long, env = "JITGATE_DEV_TOKEN_USER", value_name = "NAME")]
     user: String,
     /// A group that the user belongs to; may be repeated
-    #[arg(long, env = "JITGATE_DEV_TOKEN_GROUP", value_delimiter = '\n', value_name = "NAME")]
+    #[arg(
+        long,
+        env = "JITGATE_DEV_TOKEN_GROUP",
+        value_delimiter = '\n',
+        value_name = "NAME"
+    )]
     group: Vec<String>,
     /// How long it is good
     #[arg(long = "for", env = "JITGATE_DEV_TOKEN_FOR", value_name = "TIME", value_parser = values::span, default_value = "1h")]
@@ -140,7 +166,10 @@ pub struct TokenArgs {
 pub(crate) fn token(args: TokenArgs, state: &StateDir) -> Result<Exit, Trouble> {
     let TokenArgs { user, group, life } = args;
     let token = DevIssuer::open(state)?.mint(&user, &group, life, clock::wall())?;
-    let groups: String = group.iter().map(|name| format!(", group:{ISSUER}|{name}")).collect();
+    let groups: String = group
+        .iter()
+        .map(|name| format!(", group:{ISSUER}|{name}"))
+        .collect();
     say(&format!("a token of user:{ISSUER}|{user}{groups}"));
     write_out(format!("{token}\n").as_bytes())?;
     Ok(Exit::Done)
@@ -159,16 +188,25 @@ mod tests {
         let state = StateDir::create(parent.path()).unwrap();
         let issuer = DevIssuer::ensure(&state).unwrap();
         let life = Duration::from_secs(3600);
-        let token = issuer.mint("alice", &["sre".to_owned()], life, clock::wall()).unwrap();
-        let jwks: jsonwebtoken::jwk::JwkSet = serde_json::from_str(&state.read("jwks.json").unwrap()).unwrap();
+        let token = issuer
+            .mint("alice", &["sre".to_owned()], life, clock::wall())
+            .unwrap();
+        let jwks: jsonwebtoken::jwk::JwkSet =
+            serde_json::from_str(&state.read("jwks.json").unwrap()).unwrap();
         let kid = decode_header(&token).unwrap().kid.unwrap();
         let key = DecodingKey::from_jwk(jwks.find(&kid).unwrap()).unwrap();
         let mut rules = Validation::new(Algorithm::ES256);
         rules.set_audience(&["payments"]);
         rules.set_issuer(&[ISSUER]);
         let claims = decode::<Value>(&token, &key, &rules).unwrap().claims;
-        assert_eq!((&claims["sub"], &claims["groups"][0]), (&Value::from("alice"), &Value::from("sre")));
-        assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), 3600);
+        assert_eq!(
+            (&claims["sub"], &claims["groups"][0]),
+            (&Value::from("alice"), &Value::from("sre"))
+        );
+        assert_eq!(
+            claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(),
+            3600
+        );
     }
 
     #[test]
@@ -192,7 +230,9 @@ mod tests {
     #[test]
     fn without_a_dev_there_is_no_token() {
         let parent = tempfile::tempdir().unwrap();
-        let lines = DevIssuer::open(&StateDir::create(parent.path()).unwrap()).unwrap_err().lines();
+        let lines = DevIssuer::open(&StateDir::create(parent.path()).unwrap())
+            .unwrap_err()
+            .lines();
         assert!(lines[1].contains("jitgate dev"), "{lines:?}");
     }
 }

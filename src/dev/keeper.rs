@@ -25,7 +25,9 @@ impl Keeper {
     /// # Errors
     /// When it cannot be started.
     pub(crate) fn start() -> Result<Self, Trouble> {
-        let refuse = |error: std::io::Error| Trouble::new(format!("cannot start the keeper of the processes: {error}"));
+        let refuse = |error: std::io::Error| {
+            Trouble::new(format!("cannot start the keeper of the processes: {error}"))
+        };
         let mut child = Command::new(std::env::current_exe().map_err(refuse)?)
             .args(["dev", "keeper"])
             .stdin(Stdio::piped())
@@ -34,7 +36,10 @@ impl Keeper {
             .process_group(0)
             .spawn()
             .map_err(refuse)?;
-        let pipe = child.stdin.take().ok_or_else(|| Trouble::new("the keeper of the processes has no pipe"))?;
+        let pipe = child
+            .stdin
+            .take()
+            .ok_or_else(|| Trouble::new("the keeper of the processes has no pipe"))?;
         Ok(Self(Some((child, pipe))))
     }
 
@@ -100,7 +105,10 @@ pub(crate) async fn keep() -> Result<Exit, Trouble> {
 }
 
 fn lives(pid: u32) -> bool {
-    i32::try_from(pid).ok().and_then(Pid::from_raw).is_some_and(|pid| test_kill_process(pid).is_ok())
+    i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .is_some_and(|pid| test_kill_process(pid).is_ok())
 }
 
 /// The ids entrusted and not taken back, once the other end of the pipe is gone; none after an orderly "done".
@@ -126,7 +134,10 @@ mod tests {
 
     #[test]
     fn what_is_not_taken_back_is_left_behind() {
-        assert_eq!(left_behind(&b"+12\n+13\n-12\nnonsense\n"[..]), BTreeSet::from([13]));
+        assert_eq!(
+            left_behind(&b"+12\n+13\n-12\nnonsense\n"[..]),
+            BTreeSet::from([13])
+        );
     }
 
     #[test]

@@ -11,25 +11,60 @@ use super::state::StateDir;
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct PortArgs {
     /// Control plane, gRPC
-    #[arg(long, env = "JITGATE_DEV_CONTROL_PLANE_PORT", value_name = "PORT", default_value_t = 7400)]
+    #[arg(
+        long,
+        env = "JITGATE_DEV_CONTROL_PLANE_PORT",
+        value_name = "PORT",
+        default_value_t = 7400
+    )]
     control_plane_port: u16,
     /// Control plane, HTTP
-    #[arg(long, env = "JITGATE_DEV_HTTP_PORT", value_name = "PORT", default_value_t = 7401)]
+    #[arg(
+        long,
+        env = "JITGATE_DEV_HTTP_PORT",
+        value_name = "PORT",
+        default_value_t = 7401
+    )]
     http_port: u16,
     /// Sidecar, admin
-    #[arg(long, env = "JITGATE_DEV_SIDECAR_ADMIN_PORT", value_name = "PORT", default_value_t = 7421)]
+    #[arg(
+        long,
+        env = "JITGATE_DEV_SIDECAR_ADMIN_PORT",
+        value_name = "PORT",
+        default_value_t = 7421
+    )]
     sidecar_admin_port: u16,
     /// Envoy, where clients call
-    #[arg(long, env = "JITGATE_DEV_ENVOY_PORT", value_name = "PORT", default_value_t = 10000)]
+    #[arg(
+        long,
+        env = "JITGATE_DEV_ENVOY_PORT",
+        value_name = "PORT",
+        default_value_t = 10000
+    )]
     envoy_port: u16,
     /// Envoy, admin
-    #[arg(long, env = "JITGATE_DEV_ENVOY_ADMIN_PORT", value_name = "PORT", default_value_t = 9901)]
+    #[arg(
+        long,
+        env = "JITGATE_DEV_ENVOY_ADMIN_PORT",
+        value_name = "PORT",
+        default_value_t = 9901
+    )]
     envoy_admin_port: u16,
     /// Demo upstream, HTTP and gRPC
-    #[arg(long, env = "JITGATE_DEV_UPSTREAM_PORT", value_name = "PORT", default_value_t = 7480)]
+    #[arg(
+        long,
+        env = "JITGATE_DEV_UPSTREAM_PORT",
+        value_name = "PORT",
+        default_value_t = 7480
+    )]
     upstream_port: u16,
     /// Where Envoy sends its spans, OTLP over gRPC; nothing needs to listen there
-    #[arg(long, env = "JITGATE_DEV_OTLP_PORT", value_name = "PORT", default_value_t = 4317)]
+    #[arg(
+        long,
+        env = "JITGATE_DEV_OTLP_PORT",
+        value_name = "PORT",
+        default_value_t = 4317
+    )]
     otlp_port: u16,
 }
 
@@ -70,7 +105,11 @@ impl PortArgs {
         // All are held until all are found: no free port is handed out twice.
         let control_plane = bind("control plane", "--control-plane-port", control_plane_port)?;
         let http = bind("control plane's HTTP", "--http-port", http_port)?;
-        let sidecar_admin = bind("sidecar's admin", "--sidecar-admin-port", sidecar_admin_port)?;
+        let sidecar_admin = bind(
+            "sidecar's admin",
+            "--sidecar-admin-port",
+            sidecar_admin_port,
+        )?;
         let envoy = bind("Envoy", "--envoy-port", envoy_port)?;
         let envoy_admin = bind("Envoy's admin", "--envoy-admin-port", envoy_admin_port)?;
         let upstream = bind("demo upstream", "--upstream-port", upstream_port)?;
@@ -91,9 +130,14 @@ impl PortArgs {
 fn bind(whose: &str, flag: &str, port: u16) -> Result<TcpListener, Trouble> {
     TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).map_err(|error| {
         let taken = error.kind() == std::io::ErrorKind::AddrInUse;
-        let cause = if taken { "is taken".to_owned() } else { format!("cannot be used: {error}") };
-        Trouble::new(format!("{flag}: port {port} for the {whose} {cause}"))
-            .hint(format!("end what listens there, or start with {flag} 0 for any free port"))
+        let cause = if taken {
+            "is taken".to_owned()
+        } else {
+            format!("cannot be used: {error}")
+        };
+        Trouble::new(format!("{flag}: port {port} for the {whose} {cause}")).hint(format!(
+            "end what listens there, or start with {flag} 0 for any free port"
+        ))
     })
 }
 
@@ -103,7 +147,15 @@ impl Ports {
     /// # Errors
     /// When the file cannot be written.
     pub(crate) fn save(&self, state: &StateDir) -> Result<(), Trouble> {
-        let Self { control_plane, http, sidecar_admin, envoy, envoy_admin, upstream, otlp } = *self;
+        let Self {
+            control_plane,
+            http,
+            sidecar_admin,
+            envoy,
+            envoy_admin,
+            upstream,
+            otlp,
+        } = *self;
         let value = json!({
             "controlPlane": control_plane,
             "http": http,
@@ -123,8 +175,15 @@ impl Ports {
     pub(crate) fn saved_envoy(state: &StateDir) -> Result<u16, Trouble> {
         let text = state.read("ports.json")?;
         let value: Option<Value> = serde_json::from_str(&text).ok();
-        let port = value.and_then(|value| value.get("envoy")?.as_u64()).and_then(|port| u16::try_from(port).ok());
-        port.ok_or_else(|| Trouble::new(format!("{}: names no Envoy port", state.at("ports.json").display())))
+        let port = value
+            .and_then(|value| value.get("envoy")?.as_u64())
+            .and_then(|port| u16::try_from(port).ok());
+        port.ok_or_else(|| {
+            Trouble::new(format!(
+                "{}: names no Envoy port",
+                state.at("ports.json").display()
+            ))
+        })
     }
 }
 
@@ -147,8 +206,14 @@ mod tests {
     #[test]
     fn zero_takes_free_ports_and_none_twice() {
         let (ports, _upstream) = free().claim().unwrap();
-        let mut all =
-            vec![ports.control_plane, ports.http, ports.sidecar_admin, ports.envoy, ports.envoy_admin, ports.upstream];
+        let mut all = vec![
+            ports.control_plane,
+            ports.http,
+            ports.sidecar_admin,
+            ports.envoy,
+            ports.envoy_admin,
+            ports.upstream,
+        ];
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), 6);
@@ -159,8 +224,17 @@ mod tests {
     fn a_taken_port_is_named_with_its_flag() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
-        let lines = PortArgs { envoy_port: port, ..free() }.claim().unwrap_err().lines();
-        assert_eq!(lines[0], format!("error: --envoy-port: port {port} for the Envoy is taken"));
+        let lines = PortArgs {
+            envoy_port: port,
+            ..free()
+        }
+        .claim()
+        .unwrap_err()
+        .lines();
+        assert_eq!(
+            lines[0],
+            format!("error: --envoy-port: port {port} for the Envoy is taken")
+        );
         assert!(lines[1].contains("--envoy-port 0"), "{lines:?}");
     }
 

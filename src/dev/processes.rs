@@ -46,13 +46,18 @@ pub(crate) struct Program {
 impl Program {
     /// The line that starts it again.
     pub(crate) fn command_line(&self) -> String {
-        let words = std::iter::once(self.executable.display().to_string()).chain(self.arguments.iter().cloned());
+        let words = std::iter::once(self.executable.display().to_string())
+            .chain(self.arguments.iter().cloned());
         words.map(|word| quote(&word)).collect::<Vec<_>>().join(" ")
     }
 
     fn spawn(&self) -> Result<Child, Trouble> {
         let refuse = |error: std::io::Error| {
-            Trouble::new(format!("{}: cannot start {}: {error}", self.name, self.executable.display()))
+            Trouble::new(format!(
+                "{}: cannot start {}: {error}",
+                self.name,
+                self.executable.display()
+            ))
         };
         let log = File::create(&self.log).map_err(refuse)?;
         let mut command = Command::new(&self.executable);
@@ -60,11 +65,18 @@ impl Program {
         command.stdout(log.try_clone().map_err(refuse)?).stderr(log);
         // What is set for the client verbs must not become a flag of a server.
         for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("JITGATE_")) {
+            if name
+                .to_str()
+                .is_some_and(|name| name.starts_with("JITGATE_"))
+            {
                 command.env_remove(name);
             }
         }
-        command.process_group(0).kill_on_drop(true).spawn().map_err(refuse)
+        command
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(refuse)
     }
 }
 
@@ -82,7 +94,10 @@ pub(crate) struct Ended {
 impl Ended {
     /// "control plane (pid 7) ended: signal: 9 (SIGKILL)"
     pub(crate) fn describe(&self) -> String {
-        let how = self.status.map_or_else(|| "nobody knows how".to_owned(), |status| status.to_string());
+        let how = self.status.map_or_else(
+            || "nobody knows how".to_owned(),
+            |status| status.to_string(),
+        );
         format!("{} (pid {}) ended: {how}", self.program.name, self.pid)
     }
 }
@@ -101,7 +116,11 @@ impl Processes {
     /// # Errors
     /// When the keeper cannot be started.
     pub(crate) fn new() -> Result<Self, Trouble> {
-        Ok(Self { running: JoinSet::new(), stop: CancellationToken::new(), keeper: Keeper::start()? })
+        Ok(Self {
+            running: JoinSet::new(),
+            stop: CancellationToken::new(),
+            keeper: Keeper::start()?,
+        })
     }
 
     /// Starts a program and waits until it is ready; gives back its process id.
@@ -110,9 +129,12 @@ impl Processes {
     /// When it cannot be started, ends, or is not ready in time; the end of its log has been told then.
     pub(crate) async fn start(&mut self, program: &Program) -> Result<u32, Trouble> {
         let child = program.spawn()?;
-        let pid = child.id().ok_or_else(|| Trouble::new(format!("{}: ended at once", program.name)))?;
+        let pid = child
+            .id()
+            .ok_or_else(|| Trouble::new(format!("{}: ended at once", program.name)))?;
         self.keeper.add(pid).await?;
-        self.running.spawn(mind(program.clone(), child, pid, self.stop.clone()));
+        self.running
+            .spawn(mind(program.clone(), child, pid, self.stop.clone()));
         let deadline = Instant::now() + START;
         loop {
             tokio::select! {
@@ -128,7 +150,11 @@ impl Processes {
             }
             if Instant::now() > deadline {
                 tell_log(&program.log);
-                let cause = format!("{}: not ready after {START:?}: {}", program.name, answer.describe(program.ready));
+                let cause = format!(
+                    "{}: not ready after {START:?}: {}",
+                    program.name,
+                    answer.describe(program.ready)
+                );
                 return Err(Trouble::new(cause).hint(format!("its log: {}", program.log.display())));
             }
         }
@@ -170,7 +196,11 @@ async fn mind(program: Program, mut child: Child, pid: u32, stop: CancellationTo
             }
         }
     };
-    Ended { program, pid, status }
+    Ended {
+        program,
+        pid,
+        status,
+    }
 }
 
 /// Signals a process and those that it started. That it has just ended is no failure.
@@ -234,7 +264,10 @@ fn tail(log: &Path) -> std::io::Result<Vec<String>> {
     file.take(ENOUGH).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<_> = text.lines().map(str::to_owned).collect();
-    Ok(lines.get(lines.len().saturating_sub(LOG_LINES)..).unwrap_or_default().to_vec())
+    Ok(lines
+        .get(lines.len().saturating_sub(LOG_LINES)..)
+        .unwrap_or_default()
+        .to_vec())
 }
 
 #[cfg(test)]
@@ -252,7 +285,11 @@ mod tests {
     }
 
     fn processes() -> Processes {
-        Processes { running: JoinSet::new(), stop: CancellationToken::new(), keeper: Keeper::none() }
+        Processes {
+            running: JoinSet::new(),
+            stop: CancellationToken::new(),
+            keeper: Keeper::none(),
+        }
     }
 
     /// Answers 200 to everything.
@@ -274,7 +311,9 @@ mod tests {
 
     /// A zombie, which only waits for somebody to ask after it, is dead.
     fn lives(pid: u32) -> bool {
-        let there = rustix::process::test_kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()).is_ok();
+        let there =
+            rustix::process::test_kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap())
+                .is_ok();
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         there && !stat.contains(") Z ")
     }
@@ -287,7 +326,10 @@ mod tests {
         let program = program("echo cannot; exit 3", &log, 1);
         let trouble = processes.start(&program).await.unwrap_err();
         let lines = trouble.lines();
-        assert!(lines[0].contains("script (pid ") && lines[0].contains("exit status: 3"), "{lines:?}");
+        assert!(
+            lines[0].contains("script (pid ") && lines[0].contains("exit status: 3"),
+            "{lines:?}"
+        );
         assert!(lines[1].contains("log"), "{lines:?}");
         assert_eq!(tail(&log).unwrap(), ["cannot"]);
     }
@@ -298,9 +340,16 @@ mod tests {
         let (port, _set) = always_ready();
         let mut processes = processes();
         let log = dir.path().join("log");
-        let pid = processes.start(&program("sleep 600 & echo $!; wait", &log, port)).await.unwrap();
+        let pid = processes
+            .start(&program("sleep 600 & echo $!; wait", &log, port))
+            .await
+            .unwrap();
         let child = loop {
-            if let Some(child) = tail(&log).unwrap().first().and_then(|line| line.parse::<u32>().ok()) {
+            if let Some(child) = tail(&log)
+                .unwrap()
+                .first()
+                .and_then(|line| line.parse::<u32>().ok())
+            {
                 break child;
             }
             tokio::task::yield_now().await;
@@ -317,7 +366,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (port, _set) = always_ready();
         let mut processes = processes();
-        let pid = processes.start(&program("exec sleep 600", &dir.path().join("log"), port)).await.unwrap();
+        let pid = processes
+            .start(&program("exec sleep 600", &dir.path().join("log"), port))
+            .await
+            .unwrap();
         signal(pid, Signal::KILL);
         let ended = processes.ended().await;
         assert!(ended.describe().contains("SIGKILL"), "{}", ended.describe());
@@ -328,7 +380,10 @@ mod tests {
     #[tokio::test]
     async fn a_missing_binary_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let program = Program { executable: "/nonexistent/x".into(), ..program("", &dir.path().join("log"), 1) };
+        let program = Program {
+            executable: "/nonexistent/x".into(),
+            ..program("", &dir.path().join("log"), 1)
+        };
         let lines = processes().start(&program).await.unwrap_err().lines();
         assert!(lines[0].contains("/nonexistent/x"), "{lines:?}");
     }
@@ -340,6 +395,9 @@ mod tests {
         let text: String = (0..5000).map(|n| format!("line {n}\n")).collect();
         std::fs::write(&log, text).unwrap();
         let lines = tail(&log).unwrap();
-        assert_eq!((lines.len(), lines.last().map(String::as_str)), (LOG_LINES, Some("line 4999")));
+        assert_eq!(
+            (lines.len(), lines.last().map(String::as_str)),
+            (LOG_LINES, Some("line 4999"))
+        );
     }
 }

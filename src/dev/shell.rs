@@ -16,11 +16,21 @@ mod tests {
 
     #[test]
     fn a_shell_reads_back_what_was_quoted() {
-        for word in
-            ["plain", "", "two words", "it's", "$HOME `id` \\ \"x\" ; # | & * ~", "new\nline", "group:a|b", "-ü"]
-        {
+        for word in [
+            "plain",
+            "",
+            "two words",
+            "it's",
+            "$HOME `id` \\ \"x\" ; # | & * ~",
+            "new\nline",
+            "group:a|b",
+            "-ü",
+        ] {
             let script = format!("printf %s {}", quote(word));
-            let output = std::process::Command::new("/bin/sh").args(["-c", &script]).output().unwrap();
+            let output = std::process::Command::new("/bin/sh")
+                .args(["-c", &script])
+                .output()
+                .unwrap();
             assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
         }
         assert_eq!(quote("/a/b-c_d.e:1"), "/a/b-c_d.e:1");

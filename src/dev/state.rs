@@ -39,8 +39,12 @@ impl StateDir {
         }
         let socket = state.socket();
         if socket.as_os_str().len() > SOCKET_PATH_MAX {
-            let cause = format!("--state-dir: {} is too long a path for a Unix socket", socket.display());
-            return Err(Trouble::new(cause).hint("name a directory nearer to the root: --state-dir /tmp/jitgate"));
+            let cause = format!(
+                "--state-dir: {} is too long a path for a Unix socket",
+                socket.display()
+            );
+            return Err(Trouble::new(cause)
+                .hint("name a directory nearer to the root: --state-dir /tmp/jitgate"));
         }
         Ok(state)
     }
@@ -50,8 +54,10 @@ impl StateDir {
     /// # Errors
     /// When there is none.
     pub(crate) fn open(path: &Path) -> Result<Self, Trouble> {
-        let cause =
-            |error| Trouble::new(format!("--state-dir: {}: {error}", path.display())).hint("run `jitgate dev` first");
+        let cause = |error| {
+            Trouble::new(format!("--state-dir: {}: {error}", path.display()))
+                .hint("run `jitgate dev` first")
+        };
         path.canonicalize().map(Self).map_err(cause)
     }
 
@@ -63,10 +69,11 @@ impl StateDir {
         let file = self.options(0o600).truncate(false).open(self.at("lock"))?;
         match file.try_lock() {
             Ok(()) => Ok(Lock { _file: file }),
-            Err(TryLockError::WouldBlock) => {
-                Err(Trouble::new(format!("--state-dir: {} is in use by another `jitgate dev`", self.0.display()))
-                    .hint("end that one, or start this one with another --state-dir and other ports"))
-            }
+            Err(TryLockError::WouldBlock) => Err(Trouble::new(format!(
+                "--state-dir: {} is in use by another `jitgate dev`",
+                self.0.display()
+            ))
+            .hint("end that one, or start this one with another --state-dir and other ports")),
             Err(TryLockError::Error(error)) => Err(error.into()),
         }
     }
@@ -140,7 +147,10 @@ mod tests {
         assert_eq!(mode(&file), 0o600);
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         state.write("secret", "y").unwrap();
-        assert_eq!((mode(&file), state.read("secret").unwrap().as_str()), (0o600, "y"));
+        assert_eq!(
+            (mode(&file), state.read("secret").unwrap().as_str()),
+            (0o600, "y")
+        );
     }
 
     #[test]
@@ -157,6 +167,10 @@ mod tests {
     fn a_path_too_long_for_a_socket_is_refused_at_once() {
         let parent = tempfile::tempdir().unwrap();
         let trouble = StateDir::create(&parent.path().join("d".repeat(120))).unwrap_err();
-        assert!(trouble.lines()[0].contains("too long"), "{:?}", trouble.lines());
+        assert!(
+            trouble.lines()[0].contains("too long"),
+            "{:?}",
+            trouble.lines()
+        );
     }
 }

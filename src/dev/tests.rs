@@ -1,12 +1,23 @@
 use super::*;
 
-const PORTS: Ports =
-    Ports { control_plane: 1, http: 2, sidecar_admin: 3, envoy: 4, envoy_admin: 5, upstream: 6, otlp: 7 };
+const PORTS: Ports = Ports {
+    control_plane: 1,
+    http: 2,
+    sidecar_admin: 3,
+    envoy: 4,
+    envoy_admin: 5,
+    upstream: 6,
+    otlp: 7,
+};
 
 fn plan(envoy: Option<PathBuf>) -> (tempfile::TempDir, Plan) {
     let parent = tempfile::tempdir().unwrap();
     let state = StateDir::create(&parent.path().join("a state's dir")).unwrap();
-    let binaries = Binaries { jitgate: "/opt/bin/jitgate".into(), sidecar: "/opt/bin/jitgate-sidecar".into(), envoy };
+    let binaries = Binaries {
+        jitgate: "/opt/bin/jitgate".into(),
+        sidecar: "/opt/bin/jitgate-sidecar".into(),
+        envoy,
+    };
     let plan = Plan::prepare(state, PORTS, &binaries).unwrap();
     (parent, plan)
 }
@@ -16,13 +27,29 @@ fn the_demo_switches_no_check_off() {
     let (_parent, plan) = plan(None);
     for program in &plan.programs {
         let line = program.command_line();
-        assert!(!line.contains("--insecure") && !line.contains("shadow"), "{line}");
-        assert!(line.contains("--tls-cert") && line.contains("--issuers"), "{line}");
+        assert!(
+            !line.contains("--insecure") && !line.contains("shadow"),
+            "{line}"
+        );
+        assert!(
+            line.contains("--tls-cert") && line.contains("--issuers"),
+            "{line}"
+        );
     }
-    let [control_plane, sidecar] = plan.programs.as_slice() else { panic!("{:?}", plan.programs) };
+    let [control_plane, sidecar] = plan.programs.as_slice() else {
+        panic!("{:?}", plan.programs)
+    };
     assert!(control_plane.command_line().contains("--tls-client-ca"));
-    assert!(control_plane.command_line().contains("--entitle spiffe://jitgate.local/ns/demo/sa/payments=payments"));
-    assert!(sidecar.command_line().contains("--control-plane https://127.0.0.1:1"));
+    assert!(
+        control_plane
+            .command_line()
+            .contains("--entitle spiffe://jitgate.local/ns/demo/sa/payments=payments")
+    );
+    assert!(
+        sidecar
+            .command_line()
+            .contains("--control-plane https://127.0.0.1:1")
+    );
 }
 
 #[test]
@@ -30,7 +57,11 @@ fn the_policies_are_written_once() {
     let (_parent, plan) = plan(None);
     assert_eq!(plan.state.read("policies/demo.yaml").unwrap(), POLICIES);
     plan.state.write("policies/demo.yaml", "mine").unwrap();
-    let binaries = Binaries { jitgate: "/j".into(), sidecar: "/s".into(), envoy: None };
+    let binaries = Binaries {
+        jitgate: "/j".into(),
+        sidecar: "/s".into(),
+        envoy: None,
+    };
     Plan::prepare(plan.state.clone(), PORTS, &binaries).unwrap();
     assert_eq!(plan.state.read("policies/demo.yaml").unwrap(), "mine");
 }
@@ -49,7 +80,10 @@ fn the_environment_file_survives_a_shell_and_an_odd_path() {
         ". {} && printf '%s\\n%s' \"$JITGATE_CA\" \"$JITGATE_SERVER\"",
         shell::quote(plan.state.at("env").to_str().unwrap())
     );
-    let output = std::process::Command::new("/bin/sh").args(["-c", &script]).output().unwrap();
+    let output = std::process::Command::new("/bin/sh")
+        .args(["-c", &script])
+        .output()
+        .unwrap();
     let expected = format!("{}\nhttps://127.0.0.1:1", plan.state.at("ca.pem").display());
     assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
 }
@@ -59,7 +93,10 @@ fn files_with_tokens_and_keys_are_for_their_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let (_parent, plan) = plan(None);
     for name in ["env", "alice.curl", "issuer.key", "client.key"] {
-        let mode = std::fs::metadata(plan.state.at(name)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(plan.state.at(name))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
 }
@@ -67,7 +104,11 @@ fn files_with_tokens_and_keys_are_for_their_owner_only() {
 #[test]
 fn the_guide_names_every_process_and_what_to_try() {
     let (_parent, plan) = plan(Some("/opt/envoy".into()));
-    let running: Vec<_> = plan.programs.iter().map(|program| Running { program, pid: 42 }).collect();
+    let running: Vec<_> = plan
+        .programs
+        .iter()
+        .map(|program| Running { program, pid: 42 })
+        .collect();
     let text = guide::text(&plan.ports, &running, Path::new(".jitgate"));
     for line in [
         "source .jitgate/env",
@@ -90,8 +131,13 @@ fn the_guide_names_every_process_and_what_to_try() {
 #[test]
 fn the_processes_file_tells_a_script_what_to_kill() {
     let (_parent, plan) = plan(None);
-    let running: Vec<_> = plan.programs.iter().map(|program| Running { program, pid: 42 }).collect();
+    let running: Vec<_> = plan
+        .programs
+        .iter()
+        .map(|program| Running { program, pid: 42 })
+        .collect();
     guide::write_processes(&plan.state, &running).unwrap();
-    let value: serde_json::Value = serde_json::from_str(&plan.state.read("processes.json").unwrap()).unwrap();
+    let value: serde_json::Value =
+        serde_json::from_str(&plan.state.read("processes.json").unwrap()).unwrap();
     assert_eq!(value["sidecar"]["pid"], 42);
 }

@@ -50,12 +50,18 @@ const BEAT: Duration = Duration::from_secs(1);
 /// # Errors
 /// When the listener fails.
 pub(crate) async fn serve(listener: std::net::TcpListener, stop: CancellationToken) -> Outcome {
-    listener.set_nonblocking(true).context("the demo upstream's listener")?;
-    let listener = tokio::net::TcpListener::from_std(listener).context("the demo upstream's listener")?;
-    let incoming =
-        TcpListenerStream::new(listener).map(|connection| connection.inspect(|stream| drop(stream.set_nodelay(true))));
+    listener
+        .set_nonblocking(true)
+        .context("the demo upstream's listener")?;
+    let listener =
+        tokio::net::TcpListener::from_std(listener).context("the demo upstream's listener")?;
+    let incoming = TcpListenerStream::new(listener)
+        .map(|connection| connection.inspect(|stream| drop(stream.set_nodelay(true))));
     let routes = Routes::from(pages()).add_service(LedgerServer::new(Accounts::default()));
-    let serving = Server::builder().accept_http1(true).add_routes(routes).serve_with_incoming(incoming);
+    let serving = Server::builder()
+        .accept_http1(true)
+        .add_routes(routes)
+        .serve_with_incoming(incoming);
     tokio::select! {
         () = stop.cancelled() => Ok(()),
         served = serving => served.context("the demo upstream"),
@@ -64,7 +70,10 @@ pub(crate) async fn serve(listener: std::net::TcpListener, stop: CancellationTok
 
 fn pages() -> axum::Router {
     axum::Router::new()
-        .route("/healthz", get(|| async { Json(json!({ "status": "ok" })) }))
+        .route(
+            "/healthz",
+            get(|| async { Json(json!({ "status": "ok" })) }),
+        )
         .route("/v1/users/{id}", get(user))
         .route("/v1/events", get(events))
         .fallback(nothing)
@@ -95,8 +104,16 @@ async fn nothing(method: Method, uri: Uri, headers: HeaderMap) -> impl IntoRespo
 
 /// The headers that only the sidecar can have set.
 fn seen(headers: &HeaderMap) -> BTreeMap<String, String> {
-    let ours = headers.iter().filter(|(name, _)| name.as_str().starts_with("x-jitgate-"));
-    ours.map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())).collect()
+    let ours = headers
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("x-jitgate-"));
+    ours.map(|(name, value)| {
+        (
+            name.to_string(),
+            String::from_utf8_lossy(value.as_bytes()).into_owned(),
+        )
+    })
+    .collect()
 }
 
 /// A few accounts, good for one run.
@@ -108,26 +125,39 @@ const ACCOUNTS_MAX: usize = 1000;
 
 impl Default for Accounts {
     fn default() -> Self {
-        Self(Mutex::new(HashMap::from([("main".to_owned(), 125_000), ("savings".to_owned(), 990_000)])))
+        Self(Mutex::new(HashMap::from([
+            ("main".to_owned(), 125_000),
+            ("savings".to_owned(), 990_000),
+        ])))
     }
 }
 
 impl Accounts {
     fn balance(&self, account: &str) -> Result<pay::Balance, Status> {
         let cents = self.0.lock().get(account).copied();
-        let cents = cents.ok_or_else(|| Status::not_found("no such account; try main or savings"))?;
-        Ok(pay::Balance { account: account.to_owned(), cents })
+        let cents =
+            cents.ok_or_else(|| Status::not_found("no such account; try main or savings"))?;
+        Ok(pay::Balance {
+            account: account.to_owned(),
+            cents,
+        })
     }
 }
 
 #[tonic::async_trait]
 impl Ledger for Accounts {
-    async fn get_balance(&self, request: Request<pay::GetBalanceRequest>) -> Result<Response<pay::Balance>, Status> {
+    async fn get_balance(
+        &self,
+        request: Request<pay::GetBalanceRequest>,
+    ) -> Result<Response<pay::Balance>, Status> {
         let balance = self.balance(&request.get_ref().account)?;
         Ok(echoing(request.metadata(), balance))
     }
 
-    async fn transfer(&self, request: Request<pay::TransferRequest>) -> Result<Response<pay::Balance>, Status> {
+    async fn transfer(
+        &self,
+        request: Request<pay::TransferRequest>,
+    ) -> Result<Response<pay::Balance>, Status> {
         let pay::TransferRequest { from, to, cents } = request.get_ref();
         {
             let mut accounts = self.0.lock();
@@ -138,7 +168,9 @@ impl Ledger for Accounts {
                 ));
             }
             if accounts.len() >= ACCOUNTS_MAX && !accounts.contains_key(to) {
-                return Err(Status::resource_exhausted("the demo keeps no more accounts"));
+                return Err(Status::resource_exhausted(
+                    "the demo keeps no more accounts",
+                ));
             }
             accounts.insert(from.clone(), funds.saturating_sub(*cents));
             let target = accounts.entry(to.clone()).or_default();
@@ -156,7 +188,9 @@ impl Ledger for Accounts {
     ) -> Result<Response<Self::WatchBalanceStream>, Status> {
         let balance = self.balance(&request.get_ref().account)?;
         let beats = IntervalStream::new(tokio::time::interval(BEAT));
-        let balances = stream::repeat(balance).zip(beats).map(|(balance, _)| Ok(balance));
+        let balances = stream::repeat(balance)
+            .zip(beats)
+            .map(|(balance, _)| Ok(balance));
         Ok(echoing(request.metadata(), Box::pin(balances)))
     }
 }
@@ -167,7 +201,8 @@ fn echoing<T>(request: &MetadataMap, message: T) -> Response<T> {
     for entry in request.iter() {
         if let KeyAndValueRef::Ascii(name, value) = entry
             && name.as_str().starts_with("x-jitgate-")
-            && let Ok(name) = tonic::metadata::AsciiMetadataKey::from_bytes(format!("seen-{name}").as_bytes())
+            && let Ok(name) =
+                tonic::metadata::AsciiMetadataKey::from_bytes(format!("seen-{name}").as_bytes())
         {
             response.metadata_mut().insert(name, value.clone());
         }
@@ -197,22 +232,45 @@ mod tests {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        assert!(answer.contains(r#""id":"7""#) && answer.contains(r#""x-jitgate-grant":"01G""#), "{answer}");
+        assert!(
+            answer.contains(r#""id":"7""#) && answer.contains(r#""x-jitgate-grant":"01G""#),
+            "{answer}"
+        );
     }
 
     #[tokio::test]
     async fn grpc_answers_on_the_same_port() {
         let (address, _set) = running().await;
-        let mut client = pay::ledger_client::LedgerClient::connect(format!("http://{address}")).await.unwrap();
-        let mut ask = Request::new(pay::GetBalanceRequest { account: "main".into() });
-        ask.metadata_mut().insert("x-jitgate-subject", "alice".parse().unwrap());
+        let mut client = pay::ledger_client::LedgerClient::connect(format!("http://{address}"))
+            .await
+            .unwrap();
+        let mut ask = Request::new(pay::GetBalanceRequest {
+            account: "main".into(),
+        });
+        ask.metadata_mut()
+            .insert("x-jitgate-subject", "alice".parse().unwrap());
         let answer = client.get_balance(ask).await.unwrap();
-        assert_eq!(answer.metadata().get("seen-x-jitgate-subject").unwrap(), "alice");
+        assert_eq!(
+            answer.metadata().get("seen-x-jitgate-subject").unwrap(),
+            "alice"
+        );
         assert_eq!(answer.get_ref().cents, 125_000);
-        let ask = pay::TransferRequest { from: "main".into(), to: "new".into(), cents: 200_000 };
-        assert_eq!(client.transfer(ask).await.unwrap_err().code(), tonic::Code::FailedPrecondition);
-        let mut balances =
-            client.watch_balance(pay::GetBalanceRequest { account: "main".into() }).await.unwrap().into_inner();
+        let ask = pay::TransferRequest {
+            from: "main".into(),
+            to: "new".into(),
+            cents: 200_000,
+        };
+        assert_eq!(
+            client.transfer(ask).await.unwrap_err().code(),
+            tonic::Code::FailedPrecondition
+        );
+        let mut balances = client
+            .watch_balance(pay::GetBalanceRequest {
+                account: "main".into(),
+            })
+            .await
+            .unwrap()
+            .into_inner();
         assert!(balances.message().await.unwrap().is_some());
     }
 }

@@ -96,7 +96,10 @@ impl Issuers {
     /// # Errors
     /// One line that names the place in the file, or the key file, and what to do.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
-        Ok(Self { issuers: config::load(path)?, verified: TokenCache::default() })
+        Ok(Self {
+            issuers: config::load(path)?,
+            verified: TokenCache::default(),
+        })
     }
 
     /// As [`Issuers::load`], with the file's text at hand.
@@ -104,7 +107,10 @@ impl Issuers {
     /// # Errors
     /// As [`Issuers::load`].
     pub fn parse(text: &str, path: &Path) -> anyhow::Result<Self> {
-        Ok(Self { issuers: config::parse(text, path)?, verified: TokenCache::default() })
+        Ok(Self {
+            issuers: config::parse(text, path)?,
+            verified: TokenCache::default(),
+        })
     }
 
     /// Accepts these as `aud` too, whichever issuer a token comes from.
@@ -122,7 +128,9 @@ impl Issuers {
 
     /// How far past `exp` and before `nbf` tokens of each issuer are still taken.
     pub fn leeways(&self) -> impl Iterator<Item = (&str, Duration)> {
-        self.issuers.iter().map(|issuer| (&*issuer.terms.issuer, issuer.terms.leeway))
+        self.issuers
+            .iter()
+            .map(|issuer| (&*issuer.terms.issuer, issuer.terms.leeway))
     }
 
     /// Says whose tokens count, and within which leeway.
@@ -143,7 +151,9 @@ impl Issuers {
             return Verdict::Foreign("no issuer is configured");
         }
         if token.len() <= TOKEN_MAX
-            && let Some(identity) = self.verified.find(token, now, |basis| self.is_current(basis))
+            && let Some(identity) = self
+                .verified
+                .find(token, now, |basis| self.is_current(basis))
         {
             return Verdict::Valid(identity);
         }
@@ -153,8 +163,12 @@ impl Issuers {
             Err(Unread::Bad(denial)) => return Verdict::Bad(denial),
         };
         let claimed = presented.claimed_issuer();
-        let found = self.issuers.iter().position(|issuer| claimed == Some(&*issuer.terms.issuer));
-        let Some((place, issuer)) = found.and_then(|place| Some((place, self.issuers.get(place)?))) else {
+        let found = self
+            .issuers
+            .iter()
+            .position(|issuer| claimed == Some(&*issuer.terms.issuer));
+        let Some((place, issuer)) = found.and_then(|place| Some((place, self.issuers.get(place)?)))
+        else {
             return Verdict::Foreign("the bearer token's issuer is not configured");
         };
         self.verified.missed();
@@ -165,7 +179,15 @@ impl Issuers {
         match good {
             Ok((identity, generation)) => {
                 let identity = Arc::new(identity);
-                self.verified.keep(token, &identity, Basis { issuer: place, generation }, now);
+                self.verified.keep(
+                    token,
+                    &identity,
+                    Basis {
+                        issuer: place,
+                        generation,
+                    },
+                    now,
+                );
                 Verdict::Valid(identity)
             }
             Err(denial) => Verdict::Bad(denial),
@@ -173,7 +195,9 @@ impl Issuers {
     }
 
     fn is_current(&self, basis: Basis) -> bool {
-        self.issuers.get(basis.issuer).is_some_and(|issuer| issuer.keyring.current().number == basis.generation)
+        self.issuers
+            .get(basis.issuer)
+            .is_some_and(|issuer| issuer.keyring.current().number == basis.generation)
     }
 
     /// Keeps the keys of all issuers fresh until `stop`. Without it they stay as they were read at first.
@@ -203,17 +227,28 @@ impl Issuers {
 
 impl Issuer {
     /// Judges, and once more if the keys did not know the token's and have been looked at again.
-    async fn judge(&self, presented: &Presented<'_>, seal: &Seal, now: Timestamp) -> Result<(Identity, u64), Denial> {
+    async fn judge(
+        &self,
+        presented: &Presented<'_>,
+        seal: &Seal,
+        now: Timestamp,
+    ) -> Result<(Identity, u64), Denial> {
         match self.judge_at_once(presented, seal, now) {
             Err(Fault::KeyUnknown(_)) => {}
             Err(Fault::Final(denial)) => return Err(denial),
             Ok(good) => return Ok(good),
         }
         self.keyring.look_again(|keys| seal.is_known_to(keys)).await;
-        self.judge_at_once(presented, seal, now).map_err(|(Fault::Final(denial) | Fault::KeyUnknown(denial))| denial)
+        self.judge_at_once(presented, seal, now)
+            .map_err(|(Fault::Final(denial) | Fault::KeyUnknown(denial))| denial)
     }
 
-    fn judge_at_once(&self, presented: &Presented<'_>, seal: &Seal, now: Timestamp) -> Result<(Identity, u64), Fault> {
+    fn judge_at_once(
+        &self,
+        presented: &Presented<'_>,
+        seal: &Seal,
+        now: Timestamp,
+    ) -> Result<(Identity, u64), Fault> {
         let current = self.keyring.current();
         let identity = presented.judge(seal, &self.terms, &current.keys, now)?;
         Ok((identity, current.number))
@@ -224,14 +259,22 @@ impl Issuer {
 impl fmt::Debug for Issuers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status: Vec<_> = self.key_status().collect();
-        f.debug_struct("Issuers").field("keys", &status).field("verified", &self.verified).finish()
+        f.debug_struct("Issuers")
+            .field("keys", &status)
+            .field("verified", &self.verified)
+            .finish()
     }
 }
 
 /// Without the claims: what else is in them is nobody's business here.
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { user, groups, expires, claims: _ } = self;
+        let Self {
+            user,
+            groups,
+            expires,
+            claims: _,
+        } = self;
         f.debug_struct("Identity")
             .field("user", user)
             .field("groups", groups)

@@ -52,14 +52,25 @@ impl Plant {
             None => beside()?,
         };
         let dir = Scratch(std::env::temp_dir().join(format!("jitgate-bench-{}", Ulid::generate())));
-        fs::create_dir_all(dir.0.join("policies")).with_context(|| format!("{}", dir.0.display()))?;
+        fs::create_dir_all(dir.0.join("policies"))
+            .with_context(|| format!("{}", dir.0.display()))?;
         let key = KeyPair::generate().context("a signing key")?;
         fs::write(dir.0.join("policies/bench.yaml"), policy(service))?;
-        fs::write(dir.0.join("jwks.json"), json!({ "keys": [jwk(&key)?] }).to_string())?;
+        fs::write(
+            dir.0.join("jwks.json"),
+            json!({ "keys": [jwk(&key)?] }).to_string(),
+        )?;
         fs::write(dir.0.join("issuers.yaml"), issuers())?;
         let (grpc, http) = (free_port()?, free_port()?);
         let child = spawn(&program, &dir.0, grpc, http)?;
-        Ok(Self { dir, program, key, grpc, http, child })
+        Ok(Self {
+            dir,
+            program,
+            key,
+            grpc,
+            http,
+            child,
+        })
     }
 
     pub(super) fn id(&self) -> u32 {
@@ -73,17 +84,23 @@ impl Plant {
     /// A token whose access requests are approved at once.
     pub(super) fn token(&self) -> anyhow::Result<String> {
         let now = clock::wall().as_micros() / 1_000_000;
-        let claims =
-            json!({ "iss": ISSUER, "sub": "bench", "aud": "jitgate", "iat": now, "exp": now + TOKEN_LIFE_SECONDS });
+        let claims = json!({ "iss": ISSUER, "sub": "bench", "aud": "jitgate", "iat": now, "exp": now + TOKEN_LIFE_SECONDS });
         let mut header = Header::new(Algorithm::ES256);
         header.kid = Some("bench".to_owned());
-        Ok(encode(&header, &claims, &EncodingKey::from_ec_pem(self.key.serialize_pem().as_bytes())?)?)
+        Ok(encode(
+            &header,
+            &claims,
+            &EncodingKey::from_ec_pem(self.key.serialize_pem().as_bytes())?,
+        )?)
     }
 
     /// Kills the process without a warning.
     pub(super) async fn kill(&mut self) -> anyhow::Result<()> {
         self.child.start_kill()?;
-        if tokio::time::timeout(GONE_WITHIN, self.child.wait()).await.is_err() {
+        if tokio::time::timeout(GONE_WITHIN, self.child.wait())
+            .await
+            .is_err()
+        {
             bail!("the control plane does not end");
         }
         Ok(())
@@ -98,7 +115,10 @@ impl Plant {
 }
 
 fn spawn(program: &Path, dir: &Path, grpc: u16, http: u16) -> anyhow::Result<Child> {
-    let log = File::options().create(true).append(true).open(dir.join("control-plane.log"))?;
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("control-plane.log"))?;
     let flags = [
         ("--listen", format!("127.0.0.1:{grpc}").into()),
         ("--http-listen", format!("127.0.0.1:{http}").into()),
@@ -111,7 +131,12 @@ fn spawn(program: &Path, dir: &Path, grpc: u16, http: u16) -> anyhow::Result<Chi
     for (flag, value) in flags {
         command.arg(flag).arg(value);
     }
-    let started = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true).spawn();
+    let started = command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn();
     started.with_context(|| format!("--jitgate: {} cannot be started", program.display()))
 }
 
@@ -120,21 +145,31 @@ fn beside() -> anyhow::Result<PathBuf> {
     let here = std::env::current_exe().context("where this program is")?;
     let program = here.with_file_name("jitgate");
     if !program.is_file() {
-        bail!("there is no jitgate beside {}: name one with --jitgate", here.display());
+        bail!(
+            "there is no jitgate beside {}: name one with --jitgate",
+            here.display()
+        );
     }
     Ok(program)
 }
 
 /// A port that is free now.
 fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).context("a free port")?.port())
+    Ok(TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .context("a free port")?
+        .port())
 }
 
 fn jwk(key: &KeyPair) -> anyhow::Result<serde_json::Value> {
     let point = key.public_key_raw();
-    let (Some(x), Some(y), 65) = (point.get(1..33), point.get(33..65), point.len()) else { bail!("is no P-256 key") };
+    let (Some(x), Some(y), 65) = (point.get(1..33), point.get(33..65), point.len()) else {
+        bail!("is no P-256 key")
+    };
     let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
-    Ok(json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y, "alg": "ES256", "use": "sig", "kid": "bench" }))
+    Ok(
+        json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y, "alg": "ES256", "use": "sig", "kid": "bench" }),
+    )
 }
 
 fn issuers() -> String {
@@ -166,7 +201,11 @@ mod tests {
         let checked = check(dir.path());
         assert!(checked.set.is_some(), "{:?}", checked.problems);
         let key = KeyPair::generate().unwrap();
-        fs::write(dir.path().join("jwks.json"), json!({ "keys": [jwk(&key).unwrap()] }).to_string()).unwrap();
+        fs::write(
+            dir.path().join("jwks.json"),
+            json!({ "keys": [jwk(&key).unwrap()] }).to_string(),
+        )
+        .unwrap();
         Issuers::parse(&issuers(), &dir.path().join("issuers.yaml")).unwrap();
     }
 }

@@ -33,18 +33,30 @@ pub(super) struct Driver {
 impl Driver {
     /// Waits until the control plane answers.
     pub(super) async fn connect(route: &Route, token: &str, service: &str) -> anyhow::Result<Self> {
-        let mut token: MetadataValue<Ascii> =
-            format!("Bearer {token}").parse().context("the token has characters that no JWT has")?;
+        let mut token: MetadataValue<Ascii> = format!("Bearer {token}")
+            .parse()
+            .context("the token has characters that no JWT has")?;
         token.set_sensitive(true);
         let access = AccessServiceClient::new(route.lazy());
-        let mut driver = Self { access, token, service: service.to_owned() };
+        let mut driver = Self {
+            access,
+            token,
+            service: service.to_owned(),
+        };
         let begin = Instant::now();
         loop {
-            let asked = driver.access.clone().list_policies(driver.with(v1::ListPoliciesRequest {})).await;
+            let asked = driver
+                .access
+                .clone()
+                .list_policies(driver.with(v1::ListPoliciesRequest {}))
+                .await;
             match asked {
                 Ok(_) => return Ok(driver),
                 Err(status) if begin.elapsed() > PATIENCE => {
-                    return Err(anyhow::anyhow!("the control plane does not answer: {}", status.message()));
+                    return Err(anyhow::anyhow!(
+                        "the control plane does not answer: {}",
+                        status.message()
+                    ));
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
@@ -54,7 +66,9 @@ impl Driver {
 
     fn with<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
-        request.metadata_mut().insert("authorization", self.token.clone());
+        request
+            .metadata_mut()
+            .insert("authorization", self.token.clone());
         request.set_timeout(PATIENCE);
         request
     }
@@ -62,14 +76,19 @@ impl Driver {
     /// Fills the table.
     pub(super) async fn fill(&mut self, grants: u32) -> anyhow::Result<()> {
         for number in 0..grants {
-            self.grant(&format!("/jitgate.bench.Filler/Method{number}")).await?;
+            self.grant(&format!("/jitgate.bench.Filler/Method{number}"))
+                .await?;
         }
         Ok(())
     }
 
     /// A new grant; its name and the revision at which it exists.
     async fn grant(&mut self, method: &str) -> anyhow::Result<(String, i64)> {
-        let scope = v1::Scope { service: self.service.clone(), grpc: vec![method.to_owned()], http: vec![] };
+        let scope = v1::Scope {
+            service: self.service.clone(),
+            grpc: vec![method.to_owned()],
+            http: vec![],
+        };
         let ask = self.with(v1::RequestAccessRequest {
             scope: Some(scope),
             duration: Some(duration_to(GRANT_LIFE)),
@@ -77,7 +96,12 @@ impl Driver {
             request_id: Ulid::generate().to_string(),
             ..v1::RequestAccessRequest::default()
         });
-        let answer = self.access.request_access(ask).await.context("an access request")?.into_inner();
+        let answer = self
+            .access
+            .request_access(ask)
+            .await
+            .context("an access request")?
+            .into_inner();
         ensure!(
             !answer.grant.is_empty(),
             "access requests at {} are not approved at once: measure with a token whose are",
@@ -96,20 +120,37 @@ impl Driver {
         let (mut each, mut last, mut answered) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..rounds {
             swarm.forget_applied();
-            let (id, granted) = self.grant(&format!("/jitgate.bench.Round/Method{round}")).await?;
+            let (id, granted) = self
+                .grant(&format!("/jitgate.bench.Round/Method{round}"))
+                .await?;
             swarm.applied(granted, patience).await?;
             let pause = rand::rng().random_range(0..PAUSE_MS);
             tokio::time::sleep(Duration::from_millis(pause)).await;
             swarm.forget_applied();
-            let revoke = self.with(v1::RevokeGrantRequest { id, ..v1::RevokeGrantRequest::default() });
-            let revoked = self.access.revoke_grant(revoke).await.context("a revoke")?.into_inner().revision;
+            let revoke = self.with(v1::RevokeGrantRequest {
+                id,
+                ..v1::RevokeGrantRequest::default()
+            });
+            let revoked = self
+                .access
+                .revoke_grant(revoke)
+                .await
+                .context("a revoke")?
+                .into_inner()
+                .revision;
             let answer = Instant::now();
             let applied = swarm.applied(revoked, patience).await?;
             let delays = || applied.iter().filter_map(|applied| applied.delay);
-            ensure!(delays().count() == applied.len(), "the control plane does not say when changes were committed");
+            ensure!(
+                delays().count() == applied.len(),
+                "the control plane does not say when changes were committed"
+            );
             each.extend(delays());
             last.extend(delays().max());
-            let after_answer = applied.iter().map(|applied| applied.at.saturating_duration_since(answer)).max();
+            let after_answer = applied
+                .iter()
+                .map(|applied| applied.at.saturating_duration_since(answer))
+                .max();
             answered.extend(after_answer);
         }
         Ok(FanOut {

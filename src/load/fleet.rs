@@ -79,7 +79,12 @@ impl Swarm {
             };
             sessions.spawn(Light::new(number, route.clone(), subscribe, Arc::clone(&tally)).run());
         }
-        Self { sidecars, tally, began, _sessions: sessions }
+        Self {
+            sidecars,
+            tally,
+            began,
+            _sessions: sessions,
+        }
     }
 
     pub(super) fn sidecars(&self) -> u32 {
@@ -100,21 +105,31 @@ impl Swarm {
     }
 
     /// The same after a restart at `began`.
-    pub(super) async fn in_step_again(&self, began: Instant, patience: Duration) -> anyhow::Result<Duration> {
+    pub(super) async fn in_step_again(
+        &self,
+        began: Instant,
+        patience: Duration,
+    ) -> anyhow::Result<Duration> {
         self.all_since(began, patience).await
     }
 
     /// From here on only sessions that are opened later count as in step.
     pub(super) fn start_over(&self) {
         let mut steps = self.tally.steps.lock();
-        *steps = Steps { generation: steps.generation + 1, in_step: 0 };
+        *steps = Steps {
+            generation: steps.generation + 1,
+            in_step: 0,
+        };
     }
 
     async fn all_since(&self, began: Instant, patience: Duration) -> anyhow::Result<Duration> {
         while self.tally.steps.lock().in_step < self.sidecars {
             if began.elapsed() > patience {
                 let there = self.tally.steps.lock().in_step;
-                bail!("{there} of {} sidecars are in step after {patience:?}", self.sidecars);
+                bail!(
+                    "{there} of {} sidecars are in step after {patience:?}",
+                    self.sidecars
+                );
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -127,7 +142,11 @@ impl Swarm {
     }
 
     /// The moment at which each sidecar first had `revision` or a newer one; waits until all have.
-    pub(super) async fn applied(&self, revision: i64, patience: Duration) -> anyhow::Result<Vec<Applied>> {
+    pub(super) async fn applied(
+        &self,
+        revision: i64,
+        patience: Duration,
+    ) -> anyhow::Result<Vec<Applied>> {
         let begin = Instant::now();
         loop {
             let mut all: Vec<Applied> = self.tally.applied.lock().clone();
@@ -138,7 +157,11 @@ impl Swarm {
                 return Ok(all);
             }
             if begin.elapsed() > patience {
-                bail!("{} of {} sidecars have applied revision {revision}", all.len(), self.sidecars);
+                bail!(
+                    "{} of {} sidecars have applied revision {revision}",
+                    all.len(),
+                    self.sidecars
+                );
             }
             // Not so often that looking costs what is measured.
             tokio::time::sleep(10 * LOOK_EVERY).await;

@@ -102,8 +102,15 @@ pub struct Storm {
 
 impl Memory {
     pub(super) fn of(before: u64, after: u64, sidecars: u32) -> Self {
-        let per_sidecar = after.saturating_sub(before).checked_div(u64::from(sidecars)).unwrap_or(0);
-        Self { before, after, per_sidecar }
+        let per_sidecar = after
+            .saturating_sub(before)
+            .checked_div(u64::from(sidecars))
+            .unwrap_or(0);
+        Self {
+            before,
+            after,
+            per_sidecar,
+        }
     }
 }
 
@@ -115,14 +122,32 @@ impl Spread {
             let rank = (spans.len() * hundredths).div_ceil(100).saturating_sub(1);
             spans.get(rank).copied().unwrap_or_default()
         };
-        Self { count: spans.len(), p50: at(50), p99: at(99), max: at(100) }
+        Self {
+            count: spans.len(),
+            p50: at(50),
+            p99: at(99),
+            max: at(100),
+        }
     }
 }
 
 impl Storm {
     pub(super) fn of(took: Duration, cpu: Option<Duration>, counts: Counts) -> Self {
-        let Counts { attempts, resumed, snapshots, sent_away, faults: _ } = counts;
-        Self { took, cpu, resumed, snapshots, sent_away, attempts }
+        let Counts {
+            attempts,
+            resumed,
+            snapshots,
+            sent_away,
+            faults: _,
+        } = counts;
+        Self {
+            took,
+            cpu,
+            resumed,
+            snapshots,
+            sent_away,
+            attempts,
+        }
     }
 
     /// Of the sessions that count, how many needed no snapshot, in percent.
@@ -135,12 +160,35 @@ impl Storm {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sidecars, grants, joined, memory, idle, fan_out, storm, faults } = self;
+        let Self {
+            sidecars,
+            grants,
+            joined,
+            memory,
+            idle,
+            fan_out,
+            storm,
+            faults,
+        } = self;
         writeln!(f, "{sidecars} sidecars, {grants} grants, {faults} faults")?;
-        writeln!(f, "all in step      {:.0} ms, {} attempts{}", ms(joined.took), joined.attempts, cpu(joined.cpu))?;
-        if let Some(Memory { before, after, per_sidecar }) = memory {
+        writeln!(
+            f,
+            "all in step      {:.0} ms, {} attempts{}",
+            ms(joined.took),
+            joined.attempts,
+            cpu(joined.cpu)
+        )?;
+        if let Some(Memory {
+            before,
+            after,
+            per_sidecar,
+        }) = memory
+        {
             let (before, after, each) = (kib(*before), kib(*after), kib(*per_sidecar));
-            writeln!(f, "memory           {each:.1} KiB a sidecar ({before:.0} KiB before, {after:.0} KiB after)")?;
+            writeln!(
+                f,
+                "memory           {each:.1} KiB a sidecar ({before:.0} KiB before, {after:.0} KiB after)"
+            )?;
         }
         if let Some(share) = idle {
             writeln!(f, "at rest          {:.1} % of a core", share * 100.0)?;
@@ -152,8 +200,19 @@ impl fmt::Display for Report {
             writeln!(f, "  by all, from the answer on  {}", fan_out.after_answer)?;
         }
         if let Some(storm) = storm {
-            writeln!(f, "restart          {:.0} ms until all are in step again{}", ms(storm.took), cpu(storm.cpu))?;
-            let Storm { resumed, snapshots, sent_away, attempts, .. } = storm;
+            writeln!(
+                f,
+                "restart          {:.0} ms until all are in step again{}",
+                ms(storm.took),
+                cpu(storm.cpu)
+            )?;
+            let Storm {
+                resumed,
+                snapshots,
+                sent_away,
+                attempts,
+                ..
+            } = storm;
             let share = storm.resumed_share();
             writeln!(
                 f,
@@ -166,13 +225,25 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { count, p50, p99, max } = self;
-        write!(f, "p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms (of {count})", ms(*p50), ms(*p99), ms(*max))
+        let Self {
+            count,
+            p50,
+            p99,
+            max,
+        } = self;
+        write!(
+            f,
+            "p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms (of {count})",
+            ms(*p50),
+            ms(*p99),
+            ms(*max)
+        )
     }
 }
 
 fn cpu(cpu: Option<Duration>) -> String {
-    cpu.map(|cpu| format!(", {:.2} s of CPU", cpu.as_secs_f64())).unwrap_or_default()
+    cpu.map(|cpu| format!(", {:.2} s of CPU", cpu.as_secs_f64()))
+        .unwrap_or_default()
 }
 
 fn ms(span: Duration) -> f64 {
@@ -200,15 +271,33 @@ mod tests {
     fn percentiles_are_values_that_were_measured() {
         let spans = (1..=200).rev().map(Duration::from_millis).collect();
         let spread = Spread::of(spans);
-        assert_eq!((spread.p50.as_millis(), spread.p99.as_millis(), spread.max.as_millis()), (100, 198, 200));
+        assert_eq!(
+            (
+                spread.p50.as_millis(),
+                spread.p99.as_millis(),
+                spread.max.as_millis()
+            ),
+            (100, 198, 200)
+        );
         assert_eq!(Spread::of(vec![]).count, 0);
-        assert_eq!(Spread::of(vec![Duration::from_millis(7)]).p50.as_millis(), 7);
+        assert_eq!(
+            Spread::of(vec![Duration::from_millis(7)]).p50.as_millis(),
+            7
+        );
     }
 
     #[test]
     fn the_share_that_resumed_is_of_those_that_were_served() {
-        let storm =
-            Storm::of(Duration::ZERO, None, Counts { resumed: 19, snapshots: 1, attempts: 99, ..Counts::default() });
+        let storm = Storm::of(
+            Duration::ZERO,
+            None,
+            Counts {
+                resumed: 19,
+                snapshots: 1,
+                attempts: 99,
+                ..Counts::default()
+            },
+        );
         assert!((storm.resumed_share() - 95.0).abs() < 1e-9);
     }
 }

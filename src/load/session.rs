@@ -75,8 +75,20 @@ struct Session<'a> {
 }
 
 impl Light {
-    pub(super) fn new(number: u32, route: Route, subscribe: v1::Subscribe, tally: Arc<Tally>) -> Self {
-        Self { number, route, subscribe, tally, held: Held::default(), clock: ServerClock::default() }
+    pub(super) fn new(
+        number: u32,
+        route: Route,
+        subscribe: v1::Subscribe,
+        tally: Arc<Tally>,
+    ) -> Self {
+        Self {
+            number,
+            route,
+            subscribe,
+            tally,
+            held: Held::default(),
+            clock: ServerClock::default(),
+        }
     }
 
     /// Goes from session to session, as far apart as real sidecars do. Ends when it is dropped.
@@ -111,9 +123,17 @@ impl Light {
     /// One session; whether it was ever in step. An error is a breach of the protocol, not a lost connection.
     async fn session(&mut self) -> (anyhow::Result<End>, bool) {
         let generation = self.tally.generation();
-        let Some((inbound, outgoing)) = self.open().await else { return (Ok(End::Lost), false) };
+        let Some((inbound, outgoing)) = self.open().await else {
+            return (Ok(End::Lost), false);
+        };
         let tally = Arc::clone(&self.tally);
-        let mut session = Session { light: self, outgoing, staged: None, counted: None, generation };
+        let mut session = Session {
+            light: self,
+            outgoing,
+            staged: None,
+            counted: None,
+            generation,
+        };
         let end = session.follow(inbound).await;
         let counted = session.counted;
         if let Some(generation) = counted {
@@ -122,7 +142,12 @@ impl Light {
         (end, counted.is_some())
     }
 
-    async fn open(&mut self) -> Option<(Streaming<v1::WatchGrantsResponse>, mpsc::Sender<v1::WatchGrantsRequest>)> {
+    async fn open(
+        &mut self,
+    ) -> Option<(
+        Streaming<v1::WatchGrantsResponse>,
+        mpsc::Sender<v1::WatchGrantsRequest>,
+    )> {
         let channel = self.route.connect().await.ok()?;
         let (outgoing, requests) = mpsc::channel(QUEUE);
         let subscribe = v1::Subscribe {
@@ -133,7 +158,11 @@ impl Light {
             max_staleness: Some(duration_to(MAX_STALENESS)),
             ..self.subscribe.clone()
         };
-        outgoing.try_send(v1::WatchGrantsRequest { message: Some(Says::Subscribe(subscribe)) }).ok()?;
+        outgoing
+            .try_send(v1::WatchGrantsRequest {
+                message: Some(Says::Subscribe(subscribe)),
+            })
+            .ok()?;
         let mut client = EnforcerServiceClient::new(channel);
         let watching = client.watch_grants(ReceiverStream::new(requests));
         let accepted = tokio::time::timeout(PATIENCE, watching).await.ok()?.ok()?;
@@ -142,9 +171,13 @@ impl Light {
 }
 
 impl Session<'_> {
-    async fn follow(&mut self, mut inbound: Streaming<v1::WatchGrantsResponse>) -> anyhow::Result<End> {
+    async fn follow(
+        &mut self,
+        mut inbound: Streaming<v1::WatchGrantsResponse>,
+    ) -> anyhow::Result<End> {
         loop {
-            let Ok(Ok(Some(response))) = tokio::time::timeout(PATIENCE, inbound.message()).await else {
+            let Ok(Ok(Some(response))) = tokio::time::timeout(PATIENCE, inbound.message()).await
+            else {
                 return Ok(End::Lost);
             };
             if let Some(end) = self.take(response).await? {
@@ -154,17 +187,30 @@ impl Session<'_> {
     }
 
     async fn take(&mut self, response: v1::WatchGrantsResponse) -> anyhow::Result<Option<End>> {
-        let v1::WatchGrantsResponse { epoch, revision, message } = response;
+        let v1::WatchGrantsResponse {
+            epoch,
+            revision,
+            message,
+        } = response;
         match message.context("a message of a kind that this version does not know")? {
             Message::Resumed(_) => self.light.tally.resumed(),
-            Message::SnapshotBegin(_) => self.staged = Some(Held { epoch, revision, ..Held::default() }),
+            Message::SnapshotBegin(_) => {
+                self.staged = Some(Held {
+                    epoch,
+                    revision,
+                    ..Held::default()
+                })
+            }
             Message::SnapshotChunk(chunk) => {
                 let staged = self.staged.as_mut().context("a chunk of no snapshot")?;
                 chunk.put.iter().try_for_each(|entry| staged.put(entry))?;
             }
             Message::SnapshotEnd(end) => {
                 let staged = self.staged.take().context("the end of no snapshot")?;
-                ensure!(staged.digest.to_bytes() == end.digest[..], "a snapshot that is not what its digest says");
+                ensure!(
+                    staged.digest.to_bytes() == end.digest[..],
+                    "a snapshot that is not what its digest says"
+                );
                 self.light.held = staged;
                 self.light.tally.snapshot();
                 self.ack(revision).await;
@@ -172,7 +218,10 @@ impl Session<'_> {
             Message::Delta(delta) => self.apply(revision, &delta).await?,
             Message::Progress(progress) => self.vouch(revision, &progress).await?,
             Message::GoAway(go_away) => {
-                let after = duration_from(&go_away.reconnect_after.unwrap_or_default(), "reconnect_after");
+                let after = duration_from(
+                    &go_away.reconnect_after.unwrap_or_default(),
+                    "reconnect_after",
+                );
                 return Ok(Some(End::Away(after.unwrap_or_default())));
             }
             // What a later version adds to the stream is not this tool's concern.
@@ -189,29 +238,50 @@ impl Session<'_> {
 
     async fn apply(&mut self, revision: i64, delta: &v1::Delta) -> anyhow::Result<()> {
         let held = &mut self.light.held;
-        ensure!(delta.prev_revision == held.revision, "a delta that does not follow");
+        ensure!(
+            delta.prev_revision == held.revision,
+            "a delta that does not follow"
+        );
         delta.put.iter().try_for_each(|entry| held.put(entry))?;
         delta.del.iter().for_each(|id| held.remove(id));
         if revision > held.revision {
             held.revision = revision;
-            let committed = delta.committed_at.as_ref().and_then(|at| timestamp_from(at, "committed_at").ok());
-            let delay = committed.zip(self.light.clock.now()).map(|(committed, now)| now.since(committed));
+            let committed = delta
+                .committed_at
+                .as_ref()
+                .and_then(|at| timestamp_from(at, "committed_at").ok());
+            let delay = committed
+                .zip(self.light.clock.now())
+                .map(|(committed, now)| now.since(committed));
             let sidecar = self.light.number;
-            self.light.tally.applied(Applied { sidecar, revision, at: Instant::now(), delay });
+            self.light.tally.applied(Applied {
+                sidecar,
+                revision,
+                at: Instant::now(),
+                delay,
+            });
             self.ack(revision).await;
         }
         Ok(())
     }
 
     async fn vouch(&mut self, revision: i64, progress: &v1::Progress) -> anyhow::Result<()> {
-        let Light { held, clock, tally, .. } = &mut *self.light;
+        let Light {
+            held, clock, tally, ..
+        } = &mut *self.light;
         if held.digest.to_bytes() != progress.digest[..] {
             bail!("the table at revision {revision} differs from the control plane's");
         }
         held.revision = held.revision.max(revision);
-        let span = |span: &Option<prost_types::Duration>| duration_from(&span.unwrap_or_default(), "echo_held").ok();
-        let sent = span(&progress.echo_held).and_then(|span| sent_no_earlier_than(clock, progress.echo_nanos, span));
-        let server = progress.server_time.as_ref().and_then(|time| timestamp_from(time, "server_time").ok());
+        let span = |span: &Option<prost_types::Duration>| {
+            duration_from(&span.unwrap_or_default(), "echo_held").ok()
+        };
+        let sent = span(&progress.echo_held)
+            .and_then(|span| sent_no_earlier_than(clock, progress.echo_nanos, span));
+        let server = progress
+            .server_time
+            .as_ref()
+            .and_then(|time| timestamp_from(time, "server_time").ok());
         if let Some((server, (_, trip))) = server.zip(sent) {
             clock.observe(server, Some(trip));
         }
@@ -230,12 +300,23 @@ impl Session<'_> {
 
     async fn ack(&self, revision: i64) {
         let applied_at = self.light.clock.now().map(timestamp_to);
-        self.say(Says::Ack(v1::Ack { revision, applied_at, streams_closed: 0 })).await;
+        self.say(Says::Ack(v1::Ack {
+            revision,
+            applied_at,
+            streams_closed: 0,
+        }))
+        .await;
     }
 
     /// A control plane that is gone is noticed by what is no longer heard.
     async fn say(&self, message: Says) {
-        drop(self.outgoing.send(v1::WatchGrantsRequest { message: Some(message) }).await);
+        drop(
+            self.outgoing
+                .send(v1::WatchGrantsRequest {
+                    message: Some(message),
+                })
+                .await,
+        );
     }
 }
 

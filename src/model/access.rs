@@ -52,8 +52,14 @@ pub(crate) struct Terminal(pub AccessState);
 impl AccessState {
     /// Every state.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Pending, Self::Approved, Self::Denied, Self::Cancelled, Self::Expired, Self::Failed];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Pending,
+        Self::Approved,
+        Self::Denied,
+        Self::Cancelled,
+        Self::Expired,
+        Self::Failed,
+    ];
 
     /// Where `step` leads. Total: only a pending request moves, and every step of it ends it.
     ///
@@ -66,7 +72,9 @@ impl AccessState {
             (Self::Pending, AccessStep::Cancel) => Ok(Self::Cancelled),
             (Self::Pending, AccessStep::Expire) => Ok(Self::Expired),
             (Self::Pending, AccessStep::Fail) => Ok(Self::Failed),
-            (Self::Approved | Self::Denied | Self::Cancelled | Self::Expired | Self::Failed, _) => Err(Terminal(self)),
+            (Self::Approved | Self::Denied | Self::Cancelled | Self::Expired | Self::Failed, _) => {
+                Err(Terminal(self))
+            }
         }
     }
 
@@ -130,12 +138,17 @@ impl Terms {
         let mut via: Vec<&str> = self.via.iter().map(Principal::as_str).collect();
         via.sort_unstable();
         let mut canonical = Canonical::new("jitgate.access_request.v1");
-        canonical.text(self.subject.as_str()).list(via.into_iter()).text(self.scope.service().as_str());
+        canonical
+            .text(self.subject.as_str())
+            .list(via.into_iter())
+            .text(self.scope.service().as_str());
         canonical.list(self.scope.rules().iter().map(|rule| match rule {
             Rule::Grpc(rule) => format!("grpc {rule}"),
             Rule::Http(rule) => format!("http {rule}"),
         }));
-        canonical.number(u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX)).text(&self.policy.digest);
+        canonical
+            .number(u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX))
+            .text(&self.policy.digest);
         // What is absent leaves no trace, so that digests from before these parts hold.
         if let Some(start) = self.start {
             canonical.text("start").number(start.as_micros());
@@ -149,7 +162,11 @@ impl Terms {
     /// When a grant approved at `now` for `duration` begins and ends. With a start, its end does not depend on `now`:
     /// approving late never moves it, and an end that lies behind is no grant any more. An extension begins at once:
     /// the grant that it extends is in force until its start.
-    pub(crate) fn window(&self, now: Timestamp, duration: Duration) -> Option<(Timestamp, Timestamp)> {
+    pub(crate) fn window(
+        &self,
+        now: Timestamp,
+        duration: Duration,
+    ) -> Option<(Timestamp, Timestamp)> {
         let begins = match self.start {
             Some(start) if self.extends.is_none() => now.max(start),
             Some(_) | None => now,
@@ -224,7 +241,13 @@ impl AccessRequest {
     /// As sidecars hold it while it waits: to say so to whoever is refused meanwhile. It never permits anything: beside
     /// being marked, it covers no moment. The same until it ends, whatever reviews are added.
     pub(crate) fn as_entry(&self) -> Option<Grant> {
-        let Terms { subject, via, scope, policy, .. } = &self.terms;
+        let Terms {
+            subject,
+            via,
+            scope,
+            policy,
+            ..
+        } = &self.terms;
         Some(Grant {
             id: GrantId::parse(&self.id).ok()?,
             subject: subject.clone(),
@@ -232,9 +255,14 @@ impl AccessRequest {
             scope: scope.clone(),
             not_before: self.pending_until,
             end: End::At(self.pending_until),
-            hold: Hold::Pending { until: self.pending_until },
+            hold: Hold::Pending {
+                until: self.pending_until,
+            },
             staleness: Staleness::Strict,
-            policy: PolicyRef { name: Arc::clone(&policy.name), version: policy.version },
+            policy: PolicyRef {
+                name: Arc::clone(&policy.name),
+                version: policy.version,
+            },
             traceparent: self.traceparent.clone(),
             mod_revision: self.create_revision,
         })
@@ -254,14 +282,18 @@ impl AccessRequest {
     /// The reviews that can count.
     pub(crate) fn countable(&self) -> Vec<Review> {
         let digest = self.terms.digest();
-        let counts =
-            |review: &&Review| review.digest == digest && review.void.is_none() && !self.concerns(&review.reviewer);
+        let counts = |review: &&Review| {
+            review.digest == digest && review.void.is_none() && !self.concerns(&review.reviewer)
+        };
         self.reviews.iter().filter(counts).cloned().collect()
     }
 
     /// Whether somebody who has proved to be all of these is among its approvers, once it has waited for so long.
     pub(crate) fn is_reviewable_by(&self, proven: &[Principal], waited: Duration) -> bool {
-        self.stages.iter().flat_map(|stage| &stage.steps).any(|step| step.admits(proven, waited))
+        self.stages
+            .iter()
+            .flat_map(|stage| &stage.steps)
+            .any(|step| step.admits(proven, waited))
     }
 
     /// Everybody who can ever review it.
@@ -278,8 +310,10 @@ impl AccessRequest {
     /// When further people may review it: each moment once, earliest first.
     pub(crate) fn escalates_at(&self) -> Vec<Timestamp> {
         let steps = self.stages.iter().flat_map(|stage| &stage.steps);
-        let mut moments: Vec<Timestamp> =
-            steps.flat_map(|step| &step.escalate).map(|further| self.create_time.plus(further.after)).collect();
+        let mut moments: Vec<Timestamp> = steps
+            .flat_map(|step| &step.escalate)
+            .map(|further| self.create_time.plus(further.after))
+            .collect();
         moments.sort_unstable();
         moments.dedup();
         moments
@@ -287,9 +321,19 @@ impl AccessRequest {
 
     /// What a grant may have at most by now: each approval can only take away, and one that has become void takes away still.
     pub(crate) fn approved_at_most(&self) -> (&Scope, Duration) {
-        let scope = self.reviews.iter().rev().find_map(|review| review.narrowed_scope.as_ref());
-        let spans = self.reviews.iter().filter_map(|review| review.narrowed_duration);
-        (scope.unwrap_or(&self.terms.scope), spans.fold(self.terms.duration, Duration::min))
+        let scope = self
+            .reviews
+            .iter()
+            .rev()
+            .find_map(|review| review.narrowed_scope.as_ref());
+        let spans = self
+            .reviews
+            .iter()
+            .filter_map(|review| review.narrowed_duration);
+        (
+            scope.unwrap_or(&self.terms.scope),
+            spans.fold(self.terms.duration, Duration::min),
+        )
     }
 
     /// Whether the principal asked for it or is to get it.
@@ -407,8 +451,13 @@ mod tests {
     use crate::model::scope::{GrpcRule, HttpRule};
     use proptest::prelude::*;
 
-    const STEPS: [AccessStep; 5] =
-        [AccessStep::Approve, AccessStep::Deny, AccessStep::Cancel, AccessStep::Expire, AccessStep::Fail];
+    const STEPS: [AccessStep; 5] = [
+        AccessStep::Approve,
+        AccessStep::Deny,
+        AccessStep::Cancel,
+        AccessStep::Expire,
+        AccessStep::Fail,
+    ];
 
     fn terms() -> Terms {
         Terms {
@@ -420,7 +469,11 @@ mod tests {
             )
             .unwrap(),
             duration: Duration::from_secs(60),
-            policy: PinnedPolicy { name: "p".into(), version: 1, digest: "d".into() },
+            policy: PinnedPolicy {
+                name: "p".into(),
+                version: 1,
+                digest: "d".into(),
+            },
             start: None,
             extends: None,
         }
@@ -437,7 +490,11 @@ mod tests {
         ];
         for state in AccessState::ALL {
             for (step, to) in STEPS.into_iter().zip(leads) {
-                let expected = if state == AccessState::Pending { Ok(to) } else { Err(Terminal(state)) };
+                let expected = if state == AccessState::Pending {
+                    Ok(to)
+                } else {
+                    Err(Terminal(state))
+                };
                 assert_eq!(state.after(step), expected, "{state:?} {step:?}");
             }
         }
@@ -451,23 +508,52 @@ mod tests {
 
     #[test]
     fn a_start_fixes_the_end_whenever_it_is_approved() {
-        let (at, minute) = (|minutes: u64| Timestamp::from_micros(minutes * 60_000_000), Duration::from_secs(60));
-        let later = Terms { start: Some(at(10)), ..terms() };
+        let (at, minute) = (
+            |minutes: u64| Timestamp::from_micros(minutes * 60_000_000),
+            Duration::from_secs(60),
+        );
+        let later = Terms {
+            start: Some(at(10)),
+            ..terms()
+        };
         let hour = minute * 60;
-        assert_eq!(terms().window(at(5), hour), Some((at(5), at(65))), "no start: from approval");
+        assert_eq!(
+            terms().window(at(5), hour),
+            Some((at(5), at(65))),
+            "no start: from approval"
+        );
         assert_eq!(later.window(at(5), hour), Some((at(10), at(70))));
-        assert_eq!(later.window(at(69), hour), Some((at(69), at(70))), "minute 59 of 60: one minute is left");
+        assert_eq!(
+            later.window(at(69), hour),
+            Some((at(69), at(70))),
+            "minute 59 of 60: one minute is left"
+        );
         assert_eq!(later.window(at(70), hour), None);
-        let extension = Terms { extends: Some(GrantId::parse("g").unwrap()), ..later };
-        assert_eq!(extension.window(at(5), hour), Some((at(5), at(70))), "in force at once");
+        let extension = Terms {
+            extends: Some(GrantId::parse("g").unwrap()),
+            ..later
+        };
+        assert_eq!(
+            extension.window(at(5), hour),
+            Some((at(5), at(70))),
+            "in force at once"
+        );
         assert_eq!(extension.window(at(70), hour), None);
     }
 
     #[test]
     fn an_etag_names_one_state_of_one_thing() {
         let of = |kind, id, at| etag(kind, id, Revision(at));
-        let all = [of("grant", "a", 1), of("grant", "a", 2), of("grant", "b", 1), of("access request", "a", 1)];
-        assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), 4);
+        let all = [
+            of("grant", "a", 1),
+            of("grant", "a", 2),
+            of("grant", "b", 1),
+            of("access request", "a", 1),
+        ];
+        assert_eq!(
+            all.iter().collect::<std::collections::HashSet<_>>().len(),
+            4
+        );
         assert!(all.iter().all(|etag| etag.len() == 16));
         assert_eq!(of("grant", "a", 0), "", "what is not written has none");
     }
@@ -477,32 +563,79 @@ mod tests {
         let http = Rule::Http(HttpRule::parse_line("GET /a").unwrap());
         let workload = |name: &str| Principal::parse(&format!("spiffe://td/{name}")).unwrap();
         let changed = [
-            Terms { subject: workload("a"), ..terms() },
-            Terms { via: vec![workload("a")], ..terms() },
             Terms {
-                scope: Scope::new(Service::parse("other").unwrap(), terms().scope.rules().to_vec()).unwrap(),
+                subject: workload("a"),
                 ..terms()
             },
-            Terms { scope: Scope::new(terms().scope.service().clone(), vec![http]).unwrap(), ..terms() },
-            Terms { duration: Duration::from_secs(61), ..terms() },
-            Terms { policy: PinnedPolicy { digest: "e".into(), ..terms().policy }, ..terms() },
-            Terms { start: Some(Timestamp::from_micros(1)), ..terms() },
-            Terms { extends: Some(GrantId::parse("g").unwrap()), ..terms() },
+            Terms {
+                via: vec![workload("a")],
+                ..terms()
+            },
+            Terms {
+                scope: Scope::new(
+                    Service::parse("other").unwrap(),
+                    terms().scope.rules().to_vec(),
+                )
+                .unwrap(),
+                ..terms()
+            },
+            Terms {
+                scope: Scope::new(terms().scope.service().clone(), vec![http]).unwrap(),
+                ..terms()
+            },
+            Terms {
+                duration: Duration::from_secs(61),
+                ..terms()
+            },
+            Terms {
+                policy: PinnedPolicy {
+                    digest: "e".into(),
+                    ..terms().policy
+                },
+                ..terms()
+            },
+            Terms {
+                start: Some(Timestamp::from_micros(1)),
+                ..terms()
+            },
+            Terms {
+                extends: Some(GrantId::parse("g").unwrap()),
+                ..terms()
+            },
         ];
         for (i, a) in changed.iter().enumerate() {
             assert_ne!(a.digest(), terms().digest(), "{i}");
-            assert!(changed.iter().skip(i + 1).all(|b| a.digest() != b.digest()), "{i}");
+            assert!(
+                changed.iter().skip(i + 1).all(|b| a.digest() != b.digest()),
+                "{i}"
+            );
         }
     }
 
     #[test]
     fn the_order_of_via_does_not_matter_and_the_version_number_is_not_the_text() {
-        let via: Vec<Principal> =
-            ["a", "b"].iter().map(|n| Principal::parse(&format!("spiffe://td/{n}")).unwrap()).collect();
+        let via: Vec<Principal> = ["a", "b"]
+            .iter()
+            .map(|n| Principal::parse(&format!("spiffe://td/{n}")).unwrap())
+            .collect();
         let reversed = via.iter().rev().cloned().collect();
-        assert_eq!(Terms { via, ..terms() }.digest(), Terms { via: reversed, ..terms() }.digest());
         assert_eq!(
-            Terms { policy: PinnedPolicy { version: 9, ..terms().policy }, ..terms() }.digest(),
+            Terms { via, ..terms() }.digest(),
+            Terms {
+                via: reversed,
+                ..terms()
+            }
+            .digest()
+        );
+        assert_eq!(
+            Terms {
+                policy: PinnedPolicy {
+                    version: 9,
+                    ..terms().policy
+                },
+                ..terms()
+            }
+            .digest(),
             terms().digest()
         );
     }

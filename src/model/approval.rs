@@ -69,8 +69,13 @@ impl Step {
 
     /// Who may review here once the request has waited for so long.
     pub fn approvers_after(&self, waited: Duration) -> impl Iterator<Item = &Matcher> {
-        let escalated = self.escalate.iter().filter(move |escalation| escalation.after <= waited);
-        self.approvers.iter().chain(escalated.flat_map(|escalation| &escalation.approvers))
+        let escalated = self
+            .escalate
+            .iter()
+            .filter(move |escalation| escalation.after <= waited);
+        self.approvers
+            .iter()
+            .chain(escalated.flat_map(|escalation| &escalation.approvers))
     }
 
     fn wanted(&self) -> usize {
@@ -165,13 +170,21 @@ pub(crate) fn progress(stages: &[Stage], reviews: &[Review]) -> Progress {
         }
     }
     let steps: Vec<StepProgress> = matching.steps(reached);
-    let refused = matching.spots.iter().zip(&steps).any(|(spot, step)| step.denials >= spot.step.denials.max(1));
+    let refused = matching
+        .spots
+        .iter()
+        .zip(&steps)
+        .any(|(spot, step)| step.denials >= spot.step.denials.max(1));
     let standing = match (refused, complete) {
         (true, _) => Standing::Denied,
         (false, true) => Standing::Approved,
         (false, false) => Standing::Open,
     };
-    Progress { standing, steps, counted: matching.counted }
+    Progress {
+        standing,
+        steps,
+        counted: matching.counted,
+    }
 }
 
 /// Whether one more review would change anything now: an approval that lets one more person count, or a denial by an
@@ -181,7 +194,9 @@ pub(crate) fn adds(stages: &[Stage], reviews: &[Review], review: &Review) -> boo
     match review.verdict {
         Verdict::Deny => {
             let steps = stages.iter().flat_map(|stage| &stage.steps);
-            steps.zip(&before.steps).any(|(step, at)| at.opened && step.admits(&review.proven, review.waited))
+            steps
+                .zip(&before.steps)
+                .any(|(step, at)| at.opened && step.admits(&review.proven, review.waited))
         }
         Verdict::Approve => {
             let mut with = reviews.to_vec();
@@ -201,12 +216,21 @@ pub(crate) fn unattainable<'s>(
 ) -> Option<(&'s Stage, &'s Step)> {
     let mut known: Vec<Review> = Vec::new();
     let (mut closed, mut places) = (Vec::new(), Vec::new());
-    for (stage, step) in stages.iter().flat_map(|stage| stage.steps.iter().map(move |step| (stage, step))) {
+    for (stage, step) in stages
+        .iter()
+        .flat_map(|stage| stage.steps.iter().map(move |step| (stage, step)))
+    {
         let Some(people) = named(step) else { continue };
-        closed.push(Stage { name: Arc::clone(&stage.name), steps: vec![step.clone()] });
+        closed.push(Stage {
+            name: Arc::clone(&stage.name),
+            steps: vec![step.clone()],
+        });
         places.push((stage, step));
         for account in people.into_iter().filter(|person| !barred(person)) {
-            match known.iter_mut().find(|review| persons.same(&review.reviewer, account)) {
+            match known
+                .iter_mut()
+                .find(|review| persons.same(&review.reviewer, account))
+            {
                 Some(review) => review.proven.push(account.clone()),
                 None => known.push(approval_of(account)),
             }
@@ -266,25 +290,42 @@ impl<'s> Matching<'s> {
         let spots: Vec<Spot<'s>> = stages
             .iter()
             .enumerate()
-            .flat_map(|(stage, of)| of.steps.iter().map(move |step| Spot { stage, step, people: Vec::new() }))
+            .flat_map(|(stage, of)| {
+                of.steps.iter().map(move |step| Spot {
+                    stage,
+                    step,
+                    people: Vec::new(),
+                })
+            })
             .collect();
         let mut seen = HashSet::new();
         let eligible = reviews.iter().map(|review| {
             if !seen.insert(&review.reviewer) {
                 return Vec::new();
             }
-            let admitting =
-                spots.iter().enumerate().filter(|(_, spot)| spot.step.admits(&review.proven, review.waited));
+            let admitting = spots
+                .iter()
+                .enumerate()
+                .filter(|(_, spot)| spot.step.admits(&review.proven, review.waited));
             admitting.map(|(at, _)| at).collect()
         });
         let eligible = eligible.collect();
-        Self { spots, reviews, eligible, counted: vec![None; reviews.len()] }
+        Self {
+            spots,
+            reviews,
+            eligible,
+            counted: vec![None; reviews.len()],
+        }
     }
 
     /// Opens the steps of a stage beside those before it, and counts whoever can be counted. A step that was complete
     /// stays so: whoever is moved away from it is replaced.
     fn open(&mut self, stage: usize) {
-        let opened = self.spots.iter().take_while(|spot| spot.stage <= stage).count();
+        let opened = self
+            .spots
+            .iter()
+            .take_while(|spot| spot.stage <= stage)
+            .count();
         for (person, review) in self.reviews.iter().enumerate() {
             if review.verdict == Verdict::Approve && self.counted.get(person) == Some(&None) {
                 self.place(person, &mut vec![false; opened]);
@@ -296,7 +337,9 @@ impl<'s> Matching<'s> {
     /// mark for each open spot; no spot is tried twice, so this ends.
     fn place(&mut self, person: usize, tried: &mut [bool]) -> bool {
         for at in self.eligible.get(person).cloned().unwrap_or_default() {
-            let (Some(spot), Some(mark @ false)) = (self.spots.get(at), tried.get_mut(at)) else { continue };
+            let (Some(spot), Some(mark @ false)) = (self.spots.get(at), tried.get_mut(at)) else {
+                continue;
+            };
             *mark = true;
             let free = spot.people.len() < spot.step.wanted();
             let others = spot.people.clone();
@@ -309,7 +352,9 @@ impl<'s> Matching<'s> {
     }
 
     fn settle(&mut self, person: usize, at: usize) {
-        let Some(counted) = self.counted.get_mut(person) else { return };
+        let Some(counted) = self.counted.get_mut(person) else {
+            return;
+        };
         let before = counted.replace(at);
         if let Some(left) = before.and_then(|before| self.spots.get_mut(before)) {
             left.people.retain(|other| *other != person);
@@ -327,7 +372,9 @@ impl<'s> Matching<'s> {
     fn steps(&self, reached: usize) -> Vec<StepProgress> {
         let denied = |at: usize| {
             let reviews = self.reviews.iter().zip(&self.eligible);
-            reviews.filter(|(review, spots)| review.verdict == Verdict::Deny && spots.contains(&at)).count()
+            reviews
+                .filter(|(review, spots)| review.verdict == Verdict::Deny && spots.contains(&at))
+                .count()
         };
         let one = |(at, spot): (usize, &Spot<'_>)| StepProgress {
             stage: spot.stage,

@@ -66,7 +66,12 @@ impl Event {
             .bytes(&self.prev_hash);
         if !self.changes.is_empty() {
             canonical.number(u64::try_from(self.changes.len()).unwrap_or(u64::MAX));
-            for Difference { field, before, after } in &self.changes {
+            for Difference {
+                field,
+                before,
+                after,
+            } in &self.changes
+            {
                 canonical.text(field).text(before).text(after);
             }
         }
@@ -128,26 +133,47 @@ impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { index, flaw } = self;
         match flaw {
-            Flaw::Altered => write!(f, "audit event {index} was altered: its content is not what its hash was made of"),
+            Flaw::Altered => write!(
+                f,
+                "audit event {index} was altered: its content is not what its hash was made of"
+            ),
             Flaw::NotChained => {
                 let before = index.saturating_sub(1);
-                write!(f, "audit event {index} is not chained to event {before}: one of the two was replaced")
+                write!(
+                    f,
+                    "audit event {index} is not chained to event {before}: one of the two was replaced"
+                )
             }
             Flaw::Missing => write!(f, "audit event {index} is missing"),
             Flaw::OutOfOrder => write!(f, "audit event {index} is out of order: it comes later"),
-            Flaw::Inserted => write!(f, "audit event {index} was inserted: it is there twice, or where none belongs"),
+            Flaw::Inserted => write!(
+                f,
+                "audit event {index} was inserted: it is there twice, or where none belongs"
+            ),
             Flaw::Unreadable(why) => write!(f, "audit event {index} cannot be read: {why}"),
             Flaw::Rewritten => {
-                write!(f, "audit event {index} is another than the checkpoint says: the chain was written anew")
+                write!(
+                    f,
+                    "audit event {index} is another than the checkpoint says: the chain was written anew"
+                )
             }
             Flaw::CutOff(last) => {
-                write!(f, "audit event {index} was cut off: the checkpoint has seen it, and the chain ends at {last}")
+                write!(
+                    f,
+                    "audit event {index} was cut off: the checkpoint has seen it, and the chain ends at {last}"
+                )
             }
             Flaw::NotTheHead(last) => {
-                write!(f, "audit event {index} is the store's newest, and the chain ends with another at {last}")
+                write!(
+                    f,
+                    "audit event {index} is the store's newest, and the chain ends with another at {last}"
+                )
             }
             Flaw::OtherStore(epoch) => {
-                write!(f, "the checkpoint of audit event {index} is of another store: its epoch is {epoch}")
+                write!(
+                    f,
+                    "the checkpoint of audit event {index} is of another store: its epoch is {epoch}"
+                )
             }
         }
     }
@@ -184,7 +210,14 @@ impl Chain {
     /// lies before is taken on trust, unless a checkpoint speaks of it.
     pub(crate) fn new(from: u64, checkpoints: Vec<Checkpoint>) -> Self {
         let from = from.max(1);
-        Self { from, next: from, before: Vec::new(), checkpoints, agreed: 0, broken: None }
+        Self {
+            from,
+            next: from,
+            before: Vec::new(),
+            checkpoints,
+            agreed: 0,
+            broken: None,
+        }
     }
 
     /// Where the chain is expected to begin.
@@ -194,10 +227,14 @@ impl Chain {
 
     /// Refuses the checkpoints of another store than the one with this epoch.
     pub(crate) fn of_store(&mut self, epoch: &str) {
-        let other = |checkpoint: &&Checkpoint| !checkpoint.epoch.is_empty() && checkpoint.epoch != epoch;
+        let other =
+            |checkpoint: &&Checkpoint| !checkpoint.epoch.is_empty() && checkpoint.epoch != epoch;
         if let Some(checkpoint) = self.checkpoints.iter().find(other) {
             let flaw = Flaw::OtherStore(checkpoint.epoch.clone());
-            self.broken = Some(Broken { index: checkpoint.index, flaw });
+            self.broken = Some(Broken {
+                index: checkpoint.index,
+                flaw,
+            });
         }
     }
 
@@ -211,7 +248,11 @@ impl Chain {
             return broken.flaw == Flaw::Missing;
         }
         let flaw = self.flaw(event);
-        let index = if flaw == Some(Flaw::Missing) { self.next } else { event.index };
+        let index = if flaw == Some(Flaw::Missing) {
+            self.next
+        } else {
+            event.index
+        };
         if let Some(flaw) = flaw {
             self.broken = Some(Broken { index, flaw });
             return index != event.index;
@@ -223,12 +264,19 @@ impl Chain {
 
     /// Notes that an event cannot be read, if nothing else is wrong yet.
     pub(crate) fn unreadable(&mut self, index: u64, why: &str) {
-        self.broken.get_or_insert_with(|| Broken { index, flaw: Flaw::Unreadable(why.to_owned()) });
+        self.broken.get_or_insert_with(|| Broken {
+            index,
+            flaw: Flaw::Unreadable(why.to_owned()),
+        });
     }
 
     fn flaw(&mut self, event: &Event) -> Option<Flaw> {
         if event.index != self.next {
-            return Some(if event.index > self.next { Flaw::Missing } else { Flaw::Inserted });
+            return Some(if event.index > self.next {
+                Flaw::Missing
+            } else {
+                Flaw::Inserted
+            });
         }
         if !event.is_sealed() {
             return Some(Flaw::Altered);
@@ -237,7 +285,10 @@ impl Chain {
         if begins && self.from > 1 {
             // Only a checkpoint can speak of what lies before.
             let before = self.from - 1;
-            let kept = self.checkpoints.iter().find(|checkpoint| checkpoint.index == before);
+            let kept = self
+                .checkpoints
+                .iter()
+                .find(|checkpoint| checkpoint.index == before);
             if kept.is_some_and(|checkpoint| *event.prev_hash != *checkpoint.hash.as_bytes()) {
                 return Some(Flaw::NotChained);
             }
@@ -245,7 +296,11 @@ impl Chain {
         } else if event.prev_hash != self.before {
             return Some(Flaw::NotChained);
         }
-        for checkpoint in self.checkpoints.iter().filter(|checkpoint| checkpoint.index == event.index) {
+        for checkpoint in self
+            .checkpoints
+            .iter()
+            .filter(|checkpoint| checkpoint.index == event.index)
+        {
             if *event.hash != *checkpoint.hash.as_bytes() {
                 return Some(Flaw::Rewritten);
             }
@@ -263,19 +318,34 @@ impl Chain {
             return Err(broken);
         }
         let last = self.next - 1;
-        if let Some(cut) = self.checkpoints.iter().filter(|checkpoint| checkpoint.index > last).max_by_key(|c| c.index)
+        if let Some(cut) = self
+            .checkpoints
+            .iter()
+            .filter(|checkpoint| checkpoint.index > last)
+            .max_by_key(|c| c.index)
         {
-            return Err(Broken { index: cut.index, flaw: Flaw::CutOff(last) });
+            return Err(Broken {
+                index: cut.index,
+                flaw: Flaw::CutOff(last),
+            });
         }
         // A walk that began later than the head has seen nothing of the head.
         if let Some((index, hash)) = head
             && (index != last || (last >= self.from && self.before != hash))
         {
-            return Err(Broken { index, flaw: Flaw::NotTheHead(last) });
+            return Err(Broken {
+                index,
+                flaw: Flaw::NotTheHead(last),
+            });
         }
         let first = if last < self.from { 0 } else { self.from };
         let hash = Hash::from_slice(&self.before).unwrap_or_default();
-        Ok(Verified { first, last, hash, checkpoints: self.agreed })
+        Ok(Verified {
+            first,
+            last,
+            hash,
+            checkpoints: self.agreed,
+        })
     }
 }
 
@@ -295,7 +365,11 @@ mod tests {
                     resource: format!("grants/{index}"),
                     to: "ACTIVE".into(),
                     revision: index,
-                    changes: vec![Difference { field: "state".into(), before: String::new(), after: "ACTIVE".into() }],
+                    changes: vec![Difference {
+                        field: "state".into(),
+                        before: String::new(),
+                        after: "ACTIVE".into(),
+                    }],
                     prev_hash: before.clone(),
                     ..Event::default()
                 };
@@ -314,7 +388,10 @@ mod tests {
     fn rewrite(events: &mut [Event], from: usize) {
         for at in from..events.len() {
             events[at].index = u64::try_from(at).unwrap() + 1;
-            events[at].prev_hash = at.checked_sub(1).map(|before| events[before].hash.clone()).unwrap_or_default();
+            events[at].prev_hash = at
+                .checked_sub(1)
+                .map(|before| events[before].hash.clone())
+                .unwrap_or_default();
             seal(&mut events[at]);
         }
     }
@@ -331,7 +408,11 @@ mod tests {
 
     fn checkpoint(events: &[Event], index: usize) -> Checkpoint {
         let hash = Hash::from_slice(&events[index - 1].hash).unwrap();
-        Checkpoint { index: events[index - 1].index, hash, epoch: String::new() }
+        Checkpoint {
+            index: events[index - 1].index,
+            hash,
+            epoch: String::new(),
+        }
     }
 
     fn flaw(events: &[Event]) -> (u64, Flaw) {
@@ -343,7 +424,10 @@ mod tests {
     fn a_whole_chain_is_whole_and_an_empty_one_too() {
         let events = chain(5);
         let verified = verify(&events, &[checkpoint(&events, 3), checkpoint(&events, 5)]).unwrap();
-        assert_eq!((verified.first, verified.last, verified.checkpoints), (1, 5, 2));
+        assert_eq!(
+            (verified.first, verified.last, verified.checkpoints),
+            (1, 5, 2)
+        );
         assert_eq!(verify(&[], &[]).unwrap(), Verified::default());
     }
 
@@ -420,21 +504,41 @@ mod tests {
         let events = chain(5);
         let kept = [checkpoint(&events, 4)];
         assert!(verify(&events[..3], &[]).is_ok());
-        assert_eq!(verify(&events[..3], &kept).unwrap_err(), Broken { index: 4, flaw: Flaw::CutOff(3) });
+        assert_eq!(
+            verify(&events[..3], &kept).unwrap_err(),
+            Broken {
+                index: 4,
+                flaw: Flaw::CutOff(3)
+            }
+        );
         let mut events = events;
         events[1].actor = "user:i|b".into();
         rewrite(&mut events, 1);
         assert!(verify(&events, &[]).is_ok());
-        assert_eq!(verify(&events, &kept).unwrap_err(), Broken { index: 4, flaw: Flaw::Rewritten });
+        assert_eq!(
+            verify(&events, &kept).unwrap_err(),
+            Broken {
+                index: 4,
+                flaw: Flaw::Rewritten
+            }
+        );
     }
 
     #[test]
     fn a_store_that_lost_its_tail_is_told_by_its_own_head() {
         let events = chain(3);
         let mut chain = Chain::new(1, vec![]);
-        events[..2].iter().for_each(|event| assert!(chain.take(event)));
+        events[..2]
+            .iter()
+            .for_each(|event| assert!(chain.take(event)));
         let head = Some((3, events[2].hash.as_slice()));
-        assert_eq!(chain.finish(head).unwrap_err(), Broken { index: 3, flaw: Flaw::NotTheHead(2) });
+        assert_eq!(
+            chain.finish(head).unwrap_err(),
+            Broken {
+                index: 3,
+                flaw: Flaw::NotTheHead(2)
+            }
+        );
     }
 
     #[test]
@@ -447,17 +551,35 @@ mod tests {
         };
         let good = walk(checkpoint(&events, 2)).unwrap();
         assert_eq!((good.first, good.last, good.checkpoints), (3, 5, 1));
-        let other = Checkpoint { hash: Hash::default(), ..checkpoint(&events, 2) };
-        assert_eq!(walk(other).unwrap_err(), Broken { index: 3, flaw: Flaw::NotChained });
+        let other = Checkpoint {
+            hash: Hash::default(),
+            ..checkpoint(&events, 2)
+        };
+        assert_eq!(
+            walk(other).unwrap_err(),
+            Broken {
+                index: 3,
+                flaw: Flaw::NotChained
+            }
+        );
     }
 
     #[test]
     fn a_checkpoint_of_another_store_proves_nothing() {
         let events = chain(2);
-        let kept = Checkpoint { epoch: "other".into(), ..checkpoint(&events, 2) };
+        let kept = Checkpoint {
+            epoch: "other".into(),
+            ..checkpoint(&events, 2)
+        };
         let mut chain = Chain::new(1, vec![kept]);
         chain.of_store("this");
         let broken = chain.finish(None).unwrap_err();
-        assert_eq!(broken, Broken { index: 2, flaw: Flaw::OtherStore("other".into()) });
+        assert_eq!(
+            broken,
+            Broken {
+                index: 2,
+                flaw: Flaw::OtherStore("other".into())
+            }
+        );
     }
 }

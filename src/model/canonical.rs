@@ -35,7 +35,10 @@ impl Canonical {
     }
 
     /// Adds a list: its length, then each text.
-    pub(crate) fn list<T: AsRef<str>>(&mut self, items: impl ExactSizeIterator<Item = T>) -> &mut Self {
+    pub(crate) fn list<T: AsRef<str>>(
+        &mut self,
+        items: impl ExactSizeIterator<Item = T>,
+    ) -> &mut Self {
         self.number(u64::try_from(items.len()).unwrap_or(u64::MAX));
         for item in items {
             self.text(item.as_ref());

@@ -70,26 +70,38 @@ pub struct Tokened {
 impl Caller {
     /// Everybody that the caller has proved to be, in whatever respect.
     pub fn proven(&self) -> impl Iterator<Item = &Principal> {
-        self.principals.iter().chain(self.tokened.as_ref().map(|token| &token.subject))
+        self.principals
+            .iter()
+            .chain(self.tokened.as_ref().map(|token| &token.subject))
     }
 
     /// Whose grants count, and which: all of a principal's, or the one that a token names.
     fn claims(&self) -> impl Iterator<Item = (&Principal, Option<&GrantId>)> {
         let all = self.principals.iter().map(|principal| (principal, None));
-        all.chain(self.tokened.as_ref().map(|token| (&token.subject, Some(&token.grant))))
+        all.chain(
+            self.tokened
+                .as_ref()
+                .map(|token| (&token.subject, Some(&token.grant))),
+        )
     }
 }
 
 /// Decides one call. Total: every input has an answer, and only a live covering grant makes it a permit.
 ///
 /// With several such grants the one that ends last wins; a standing grant ends after all others.
-pub(crate) fn decide(grants: &impl Grants, freshness: Freshness, check: &Check<'_>, now: Timestamp) -> Decision {
+pub(crate) fn decide(
+    grants: &impl Grants,
+    freshness: Freshness,
+    check: &Check<'_>,
+    now: Timestamp,
+) -> Decision {
     match freshness {
-        Freshness::Fresh => find(grants, check, now, false).map_or_else(Decision::Deny, Decision::Permit),
-        // Only grants that say so outlive the bound; everything else, denials too, can no longer be told.
-        Freshness::Stale(age) => {
-            find(grants, check, now, true).map_or_else(|_| Decision::Deny(stale_denial(age)), Decision::Permit)
+        Freshness::Fresh => {
+            find(grants, check, now, false).map_or_else(Decision::Deny, Decision::Permit)
         }
+        // Only grants that say so outlive the bound; everything else, denials too, can no longer be told.
+        Freshness::Stale(age) => find(grants, check, now, true)
+            .map_or_else(|_| Decision::Deny(stale_denial(age)), Decision::Permit),
         Freshness::Never => {
             let detail = "this sidecar has not yet received its first complete snapshot from the control plane";
             Decision::Deny(Denial::new(DenyReason::NotSynced, detail))
@@ -106,8 +118,16 @@ fn stale_denial(age: Duration) -> Denial {
 }
 
 /// The best permit, or the nearest miss; with a token, what became of its grant comes nearest.
-fn find(grants: &impl Grants, check: &Check<'_>, now: Timestamp, stale: bool) -> Result<Permit, Denial> {
-    let target = check.target.as_ref().map_err(|why| Denial::new(DenyReason::PathNotCanonical, why.to_string()))?;
+fn find(
+    grants: &impl Grants,
+    check: &Check<'_>,
+    now: Timestamp,
+    stale: bool,
+) -> Result<Permit, Denial> {
+    let target = check
+        .target
+        .as_ref()
+        .map_err(|why| Denial::new(DenyReason::PathNotCanonical, why.to_string()))?;
     let caller = check.caller.as_ref().map_err(Clone::clone)?;
     if caller.proven().next().is_none() {
         let detail = "the call carries no credential that names a principal: neither an mTLS peer nor a token";
@@ -116,11 +136,21 @@ fn find(grants: &impl Grants, check: &Check<'_>, now: Timestamp, stale: bool) ->
     let mut best: Option<Permit> = None;
     let mut miss: Option<Miss> = None;
     for (principal, only) in caller.claims() {
-        let Some(held) = grants.held_by(principal) else { continue };
-        let counts = |grant: &&Arc<Grant>| only.is_none_or(|only| grant.id == *only) && !has_lapsed(grant, now);
-        for grant in held.iter().filter(counts).filter(|grant| grant.scope.service() == check.service) {
+        let Some(held) = grants.held_by(principal) else {
+            continue;
+        };
+        let counts = |grant: &&Arc<Grant>| {
+            only.is_none_or(|only| grant.id == *only) && !has_lapsed(grant, now)
+        };
+        for grant in held
+            .iter()
+            .filter(counts)
+            .filter(|grant| grant.scope.service() == check.service)
+        {
             match examine(grant, principal, target, caller.peer.as_ref(), now) {
-                Ok(permit) if stale && permit.grant().staleness == Staleness::Strict => drop(permit),
+                Ok(permit) if stale && permit.grant().staleness == Staleness::Strict => {
+                    drop(permit)
+                }
                 Ok(permit) => {
                     best = Some(match best.take() {
                         Some(before) => before.beside(permit),
@@ -138,8 +168,12 @@ fn find(grants: &impl Grants, check: &Check<'_>, now: Timestamp, stale: bool) ->
     }
     best.ok_or_else(|| match &caller.tokened {
         // Whatever is missing may be on its way: better to come back than to be told something outdated.
-        Some(token) if token.revision > grants.revision() => not_yet_visible(token, grants.revision()),
-        Some(token) if miss.as_ref().is_none_or(|miss| !miss.named) => token_without_grant(token, check.service),
+        Some(token) if token.revision > grants.revision() => {
+            not_yet_visible(token, grants.revision())
+        }
+        Some(token) if miss.as_ref().is_none_or(|miss| !miss.named) => {
+            token_without_grant(token, check.service)
+        }
         Some(_) | None => miss.map_or_else(|| no_grant(check.service), Miss::into_denial),
     })
 }
@@ -150,20 +184,29 @@ fn has_lapsed(grant: &Grant, now: Timestamp) -> bool {
 }
 
 fn not_yet_visible(token: &Tokened, known: Revision) -> Denial {
-    let Tokened { grant, revision, .. } = token;
-    let detail =
-        format!("the token's grant {grant} is known from revision {revision} on, and this table is at {known}");
+    let Tokened {
+        grant, revision, ..
+    } = token;
+    let detail = format!(
+        "the token's grant {grant} is known from revision {revision} on, and this table is at {known}"
+    );
     Denial::new(DenyReason::GrantNotYetVisible, detail)
 }
 
 /// Forgotten since, or never there: a tombstone outlives every token of its grant.
 fn token_without_grant(token: &Tokened, service: &Service) -> Denial {
-    let detail = format!("the token's grant {} is no grant of its subject at service {service}", token.grant);
+    let detail = format!(
+        "the token's grant {} is no grant of its subject at service {service}",
+        token.grant
+    );
     Denial::new(DenyReason::NoGrant, detail)
 }
 
 fn no_grant(service: &Service) -> Denial {
-    Denial::new(DenyReason::NoGrant, format!("no grant for this caller at service {service}"))
+    Denial::new(
+        DenyReason::NoGrant,
+        format!("no grant for this caller at service {service}"),
+    )
 }
 
 /// A grant that does not allow the call, and why.
@@ -210,28 +253,45 @@ impl Miss {
             MissKind::NotStarted => 4,
             MissKind::Suspended => 5,
         };
-        (self.named, class, self.grant.mod_revision.0, self.kind, self.grant.id.as_str())
+        (
+            self.named,
+            class,
+            self.grant.mod_revision.0,
+            self.kind,
+            self.grant.id.as_str(),
+        )
     }
 
     fn into_denial(self) -> Denial {
         let id = self.grant.id.clone();
         let (reason, detail) = match self.kind {
-            MissKind::Scope => (DenyReason::ScopeMismatch, format!("grant {id} does not cover this target")),
-            MissKind::Via => {
-                (DenyReason::ScopeMismatch, format!("grant {id} is not meant for calls through this workload"))
-            }
+            MissKind::Scope => (
+                DenyReason::ScopeMismatch,
+                format!("grant {id} does not cover this target"),
+            ),
+            MissKind::Via => (
+                DenyReason::ScopeMismatch,
+                format!("grant {id} is not meant for calls through this workload"),
+            ),
             MissKind::Requested => (DenyReason::RequestPending, pending(&self.grant)),
-            MissKind::NotStarted => {
-                (DenyReason::GrantNotStarted, format!("grant {id} begins at {}", self.grant.not_before))
-            }
-            MissKind::Suspended => (DenyReason::GrantSuspended, format!("grant {id} is suspended")),
+            MissKind::NotStarted => (
+                DenyReason::GrantNotStarted,
+                format!("grant {id} begins at {}", self.grant.not_before),
+            ),
+            MissKind::Suspended => (
+                DenyReason::GrantSuspended,
+                format!("grant {id} is suspended"),
+            ),
             MissKind::Ended(Reverse(EndedRank::Revoked)) => {
                 (DenyReason::GrantRevoked, format!("grant {id} was revoked"))
             }
-            MissKind::Ended(Reverse(EndedRank::Released)) => {
-                (DenyReason::GrantReleased, format!("grant {id} was released by its owner"))
+            MissKind::Ended(Reverse(EndedRank::Released)) => (
+                DenyReason::GrantReleased,
+                format!("grant {id} was released by its owner"),
+            ),
+            MissKind::Ended(Reverse(EndedRank::Expired)) => {
+                (DenyReason::GrantExpired, expired(&self.grant))
             }
-            MissKind::Ended(Reverse(EndedRank::Expired)) => (DenyReason::GrantExpired, expired(&self.grant)),
         };
         Denial::new(reason, detail).nearest(self.grant)
     }
@@ -240,8 +300,12 @@ impl Miss {
 fn pending(request: &Grant) -> String {
     let id = &request.id;
     match request.hold {
-        Hold::Pending { until } => format!("access request {id} waits for approval, until {until} at most"),
-        Hold::None | Hold::Suspended | Hold::Ended { .. } => format!("access request {id} waits for approval"),
+        Hold::Pending { until } => {
+            format!("access request {id} waits for approval, until {until} at most")
+        }
+        Hold::None | Hold::Suspended | Hold::Ended { .. } => {
+            format!("access request {id} waits for approval")
+        }
     }
 }
 
@@ -259,13 +323,27 @@ fn examine(
     peer: Option<&Principal>,
     now: Timestamp,
 ) -> Result<Permit, Miss> {
-    let miss = |kind| Miss { grant: Arc::clone(grant), kind, named: false };
-    let rule = grant.scope.rules().iter().position(|rule| rule.covers(target)).ok_or_else(|| miss(MissKind::Scope))?;
+    let miss = |kind| Miss {
+        grant: Arc::clone(grant),
+        kind,
+        named: false,
+    };
+    let rule = grant
+        .scope
+        .rules()
+        .iter()
+        .position(|rule| rule.covers(target))
+        .ok_or_else(|| miss(MissKind::Scope))?;
     if !grant.passes_through(peer) {
         return Err(miss(MissKind::Via));
     }
     match grant.phase(now) {
-        Phase::Live(remaining) => Ok(Permit::new(Arc::clone(grant), principal.clone(), rule, remaining)),
+        Phase::Live(remaining) => Ok(Permit::new(
+            Arc::clone(grant),
+            principal.clone(),
+            rule,
+            remaining,
+        )),
         Phase::Requested { .. } => Err(miss(MissKind::Requested)),
         Phase::NotStarted => Err(miss(MissKind::NotStarted)),
         Phase::Suspended => Err(miss(MissKind::Suspended)),

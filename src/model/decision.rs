@@ -41,17 +41,34 @@ impl Permit {
     /// Most grants that one call is carried by; more would let nothing live longer.
     pub const GRANTS_MAX: usize = 8;
 
-    pub(super) fn new(grant: Arc<Grant>, principal: Principal, rule: usize, remaining: Option<Duration>) -> Self {
-        Self { grant, principal, rule, remaining, others: Vec::new() }
+    pub(super) fn new(
+        grant: Arc<Grant>,
+        principal: Principal,
+        rule: usize,
+        remaining: Option<Duration>,
+    ) -> Self {
+        Self {
+            grant,
+            principal,
+            rule,
+            remaining,
+            others: Vec::new(),
+        }
     }
 
     /// Both permits in one: the grant that ends last speaks for it, and the other is kept for what outlives the first.
     #[must_use]
     pub(super) fn beside(self, other: Self) -> Self {
-        let (mut best, less) = if ends(&other.grant) > ends(&self.grant) { (other, self) } else { (self, other) };
+        let (mut best, less) = if ends(&other.grant) > ends(&self.grant) {
+            (other, self)
+        } else {
+            (self, other)
+        };
         let less_known = std::iter::once(less.grant).chain(less.others);
-        best.others.extend(less_known.filter(|grant| grant.id != best.grant.id));
-        best.others.sort_by_key(|grant| std::cmp::Reverse(ends(grant)));
+        best.others
+            .extend(less_known.filter(|grant| grant.id != best.grant.id));
+        best.others
+            .sort_by_key(|grant| std::cmp::Reverse(ends(grant)));
         best.others.truncate(Self::GRANTS_MAX - 1);
         best
     }
@@ -106,7 +123,11 @@ pub struct Denial {
 impl Denial {
     /// A denial without a nearest grant.
     pub fn new(reason: DenyReason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, detail: detail.into(), nearest: None }
+        Self {
+            reason,
+            detail: detail.into(),
+            nearest: None,
+        }
     }
 
     /// The same with the grant that came nearest.
@@ -205,7 +226,10 @@ deny_reasons! {
 impl DenyReason {
     /// The reason of that name.
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|reason| reason.as_str() == name)
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|reason| reason.as_str() == name)
     }
 }
 
@@ -236,7 +260,10 @@ mod tests {
 
     #[test]
     fn every_reason_has_its_own_name_and_parses_back() {
-        let names: HashSet<_> = DenyReason::ALL.iter().map(|reason| reason.as_str()).collect();
+        let names: HashSet<_> = DenyReason::ALL
+            .iter()
+            .map(|reason| reason.as_str())
+            .collect();
         assert_eq!(names.len(), DenyReason::ALL.len());
         for reason in DenyReason::ALL {
             assert_eq!(DenyReason::parse(reason.as_str()), Some(*reason));

@@ -69,14 +69,18 @@ impl TableDigest {
 
 impl fmt::Debug for EntryMark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|lane| write!(f, "{:016x}", lane.swap_bytes()))
+        self.0
+            .iter()
+            .try_for_each(|lane| write!(f, "{:016x}", lane.swap_bytes()))
     }
 }
 
 /// Hexadecimal.
 impl fmt::Display for TableDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.to_bytes().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.to_bytes()
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

@@ -186,15 +186,23 @@ impl StepRefused {
             }
             GrantState::Scheduled => "the grant has not begun yet; it can be revoked".to_owned(),
             GrantState::Suspended => "the grant is suspended already".to_owned(),
-            GrantState::Active => "the grant is active, not suspended, and its time is not up".to_owned(),
+            GrantState::Active => {
+                "the grant is active, not suspended, and its time is not up".to_owned()
+            }
         }
     }
 }
 
 impl GrantState {
     /// Every state.
-    pub const ALL: [Self; 6] =
-        [Self::Scheduled, Self::Active, Self::Suspended, Self::Expired, Self::Revoked, Self::Released];
+    pub const ALL: [Self; 6] = [
+        Self::Scheduled,
+        Self::Active,
+        Self::Suspended,
+        Self::Expired,
+        Self::Revoked,
+        Self::Released,
+    ];
 
     /// Where `step` leads. Total.
     ///
@@ -206,12 +214,18 @@ impl GrantState {
             (Self::Active, GrantStep::Suspend) => Ok(Self::Suspended),
             (Self::Suspended, GrantStep::Resume) => Ok(Self::Active),
             (Self::Active | Self::Suspended, GrantStep::Expire) => Ok(Self::Expired),
-            (Self::Scheduled | Self::Active | Self::Suspended, GrantStep::Revoke) => Ok(Self::Revoked),
-            (Self::Scheduled | Self::Active | Self::Suspended, GrantStep::Release) => Ok(Self::Released),
+            (Self::Scheduled | Self::Active | Self::Suspended, GrantStep::Revoke) => {
+                Ok(Self::Revoked)
+            }
+            (Self::Scheduled | Self::Active | Self::Suspended, GrantStep::Release) => {
+                Ok(Self::Released)
+            }
             (Self::Scheduled, GrantStep::Suspend | GrantStep::Resume | GrantStep::Expire)
             | (Self::Active, GrantStep::Resume)
             | (Self::Suspended, GrantStep::Suspend)
-            | (Self::Expired | Self::Revoked | Self::Released, _) => Err(StepRefused { at: self, step }),
+            | (Self::Expired | Self::Revoked | Self::Released, _) => {
+                Err(StepRefused { at: self, step })
+            }
         }
     }
 
@@ -300,7 +314,11 @@ impl Grant {
     pub fn phase(&self, now: Timestamp) -> Phase {
         match self.hold {
             Hold::Ended { how, .. } => return Phase::Ended(how),
-            Hold::Pending { until } => return Phase::Requested { waiting: now < until },
+            Hold::Pending { until } => {
+                return Phase::Requested {
+                    waiting: now < until,
+                };
+            }
             Hold::None | Hold::Suspended => {}
         }
         let left = match self.end {
@@ -311,7 +329,11 @@ impl Grant {
         if self.hold == Hold::Suspended {
             return Phase::Suspended;
         }
-        if now < self.not_before { Phase::NotStarted } else { Phase::Live(left) }
+        if now < self.not_before {
+            Phase::NotStarted
+        } else {
+            Phase::Live(left)
+        }
     }
 
     /// Whether it is no grant but an access request that waits for approval.
@@ -342,8 +364,13 @@ impl Grant {
 mod tests {
     use super::*;
 
-    const STEPS: [GrantStep; 5] =
-        [GrantStep::Suspend, GrantStep::Resume, GrantStep::Expire, GrantStep::Revoke, GrantStep::Release];
+    const STEPS: [GrantStep; 5] = [
+        GrantStep::Suspend,
+        GrantStep::Resume,
+        GrantStep::Expire,
+        GrantStep::Revoke,
+        GrantStep::Release,
+    ];
 
     #[test]
     fn every_state_takes_exactly_the_steps_of_the_table() {
@@ -351,8 +378,26 @@ mod tests {
         // Suspend, resume, expire, revoke, release.
         let table = [
             (Scheduled, [None, None, None, Some(Revoked), Some(Released)]),
-            (Active, [Some(Suspended), None, Some(Expired), Some(Revoked), Some(Released)]),
-            (Suspended, [None, Some(Active), Some(Expired), Some(Revoked), Some(Released)]),
+            (
+                Active,
+                [
+                    Some(Suspended),
+                    None,
+                    Some(Expired),
+                    Some(Revoked),
+                    Some(Released),
+                ],
+            ),
+            (
+                Suspended,
+                [
+                    None,
+                    Some(Active),
+                    Some(Expired),
+                    Some(Revoked),
+                    Some(Released),
+                ],
+            ),
             (Expired, [None; 5]),
             (Revoked, [None; 5]),
             (Released, [None; 5]),
@@ -360,7 +405,11 @@ mod tests {
         assert_eq!(table.map(|(state, _)| state), GrantState::ALL);
         for (state, leads) in table {
             for (step, to) in STEPS.into_iter().zip(leads) {
-                assert_eq!(state.after(step), to.ok_or(StepRefused { at: state, step }), "{state:?} {step:?}");
+                assert_eq!(
+                    state.after(step),
+                    to.ok_or(StepRefused { at: state, step }),
+                    "{state:?} {step:?}"
+                );
             }
             assert_eq!(state.is_terminal(), leads == [None; 5]);
         }

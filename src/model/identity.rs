@@ -55,7 +55,10 @@ impl Principal {
         }
         if let Some(rest) = text.strip_prefix("spiffe://") {
             check_spiffe(rest)?;
-        } else if let Some(rest) = text.strip_prefix("user:").or_else(|| text.strip_prefix("group:")) {
+        } else if let Some(rest) = text
+            .strip_prefix("user:")
+            .or_else(|| text.strip_prefix("group:"))
+        {
             let (issuer, name) = rest.split_once('|').ok_or(PrincipalError::Issued)?;
             check_issued(issuer, name)?;
         } else {
@@ -70,7 +73,11 @@ impl Principal {
     /// [`PrincipalError::Workload`] for a user or a group, else as [`Principal::parse`].
     pub fn workload(text: &str) -> Result<Self, PrincipalError> {
         let principal = Self::parse(text)?;
-        if principal.kind() == PrincipalKind::Workload { Ok(principal) } else { Err(PrincipalError::Workload) }
+        if principal.kind() == PrincipalKind::Workload {
+            Ok(principal)
+        } else {
+            Err(PrincipalError::Workload)
+        }
     }
 
     /// `user:<issuer>|<sub>` of a verified token.
@@ -118,31 +125,50 @@ impl Principal {
     pub fn short(&self) -> &str {
         match self.kind() {
             PrincipalKind::Workload => &self.0,
-            PrincipalKind::User | PrincipalKind::Group => self.0.split_once('|').map_or(&*self.0, |(_, name)| name),
+            PrincipalKind::User | PrincipalKind::Group => {
+                self.0.split_once('|').map_or(&*self.0, |(_, name)| name)
+            }
         }
     }
 }
 
 fn check_issued(issuer: &str, name: &str) -> Result<(), PrincipalError> {
     let printable = |text: &str| !text.is_empty() && !text.chars().any(char::is_control);
-    if printable(issuer) && !issuer.contains('|') && printable(name) { Ok(()) } else { Err(PrincipalError::Issued) }
+    if printable(issuer) && !issuer.contains('|') && printable(name) {
+        Ok(())
+    } else {
+        Err(PrincipalError::Issued)
+    }
 }
 
 fn check_spiffe(rest: &str) -> Result<(), PrincipalError> {
-    let (domain, path) = rest.split_once('/').ok_or(PrincipalError::Spiffe("a workload needs a path"))?;
+    let (domain, path) = rest
+        .split_once('/')
+        .ok_or(PrincipalError::Spiffe("a workload needs a path"))?;
     if domain.is_empty() || domain.len() > 255 {
-        return Err(PrincipalError::Spiffe("the trust domain must have 1 to 255 characters"));
+        return Err(PrincipalError::Spiffe(
+            "the trust domain must have 1 to 255 characters",
+        ));
     }
-    if !domain.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_')) {
-        return Err(PrincipalError::Spiffe("a trust domain has only a-z, 0-9, '.', '-' and '_'"));
+    if !domain
+        .bytes()
+        .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_'))
+    {
+        return Err(PrincipalError::Spiffe(
+            "a trust domain has only a-z, 0-9, '.', '-' and '_'",
+        ));
     }
     for segment in path.split('/') {
         if segment.is_empty() || segment == "." || segment == ".." {
-            return Err(PrincipalError::Spiffe("a path segment must not be empty, '.' or '..'"));
+            return Err(PrincipalError::Spiffe(
+                "a path segment must not be empty, '.' or '..'",
+            ));
         }
         let allowed = |b| matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'_');
         if !segment.bytes().all(allowed) {
-            return Err(PrincipalError::Spiffe("a path segment has only letters, digits, '.', '-' and '_'"));
+            return Err(PrincipalError::Spiffe(
+                "a path segment has only letters, digits, '.', '-' and '_'",
+            ));
         }
     }
     Ok(())
@@ -183,9 +209,16 @@ impl Service {
     pub fn parse(text: &str) -> Result<Self, ServiceError> {
         let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let bytes = text.as_bytes();
-        let ends = bytes.first().is_some_and(|b| alphanumeric(*b)) && bytes.last().is_some_and(|b| alphanumeric(*b));
-        let inside = bytes.iter().all(|b| alphanumeric(*b) || matches!(b, b'.' | b'-'));
-        if ends && inside && bytes.len() <= SERVICE_MAX { Ok(Self(text.into())) } else { Err(ServiceError) }
+        let ends = bytes.first().is_some_and(|b| alphanumeric(*b))
+            && bytes.last().is_some_and(|b| alphanumeric(*b));
+        let inside = bytes
+            .iter()
+            .all(|b| alphanumeric(*b) || matches!(b, b'.' | b'-'));
+        if ends && inside && bytes.len() <= SERVICE_MAX {
+            Ok(Self(text.into()))
+        } else {
+            Err(ServiceError)
+        }
     }
 
     /// The name.
@@ -219,11 +252,18 @@ mod tests {
                 PrincipalKind::Workload,
                 "spiffe://td.example/ns/shop/sa/checkout",
             ),
-            ("user:https://idp.example|auth0|7", PrincipalKind::User, "auth0|7"),
+            (
+                "user:https://idp.example|auth0|7",
+                PrincipalKind::User,
+                "auth0|7",
+            ),
             ("group:https://idp.example|sre", PrincipalKind::Group, "sre"),
         ] {
             let principal = Principal::parse(text).unwrap();
-            assert_eq!((principal.as_str(), principal.kind(), principal.short()), (text, kind, short));
+            assert_eq!(
+                (principal.as_str(), principal.kind(), principal.short()),
+                (text, kind, short)
+            );
         }
     }
 
@@ -260,7 +300,10 @@ mod tests {
     #[test]
     fn an_issuer_cannot_smuggle_a_separator() {
         assert!(Principal::user("https://a|admin", "x").is_err());
-        assert_ne!(Principal::user("a", "b|c").unwrap(), Principal::group("a", "b|c").unwrap());
+        assert_ne!(
+            Principal::user("a", "b|c").unwrap(),
+            Principal::group("a", "b|c").unwrap()
+        );
     }
 
     #[test]

@@ -138,7 +138,13 @@ pub struct DurationRule {
 impl DurationRule {
     /// As a policy has it that says no more than this: one extension, and no longer than `max` in all.
     pub const fn new(default: Duration, max: Duration) -> Self {
-        Self { default, max, unused_ttl: None, max_extensions: EXTENSIONS_DEFAULT, max_total: max }
+        Self {
+            default,
+            max,
+            unused_ttl: None,
+            max_extensions: EXTENSIONS_DEFAULT,
+            max_total: max,
+        }
     }
 }
 
@@ -258,11 +264,20 @@ impl Pattern {
         if text.len() > Self::BYTES_MAX {
             return Err(format!("is longer than {} bytes", Self::BYTES_MAX));
         }
-        let build = |text: &str| RegexBuilder::new(text).size_limit(Self::PROGRAM_MAX).build().map_err(|e| explain(&e));
+        let build = |text: &str| {
+            RegexBuilder::new(text)
+                .size_limit(Self::PROGRAM_MAX)
+                .build()
+                .map_err(|e| explain(&e))
+        };
         let somewhere = build(text)?;
         let whole = build(&format!("\\A(?:{text})\\z"))
             .map_err(|_| "ends in a comment, which would swallow its anchor".to_owned())?;
-        Ok(Self { text: text.into(), somewhere, whole })
+        Ok(Self {
+            text: text.into(),
+            somewhere,
+            whole,
+        })
     }
 
     /// As written.
@@ -288,7 +303,10 @@ fn explain(error: &regex::Error) -> String {
     }
     let text = error.to_string();
     let cause = text.lines().last().unwrap_or_default().trim();
-    format!("is no regular expression: {}", cause.strip_prefix("error: ").unwrap_or(cause))
+    format!(
+        "is no regular expression: {}",
+        cause.strip_prefix("error: ").unwrap_or(cause)
+    )
 }
 
 impl PartialEq for Pattern {
@@ -313,14 +331,29 @@ mod tests {
 
     #[test]
     fn a_pattern_cannot_step_out_of_its_anchors() {
-        assert!(Pattern::parse("(?x) a # comment").unwrap_err().contains("comment"));
+        assert!(
+            Pattern::parse("(?x) a # comment")
+                .unwrap_err()
+                .contains("comment")
+        );
         assert!(Pattern::parse("a)|(b").is_err());
     }
 
     #[test]
     fn a_bad_pattern_says_why_on_one_line() {
-        assert_eq!(Pattern::parse("(").unwrap_err(), "is no regular expression: unclosed group");
-        assert!(Pattern::parse("(\\w{900}){900}").unwrap_err().contains("too large"));
-        assert!(Pattern::parse(&"a".repeat(513)).unwrap_err().contains("longer"));
+        assert_eq!(
+            Pattern::parse("(").unwrap_err(),
+            "is no regular expression: unclosed group"
+        );
+        assert!(
+            Pattern::parse("(\\w{900}){900}")
+                .unwrap_err()
+                .contains("too large")
+        );
+        assert!(
+            Pattern::parse(&"a".repeat(513))
+                .unwrap_err()
+                .contains("longer")
+        );
     }
 }

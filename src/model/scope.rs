@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::identity::{Service, ServiceError};
-use super::target::{CanonicalPath, GrpcMethod, HttpMethod, Target, is_grpc_identifier, is_grpc_service};
+use super::target::{
+    CanonicalPath, GrpcMethod, HttpMethod, Target, is_grpc_identifier, is_grpc_service,
+};
 
 mod overlap;
 
@@ -111,7 +113,10 @@ impl Scope {
         if rules.len() > RULES_MAX {
             return Err(ScopeError::TooManyRules);
         }
-        Ok(Self { service, rules: rules.into() })
+        Ok(Self {
+            service,
+            rules: rules.into(),
+        })
     }
 
     /// The service whose targets are meant.
@@ -162,7 +167,9 @@ impl Rule {
 
     fn within(&self, outer: &[Self]) -> bool {
         match self {
-            Self::Grpc(inner) => outer.iter().any(|rule| matches!(rule, Self::Grpc(rule) if inner.within(rule))),
+            Self::Grpc(inner) => outer
+                .iter()
+                .any(|rule| matches!(rule, Self::Grpc(rule) if inner.within(rule))),
             Self::Http(inner) => inner.within(outer),
         }
     }
@@ -200,10 +207,15 @@ impl GrpcRule {
         if text.len() > RULE_BYTES_MAX {
             return Err(refuse());
         }
-        let (service, method) = text.strip_prefix('/').and_then(|rest| rest.split_once('/')).ok_or_else(refuse)?;
+        let (service, method) = text
+            .strip_prefix('/')
+            .and_then(|rest| rest.split_once('/'))
+            .ok_or_else(refuse)?;
         match method {
             "*" if is_grpc_service(service) => Ok(Self::Service(format!("/{service}/").into())),
-            _ if is_grpc_service(service) && is_grpc_identifier(method) => Ok(Self::Method(text.into())),
+            _ if is_grpc_service(service) && is_grpc_identifier(method) => {
+                Ok(Self::Method(text.into()))
+            }
             _ => Err(refuse()),
         }
     }
@@ -224,7 +236,8 @@ impl GrpcRule {
             (Self::Method(inner), Self::Service(outer)) => {
                 GrpcMethod::parse(inner).is_ok_and(|method| method.service_prefix() == &**outer)
             }
-            (Self::Any, Self::Service(_) | Self::Method(_)) | (Self::Service(_), Self::Method(_)) => false,
+            (Self::Any, Self::Service(_) | Self::Method(_))
+            | (Self::Service(_), Self::Method(_)) => false,
         }
     }
 }
@@ -245,7 +258,10 @@ impl HttpRule {
     /// # Errors
     /// [`ScopeError`] names the method or the template.
     pub fn parse<M: AsRef<str>>(methods: &[M], path: &str) -> Result<Self, ScopeError> {
-        Ok(Self { methods: Methods::parse(methods)?, path: PathTemplate::parse(path)? })
+        Ok(Self {
+            methods: Methods::parse(methods)?,
+            path: PathTemplate::parse(path)?,
+        })
     }
 
     /// Parses the one-line form, `GET,HEAD /v1/users/{id}`.
@@ -284,7 +300,9 @@ impl HttpRule {
         };
         match &self.methods {
             Methods::Any => wider().any(|methods| *methods == Methods::Any),
-            Methods::Listed(listed) => listed.iter().all(|method| wider().any(|methods| methods.contains(method))),
+            Methods::Listed(listed) => listed
+                .iter()
+                .all(|method| wider().any(|methods| methods.contains(method))),
         }
     }
 }
@@ -333,19 +351,30 @@ impl PathTemplate {
         if text.len() > RULE_BYTES_MAX {
             return Err(refuse("is longer than 1024 bytes"));
         }
-        let rest = text.strip_prefix('/').ok_or_else(|| refuse("must begin with '/'"))?;
+        let rest = text
+            .strip_prefix('/')
+            .ok_or_else(|| refuse("must begin with '/'"))?;
         let mut segments = Vec::new();
         for part in rest.split('/') {
             if segments.last() == Some(&Segment::Rest) {
-                return Err(refuse("has '**' before its end; it stands for the rest, so it must be last"));
+                return Err(refuse(
+                    "has '**' before its end; it stands for the rest, so it must be last",
+                ));
             }
             segments.push(Segment::parse(part).map_err(refuse)?);
         }
-        let inner_empty = segments.iter().rev().skip(1).any(|segment| *segment == Segment::Literal(Box::from("")));
+        let inner_empty = segments
+            .iter()
+            .rev()
+            .skip(1)
+            .any(|segment| *segment == Segment::Literal(Box::from("")));
         if inner_empty {
             return Err(refuse("has an empty segment ('//')"));
         }
-        Ok(Self { text: text.into(), segments: segments.into() })
+        Ok(Self {
+            text: text.into(),
+            segments: segments.into(),
+        })
     }
 
     /// The template as written.
@@ -356,7 +385,9 @@ impl PathTemplate {
     fn matches(&self, path: &CanonicalPath<'_>) -> bool {
         let mut actual = path.segments();
         for segment in &*self.segments {
-            let Some(part) = actual.next() else { return false };
+            let Some(part) = actual.next() else {
+                return false;
+            };
             match segment {
                 Segment::Literal(literal) if &**literal == part => {}
                 Segment::One if !part.is_empty() => {}
@@ -400,15 +431,24 @@ impl Segment {
         if part == "*" {
             return Ok(Self::One);
         }
-        if let Some(name) = part.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
-            return if is_grpc_identifier(name) { Ok(Self::One) } else { Err("has a parameter that is no identifier") };
+        if let Some(name) = part
+            .strip_prefix('{')
+            .and_then(|rest| rest.strip_suffix('}'))
+        {
+            return if is_grpc_identifier(name) {
+                Ok(Self::One)
+            } else {
+                Err("has a parameter that is no identifier")
+            };
         }
         if part.contains(['*', '{', '}']) {
             return Err("mixes a wildcard with other characters in one segment");
         }
         let path = format!("/{part}");
         match CanonicalPath::parse(&path) {
-            Ok(path) => Ok(Self::Literal(path.segments().next().unwrap_or_default().into())),
+            Ok(path) => Ok(Self::Literal(
+                path.segments().next().unwrap_or_default().into(),
+            )),
             Err(_) => Err("has a segment that is not in canonical form"),
         }
     }
@@ -445,8 +485,14 @@ mod tests {
 
     #[test]
     fn an_empty_scope_cannot_be_made() {
-        assert_eq!(Scope::new(Service::parse("a").unwrap(), vec![]), Err(ScopeError::Empty));
-        assert_eq!(HttpRule::parse::<&str>(&[], "/"), Err(ScopeError::NoMethods));
+        assert_eq!(
+            Scope::new(Service::parse("a").unwrap(), vec![]),
+            Err(ScopeError::Empty)
+        );
+        assert_eq!(
+            HttpRule::parse::<&str>(&[], "/"),
+            Err(ScopeError::NoMethods)
+        );
     }
 
     #[test]
@@ -542,28 +588,46 @@ mod tests {
             ("/a.B/*", "/a.B/C", false),
             ("*", "/a.B/*", false),
         ] {
-            assert_eq!(subset(&scope(&[inner]), &scope(&[outer])), within, "{inner} in {outer}");
+            assert_eq!(
+                subset(&scope(&[inner]), &scope(&[outer])),
+                within,
+                "{inner} in {outer}"
+            );
         }
-        assert!(subset(&scope(&["GET,POST /a"]), &scope(&["GET /a", "POST /*"])));
+        assert!(subset(
+            &scope(&["GET,POST /a"]),
+            &scope(&["GET /a", "POST /*"])
+        ));
     }
 
     fn segment() -> impl Strategy<Value = String> {
-        prop_oneof!["[ab]".prop_map(String::from), Just("*".to_owned()), Just("{x}".to_owned())]
+        prop_oneof![
+            "[ab]".prop_map(String::from),
+            Just("*".to_owned()),
+            Just("{x}".to_owned())
+        ]
     }
 
     fn http_rule() -> impl Strategy<Value = String> {
         let methods = prop_oneof![Just("GET"), Just("POST"), Just("GET,POST"), Just("*")];
-        (methods, prop::collection::vec(segment(), 0..4), prop_oneof![Just(""), Just("/"), Just("/**")]).prop_map(
-            |(methods, segments, end)| {
+        (
+            methods,
+            prop::collection::vec(segment(), 0..4),
+            prop_oneof![Just(""), Just("/"), Just("/**")],
+        )
+            .prop_map(|(methods, segments, end)| {
                 let path = format!("/{}{}", segments.join("/"), end);
                 // "/" + "/" and "/" + "/**" would open with an empty segment.
                 format!("{methods} {}", path.replace("//", "/"))
-            },
-        )
+            })
     }
 
     fn grpc_rule() -> impl Strategy<Value = String> {
-        prop_oneof![Just("*".to_owned()), "/[ab]/\\*".prop_map(String::from), "/[ab]/[ab]".prop_map(String::from)]
+        prop_oneof![
+            Just("*".to_owned()),
+            "/[ab]/\\*".prop_map(String::from),
+            "/[ab]/[ab]".prop_map(String::from)
+        ]
     }
 
     fn any_scope() -> impl Strategy<Value = Scope> {
@@ -572,7 +636,11 @@ mod tests {
     }
 
     fn any_target() -> impl Strategy<Value = String> {
-        prop_oneof!["(GET|POST|PUT) (/[ab]){1,4}/?", "(GET|POST) /".prop_map(String::from), "/[ab]/[ab]"]
+        prop_oneof![
+            "(GET|POST|PUT) (/[ab]){1,4}/?",
+            "(GET|POST) /".prop_map(String::from),
+            "/[ab]/[ab]"
+        ]
     }
 
     proptest! {

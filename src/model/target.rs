@@ -77,7 +77,10 @@ impl<'a> GrpcMethod<'a> {
         let rest = full.strip_prefix('/').ok_or(TargetError::GrpcForm)?;
         let (service, method) = rest.split_once('/').ok_or(TargetError::GrpcForm)?;
         if is_grpc_service(service) && is_grpc_identifier(method) {
-            Ok(Self { full, slash: service.len() + 1 })
+            Ok(Self {
+                full,
+                slash: service.len() + 1,
+            })
         } else {
             Err(TargetError::GrpcForm)
         }
@@ -102,7 +105,9 @@ pub(super) fn is_grpc_service(text: &str) -> bool {
 /// One protobuf identifier.
 pub(super) fn is_grpc_identifier(text: &str) -> bool {
     let mut bytes = text.bytes();
-    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+    bytes
+        .next()
+        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
         && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
@@ -112,8 +117,14 @@ impl<'a> HttpMethod<'a> {
     /// # Errors
     /// [`TargetError::Method`].
     pub fn parse(text: &'a str) -> Result<Self, TargetError> {
-        let token = text.bytes().all(|b| b.is_ascii_uppercase() || matches!(b, b'-' | b'_'));
-        if token && (1..=32).contains(&text.len()) { Ok(Self(text)) } else { Err(TargetError::Method) }
+        let token = text
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || matches!(b, b'-' | b'_'));
+        if token && (1..=32).contains(&text.len()) {
+            Ok(Self(text))
+        } else {
+            Err(TargetError::Method)
+        }
     }
 
     /// The token.
@@ -201,7 +212,10 @@ fn decode(raw: &str) -> Result<Cow<'_, str>, TargetError> {
             (Some(high), Some(low)) => high << 4 | low,
             _ => return Err(TargetError::Encoding),
         };
-        if value < 0x20 || value == 0x7f || matches!(value, b'/' | b'\\' | b'%' | b';' | b'#' | b'?') {
+        if value < 0x20
+            || value == 0x7f
+            || matches!(value, b'/' | b'\\' | b'%' | b';' | b'#' | b'?')
+        {
             return Err(TargetError::Encoding);
         }
         if is_path_byte(value) {
@@ -209,11 +223,15 @@ fn decode(raw: &str) -> Result<Cow<'_, str>, TargetError> {
         }
         decoded.push(value);
     }
-    String::from_utf8(decoded).map(Cow::Owned).map_err(|_| TargetError::NotUtf8)
+    String::from_utf8(decoded)
+        .map(Cow::Owned)
+        .map_err(|_| TargetError::NotUtf8)
 }
 
 fn hex(byte: u8) -> Option<u8> {
-    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+    char::from(byte)
+        .to_digit(16)
+        .and_then(|digit| u8::try_from(digit).ok())
 }
 
 impl<'a> Target<'a> {
@@ -230,7 +248,10 @@ impl<'a> Target<'a> {
     /// # Errors
     /// As [`HttpMethod::parse`] and [`CanonicalPath::parse`].
     pub fn http(method: &'a str, path: &'a str) -> Result<Self, TargetError> {
-        Ok(Self::Http(HttpMethod::parse(method)?, CanonicalPath::parse(path)?))
+        Ok(Self::Http(
+            HttpMethod::parse(method)?,
+            CanonicalPath::parse(path)?,
+        ))
     }
 }
 
@@ -251,14 +272,25 @@ mod tests {
 
     #[test]
     fn canonical_paths_are_accepted_as_written() {
-        for path in ["/", "/v1/users/7", "/v1/users/", "/a-b_c.d~e/@me:x", "/v1/*", "/..a/b..", "/a+b,c=d"] {
+        for path in [
+            "/",
+            "/v1/users/7",
+            "/v1/users/",
+            "/a-b_c.d~e/@me:x",
+            "/v1/*",
+            "/..a/b..",
+            "/a+b,c=d",
+        ] {
             assert_eq!(CanonicalPath::parse(path).unwrap().as_str(), path);
         }
     }
 
     #[test]
     fn escapes_that_are_needed_decode() {
-        assert_eq!(CanonicalPath::parse("/caf%C3%A9/a%20b").unwrap().as_str(), "/café/a b");
+        assert_eq!(
+            CanonicalPath::parse("/caf%C3%A9/a%20b").unwrap().as_str(),
+            "/café/a b"
+        );
     }
 
     #[test]
@@ -305,16 +337,22 @@ mod tests {
         ] {
             assert_eq!(CanonicalPath::parse(path), Err(why), "{path:?}");
         }
-        assert_eq!(CanonicalPath::parse(&format!("/{}", "a".repeat(PATH_MAX))), Err(TooLong));
+        assert_eq!(
+            CanonicalPath::parse(&format!("/{}", "a".repeat(PATH_MAX))),
+            Err(TooLong)
+        );
     }
 
     #[test]
     fn grpc_methods_are_two_identifiers() {
         let method = GrpcMethod::parse("/pay.v1.Ledger/GetBalance").unwrap();
-        assert_eq!((method.as_str(), method.service_prefix()), ("/pay.v1.Ledger/GetBalance", "/pay.v1.Ledger/"));
+        assert_eq!(
+            (method.as_str(), method.service_prefix()),
+            ("/pay.v1.Ledger/GetBalance", "/pay.v1.Ledger/")
+        );
         for bad in [
-            "", "/", "/a", "a/b", "//b", "/a/", "/a/b/", "/a/b/c", "/a/b?x", "/a./b", "/a/*", "/a/b%20", "/1a/b",
-            "/a..b/c",
+            "", "/", "/a", "a/b", "//b", "/a/", "/a/b/", "/a/b/c", "/a/b?x", "/a./b", "/a/*",
+            "/a/b%20", "/1a/b", "/a..b/c",
         ] {
             assert!(GrpcMethod::parse(bad).is_err(), "{bad}");
         }

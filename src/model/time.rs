@@ -13,7 +13,11 @@ impl Timestamp {
 
     /// From microseconds since the Unix epoch, saturating at [`Timestamp::MAX`].
     pub const fn from_micros(micros: u64) -> Self {
-        if micros > Self::MAX.0 { Self::MAX } else { Self(micros) }
+        if micros > Self::MAX.0 {
+            Self::MAX
+        } else {
+            Self(micros)
+        }
     }
 
     /// Microseconds since the Unix epoch.
@@ -72,13 +76,19 @@ mod tests {
     #[test]
     fn arithmetic_saturates_at_both_ends() {
         assert_eq!(Timestamp::MAX.plus(Duration::MAX), Timestamp::MAX);
-        assert_eq!(Timestamp::default().minus(Duration::from_secs(1)), Timestamp::default());
+        assert_eq!(
+            Timestamp::default().minus(Duration::from_secs(1)),
+            Timestamp::default()
+        );
         assert_eq!(Timestamp::default().since(Timestamp::MAX), Duration::ZERO);
     }
 
     #[test]
     fn prints_as_rfc_3339() {
-        assert_eq!(Timestamp::from_micros(1_700_000_000_123_456).to_string(), "2023-11-14T22:13:20.123Z");
+        assert_eq!(
+            Timestamp::from_micros(1_700_000_000_123_456).to_string(),
+            "2023-11-14T22:13:20.123Z"
+        );
         assert_eq!(Timestamp::MAX.to_string(), "9999-12-31T23:59:59.000Z");
     }
 }

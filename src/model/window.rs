@@ -42,7 +42,11 @@ impl Days {
     /// The names of its days.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         let has = move |(day, _): &(usize, &'static str)| self.0 & (1 << day) != 0;
-        Self::NAMES.into_iter().enumerate().filter(has).map(|(_, name)| name)
+        Self::NAMES
+            .into_iter()
+            .enumerate()
+            .filter(has)
+            .map(|(_, name)| name)
     }
 
     /// Whether it holds a date, counted in days since 1970-01-01, a Thursday.
@@ -84,28 +88,47 @@ pub(crate) enum Fit {
 
 /// When access that begins at `start` ends: after `length`, or when the windows close if that is earlier. Windows that touch or
 /// overlap count as one. No windows at all are always open; a window in an unknown zone never is.
-pub(crate) fn fit(windows: &[Window], start: Timestamp, length: Duration, clocks: &impl LocalClocks) -> Fit {
+pub(crate) fn fit(
+    windows: &[Window],
+    start: Timestamp,
+    length: Duration,
+    clocks: &impl LocalClocks,
+) -> Fit {
     let wanted = start.plus(length);
     if windows.is_empty() {
         return Fit::Until(wanted);
     }
     let mut end = start;
     while end < wanted {
-        let closing = windows.iter().filter_map(|window| window.closing(end, clocks)).max();
+        let closing = windows
+            .iter()
+            .filter_map(|window| window.closing(end, clocks))
+            .max();
         match closing {
             // It moves on each time, so this ends.
             Some(closing) if closing > end => end = closing,
             Some(_) | None => break,
         }
     }
-    if end > start { Fit::Until(end.min(wanted)) } else { Fit::Closed(next_opening(windows, start, clocks)) }
+    if end > start {
+        Fit::Until(end.min(wanted))
+    } else {
+        Fit::Closed(next_opening(windows, start, clocks))
+    }
 }
 
 /// The first opening after a moment at which all windows are closed.
-fn next_opening(windows: &[Window], after: Timestamp, clocks: &impl LocalClocks) -> Option<(Timestamp, Arc<str>)> {
+fn next_opening(
+    windows: &[Window],
+    after: Timestamp,
+    clocks: &impl LocalClocks,
+) -> Option<(Timestamp, Arc<str>)> {
     let of = |window: &Window| {
         let spans = window.spans(after, -1..=AHEAD, clocks);
-        let opening = spans.map(|(opens, _)| opens).filter(|opens| *opens > after).min()?;
+        let opening = spans
+            .map(|(opens, _)| opens)
+            .filter(|opens| *opens > after)
+            .min()?;
         Some((opening, Arc::clone(&window.zone)))
     };
     windows.iter().filter_map(of).min()
@@ -115,7 +138,9 @@ impl Window {
     /// When the window that is open at this moment closes.
     fn closing(&self, at: Timestamp, clocks: &impl LocalClocks) -> Option<Timestamp> {
         // A clock may be set back over midnight: the day after the one it shows can have begun.
-        let open = self.spans(at, -2..=1, clocks).filter(|(opens, closes)| *opens <= at && at < *closes);
+        let open = self
+            .spans(at, -2..=1, clocks)
+            .filter(|(opens, closes)| *opens <= at && at < *closes);
         open.map(|(_, closes)| closes).max()
     }
 
@@ -127,8 +152,12 @@ impl Window {
         clocks: &'a impl LocalClocks,
     ) -> impl Iterator<Item = (Timestamp, Timestamp)> + 'a {
         let day = i64::from(DAY);
-        let today = clocks.minute(&self.zone, at).map(|minute| minute.div_euclid(day));
-        let dates = near.filter_map(move |offset| Some(today? + offset)).filter(|date| self.days.holds(*date));
+        let today = clocks
+            .minute(&self.zone, at)
+            .map(|minute| minute.div_euclid(day));
+        let dates = near
+            .filter_map(move |offset| Some(today? + offset))
+            .filter(|date| self.days.holds(*date));
         let overnight = if self.to <= self.from { day } else { 0 };
         dates.filter_map(move |date| {
             let opens = clocks.instant(&self.zone, date * day + i64::from(self.from))?;
@@ -141,9 +170,18 @@ impl Window {
 /// `mon,tue 22:00-06:00 Europe/Berlin`
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let days =
-            if self.days == Days::ALL { "daily".to_owned() } else { self.days.names().collect::<Vec<_>>().join(",") };
-        write!(f, "{days} {}-{} {}", clock(self.from), clock(self.to), self.zone)
+        let days = if self.days == Days::ALL {
+            "daily".to_owned()
+        } else {
+            self.days.names().collect::<Vec<_>>().join(",")
+        };
+        write!(
+            f,
+            "{days} {}-{} {}",
+            clock(self.from),
+            clock(self.to),
+            self.zone
+        )
     }
 }
 
@@ -178,13 +216,22 @@ mod tests {
         }
 
         fn instant(&self, _: &str, minute: i64) -> Option<Timestamp> {
-            Some(Timestamp::from_micros(u64::try_from(minute - self.0).ok()? * 60_000_000))
+            Some(Timestamp::from_micros(
+                u64::try_from(minute - self.0).ok()? * 60_000_000,
+            ))
         }
     }
 
     fn window(days: &[usize], from: &str, to: &str) -> Window {
-        let days = days.iter().fold(Days::default(), |days, day| days.with(*day));
-        Window { days, from: parse_clock(from).unwrap(), to: parse_clock(to).unwrap(), zone: "here".into() }
+        let days = days
+            .iter()
+            .fold(Days::default(), |days, day| days.with(*day));
+        Window {
+            days,
+            from: parse_clock(from).unwrap(),
+            to: parse_clock(to).unwrap(),
+            zone: "here".into(),
+        }
     }
 
     /// Monday is the fifth day of 1970.
@@ -200,12 +247,30 @@ mod tests {
     #[test]
     fn two_in_the_morning_is_inside_22_to_6() {
         let night = [window(&[0], "22:00", "06:00")];
-        assert_eq!(until(&night, at(1, "02:00"), 60), Fit::Until(at(1, "03:00")));
-        assert_eq!(until(&night, at(1, "05:59"), 60), Fit::Until(at(1, "06:00")));
+        assert_eq!(
+            until(&night, at(1, "02:00"), 60),
+            Fit::Until(at(1, "03:00"))
+        );
+        assert_eq!(
+            until(&night, at(1, "05:59"), 60),
+            Fit::Until(at(1, "06:00"))
+        );
         let next = Fit::Closed(Some((at(7, "22:00"), "here".into())));
-        assert_eq!(until(&night, at(1, "06:00"), 60), next, "its end is outside");
-        assert_eq!(until(&night, at(1, "22:00"), 60), next, "it opens on Mondays only");
-        assert_eq!(until(&night, at(0, "22:00"), 60), Fit::Until(at(0, "23:00")), "its beginning is inside");
+        assert_eq!(
+            until(&night, at(1, "06:00"), 60),
+            next,
+            "its end is outside"
+        );
+        assert_eq!(
+            until(&night, at(1, "22:00"), 60),
+            next,
+            "it opens on Mondays only"
+        );
+        assert_eq!(
+            until(&night, at(0, "22:00"), 60),
+            Fit::Until(at(0, "23:00")),
+            "its beginning is inside"
+        );
     }
 
     #[test]
@@ -216,39 +281,87 @@ mod tests {
 
     #[test]
     fn windows_that_touch_or_overlap_count_as_one() {
-        let windows = [window(&[0], "08:00", "12:00"), window(&[0], "12:00", "24:00"), window(&[1], "00:00", "06:00")];
-        assert_eq!(until(&windows, at(0, "11:00"), 24 * 60), Fit::Until(at(1, "06:00")));
-        let apart = [window(&[0], "08:00", "12:00"), window(&[0], "12:01", "13:00")];
-        assert_eq!(until(&apart, at(0, "11:00"), 24 * 60), Fit::Until(at(0, "12:00")));
-        let nested = [window(&[0], "08:00", "09:00"), window(&[0], "08:30", "18:00")];
-        assert_eq!(until(&nested, at(0, "08:00"), 60 * 3), Fit::Until(at(0, "11:00")));
+        let windows = [
+            window(&[0], "08:00", "12:00"),
+            window(&[0], "12:00", "24:00"),
+            window(&[1], "00:00", "06:00"),
+        ];
+        assert_eq!(
+            until(&windows, at(0, "11:00"), 24 * 60),
+            Fit::Until(at(1, "06:00"))
+        );
+        let apart = [
+            window(&[0], "08:00", "12:00"),
+            window(&[0], "12:01", "13:00"),
+        ];
+        assert_eq!(
+            until(&apart, at(0, "11:00"), 24 * 60),
+            Fit::Until(at(0, "12:00"))
+        );
+        let nested = [
+            window(&[0], "08:00", "09:00"),
+            window(&[0], "08:30", "18:00"),
+        ];
+        assert_eq!(
+            until(&nested, at(0, "08:00"), 60 * 3),
+            Fit::Until(at(0, "11:00"))
+        );
     }
 
     #[test]
     fn a_whole_day_and_every_day_have_no_seam() {
-        for always in
-            [window(&[0, 1, 2, 3, 4, 5, 6], "00:00", "24:00"), window(&[0, 1, 2, 3, 4, 5, 6], "07:30", "07:30")]
-        {
-            assert_eq!(until(&[always], at(3, "17:12"), 60 * 24 * 30), Fit::Until(at(33, "17:12")));
+        for always in [
+            window(&[0, 1, 2, 3, 4, 5, 6], "00:00", "24:00"),
+            window(&[0, 1, 2, 3, 4, 5, 6], "07:30", "07:30"),
+        ] {
+            assert_eq!(
+                until(&[always], at(3, "17:12"), 60 * 24 * 30),
+                Fit::Until(at(33, "17:12"))
+            );
         }
     }
 
     #[test]
     fn no_windows_are_always_open_and_an_unknown_zone_never_is() {
         assert_eq!(until(&[], at(0, "00:00"), 5), Fit::Until(at(0, "00:05")));
-        let lost = Window { zone: "nowhere".into(), ..window(&[0], "00:00", "24:00") };
+        let lost = Window {
+            zone: "nowhere".into(),
+            ..window(&[0], "00:00", "24:00")
+        };
         assert_eq!(until(&[lost], at(0, "12:00"), 5), Fit::Closed(None));
     }
 
     #[test]
     fn times_of_the_clock_are_written_one_way() {
-        for (text, minute) in [("00:00", 0), ("06:05", 365), ("23:59", 1439), ("24:00", 1440)] {
-            assert_eq!((parse_clock(text), clock(minute)), (Some(minute), text.to_owned()));
+        for (text, minute) in [
+            ("00:00", 0),
+            ("06:05", 365),
+            ("23:59", 1439),
+            ("24:00", 1440),
+        ] {
+            assert_eq!(
+                (parse_clock(text), clock(minute)),
+                (Some(minute), text.to_owned())
+            );
         }
-        for text in ["", "6:00", "24:01", "12:60", "12", "12:0", "-1:00", "+1:00", "12:00:00", "١٢:٠٠"] {
+        for text in [
+            "",
+            "6:00",
+            "24:01",
+            "12:60",
+            "12",
+            "12:0",
+            "-1:00",
+            "+1:00",
+            "12:00:00",
+            "١٢:٠٠",
+        ] {
             assert_eq!(parse_clock(text), None, "{text}");
         }
-        assert_eq!(window(&[0, 4], "22:00", "06:00").to_string(), "mon,fri 22:00-06:00 here");
+        assert_eq!(
+            window(&[0, 4], "22:00", "06:00").to_string(),
+            "mon,fri 22:00-06:00 here"
+        );
     }
 
     proptest! {

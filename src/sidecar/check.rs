@@ -56,36 +56,73 @@ struct Ruling {
 
 #[tonic::async_trait]
 impl Authorization for Authorizer {
-    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: Request<CheckRequest>,
+    ) -> Result<Response<CheckResponse>, Status> {
         let pending = self.recorder.begin(request.metadata());
         let patience = Patience::of(request.metadata());
         let Ok(_slot) = self.slots.try_acquire() else {
             // An RPC error is no decision to Envoy: it fails the call unless its operator chose to fail open.
             return Err(Status::resource_exhausted("too many checks in flight"));
         };
-        Ok(Response::new(self.answer(pending, patience, request.get_ref()).await.into_message()))
+        Ok(Response::new(
+            self.answer(pending, patience, request.get_ref())
+                .await
+                .into_message(),
+        ))
     }
 }
 
 impl Authorizer {
     /// Answers from `table`, trusting `issuers`.
-    pub(crate) fn new(table: Arc<Table>, issuers: Arc<Issuers>, checking: Checking, recorder: Recorder) -> Self {
-        let verifiers = Verifiers { issuers, tokens: Tokens::new(Arc::clone(&table)) };
-        Self { table, verifiers, checking, recorder, slots: Semaphore::new(IN_FLIGHT_MAX) }
+    pub(crate) fn new(
+        table: Arc<Table>,
+        issuers: Arc<Issuers>,
+        checking: Checking,
+        recorder: Recorder,
+    ) -> Self {
+        let verifiers = Verifiers {
+            issuers,
+            tokens: Tokens::new(Arc::clone(&table)),
+        };
+        Self {
+            table,
+            verifiers,
+            checking,
+            recorder,
+            slots: Semaphore::new(IN_FLIGHT_MAX),
+        }
     }
 
     async fn answer(&self, pending: Pending, patience: Patience, check: &CheckRequest) -> Answer {
         let inbound = input::read(check, &self.checking.services);
         let ruling = self.rule(&inbound, patience).await;
         let caller = ruling.caller.as_ref();
-        let Ruling { revision, age, freshness, .. } = ruling;
-        let to = To { inbound: &inbound, id: pending.id(), revision, age, freshness, caller };
+        let Ruling {
+            revision,
+            age,
+            freshness,
+            ..
+        } = ruling;
+        let to = To {
+            inbound: &inbound,
+            id: pending.id(),
+            revision,
+            age,
+            freshness,
+            caller,
+        };
         let responder = &self.checking.responder;
         let (answer, shadowed) = match (&ruling.decision, self.checking.shadow) {
             (Decision::Permit(permit), None) => (responder.permit(permit, &to), false),
-            (Decision::Permit(permit), Some(witness)) => (responder.permit_unbounded(witness, permit, &to), false),
+            (Decision::Permit(permit), Some(witness)) => {
+                (responder.permit_unbounded(witness, permit, &to), false)
+            }
             (Decision::Deny(denial), None) => (responder.deny(denial, &to), false),
-            (Decision::Deny(denial), Some(witness)) => (responder.shadow(witness, denial, &to), true),
+            (Decision::Deny(denial), Some(witness)) => {
+                (responder.shadow(witness, denial, &to), true)
+            }
         };
         pending.finish(&Facts {
             inbound: &inbound,
@@ -108,17 +145,30 @@ impl Authorizer {
         };
         // Before the first snapshot, by clocks in doubt, or with a target that is refused anyway, no credential is worth
         // verifying, nor a key worth waiting for.
-        let worth_it = || call.target.is_ok() && self.table.current().is_some() && self.table.skew_refusal().is_none();
+        let worth_it = || {
+            call.target.is_ok()
+                && self.table.current().is_some()
+                && self.table.skew_refusal().is_none()
+        };
         let identified = match self.table.now() {
             Some(now) if worth_it() => identify(&self.verifiers, call, patience, now).await,
-            Some(_) | None => Identified { caller: Ok(Caller::default()), ignored: SmallVec::new() },
+            Some(_) | None => Identified {
+                caller: Ok(Caller::default()),
+                ignored: SmallVec::new(),
+            },
         };
         let mut ruling = self.decide(call, identified);
         if let Some(revision) = ruling.awaits()
             && self.verifiers.tokens.reached(revision, patience).await
             && let Some(caller) = ruling.caller.take()
         {
-            ruling = self.decide(call, Identified { caller: Ok(caller), ignored: ruling.ignored });
+            ruling = self.decide(
+                call,
+                Identified {
+                    caller: Ok(caller),
+                    ignored: ruling.ignored,
+                },
+            );
         }
         ruling
     }
@@ -138,16 +188,44 @@ impl Authorizer {
     /// Looks up and decides. Table, freshness and time are read here, after every wait.
     fn decide(&self, call: &Call<'_>, identified: Identified) -> Ruling {
         let Identified { caller, ignored } = identified;
-        let check = Check { service: call.service, target: call.target.clone(), caller };
-        let (freshness, age) = (self.table.freshness(self.checking.max_staleness), self.table.age());
-        let (decision, revision) = match (self.table.skew_refusal(), self.table.current().zip(self.table.now())) {
-            (Some(denial), _) => (Decision::Deny(denial), self.table.revision().unwrap_or_default()),
-            (None, Some((grants, now))) => (decide(&*grants, freshness, &check, now), grants.revision()),
-            (None, None) => {
-                (decide(&Nothing, Freshness::Never, &check, crate::model::time::Timestamp::MAX), Revision(0))
-            }
+        let check = Check {
+            service: call.service,
+            target: call.target.clone(),
+            caller,
         };
-        Ruling { decision, caller: check.caller.ok(), ignored, revision, age, freshness }
+        let (freshness, age) = (
+            self.table.freshness(self.checking.max_staleness),
+            self.table.age(),
+        );
+        let (decision, revision) = match (
+            self.table.skew_refusal(),
+            self.table.current().zip(self.table.now()),
+        ) {
+            (Some(denial), _) => (
+                Decision::Deny(denial),
+                self.table.revision().unwrap_or_default(),
+            ),
+            (None, Some((grants, now))) => {
+                (decide(&*grants, freshness, &check, now), grants.revision())
+            }
+            (None, None) => (
+                decide(
+                    &Nothing,
+                    Freshness::Never,
+                    &check,
+                    crate::model::time::Timestamp::MAX,
+                ),
+                Revision(0),
+            ),
+        };
+        Ruling {
+            decision,
+            caller: check.caller.ok(),
+            ignored,
+            revision,
+            age,
+            freshness,
+        }
     }
 }
 
@@ -155,9 +233,11 @@ impl Ruling {
     /// The revision that may change it. A permit, and a denial for another cause, need not wait.
     fn awaits(&self) -> Option<Revision> {
         match &self.decision {
-            Decision::Deny(denial) if denial.reason == DenyReason::GrantNotYetVisible => {
-                self.caller.as_ref().and_then(|caller| caller.tokened.as_ref()).map(|token| token.revision)
-            }
+            Decision::Deny(denial) if denial.reason == DenyReason::GrantNotYetVisible => self
+                .caller
+                .as_ref()
+                .and_then(|caller| caller.tokened.as_ref())
+                .map(|token| token.revision),
             Decision::Deny(_) | Decision::Permit(_) => None,
         }
     }

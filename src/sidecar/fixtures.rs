@@ -45,7 +45,10 @@ pub(super) fn grant(id: &str) -> Grant {
         end: End::At(at(200)),
         hold: Hold::None,
         staleness: crate::model::grant::Staleness::Strict,
-        policy: PolicyRef { name: "on-call".into(), version: 3 },
+        policy: PolicyRef {
+            name: "on-call".into(),
+            version: 3,
+        },
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
         mod_revision: Revision(7),
     }
@@ -80,13 +83,21 @@ pub(super) fn checking(mode: Mode, detail: DenyDetail) -> Checking {
         services: services(&["payments"]),
         max_staleness: Duration::from_secs(30),
         shadow: mode.shadow(),
-        responder: Responder { detail, ask_hint: "jitgate request".to_owned() },
+        responder: Responder {
+            detail,
+            ask_hint: "jitgate request".to_owned(),
+        },
     }
 }
 
 pub(super) fn authorizer(table: Arc<Table>, mode: Mode, metrics: &Metrics) -> Authorizer {
     let recorder = Recorder::new(Spans::default(), metrics);
-    Authorizer::new(table, Arc::new(Issuers::default()), checking(mode, DenyDetail::Full), recorder)
+    Authorizer::new(
+        table,
+        Arc::new(Issuers::default()),
+        checking(mode, DenyDetail::Full),
+        recorder,
+    )
 }
 
 /// A check, as Envoy would send it.
@@ -96,11 +107,27 @@ pub(super) struct Sent(pub(super) CheckRequest);
 impl Sent {
     /// From the checkout workload.
     pub(super) fn http(method: &str, path: &str) -> Self {
-        let http = HttpRequest { method: method.into(), path: path.into(), ..HttpRequest::default() };
-        let source = Peer { principal: CHECKOUT.into(), ..Peer::default() };
-        let request = Request { time: None, http: Some(http) };
-        let attributes = AttributeContext { source: Some(source), request: Some(request), ..Default::default() };
-        Self(CheckRequest { attributes: Some(attributes) })
+        let http = HttpRequest {
+            method: method.into(),
+            path: path.into(),
+            ..HttpRequest::default()
+        };
+        let source = Peer {
+            principal: CHECKOUT.into(),
+            ..Peer::default()
+        };
+        let request = Request {
+            time: None,
+            http: Some(http),
+        };
+        let attributes = AttributeContext {
+            source: Some(source),
+            request: Some(request),
+            ..Default::default()
+        };
+        Self(CheckRequest {
+            attributes: Some(attributes),
+        })
     }
 
     pub(super) fn grpc(path: &str) -> Self {
@@ -113,17 +140,25 @@ impl Sent {
     }
 
     pub(super) fn with_peer(mut self, principal: &str) -> Self {
-        self.attributes_mut().source.get_or_insert_default().principal = principal.into();
+        self.attributes_mut()
+            .source
+            .get_or_insert_default()
+            .principal = principal.into();
         self
     }
 
     pub(super) fn extension(mut self, key: &str, value: &str) -> Self {
-        self.attributes_mut().context_extensions = HashMap::from([(key.to_owned(), value.to_owned())]);
+        self.attributes_mut().context_extensions =
+            HashMap::from([(key.to_owned(), value.to_owned())]);
         self
     }
 
     pub(super) fn http_mut(&mut self) -> &mut HttpRequest {
-        self.attributes_mut().request.get_or_insert_default().http.get_or_insert_default()
+        self.attributes_mut()
+            .request
+            .get_or_insert_default()
+            .http
+            .get_or_insert_default()
     }
 
     fn attributes_mut(&mut self) -> &mut AttributeContext {
@@ -133,15 +168,48 @@ impl Sent {
 
 /// The eleven checks captured from a real Envoy: name and bytes.
 pub(super) const CAPTURED: [(&str, &[u8]); 11] = [
-    ("01_http1_get", include_bytes!("../../tests/data/checkrequests/01_http1_get.bin")),
-    ("02_http1_post", include_bytes!("../../tests/data/checkrequests/02_http1_post.bin")),
-    ("03_http1_raw_headers_nonutf8", include_bytes!("../../tests/data/checkrequests/03_http1_raw_headers_nonutf8.bin")),
-    ("04_http2_get", include_bytes!("../../tests/data/checkrequests/04_http2_get.bin")),
-    ("05_grpc_unary", include_bytes!("../../tests/data/checkrequests/05_grpc_unary.bin")),
-    ("06_grpc_bidi", include_bytes!("../../tests/data/checkrequests/06_grpc_bidi.bin")),
-    ("07_websocket_http1", include_bytes!("../../tests/data/checkrequests/07_websocket_http1.bin")),
-    ("08_websocket_http2", include_bytes!("../../tests/data/checkrequests/08_websocket_http2.bin")),
-    ("09_mtls_http1_full_options", include_bytes!("../../tests/data/checkrequests/09_mtls_http1_full_options.bin")),
-    ("10_mtls_grpc_full_options", include_bytes!("../../tests/data/checkrequests/10_mtls_grpc_full_options.bin")),
-    ("11_mtls_http1_xfcc_minimal", include_bytes!("../../tests/data/checkrequests/11_mtls_http1_xfcc_minimal.bin")),
+    (
+        "01_http1_get",
+        include_bytes!("../../tests/data/checkrequests/01_http1_get.bin"),
+    ),
+    (
+        "02_http1_post",
+        include_bytes!("../../tests/data/checkrequests/02_http1_post.bin"),
+    ),
+    (
+        "03_http1_raw_headers_nonutf8",
+        include_bytes!("../../tests/data/checkrequests/03_http1_raw_headers_nonutf8.bin"),
+    ),
+    (
+        "04_http2_get",
+        include_bytes!("../../tests/data/checkrequests/04_http2_get.bin"),
+    ),
+    (
+        "05_grpc_unary",
+        include_bytes!("../../tests/data/checkrequests/05_grpc_unary.bin"),
+    ),
+    (
+        "06_grpc_bidi",
+        include_bytes!("../../tests/data/checkrequests/06_grpc_bidi.bin"),
+    ),
+    (
+        "07_websocket_http1",
+        include_bytes!("../../tests/data/checkrequests/07_websocket_http1.bin"),
+    ),
+    (
+        "08_websocket_http2",
+        include_bytes!("../../tests/data/checkrequests/08_websocket_http2.bin"),
+    ),
+    (
+        "09_mtls_http1_full_options",
+        include_bytes!("../../tests/data/checkrequests/09_mtls_http1_full_options.bin"),
+    ),
+    (
+        "10_mtls_grpc_full_options",
+        include_bytes!("../../tests/data/checkrequests/10_mtls_grpc_full_options.bin"),
+    ),
+    (
+        "11_mtls_http1_xfcc_minimal",
+        include_bytes!("../../tests/data/checkrequests/11_mtls_http1_xfcc_minimal.bin"),
+    ),
 ];

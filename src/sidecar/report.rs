@@ -48,7 +48,13 @@ const INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct ReportArgs {
     /// Which decisions are reported to the control plane, for the record of how grants are used.
-    #[arg(long, env = "JITGATE_REPORT_DECISIONS", value_name = "WHICH", value_enum, default_value_t)]
+    #[arg(
+        long,
+        env = "JITGATE_REPORT_DECISIONS",
+        value_name = "WHICH",
+        value_enum,
+        default_value_t
+    )]
     pub report_decisions: Which,
 }
 
@@ -67,7 +73,9 @@ pub enum Which {
 impl ReportArgs {
     /// The handle that records are pushed to; with [`Which::None`] it takes nothing.
     pub fn build(self) -> Reports {
-        let Self { report_decisions: which } = self;
+        let Self {
+            report_decisions: which,
+        } = self;
         let desk = || Arc::new(Desk::new(which));
         Reports((which != Which::None).then(desk))
     }
@@ -115,7 +123,9 @@ impl Reports {
 
     /// Whether a push has any effect: then a record is worth building.
     pub(super) fn wanted(&self) -> bool {
-        self.0.as_ref().is_some_and(|desk| !desk.unwanted.load(Ordering::Relaxed))
+        self.0
+            .as_ref()
+            .is_some_and(|desk| !desk.unwanted.load(Ordering::Relaxed))
     }
 
     /// Queues a decision; the oldest makes room. Never waits.
@@ -139,7 +149,9 @@ impl Reports {
 
     /// Completes when there is something to report.
     pub(super) async fn ready(&self) {
-        let Some(desk) = &self.0 else { return std::future::pending().await };
+        let Some(desk) = &self.0 else {
+            return std::future::pending().await;
+        };
         loop {
             let ready = desk.ready.notified();
             if !desk.outbox.lock().records.is_empty() {
@@ -161,14 +173,20 @@ impl Reports {
             if bytes > REPORT_BYTES_MAX && !decisions.is_empty() {
                 break;
             }
-            let Some(record) = outbox.records.pop_front() else { break };
+            let Some(record) = outbox.records.pop_front() else {
+                break;
+            };
             outbox.sequence += 1;
-            decisions.push(v1::Decision { sequence: outbox.sequence, ..record });
+            decisions.push(v1::Decision {
+                sequence: outbox.sequence,
+                ..record
+            });
         }
         if decisions.is_empty() {
             return None;
         }
-        desk.sent.inc_by(u64::try_from(decisions.len()).unwrap_or(0));
+        desk.sent
+            .inc_by(u64::try_from(decisions.len()).unwrap_or(0));
         let lost = i64::try_from(desk.lost.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
         Some(v1::DecisionReport { decisions, lost })
     }
@@ -176,11 +194,17 @@ impl Reports {
     /// Shows what was reported and what was lost.
     pub fn register(&self, metrics: &Metrics) {
         let desk = self.0.as_ref();
-        let (sent, lost) = desk.map(|desk| (desk.sent.clone(), desk.lost_shown.clone())).unwrap_or_default();
+        let (sent, lost) = desk
+            .map(|desk| (desk.sent.clone(), desk.lost_shown.clone()))
+            .unwrap_or_default();
         metrics.register(|registry| {
             let help = "Records of decisions handed to the watch stream";
             registry.register(names::DECISION_RECORDS_REPORTED, help, sent);
-            registry.register(names::DECISION_RECORDS_LOST, "Decisions that could not be reported", lost);
+            registry.register(
+                names::DECISION_RECORDS_LOST,
+                "Decisions that could not be reported",
+                lost,
+            );
         });
     }
 
@@ -262,7 +286,10 @@ impl Desk {
             let mut outbox = self.outbox.lock();
             outbox.records.extend(records);
             while outbox.records.len() > OUTBOX_MAX {
-                lost += outbox.records.pop_front().map_or(0, |record| record.count.unsigned_abs());
+                lost += outbox
+                    .records
+                    .pop_front()
+                    .map_or(0, |record| record.count.unsigned_abs());
             }
         }
         if lost > 0 {

@@ -70,7 +70,13 @@ struct Leashing {
 impl LeashArgs {
     /// A leash on what `table` allows, by the same rules as checks are answered.
     /// Once `stop` is cancelled every stream ends with an error, which lets the listeners close.
-    pub fn build(self, table: Arc<Table>, checking: &Checking, record: Record, stop: CancellationToken) -> Leash {
+    pub fn build(
+        self,
+        table: Arc<Table>,
+        checking: &Checking,
+        record: Record,
+        stop: CancellationToken,
+    ) -> Leash {
         let Self { max_leashes } = self;
         let leashing = Leashing {
             table,
@@ -81,7 +87,9 @@ impl LeashArgs {
             record,
             stop,
         };
-        Leash { leashing: Arc::new(leashing) }
+        Leash {
+            leashing: Arc::new(leashing),
+        }
     }
 }
 

@@ -52,7 +52,12 @@ const AWAY_LEAST: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, clap::Args)]
 pub struct WatchArgs {
     /// The control plane's gRPC address.
-    #[arg(long, env = "JITGATE_CONTROL_PLANE", value_name = "URL", default_value = "http://127.0.0.1:7400")]
+    #[arg(
+        long,
+        env = "JITGATE_CONTROL_PLANE",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7400"
+    )]
     pub control_plane: String,
     /// This sidecar's stable name, as the fleet shows it [default: the host's name].
     #[arg(long, env = "JITGATE_SIDECAR_ID", value_name = "NAME")]
@@ -61,10 +66,20 @@ pub struct WatchArgs {
     #[arg(long, env = "JITGATE_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// This sidecar's certificate (PEM), for mTLS with the control plane.
-    #[arg(long, env = "JITGATE_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    #[arg(
+        long,
+        env = "JITGATE_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
     pub tls_cert: Option<PathBuf>,
     /// The key of --tls-cert (PEM).
-    #[arg(long, env = "JITGATE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    #[arg(
+        long,
+        env = "JITGATE_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
     pub tls_key: Option<PathBuf>,
     /// The authority (PEM) that must have signed the control plane's certificate.
     #[arg(long, env = "JITGATE_TLS_CA", value_name = "FILE")]
@@ -103,14 +118,37 @@ impl WatchArgs {
     /// # Errors
     /// Names the flag, what is wrong and the way out.
     pub fn build(self, watched: Watched, table: Arc<Table>) -> anyhow::Result<Watch> {
-        let Self { control_plane, sidecar_id, token_file, tls_cert, tls_key, tls_ca } = self;
-        let Watched { services, max_staleness, insecure } = watched;
-        ensure!((1..=64).contains(&services.len()), "--service: name 1 to 64 services, not {}", services.len());
+        let Self {
+            control_plane,
+            sidecar_id,
+            token_file,
+            tls_cert,
+            tls_key,
+            tls_ca,
+        } = self;
+        let Watched {
+            services,
+            max_staleness,
+            insecure,
+        } = watched;
+        ensure!(
+            (1..=64).contains(&services.len()),
+            "--service: name 1 to 64 services, not {}",
+            services.len()
+        );
         let instance = Ulid::generate().to_string();
-        let sidecar = sidecar_id.or_else(host_name).unwrap_or_else(|| instance.clone());
+        let sidecar = sidecar_id
+            .or_else(host_name)
+            .unwrap_or_else(|| instance.clone());
         let fit = (1..=253).contains(&sidecar.len()) && !sidecar.chars().any(char::is_control);
-        ensure!(fit, "--sidecar-id {sidecar:?}: must have 1 to 253 bytes and no control character");
-        let tls = TlsFiles { ca: tls_ca, identity: tls::identity_files(tls_cert, tls_key)? };
+        ensure!(
+            fit,
+            "--sidecar-id {sidecar:?}: must have 1 to 253 bytes and no control character"
+        );
+        let tls = TlsFiles {
+            ca: tls_ca,
+            identity: tls::identity_files(tls_cert, tls_key)?,
+        };
         Ok(Watch {
             dial: Dial::new(&control_plane, tls, token_file, insecure)?,
             table,
@@ -199,19 +237,29 @@ impl Watch {
     /// Connects, subscribes, follows. The flag says whether the table was vouched for.
     async fn session(&mut self) -> anyhow::Result<(End, bool)> {
         let channel = self.dial.connect().await.context("not reachable")?;
-        let mut client = EnforcerServiceClient::new(channel).max_decoding_message_size(RESPONSE_MAX);
+        let mut client =
+            EnforcerServiceClient::new(channel).max_decoding_message_size(RESPONSE_MAX);
         let subscribe = self.subscription();
         let (resumable, sent_nanos) = (!subscribe.epoch.is_empty(), subscribe.sent_nanos);
         let (outgoing, requests) = mpsc::channel(QUEUE);
-        outgoing.try_send(v1::WatchGrantsRequest { message: Some(Message::Subscribe(subscribe)) })?;
+        outgoing.try_send(v1::WatchGrantsRequest {
+            message: Some(Message::Subscribe(subscribe)),
+        })?;
         let mut request = Request::new(ReceiverStream::new(requests));
         if let Some(token) = self.dial.token()? {
             request.metadata_mut().insert("authorization", token);
         }
         let accepted = timeout(ACCEPT_WITHIN, client.watch_grants(request)).await;
-        let accepted = accepted.context("does not accept the watch within 10 s")?.map_err(|status| refused(&status))?;
+        let accepted = accepted
+            .context("does not accept the watch within 10 s")?
+            .map_err(|status| refused(&status))?;
         self.status.opened();
-        let mut session = Session::new(Arc::clone(&self.table), Arc::clone(&self.status), resumable, sent_nanos);
+        let mut session = Session::new(
+            Arc::clone(&self.table),
+            Arc::clone(&self.status),
+            resumable,
+            sent_nanos,
+        );
         session.reports = self.reports.clone();
         let end = session.follow(accepted.into_inner(), &outgoing).await;
         if session.vouched {
@@ -242,7 +290,9 @@ impl Watch {
     fn explain(&self, end: &End) -> String {
         match end {
             End::SentAway { reason, .. } => format!("sent away: {reason}"),
-            End::Fault(fault) if fault.needs_snapshot() => format!("{fault}; fetching a complete snapshot"),
+            End::Fault(fault) if fault.needs_snapshot() => {
+                format!("{fault}; fetching a complete snapshot")
+            }
             End::Fault(fault) => fault.to_string(),
             End::Silent(patience) => format!("silent for {}", seconds(*patience)),
             End::Closed(Some(status)) => format!("{:#}", refused(status)),
@@ -256,9 +306,15 @@ impl Watch {
         let pause = self.backoff.next();
         let address = self.dial.address();
         if self.problem.as_deref() == Some(problem) {
-            tracing::debug!("control plane {address}: {problem}; retrying in {}", seconds(pause));
+            tracing::debug!(
+                "control plane {address}: {problem}; retrying in {}",
+                seconds(pause)
+            );
         } else {
-            tracing::warn!("control plane {address}: {problem}; retrying in {}", seconds(pause));
+            tracing::warn!(
+                "control plane {address}: {problem}; retrying in {}",
+                seconds(pause)
+            );
             self.problem = Some(problem.to_owned());
         }
         pause

@@ -23,12 +23,16 @@ pub struct Metrics {
 
 impl Metrics {
     /// What [`Metrics::render`] writes, for the `content-type` header.
-    pub const CONTENT_TYPE: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    pub const CONTENT_TYPE: &'static str =
+        "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
     /// With the families that every process has: the build and the process itself.
     pub fn of_process() -> Self {
         let metrics = Self::default();
-        let build = Info::new([("version", env!("CARGO_PKG_VERSION")), ("commit", env!("JITGATE_COMMIT"))]);
+        let build = Info::new([
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("commit", env!("JITGATE_COMMIT")),
+        ]);
         metrics.register(|registry| {
             registry.register(names::BUILD, "The version and commit that run", build);
             registry.register_collector(Box::new(process::Process));
@@ -59,8 +63,17 @@ mod tests {
     fn the_process_shows_its_build_and_itself() {
         let text = Metrics::of_process().render();
         let version = env!("CARGO_PKG_VERSION");
-        assert!(text.contains(&format!("jitgate_build_info{{version=\"{version}\",commit=\"")), "{text}");
-        for name in ["process_cpu_seconds_total ", "process_resident_memory_bytes ", "process_open_fds "] {
+        assert!(
+            text.contains(&format!(
+                "jitgate_build_info{{version=\"{version}\",commit=\""
+            )),
+            "{text}"
+        );
+        for name in [
+            "process_cpu_seconds_total ",
+            "process_resident_memory_bytes ",
+            "process_open_fds ",
+        ] {
             assert!(text.contains(&format!("\n{name}")), "{name} in {text}");
         }
         assert!(text.ends_with("# EOF\n"));
@@ -70,7 +83,9 @@ mod tests {
     fn clones_share_one_registry() {
         let metrics = Metrics::default();
         let counter = prometheus_client::metrics::counter::Counter::<u64>::default();
-        metrics.clone().register(|registry| registry.register("seen", "Things seen", counter.clone()));
+        metrics
+            .clone()
+            .register(|registry| registry.register("seen", "Things seen", counter.clone()));
         counter.inc();
         assert!(metrics.render().contains("seen_total 1"));
     }

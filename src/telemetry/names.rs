@@ -183,12 +183,21 @@ mod tests {
     #[test]
     fn the_names_are_those_of_the_golden_list() {
         let mut text = String::new();
-        for (title, names) in [("spans", super::SPANS), ("attributes", super::ATTRIBUTES), ("metrics", super::METRICS)]
-        {
+        for (title, names) in [
+            ("spans", super::SPANS),
+            ("attributes", super::ATTRIBUTES),
+            ("metrics", super::METRICS),
+        ] {
             writeln!(text, "# {title}").unwrap();
-            names.iter().for_each(|name| writeln!(text, "{name}").unwrap());
+            names
+                .iter()
+                .for_each(|name| writeln!(text, "{name}").unwrap());
         }
-        assert_eq!(text, include_str!("names.golden"), "if the change is meant, write this into names.golden:\n{text}");
+        assert_eq!(
+            text,
+            include_str!("names.golden"),
+            "if the change is meant, write this into names.golden:\n{text}"
+        );
     }
 
     #[test]
@@ -200,7 +209,10 @@ mod tests {
     #[test]
     fn metrics_follow_the_conventions_of_prometheus() {
         for name in super::METRICS {
-            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
+            assert!(
+                name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{name}"
+            );
             assert!(!name.ends_with("_total") && !name.contains("_ms"), "{name}");
         }
     }

@@ -25,22 +25,52 @@ const SERVICE_NAME: &str = "service.name";
 #[command(next_help_heading = "OpenTelemetry")]
 pub struct OtelArgs {
     /// `true` switches tracing off.
-    #[arg(long = "otel-sdk-disabled", env = "OTEL_SDK_DISABLED", value_name = "BOOL", hide_short_help = true)]
+    #[arg(
+        long = "otel-sdk-disabled",
+        env = "OTEL_SDK_DISABLED",
+        value_name = "BOOL",
+        hide_short_help = true
+    )]
     pub sdk_disabled: Option<String>,
     /// `otlp` or `none`. Default: `otlp` where an endpoint is set, else `none`.
-    #[arg(long = "otel-traces-exporter", env = "OTEL_TRACES_EXPORTER", value_name = "NAME", hide_short_help = true)]
+    #[arg(
+        long = "otel-traces-exporter",
+        env = "OTEL_TRACES_EXPORTER",
+        value_name = "NAME",
+        hide_short_help = true
+    )]
     pub traces_exporter: Option<String>,
     /// Where spans go, as `http://host:4317`.
-    #[arg(long = "otel-endpoint", env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL", hide_short_help = true)]
+    #[arg(
+        long = "otel-endpoint",
+        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        value_name = "URL",
+        hide_short_help = true
+    )]
     pub endpoint: Option<String>,
     /// The same for traces only; comes first.
-    #[arg(long = "otel-traces-endpoint", env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", value_name = "URL", hide = true)]
+    #[arg(
+        long = "otel-traces-endpoint",
+        env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        value_name = "URL",
+        hide = true
+    )]
     pub traces_endpoint: Option<String>,
     /// Only `grpc` is built in.
-    #[arg(long = "otel-protocol", env = "OTEL_EXPORTER_OTLP_PROTOCOL", value_name = "NAME", hide_short_help = true)]
+    #[arg(
+        long = "otel-protocol",
+        env = "OTEL_EXPORTER_OTLP_PROTOCOL",
+        value_name = "NAME",
+        hide_short_help = true
+    )]
     pub protocol: Option<String>,
     /// The same for traces only; comes first.
-    #[arg(long = "otel-traces-protocol", env = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", value_name = "NAME", hide = true)]
+    #[arg(
+        long = "otel-traces-protocol",
+        env = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+        value_name = "NAME",
+        hide = true
+    )]
     pub traces_protocol: Option<String>,
     /// PEM file of the authorities that sign the collector's certificate. Default: those of the system.
     #[arg(
@@ -67,10 +97,20 @@ pub struct OtelArgs {
     )]
     pub client_key: Option<String>,
     /// Name of this process in traces.
-    #[arg(long = "otel-service-name", env = "OTEL_SERVICE_NAME", value_name = "NAME", hide_short_help = true)]
+    #[arg(
+        long = "otel-service-name",
+        env = "OTEL_SERVICE_NAME",
+        value_name = "NAME",
+        hide_short_help = true
+    )]
     pub service_name: Option<String>,
     /// Which spans are recorded. Denials always are.
-    #[arg(long = "otel-traces-sampler", env = "OTEL_TRACES_SAMPLER", value_name = "NAME", hide_short_help = true)]
+    #[arg(
+        long = "otel-traces-sampler",
+        env = "OTEL_TRACES_SAMPLER",
+        value_name = "NAME",
+        hide_short_help = true
+    )]
     pub sampler: Option<String>,
     /// The share for a `traceidratio` sampler, 0.0 to 1.0.
     #[arg(
@@ -89,7 +129,12 @@ pub struct OtelArgs {
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct BatchingArgs {
     /// Spans held while the collector is busy (default 16384).
-    #[arg(long = "otel-bsp-max-queue-size", env = "OTEL_BSP_MAX_QUEUE_SIZE", value_name = "N", hide_short_help = true)]
+    #[arg(
+        long = "otel-bsp-max-queue-size",
+        env = "OTEL_BSP_MAX_QUEUE_SIZE",
+        value_name = "N",
+        hide_short_help = true
+    )]
     pub queue: Option<String>,
     /// Spans in one export at most (default 2048).
     #[arg(
@@ -142,7 +187,11 @@ impl OtelArgs {
     pub(super) fn start(&self, default_service_name: &str) -> anyhow::Result<Started> {
         let resource = self.resource(default_service_name);
         if !self.wanted()? {
-            return Ok(Started { spans: Spans::default(), resource, warning: None });
+            return Ok(Started {
+                spans: Spans::default(),
+                resource,
+                warning: None,
+            });
         }
         self.check_protocol()?;
         let batching = self.batching.read()?;
@@ -157,8 +206,13 @@ impl OtelArgs {
             self.exporter()?
         };
         exporter.set_resource(&resource);
-        let spans = Spans::start(exporter, batching, sampler, runtime).context("the span exporter could not start")?;
-        Ok(Started { spans, resource, warning })
+        let spans = Spans::start(exporter, batching, sampler, runtime)
+            .context("the span exporter could not start")?;
+        Ok(Started {
+            spans,
+            resource,
+            warning,
+        })
     }
 
     fn wanted(&self) -> anyhow::Result<bool> {
@@ -169,7 +223,9 @@ impl OtelArgs {
             Some("otlp") => Ok(true),
             Some("none") => Ok(false),
             None => Ok(self.endpoint().is_some()),
-            Some(other) => bail!("OTEL_TRACES_EXPORTER={other}: jitgate exports by otlp; set otlp or none"),
+            Some(other) => {
+                bail!("OTEL_TRACES_EXPORTER={other}: jitgate exports by otlp; set otlp or none")
+            }
         }
     }
 
@@ -178,27 +234,37 @@ impl OtelArgs {
     }
 
     fn check_protocol(&self) -> anyhow::Result<()> {
-        let traces = set(&self.traces_protocol).map(|value| ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", value));
+        let traces =
+            set(&self.traces_protocol).map(|value| ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", value));
         let general = set(&self.protocol).map(|value| ("OTEL_EXPORTER_OTLP_PROTOCOL", value));
         match traces.or(general) {
             None | Some((_, "grpc")) => Ok(()),
             Some((name, other)) => {
-                bail!("{name}={other}: jitgate speaks OTLP over gRPC only; set grpc and use the collector's port 4317")
+                bail!(
+                    "{name}={other}: jitgate speaks OTLP over gRPC only; set grpc and use the collector's port 4317"
+                )
             }
         }
     }
 
     /// The specification wants an unknown sampler ignored with a warning, not a process that does not start.
     fn sampler(&self) -> (Sampler, Option<String>) {
-        let Some(name) = set(&self.sampler) else { return (Sampler::default(), None) };
+        let Some(name) = set(&self.sampler) else {
+            return (Sampler::default(), None);
+        };
         match Sampler::parse(name, set(&self.sampler_arg)) {
             Ok(sampler) => (sampler, None),
-            Err(error) => (Sampler::default(), Some(format!("{error}; recording by parentbased_always_on"))),
+            Err(error) => (
+                Sampler::default(),
+                Some(format!("{error}; recording by parentbased_always_on")),
+            ),
         }
     }
 
     fn resource(&self, default_service_name: &str) -> Resource {
-        let named = EnvResourceDetector::new().detect().get(&Key::from_static_str(SERVICE_NAME));
+        let named = EnvResourceDetector::new()
+            .detect()
+            .get(&Key::from_static_str(SERVICE_NAME));
         let name = match (set(&self.service_name), named) {
             (Some(name), _) => name.to_owned(),
             (None, Some(name)) => name.to_string(),
@@ -215,45 +281,73 @@ impl OtelArgs {
         if let Some(endpoint) = self.endpoint() {
             builder = builder.with_endpoint(endpoint);
         }
-        if self.endpoint().is_some_and(|endpoint| endpoint.starts_with("https:")) {
+        if self
+            .endpoint()
+            .is_some_and(|endpoint| endpoint.starts_with("https:"))
+        {
             builder = builder.with_tls_config(self.tls()?);
         }
-        builder.build().map_err(|error| anyhow!("the span exporter cannot be set up: {error}"))
+        builder
+            .build()
+            .map_err(|error| anyhow!("the span exporter cannot be set up: {error}"))
     }
 
     fn tls(&self) -> anyhow::Result<ClientTlsConfig> {
         let mut config = ClientTlsConfig::new();
         config = match set(&self.certificate) {
-            Some(file) => config.ca_certificate(Certificate::from_pem(read("OTEL_EXPORTER_OTLP_CERTIFICATE", file)?)),
+            Some(file) => config.ca_certificate(Certificate::from_pem(read(
+                "OTEL_EXPORTER_OTLP_CERTIFICATE",
+                file,
+            )?)),
             None => config.with_native_roots(),
         };
         match (set(&self.client_certificate), set(&self.client_key)) {
             (Some(certificate), Some(key)) => {
                 let certificate = read("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", certificate)?;
-                Ok(config.identity(Identity::from_pem(certificate, read("OTEL_EXPORTER_OTLP_CLIENT_KEY", key)?)))
+                Ok(config.identity(Identity::from_pem(
+                    certificate,
+                    read("OTEL_EXPORTER_OTLP_CLIENT_KEY", key)?,
+                )))
             }
             (None, None) => Ok(config),
-            _ => bail!("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY must be set together"),
+            _ => bail!(
+                "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY must be set together"
+            ),
         }
     }
 }
 
 impl BatchingArgs {
     fn read(&self) -> anyhow::Result<Batching> {
-        let Self { queue, batch, delay, timeout, flights } = self;
+        let Self {
+            queue,
+            batch,
+            delay,
+            timeout,
+            flights,
+        } = self;
         let default = Batching::default();
-        let millis = |value: Option<usize>, default| value.map_or(default, |ms| Duration::from_millis(ms as u64));
+        let millis = |value: Option<usize>, default| {
+            value.map_or(default, |ms| Duration::from_millis(ms as u64))
+        };
         let queue = number("OTEL_BSP_MAX_QUEUE_SIZE", queue, 1)?.unwrap_or(default.queue);
-        let batch = number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", batch, 1)?.unwrap_or(default.batch.min(queue));
+        let batch =
+            number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", batch, 1)?.unwrap_or(default.batch.min(queue));
         if batch > queue {
-            bail!("OTEL_BSP_MAX_EXPORT_BATCH_SIZE={batch}: must not exceed the queue's {queue} spans");
+            bail!(
+                "OTEL_BSP_MAX_EXPORT_BATCH_SIZE={batch}: must not exceed the queue's {queue} spans"
+            );
         }
         Ok(Batching {
             queue,
             batch,
             delay: millis(number("OTEL_BSP_SCHEDULE_DELAY", delay, 0)?, default.delay),
-            timeout: millis(number("OTEL_BSP_EXPORT_TIMEOUT", timeout, 1)?, default.timeout),
-            flights: number("OTEL_BSP_MAX_CONCURRENT_EXPORTS", flights, 1)?.unwrap_or(default.flights),
+            timeout: millis(
+                number("OTEL_BSP_EXPORT_TIMEOUT", timeout, 1)?,
+                default.timeout,
+            ),
+            flights: number("OTEL_BSP_MAX_CONCURRENT_EXPORTS", flights, 1)?
+                .unwrap_or(default.flights),
         })
     }
 }
@@ -262,7 +356,9 @@ impl BatchingArgs {
 const LARGEST: usize = 1_000_000;
 
 fn number(name: &str, value: &Option<String>, least: usize) -> anyhow::Result<Option<usize>> {
-    let Some(text) = set(value) else { return Ok(None) };
+    let Some(text) = set(value) else {
+        return Ok(None);
+    };
     match text.trim().parse() {
         Ok(number) if (least..=LARGEST).contains(&number) => Ok(Some(number)),
         _ => bail!("{name}={text}: must be a whole number from {least} to {LARGEST}"),

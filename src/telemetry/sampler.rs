@@ -36,7 +36,10 @@ pub enum SamplerError {
 
 impl Default for Sampler {
     fn default() -> Self {
-        Self { root: Root::Always, parent_based: true }
+        Self {
+            root: Root::Always,
+            parent_based: true,
+        }
     }
 }
 
@@ -73,10 +76,17 @@ impl Sampler {
         let root = match self.root {
             Root::Always => Sdk::AlwaysOn,
             Root::Never => Sdk::AlwaysOff,
-            #[expect(clippy::cast_precision_loss, reason = "a ratio needs no more than 53 bits")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a ratio needs no more than 53 bits"
+            )]
             Root::Below(bound) => Sdk::TraceIdRatioBased(bound as f64 / TWO_63),
         };
-        if self.parent_based { Sdk::ParentBased(Box::new(root)) } else { root }
+        if self.parent_based {
+            Sdk::ParentBased(Box::new(root))
+        } else {
+            root
+        }
     }
 }
 
@@ -84,13 +94,23 @@ const TWO_63: f64 = 9_223_372_036_854_775_808.0;
 
 impl Root {
     fn ratio(argument: Option<&str>) -> Result<Self, SamplerError> {
-        let Some(text) = argument else { return Ok(Self::Always) };
-        let ratio = text.trim().parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+        let Some(text) = argument else {
+            return Ok(Self::Always);
+        };
+        let ratio = text
+            .trim()
+            .parse()
+            .ok()
+            .filter(|ratio| (0.0..=1.0).contains(ratio));
         let ratio: f64 = ratio.ok_or_else(|| SamplerError::Ratio(text.to_owned()))?;
         if ratio >= 1.0 {
             return Ok(Self::Always);
         }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= ratio < 1")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "0 <= ratio < 1"
+        )]
         Ok(Self::Below((ratio * TWO_63) as u64))
     }
 
@@ -112,7 +132,11 @@ mod tests {
     use super::*;
 
     fn parent(sampled: bool) -> SpanContext {
-        SpanContext { trace_id: [1; 16], span_id: [2; 8], sampled }
+        SpanContext {
+            trace_id: [1; 16],
+            span_id: [2; 8],
+            sampled,
+        }
     }
 
     #[test]
@@ -126,7 +150,10 @@ mod tests {
 
     #[test]
     fn only_a_parent_based_sampler_heeds_the_parent() {
-        let (on, off) = (Sampler::parse("always_on", None).unwrap(), Sampler::parse("always_off", None).unwrap());
+        let (on, off) = (
+            Sampler::parse("always_on", None).unwrap(),
+            Sampler::parse("always_off", None).unwrap(),
+        );
         assert!(on.decide(Some(&parent(false)), &[9; 16]));
         assert!(!off.decide(Some(&parent(true)), &[9; 16]));
         let off = Sampler::parse("parentbased_always_off", None).unwrap();
@@ -140,10 +167,20 @@ mod tests {
         let id = |low: u64| u128::from(low).to_be_bytes();
         assert!(sampler.decide(None, &id(u64::MAX / 4 - 2)));
         assert!(!sampler.decide(None, &id(u64::MAX / 4 + 2)));
-        let kept = (0..4000u64).filter(|n| sampler.decide(None, &id(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)))).count();
+        let kept = (0..4000u64)
+            .filter(|n| sampler.decide(None, &id(n.wrapping_mul(0x9e37_79b9_7f4a_7c15))))
+            .count();
         assert!((900..1100).contains(&kept), "{kept}");
-        assert!(Sampler::parse("parentbased_traceidratio", Some("1.0")).unwrap().decide(None, &[0xff; 16]));
-        assert!(!Sampler::parse("traceidratio", Some("0")).unwrap().decide(None, &[0; 16]));
+        assert!(
+            Sampler::parse("parentbased_traceidratio", Some("1.0"))
+                .unwrap()
+                .decide(None, &[0xff; 16])
+        );
+        assert!(
+            !Sampler::parse("traceidratio", Some("0"))
+                .unwrap()
+                .decide(None, &[0; 16])
+        );
     }
 
     #[test]
@@ -153,17 +190,34 @@ mod tests {
         let sampler = Sampler::parse("traceidratio", Some("0.3")).unwrap();
         for n in 0..500u64 {
             let id = u128::from(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_be_bytes();
-            let theirs =
-                sampler.to_sdk().should_sample(None, TraceId::from_bytes(id), "x", &SpanKind::Server, &[], &[]);
-            assert_eq!(sampler.decide(None, &id), theirs.decision == SamplingDecision::RecordAndSample);
+            let theirs = sampler.to_sdk().should_sample(
+                None,
+                TraceId::from_bytes(id),
+                "x",
+                &SpanKind::Server,
+                &[],
+                &[],
+            );
+            assert_eq!(
+                sampler.decide(None, &id),
+                theirs.decision == SamplingDecision::RecordAndSample
+            );
         }
     }
 
     #[test]
     fn what_it_does_not_know_is_named() {
-        assert!(Sampler::parse("jaeger_remote", None).unwrap_err().to_string().contains("jaeger_remote"));
+        assert!(
+            Sampler::parse("jaeger_remote", None)
+                .unwrap_err()
+                .to_string()
+                .contains("jaeger_remote")
+        );
         for bad in ["", "x", "-0.1", "1.5", "NaN"] {
-            assert!(Sampler::parse("traceidratio", Some(bad)).is_err(), "{bad:?}");
+            assert!(
+                Sampler::parse("traceidratio", Some(bad)).is_err(),
+                "{bad:?}"
+            );
         }
     }
 }

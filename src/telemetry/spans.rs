@@ -68,12 +68,17 @@ impl Spans {
     ) -> std::io::Result<Self> {
         let queue = Arc::new(Queue::new(batching));
         let worker = Arc::clone(&queue);
-        std::thread::Builder::new().name("spans".to_owned()).spawn(move || {
-            // The guard reports the end even if the thread panics: shutdown must not wait for a dead exporter.
-            let _ended = worker.ended.clone().drop_guard();
-            runtime.block_on(export::run(&worker, Arc::new(exporter)));
-        })?;
-        Ok(Self { queue: Some(queue), sampler })
+        std::thread::Builder::new()
+            .name("spans".to_owned())
+            .spawn(move || {
+                // The guard reports the end even if the thread panics: shutdown must not wait for a dead exporter.
+                let _ended = worker.ended.clone().drop_guard();
+                runtime.block_on(export::run(&worker, Arc::new(exporter)));
+            })?;
+        Ok(Self {
+            queue: Some(queue),
+            sampler,
+        })
     }
 
     /// Queues a finished span; counts it as dropped when the queue is full. Never waits.
@@ -95,17 +100,33 @@ impl Spans {
 
     /// Spans exported, failed and dropped so far.
     pub fn counts(&self) -> Counts {
-        self.queue.as_ref().map_or(Counts::default(), |queue| queue.tally.counts())
+        self.queue
+            .as_ref()
+            .map_or(Counts::default(), |queue| queue.tally.counts())
     }
 
     /// Shows the three counts on `/metrics`.
     pub fn register(&self, metrics: &Metrics) {
-        let Tally { exported, failed, dropped } =
-            self.queue.as_ref().map_or_else(Tally::default, |queue| queue.tally.clone());
+        let Tally {
+            exported,
+            failed,
+            dropped,
+        } = self
+            .queue
+            .as_ref()
+            .map_or_else(Tally::default, |queue| queue.tally.clone());
         metrics.register(|registry| {
-            registry.register(names::SPANS_EXPORTED, "Spans that the collector took", exported);
+            registry.register(
+                names::SPANS_EXPORTED,
+                "Spans that the collector took",
+                exported,
+            );
             registry.register(names::SPANS_FAILED, "Spans whose export failed", failed);
-            registry.register(names::SPANS_DROPPED, "Spans dropped because the queue was full", dropped);
+            registry.register(
+                names::SPANS_DROPPED,
+                "Spans dropped because the queue was full",
+                dropped,
+            );
         });
     }
 
@@ -114,13 +135,21 @@ impl Spans {
     /// # Errors
     /// [`Unsent`] when the collector has not taken everything within `deadline`.
     pub async fn shutdown(&self, deadline: Duration) -> Result<(), Unsent> {
-        let Some(queue) = &self.queue else { return Ok(()) };
+        let Some(queue) = &self.queue else {
+            return Ok(());
+        };
         queue.closing.store(true, Ordering::SeqCst);
         queue.wake.notify_one();
-        if tokio::time::timeout(deadline, queue.ended.cancelled()).await.is_ok() {
+        if tokio::time::timeout(deadline, queue.ended.cancelled())
+            .await
+            .is_ok()
+        {
             return Ok(());
         }
-        Err(Unsent { spans: queue.spans.len() + queue.flying.load(Ordering::SeqCst), deadline })
+        Err(Unsent {
+            spans: queue.spans.len() + queue.flying.load(Ordering::SeqCst),
+            deadline,
+        })
     }
 
     /// For the OpenTelemetry SDK: spans of the control plane leave through the same queue.
@@ -167,7 +196,11 @@ struct Tally {
 
 impl Tally {
     fn counts(&self) -> Counts {
-        Counts { exported: self.exported.get(), failed: self.failed.get(), dropped: self.dropped.get() }
+        Counts {
+            exported: self.exported.get(),
+            failed: self.failed.get(),
+            dropped: self.dropped.get(),
+        }
     }
 }
 
@@ -190,7 +223,11 @@ impl Queue {
         let batch = batching.batch.clamp(1, batching.queue.max(1));
         Self {
             spans: ArrayQueue::new(batching.queue.max(1)),
-            batching: Batching { batch, flights: batching.flights.max(1), ..batching },
+            batching: Batching {
+                batch,
+                flights: batching.flights.max(1),
+                ..batching
+            },
             wake_at: AtomicUsize::new(0),
             wake: Notify::new(),
             closing: AtomicBool::new(false),
@@ -206,7 +243,10 @@ impl Queue {
             return;
         }
         let wake_at = self.wake_at.load(Ordering::SeqCst);
-        if wake_at != 0 && self.spans.len() >= wake_at && self.wake_at.swap(0, Ordering::SeqCst) != 0 {
+        if wake_at != 0
+            && self.spans.len() >= wake_at
+            && self.wake_at.swap(0, Ordering::SeqCst) != 0
+        {
             self.wake.notify_one();
         }
     }

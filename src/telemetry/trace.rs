@@ -4,7 +4,9 @@
 
 use std::fmt;
 
-use opentelemetry::trace::{SpanContext as OtelContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
+use opentelemetry::trace::{
+    SpanContext as OtelContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState,
+};
 use tonic::metadata::MetadataMap;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -19,13 +21,21 @@ const TRACEPARENT_LEN: usize = 55;
 impl SpanContext {
     /// A new trace.
     pub fn root(sampled: bool) -> Self {
-        Self { trace_id: random_trace_id(), span_id: random_span_id(), sampled }
+        Self {
+            trace_id: random_trace_id(),
+            span_id: random_span_id(),
+            sampled,
+        }
     }
 
     /// A new span of the same trace.
     #[must_use]
     pub fn child(&self, sampled: bool) -> Self {
-        Self { trace_id: self.trace_id, span_id: random_span_id(), sampled }
+        Self {
+            trace_id: self.trace_id,
+            span_id: random_span_id(),
+            sampled,
+        }
     }
 
     /// Reads `traceparent` (W3C Trace Context, section 3.2). Versions above 00 are read as the specification says: by
@@ -56,7 +66,8 @@ impl SpanContext {
     /// A header that only carries a sampling state names no parent. No state leaves the choice to us: it is recorded.
     pub fn from_b3(header: &str) -> Option<Self> {
         let mut parts = header.split('-');
-        let (trace, span, state, parent) = (parts.next()?, parts.next()?, parts.next(), parts.next());
+        let (trace, span, state, parent) =
+            (parts.next()?, parts.next()?, parts.next(), parts.next());
         if parts.next().is_some() {
             return None;
         }
@@ -67,32 +78,64 @@ impl SpanContext {
     }
 
     /// Reads B3's several headers: `x-b3-traceid`, `x-b3-spanid`, `x-b3-sampled`, `x-b3-flags`.
-    pub fn from_b3_multi(trace: &str, span: &str, sampled: Option<&str>, flags: Option<&str>) -> Option<Self> {
-        let sampled = if flags == Some("1") { true } else { b3_state(sampled)? };
+    pub fn from_b3_multi(
+        trace: &str,
+        span: &str,
+        sampled: Option<&str>,
+        flags: Option<&str>,
+    ) -> Option<Self> {
+        let sampled = if flags == Some("1") {
+            true
+        } else {
+            b3_state(sampled)?
+        };
         Self::checked(b3_trace_id(trace)?, lower_hex(span)?, sampled)
     }
 
     /// The parent that gRPC metadata names: `traceparent`, else B3 in either form.
     pub fn from_metadata(metadata: &MetadataMap) -> Option<Self> {
         let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
-        text(TRACEPARENT).and_then(Self::from_traceparent).or_else(|| text(B3).and_then(Self::from_b3)).or_else(|| {
-            Self::from_b3_multi(text("x-b3-traceid")?, text("x-b3-spanid")?, text("x-b3-sampled"), text("x-b3-flags"))
-        })
+        text(TRACEPARENT)
+            .and_then(Self::from_traceparent)
+            .or_else(|| text(B3).and_then(Self::from_b3))
+            .or_else(|| {
+                Self::from_b3_multi(
+                    text("x-b3-traceid")?,
+                    text("x-b3-spanid")?,
+                    text("x-b3-sampled"),
+                    text("x-b3-flags"),
+                )
+            })
     }
 
     fn checked(trace_id: [u8; 16], span_id: [u8; 8], sampled: bool) -> Option<Self> {
-        (trace_id != [0; 16] && span_id != [0; 8]).then_some(Self { trace_id, span_id, sampled })
+        (trace_id != [0; 16] && span_id != [0; 8]).then_some(Self {
+            trace_id,
+            span_id,
+            sampled,
+        })
     }
 
     /// For the OpenTelemetry crates.
     pub(super) fn to_otel(self, remote: bool) -> OtelContext {
-        let flags = if self.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
-        let (trace, span) = (TraceId::from_bytes(self.trace_id), SpanId::from_bytes(self.span_id));
+        let flags = if self.sampled {
+            TraceFlags::SAMPLED
+        } else {
+            TraceFlags::default()
+        };
+        let (trace, span) = (
+            TraceId::from_bytes(self.trace_id),
+            SpanId::from_bytes(self.span_id),
+        );
         OtelContext::new(trace, span, flags, remote, TraceState::default())
     }
 
     fn from_otel(context: &OtelContext) -> Option<Self> {
-        Self::checked(context.trace_id().to_bytes(), context.span_id().to_bytes(), context.is_sampled())
+        Self::checked(
+            context.trace_id().to_bytes(),
+            context.span_id().to_bytes(),
+            context.is_sampled(),
+        )
     }
 }
 
@@ -100,9 +143,13 @@ impl SpanContext {
 impl fmt::Display for SpanContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("00-")?;
-        self.trace_id.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        self.trace_id
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
         f.write_str("-")?;
-        self.span_id.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        self.span_id
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
         write!(f, "-{:02x}", u8::from(self.sampled))
     }
 }
@@ -189,7 +236,11 @@ mod tests {
         let context = SpanContext::from_traceparent(GOOD).unwrap();
         assert!(context.sampled);
         assert_eq!(context.traceparent(), GOOD);
-        assert!(!SpanContext::from_traceparent(&GOOD.replace("-01", "-00")).unwrap().sampled);
+        assert!(
+            !SpanContext::from_traceparent(&GOOD.replace("-01", "-00"))
+                .unwrap()
+                .sampled
+        );
     }
 
     #[test]
@@ -233,23 +284,56 @@ mod tests {
             (format!("{trace}-{span}-0"), false),
             (format!("{trace}-{span}-1-05e3ac9a4f6e3b90"), true),
         ] {
-            assert_eq!(SpanContext::from_b3(&single), Some(SpanContext { sampled, ..context }), "{single}");
+            assert_eq!(
+                SpanContext::from_b3(&single),
+                Some(SpanContext { sampled, ..context }),
+                "{single}"
+            );
         }
-        assert_eq!(SpanContext::from_b3_multi(trace, span, Some("1"), None), Some(context));
-        assert!(!SpanContext::from_b3_multi(trace, span, Some("0"), None).unwrap().sampled);
-        assert!(SpanContext::from_b3_multi(trace, span, Some("0"), Some("1")).unwrap().sampled);
+        assert_eq!(
+            SpanContext::from_b3_multi(trace, span, Some("1"), None),
+            Some(context)
+        );
+        assert!(
+            !SpanContext::from_b3_multi(trace, span, Some("0"), None)
+                .unwrap()
+                .sampled
+        );
+        assert!(
+            SpanContext::from_b3_multi(trace, span, Some("0"), Some("1"))
+                .unwrap()
+                .sampled
+        );
         let short = SpanContext::from_b3("a3ce929d0e0e4736-00f067aa0ba902b7-1").unwrap();
-        assert!(short.traceparent().starts_with("00-0000000000000000a3ce929d0e0e4736-"));
+        assert!(
+            short
+                .traceparent()
+                .starts_with("00-0000000000000000a3ce929d0e0e4736-")
+        );
     }
 
     #[test]
     fn broken_b3_names_no_parent() {
         let (trace, span) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
-        for bad in ["", "0", "1", "d", trace, &format!("{trace}-{span}-2"), &format!("{trace}-{span}-1-1")] {
+        for bad in [
+            "",
+            "0",
+            "1",
+            "d",
+            trace,
+            &format!("{trace}-{span}-2"),
+            &format!("{trace}-{span}-1-1"),
+        ] {
             assert_eq!(SpanContext::from_b3(bad), None, "{bad:?}");
         }
-        assert_eq!(SpanContext::from_b3(&format!("{trace}-{span}-1-{span}-1")), None);
-        assert_eq!(SpanContext::from_b3_multi(trace, "0000000000000000", None, None), None);
+        assert_eq!(
+            SpanContext::from_b3(&format!("{trace}-{span}-1-{span}-1")),
+            None
+        );
+        assert_eq!(
+            SpanContext::from_b3_multi(trace, "0000000000000000", None, None),
+            None
+        );
     }
 
     #[test]
@@ -258,7 +342,10 @@ mod tests {
         metadata.insert(B3, "a3ce929d0e0e4736-00f067aa0ba902b7-0".parse().unwrap());
         assert!(!SpanContext::from_metadata(&metadata).unwrap().sampled);
         metadata.insert(TRACEPARENT, GOOD.parse().unwrap());
-        assert_eq!(SpanContext::from_metadata(&metadata).unwrap().traceparent(), GOOD);
+        assert_eq!(
+            SpanContext::from_metadata(&metadata).unwrap().traceparent(),
+            GOOD
+        );
         metadata.insert(TRACEPARENT, "junk".parse().unwrap());
         assert!(!SpanContext::from_metadata(&metadata).unwrap().sampled);
     }

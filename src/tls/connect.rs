@@ -40,7 +40,12 @@ struct Encrypted {
 ///
 /// # Errors
 /// As [`Route::new`].
-pub fn channel(flag: &str, url: &str, tls: Option<Arc<ClientConfig>>, insecure: bool) -> anyhow::Result<Channel> {
+pub fn channel(
+    flag: &str,
+    url: &str,
+    tls: Option<Arc<ClientConfig>>,
+    insecure: bool,
+) -> anyhow::Result<Channel> {
     Route::new(flag, url, tls, insecure).map(|route| route.lazy())
 }
 
@@ -49,26 +54,45 @@ impl Route {
     ///
     /// # Errors
     /// Names `flag`, the URL and the way out.
-    pub fn new(flag: &str, url: &str, tls: Option<Arc<ClientConfig>>, insecure: bool) -> anyhow::Result<Self> {
+    pub fn new(
+        flag: &str,
+        url: &str,
+        tls: Option<Arc<ClientConfig>>,
+        insecure: bool,
+    ) -> anyhow::Result<Self> {
         let way_out = "write it like https://jitgate.example:7400 or http://127.0.0.1:7400";
-        let uri: Uri = url.parse().with_context(|| format!("{flag} {url} is no URL; {way_out}"))?;
-        let Some(host) = uri.host().map(|host| host.trim_matches(['[', ']']).to_owned()) else {
+        let uri: Uri = url
+            .parse()
+            .with_context(|| format!("{flag} {url} is no URL; {way_out}"))?;
+        let Some(host) = uri
+            .host()
+            .map(|host| host.trim_matches(['[', ']']).to_owned())
+        else {
             bail!("{flag} {url} names no host; {way_out}");
         };
         match (uri.scheme_str(), tls) {
-            (Some("https"), Some(tls)) => Self::encrypted(&uri, host, tls).with_context(|| format!("{flag} {url}")),
+            (Some("https"), Some(tls)) => {
+                Self::encrypted(&uri, host, tls).with_context(|| format!("{flag} {url}"))
+            }
             (Some("https"), None) => {
                 bail!("{flag} {url} needs the authority that signs its certificate: give --tls-ca")
             }
-            (Some("http"), Some(_)) => bail!("{flag} {url}: certificates are only used with https://"),
+            (Some("http"), Some(_)) => {
+                bail!("{flag} {url}: certificates are only used with https://")
+            }
             (Some("http"), None) => {
                 if !stays_here(&host) {
                     if !insecure {
-                        bail!("{flag} {url} would leave this machine in plaintext: use https, or --insecure");
+                        bail!(
+                            "{flag} {url} would leave this machine in plaintext: use https, or --insecure"
+                        );
                     }
                     tracing::warn!("{flag} {url} is PLAINTEXT beyond this machine (--insecure)");
                 }
-                Ok(Self { endpoint: tuned(Endpoint::from(uri))?, tls: None })
+                Ok(Self {
+                    endpoint: tuned(Endpoint::from(uri))?,
+                    tls: None,
+                })
             }
             _ => bail!("{flag} {url} must begin with http:// or https://"),
         }
@@ -76,19 +100,30 @@ impl Route {
 
     fn encrypted(uri: &Uri, host: String, config: Arc<ClientConfig>) -> anyhow::Result<Self> {
         let port = uri.port_u16().unwrap_or(443);
-        let name = ServerName::try_from(host.clone()).context("the host is neither a DNS name nor an address")?;
+        let name = ServerName::try_from(host.clone())
+            .context("the host is neither a DNS name nor an address")?;
         let mut parts = uri.clone().into_parts();
         // tonic does TLS of its own for https, and does not let ours in: it is told http, and the server still sees https.
         parts.scheme = Some(http::uri::Scheme::HTTP);
         let endpoint = tuned(Endpoint::from(Uri::from_parts(parts)?))?.origin(uri.clone());
-        Ok(Self { endpoint, tls: Some(Encrypted { host, port, name, config }) })
+        Ok(Self {
+            endpoint,
+            tls: Some(Encrypted {
+                host,
+                port,
+                name,
+                config,
+            }),
+        })
     }
 
     /// Connects when it is first used, and again when the connection is lost.
     pub fn lazy(&self) -> Channel {
         match &self.tls {
             None => self.endpoint.connect_lazy(),
-            Some(tls) => self.endpoint.connect_with_connector_lazy(tower::service_fn(tls.dial())),
+            Some(tls) => self
+                .endpoint
+                .connect_with_connector_lazy(tower::service_fn(tls.dial())),
         }
     }
 
@@ -99,14 +134,21 @@ impl Route {
     pub async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
         match &self.tls {
             None => self.endpoint.connect().await,
-            Some(tls) => self.endpoint.connect_with_connector(tower::service_fn(tls.dial())).await,
+            Some(tls) => {
+                self.endpoint
+                    .connect_with_connector(tower::service_fn(tls.dial()))
+                    .await
+            }
         }
     }
 }
 
 impl fmt::Debug for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Route").field("uri", self.endpoint.uri()).field("tls", &self.tls.is_some()).finish()
+        f.debug_struct("Route")
+            .field("uri", self.endpoint.uri())
+            .field("tls", &self.tls.is_some())
+            .finish()
     }
 }
 
@@ -119,15 +161,25 @@ impl Encrypted {
     }
 
     async fn handshake(self) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
-        let Self { host, port, name, config } = self;
+        let Self {
+            host,
+            port,
+            name,
+            config,
+        } = self;
         let socket = TcpStream::connect((host, port)).await?;
         socket.set_nodelay(true)?;
-        Ok(TokioIo::new(TlsConnector::from(config).connect(name, socket).await?))
+        Ok(TokioIo::new(
+            TlsConnector::from(config).connect(name, socket).await?,
+        ))
     }
 }
 
 fn stays_here(host: &str) -> bool {
-    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.to_canonical().is_loopback())
+    host == "localhost"
+        || host
+            .parse()
+            .is_ok_and(|ip: std::net::IpAddr| ip.to_canonical().is_loopback())
 }
 
 fn tuned(endpoint: Endpoint) -> anyhow::Result<Endpoint> {

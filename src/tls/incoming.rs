@@ -80,7 +80,13 @@ impl Incoming {
     }
 
     fn new(listener: Listener, tls: Option<Arc<ServerConfig>>) -> Self {
-        Self { listener, tls, handshakes: JoinSet::new(), seats: Arc::new(Semaphore::new(CONNECTIONS)), failing: false }
+        Self {
+            listener,
+            tls,
+            handshakes: JoinSet::new(),
+            seats: Arc::new(Semaphore::new(CONNECTIONS)),
+            failing: false,
+        }
     }
 
     /// Serves at most this many connections at once.
@@ -122,15 +128,24 @@ impl Incoming {
         match (socket, &self.tls) {
             (Socket::Tcp(socket, addr), Some(config)) => {
                 let acceptor = TlsAcceptor::from(Arc::clone(config));
-                self.handshakes.spawn(handshake(acceptor, socket, addr, seat));
+                self.handshakes
+                    .spawn(handshake(acceptor, socket, addr, seat));
                 None
             }
             (Socket::Tcp(socket, addr), None) => {
-                let peer = Peer { spiffe: None, addr: Some(addr), tls: false };
+                let peer = Peer {
+                    spiffe: None,
+                    addr: Some(addr),
+                    tls: false,
+                };
                 Some(Conn::new(Io::Tcp(socket), peer, seat))
             }
             (Socket::Unix(socket), _) => {
-                let peer = Peer { spiffe: None, addr: None, tls: false };
+                let peer = Peer {
+                    spiffe: None,
+                    addr: None,
+                    tls: false,
+                };
                 Some(Conn::new(Io::Unix(socket), peer, seat))
             }
         }
@@ -161,7 +176,11 @@ impl axum::serve::Listener for Incoming {
             Listener::Tcp(listener) => Some(listener.local_addr()?),
             Listener::Unix(_) => None,
         };
-        Ok(Peer { spiffe: None, addr, tls: self.tls.is_some() })
+        Ok(Peer {
+            spiffe: None,
+            addr,
+            tls: self.tls.is_some(),
+        })
     }
 }
 
@@ -182,7 +201,10 @@ enum Socket {
 }
 
 async fn accept(listener: &Listener, seats: &Arc<Semaphore>) -> io::Result<Accepted> {
-    let seat = Arc::clone(seats).acquire_owned().await.map_err(io::Error::other)?;
+    let seat = Arc::clone(seats)
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
     let socket = match listener {
         Listener::Tcp(listener) => {
             let (socket, addr) = listener.accept().await?;
@@ -211,7 +233,11 @@ async fn handshake(
             return None;
         }
     };
-    let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let leaf = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first());
     let spiffe = match leaf.map_or(Ok(None), |leaf| peer_spiffe(leaf)) {
         Ok(spiffe) => spiffe,
         Err(error) => {
@@ -219,7 +245,11 @@ async fn handshake(
             return None;
         }
     };
-    let peer = Peer { spiffe, addr: Some(addr), tls: true };
+    let peer = Peer {
+        spiffe,
+        addr: Some(addr),
+        tls: true,
+    };
     Some(Conn::new(Io::Tls(Box::new(stream)), peer, seat))
 }
 
@@ -248,8 +278,16 @@ enum Io {
 
 impl Conn {
     fn new(io: Io, peer: Peer, seat: OwnedSemaphorePermit) -> Self {
-        let opening = Opening { missing: OPENING, deadline: Box::pin(tokio::time::sleep(OPENING_PATIENCE)) };
-        Self { io, peer, opening: Some(opening), _seat: seat }
+        let opening = Opening {
+            missing: OPENING,
+            deadline: Box::pin(tokio::time::sleep(OPENING_PATIENCE)),
+        };
+        Self {
+            io,
+            peer,
+            opening: Some(opening),
+            _seat: seat,
+        }
     }
 
     /// Who is at the other end.
@@ -268,7 +306,11 @@ impl Connected for Conn {
 }
 
 impl AsyncRead for Conn {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
         let polled = match &mut this.io {
@@ -276,12 +318,21 @@ impl AsyncRead for Conn {
             Io::Unix(io) => Pin::new(io).poll_read(cx, buf),
             Io::Tls(io) => Pin::new(io).poll_read(cx, buf),
         };
-        let Some(opening) = &mut this.opening else { return polled };
+        let Some(opening) = &mut this.opening else {
+            return polled;
+        };
         if polled.is_pending() {
-            let overdue = || Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing"));
+            let overdue = || {
+                Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the client says nothing",
+                ))
+            };
             return opening.deadline.as_mut().poll(cx).map(|()| overdue());
         }
-        opening.missing = opening.missing.saturating_sub(buf.filled().len().saturating_sub(before));
+        opening.missing = opening
+            .missing
+            .saturating_sub(buf.filled().len().saturating_sub(before));
         if opening.missing == 0 {
             this.opening = None;
         }
@@ -290,7 +341,11 @@ impl AsyncRead for Conn {
 }
 
 impl AsyncWrite for Conn {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().io {
             Io::Tcp(io) => Pin::new(io).poll_write(cx, buf),
             Io::Unix(io) => Pin::new(io).poll_write(cx, buf),

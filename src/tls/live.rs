@@ -53,8 +53,17 @@ impl<T: ?Sized> Live<T> {
     fn new(files: Vec<PathBuf>, load: Load<T>) -> anyhow::Result<Self> {
         let stamp = stamp(&files);
         let current = ArcSwap::from_pointee(load()?);
-        let looked = Mutex::new(Looked { at: Instant::now(), stamp, complaint: None });
-        Ok(Self { files, load, current, looked })
+        let looked = Mutex::new(Looked {
+            at: Instant::now(),
+            stamp,
+            complaint: None,
+        });
+        Ok(Self {
+            files,
+            load,
+            current,
+            looked,
+        })
     }
 
     fn current(&self) -> Arc<T> {
@@ -65,7 +74,9 @@ impl<T: ?Sized> Live<T> {
     /// Reads the files again if they have changed. What cannot be used leaves the old value in force, and is tried
     /// again: certificate and key do not change in the same instant.
     fn look(&self) {
-        let Some(mut looked) = self.looked.try_lock() else { return };
+        let Some(mut looked) = self.looked.try_lock() else {
+            return;
+        };
         if looked.at.elapsed() < LOOK_EVERY {
             return;
         }
@@ -105,9 +116,16 @@ fn stamp(files: &[PathBuf]) -> Stamp {
 pub(super) struct LiveIdentity(Live<CertifiedKey>);
 
 impl LiveIdentity {
-    pub(super) fn load(files: IdentityFiles, provider: Arc<CryptoProvider>) -> anyhow::Result<Self> {
+    pub(super) fn load(
+        files: IdentityFiles,
+        provider: Arc<CryptoProvider>,
+    ) -> anyhow::Result<Self> {
         let watched = vec![files.cert.clone(), files.key.clone()];
-        Live::new(watched, Box::new(move || material::identity(&files, &provider))).map(Self)
+        Live::new(
+            watched,
+            Box::new(move || material::identity(&files, &provider)),
+        )
+        .map(Self)
     }
 }
 
@@ -135,15 +153,26 @@ pub(super) struct LiveClientRoots {
 }
 
 impl LiveClientRoots {
-    pub(super) fn load(file: PathBuf, required: bool, provider: Arc<CryptoProvider>) -> anyhow::Result<Self> {
+    pub(super) fn load(
+        file: PathBuf,
+        required: bool,
+        provider: Arc<CryptoProvider>,
+    ) -> anyhow::Result<Self> {
         let watched = vec![file.clone()];
         let load = move || {
             let roots = material::roots(&file)?;
             let builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
-            let verifier = if required { builder.build() } else { builder.allow_unauthenticated().build() };
+            let verifier = if required {
+                builder.build()
+            } else {
+                builder.allow_unauthenticated().build()
+            };
             Ok(verifier?)
         };
-        Ok(Self { live: Live::new(watched, Box::new(load))?, required })
+        Ok(Self {
+            live: Live::new(watched, Box::new(load))?,
+            required,
+        })
     }
 }
 
@@ -163,7 +192,9 @@ impl ClientCertVerifier for LiveClientRoots {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.live.current().verify_client_cert(end_entity, intermediates, now)
+        self.live
+            .current()
+            .verify_client_cert(end_entity, intermediates, now)
     }
 
     fn verify_tls12_signature(
@@ -172,7 +203,9 @@ impl ClientCertVerifier for LiveClientRoots {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.live.current().verify_tls12_signature(message, cert, dss)
+        self.live
+            .current()
+            .verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -181,7 +214,9 @@ impl ClientCertVerifier for LiveClientRoots {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.live.current().verify_tls13_signature(message, cert, dss)
+        self.live
+            .current()
+            .verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -198,7 +233,10 @@ impl LiveServerRoots {
         let watched = vec![file.clone()];
         let load = move || {
             let roots = material::roots(&file)?;
-            Ok(WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build()?)
+            Ok(
+                WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
+                    .build()?,
+            )
         };
         Live::new(watched, Box::new(load)).map(Self)
     }
@@ -213,7 +251,13 @@ impl ServerCertVerifier for LiveServerRoots {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.0.current().verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        self.0.current().verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        )
     }
 
     fn verify_tls12_signature(

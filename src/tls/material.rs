@@ -16,7 +16,10 @@ use super::IdentityFiles;
 const FILE_MAX: u64 = 1 << 20;
 
 /// Our certificate and key, which must belong together.
-pub(super) fn identity(files: &IdentityFiles, provider: &CryptoProvider) -> anyhow::Result<Arc<CertifiedKey>> {
+pub(super) fn identity(
+    files: &IdentityFiles,
+    provider: &CryptoProvider,
+) -> anyhow::Result<Arc<CertifiedKey>> {
     let IdentityFiles { cert, key } = files;
     let chain = certificates(cert)?;
     let der = PrivateKeyDer::from_pem_slice(&read(key)?)
@@ -26,9 +29,13 @@ pub(super) fn identity(files: &IdentityFiles, provider: &CryptoProvider) -> anyh
         .load_private_key(der)
         .with_context(|| format!("{}: this kind of private key cannot be used", key.display()))?;
     let certified = CertifiedKey::new(chain, signer);
-    certified
-        .keys_match()
-        .map_err(|_| anyhow!("{}: is not the key of the certificate in {}", key.display(), cert.display()))?;
+    certified.keys_match().map_err(|_| {
+        anyhow!(
+            "{}: is not the key of the certificate in {}",
+            key.display(),
+            cert.display()
+        )
+    })?;
     Ok(Arc::new(certified))
 }
 
@@ -36,9 +43,12 @@ pub(super) fn identity(files: &IdentityFiles, provider: &CryptoProvider) -> anyh
 pub(super) fn roots(file: &Path) -> anyhow::Result<Arc<RootCertStore>> {
     let mut store = RootCertStore::empty();
     for certificate in certificates(file)? {
-        store
-            .add(certificate)
-            .with_context(|| format!("{}: holds a certificate that is no authority", file.display()))?;
+        store.add(certificate).with_context(|| {
+            format!(
+                "{}: holds a certificate that is no authority",
+                file.display()
+            )
+        })?;
     }
     Ok(Arc::new(store))
 }
@@ -56,9 +66,14 @@ pub(super) fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'st
 }
 
 fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
-    let size = std::fs::metadata(file).with_context(|| format!("{}: cannot be read", file.display()))?.len();
+    let size = std::fs::metadata(file)
+        .with_context(|| format!("{}: cannot be read", file.display()))?
+        .len();
     if size > FILE_MAX {
-        bail!("{}: has {size} bytes, more than any certificate file", file.display());
+        bail!(
+            "{}: has {size} bytes, more than any certificate file",
+            file.display()
+        );
     }
     std::fs::read(file).with_context(|| format!("{}: cannot be read", file.display()))
 }

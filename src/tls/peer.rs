@@ -42,18 +42,27 @@ pub enum PeerError {
 pub fn peer_spiffe(der: &[u8]) -> Result<Option<Principal>, PeerError> {
     let unreadable = |error: &dyn std::fmt::Display| PeerError::Certificate(error.to_string());
     let (_, certificate) = X509Certificate::from_der(der).map_err(|error| unreadable(&error))?;
-    let names = certificate.subject_alternative_name().map_err(|error| unreadable(&error))?;
+    let names = certificate
+        .subject_alternative_name()
+        .map_err(|error| unreadable(&error))?;
     let uris: Vec<&str> = names
         .iter()
         .flat_map(|extension| &extension.value.general_names)
-        .filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None })
+        .filter_map(|name| {
+            if let GeneralName::URI(uri) = name {
+                Some(*uri)
+            } else {
+                None
+            }
+        })
         .collect();
     let uri = match uris.as_slice() {
         [] => return Ok(None),
         [uri] => *uri,
         several => return Err(PeerError::Several(several.len())),
     };
-    let principal = Principal::parse(uri).map_err(|error| PeerError::NotSpiffe(uri.to_owned(), error))?;
+    let principal =
+        Principal::parse(uri).map_err(|error| PeerError::NotSpiffe(uri.to_owned(), error))?;
     match principal.kind() {
         PrincipalKind::Workload => Ok(Some(principal)),
         PrincipalKind::User | PrincipalKind::Group => Err(PeerError::NotWorkload(uri.to_owned())),

@@ -23,8 +23,15 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-        Self { dir, issuer: Issuer::new(params, key) }
+        std::fs::write(
+            dir.path().join("ca.pem"),
+            params.self_signed(&key).unwrap().pem(),
+        )
+        .unwrap();
+        Self {
+            dir,
+            issuer: Issuer::new(params, key),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -37,7 +44,10 @@ impl Authority {
 
     /// Writes `<name>.pem` and `<name>.key`, valid for 127.0.0.1 and with these URI names.
     fn issue(&self, name: &str, uris: &[&str]) -> IdentityFiles {
-        let files = IdentityFiles { cert: self.path(&format!("{name}.pem")), key: self.path(&format!("{name}.key")) };
+        let files = IdentityFiles {
+            cert: self.path(&format!("{name}.pem")),
+            key: self.path(&format!("{name}.key")),
+        };
         let (cert, key) = self.sign(uris);
         std::fs::write(&files.cert, cert.pem()).unwrap();
         std::fs::write(&files.key, key.serialize_pem()).unwrap();
@@ -47,7 +57,10 @@ impl Authority {
     fn sign(&self, uris: &[&str]) -> (rcgen::Certificate, KeyPair) {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.subject_alt_names = vec![SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST))];
-        params.subject_alt_names.extend(uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())));
+        params.subject_alt_names.extend(
+            uris.iter()
+                .map(|uri| SanType::URI((*uri).try_into().unwrap())),
+        );
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.issuer).unwrap(), key)
     }
@@ -57,7 +70,10 @@ const PAYMENTS: &str = "spiffe://td.example/ns/shop/sa/payments";
 
 async fn listening(config: Arc<ServerConfig>) -> (SocketAddr, Incoming) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    (listener.local_addr().unwrap(), Incoming::tls(listener, config))
+    (
+        listener.local_addr().unwrap(),
+        Incoming::tls(listener, config),
+    )
 }
 
 /// What the client sees of one connection: a byte from the server, or an error.
@@ -95,9 +111,14 @@ async fn meet(
 #[tokio::test]
 async fn the_peers_spiffe_id_is_extracted() {
     let authority = Authority::new();
-    let server =
-        server_config(authority.issue("server", &[]), ClientAuth::Required(authority.ca()), &[ALPN_H2]).unwrap();
-    let client = client_config(authority.ca(), Some(authority.issue("client", &[PAYMENTS]))).unwrap();
+    let server = server_config(
+        authority.issue("server", &[]),
+        ClientAuth::Required(authority.ca()),
+        &[ALPN_H2],
+    )
+    .unwrap();
+    let client =
+        client_config(authority.ca(), Some(authority.issue("client", &[PAYMENTS]))).unwrap();
     let (address, mut incoming) = listening(server).await;
     let (seen, peer) = meet(address, &mut incoming, client).await;
     assert_eq!(seen.unwrap(), 7);
@@ -109,8 +130,12 @@ async fn the_peers_spiffe_id_is_extracted() {
 #[tokio::test]
 async fn a_client_of_another_authority_is_refused() {
     let (authority, other) = (Authority::new(), Authority::new());
-    let server =
-        server_config(authority.issue("server", &[]), ClientAuth::Optional(authority.ca()), &[ALPN_H2]).unwrap();
+    let server = server_config(
+        authority.issue("server", &[]),
+        ClientAuth::Optional(authority.ca()),
+        &[ALPN_H2],
+    )
+    .unwrap();
     let (address, mut incoming) = listening(server).await;
     let stranger = client_config(authority.ca(), Some(other.issue("client", &[PAYMENTS]))).unwrap();
     let (seen, peer) = meet(address, &mut incoming, stranger).await;
@@ -124,26 +149,46 @@ async fn a_client_of_another_authority_is_refused() {
 #[tokio::test]
 async fn a_client_without_a_certificate_is_refused_where_one_is_required() {
     let authority = Authority::new();
-    let server =
-        server_config(authority.issue("server", &[]), ClientAuth::Required(authority.ca()), &[ALPN_H2]).unwrap();
+    let server = server_config(
+        authority.issue("server", &[]),
+        ClientAuth::Required(authority.ca()),
+        &[ALPN_H2],
+    )
+    .unwrap();
     let (address, mut incoming) = listening(server).await;
-    let (seen, peer) = meet(address, &mut incoming, client_config(authority.ca(), None).unwrap()).await;
+    let (seen, peer) = meet(
+        address,
+        &mut incoming,
+        client_config(authority.ca(), None).unwrap(),
+    )
+    .await;
     assert!(seen.is_err() && peer.is_none());
 }
 
 #[tokio::test]
 async fn a_server_of_another_authority_is_not_trusted() {
     let (authority, other) = (Authority::new(), Authority::new());
-    let server = server_config(authority.issue("server", &[]), ClientAuth::None, &[ALPN_H2]).unwrap();
+    let server =
+        server_config(authority.issue("server", &[]), ClientAuth::None, &[ALPN_H2]).unwrap();
     let (address, mut incoming) = listening(server).await;
-    let (seen, _) = meet(address, &mut incoming, client_config(other.ca(), None).unwrap()).await;
-    assert!(seen.unwrap_err().to_string().contains("invalid peer certificate"));
+    let (seen, _) = meet(
+        address,
+        &mut incoming,
+        client_config(other.ca(), None).unwrap(),
+    )
+    .await;
+    assert!(
+        seen.unwrap_err()
+            .to_string()
+            .contains("invalid peer certificate")
+    );
 }
 
 #[tokio::test]
 async fn a_tls_1_2_client_is_refused() {
     let authority = Authority::new();
-    let server = server_config(authority.issue("server", &[]), ClientAuth::None, &[ALPN_H2]).unwrap();
+    let server =
+        server_config(authority.issue("server", &[]), ClientAuth::None, &[ALPN_H2]).unwrap();
     let (address, mut incoming) = listening(server).await;
     let old = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&version::TLS12])
@@ -157,24 +202,44 @@ async fn a_tls_1_2_client_is_refused() {
 #[tokio::test]
 async fn an_ambiguous_identity_is_refused_and_others_go_on() {
     let authority = Authority::new();
-    let server =
-        server_config(authority.issue("server", &[]), ClientAuth::Required(authority.ca()), &[ALPN_H2]).unwrap();
+    let server = server_config(
+        authority.issue("server", &[]),
+        ClientAuth::Required(authority.ca()),
+        &[ALPN_H2],
+    )
+    .unwrap();
     let (address, mut incoming) = listening(server).await;
     let two = authority.issue("two", &[PAYMENTS, "spiffe://td.example/ns/shop/sa/admin"]);
-    let (seen, peer) = meet(address, &mut incoming, client_config(authority.ca(), Some(two)).unwrap()).await;
+    let (seen, peer) = meet(
+        address,
+        &mut incoming,
+        client_config(authority.ca(), Some(two)).unwrap(),
+    )
+    .await;
     assert!(seen.is_err() && peer.is_none());
     let one = authority.issue("one", &[PAYMENTS]);
-    let (seen, _) = meet(address, &mut incoming, client_config(authority.ca(), Some(one)).unwrap()).await;
+    let (seen, _) = meet(
+        address,
+        &mut incoming,
+        client_config(authority.ca(), Some(one)).unwrap(),
+    )
+    .await;
     assert_eq!(seen.unwrap(), 7);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_client_does_not_hold_up_the_next() {
     let authority = Authority::new();
-    let server = server_config(authority.issue("server", &[]), ClientAuth::None, &[ALPN_H2]).unwrap();
+    let server =
+        server_config(authority.issue("server", &[]), ClientAuth::None, &[ALPN_H2]).unwrap();
     let (address, mut incoming) = listening(server).await;
     let mut silent = TcpStream::connect(address).await.unwrap();
-    let (seen, _) = meet(address, &mut incoming, client_config(authority.ca(), None).unwrap()).await;
+    let (seen, _) = meet(
+        address,
+        &mut incoming,
+        client_config(authority.ca(), None).unwrap(),
+    )
+    .await;
     assert_eq!(seen.unwrap(), 7);
     // And the silent one is let go when its patience is over.
     let mut end = [0];
@@ -189,12 +254,21 @@ async fn a_silent_client_does_not_hold_up_the_next() {
 async fn a_rotated_certificate_and_authority_are_picked_up() {
     let authority = Authority::new();
     let files = authority.issue("server", &[]);
-    let config = server_config(files.clone(), ClientAuth::Required(authority.ca()), &[ALPN_H2]).unwrap();
+    let config = server_config(
+        files.clone(),
+        ClientAuth::Required(authority.ca()),
+        &[ALPN_H2],
+    )
+    .unwrap();
     let (address, mut incoming) = listening(config).await;
 
     let next = Authority::new();
     let fresh = next.issue("server", &[]);
-    for (from, to) in [(fresh.cert, files.cert), (fresh.key, files.key), (next.ca(), authority.ca())] {
+    for (from, to) in [
+        (fresh.cert, files.cert),
+        (fresh.key, files.key),
+        (next.ca(), authority.ca()),
+    ] {
         std::fs::rename(from, to).unwrap();
     }
     std::fs::copy(authority.ca(), next.ca()).unwrap();
@@ -205,7 +279,10 @@ async fn a_rotated_certificate_and_authority_are_picked_up() {
     tokio::time::advance(Duration::from_secs(2)).await;
     tokio::time::resume();
     let (seen, peer) = meet(address, &mut incoming, client).await;
-    assert_eq!((seen.unwrap(), peer.unwrap().spiffe.unwrap().as_str()), (7, PAYMENTS));
+    assert_eq!(
+        (seen.unwrap(), peer.unwrap().spiffe.unwrap().as_str()),
+        (7, PAYMENTS)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -232,15 +309,25 @@ fn wrong_files_are_named_with_what_is_wrong() {
     let (good, other) = (authority.issue("good", &[]), authority.issue("other", &[]));
     std::fs::write(authority.path("junk.pem"), "junk").unwrap();
     let error = |cert: &Path, key: &Path| {
-        let files = IdentityFiles { cert: cert.to_owned(), key: key.to_owned() };
-        format!("{:#}", server_config(files, ClientAuth::None, &[ALPN_H2]).unwrap_err())
+        let files = IdentityFiles {
+            cert: cert.to_owned(),
+            key: key.to_owned(),
+        };
+        format!(
+            "{:#}",
+            server_config(files, ClientAuth::None, &[ALPN_H2]).unwrap_err()
+        )
     };
     assert!(error(&authority.path("absent.pem"), &good.key).contains("absent.pem: cannot be read"));
-    assert!(error(&authority.path("junk.pem"), &good.key).contains("junk.pem: holds no PEM certificate"));
+    assert!(
+        error(&authority.path("junk.pem"), &good.key)
+            .contains("junk.pem: holds no PEM certificate")
+    );
     assert!(error(&good.cert, &good.cert).contains("good.pem: holds no PEM private key"));
     let mismatch = error(&good.cert, &other.key);
     assert!(
-        mismatch.contains("other.key: is not the key of the certificate in") && mismatch.contains("good.pem"),
+        mismatch.contains("other.key: is not the key of the certificate in")
+            && mismatch.contains("good.pem"),
         "{mismatch}"
     );
     let error = client_config(authority.path("junk.pem"), None).unwrap_err();
@@ -254,13 +341,29 @@ fn one_uri_name_that_is_a_spiffe_id_and_nothing_else() {
     assert_eq!(of(&[]), Ok(None));
     assert_eq!(of(&[PAYMENTS]).unwrap().unwrap().as_str(), PAYMENTS);
     assert_eq!(of(&[PAYMENTS, PAYMENTS]), Err(PeerError::Several(2)));
-    for wrong in
-        ["https://td.example/a", "spiffe://td.example", "SPIFFE://td.example/a", "spiffe://TD/a", "spiffe://td/a/../b"]
-    {
-        assert!(matches!(of(&[wrong]), Err(PeerError::NotSpiffe(..))), "{wrong}");
+    for wrong in [
+        "https://td.example/a",
+        "spiffe://td.example",
+        "SPIFFE://td.example/a",
+        "spiffe://TD/a",
+        "spiffe://td/a/../b",
+    ] {
+        assert!(
+            matches!(of(&[wrong]), Err(PeerError::NotSpiffe(..))),
+            "{wrong}"
+        );
     }
-    assert!(matches!(of(&["user:iss|sub"]), Err(PeerError::NotWorkload(_))));
-    assert_eq!(own_spiffe(&authority.issue("me", &[PAYMENTS])).unwrap().unwrap().as_str(), PAYMENTS);
+    assert!(matches!(
+        of(&["user:iss|sub"]),
+        Err(PeerError::NotWorkload(_))
+    ));
+    assert_eq!(
+        own_spiffe(&authority.issue("me", &[PAYMENTS]))
+            .unwrap()
+            .unwrap()
+            .as_str(),
+        PAYMENTS
+    );
 }
 
 proptest! {
@@ -277,14 +380,27 @@ async fn plaintext_and_unix_connections_are_of_the_same_type() {
     let mut incoming = Incoming::plain(listener);
     let mut client = TcpStream::connect(address).await.unwrap();
     let peer = serve_one(&mut incoming).await;
-    assert_eq!((client.read_u8().await.unwrap(), peer.spiffe, peer.tls), (7, None, false));
+    assert_eq!(
+        (client.read_u8().await.unwrap(), peer.spiffe, peer.tls),
+        (7, None, false)
+    );
 
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let mut incoming = Incoming::plain(UnixListener::bind(&path).unwrap());
     let mut client = UnixStream::connect(&path).await.unwrap();
     let peer = serve_one(&mut incoming).await;
-    assert_eq!((client.read_u8().await.unwrap(), peer), (7, Peer { spiffe: None, addr: None, tls: false }));
+    assert_eq!(
+        (client.read_u8().await.unwrap(), peer),
+        (
+            7,
+            Peer {
+                spiffe: None,
+                addr: None,
+                tls: false
+            }
+        )
+    );
 }
 
 #[tokio::test]
@@ -292,7 +408,10 @@ async fn connections_beyond_the_bound_wait_for_a_seat() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut incoming = Incoming::plain(listener).at_most(1);
-    let (_one, _two) = (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
+    let (_one, _two) = (
+        TcpStream::connect(address).await.unwrap(),
+        TcpStream::connect(address).await.unwrap(),
+    );
     let first = incoming.next_conn().await;
     assert!(futures_util::FutureExt::now_or_never(incoming.next_conn()).is_none());
     drop(first);
@@ -324,7 +443,10 @@ async fn a_client_that_never_speaks_loses_its_seat_and_one_that_has_spoken_may_b
     let mut conn = incoming.next_conn().await;
     conn.read_exact(&mut read[..preface.len()]).await.unwrap();
     let silence = tokio::time::timeout(Duration::from_secs(3600), conn.read(&mut read)).await;
-    assert!(silence.is_err(), "an idle connection is the server's to judge");
+    assert!(
+        silence.is_err(),
+        "an idle connection is the server's to judge"
+    );
 }
 
 #[tokio::test]
@@ -334,10 +456,18 @@ async fn a_client_of_ours_speaks_to_no_tls_1_2_server() {
         .with_protocol_versions(&[&version::TLS12])
         .unwrap()
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(LiveIdentity::load(authority.issue("server", &[]), provider()).unwrap()));
+        .with_cert_resolver(Arc::new(
+            LiveIdentity::load(authority.issue("server", &[]), provider()).unwrap(),
+        ));
     let (address, mut incoming) = listening(Arc::new(old)).await;
     let tls = client_config(authority.ca(), None).unwrap();
-    let route = Route::new("--control-plane", &format!("https://{address}"), Some(tls), false).unwrap();
+    let route = Route::new(
+        "--control-plane",
+        &format!("https://{address}"),
+        Some(tls),
+        false,
+    )
+    .unwrap();
     tokio::select! {
         connected = route.connect() => assert!(connected.is_err()),
         _ = incoming.next_conn() => panic!("they agreed"),
@@ -347,17 +477,34 @@ async fn a_client_of_ours_speaks_to_no_tls_1_2_server() {
 #[tokio::test]
 async fn a_channel_reaches_a_tonic_server_over_tls() {
     let authority = Authority::new();
-    let server =
-        server_config(authority.issue("server", &[]), ClientAuth::Required(authority.ca()), &[ALPN_H2]).unwrap();
+    let server = server_config(
+        authority.issue("server", &[]),
+        ClientAuth::Required(authority.ca()),
+        &[ALPN_H2],
+    )
+    .unwrap();
     let (address, incoming) = listening(server).await;
     let (_, health) = tonic_health::server::health_reporter();
     let mut set = tokio::task::JoinSet::new();
-    set.spawn(tonic::transport::Server::builder().add_service(health).serve_with_incoming(incoming.into_stream()));
+    set.spawn(
+        tonic::transport::Server::builder()
+            .add_service(health)
+            .serve_with_incoming(incoming.into_stream()),
+    );
     let identity = authority.issue("client", &[PAYMENTS]);
     let tls = client_config(authority.ca(), Some(identity)).unwrap();
-    let channel = channel("--control-plane", &format!("https://{address}"), Some(tls), false).unwrap();
+    let channel = channel(
+        "--control-plane",
+        &format!("https://{address}"),
+        Some(tls),
+        false,
+    )
+    .unwrap();
     let mut client = tonic_health::pb::health_client::HealthClient::new(channel);
-    let answer = client.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap();
+    let answer = client
+        .check(tonic_health::pb::HealthCheckRequest::default())
+        .await
+        .unwrap();
     assert_eq!(answer.into_inner().status, 1, "1 is SERVING");
 }
 
@@ -375,12 +522,27 @@ async fn plaintext_stays_on_the_machine() {
         assert_eq!(allow_plaintext("--listen", &address, false).is_ok(), local);
         assert!(allow_plaintext("--listen", &address, true).is_ok());
     }
-    let open =
-        |url, insecure| channel("--server", url, None, insecure).map(|_| ()).map_err(|error| format!("{error:#}"));
+    let open = |url, insecure| {
+        channel("--server", url, None, insecure)
+            .map(|_| ())
+            .map_err(|error| format!("{error:#}"))
+    };
     assert!(open("http://localhost:1", false).is_ok() && open("http://[::1]:1", false).is_ok());
-    assert!(open("http://control.example:1", false).unwrap_err().contains("--insecure"));
+    assert!(
+        open("http://control.example:1", false)
+            .unwrap_err()
+            .contains("--insecure")
+    );
     assert!(open("http://control.example:1", true).is_ok());
-    assert!(open("https://control.example:1", false).unwrap_err().contains("--tls-ca"));
-    assert!(open("ftp://x", false).unwrap_err().contains("--server ftp://x"));
+    assert!(
+        open("https://control.example:1", false)
+            .unwrap_err()
+            .contains("--tls-ca")
+    );
+    assert!(
+        open("ftp://x", false)
+            .unwrap_err()
+            .contains("--server ftp://x")
+    );
     assert!(open("/only/a/path", false).is_err());
 }

@@ -11,7 +11,9 @@ use crate::model::canonical::Hash;
 /// # Errors
 /// [`FieldError`] names what cannot have been written.
 pub(crate) fn event_from(wire: &v1::AuditEvent) -> Result<Event, FieldError> {
-    let time = wire.time.ok_or_else(|| FieldError::new("time", "is absent"))?;
+    let time = wire
+        .time
+        .ok_or_else(|| FieldError::new("time", "is absent"))?;
     Ok(Event {
         index: number(wire.index, "index")?,
         time: (
@@ -37,7 +39,11 @@ fn number(wire: i64, field: &str) -> Result<u64, FieldError> {
 }
 
 fn change_from(wire: &v1::AuditChange) -> Difference {
-    Difference { field: wire.field.clone(), before: wire.before.clone(), after: wire.after.clone() }
+    Difference {
+        field: wire.field.clone(),
+        before: wire.before.clone(),
+        after: wire.after.clone(),
+    }
 }
 
 /// A stored event as the API shows it: the same fields under the same numbers.
@@ -66,7 +72,15 @@ pub(crate) fn event_to(stored: store::AuditEvent) -> v1::AuditEvent {
 pub(crate) fn checkpoint_from(wire: &v1::AuditCheckpoint) -> Result<Checkpoint, FieldError> {
     let index = number(wire.index, "index")?;
     let hash = Hash::from_slice(&wire.hash);
-    let hash = if index == 0 { Some(Hash::default()) } else { hash };
+    let hash = if index == 0 {
+        Some(Hash::default())
+    } else {
+        hash
+    };
     let hash = hash.ok_or_else(|| FieldError::new("hash", "has not 32 bytes"))?;
-    Ok(Checkpoint { index, hash, epoch: wire.epoch.clone() })
+    Ok(Checkpoint {
+        index,
+        hash,
+        epoch: wire.epoch.clone(),
+    })
 }

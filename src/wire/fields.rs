@@ -20,7 +20,10 @@ pub(crate) type Fields = BTreeMap<String, String>;
 
 /// The fields of an encoded message such as `jitgate.v1.AccessRequest`.
 pub(crate) fn fields(message: &str, bytes: &[u8]) -> Fields {
-    let mut walk = Walk { schema: &SCHEMA, found: Fields::new() };
+    let mut walk = Walk {
+        schema: &SCHEMA,
+        found: Fields::new(),
+    };
     walk.message(&format!(".{message}"), bytes, "", DEPTH_MAX);
     walk.found
 }
@@ -55,11 +58,18 @@ enum Kind {
 impl Schema {
     fn read(descriptors: &[u8]) -> Self {
         let mut this = Self::default();
-        for file in FileDescriptorSet::decode(descriptors).unwrap_or_default().file {
+        for file in FileDescriptorSet::decode(descriptors)
+            .unwrap_or_default()
+            .file
+        {
             let package = format!(".{}", file.package());
             for of in &file.enum_type {
-                let values = of.value.iter().map(|value| (value.number(), value.name().to_owned()));
-                this.enums.insert(format!("{package}.{}", of.name()), values.collect());
+                let values = of
+                    .value
+                    .iter()
+                    .map(|value| (value.number(), value.name().to_owned()));
+                this.enums
+                    .insert(format!("{package}.{}", of.name()), values.collect());
             }
             for message in &file.message_type {
                 this.add(&package, message);
@@ -92,20 +102,34 @@ impl Schema {
             };
             let repeated = field.label() == Label::Repeated;
             let number = u64::try_from(field.number()).unwrap_or_default();
-            known.insert(number, Field { name: field.name().to_owned(), repeated, kind });
+            known.insert(
+                number,
+                Field {
+                    name: field.name().to_owned(),
+                    repeated,
+                    kind,
+                },
+            );
         }
-        message.nested_type.iter().for_each(|nested| self.add(&name, nested));
+        message
+            .nested_type
+            .iter()
+            .for_each(|nested| self.add(&name, nested));
         self.messages.insert(name, known);
     }
 
     fn text(&self, kind: &Kind, value: Value<'_>) -> Option<String> {
         match (kind, value) {
             (Kind::Text, Value::Bytes(bytes)) => Some(String::from_utf8_lossy(bytes).into_owned()),
-            (Kind::Bytes, Value::Bytes(bytes)) => Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
+            (Kind::Bytes, Value::Bytes(bytes)) => {
+                Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+            }
             (Kind::Number, Value::Number(number)) => Some(number.cast_signed().to_string()),
             (Kind::Truth, Value::Number(number)) => Some((number != 0).to_string()),
             (Kind::Enum(of), Value::Number(number)) => {
-                let named = i32::try_from(number).ok().and_then(|number| self.enums.get(of)?.get(&number));
+                let named = i32::try_from(number)
+                    .ok()
+                    .and_then(|number| self.enums.get(of)?.get(&number));
                 Some(named.map_or_else(|| number.to_string(), Clone::clone))
             }
             _ => None,
@@ -121,13 +145,26 @@ struct Walk<'s> {
 
 impl Walk<'_> {
     fn message(&mut self, message: &str, mut bytes: &[u8], path: &str, depth: usize) {
-        let (Some(known), Some(deeper)) = (self.schema.messages.get(message), depth.checked_sub(1)) else { return };
+        let (Some(known), Some(deeper)) = (self.schema.messages.get(message), depth.checked_sub(1))
+        else {
+            return;
+        };
         let mut seen: HashMap<u64, usize> = HashMap::new();
         while let Some((number, value)) = next(&mut bytes) {
-            let Some(field) = known.get(&number) else { continue };
+            let Some(field) = known.get(&number) else {
+                continue;
+            };
             let at = seen.entry(number).and_modify(|at| *at += 1).or_default();
-            let name = if field.repeated { format!("{}[{at}]", field.name) } else { field.name.clone() };
-            let path = if path.is_empty() { name } else { format!("{path}.{name}") };
+            let name = if field.repeated {
+                format!("{}[{at}]", field.name)
+            } else {
+                field.name.clone()
+            };
+            let path = if path.is_empty() {
+                name
+            } else {
+                format!("{path}.{name}")
+            };
             let text = match (&field.kind, value) {
                 (Kind::Message(of), Value::Bytes(within)) => {
                     let text = well_known(of, within);
@@ -154,7 +191,9 @@ fn well_known(of: &str, bytes: &[u8]) -> Option<String> {
         }
         ".google.protobuf.Duration" => {
             let span = prost_types::Duration::decode(bytes).ok()?;
-            std::time::Duration::try_from(span).ok().map(|span| humantime::format_duration(span).to_string())
+            std::time::Duration::try_from(span)
+                .ok()
+                .map(|span| humantime::format_duration(span).to_string())
         }
         _ => None,
     }
@@ -205,7 +244,10 @@ mod tests {
         let scope = v1::Scope {
             service: "payments".into(),
             grpc: vec!["/a.B/C".into(), "*".into()],
-            http: vec![v1::HttpRule { methods: vec!["GET".into()], path: "/v1".into() }],
+            http: vec![v1::HttpRule {
+                methods: vec!["GET".into()],
+                path: "/v1".into(),
+            }],
         };
         let grant = v1::Grant {
             id: "g".into(),
@@ -213,7 +255,10 @@ mod tests {
             state: v1::GrantState::Active.into(),
             standing: true,
             policy_version: 7,
-            not_before: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 0 }),
+            not_before: Some(prost_types::Timestamp {
+                seconds: 1_700_000_000,
+                nanos: 0,
+            }),
             ..v1::Grant::default()
         };
         let found = fields("jitgate.v1.Grant", &grant.encode_to_vec());
@@ -221,16 +266,25 @@ mod tests {
         assert_eq!(text("scope.grpc[1]"), Some("*"));
         assert_eq!(text("scope.http[0].methods[0]"), Some("GET"));
         assert_eq!(text("state"), Some("GRANT_STATE_ACTIVE"));
-        assert_eq!((text("standing"), text("policy_version")), (Some("true"), Some("7")));
+        assert_eq!(
+            (text("standing"), text("policy_version")),
+            (Some("true"), Some("7"))
+        );
         assert_eq!(text("not_before"), Some("2023-11-14T22:13:20.000Z"));
         assert_eq!(text("subject"), None);
     }
 
     #[test]
     fn the_stores_own_messages_are_known_too() {
-        let row = crate::wire::store::StoredGrant { requester: "user:i|a".into(), ..Default::default() };
+        let row = crate::wire::store::StoredGrant {
+            requester: "user:i|a".into(),
+            ..Default::default()
+        };
         let found = fields("jitgate.store.v1.StoredGrant", &row.encode_to_vec());
-        assert_eq!(found, Fields::from([("requester".to_owned(), "user:i|a".to_owned())]));
+        assert_eq!(
+            found,
+            Fields::from([("requester".to_owned(), "user:i|a".to_owned())])
+        );
     }
 
     #[test]

@@ -22,9 +22,15 @@ pub(crate) struct FieldError {
 
 impl FieldError {
     /// Names the field and the problem.
-    #[expect(clippy::needless_pass_by_value, reason = "an error is made to be printed here")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "an error is made to be printed here"
+    )]
     pub(crate) fn new(field: impl Into<String>, problem: impl ToString) -> Self {
-        Self { field: field.into(), problem: problem.to_string() }
+        Self {
+            field: field.into(),
+            problem: problem.to_string(),
+        }
     }
 }
 
@@ -53,13 +59,20 @@ pub fn timestamp_to(time: Timestamp) -> ProtoTimestamp {
 
 /// # Errors
 /// When the duration is negative or malformed.
-pub(crate) fn duration_from(wire: &prost_types::Duration, field: &str) -> Result<Duration, FieldError> {
-    Duration::try_from(*wire).map_err(|_| FieldError::new(field, "must be a duration of zero or more"))
+pub(crate) fn duration_from(
+    wire: &prost_types::Duration,
+    field: &str,
+) -> Result<Duration, FieldError> {
+    Duration::try_from(*wire)
+        .map_err(|_| FieldError::new(field, "must be a duration of zero or more"))
 }
 
 /// As `google.protobuf.Duration`, saturating.
 pub fn duration_to(span: Duration) -> prost_types::Duration {
-    prost_types::Duration::try_from(span).unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 })
+    prost_types::Duration::try_from(span).unwrap_or(prost_types::Duration {
+        seconds: i64::MAX,
+        nanos: 0,
+    })
 }
 
 /// # Errors
@@ -68,12 +81,13 @@ pub(crate) fn scope_from(wire: &v1::Scope) -> Result<Scope, FieldError> {
     let service = Service::parse(&wire.service).map_err(|e| FieldError::new("scope.service", e))?;
     let mut rules = Vec::with_capacity(wire.grpc.len().saturating_add(wire.http.len()).min(1024));
     for (i, rule) in wire.grpc.iter().enumerate() {
-        let rule = GrpcRule::parse(rule).map_err(|e| FieldError::new(format!("scope.grpc[{i}]"), e))?;
+        let rule =
+            GrpcRule::parse(rule).map_err(|e| FieldError::new(format!("scope.grpc[{i}]"), e))?;
         rules.push(Rule::Grpc(rule));
     }
     for (i, rule) in wire.http.iter().enumerate() {
-        let rule =
-            HttpRule::parse(&rule.methods, &rule.path).map_err(|e| FieldError::new(format!("scope.http[{i}]"), e))?;
+        let rule = HttpRule::parse(&rule.methods, &rule.path)
+            .map_err(|e| FieldError::new(format!("scope.http[{i}]"), e))?;
         rules.push(Rule::Http(rule));
     }
     Scope::new(service, rules).map_err(|e| FieldError::new("scope", e))
@@ -81,7 +95,11 @@ pub(crate) fn scope_from(wire: &v1::Scope) -> Result<Scope, FieldError> {
 
 /// As `jitgate.v1.Scope`.
 pub(crate) fn scope_to(scope: &Scope) -> v1::Scope {
-    let mut wire = v1::Scope { service: scope.service().to_string(), grpc: vec![], http: vec![] };
+    let mut wire = v1::Scope {
+        service: scope.service().to_string(),
+        grpc: vec![],
+        http: vec![],
+    };
     for rule in scope.rules() {
         match rule {
             Rule::Grpc(rule) => wire.grpc.push(rule.to_string()),
@@ -97,8 +115,9 @@ pub(crate) fn scope_to(scope: &Scope) -> v1::Scope {
 /// # Errors
 /// When one of them is no canonical principal.
 pub(crate) fn principals_from(wire: &[String], field: &str) -> Result<Vec<Principal>, FieldError> {
-    let parse =
-        |(i, text): (usize, &String)| Principal::parse(text).map_err(|e| FieldError::new(format!("{field}[{i}]"), e));
+    let parse = |(i, text): (usize, &String)| {
+        Principal::parse(text).map_err(|e| FieldError::new(format!("{field}[{i}]"), e))
+    };
     wire.iter().enumerate().map(parse).collect()
 }
 
@@ -107,12 +126,23 @@ pub(crate) fn principals_from(wire: &[String], field: &str) -> Result<Vec<Princi
 /// # Errors
 /// [`FieldError`]; the sidecar answers it with a Nack and denies that grant.
 pub(crate) fn entry_from(wire: &v1::GrantEntry) -> Result<Grant, FieldError> {
-    let scope = wire.scope.as_ref().ok_or_else(|| FieldError::new("scope", "is absent"))?;
-    let not_before = wire.not_before.as_ref().ok_or_else(|| FieldError::new("not_before", "is absent"))?;
+    let scope = wire
+        .scope
+        .as_ref()
+        .ok_or_else(|| FieldError::new("scope", "is absent"))?;
+    let not_before = wire
+        .not_before
+        .as_ref()
+        .ok_or_else(|| FieldError::new("not_before", "is absent"))?;
     let end = match (&wire.expire_time, wire.standing) {
         (Some(end), false) => End::At(timestamp_from(end, "expire_time")?),
         (None, true) => End::Standing,
-        (Some(_), true) => return Err(FieldError::new("expire_time", "must be absent on a standing grant")),
+        (Some(_), true) => {
+            return Err(FieldError::new(
+                "expire_time",
+                "must be absent on a standing grant",
+            ));
+        }
         (None, false) => return Err(FieldError::new("expire_time", "is absent")),
     };
     Ok(Grant {
@@ -130,14 +160,19 @@ pub(crate) fn entry_from(wire: &v1::GrantEntry) -> Result<Grant, FieldError> {
         },
         traceparent: (!wire.traceparent.is_empty()).then(|| wire.traceparent.as_str().into()),
         mod_revision: Revision(
-            u64::try_from(wire.mod_revision).map_err(|_| FieldError::new("mod_revision", "is negative"))?,
+            u64::try_from(wire.mod_revision)
+                .map_err(|_| FieldError::new("mod_revision", "is negative"))?,
         ),
     })
 }
 
 fn hold_from(wire: &v1::GrantEntry) -> Result<Hold, FieldError> {
     let Some(tombstone) = &wire.tombstone else {
-        return Ok(if wire.suspended { Hold::Suspended } else { Hold::None });
+        return Ok(if wire.suspended {
+            Hold::Suspended
+        } else {
+            Hold::None
+        });
     };
     let how = match tombstone.state() {
         v1::GrantState::Expired => Ended::Expired,
@@ -145,18 +180,30 @@ fn hold_from(wire: &v1::GrantEntry) -> Result<Hold, FieldError> {
         v1::GrantState::Released => Ended::Released,
         v1::GrantState::Pending => {
             let until = tombstone.keep_until.as_ref();
-            let until = until.ok_or_else(|| FieldError::new("tombstone.keep_until", "is absent"))?;
-            return Ok(Hold::Pending { until: timestamp_from(until, "tombstone.keep_until")? });
+            let until =
+                until.ok_or_else(|| FieldError::new("tombstone.keep_until", "is absent"))?;
+            return Ok(Hold::Pending {
+                until: timestamp_from(until, "tombstone.keep_until")?,
+            });
         }
         v1::GrantState::Unspecified
         | v1::GrantState::Scheduled
         | v1::GrantState::Active
         | v1::GrantState::Suspended => {
-            return Err(FieldError::new("tombstone.state", "must be EXPIRED, REVOKED, RELEASED or PENDING"));
+            return Err(FieldError::new(
+                "tombstone.state",
+                "must be EXPIRED, REVOKED, RELEASED or PENDING",
+            ));
         }
     };
-    let keep = tombstone.keep_until.as_ref().ok_or_else(|| FieldError::new("tombstone.keep_until", "is absent"))?;
-    Ok(Hold::Ended { how, keep_until: timestamp_from(keep, "tombstone.keep_until")? })
+    let keep = tombstone
+        .keep_until
+        .as_ref()
+        .ok_or_else(|| FieldError::new("tombstone.keep_until", "is absent"))?;
+    Ok(Hold::Ended {
+        how,
+        keep_until: timestamp_from(keep, "tombstone.keep_until")?,
+    })
 }
 
 fn staleness_from(value: i32) -> Result<Staleness, FieldError> {
@@ -170,12 +217,14 @@ fn staleness_from(value: i32) -> Result<Staleness, FieldError> {
 /// As a watch entry. The encoding is canonical: the table digest is taken over it.
 pub fn entry_to(grant: &Grant) -> v1::GrantEntry {
     let tombstone = match grant.hold {
-        Hold::Ended { how, keep_until } => {
-            Some(v1::Tombstone { state: ended_to(how).into(), keep_until: Some(timestamp_to(keep_until)) })
-        }
-        Hold::Pending { until } => {
-            Some(v1::Tombstone { state: v1::GrantState::Pending.into(), keep_until: Some(timestamp_to(until)) })
-        }
+        Hold::Ended { how, keep_until } => Some(v1::Tombstone {
+            state: ended_to(how).into(),
+            keep_until: Some(timestamp_to(keep_until)),
+        }),
+        Hold::Pending { until } => Some(v1::Tombstone {
+            state: v1::GrantState::Pending.into(),
+            keep_until: Some(timestamp_to(until)),
+        }),
         Hold::None | Hold::Suspended => None,
     };
     v1::GrantEntry {
@@ -222,9 +271,19 @@ mod tests {
         v1::GrantEntry {
             id: "01J".into(),
             subject: "user:iss|alice".into(),
-            scope: Some(v1::Scope { service: "payments".into(), grpc: vec!["/a.B/*".into()], http: vec![] }),
-            not_before: Some(ProtoTimestamp { seconds: 1, nanos: 5000 }),
-            expire_time: Some(ProtoTimestamp { seconds: 9, nanos: 0 }),
+            scope: Some(v1::Scope {
+                service: "payments".into(),
+                grpc: vec!["/a.B/*".into()],
+                http: vec![],
+            }),
+            not_before: Some(ProtoTimestamp {
+                seconds: 1,
+                nanos: 5000,
+            }),
+            expire_time: Some(ProtoTimestamp {
+                seconds: 9,
+                nanos: 0,
+            }),
             staleness: v1::Staleness::Strict.into(),
             mod_revision: 4,
             ..Default::default()
@@ -235,13 +294,28 @@ mod tests {
     fn an_entry_survives_the_round_trip_byte_for_byte() {
         let tombstone = v1::Tombstone {
             state: v1::GrantState::Revoked.into(),
-            keep_until: Some(ProtoTimestamp { seconds: 99, nanos: 0 }),
+            keep_until: Some(ProtoTimestamp {
+                seconds: 99,
+                nanos: 0,
+            }),
         };
         for wire in [
             entry(),
-            v1::GrantEntry { suspended: true, via: vec!["spiffe://td/a".into()], ..entry() },
-            v1::GrantEntry { standing: true, expire_time: None, ..entry() },
-            v1::GrantEntry { tombstone: Some(tombstone), traceparent: "00-a-b-01".into(), ..entry() },
+            v1::GrantEntry {
+                suspended: true,
+                via: vec!["spiffe://td/a".into()],
+                ..entry()
+            },
+            v1::GrantEntry {
+                standing: true,
+                expire_time: None,
+                ..entry()
+            },
+            v1::GrantEntry {
+                tombstone: Some(tombstone),
+                traceparent: "00-a-b-01".into(),
+                ..entry()
+            },
         ] {
             let again = entry_to(&entry_from(&wire).unwrap());
             assert_eq!(again.encode_to_vec(), wire.encode_to_vec());
@@ -250,23 +324,90 @@ mod tests {
 
     #[test]
     fn an_entry_without_an_end_is_refused_unless_it_is_standing() {
-        let error = entry_from(&v1::GrantEntry { expire_time: None, ..entry() }).unwrap_err();
+        let error = entry_from(&v1::GrantEntry {
+            expire_time: None,
+            ..entry()
+        })
+        .unwrap_err();
         assert_eq!(error.field, "expire_time");
-        assert!(entry_from(&v1::GrantEntry { standing: true, ..entry() }).is_err());
+        assert!(
+            entry_from(&v1::GrantEntry {
+                standing: true,
+                ..entry()
+            })
+            .is_err()
+        );
     }
 
     #[test]
     fn bad_fields_are_named() {
-        let scope = |grpc: &str| Some(v1::Scope { service: "payments".into(), grpc: vec![grpc.into()], http: vec![] });
+        let scope = |grpc: &str| {
+            Some(v1::Scope {
+                service: "payments".into(),
+                grpc: vec![grpc.into()],
+                http: vec![],
+            })
+        };
         for (wire, field) in [
-            (v1::GrantEntry { scope: None, ..entry() }, "scope"),
-            (v1::GrantEntry { scope: scope("nonsense"), ..entry() }, "scope.grpc[0]"),
-            (v1::GrantEntry { subject: "alice".into(), ..entry() }, "subject"),
-            (v1::GrantEntry { via: vec!["spiffe://td/a".into(), "x".into()], ..entry() }, "via[1]"),
-            (v1::GrantEntry { id: "a/b".into(), ..entry() }, "id"),
-            (v1::GrantEntry { staleness: 77, ..entry() }, "staleness"),
-            (v1::GrantEntry { expire_time: Some(ProtoTimestamp { seconds: -1, nanos: 0 }), ..entry() }, "expire_time"),
-            (v1::GrantEntry { tombstone: Some(v1::Tombstone::default()), ..entry() }, "tombstone.state"),
+            (
+                v1::GrantEntry {
+                    scope: None,
+                    ..entry()
+                },
+                "scope",
+            ),
+            (
+                v1::GrantEntry {
+                    scope: scope("nonsense"),
+                    ..entry()
+                },
+                "scope.grpc[0]",
+            ),
+            (
+                v1::GrantEntry {
+                    subject: "alice".into(),
+                    ..entry()
+                },
+                "subject",
+            ),
+            (
+                v1::GrantEntry {
+                    via: vec!["spiffe://td/a".into(), "x".into()],
+                    ..entry()
+                },
+                "via[1]",
+            ),
+            (
+                v1::GrantEntry {
+                    id: "a/b".into(),
+                    ..entry()
+                },
+                "id",
+            ),
+            (
+                v1::GrantEntry {
+                    staleness: 77,
+                    ..entry()
+                },
+                "staleness",
+            ),
+            (
+                v1::GrantEntry {
+                    expire_time: Some(ProtoTimestamp {
+                        seconds: -1,
+                        nanos: 0,
+                    }),
+                    ..entry()
+                },
+                "expire_time",
+            ),
+            (
+                v1::GrantEntry {
+                    tombstone: Some(v1::Tombstone::default()),
+                    ..entry()
+                },
+                "tombstone.state",
+            ),
         ] {
             assert_eq!(entry_from(&wire).unwrap_err().field, field);
         }

@@ -6,15 +6,28 @@ use super::{store, v1};
 
 impl Debug for store::TokenKey {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        f.debug_struct("TokenKey").field("kid", &self.kid).field("alg", &self.alg).finish_non_exhaustive()
+        f.debug_struct("TokenKey")
+            .field("kid", &self.kid)
+            .field("alg", &self.alg)
+            .finish_non_exhaustive()
     }
 }
 
 impl Debug for v1::IssueTokenResponse {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        let Self { id, grant, workload, kid, .. } = self;
+        let Self {
+            id,
+            grant,
+            workload,
+            kid,
+            ..
+        } = self;
         let mut shown = f.debug_struct("IssueTokenResponse");
-        shown.field("id", id).field("grant", grant).field("workload", workload).field("kid", kid);
+        shown
+            .field("id", id)
+            .field("grant", grant)
+            .field("workload", workload)
+            .field("kid", kid);
         shown.finish_non_exhaustive()
     }
 }
@@ -22,14 +35,20 @@ impl Debug for v1::IssueTokenResponse {
 impl Debug for v1::IntrospectTokenRequest {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let mut shown = f.debug_struct("IntrospectTokenRequest");
-        shown.field("service", &self.service).field("peer", &self.peer).finish_non_exhaustive()
+        shown
+            .field("service", &self.service)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
     }
 }
 
 impl Debug for v1::ValidateAccessRequest {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let mut shown = f.debug_struct("ValidateAccessRequest");
-        shown.field("service", &self.service).field("target", &self.target).field("peer", &self.peer);
+        shown
+            .field("service", &self.service)
+            .field("target", &self.target)
+            .field("peer", &self.peer);
         shown.finish_non_exhaustive()
     }
 }
@@ -51,11 +70,39 @@ mod tests {
     fn no_credential_is_in_debug_output() {
         let secret = || "s3cret".to_owned();
         let shown = [
-            format!("{:?}", store::TokenKey { pkcs8: secret().into(), ..Default::default() }),
-            format!("{:?}", v1::IssueTokenResponse { token: secret(), ..Default::default() }),
-            format!("{:?}", v1::IntrospectTokenRequest { token: secret(), ..Default::default() }),
-            format!("{:?}", v1::ValidateAccessRequest { token: secret(), bearer: secret(), ..Default::default() }),
+            format!(
+                "{:?}",
+                store::TokenKey {
+                    pkcs8: secret().into(),
+                    ..Default::default()
+                }
+            ),
+            format!(
+                "{:?}",
+                v1::IssueTokenResponse {
+                    token: secret(),
+                    ..Default::default()
+                }
+            ),
+            format!(
+                "{:?}",
+                v1::IntrospectTokenRequest {
+                    token: secret(),
+                    ..Default::default()
+                }
+            ),
+            format!(
+                "{:?}",
+                v1::ValidateAccessRequest {
+                    token: secret(),
+                    bearer: secret(),
+                    ..Default::default()
+                }
+            ),
         ];
-        assert!(shown.iter().all(|shown| !shown.contains("s3cret")), "{shown:?}");
+        assert!(
+            shown.iter().all(|shown| !shown.contains("s3cret")),
+            "{shown:?}"
+        );
     }
 }

@@ -42,8 +42,13 @@ impl Bench {
             flags.retain(|(name, _)| name != flag);
             flags.push((flag, value.clone()));
         }
-        let flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
-        let arguments: Vec<String> = ["control-plane".to_owned()].into_iter().chain(flags).collect();
+        let flags = flags
+            .into_iter()
+            .flat_map(|(flag, value)| [flag.to_owned(), value]);
+        let arguments: Vec<String> = ["control-plane".to_owned()]
+            .into_iter()
+            .chain(flags)
+            .collect();
         self.ends("control", env!("CARGO_BIN_EXE_jitgate"), &arguments)
     }
 
@@ -75,8 +80,16 @@ fn a_taken_port_is_named() {
     let bench = Bench::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    assert_names(bench.control_plane(&[("--listen", address.clone())]), 1, &[&address]);
-    assert_names(bench.control_plane(&[("--http-listen", address.clone())]), 1, &[&address]);
+    assert_names(
+        bench.control_plane(&[("--listen", address.clone())]),
+        1,
+        &[&address],
+    );
+    assert_names(
+        bench.control_plane(&[("--http-listen", address.clone())]),
+        1,
+        &[&address],
+    );
 }
 
 #[test]
@@ -97,7 +110,11 @@ fn a_bad_issuers_file_is_named() {
         "apiVersion: jitgate.dev/v1\nkind: Issuers\nissuers:\n  - issuer: https://a\n    audiences: [a]\n    jwksFile: gone.json\n",
     );
     assert_names(bench.control_plane(&[]), 1, &["gone.json"]);
-    assert_names(bench.control_plane(&[("--issuers", bench.file("missing.yaml"))]), 1, &["missing.yaml"]);
+    assert_names(
+        bench.control_plane(&[("--issuers", bench.file("missing.yaml"))]),
+        1,
+        &["missing.yaml"],
+    );
 }
 
 #[test]
@@ -110,15 +127,31 @@ fn a_data_directory_that_is_a_file_is_named() {
 #[test]
 fn plaintext_beyond_this_machine_is_refused() {
     let bench = Bench::new();
-    assert_names(bench.control_plane(&[("--listen", "0.0.0.0:0".to_owned())]), 1, &["0.0.0.0", "--insecure"]);
+    assert_names(
+        bench.control_plane(&[("--listen", "0.0.0.0:0".to_owned())]),
+        1,
+        &["0.0.0.0", "--insecure"],
+    );
 }
 
 #[test]
 fn an_unknown_flag_value_is_wrong_usage() {
     let bench = Bench::new();
-    assert_names(bench.sidecar(&["--service", "payments", "--mode", "lenient"]), 2, &["lenient", "enforce", "shadow"]);
-    assert_names(bench.sidecar(&["--service", "Not A Service"]), 2, &["Not A Service"]);
-    assert_names(bench.sidecar(&["--service", "payments", "--max-staleness", "soon"]), 2, &["soon"]);
+    assert_names(
+        bench.sidecar(&["--service", "payments", "--mode", "lenient"]),
+        2,
+        &["lenient", "enforce", "shadow"],
+    );
+    assert_names(
+        bench.sidecar(&["--service", "Not A Service"]),
+        2,
+        &["Not A Service"],
+    );
+    assert_names(
+        bench.sidecar(&["--service", "payments", "--max-staleness", "soon"]),
+        2,
+        &["soon"],
+    );
 }
 
 #[test]
@@ -126,7 +159,11 @@ fn a_second_control_plane_on_one_store_is_refused() {
     let mut world = World::start(Settings::default());
     let bench = Bench::new();
     let data = world.path("data").to_string_lossy().into_owned();
-    assert_names(bench.control_plane(&[("--data-dir", data.clone())]), 1, &[&data]);
+    assert_names(
+        bench.control_plane(&[("--data-dir", data.clone())]),
+        1,
+        &[&data],
+    );
     world.control.as_mut().unwrap().assert_alive();
 }
 
@@ -136,7 +173,14 @@ fn a_live_socket_is_refused_and_a_dead_ones_file_replaced() {
     let socket = format!("unix:{}", world.path("authz.sock").display());
     let bench = Bench::new();
     let admin = format!("127.0.0.1:{}", free_port());
-    let second = bench.sidecar(&["--listen", &socket, "--service", "payments", "--admin-listen", &admin]);
+    let second = bench.sidecar(&[
+        "--listen",
+        &socket,
+        "--service",
+        "payments",
+        "--admin-listen",
+        &admin,
+    ]);
     assert_names(second, 1, &["authz.sock"]);
     world.sidecar.take().unwrap().kill();
     assert!(world.path("authz.sock").exists(), "kill -9 leaves the file");
@@ -158,11 +202,21 @@ fn a_sidecar_waits_visibly_for_its_control_plane() {
         "--control-plane".to_owned(),
         format!("http://127.0.0.1:{control}"),
     ];
-    let mut sidecar = Process::start(bench.dir.path(), "sidecar", env!("CARGO_BIN_EXE_jitgate-sidecar"), &arguments);
-    wait_until("the sidecar lives", || http_get(admin, "/livez").is_some_and(|(status, _)| status == 200));
-    wait_until("it says why it is not ready", || {
-        http_get(admin, "/readyz").is_some_and(|(status, body)| status == 503 && body.contains("snapshot"))
+    let mut sidecar = Process::start(
+        bench.dir.path(),
+        "sidecar",
+        env!("CARGO_BIN_EXE_jitgate-sidecar"),
+        &arguments,
+    );
+    wait_until("the sidecar lives", || {
+        http_get(admin, "/livez").is_some_and(|(status, _)| status == 200)
     });
-    wait_until("it says whom it misses", || sidecar.output().contains(&control.to_string()));
+    wait_until("it says why it is not ready", || {
+        http_get(admin, "/readyz")
+            .is_some_and(|(status, body)| status == 503 && body.contains("snapshot"))
+    });
+    wait_until("it says whom it misses", || {
+        sidecar.output().contains(&control.to_string())
+    });
     sidecar.assert_alive();
 }

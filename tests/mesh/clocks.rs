@@ -18,25 +18,35 @@ const USERS: &str = "GET /v1/users/{id}";
 /// The value of a metric without labels.
 fn metric(world: &World, name: &str) -> Option<f64> {
     let (_, text) = world.admin("/metrics")?;
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
 /// The id of the grant that was asked for.
 fn granted(answer: &Value) -> String {
-    let id = answer["grant"]["id"].as_str().or_else(|| answer["grant"].as_str());
-    id.unwrap_or_else(|| panic!("no grant in {answer}")).to_owned()
+    let id = answer["grant"]["id"]
+        .as_str()
+        .or_else(|| answer["grant"].as_str());
+    id.unwrap_or_else(|| panic!("no grant in {answer}"))
+        .to_owned()
 }
 
 fn fleet(world: &World) -> Value {
-    tokio::task::block_in_place(|| world.jitgate_json("root", &["admins"], &["fleet"]))["sidecars"][0].clone()
+    tokio::task::block_in_place(|| world.jitgate_json("root", &["admins"], &["fleet"]))["sidecars"]
+        [0]
+    .clone()
 }
 
 fn until_skewed(world: &World, skewed: bool) {
     let wanted = f64::from(u8::from(skewed));
     tokio::task::block_in_place(|| {
-        wait_until("the sidecar compares the clocks", || metric(world, "jitgate_clock_skewed") == Some(wanted));
+        wait_until("the sidecar compares the clocks", || {
+            metric(world, "jitgate_clock_skewed") == Some(wanted)
+        });
         let verdict = if skewed { "SKEWED" } else { "AGREES" };
-        wait_until("the fleet shows the verdict", || fleet(world)["clockVerdict"] == verdict);
+        wait_until("the fleet shows the verdict", || {
+            fleet(world)["clockVerdict"] == verdict
+        });
     });
 }
 
@@ -44,17 +54,34 @@ fn until_skewed(world: &World, skewed: bool) {
 async fn ends_on_time(mesh: &mut Mesh, sub: &str, end: SystemTime) {
     let refused = mesh.until(sub, "/v1/users/7", 403).await;
     let seen = SystemTime::now();
-    assert_eq!(refused.header("x-jitgate-reason"), "GRANT_EXPIRED", "{refused:?}");
-    let (late, early) = (seen.duration_since(end).unwrap_or_default(), end.duration_since(seen).unwrap_or_default());
+    assert_eq!(
+        refused.header("x-jitgate-reason"),
+        "GRANT_EXPIRED",
+        "{refused:?}"
+    );
+    let (late, early) = (
+        seen.duration_since(end).unwrap_or_default(),
+        end.duration_since(seen).unwrap_or_default(),
+    );
     println!("measured: first refusal {late:?} after the true end ({early:?} before it)");
-    assert!(late < NEAR && early < Duration::from_millis(500), "late {late:?}, early {early:?}");
+    assert!(
+        late < NEAR && early < Duration::from_millis(500),
+        "late {late:?}, early {early:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wall_clock_stepped_by_an_hour_neither_revives_nor_kills_a_grant() {
-    let Some(clock) = WallClock::build() else { return };
-    let settings = Settings { sidecar_clock: Some(clock.clone()), ..Settings::default() };
-    let Some(mut mesh) = Mesh::start(settings).await else { return };
+    let Some(clock) = WallClock::build() else {
+        return;
+    };
+    let settings = Settings {
+        sidecar_clock: Some(clock.clone()),
+        ..Settings::default()
+    };
+    let Some(mut mesh) = Mesh::start(settings).await else {
+        return;
+    };
     until_skewed(&mesh.world, false);
     for (sub, seconds) in [("alice", 3600), ("bob", -3600)] {
         let id = mesh.grant(sub, USERS, "4s");
@@ -62,7 +89,10 @@ async fn a_wall_clock_stepped_by_an_hour_neither_revives_nor_kills_a_grant() {
         mesh.until(sub, "/v1/users/7", 200).await;
         clock.step(seconds);
         let next = mesh.call(sub, "/v1/users/7").await;
-        assert!(next.status == 200 || SystemTime::now() >= end, "killed by a step of {seconds} s: {next:?}");
+        assert!(
+            next.status == 200 || SystemTime::now() >= end,
+            "killed by a step of {seconds} s: {next:?}"
+        );
         ends_on_time(&mut mesh, sub, end).await;
         until_skewed(&mesh.world, true);
         let offset = metric(&mesh.world, "jitgate_clock_offset_seconds").unwrap();
@@ -74,15 +104,26 @@ async fn a_wall_clock_stepped_by_an_hour_neither_revives_nor_kills_a_grant() {
         until_skewed(&mesh.world, false);
     }
     let log = mesh.world.sidecar.as_ref().unwrap().output();
-    assert_eq!(log.matches("beyond --max-clock-skew").count(), 2, "said once for each change:\n{log}");
+    assert_eq!(
+        log.matches("beyond --max-clock-skew").count(),
+        2,
+        "said once for each change:\n{log}"
+    );
     assert_eq!(log.matches("agree again").count(), 2, "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wall_clock_that_runs_at_twice_the_speed_changes_no_end_and_is_noticed() {
-    let Some(clock) = WallClock::build() else { return };
-    let settings = Settings { sidecar_clock: Some(clock.clone()), ..Settings::default() };
-    let Some(mut mesh) = Mesh::start(settings).await else { return };
+    let Some(clock) = WallClock::build() else {
+        return;
+    };
+    let settings = Settings {
+        sidecar_clock: Some(clock.clone()),
+        ..Settings::default()
+    };
+    let Some(mut mesh) = Mesh::start(settings).await else {
+        return;
+    };
     let id = mesh.grant("alice", USERS, "4s");
     let end = mesh.end_of("alice", &id);
     mesh.until("alice", "/v1/users/7", 200).await;
@@ -93,18 +134,33 @@ async fn a_wall_clock_that_runs_at_twice_the_speed_changes_no_end_and_is_noticed
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_rule_is_to_refuse_a_skewed_sidecar_decides_nothing() {
-    let Some(clock) = WallClock::build() else { return };
+    let Some(clock) = WallClock::build() else {
+        return;
+    };
     let flags = &["--max-clock-skew", "2s", "--on-clock-skew", "refuse"];
-    let settings = Settings { sidecar_clock: Some(clock.clone()), sidecar_flags: flags, ..Settings::default() };
-    let Some(mut mesh) = Mesh::start(settings).await else { return };
+    let settings = Settings {
+        sidecar_clock: Some(clock.clone()),
+        sidecar_flags: flags,
+        ..Settings::default()
+    };
+    let Some(mut mesh) = Mesh::start(settings).await else {
+        return;
+    };
     mesh.grant("alice", USERS, "10m");
     mesh.until("alice", "/v1/users/7", 200).await;
     clock.step(60);
     let refused = mesh.call("alice", "/v1/users/7").await;
-    assert_eq!((refused.status, refused.header("x-jitgate-reason")), (503, "STALE"), "{refused:?}");
+    assert_eq!(
+        (refused.status, refused.header("x-jitgate-reason")),
+        (503, "STALE"),
+        "{refused:?}"
+    );
     assert!(refused.body.contains("--max-clock-skew 2s"), "{refused:?}");
     let (status, text) = mesh.world.admin("/readyz").unwrap();
-    assert!(status == 503 && text.contains("ahead of the control plane's"), "{status} {text}");
+    assert!(
+        status == 503 && text.contains("ahead of the control plane's"),
+        "{status} {text}"
+    );
     until_skewed(&mesh.world, true);
     assert_eq!(fleet(&mesh.world)["refusesSkewed"], true);
     clock.step(0);
@@ -112,12 +168,20 @@ async fn where_the_rule_is_to_refuse_a_skewed_sidecar_decides_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_control_plane_whose_clock_is_wrong_gives_grants_their_length_and_a_step_changes_nothing() {
-    let Some(clock) = WallClock::build() else { return };
+async fn a_control_plane_whose_clock_is_wrong_gives_grants_their_length_and_a_step_changes_nothing()
+{
+    let Some(clock) = WallClock::build() else {
+        return;
+    };
     let wrong = Duration::from_secs(600);
     clock.step(600);
-    let settings = Settings { control_clock: Some(clock.clone()), ..Settings::default() };
-    let Some(mut mesh) = Mesh::start(settings).await else { return };
+    let settings = Settings {
+        control_clock: Some(clock.clone()),
+        ..Settings::default()
+    };
+    let Some(mut mesh) = Mesh::start(settings).await else {
+        return;
+    };
     let asked = SystemTime::now();
     let id = mesh.grant("alice", USERS, "4s");
     // Ten minutes ahead, as the control plane dates it; four seconds from when it was asked for, in truth.
@@ -139,31 +203,53 @@ async fn a_control_plane_whose_clock_is_wrong_gives_grants_their_length_and_a_st
     tokio::task::block_in_place(|| {
         wait_until("the control plane reports the drift", || {
             let (_, text) = http_get(port, "/metrics").unwrap();
-            text.lines().any(|line| line.starts_with("jitgate_clock_drift_seconds -600."))
-                || text.lines().any(|line| line.starts_with("jitgate_clock_drift_seconds -599."))
+            text.lines()
+                .any(|line| line.starts_with("jitgate_clock_drift_seconds -600."))
+                || text
+                    .lines()
+                    .any(|line| line.starts_with("jitgate_clock_drift_seconds -599."))
         });
     });
-    assert_eq!(fleet(&mesh.world)["clockVerdict"], "SKEWED", "no contradiction: it is as wrong as before");
+    assert_eq!(
+        fleet(&mesh.world)["clockVerdict"],
+        "SKEWED",
+        "no contradiction: it is as wrong as before"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sidecar_that_was_stopped_does_not_serve_what_ended_meanwhile() {
-    let Some(mut mesh) = Mesh::start(Settings::default()).await else { return };
+    let Some(mut mesh) = Mesh::start(Settings::default()).await else {
+        return;
+    };
     let id = mesh.grant("alice", USERS, "3s");
     let end = mesh.end_of("alice", &id);
     mesh.until("alice", "/v1/users/7", 200).await;
     mesh.world.sidecar.as_ref().unwrap().freeze();
-    tokio::time::sleep(end.duration_since(SystemTime::now()).unwrap_or_default() + Duration::from_millis(500)).await;
+    tokio::time::sleep(
+        end.duration_since(SystemTime::now()).unwrap_or_default() + Duration::from_millis(500),
+    )
+    .await;
     mesh.world.sidecar.as_ref().unwrap().signal(Signal::CONT);
     let next = mesh.call("alice", "/v1/users/7").await;
     assert!(next.status == 403 || next.status == 503, "{next:?}");
-    assert_eq!(mesh.until("alice", "/v1/users/7", 403).await.header("x-jitgate-reason"), "GRANT_EXPIRED");
+    assert_eq!(
+        mesh.until("alice", "/v1/users/7", 403)
+            .await
+            .header("x-jitgate-reason"),
+        "GRANT_EXPIRED"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_sidecar_is_named_as_outstanding_and_refuses_from_its_fence_on() {
-    let settings = Settings { max_staleness: "4s", ..Settings::default() };
-    let Some(mut mesh) = Mesh::start(settings).await else { return };
+    let settings = Settings {
+        max_staleness: "4s",
+        ..Settings::default()
+    };
+    let Some(mut mesh) = Mesh::start(settings).await else {
+        return;
+    };
     let id = mesh.grant("alice", USERS, "10m");
     mesh.until("alice", "/v1/users/7", 200).await;
     mesh.world.sidecar.as_ref().unwrap().freeze();
@@ -173,39 +259,92 @@ async fn a_frozen_sidecar_is_named_as_outstanding_and_refuses_from_its_fence_on(
     };
     let (code, out, err) = revoke(&["--timeout", "1s"]);
     assert_eq!(code, Some(1), "{out}{err}");
-    assert!(err.contains("1 sidecar(s) have not confirmed yet (payments-1)") && err.contains("in "), "{err}");
-    assert!(out.contains("NOT CONFIRMED") && out.contains("payments-1"), "{out}");
+    assert!(
+        err.contains("1 sidecar(s) have not confirmed yet (payments-1)") && err.contains("in "),
+        "{err}"
+    );
+    assert!(
+        out.contains("NOT CONFIRMED") && out.contains("payments-1"),
+        "{out}"
+    );
     println!("measured: a frozen sidecar, as `revoke --wait all` tells it:\n{out}{err}");
 
     // A mass revoke finds nothing to end any more, so another one is made and waited for until the fence.
     let other = tokio::task::block_in_place(|| {
-        let ask = ["request", "--service", "payments", "--http", USERS, "--for", "10m", "--reason", "a test", "--wait"];
+        let ask = [
+            "request",
+            "--service",
+            "payments",
+            "--http",
+            USERS,
+            "--for",
+            "10m",
+            "--reason",
+            "a test",
+            "--wait",
+        ];
         granted(&mesh.world.jitgate_json("bob", &["sre"], &ask))
     });
     let (code, out, err) = tokio::task::block_in_place(|| {
-        let args = ["revoke", &other, "--wait", "all", "--timeout", "30s", "-o", "json"];
+        let args = [
+            "revoke",
+            &other,
+            "--wait",
+            "all",
+            "--timeout",
+            "30s",
+            "-o",
+            "json",
+        ];
         mesh.world.jitgate("bob", &["sre"], &args)
     });
     assert_eq!(code, Some(0), "{out}{err}");
     let answer: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((&answer["outstanding"], &answer["unconfirmed"][0]["fenced"]), (&0.into(), &true.into()), "{answer}");
+    assert_eq!(
+        (&answer["outstanding"], &answer["unconfirmed"][0]["fenced"]),
+        (&0.into(), &true.into()),
+        "{answer}"
+    );
     // The fence has passed: what it still holds of the time before must not serve alice.
     mesh.world.sidecar.as_ref().unwrap().signal(Signal::CONT);
     let next = mesh.call("alice", "/v1/users/7").await;
     assert_ne!(next.status, 200, "{next:?}");
-    assert_eq!(mesh.until("alice", "/v1/users/7", 403).await.header("x-jitgate-reason"), "GRANT_REVOKED");
+    assert_eq!(
+        mesh.until("alice", "/v1/users/7", 403)
+            .await
+            .header("x-jitgate-reason"),
+        "GRANT_REVOKED"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receipt_says_when_a_revoke_was_enforced() {
     let world = tokio::task::block_in_place(|| World::start(Settings::default()));
-    let run = |args: &[&str]| tokio::task::block_in_place(|| world.jitgate("alice", &["sre"], args));
-    let ask = ["request", "--service", "payments", "--http", USERS, "--for", "10m", "--reason", "a test", "--wait"];
-    let id = granted(&tokio::task::block_in_place(|| world.jitgate_json("alice", &["sre"], &ask)));
+    let run =
+        |args: &[&str]| tokio::task::block_in_place(|| world.jitgate("alice", &["sre"], args));
+    let ask = [
+        "request",
+        "--service",
+        "payments",
+        "--http",
+        USERS,
+        "--for",
+        "10m",
+        "--reason",
+        "a test",
+        "--wait",
+    ];
+    let id = granted(&tokio::task::block_in_place(|| {
+        world.jitgate_json("alice", &["sre"], &ask)
+    }));
     let (code, out, err) = run(&["revoke", &id, "--wait", "all"]);
     assert_eq!(code, Some(0), "{out}{err}");
-    assert!(out.contains("payments-1") && out.contains("AFTER THE COMMIT") && out.contains(" ms"), "{out}");
+    assert!(
+        out.contains("payments-1") && out.contains("AFTER THE COMMIT") && out.contains(" ms"),
+        "{out}"
+    );
     println!("measured: a receipt:\n{out}");
-    let (_, out, _) = tokio::task::block_in_place(|| world.jitgate("root", &["admins"], &["fleet"]));
+    let (_, out, _) =
+        tokio::task::block_in_place(|| world.jitgate("root", &["admins"], &["fleet"]));
     println!("measured: the fleet:\n{out}");
 }

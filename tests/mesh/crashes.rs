@@ -34,7 +34,11 @@ async fn two_hundred_kills_under_load_lose_nothing_that_was_answered() {
         let mut clients = JoinSet::new();
         for client in 0..CLIENTS {
             let caller = Caller::connect(&world, "alice", &["sre"]);
-            clients.spawn(load(caller, format!("{life}-{client}"), Arc::clone(&answered)));
+            clients.spawn(load(
+                caller,
+                format!("{life}-{client}"),
+                Arc::clone(&answered),
+            ));
         }
         tokio::time::sleep(Duration::from_millis(5 + rng.next() % 150)).await;
         world.control.take().unwrap().kill();
@@ -54,7 +58,11 @@ async fn two_hundred_kills_under_load_lose_nothing_that_was_answered() {
         }
     }
     let answered = answered.lock().await;
-    assert!(answered.granted.len() > KILLS / 2, "too little load: {} answered grants", answered.granted.len());
+    assert!(
+        answered.granted.len() > KILLS / 2,
+        "too little load: {} answered grants",
+        answered.granted.len()
+    );
     println!(
         "measured: {KILLS} kills, {} answered grants, {} answered revokes, revision {}",
         answered.granted.len(),
@@ -67,7 +75,9 @@ async fn two_hundred_kills_under_load_lose_nothing_that_was_answered() {
 async fn load(mut caller: Caller, name: String, answered: Arc<Mutex<Answered>>) {
     for i in 0.. {
         let request_id = format!("{name}-{i}");
-        let Ok(request) = caller.ask(&request_id, READ).await else { return };
+        let Ok(request) = caller.ask(&request_id, READ).await else {
+            return;
+        };
         assert_eq!(request.state(), AccessRequestState::Approved, "{request:?}");
         {
             let mut answered = answered.lock().await;
@@ -75,7 +85,9 @@ async fn load(mut caller: Caller, name: String, answered: Arc<Mutex<Answered>>) 
             answered.revision = answered.revision.max(request.mod_revision);
         }
         if i % 3 == 0 {
-            let Ok(revision) = caller.revoke(&request.grant).await else { return };
+            let Ok(revision) = caller.revoke(&request.grant).await else {
+                return;
+            };
             let mut answered = answered.lock().await;
             answered.revoked.insert(request.grant);
             answered.revision = answered.revision.max(revision);
@@ -86,23 +98,49 @@ async fn load(mut caller: Caller, name: String, answered: Arc<Mutex<Answered>>) 
 async fn check(world: &World, answered: &Answered) {
     let mut admin = Caller::connect(world, "root", &["admins"]);
     let (grants, revision) = admin.grants().await;
-    assert!(revision >= answered.revision, "the revision went back: {revision} after {}", answered.revision);
+    assert!(
+        revision >= answered.revision,
+        "the revision went back: {revision} after {}",
+        answered.revision
+    );
     for (request, grant) in &answered.granted {
-        assert!(grants.contains_key(grant), "the answer to {request} is lost: no grant {grant}");
+        assert!(
+            grants.contains_key(grant),
+            "the answer to {request} is lost: no grant {grant}"
+        );
     }
     for grant in &answered.revoked {
-        assert_eq!(grants[grant].state(), GrantState::Revoked, "the revoke of {grant} is lost");
+        assert_eq!(
+            grants[grant].state(),
+            GrantState::Revoked,
+            "the revoke of {grant} is lost"
+        );
     }
     let mut used = BTreeSet::new();
     for request in admin.requests().await {
-        assert_eq!(request.state(), AccessRequestState::Approved, "half-applied: {request:?}");
-        assert!(grants.contains_key(&request.grant), "half-applied: {} has no grant", request.id);
-        assert!(used.insert(request.grant.clone()), "one grant for two requests: {}", request.grant);
+        assert_eq!(
+            request.state(),
+            AccessRequestState::Approved,
+            "half-applied: {request:?}"
+        );
+        assert!(
+            grants.contains_key(&request.grant),
+            "half-applied: {} has no grant",
+            request.id
+        );
+        assert!(
+            used.insert(request.grant.clone()),
+            "one grant for two requests: {}",
+            request.grant
+        );
     }
     assert_eq!(used.len(), grants.len(), "a grant without its request");
     // A retry of an answered request gives the same answer.
     if let Some((request_id, grant)) = answered.granted.iter().next_back() {
-        let again = Caller::connect(world, "alice", &["sre"]).ask(request_id, READ).await.unwrap();
+        let again = Caller::connect(world, "alice", &["sre"])
+            .ask(request_id, READ)
+            .await
+            .unwrap();
         assert_eq!(&again.grant, grant, "a retry made another grant");
     }
     same_table(world, &grants, revision);
@@ -124,12 +162,25 @@ fn same_table(world: &World, grants: &BTreeMap<String, Grant>, revision: i64) {
         .as_array()
         .unwrap()
         .iter()
-        .map(|grant| (grant["id"].as_str().unwrap().to_owned(), grant["phase"].as_str().unwrap().to_lowercase()))
+        .map(|grant| {
+            (
+                grant["id"].as_str().unwrap().to_owned(),
+                grant["phase"].as_str().unwrap().to_lowercase(),
+            )
+        })
         .collect();
     let expected: BTreeMap<String, String> = grants
         .values()
         .map(|grant| {
-            (grant.id.clone(), if grant.state() == GrantState::Revoked { "revoked" } else { "active" }.to_owned())
+            (
+                grant.id.clone(),
+                if grant.state() == GrantState::Revoked {
+                    "revoked"
+                } else {
+                    "active"
+                }
+                .to_owned(),
+            )
         })
         .collect();
     assert_eq!(phases.len(), expected.len(), "the tables differ in size");

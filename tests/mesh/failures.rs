@@ -10,7 +10,14 @@ use crate::support::world::Settings;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_control_plane_grants_live_end_on_time_and_then_nothing_is_decided() {
-    let Some(mut mesh) = Mesh::start(Settings { max_staleness: "4s", ..Settings::default() }).await else { return };
+    let Some(mut mesh) = Mesh::start(Settings {
+        max_staleness: "4s",
+        ..Settings::default()
+    })
+    .await
+    else {
+        return;
+    };
     mesh.grant("alice", "GET /v1/users/{id}", "10m");
     let short = mesh.grant("bob", "GET /v1/users/{id}", "2s");
     let end = mesh.end_of("bob", &short);
@@ -18,12 +25,22 @@ async fn without_the_control_plane_grants_live_end_on_time_and_then_nothing_is_d
     mesh.until("bob", "/v1/users/7", 200).await;
     mesh.world.control.take().unwrap().kill();
 
-    assert_eq!(mesh.call("alice", "/v1/users/7").await.status, 200, "a live grant goes on");
+    assert_eq!(
+        mesh.call("alice", "/v1/users/7").await.status,
+        200,
+        "a live grant goes on"
+    );
     let ended = mesh.until("bob", "/v1/users/7", 403).await;
     let seen = std::time::SystemTime::now();
-    assert_eq!(ended.header("x-jitgate-reason"), "GRANT_EXPIRED", "{ended:?}");
+    assert_eq!(
+        ended.header("x-jitgate-reason"),
+        "GRANT_EXPIRED",
+        "{ended:?}"
+    );
     let late = seen.duration_since(end).unwrap_or_default();
-    println!("measured: without a control plane, first refusal {late:?} after the end of the grant");
+    println!(
+        "measured: without a control plane, first refusal {late:?} after the end of the grant"
+    );
 
     let stale = mesh.until("alice", "/v1/users/7", 503).await;
     assert_eq!(stale.header("x-jitgate-reason"), "STALE", "{stale:?}");
@@ -34,18 +51,29 @@ async fn without_the_control_plane_grants_live_end_on_time_and_then_nothing_is_d
     tokio::task::block_in_place(|| mesh.world.wait_ready());
     mesh.until("alice", "/v1/users/7", 200).await;
     let (_, metrics) = http_get(mesh.world.admin_port, "/metrics").unwrap();
-    let snapshots = |line: &&str| line.starts_with("jitgate_watch_resyncs_total{") && !line.ends_with(" 0");
+    let snapshots =
+        |line: &&str| line.starts_with("jitgate_watch_resyncs_total{") && !line.ends_with(" 0");
     let snapshots: Vec<_> = metrics.lines().filter(snapshots).collect();
     assert_eq!(snapshots.len(), 1, "{snapshots:?}");
-    assert!(snapshots[0].contains("first"), "it resumes without a snapshot: {snapshots:?}");
-    assert_eq!(mesh.call("bob", "/v1/users/7").await.header("x-jitgate-reason"), "GRANT_EXPIRED");
+    assert!(
+        snapshots[0].contains("first"),
+        "it resumes without a snapshot: {snapshots:?}"
+    );
+    assert_eq!(
+        mesh.call("bob", "/v1/users/7")
+            .await
+            .header("x-jitgate-reason"),
+        "GRANT_EXPIRED"
+    );
     mesh.grant("carol", "GET /v1/users/{id}", "10m");
     mesh.until("carol", "/v1/users/7", 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_sidecar_envoy_refuses_and_serves_again_once_it_is_back() {
-    let Some(mut mesh) = Mesh::start(Settings::default()).await else { return };
+    let Some(mut mesh) = Mesh::start(Settings::default()).await else {
+        return;
+    };
     mesh.grant("alice", "GET /v1/users/{id}", "10m");
     mesh.until("alice", "/v1/users/7", 200).await;
     mesh.world.sidecar.take().unwrap().kill();
@@ -56,25 +84,35 @@ async fn without_the_sidecar_envoy_refuses_and_serves_again_once_it_is_back() {
     tokio::task::block_in_place(|| wait_until("the sidecar is back", || world.sidecar_ready()));
     let back = Instant::now();
     mesh.until("alice", "/v1/users/7", 200).await;
-    println!("measured: served {:.1} ms after the sidecar said that it is ready", back.elapsed().as_secs_f64() * 1e3);
+    println!(
+        "measured: served {:.1} ms after the sidecar said that it is ready",
+        back.elapsed().as_secs_f64() * 1e3
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_sidecar_is_an_error_and_never_an_allow() {
-    let Some(mut mesh) = Mesh::start(Settings::default()).await else { return };
+    let Some(mut mesh) = Mesh::start(Settings::default()).await else {
+        return;
+    };
     mesh.grant("alice", "GET /v1/users/{id}", "10m");
     mesh.until("alice", "/v1/users/7", 200).await;
     mesh.world.sidecar.as_ref().unwrap().freeze();
     let start = Instant::now();
     assert_eq!(mesh.call("alice", "/v1/users/7").await.status, 503);
-    println!("measured: a frozen sidecar holds a call up for {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
+    println!(
+        "measured: a frozen sidecar holds a call up for {:.0} ms",
+        start.elapsed().as_secs_f64() * 1e3
+    );
     mesh.world.sidecar.as_ref().unwrap().signal(Signal::CONT);
     mesh.until("alice", "/v1/users/7", 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grant_is_never_served_past_its_end() {
-    let Some(mut mesh) = Mesh::start(Settings::default()).await else { return };
+    let Some(mut mesh) = Mesh::start(Settings::default()).await else {
+        return;
+    };
     let id = mesh.grant("alice", "GET /v1/users/{id}", "2s");
     mesh.until("alice", "/v1/users/7", 200).await;
     let end = mesh.end_of("alice", &id);
@@ -89,12 +127,20 @@ async fn a_grant_is_never_served_past_its_end() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     };
     // Control plane and sidecar share this machine's clock, so what was sent after the end must not have been served.
-    let late = last_served.and_then(|sent| sent.duration_since(end).ok()).unwrap_or_default();
+    let late = last_served
+        .and_then(|sent| sent.duration_since(end).ok())
+        .unwrap_or_default();
     let early = end.duration_since(refused).unwrap_or_default();
     let first = refused.duration_since(end).unwrap_or_default();
     println!(
         "measured: first refusal {first:?} after the end of the grant; served {late:?} past it, refused {early:?} before it"
     );
-    assert!(late < Duration::from_secs(1), "served {late:?} past the end: that is no clock error any more");
-    assert!(early < Duration::from_secs(1), "refused {early:?} too early");
+    assert!(
+        late < Duration::from_secs(1),
+        "served {late:?} past the end: that is no clock error any more"
+    );
+    assert!(
+        early < Duration::from_secs(1),
+        "refused {early:?} too early"
+    );
 }

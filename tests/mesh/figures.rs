@@ -15,7 +15,9 @@ const ROUNDS: usize = 50;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grant_and_its_revocation_are_enforced_soon_after_they_are_answered() {
-    let Some(mesh) = Mesh::start(Settings::default()).await else { return };
+    let Some(mesh) = Mesh::start(Settings::default()).await else {
+        return;
+    };
     let mut control = Caller::connect(&mesh.world, "alice", &["sre"]);
     let mut envoy = Through::connect(&mesh.world).await;
     let (mut granted, mut revoked) = (Vec::new(), Vec::new());
@@ -29,8 +31,13 @@ async fn a_grant_and_its_revocation_are_enforced_soon_after_they_are_answered() 
         revoked.push(envoy.until(&method, true).await);
     }
     let (_, metrics) = http_get(mesh.world.admin_port, "/metrics").unwrap();
-    let count = metrics.lines().find_map(|line| line.strip_prefix("jitgate_propagation_duration_seconds_count "));
-    assert!(count.and_then(|count| count.parse().ok()).unwrap_or(0) >= ROUNDS, "each change is measured: {count:?}");
+    let count = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("jitgate_propagation_duration_seconds_count "));
+    assert!(
+        count.and_then(|count| count.parse().ok()).unwrap_or(0) >= ROUNDS,
+        "each change is measured: {count:?}"
+    );
     report("answered request to first allowed call", granted);
     report("answered revoke to first refused call", revoked);
 }
@@ -50,26 +57,43 @@ impl Through {
             .identity(Identity::from_pem(read(&client.cert), read(&client.key)))
             .domain_name("localhost");
         let address = format!("https://localhost:{}", world.envoy_port);
-        let channel = Endpoint::from_shared(address).unwrap().tls_config(tls).unwrap().connect().await.unwrap();
+        let channel = Endpoint::from_shared(address)
+            .unwrap()
+            .tls_config(tls)
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
         let bearer = format!("Bearer {}", world.identities.token("alice", &["sre"]));
-        Self { grpc: tonic::client::Grpc::new(channel), bearer }
+        Self {
+            grpc: tonic::client::Grpc::new(channel),
+            bearer,
+        }
     }
 
     /// The status of one call. The upstream speaks no gRPC, so an allowed call is anything but a refusal.
     async fn call(&mut self, method: &str) -> Code {
         self.grpc.ready().await.unwrap();
         let mut request = tonic::Request::new(());
-        request.metadata_mut().insert("authorization", self.bearer.parse().unwrap());
+        request
+            .metadata_mut()
+            .insert("authorization", self.bearer.parse().unwrap());
         let codec = tonic_prost::ProstCodec::<(), ()>::default();
         let path: http::uri::PathAndQuery = method.parse().unwrap();
-        self.grpc.unary(request, path, codec).await.map_or_else(|status| status.code(), |_| Code::Ok)
+        self.grpc
+            .unary(request, path, codec)
+            .await
+            .map_or_else(|status| status.code(), |_| Code::Ok)
     }
 
     /// How long until calls are (not) refused, from now.
     async fn until(&mut self, method: &str, refused: bool) -> Duration {
         let start = Instant::now();
         while (self.call(method).await == Code::PermissionDenied) != refused {
-            assert!(start.elapsed() < crate::process::PATIENCE, "nothing changes");
+            assert!(
+                start.elapsed() < crate::process::PATIENCE,
+                "nothing changes"
+            );
         }
         start.elapsed()
     }
@@ -79,5 +103,10 @@ fn report(what: &str, mut spans: Vec<Duration>) {
     spans.sort_unstable();
     let ms = |span: Duration| span.as_secs_f64() * 1e3;
     let (half, most) = (spans[spans.len() / 2], spans[spans.len() - 1]);
-    println!("measured: {what}: median {:.1} ms, longest of {} {:.1} ms", ms(half), spans.len(), ms(most));
+    println!(
+        "measured: {what}: median {:.1} ms, longest of {} {:.1} ms",
+        ms(half),
+        spans.len(),
+        ms(most)
+    );
 }

@@ -13,14 +13,20 @@ use crate::support::world::{Settings, World};
 /// What honest peers never send.
 fn nonsense(rng: &mut Seeded) -> Vec<u8> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let noise: Vec<u8> = (0..rng.below(4096)).map(|_| rng.next().to_le_bytes()[0]).collect();
+    let noise: Vec<u8> = (0..rng.below(4096))
+        .map(|_| rng.next().to_le_bytes()[0])
+        .collect();
     match rng.below(6) {
         0 => noise,
         1 => [PREFACE, &noise].concat(),
         // A frame that announces 16 MiB and brings nothing.
         2 => [PREFACE, b"\xff\xff\xff\x00\x00\x00\x00\x00\x01"].concat(),
         3 => [b"GET / HTTP/1.1\r\nx: ".as_slice(), &b"a".repeat(200_000)].concat(),
-        4 => [b"GET /\xff\xfe HTTP/1.1\r\ncontent-length: 99999999999\r\n\r\n".as_slice(), &noise].concat(),
+        4 => [
+            b"GET /\xff\xfe HTTP/1.1\r\ncontent-length: 99999999999\r\n\r\n".as_slice(),
+            &noise,
+        ]
+        .concat(),
         _ => PREFACE[..rng.below(PREFACE.len())].to_vec(),
     }
 }
@@ -53,14 +59,20 @@ impl Line {
 
 fn resident_kib(process: &Process) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS"))
+        .unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 #[test]
 fn no_listener_falls_over_or_grows_on_nonsense() {
     let mut world = World::start(Settings::default());
-    let before = (resident_kib(world.control.as_ref().unwrap()), resident_kib(world.sidecar.as_ref().unwrap()));
+    let before = (
+        resident_kib(world.control.as_ref().unwrap()),
+        resident_kib(world.sidecar.as_ref().unwrap()),
+    );
     let mut rng = Seeded::new(4);
     let socket: PathBuf = world.path("authz.sock");
     let mut open = Vec::new();
@@ -87,17 +99,36 @@ fn no_listener_falls_over_or_grows_on_nonsense() {
     let answer = world.jitgate_json(
         "alice",
         &["sre"],
-        &["request", "--service", "payments", "--http", "GET /a", "--for", "1m", "--reason", "a test"],
+        &[
+            "request",
+            "--service",
+            "payments",
+            "--http",
+            "GET /a",
+            "--for",
+            "1m",
+            "--reason",
+            "a test",
+        ],
     );
     assert_eq!(answer["accessRequest"]["state"], "APPROVED", "{answer}");
-    let after = (resident_kib(world.control.as_ref().unwrap()), resident_kib(world.sidecar.as_ref().unwrap()));
+    let after = (
+        resident_kib(world.control.as_ref().unwrap()),
+        resident_kib(world.sidecar.as_ref().unwrap()),
+    );
     println!(
         "measured: resident memory before and after, KiB: control plane {} {}, sidecar {} {}",
         before.0, after.0, before.1, after.1
     );
     let bound = 64 * 1024;
-    assert!(after.0 < before.0 + bound && after.1 < before.1 + bound, "it grew: {before:?} {after:?}");
+    assert!(
+        after.0 < before.0 + bound && after.1 < before.1 + bound,
+        "it grew: {before:?} {after:?}"
+    );
     for process in [&world.control, &world.sidecar] {
-        assert!(!process.as_ref().unwrap().output().contains("panicked"), "a task panicked");
+        assert!(
+            !process.as_ref().unwrap().output().contains("panicked"),
+            "a task panicked"
+        );
     }
 }

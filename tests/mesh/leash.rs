@@ -32,7 +32,13 @@ struct Streams {
 impl Streams {
     async fn none(scene: &Scene, connections: usize) -> Self {
         let (report, ended) = mpsc::unbounded_channel();
-        let mut streams = Self { tasks: JoinSet::new(), report, ended, progress: vec![], connections: vec![] };
+        let mut streams = Self {
+            tasks: JoinSet::new(),
+            report,
+            ended,
+            progress: vec![],
+            connections: vec![],
+        };
         for _ in 0..connections {
             streams.connections.push(scene.two().await);
         }
@@ -45,23 +51,30 @@ impl Streams {
         let headers = if n.is_multiple_of(2) { BUSY } else { &[] };
         let connection = n % self.connections.len();
         let connection = &mut self.connections[connection];
-        let mut live = scene.open_two(connection, Kind::SseHttp2, sub, headers).await;
+        let mut live = scene
+            .open_two(connection, Kind::SseHttp2, sub, headers)
+            .await;
         // A machine that is too busy to decide in time is no failure of what is tested here.
         for _ in 0..50 {
             if live.status() != 503 {
                 break;
             }
-            live = scene.open_two(connection, Kind::SseHttp2, sub, headers).await;
+            live = scene
+                .open_two(connection, Kind::SseHttp2, sub, headers)
+                .await;
         }
         assert_eq!(live.status(), 200, "{}", live.header("x-jitgate-reason"));
         self.progress.push((of, live.progress()));
         let report = self.report.clone();
-        self.tasks.spawn(async move { drop(report.send((of, live.until_end().await))) });
+        self.tasks
+            .spawn(async move { drop(report.send((of, live.until_end().await))) });
     }
 
     async fn next_ended(&mut self) -> (usize, Ended) {
         let next = tokio::time::timeout(Duration::from_secs(20), self.ended.recv());
-        next.await.expect("a stream should have ended by now").unwrap()
+        next.await
+            .expect("a stream should have ended by now")
+            .unwrap()
     }
 
     fn assert_none_ended(&mut self) {
@@ -72,17 +85,28 @@ impl Streams {
 
     /// Every busy stream goes on, but for those of grants for which `is_gone` says otherwise.
     fn until_all_go_on(&self, is_gone: impl Fn(usize) -> bool) {
-        let live = self.progress.iter().enumerate().filter(|(n, (of, _))| n.is_multiple_of(2) && !is_gone(*of));
-        let live: Vec<_> = live.map(|(_, (_, progress))| (progress, progress.load(Ordering::Relaxed))).collect();
+        let live = self
+            .progress
+            .iter()
+            .enumerate()
+            .filter(|(n, (of, _))| n.is_multiple_of(2) && !is_gone(*of));
+        let live: Vec<_> = live
+            .map(|(_, (_, progress))| (progress, progress.load(Ordering::Relaxed)))
+            .collect();
         tokio::task::block_in_place(|| {
-            wait_until("the others go on", || live.iter().all(|(now, before)| now.load(Ordering::Relaxed) > *before));
+            wait_until("the others go on", || {
+                live.iter()
+                    .all(|(now, before)| now.load(Ordering::Relaxed) > *before)
+            });
         });
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn revoking_one_grant_ends_exactly_its_streams_and_no_other_loses_a_byte() {
-    let Some(scene) = Scene::start(Settings::default()).await else { return };
+    let Some(scene) = Scene::start(Settings::default()).await else {
+        return;
+    };
     let mut streams = Streams::none(&scene, 5).await;
     let mut grants = Vec::new();
     for n in 0..GRANTS {
@@ -109,8 +133,17 @@ async fn revoking_one_grant_ends_exactly_its_streams_and_no_other_loses_a_byte()
         }
     }
     let last = REVOKED;
-    let args = ["revoke", &grants[last], "--reason", "a test", "--wait", "all"];
-    let receipt = tokio::task::block_in_place(|| scene.world.jitgate_json("root", &["admins"], &args)).to_string();
+    let args = [
+        "revoke",
+        &grants[last],
+        "--reason",
+        "a test",
+        "--wait",
+        "all",
+    ];
+    let receipt =
+        tokio::task::block_in_place(|| scene.world.jitgate_json("root", &["admins"], &args))
+            .to_string();
     assert!(receipt.contains("\"streamsClosed\":10"), "{receipt}");
     for _ in 0..PER_GRANT {
         assert_eq!(streams.next_ended().await.0, last);
@@ -122,7 +155,10 @@ async fn revoking_one_grant_ends_exactly_its_streams_and_no_other_loses_a_byte()
     streams.assert_none_ended();
     let left = (GRANTS - REVOKED - 1) * PER_GRANT;
     scene.until_open(left as u64);
-    assert_eq!(scene.metric("jitgate_streams_closed_total{reason=\"GRANT_REVOKED\"} "), Some(130));
+    assert_eq!(
+        scene.metric("jitgate_streams_closed_total{reason=\"GRANT_REVOKED\"} "),
+        Some(130)
+    );
     // Everybody leaves: nothing is left behind.
     let args = ["revoke", "--service", "payments", "--reason", "a test"];
     tokio::task::block_in_place(|| scene.world.jitgate_json("root", &["admins"], &args));
@@ -132,13 +168,18 @@ async fn revoking_one_grant_ends_exactly_its_streams_and_no_other_loses_a_byte()
         ended.assert_unbroken();
         *counts.entry(of).or_insert(0) += 1;
     }
-    assert!(counts.values().all(|count| *count == PER_GRANT), "{counts:?}");
+    assert!(
+        counts.values().all(|count| *count == PER_GRANT),
+        "{counts:?}"
+    );
     scene.until_open(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_that_races_the_opening_leaves_no_stream_alive() {
-    let Some(scene) = Scene::start(Settings::default()).await else { return };
+    let Some(scene) = Scene::start(Settings::default()).await else {
+        return;
+    };
     let mut root = Caller::connect(&scene.world, "root", &["admins"]);
     let mut connection = scene.two().await;
     let (mut refused, mut ended) = (0, 0);
@@ -149,7 +190,10 @@ async fn a_revocation_that_races_the_opening_leaves_no_stream_alive() {
             tokio::time::sleep(Duration::from_micros(300 * round)).await;
             root.revoke(&id).await.unwrap();
         };
-        let (live, ()) = tokio::join!(scene.open_two(&mut opening, Kind::SseHttp2, "alice", &[]), revoke);
+        let (live, ()) = tokio::join!(
+            scene.open_two(&mut opening, Kind::SseHttp2, "alice", &[]),
+            revoke
+        );
         if live.status() == 403 {
             assert_eq!(live.header("x-jitgate-reason"), "GRANT_REVOKED");
             refused += 1;
@@ -160,14 +204,18 @@ async fn a_revocation_that_races_the_opening_leaves_no_stream_alive() {
         }
         connection = opening;
     }
-    println!("measured: of 20 openings raced by a revocation {refused} were refused and {ended} ended");
+    println!(
+        "measured: of 20 openings raced by a revocation {refused} were refused and {ended} ended"
+    );
     scene.until_open(0);
 }
 
 /// The recommended configuration: without its sidecar no leashed stream runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_streams_end_with_their_sidecar_and_open_again_once_it_is_back() {
-    let Some(mut scene) = Scene::start(Settings::default()).await else { return };
+    let Some(mut scene) = Scene::start(Settings::default()).await else {
+        return;
+    };
     let (id, _) = scene.grant("alice", MINUTES).await;
     let mut streams = Streams::none(&scene, 6).await;
     for _ in 0..500 {
@@ -189,7 +237,10 @@ async fn five_hundred_streams_end_with_their_sidecar_and_open_again_once_it_is_b
     for _ in 0..10 {
         again.open(&scene, 0, "alice").await;
     }
-    Caller::connect(&scene.world, "root", &["admins"]).revoke(&id).await.unwrap();
+    Caller::connect(&scene.world, "root", &["admins"])
+        .revoke(&id)
+        .await
+        .unwrap();
     for _ in 0..10 {
         again.next_ended().await;
     }
@@ -199,8 +250,13 @@ async fn five_hundred_streams_end_with_their_sidecar_and_open_again_once_it_is_b
 /// The other choice: streams outlive the sidecar, are out of reach, and still end with their grant.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_leash_may_fail_open_streams_outlive_the_sidecar_and_end_by_time_alone() {
-    let settings = Settings { leash_open: true, ..Settings::default() };
-    let Some(mut scene) = Scene::start(settings).await else { return };
+    let settings = Settings {
+        leash_open: true,
+        ..Settings::default()
+    };
+    let Some(mut scene) = Scene::start(settings).await else {
+        return;
+    };
     let (id, end) = scene.grant("alice", Duration::from_secs(8)).await;
     let mut streams = Streams::none(&scene, 1).await;
     for _ in 0..50 {
@@ -212,8 +268,14 @@ async fn where_the_leash_may_fail_open_streams_outlive_the_sidecar_and_end_by_ti
     streams.until_all_go_on(|_| false);
     scene.world.start_sidecar();
     tokio::task::block_in_place(|| scene.world.wait_ready());
-    Caller::connect(&scene.world, "root", &["admins"]).revoke(&id).await.unwrap();
-    assert!(SystemTime::now() < end, "this machine is too slow for this test");
+    Caller::connect(&scene.world, "root", &["admins"])
+        .revoke(&id)
+        .await
+        .unwrap();
+    assert!(
+        SystemTime::now() < end,
+        "this machine is too slow for this test"
+    );
     streams.until_all_go_on(|_| false);
     streams.assert_none_ended();
     for _ in 0..50 {
@@ -221,14 +283,19 @@ async fn where_the_leash_may_fail_open_streams_outlive_the_sidecar_and_end_by_ti
         ended.assert_unbroken();
         let early = end.duration_since(ended.at).unwrap_or_default();
         let late = ended.at.duration_since(end).unwrap_or_default();
-        assert!(early < may_be_early && late < Duration::from_secs(1), "-{early:?} +{late:?}");
+        assert!(
+            early < may_be_early && late < Duration::from_secs(1),
+            "-{early:?} +{late:?}"
+        );
     }
 }
 
 /// A sidecar that stands still, under the recommended configuration: nothing runs out of reach for long.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_sidecar_loses_its_streams_and_new_ones_open_once_it_goes_on() {
-    let Some(scene) = Scene::start(Settings::default()).await else { return };
+    let Some(scene) = Scene::start(Settings::default()).await else {
+        return;
+    };
     let (id, _) = scene.grant("alice", MINUTES).await;
     let mut streams = Streams::none(&scene, 1).await;
     for _ in 0..20 {
@@ -249,15 +316,23 @@ async fn a_frozen_sidecar_loses_its_streams_and_new_ones_open_once_it_goes_on() 
     scene.until_open(0);
     let mut again = Streams::none(&scene, 1).await;
     again.open(&scene, 0, "alice").await;
-    Caller::connect(&scene.world, "root", &["admins"]).revoke(&id).await.unwrap();
+    Caller::connect(&scene.world, "root", &["admins"])
+        .revoke(&id)
+        .await
+        .unwrap();
     again.next_ended().await;
 }
 
 /// The other choice: streams outlive the freeze, are out of reach for ever after, and still end with their grant.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_leash_may_fail_open_a_frozen_sidecar_loses_sight_of_its_streams() {
-    let settings = Settings { leash_open: true, ..Settings::default() };
-    let Some(scene) = Scene::start(settings).await else { return };
+    let settings = Settings {
+        leash_open: true,
+        ..Settings::default()
+    };
+    let Some(scene) = Scene::start(settings).await else {
+        return;
+    };
     let (id, end) = scene.grant("alice", Duration::from_secs(10)).await;
     let mut streams = Streams::none(&scene, 1).await;
     for _ in 0..20 {
@@ -271,22 +346,36 @@ async fn where_the_leash_may_fail_open_a_frozen_sidecar_loses_sight_of_its_strea
     streams.until_all_go_on(|_| false);
     sidecar.signal(Signal::CONT);
     scene.until_open(0);
-    Caller::connect(&scene.world, "root", &["admins"]).revoke(&id).await.unwrap();
-    assert!(SystemTime::now() < end, "this machine is too slow for this test");
+    Caller::connect(&scene.world, "root", &["admins"])
+        .revoke(&id)
+        .await
+        .unwrap();
+    assert!(
+        SystemTime::now() < end,
+        "this machine is too slow for this test"
+    );
     streams.until_all_go_on(|_| false);
     streams.assert_none_ended();
     for _ in 0..20 {
         let (_, ended) = streams.next_ended().await;
         ended.assert_unbroken();
-        assert!(end.duration_since(ended.at).unwrap_or_default() < may_be_early, "{ended:?} and not at {end:?}");
+        assert!(
+            end.duration_since(ended.at).unwrap_or_default() < may_be_early,
+            "{ended:?} and not at {end:?}"
+        );
     }
 }
 
 /// Where nothing is refused, nothing is cut off: neither by the leash nor by the bound.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_shadow_mode_streams_outlive_their_grant() {
-    let settings = Settings { sidecar_flags: &["--mode", "shadow"], ..Settings::default() };
-    let Some(scene) = Scene::start(settings).await else { return };
+    let settings = Settings {
+        sidecar_flags: &["--mode", "shadow"],
+        ..Settings::default()
+    };
+    let Some(scene) = Scene::start(settings).await else {
+        return;
+    };
     let (id, end) = scene.grant("alice", Duration::from_secs(3)).await;
     let (revoked, _) = scene.grant("bob", MINUTES).await;
     let mut streams = Streams::none(&scene, 1).await;
@@ -295,7 +384,10 @@ async fn in_shadow_mode_streams_outlive_their_grant() {
         streams.open(&scene, n, sub).await;
         streams.open(&scene, n, sub).await;
     }
-    Caller::connect(&scene.world, "root", &["admins"]).revoke(&revoked).await.unwrap();
+    Caller::connect(&scene.world, "root", &["admins"])
+        .revoke(&revoked)
+        .await
+        .unwrap();
     let over = end.duration_since(SystemTime::now()).unwrap_or_default() + Duration::from_secs(1);
     tokio::time::sleep(over).await;
     streams.until_all_go_on(|_| false);

@@ -10,53 +10,100 @@ use crate::support::raw_http::Answer;
 use crate::support::world::{Settings, World};
 
 fn problem(answer: &Answer) -> Value {
-    assert_eq!(answer.header("content-type"), "application/problem+json", "{answer:?}");
+    assert_eq!(
+        answer.header("content-type"),
+        "application/problem+json",
+        "{answer:?}"
+    );
     serde_json::from_str(&answer.body).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_is_refused_asks_is_served_and_is_refused_again_when_time_is_up() {
-    let Some(mut mesh) = Mesh::start(Settings::default()).await else { return };
+    let Some(mut mesh) = Mesh::start(Settings::default()).await else {
+        return;
+    };
     let refused = mesh.call("alice", "/v1/users/7").await;
-    assert_eq!((refused.status, refused.header("x-jitgate-reason")), (403, "NO_GRANT"), "{refused:?}");
+    assert_eq!(
+        (refused.status, refused.header("x-jitgate-reason")),
+        (403, "NO_GRANT"),
+        "{refused:?}"
+    );
     assert!(!refused.header("x-jitgate-decision-id").is_empty());
     let problem = problem(&refused);
-    assert_eq!((&problem["status"], &problem["reason"]), (&Value::from(403), &Value::from("NO_GRANT")), "{problem}");
-    assert!(refused.body.contains("jitgate request --service payments"), "{}", refused.body);
+    assert_eq!(
+        (&problem["status"], &problem["reason"]),
+        (&Value::from(403), &Value::from("NO_GRANT")),
+        "{problem}"
+    );
+    assert!(
+        refused.body.contains("jitgate request --service payments"),
+        "{}",
+        refused.body
+    );
 
     mesh.grant("alice", "GET /v1/users/{id}", "3s");
     let served = mesh.until("alice", "/v1/users/7", 200).await;
     assert_eq!(served.header("x-seen-path"), "/v1/users/7");
     assert!(served.body.contains("x-jitgate-grant"), "{}", served.body);
-    assert!(!served.body.contains("x-envoy-upstream-stream-duration-ms"), "the bound is between us and Envoy");
+    assert!(
+        !served.body.contains("x-envoy-upstream-stream-duration-ms"),
+        "the bound is between us and Envoy"
+    );
 
-    assert_eq!(mesh.call("bob", "/v1/users/7").await.header("x-jitgate-reason"), "NO_GRANT");
-    assert_eq!(mesh.call("alice", "/v1/keys/7").await.header("x-jitgate-reason"), "SCOPE_MISMATCH");
+    assert_eq!(
+        mesh.call("bob", "/v1/users/7")
+            .await
+            .header("x-jitgate-reason"),
+        "NO_GRANT"
+    );
+    assert_eq!(
+        mesh.call("alice", "/v1/keys/7")
+            .await
+            .header("x-jitgate-reason"),
+        "SCOPE_MISMATCH"
+    );
 
     let ended = mesh.until("alice", "/v1/users/7", 403).await;
-    assert_eq!(ended.header("x-jitgate-reason"), "GRANT_EXPIRED", "{ended:?}");
+    assert_eq!(
+        ended.header("x-jitgate-reason"),
+        "GRANT_EXPIRED",
+        "{ended:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_grant_refuses_and_the_other_one_lives() {
-    let Some(mut mesh) = Mesh::start(Settings::default()).await else { return };
+    let Some(mut mesh) = Mesh::start(Settings::default()).await else {
+        return;
+    };
     let first = mesh.grant("alice", "GET /v1/users/{id}", "10m");
     mesh.grant("bob", "GET /v1/users/{id}", "10m");
     mesh.until("alice", "/v1/users/7", 200).await;
     mesh.until("bob", "/v1/users/7", 200).await;
     let (code, _, err) = tokio::task::block_in_place(|| {
-        mesh.world.jitgate("root", &["admins"], &["revoke", &first, "--reason", "a test", "--wait", "all"])
+        mesh.world.jitgate(
+            "root",
+            &["admins"],
+            &["revoke", &first, "--reason", "a test", "--wait", "all"],
+        )
     });
     assert_eq!(code, Some(0), "{err}");
     // `--wait all` returned: the sidecar has applied it, so the very next call is refused.
     let refused = mesh.call("alice", "/v1/users/7").await;
-    assert_eq!((refused.status, refused.header("x-jitgate-reason")), (403, "GRANT_REVOKED"), "{refused:?}");
+    assert_eq!(
+        (refused.status, refused.header("x-jitgate-reason")),
+        (403, "GRANT_REVOKED"),
+        "{refused:?}"
+    );
     assert_eq!(mesh.call("bob", "/v1/users/7").await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_and_absent_credentials_are_told_apart() {
-    let Some(mut mesh) = Mesh::start(Settings::default()).await else { return };
+    let Some(mut mesh) = Mesh::start(Settings::default()).await else {
+        return;
+    };
     mesh.grant("alice", "GET /v1/users/{id}", "10m");
     mesh.until("alice", "/v1/users/7", 200).await;
     let good = mesh.world.identities.token("alice", &["sre"]);
@@ -70,18 +117,29 @@ async fn bad_and_absent_credentials_are_told_apart() {
         ("opaque-application-token", 403, "NO_GRANT"),
     ] {
         let bearer = format!("Bearer {token}");
-        let answer = mesh.call_with(b"/v1/users/7", &[("authorization", &bearer)]).await;
-        assert_eq!((answer.status, answer.header("x-jitgate-reason")), (status, reason), "{answer:?}");
+        let answer = mesh
+            .call_with(b"/v1/users/7", &[("authorization", &bearer)])
+            .await;
+        assert_eq!(
+            (answer.status, answer.header("x-jitgate-reason")),
+            (status, reason),
+            "{answer:?}"
+        );
         assert!(!answer.body.contains(token), "a credential came back");
         if status == 401 {
-            assert!(answer.header("www-authenticate").starts_with("Bearer"), "{answer:?}");
+            assert!(
+                answer.header("www-authenticate").starts_with("Bearer"),
+                "{answer:?}"
+            );
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_cannot_forge_what_the_sidecar_says() {
-    let Some(mut mesh) = Mesh::start(Settings::default()).await else { return };
+    let Some(mut mesh) = Mesh::start(Settings::default()).await else {
+        return;
+    };
     mesh.grant("alice", "GET /v1/users/{id}", "10m");
     mesh.until("alice", "/v1/users/7", 200).await;
     let bearer = format!("Bearer {}", mesh.world.identities.token("alice", &["sre"]));
@@ -101,7 +159,9 @@ async fn a_caller_cannot_forge_what_the_sidecar_says() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grpc_caller_reads_the_reason_from_error_info() {
-    let Some(mesh) = Mesh::start(Settings::default()).await else { return };
+    let Some(mesh) = Mesh::start(Settings::default()).await else {
+        return;
+    };
     let read = |path: &std::path::Path| std::fs::read(path).unwrap();
     let client = &mesh.world.client;
     let tls = ClientTlsConfig::new()
@@ -109,31 +169,66 @@ async fn a_grpc_caller_reads_the_reason_from_error_info() {
         .identity(Identity::from_pem(read(&client.cert), read(&client.key)))
         .domain_name("localhost");
     let address = format!("https://localhost:{}", mesh.world.envoy_port);
-    let channel = Endpoint::from_shared(address).unwrap().tls_config(tls).unwrap().connect().await.unwrap();
+    let channel = Endpoint::from_shared(address)
+        .unwrap()
+        .tls_config(tls)
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.unwrap();
     let path = http::uri::PathAndQuery::from_static("/pay.v1.Ledger/GetBalance");
     let codec = tonic_prost::ProstCodec::<(), ()>::default();
-    let status = grpc.unary(tonic::Request::new(()), path, codec).await.unwrap_err();
+    let status = grpc
+        .unary(tonic::Request::new(()), path, codec)
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), tonic::Code::PermissionDenied, "{status:?}");
-    let info = status.get_details_error_info().unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
-    assert_eq!((info.reason.as_str(), info.domain.as_str()), ("NO_GRANT", "jitgate.dev"));
-    assert_eq!(status.metadata().get("x-jitgate-reason").unwrap(), "NO_GRANT");
+    let info = status
+        .get_details_error_info()
+        .unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
+    assert_eq!(
+        (info.reason.as_str(), info.domain.as_str()),
+        ("NO_GRANT", "jitgate.dev")
+    );
+    assert_eq!(
+        status.metadata().get("x-jitgate-reason").unwrap(),
+        "NO_GRANT"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_minimal_configuration_refuses_and_serves_by_token_alone() {
     let upstream = crate::upstream::serve().await;
     tokio::task::block_in_place(|| {
-        let Some(world) = World::with_minimal_envoy(Settings::default(), upstream) else { return };
+        let Some(world) = World::with_minimal_envoy(Settings::default(), upstream) else {
+            return;
+        };
         let get = |headers: &str| http_get_with(world.envoy_port, "/v1/users/7", headers).unwrap();
         let (status, body) = get("");
-        assert_eq!((status, body.contains("CREDENTIAL_MISSING")), (401, true), "{body}");
-        let bearer = format!("authorization: Bearer {}\r\n", world.identities.token("alice", &["sre"]));
+        assert_eq!(
+            (status, body.contains("CREDENTIAL_MISSING")),
+            (401, true),
+            "{body}"
+        );
+        let bearer = format!(
+            "authorization: Bearer {}\r\n",
+            world.identities.token("alice", &["sre"])
+        );
         let (status, body) = get(&bearer);
         assert_eq!((status, body.contains("NO_GRANT")), (403, true), "{body}");
-        let ask =
-            ["request", "--service", "payments", "--http", "GET /v1/users/7", "--for", "1m", "--reason", "a test"];
+        let ask = [
+            "request",
+            "--service",
+            "payments",
+            "--http",
+            "GET /v1/users/7",
+            "--for",
+            "1m",
+            "--reason",
+            "a test",
+        ];
         world.jitgate_json("alice", &["sre"], &ask);
         wait_until("the grant is in force", || get(&bearer).0 == 200);
     });

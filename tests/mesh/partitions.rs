@@ -54,13 +54,17 @@ impl Split {
             network: Some(Arc::clone(&network)),
             ..Settings::default()
         };
-        Some(Self { mesh: Mesh::start(settings).await?, network })
+        Some(Self {
+            mesh: Mesh::start(settings).await?,
+            network,
+        })
     }
 
     /// Revokes alice's grant; the moment from which on no strict grant may count without it.
     fn revoke(&self, id: &str) -> Instant {
         let args = ["revoke", id, "--reason", "a test"];
-        let (code, out, err) = tokio::task::block_in_place(|| self.mesh.world.jitgate("alice", &["sre"], &args));
+        let (code, out, err) =
+            tokio::task::block_in_place(|| self.mesh.world.jitgate("alice", &["sre"], &args));
         assert_eq!(code, Some(0), "{out}{err}");
         Instant::now() + BOUND
     }
@@ -71,7 +75,11 @@ impl Split {
         while Instant::now() < deadline + Duration::from_secs(2) {
             let sent = Instant::now();
             let answer = self.mesh.call("alice", "/v1/users/7").await;
-            assert!(answer.status != 200 || sent <= deadline, "a stale yes {:?} past the bound", sent - deadline);
+            assert!(
+                answer.status != 200 || sent <= deadline,
+                "a stale yes {:?} past the bound",
+                sent - deadline
+            );
             answers.push(answer.status);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -83,19 +91,33 @@ impl Split {
     async fn heals(&mut self) {
         self.network.heal();
         let world = &self.mesh.world;
-        tokio::task::block_in_place(|| wait_until("the sidecar is ready again", || world.sidecar_ready()));
+        tokio::task::block_in_place(|| {
+            wait_until("the sidecar is ready again", || world.sidecar_ready())
+        });
         let revoked = self.mesh.until("alice", "/v1/users/7", 403).await;
-        assert_eq!(revoked.header("x-jitgate-reason"), "GRANT_REVOKED", "{revoked:?}");
+        assert_eq!(
+            revoked.header("x-jitgate-reason"),
+            "GRANT_REVOKED",
+            "{revoked:?}"
+        );
         let (_, metrics) = self.mesh.world.admin("/metrics").unwrap();
-        let snapshots = |line: &&str| line.starts_with("jitgate_watch_resyncs_total{") && !line.ends_with(" 0");
+        let snapshots =
+            |line: &&str| line.starts_with("jitgate_watch_resyncs_total{") && !line.ends_with(" 0");
         let snapshots: Vec<_> = metrics.lines().filter(snapshots).collect();
-        assert_eq!(snapshots, ["jitgate_watch_resyncs_total{cause=\"first\"} 1"], "it resumes");
+        assert_eq!(
+            snapshots,
+            ["jitgate_watch_resyncs_total{cause=\"first\"} 1"],
+            "it resumes"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_a_half_open_connection_strict_grants_stop_at_the_bound_and_last_known_ones_at_their_end() {
-    let Some(mut split) = Split::start().await else { return };
+async fn over_a_half_open_connection_strict_grants_stop_at_the_bound_and_last_known_ones_at_their_end()
+ {
+    let Some(mut split) = Split::start().await else {
+        return;
+    };
     let strict = split.mesh.grant("alice", "GET /v1/users/{id}", "10m");
     let kept = split.mesh.grant("alice", "GET /kept/{id}", "12s");
     let end = split.mesh.end_of("alice", &kept);
@@ -107,19 +129,31 @@ async fn over_a_half_open_connection_strict_grants_stop_at_the_bound_and_last_kn
     let deadline = split.revoke(&strict);
     split.never_yes_past(deadline).await;
     let stale = split.mesh.call("alice", "/v1/users/7").await;
-    assert_eq!((stale.status, stale.header("x-jitgate-reason")), (503, "STALE"), "{stale:?}");
+    assert_eq!(
+        (stale.status, stale.header("x-jitgate-reason")),
+        (503, "STALE"),
+        "{stale:?}"
+    );
     assert!(!split.mesh.world.sidecar_ready());
     let answer = split.mesh.call("alice", "/kept/7").await;
-    assert!(answer.status == 200 || std::time::SystemTime::now() >= end, "{answer:?}");
+    assert!(
+        answer.status == 200 || std::time::SystemTime::now() >= end,
+        "{answer:?}"
+    );
     split.mesh.until("alice", "/kept/7", 503).await;
     let over = std::time::SystemTime::now();
-    assert!(over >= end - Duration::from_secs(1), "it was given up early");
+    assert!(
+        over >= end - Duration::from_secs(1),
+        "it was given up early"
+    );
     split.heals().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn loss_in_one_direction_is_no_way_to_a_stale_yes() {
-    let Some(mut split) = Split::start().await else { return };
+    let Some(mut split) = Split::start().await else {
+        return;
+    };
     let id = split.mesh.grant("alice", "GET /v1/users/{id}", "10m");
     split.mesh.until("alice", "/v1/users/7", 200).await;
     // What the sidecar hears still arrives; that it heard it does not.
@@ -131,19 +165,30 @@ async fn loss_in_one_direction_is_no_way_to_a_stale_yes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_control_plane_that_hears_but_is_not_heard_is_no_way_to_a_stale_yes() {
-    let Some(mut split) = Split::start().await else { return };
+    let Some(mut split) = Split::start().await else {
+        return;
+    };
     let id = split.mesh.grant("alice", "GET /v1/users/{id}", "10m");
     split.mesh.until("alice", "/v1/users/7", 200).await;
     split.network.lose_from_control();
     let deadline = split.revoke(&id);
     split.never_yes_past(deadline).await;
-    assert_eq!(split.mesh.call("alice", "/v1/users/7").await.header("x-jitgate-reason"), "STALE");
+    assert_eq!(
+        split
+            .mesh
+            .call("alice", "/v1/users/7")
+            .await
+            .header("x-jitgate-reason"),
+        "STALE"
+    );
     split.heals().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn over_a_slow_link_a_revoke_is_late_and_never_later_than_the_bound() {
-    let Some(mut split) = Split::start().await else { return };
+    let Some(mut split) = Split::start().await else {
+        return;
+    };
     let id = split.mesh.grant("alice", "GET /v1/users/{id}", "10m");
     split.mesh.until("alice", "/v1/users/7", 200).await;
     if !split.network.slow("8kbit") {
@@ -151,7 +196,9 @@ async fn over_a_slow_link_a_revoke_is_late_and_never_later_than_the_bound() {
     }
     // More than the link carries in a while stands before the revoke.
     for n in 0..15 {
-        split.mesh.grant(&format!("user-{n}"), "GET /v1/users/{id}", "10m");
+        split
+            .mesh
+            .grant(&format!("user-{n}"), "GET /v1/users/{id}", "10m");
     }
     let deadline = split.revoke(&id);
     split.never_yes_past(deadline).await;

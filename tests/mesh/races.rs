@@ -35,24 +35,51 @@ spec:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_approvals_racing_yield_one_grant_and_lose_no_review() {
-    let world = tokio::task::block_in_place(|| World::start(Settings { policies: POLICY, ..Settings::default() }));
-    let request = Caller::connect(&world, "alice", &["sre"]).ask("race", METHOD).await.unwrap();
+    let world = tokio::task::block_in_place(|| {
+        World::start(Settings {
+            policies: POLICY,
+            ..Settings::default()
+        })
+    });
+    let request = Caller::connect(&world, "alice", &["sre"])
+        .ask("race", METHOD)
+        .await
+        .unwrap();
     let mut people = JoinSet::new();
     for person in 0..PEOPLE {
-        people.spawn(approve(Caller::connect(&world, &name(person), &["leads"]), request.clone(), name(person)));
+        people.spawn(approve(
+            Caller::connect(&world, &name(person), &["leads"]),
+            request.clone(),
+            name(person),
+        ));
     }
     let issued = seen_grants(people).await;
-    assert_eq!(issued.len(), 1, "exactly one approval completes the quorum: {issued:?}");
+    assert_eq!(
+        issued.len(),
+        1,
+        "exactly one approval completes the quorum: {issued:?}"
+    );
     settled(&world, &request.id).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_in_the_middle_of_the_race_loses_no_review() {
-    let mut world = tokio::task::block_in_place(|| World::start(Settings { policies: POLICY, ..Settings::default() }));
-    let request = Caller::connect(&world, "alice", &["sre"]).ask("race", METHOD).await.unwrap();
+    let mut world = tokio::task::block_in_place(|| {
+        World::start(Settings {
+            policies: POLICY,
+            ..Settings::default()
+        })
+    });
+    let request = Caller::connect(&world, "alice", &["sre"])
+        .ask("race", METHOD)
+        .await
+        .unwrap();
     let mut people = JoinSet::new();
     for person in 0..PEOPLE {
-        let (caller, request) = (Caller::connect(&world, &name(person), &["leads"]), request.clone());
+        let (caller, request) = (
+            Caller::connect(&world, &name(person), &["leads"]),
+            request.clone(),
+        );
         people.spawn(async move {
             tokio::time::sleep(Duration::from_millis(person as u64 * 5)).await;
             approve(caller, request, name(person)).await
@@ -71,7 +98,12 @@ async fn a_kill_in_the_middle_of_the_race_loses_no_review() {
             });
         });
     }
-    assert!(killed_at.iter().any(|reviews| (1..PEOPLE).contains(reviews)), "no kill in the middle: {killed_at:?}");
+    assert!(
+        killed_at
+            .iter()
+            .any(|reviews| (1..PEOPLE).contains(reviews)),
+        "no kill in the middle: {killed_at:?}"
+    );
     println!("measured: killed at {killed_at:?} reviews of {PEOPLE}");
     let issued = seen_grants(people).await;
     assert!(issued.len() <= 1, "one grant at most: {issued:?}");
@@ -100,7 +132,10 @@ async fn approve(mut caller: Caller, request: AccessRequest, name: String) -> Ac
 fn is_passing(status: &tonic::Status) -> bool {
     matches!(
         status.code(),
-        tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled | tonic::Code::DeadlineExceeded
+        tonic::Code::Unavailable
+            | tonic::Code::Unknown
+            | tonic::Code::Cancelled
+            | tonic::Code::DeadlineExceeded
     )
 }
 
@@ -118,7 +153,12 @@ async fn seen_grants(mut people: JoinSet<AccessRequest>) -> BTreeSet<String> {
 
 async fn reviews(world: &World, id: &str) -> usize {
     let mut alice = Caller::connect(world, "alice", &["sre"]);
-    alice.requests().await.into_iter().find(|request| request.id == id).map_or(0, |request| request.reviews.len())
+    alice
+        .requests()
+        .await
+        .into_iter()
+        .find(|request| request.id == id)
+        .map_or(0, |request| request.reviews.len())
 }
 
 async fn wait_for_more(world: &World, id: &str, before: usize) -> usize {
@@ -128,7 +168,10 @@ async fn wait_for_more(world: &World, id: &str, before: usize) -> usize {
         if now > before || now == PEOPLE {
             return now;
         }
-        assert!(start.elapsed() < PATIENCE, "no approval arrives after {before}");
+        assert!(
+            start.elapsed() < PATIENCE,
+            "no approval arrives after {before}"
+        );
     }
 }
 
@@ -137,9 +180,26 @@ async fn settled(world: &World, id: &str) {
     let mut admin = Caller::connect(world, "root", &["admins"]);
     let requests = admin.requests().await;
     let request = requests.iter().find(|request| request.id == id).unwrap();
-    assert_eq!(request.state(), AccessRequestState::Approved, "{} reviews", request.reviews.len());
-    let people: BTreeSet<&str> = request.reviews.iter().map(|review| review.reviewer.as_str()).collect();
-    assert_eq!((request.reviews.len(), people.len()), (PEOPLE, PEOPLE), "a review is lost or counted twice");
+    assert_eq!(
+        request.state(),
+        AccessRequestState::Approved,
+        "{} reviews",
+        request.reviews.len()
+    );
+    let people: BTreeSet<&str> = request
+        .reviews
+        .iter()
+        .map(|review| review.reviewer.as_str())
+        .collect();
+    assert_eq!(
+        (request.reviews.len(), people.len()),
+        (PEOPLE, PEOPLE),
+        "a review is lost or counted twice"
+    );
     let (grants, _) = admin.grants().await;
-    assert_eq!(grants.keys().collect::<Vec<_>>(), [&request.grant], "exactly one grant");
+    assert_eq!(
+        grants.keys().collect::<Vec<_>>(),
+        [&request.grant],
+        "exactly one grant"
+    );
 }

@@ -39,8 +39,16 @@ async fn calls(world: Arc<World>, grant: String, stop: Arc<AtomicBool>) -> Seen 
     let (mut seen, mut held) = (Seen::default(), VecDeque::new());
     while !stop.load(Ordering::Relaxed) {
         if seen.calls.is_multiple_of(CALLS_PER_TOKEN) {
-            let ask = IssueTokenRequest { grant: grant.clone(), workload: CHECKOUT.into(), duration: None };
-            let issued = tokens.issue_token(caller.with(ask)).await.unwrap().into_inner();
+            let ask = IssueTokenRequest {
+                grant: grant.clone(),
+                workload: CHECKOUT.into(),
+                duration: None,
+            };
+            let issued = tokens
+                .issue_token(caller.with(ask))
+                .await
+                .unwrap()
+                .into_inner();
             if seen.kids.last() != Some(&issued.kid) {
                 seen.kids.push(issued.kid);
             }
@@ -48,10 +56,17 @@ async fn calls(world: Arc<World>, grant: String, stop: Arc<AtomicBool>) -> Seen 
             held.truncate(KEPT);
         }
         let token: &String = &held[seen.calls % held.len()];
-        let answer = connection.request("GET", b"/v1/users/7", &[("x-jitgate-token", token)]).await.unwrap();
+        let answer = connection
+            .request("GET", b"/v1/users/7", &[("x-jitgate-token", token)])
+            .await
+            .unwrap();
         seen.calls += 1;
         if answer.status != 200 {
-            seen.refused.push(format!("{} {}", answer.status, answer.header("x-jitgate-reason")));
+            seen.refused.push(format!(
+                "{} {}",
+                answer.status,
+                answer.header("x-jitgate-reason")
+            ));
         }
     }
     seen
@@ -60,14 +75,24 @@ async fn calls(world: Arc<World>, grant: String, stop: Arc<AtomicBool>) -> Seen 
 fn signing(world: &World) -> String {
     let keys = world.jitgate_json("root", &["admins"], &["token", "keys"]);
     let signing = |key: &&Value| key["state"] == "SIGNING";
-    let key = keys["keys"].as_array().unwrap().iter().find(signing).unwrap_or_else(|| panic!("none signs: {keys}"));
+    let key = keys["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(signing)
+        .unwrap_or_else(|| panic!("none signs: {keys}"));
     key["kid"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_turned_over_under_load_refuse_no_call() {
-    let settings = Settings { control_flags: &["--token-key-lead", "1s"], ..Settings::default() };
-    let Some(mesh) = Mesh::start(settings).await else { return };
+    let settings = Settings {
+        control_flags: &["--token-key-lead", "1s"],
+        ..Settings::default()
+    };
+    let Some(mesh) = Mesh::start(settings).await else {
+        return;
+    };
     let grant = mesh.grant("alice", "GET /v1/users/{id}", "30m");
     let Mesh { world, .. } = mesh;
     let (world, stop) = (Arc::new(world), Arc::new(AtomicBool::new(false)));
@@ -78,7 +103,11 @@ async fn keys_turned_over_under_load_refuse_no_call() {
     tokio::task::block_in_place(|| {
         for _ in 0..ROTATIONS {
             let before = signing(&world);
-            world.jitgate_json("root", &["admins"], &["token", "rotate", "--reason", "a drill"]);
+            world.jitgate_json(
+                "root",
+                &["admins"],
+                &["token", "rotate", "--reason", "a drill"],
+            );
             wait_until("the next key signs", || signing(&world) != before);
         }
     });
@@ -87,10 +116,17 @@ async fn keys_turned_over_under_load_refuse_no_call() {
     let (mut all, mut refused) = (0, vec![]);
     while let Some(seen) = callers.join_next().await {
         let seen = seen.unwrap();
-        assert!(seen.kids.len() > ROTATIONS, "it has had tokens by every key: {:?}", seen.kids);
+        assert!(
+            seen.kids.len() > ROTATIONS,
+            "it has had tokens by every key: {:?}",
+            seen.kids
+        );
         all += seen.calls;
         refused.extend(seen.refused);
     }
-    println!("measured: {all} calls while {ROTATIONS} keys were turned over, {} refused", refused.len());
+    println!(
+        "measured: {all} calls while {ROTATIONS} keys were turned over, {} refused",
+        refused.len()
+    );
     assert!(refused.is_empty(), "{refused:?}");
 }

@@ -14,7 +14,9 @@ const LINES: usize = 10_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_spelling_of_an_ungranted_path_is_allowed_and_no_canonical_granted_one_refused() {
-    let Some(mut mesh) = Mesh::start(Settings::default()).await else { return };
+    let Some(mut mesh) = Mesh::start(Settings::default()).await else {
+        return;
+    };
     mesh.grant("alice", "GET /v1/users/{id}", "30m");
     mesh.until("alice", "/v1/users/7", 200).await;
     let bearer = format!("Bearer {}", mesh.world.identities.token("alice", &["sre"]));
@@ -23,29 +25,47 @@ async fn no_spelling_of_an_ungranted_path_is_allowed_and_no_canonical_granted_on
     let (mut served, mut allowed) = (0, 0);
     for i in 0..LINES {
         let known_good = i % 4 == 0;
-        let target = if known_good { canonical(&mut rng) } else { bent(&mut rng) };
+        let target = if known_good {
+            canonical(&mut rng)
+        } else {
+            bent(&mut rng)
+        };
         let shown = String::from_utf8_lossy(&target).into_owned();
 
-        let sendable = !target.is_empty() && !target.iter().any(|byte| matches!(byte, b' ' | b'\r' | b'\n' | 0));
+        let sendable = !target.is_empty()
+            && !target
+                .iter()
+                .any(|byte| matches!(byte, b' ' | b'\r' | b'\n' | 0));
         if sendable {
             let answer = mesh.call_with(&target, &[("authorization", &bearer)]).await;
-            assert!(!known_good || answer.status == 200, "{shown} was refused: {answer:?}");
+            assert!(
+                !known_good || answer.status == 200,
+                "{shown} was refused: {answer:?}"
+            );
             if answer.status == 200 {
                 served += 1;
                 let seen = answer.header("x-seen-path");
-                assert!(is_granted(seen.as_bytes()), "{shown} reached the upstream as {seen}");
+                assert!(
+                    is_granted(seen.as_bytes()),
+                    "{shown} reached the upstream as {seen}"
+                );
             }
         }
 
         // A protobuf string is UTF-8; Envoy itself puts '!' for what is not.
         let code = check(&mut sidecar, &shown, &bearer).await;
-        assert!(!known_good || code == 0, "{shown} was refused by the sidecar");
+        assert!(
+            !known_good || code == 0,
+            "{shown} was refused by the sidecar"
+        );
         if code == 0 {
             allowed += 1;
             assert!(is_granted(shown.as_bytes()), "the sidecar allowed {shown}");
         }
     }
-    println!("measured: of {LINES} lines Envoy served {served}, the sidecar by itself allowed {allowed}");
+    println!(
+        "measured: of {LINES} lines Envoy served {served}, the sidecar by itself allowed {allowed}"
+    );
     assert!(served >= LINES / 4 && allowed >= LINES / 4);
 }
 
@@ -54,7 +74,11 @@ async fn straight(mesh: &Mesh) -> AuthorizationClient<Channel> {
     let socket = mesh.world.path("authz.sock");
     let connect = tower::service_fn(move |_: Uri| {
         let socket = socket.clone();
-        async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
+        async move {
+            tokio::net::UnixStream::connect(socket)
+                .await
+                .map(TokioIo::new)
+        }
     });
     let endpoint = Endpoint::from_static("http://jitgate.local");
     AuthorizationClient::new(endpoint.connect_with_connector(connect).await.unwrap())
@@ -67,8 +91,19 @@ async fn check(sidecar: &mut AuthorizationClient<Channel>, path: &str, bearer: &
         headers: [("authorization".to_owned(), bearer.to_owned())].into(),
         ..Default::default()
     };
-    let attributes =
-        AttributeContext { request: Some(Request { http: Some(http), ..Default::default() }), ..Default::default() };
-    let answer = sidecar.check(CheckRequest { attributes: Some(attributes) }).await.unwrap().into_inner();
+    let attributes = AttributeContext {
+        request: Some(Request {
+            http: Some(http),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let answer = sidecar
+        .check(CheckRequest {
+            attributes: Some(attributes),
+        })
+        .await
+        .unwrap()
+        .into_inner();
     answer.status.map_or(0, |status| status.code)
 }

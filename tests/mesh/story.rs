@@ -14,53 +14,115 @@ fn told(world: &World, id: &str) -> Value {
 
 fn entries<'s>(story: &'s Value, kind: &str) -> Vec<&'s Value> {
     let entries = story["entries"].as_array().unwrap().iter();
-    entries.map(|entry| &entry[kind]).filter(|entry| !entry.is_null()).collect()
+    entries
+        .map(|entry| &entry[kind])
+        .filter(|entry| !entry.is_null())
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_asked_used_and_ended_is_one_story_and_the_chain_proves_it() {
-    let Some(mut mesh) = Mesh::start(Settings::default()).await else { return };
-    let stranger = mesh.call("bob", "/v1/users/7").await.header("x-jitgate-decision-id").to_owned();
+    let Some(mut mesh) = Mesh::start(Settings::default()).await else {
+        return;
+    };
+    let stranger = mesh
+        .call("bob", "/v1/users/7")
+        .await
+        .header("x-jitgate-decision-id")
+        .to_owned();
     let grant = mesh.grant("alice", "GET /v1/users/{id}", "10m");
     mesh.until("alice", "/v1/users/7", 200).await;
     for _ in 0..20 {
-        assert_eq!(mesh.call("alice", "/v1/users/7?secret=seeded").await.status, 200);
+        assert_eq!(
+            mesh.call("alice", "/v1/users/7?secret=seeded").await.status,
+            200
+        );
     }
     tokio::task::block_in_place(|| {
-        mesh.world.jitgate_json("alice", &["sre"], &["release", &grant]);
+        mesh.world
+            .jitgate_json("alice", &["sre"], &["release", &grant]);
     });
-    let refused = mesh.until("alice", "/v1/users/7", 403).await.header("x-jitgate-decision-id").to_owned();
+    let refused = mesh
+        .until("alice", "/v1/users/7", 403)
+        .await
+        .header("x-jitgate-decision-id")
+        .to_owned();
     tokio::task::block_in_place(|| {
         let world = &mesh.world;
         wait_until("the uses have arrived", || {
             let shown = world.jitgate_json("alice", &["sre"], &["grants", "show", &grant]);
             shown["useCount"].as_i64() >= Some(21)
-                && world.jitgate("alice", &["sre"], &["audit", "story", &refused]).0 == Some(0)
+                && world
+                    .jitgate("alice", &["sre"], &["audit", "story", &refused])
+                    .0
+                    == Some(0)
         });
         for id in [grant.as_str(), refused.as_str()] {
             let story = told(world, id);
-            let types: Vec<_> =
-                entries(&story, "event").iter().map(|event| event["type"].as_str().unwrap().to_owned()).collect();
-            assert_eq!(types, ["access_request.created", "grant.issued", "access_request.approved", "grant.released"]);
+            let types: Vec<_> = entries(&story, "event")
+                .iter()
+                .map(|event| event["type"].as_str().unwrap().to_owned())
+                .collect();
+            assert_eq!(
+                types,
+                [
+                    "access_request.created",
+                    "grant.issued",
+                    "access_request.approved",
+                    "grant.released"
+                ]
+            );
             let decisions = entries(&story, "decision");
-            let calls: i64 =
-                decisions.iter().filter(|d| d["allowed"] == true).map(|d| d["count"].as_i64().unwrap()).sum();
+            let calls: i64 = decisions
+                .iter()
+                .filter(|d| d["allowed"] == true)
+                .map(|d| d["count"].as_i64().unwrap())
+                .sum();
             assert!(calls >= 21, "{story}");
-            assert!(decisions.iter().any(|d| d["reason"] == "GRANT_RELEASED" && d["id"] == *refused), "{story}");
             assert!(
-                decisions.iter().all(|d| d["sidecar"] == "payments-1" && d["method"] == "GET /v1/users/{id}"),
+                decisions
+                    .iter()
+                    .any(|d| d["reason"] == "GRANT_RELEASED" && d["id"] == *refused),
                 "{story}"
             );
-            assert!(!story.to_string().contains("seeded"), "a query was reported");
+            assert!(
+                decisions
+                    .iter()
+                    .all(|d| d["sidecar"] == "payments-1" && d["method"] == "GET /v1/users/{id}"),
+                "{story}"
+            );
+            assert!(
+                !story.to_string().contains("seeded"),
+                "a query was reported"
+            );
         }
-        let (code, out, err) = world.jitgate("bob", &["sre"], &["explain", "--decision", &stranger]);
+        let (code, out, err) =
+            world.jitgate("bob", &["sre"], &["explain", "--decision", &stranger]);
         assert_eq!(code, Some(0), "{err}");
-        assert!(out.contains("REFUSED: NO_GRANT") && out.contains("payments-1"), "{out}");
+        assert!(
+            out.contains("REFUSED: NO_GRANT") && out.contains("payments-1"),
+            "{out}"
+        );
         let (code, ..) = world.jitgate("bob", &["sre"], &["audit", "story", &grant]);
         assert_eq!(code, Some(1), "not for others to see");
-        println!("{}", world.jitgate("alice", &["sre"], &["audit", "story", &refused]).1);
-        println!("{}", world.jitgate("alice", &["sre"], &["explain", "--decision", &refused]).1);
-        println!("{}", world.jitgate(ADMIN.0, ADMIN.1, &["audit", "list", "--type", "grant."]).1);
+        println!(
+            "{}",
+            world
+                .jitgate("alice", &["sre"], &["audit", "story", &refused])
+                .1
+        );
+        println!(
+            "{}",
+            world
+                .jitgate("alice", &["sre"], &["explain", "--decision", &refused])
+                .1
+        );
+        println!(
+            "{}",
+            world
+                .jitgate(ADMIN.0, ADMIN.1, &["audit", "list", "--type", "grant."])
+                .1
+        );
         verify(world);
     });
     tokio::task::block_in_place(|| verify_offline(&mut mesh.world));
@@ -72,23 +134,47 @@ fn verify(world: &World) {
     let (code, kept, err) = world.jitgate(user, groups, &["audit", "checkpoint", "-o", "json"]);
     assert_eq!(code, Some(0), "{err}");
     std::fs::write(world.path("kept.json"), &kept).unwrap();
-    println!("{}", world.jitgate(user, groups, &["audit", "checkpoint"]).1);
+    println!(
+        "{}",
+        world.jitgate(user, groups, &["audit", "checkpoint"]).1
+    );
     let path = |name: &str| world.path(name).to_string_lossy().into_owned();
-    let (code, out, err) = world.jitgate(user, groups, &["audit", "verify", "--checkpoint", &path("kept.json")]);
+    let (code, out, err) = world.jitgate(
+        user,
+        groups,
+        &["audit", "verify", "--checkpoint", &path("kept.json")],
+    );
     assert_eq!(code, Some(0), "{err}{out}");
     println!("{out}");
     let (code, export, err) = world.jitgate(user, groups, &["audit", "export"]);
     assert_eq!(code, Some(0), "{err}");
     std::fs::write(world.path("whole.jsonl"), &export).unwrap();
-    let tampered =
-        export.replacen("\"actor\":\"user:https://idp.test|alice\"", "\"actor\":\"user:https://idp.test|bob\"", 1);
+    let tampered = export.replacen(
+        "\"actor\":\"user:https://idp.test|alice\"",
+        "\"actor\":\"user:https://idp.test|bob\"",
+        1,
+    );
     assert_ne!(export, tampered);
     std::fs::write(world.path("tampered.jsonl"), tampered).unwrap();
-    let check =
-        |name: &str| world.jitgate(user, groups, &["audit", "verify", &path(name), "--checkpoint", &path("kept.json")]);
+    let check = |name: &str| {
+        world.jitgate(
+            user,
+            groups,
+            &[
+                "audit",
+                "verify",
+                &path(name),
+                "--checkpoint",
+                &path("kept.json"),
+            ],
+        )
+    };
     assert_eq!(check("whole.jsonl").0, Some(0));
     let (code, out, _) = check("tampered.jsonl");
-    assert!(code == Some(1) && out.contains("BROKEN: audit event") && out.contains("was altered"), "{out}");
+    assert!(
+        code == Some(1) && out.contains("BROKEN: audit event") && out.contains("was altered"),
+        "{out}"
+    );
     let lines: Vec<_> = export.lines().collect();
     std::fs::write(world.path("cut.jsonl"), lines[..lines.len() - 2].join("\n")).unwrap();
     let (code, out, _) = check("cut.jsonl");
@@ -100,10 +186,23 @@ fn verify(world: &World) {
 fn verify_offline(world: &mut World) {
     let data = world.path("data").to_string_lossy().into_owned();
     let kept = world.path("kept.json").to_string_lossy().into_owned();
-    let arguments = ["audit", "verify", "--data-dir", &data, "--checkpoint", &kept];
+    let arguments = [
+        "audit",
+        "verify",
+        "--data-dir",
+        &data,
+        "--checkpoint",
+        &kept,
+    ];
     let (code, _, err) = world.jitgate("root", &[], &arguments);
-    assert!(code == Some(1) && err.contains("another control plane uses"), "{err}");
+    assert!(
+        code == Some(1) && err.contains("another control plane uses"),
+        "{err}"
+    );
     world.control = None;
     let (code, out, err) = world.jitgate("root", &[], &arguments);
-    assert!(code == Some(0) && out.starts_with("WHOLE: events 1 to "), "{out}{err}");
+    assert!(
+        code == Some(0) && out.starts_with("WHOLE: events 1 to "),
+        "{out}{err}"
+    );
 }

@@ -35,7 +35,13 @@ impl View for Events<'_> {
             ]
         };
         let rows = self.0.iter().map(row).collect();
-        table(paper, &["INDEX", "TIME", "TYPE", "ACTOR", "RESOURCE", "STATE", "REASON"], rows)
+        table(
+            paper,
+            &[
+                "INDEX", "TIME", "TYPE", "ACTOR", "RESOURCE", "STATE", "REASON",
+            ],
+            rows,
+        )
     }
 }
 
@@ -74,7 +80,12 @@ pub(crate) struct Verdict<'a>(pub &'a Result<Verified, Broken>);
 impl View for Verdict<'_> {
     fn json(&self) -> Value {
         match self.0 {
-            Ok(Verified { first, last, hash, checkpoints }) => json!({
+            Ok(Verified {
+                first,
+                last,
+                hash,
+                checkpoints,
+            }) => json!({
                 "whole": true, "first": first, "last": last, "hash": hash.to_string(), "checkpoints": checkpoints,
                 "brokenAt": null, "problem": null,
             }),
@@ -88,7 +99,12 @@ impl View for Verdict<'_> {
     fn text(&self, _: &Paper) -> String {
         match self.0 {
             Ok(Verified { last: 0, .. }) => "WHOLE: there is no event yet\n".to_owned(),
-            Ok(Verified { first, last, hash, checkpoints }) => {
+            Ok(Verified {
+                first,
+                last,
+                hash,
+                checkpoints,
+            }) => {
                 let agreed = match checkpoints {
                     0 => String::new(),
                     1 => ", as the checkpoint says".to_owned(),
@@ -119,28 +135,46 @@ impl View for Story<'_> {
 
     fn text(&self, paper: &Paper) -> String {
         let Self(story) = self;
-        let mut text =
-            story.decision.as_ref().map(|decision| decision_block(decision, paper) + "\n").unwrap_or_default();
+        let mut text = story
+            .decision
+            .as_ref()
+            .map(|decision| decision_block(decision, paper) + "\n")
+            .unwrap_or_default();
         for request in &story.access_requests {
             let line = format!(
                 "Request {}: {} asks for {} at {} for {}{}",
                 request.id,
                 short(&request.requester),
                 rules(request.scope.as_ref()).join(", "),
-                request.scope.as_ref().map(|scope| scope.service.clone()).unwrap_or_default(),
+                request
+                    .scope
+                    .as_ref()
+                    .map(|scope| scope.service.clone())
+                    .unwrap_or_default(),
                 span(request.duration.as_ref()),
-                if request.reason.is_empty() { String::new() } else { format!(": {}", request.reason) },
+                if request.reason.is_empty() {
+                    String::new()
+                } else {
+                    format!(": {}", request.reason)
+                },
             );
             text += &format!("{}\n", printable(&line));
         }
         for grant in &story.grants {
             text += &format!("{}\n", printable(&grant_line(grant, paper)));
         }
-        let rows = story.entries.iter().map(|entry| row(entry, story)).collect();
+        let rows = story
+            .entries
+            .iter()
+            .map(|entry| row(entry, story))
+            .collect();
         text += "\n";
         text += &table(paper, &["TIME", "WHAT", "OF", "WHO", "DETAILS"], rows);
         if story.more_uses > 0 {
-            text += &format!("{} older records of uses are not listed.\n", story.more_uses);
+            text += &format!(
+                "{} older records of uses are not listed.\n",
+                story.more_uses
+            );
         }
         text
     }
@@ -167,21 +201,38 @@ impl View for Decided<'_> {
     }
 
     fn text(&self, paper: &Paper) -> String {
-        let Some(decision) = &self.0.decision else { return String::new() };
+        let Some(decision) = &self.0.decision else {
+            return String::new();
+        };
         let mut text = match (decision.allowed, decision.shadow) {
             (true, _) => "ALLOWED\n\n".to_owned(),
             (false, false) => format!("REFUSED: {}\n\n", printable(&decision.reason)),
-            (false, true) => format!("LET PASS by --mode shadow, else REFUSED: {}\n\n", printable(&decision.reason)),
+            (false, true) => format!(
+                "LET PASS by --mode shadow, else REFUSED: {}\n\n",
+                printable(&decision.reason)
+            ),
         };
         text += &decision_block(decision, paper);
         if let Some(grant) = self.grant() {
-            let heading = if decision.allowed { "By the grant" } else { "The nearest grant, as it is now" };
+            let heading = if decision.allowed {
+                "By the grant"
+            } else {
+                "The nearest grant, as it is now"
+            };
             text += &format!("\n{heading}:\n{}", Grant(grant).text(paper));
         }
         for request in &self.0.access_requests {
             let state = super::json::state(request.state().as_str_name(), "ACCESS_REQUEST_STATE_");
-            let line = format!("{state} by {}: {}", actor(&request.decided_by), request.decision_reason);
-            text += &format!("\nRequest {}: {}\n", printable(&request.id), printable(&line));
+            let line = format!(
+                "{state} by {}: {}",
+                actor(&request.decided_by),
+                request.decision_reason
+            );
+            text += &format!(
+                "\nRequest {}: {}\n",
+                printable(&request.id),
+                printable(&line)
+            );
         }
         text
     }
@@ -225,9 +276,23 @@ fn decision_block(decision: &v1::Decision, paper: &Paper) -> String {
     let several = decision.count > 1;
     block(&[
         ("Decision", decision.id.clone()),
-        ("Calls", if several { decision.count.to_string() } else { String::new() }),
+        (
+            "Calls",
+            if several {
+                decision.count.to_string()
+            } else {
+                String::new()
+            },
+        ),
         ("At", moment(decision.first_time.as_ref(), paper)),
-        ("Last at", if several { moment(decision.time.as_ref(), paper) } else { String::new() }),
+        (
+            "Last at",
+            if several {
+                moment(decision.time.as_ref(), paper)
+            } else {
+                String::new()
+            },
+        ),
         ("Principal", decision.principal.clone()),
         ("Service", decision.service.clone()),
         ("Called", decision.method.clone()),
@@ -243,9 +308,17 @@ fn decision_block(decision: &v1::Decision, paper: &Paper) -> String {
 /// `Grant 01J…: EXPIRED, of alice, until 2026-…; used 3 times, last 5s ago`
 fn grant_line(grant: &v1::Grant, paper: &Paper) -> String {
     let state = super::json::state(grant.state().as_str_name(), "GRANT_STATE_");
-    let until =
-        if grant.standing { "standing".to_owned() } else { format!("until {}", time(grant.expire_time.as_ref())) };
-    format!("Grant   {}: {state}, of {}, {until}; {}", grant.id, short(&grant.subject), uses(grant, paper))
+    let until = if grant.standing {
+        "standing".to_owned()
+    } else {
+        format!("until {}", time(grant.expire_time.as_ref()))
+    };
+    format!(
+        "Grant   {}: {state}, of {}, {until}; {}",
+        grant.id,
+        short(&grant.subject),
+        uses(grant, paper)
+    )
 }
 
 fn row(entry: &v1::StoryEntry, story: &v1::Story) -> Vec<String> {
@@ -253,8 +326,17 @@ fn row(entry: &v1::StoryEntry, story: &v1::Story) -> Vec<String> {
     match &entry.what {
         Some(What::Event(event)) => {
             let details = [states(event), event.reason.clone()];
-            let details: Vec<_> = details.into_iter().filter(|text| !text.is_empty()).collect();
-            vec![at, event.r#type.clone(), place(&event.resource), actor(&event.actor), details.join(": ")]
+            let details: Vec<_> = details
+                .into_iter()
+                .filter(|text| !text.is_empty())
+                .collect();
+            vec![
+                at,
+                event.r#type.clone(),
+                place(&event.resource),
+                actor(&event.actor),
+                details.join(": "),
+            ]
         }
         Some(What::Decision(decision)) => {
             let what = if decision.allowed { "use" } else { "refusal" };
@@ -263,19 +345,39 @@ fn row(entry: &v1::StoryEntry, story: &v1::Story) -> Vec<String> {
                 details.push(decision.reason.clone());
             }
             if decision.count > 1 {
-                details.push(format!("{} calls until {}", decision.count, time(decision.time.as_ref())));
+                details.push(format!(
+                    "{} calls until {}",
+                    decision.count,
+                    time(decision.time.as_ref())
+                ));
             }
             details.push(format!("at {}", decision.sidecar));
             details.push(format!("decision {}", decision.id));
-            let marked = story.decision.as_ref().is_some_and(|asked| asked.id == decision.id);
-            let what = if marked { format!("{what} <-") } else { what.to_owned() };
-            let of =
-                if decision.grant.is_empty() { String::new() } else { place(&format!("grants/{}", decision.grant)) };
+            let marked = story
+                .decision
+                .as_ref()
+                .is_some_and(|asked| asked.id == decision.id);
+            let what = if marked {
+                format!("{what} <-")
+            } else {
+                what.to_owned()
+            };
+            let of = if decision.grant.is_empty() {
+                String::new()
+            } else {
+                place(&format!("grants/{}", decision.grant))
+            };
             vec![at, what, of, short(&decision.principal), details.join(", ")]
         }
         Some(What::ExpiredGrant(id)) => {
             let details = "its time was up; not yet in the audit chain".to_owned();
-            vec![at, "grant.expired".to_owned(), place(&format!("grants/{id}")), String::new(), details]
+            vec![
+                at,
+                "grant.expired".to_owned(),
+                place(&format!("grants/{id}")),
+                String::new(),
+                details,
+            ]
         }
         None => vec![at],
     }
@@ -291,7 +393,11 @@ fn place(resource: &str) -> String {
     };
     let tail: Vec<char> = id.chars().rev().take(6).collect();
     let tail: String = tail.into_iter().rev().collect();
-    if tail.len() < id.len() { format!("{kind} ..{tail}") } else { format!("{kind} {id}") }
+    if tail.len() < id.len() {
+        format!("{kind} ..{tail}")
+    } else {
+        format!("{kind} {id}")
+    }
 }
 
 fn states(event: &v1::AuditEvent) -> String {
@@ -304,7 +410,11 @@ fn states(event: &v1::AuditEvent) -> String {
 }
 
 fn actor(text: &str) -> String {
-    if Principal::parse(text).is_ok() { short(text) } else { text.to_owned() }
+    if Principal::parse(text).is_ok() {
+        short(text)
+    } else {
+        text.to_owned()
+    }
 }
 
 fn uses(grant: &v1::Grant, paper: &Paper) -> String {
@@ -324,11 +434,16 @@ mod tests {
     const ALICE: &str = "user:https://idp|alice";
 
     fn paper() -> Paper {
-        Paper { now: Timestamp::from_micros(1_700_000_010_000_000), width: None }
+        Paper {
+            now: Timestamp::from_micros(1_700_000_010_000_000),
+            width: None,
+        }
     }
 
     fn at(second: u64) -> Option<prost_types::Timestamp> {
-        Some(timestamp_to(Timestamp::from_micros((1_700_000_000 + second) * 1_000_000)))
+        Some(timestamp_to(Timestamp::from_micros(
+            (1_700_000_000 + second) * 1_000_000,
+        )))
     }
 
     fn event(kind: &str, from: &str, to: &str) -> v1::AuditEvent {
@@ -359,11 +474,17 @@ mod tests {
             sidecar: "payments-1".into(),
             ..v1::Decision::default()
         };
-        let entry = |time, what| v1::StoryEntry { time, what: Some(what) };
+        let entry = |time, what| v1::StoryEntry {
+            time,
+            what: Some(what),
+        };
         v1::Story {
             decision: Some(decision.clone()),
             entries: vec![
-                entry(at(1), What::Event(event("grant.revoked", "ACTIVE", "REVOKED"))),
+                entry(
+                    at(1),
+                    What::Event(event("grant.revoked", "ACTIVE", "REVOKED")),
+                ),
                 entry(at(2), What::Decision(decision)),
             ],
             more_uses: 9,
@@ -374,40 +495,84 @@ mod tests {
     #[test]
     fn a_story_has_one_line_for_each_thing_that_happened() {
         let text = Story(&story()).text(&paper());
-        let line =
-            |word: &str| text.lines().find(|line| line.contains(word)).unwrap_or_else(|| panic!("{word}: {text}"));
+        let line = |word: &str| {
+            text.lines()
+                .find(|line| line.contains(word))
+                .unwrap_or_else(|| panic!("{word}: {text}"))
+        };
         let event = line("grant.revoked");
-        assert!(event.contains("grant ..ABCDEF") && event.contains("alice") && event.contains("ACTIVE -> REVOKED: be"));
+        assert!(
+            event.contains("grant ..ABCDEF")
+                && event.contains("alice")
+                && event.contains("ACTIVE -> REVOKED: be")
+        );
         let refusal = line("refusal <-");
-        for word in ["GRANT_REVOKED", "3 calls until", "at payments-1", "decision 01JQ0000000000000000000001"] {
+        for word in [
+            "GRANT_REVOKED",
+            "3 calls until",
+            "at payments-1",
+            "decision 01JQ0000000000000000000001",
+        ] {
             assert!(refusal.contains(word), "{word}: {refusal}");
         }
-        assert!(text.contains("9 older records") && !text.contains('\u{1b}'), "{text}");
+        assert!(
+            text.contains("9 older records") && !text.contains('\u{1b}'),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_decision_is_explained_with_what_came_of_it() {
         let story = story();
         let text = Decided(&story).text(&paper());
-        assert!(text.starts_with("REFUSED: GRANT_REVOKED\n\nDecision:"), "{text}");
+        assert!(
+            text.starts_with("REFUSED: GRANT_REVOKED\n\nDecision:"),
+            "{text}"
+        );
         let value = Decided(&story).json();
-        assert_eq!((&value["decision"]["reason"], &value["grant"]), (&json!("GRANT_REVOKED"), &Value::Null));
+        assert_eq!(
+            (&value["decision"]["reason"], &value["grant"]),
+            (&json!("GRANT_REVOKED"), &Value::Null)
+        );
     }
 
     #[test]
     fn an_entry_as_json_is_one_of_three() {
         let value = Story(&story()).json();
-        let [first, second] = value["entries"].as_array().unwrap().as_slice() else { panic!("{value}") };
-        assert_eq!((&first["event"]["type"], &first["decision"]), (&json!("grant.revoked"), &Value::Null));
-        assert_eq!((&second["decision"]["count"], &second["event"]), (&json!(3), &Value::Null));
+        let [first, second] = value["entries"].as_array().unwrap().as_slice() else {
+            panic!("{value}")
+        };
+        assert_eq!(
+            (&first["event"]["type"], &first["decision"]),
+            (&json!("grant.revoked"), &Value::Null)
+        );
+        assert_eq!(
+            (&second["decision"]["count"], &second["event"]),
+            (&json!(3), &Value::Null)
+        );
     }
 
     #[test]
     fn a_verdict_says_whole_or_where_it_breaks() {
-        let whole = Ok(Verified { first: 1, last: 9, checkpoints: 1, ..Verified::default() });
-        assert!(Verdict(&whole).text(&paper()).starts_with("WHOLE: events 1 to 9, as the checkpoint says\n"));
-        let broken = Err(Broken { index: 4, flaw: Flaw::Missing });
-        assert_eq!(Verdict(&broken).text(&paper()), "BROKEN: audit event 4 is missing\n");
+        let whole = Ok(Verified {
+            first: 1,
+            last: 9,
+            checkpoints: 1,
+            ..Verified::default()
+        });
+        assert!(
+            Verdict(&whole)
+                .text(&paper())
+                .starts_with("WHOLE: events 1 to 9, as the checkpoint says\n")
+        );
+        let broken = Err(Broken {
+            index: 4,
+            flaw: Flaw::Missing,
+        });
+        assert_eq!(
+            Verdict(&broken).text(&paper()),
+            "BROKEN: audit event 4 is missing\n"
+        );
         assert_eq!(Verdict(&broken).json()["brokenAt"], 4);
     }
 }

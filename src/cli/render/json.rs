@@ -158,7 +158,10 @@ pub(crate) fn revoked(response: &v1::RevokeGrantsResponse) -> Value {
 }
 
 /// A sidecar's word that a revision is enforced.
-pub(crate) fn receipt(receipt: &v1::Receipt, committed_at: Option<&prost_types::Timestamp>) -> Value {
+pub(crate) fn receipt(
+    receipt: &v1::Receipt,
+    committed_at: Option<&prost_types::Timestamp>,
+) -> Value {
     let delay = after_commit(committed_at, receipt.applied_at.as_ref()).map(duration_to);
     json!({
         "sidecar": receipt.sidecar,
@@ -185,8 +188,7 @@ pub(crate) fn unconfirmed(silent: &v1::Unconfirmed) -> Value {
 
 /// An explanation.
 pub(crate) fn explanation(response: &v1::ExplainAccessResponse) -> Value {
-    let step =
-        |step: &v1::explain_access_response::Step| json!({ "check": step.check, "ok": step.ok, "detail": step.detail });
+    let step = |step: &v1::explain_access_response::Step| json!({ "check": step.check, "ok": step.ok, "detail": step.detail });
     json!({
         "allowed": response.allowed,
         "reason": response.reason,
@@ -222,7 +224,9 @@ pub(crate) fn sidecar(sidecar: &v1::Sidecar) -> Value {
 }
 
 fn scope(scope: Option<&v1::Scope>) -> Value {
-    let Some(scope) = scope else { return Value::Null };
+    let Some(scope) = scope else {
+        return Value::Null;
+    };
     let rule = |rule: &v1::HttpRule| json!({ "methods": rule.methods, "path": rule.path });
     json!({
         "service": scope.service,
@@ -233,15 +237,21 @@ fn scope(scope: Option<&v1::Scope>) -> Value {
 
 /// RFC 3339, or null where there is none or none that can be written.
 pub(crate) fn time(time: Option<&prost_types::Timestamp>) -> Value {
-    time.and_then(|time| timestamp_from(time, "").ok()).map_or(Value::Null, |time| Value::String(time.to_string()))
+    time.and_then(|time| timestamp_from(time, "").ok())
+        .map_or(Value::Null, |time| Value::String(time.to_string()))
 }
 
 /// Seconds with as many decimals as are needed: "20s", "1.5s", "-0.002s".
 pub(crate) fn span(span: Option<&prost_types::Duration>) -> Value {
     let Some(span) = span else { return Value::Null };
     let negative = span.seconds < 0 || span.nanos < 0;
-    let positive = prost_types::Duration { seconds: span.seconds.saturating_abs(), nanos: span.nanos.saturating_abs() };
-    let Ok(length) = duration_from(&positive, "") else { return Value::Null };
+    let positive = prost_types::Duration {
+        seconds: span.seconds.saturating_abs(),
+        nanos: span.nanos.saturating_abs(),
+    };
+    let Ok(length) = duration_from(&positive, "") else {
+        return Value::Null;
+    };
     let sign = if negative { "-" } else { "" };
     let mut decimals = format!(".{:09}", length.subsec_nanos());
     decimals.truncate(decimals.trim_end_matches(['0', '.']).len());

@@ -27,7 +27,11 @@ impl View for Receipts<'_> {
 
     fn text(&self, paper: &Paper) -> String {
         let ended = Revoked(self.0).ended(paper);
-        if self.0.grants.is_empty() { ended } else { format!("{ended}\n{}", Enforced::of(self.0).text(paper)) }
+        if self.0.grants.is_empty() {
+            ended
+        } else {
+            format!("{ended}\n{}", Enforced::of(self.0).text(paper))
+        }
     }
 }
 
@@ -81,15 +85,43 @@ impl<'a> Enforced<'a> {
     pub(crate) fn text(&self, paper: &Paper) -> String {
         let mut text = format!("Durable at revision {}.\n", self.revision);
         if !self.receipts.is_empty() {
-            let heading = ["SIDECAR", "REVISION", "ENFORCED AT", "AFTER THE COMMIT", "STREAMS CLOSED"];
-            text +=
-                &format!("\n{}", table(paper, &heading, self.receipts.iter().map(|row| self.receipt(row)).collect()));
+            let heading = [
+                "SIDECAR",
+                "REVISION",
+                "ENFORCED AT",
+                "AFTER THE COMMIT",
+                "STREAMS CLOSED",
+            ];
+            text += &format!(
+                "\n{}",
+                table(
+                    paper,
+                    &heading,
+                    self.receipts.iter().map(|row| self.receipt(row)).collect()
+                )
+            );
         }
         if !self.unconfirmed.is_empty() {
-            let heading = ["NOT CONFIRMED", "CONNECTED", "REVISION", "LAST SEEN", "REFUSES BY ITSELF"];
-            let rows = self.unconfirmed.iter().take(LISTED).map(|row| self.silent(row)).collect();
+            let heading = [
+                "NOT CONFIRMED",
+                "CONNECTED",
+                "REVISION",
+                "LAST SEEN",
+                "REFUSES BY ITSELF",
+            ];
+            let rows = self
+                .unconfirmed
+                .iter()
+                .take(LISTED)
+                .map(|row| self.silent(row))
+                .collect();
             text += &format!("\n{}", table(paper, &heading, rows));
-            if let Some(more) = self.unconfirmed.len().checked_sub(LISTED).filter(|more| *more > 0) {
+            if let Some(more) = self
+                .unconfirmed
+                .len()
+                .checked_sub(LISTED)
+                .filter(|more| *more > 0)
+            {
                 text += &format!("and {more} more: jitgate fleet\n");
             }
         }
@@ -104,26 +136,46 @@ impl<'a> Enforced<'a> {
         if self.outstanding <= 0 {
             return None;
         }
-        let who = self.unconfirmed.iter().filter(|row| !row.fenced).map(|row| row.sidecar.as_str());
+        let who = self
+            .unconfirmed
+            .iter()
+            .filter(|row| !row.fenced)
+            .map(|row| row.sidecar.as_str());
         let mut names: Vec<_> = who.take(3).collect();
         if usize::try_from(self.outstanding).is_ok_and(|all| all > names.len()) {
             names.push("...");
         }
-        let fence = self.fenced_by.map(|by| format!("; what stays silent refuses by itself {}", self.moment(by)));
-        let names = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
-        Some(format!("{} sidecar(s) have not confirmed yet{names}{}", self.outstanding, fence.unwrap_or_default()))
+        let fence = self
+            .fenced_by
+            .map(|by| format!("; what stays silent refuses by itself {}", self.moment(by)));
+        let names = if names.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", names.join(", "))
+        };
+        Some(format!(
+            "{} sidecar(s) have not confirmed yet{names}{}",
+            self.outstanding,
+            fence.unwrap_or_default()
+        ))
     }
 
     fn receipt(&self, receipt: &v1::Receipt) -> Vec<String> {
         let applied = receipt.applied_at.as_ref();
-        let after = after_commit(self.committed_at, applied).filter(|_| receipt.revision >= self.revision);
+        let after =
+            after_commit(self.committed_at, applied).filter(|_| receipt.revision >= self.revision);
         vec![
             receipt.sidecar.clone(),
             receipt.revision.to_string(),
-            applied.and_then(instant).map(|at| at.to_string()).unwrap_or_default(),
+            applied
+                .and_then(instant)
+                .map(|at| at.to_string())
+                .unwrap_or_default(),
             // A receipt for a newer revision says when that one was applied: this one was in force by then.
             match after {
-                Some(after) if receipt.revision > self.revision => format!("at most {}", millis(after)),
+                Some(after) if receipt.revision > self.revision => {
+                    format!("at most {}", millis(after))
+                }
                 Some(after) => millis(after),
                 None => String::new(),
             },
@@ -138,10 +190,14 @@ impl<'a> Enforced<'a> {
             silent.sidecar.clone(),
             if silent.connected { "yes" } else { "NO" }.to_owned(),
             silent.acked_revision.to_string(),
-            seen.map(|(seen, now)| distance(seen, now)).unwrap_or_default(),
+            seen.map(|(seen, now)| distance(seen, now))
+                .unwrap_or_default(),
             match fence {
                 Some(at) if silent.fenced => {
-                    format!("since {}", instant(at).map(|at| at.to_string()).unwrap_or_default())
+                    format!(
+                        "since {}",
+                        instant(at).map(|at| at.to_string()).unwrap_or_default()
+                    )
                 }
                 Some(at) => self.moment(at),
                 None => String::new(),
@@ -151,8 +207,13 @@ impl<'a> Enforced<'a> {
 
     /// "in 27s, at 2026-01-02T03:04:05.000Z".
     fn moment(&self, time: &prost_types::Timestamp) -> String {
-        let Some(at) = instant(time) else { return String::new() };
-        let distance = self.now().map(|now| format!("{}, ", distance(at, now))).unwrap_or_default();
+        let Some(at) = instant(time) else {
+            return String::new();
+        };
+        let distance = self
+            .now()
+            .map(|now| format!("{}, ", distance(at, now)))
+            .unwrap_or_default();
         format!("{distance}at {at}")
     }
 
@@ -209,7 +270,10 @@ mod tests {
             ..Default::default()
         };
         v1::RevokeGrantsResponse {
-            grants: vec![v1::Grant { id: "g".into(), ..Default::default() }],
+            grants: vec![v1::Grant {
+                id: "g".into(),
+                ..Default::default()
+            }],
             revision: 13,
             committed_at: after(0),
             server_time: after(5000),
@@ -223,13 +287,21 @@ mod tests {
 
     fn paper() -> Paper {
         // A machine whose clock is an hour off: none of it shows.
-        Paper { now: NOON.plus(Duration::from_hours(1)), width: None }
+        Paper {
+            now: NOON.plus(Duration::from_hours(1)),
+            width: None,
+        }
     }
 
     #[test]
     fn each_sidecar_is_listed_with_how_soon_it_enforced_the_change() {
         let text = Receipts(&response()).text(&paper());
-        for part in ["Durable at revision 13.", " 3.0 ms ", "at most 900.0 ms", "2023-11-14T22:13:20.003Z"] {
+        for part in [
+            "Durable at revision 13.",
+            " 3.0 ms ",
+            "at most 900.0 ms",
+            "2023-11-14T22:13:20.003Z",
+        ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
     }
@@ -237,10 +309,21 @@ mod tests {
     #[test]
     fn who_has_not_confirmed_is_named_with_the_moment_from_which_it_refuses() {
         let text = Receipts(&response()).text(&paper());
-        let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
-        assert!(line("edge-3").contains("in 25s, at 2023-11-14T22:13:50.000Z"), "{text}");
+        let line = |name: &str| {
+            text.lines()
+                .find(|line| line.starts_with(name))
+                .unwrap()
+                .to_owned()
+        };
+        assert!(
+            line("edge-3").contains("in 25s, at 2023-11-14T22:13:50.000Z"),
+            "{text}"
+        );
         assert!(line("edge-3").contains("5s ago"), "{text}");
-        assert!(line("edge-4").contains("NO") && line("edge-4").contains("since 2023"), "{text}");
+        assert!(
+            line("edge-4").contains("NO") && line("edge-4").contains("since 2023"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -248,13 +331,23 @@ mod tests {
         let said = Enforced::of(&response()).outstanding().unwrap();
         let golden = "1 sidecar(s) have not confirmed yet (edge-3); what stays silent refuses by itself in 25s, at 2023-11-14T22:13:50.000Z";
         assert_eq!(said, golden);
-        let done = v1::RevokeGrantsResponse { outstanding: 0, ..response() };
+        let done = v1::RevokeGrantsResponse {
+            outstanding: 0,
+            ..response()
+        };
         assert_eq!(Enforced::of(&done).outstanding(), None);
     }
 
     #[test]
     fn a_long_list_is_cut_and_says_so() {
-        let many = v1::RevokeGrantsResponse { unconfirmed: vec![v1::Unconfirmed::default(); 50], ..response() };
-        assert!(Receipts(&many).text(&paper()).contains("and 30 more: jitgate fleet"));
+        let many = v1::RevokeGrantsResponse {
+            unconfirmed: vec![v1::Unconfirmed::default(); 50],
+            ..response()
+        };
+        assert!(
+            Receipts(&many)
+                .text(&paper())
+                .contains("and 30 more: jitgate fleet")
+        );
     }
 }

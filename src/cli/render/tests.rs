@@ -8,7 +8,10 @@ use crate::wire::v1;
 const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 
 fn paper() -> Paper {
-    Paper { now: NOW, width: None }
+    Paper {
+        now: NOW,
+        width: None,
+    }
 }
 
 fn after(seconds: u64) -> Option<prost_types::Timestamp> {
@@ -16,8 +19,15 @@ fn after(seconds: u64) -> Option<prost_types::Timestamp> {
 }
 
 fn scope() -> Option<v1::Scope> {
-    let http = v1::HttpRule { methods: vec!["GET".into(), "HEAD".into()], path: "/v1/users/{id}".into() };
-    Some(v1::Scope { service: "payments".into(), grpc: vec!["/pay.v1.Ledger/*".into()], http: vec![http] })
+    let http = v1::HttpRule {
+        methods: vec!["GET".into(), "HEAD".into()],
+        path: "/v1/users/{id}".into(),
+    };
+    Some(v1::Scope {
+        service: "payments".into(),
+        grpc: vec!["/pay.v1.Ledger/*".into()],
+        http: vec![http],
+    })
 }
 
 fn request() -> v1::AccessRequest {
@@ -88,7 +98,10 @@ fn reviewed() -> v1::AccessRequest {
         have,
         need: 2,
         denials_refuse: 1,
-        approvers: vec!["group:https://idp|leads".into(), "user:https://idp|carol".into()],
+        approvers: vec![
+            "group:https://idp|leads".into(),
+            "user:https://idp|carol".into(),
+        ],
         open,
         ..Default::default()
     };
@@ -98,7 +111,10 @@ fn reviewed() -> v1::AccessRequest {
         reason: "go \u{1b}[31mon".into(),
         create_time: after(0),
         principals: vec!["user:https://idp|carol".into()],
-        narrowed_scope: Some(v1::Scope { http: vec![], ..scope().unwrap() }),
+        narrowed_scope: Some(v1::Scope {
+            http: vec![],
+            ..scope().unwrap()
+        }),
         narrowed_duration: Some(duration_to(Duration::from_secs(10))),
         stage: "team".into(),
         step: "leads".into(),
@@ -154,8 +170,22 @@ fn a_review_and_a_step_as_json_keep_their_shape() {
 #[test]
 fn an_outcome_has_the_same_shape_with_and_without_a_grant() {
     let (request, grant) = (request(), grant());
-    assert_eq!(Outcome { request: &request, grant: None }.json()["grant"], Value::Null);
-    assert_eq!(Outcome { request: &request, grant: Some(&grant) }.json()["grant"]["id"], "01GRANT");
+    assert_eq!(
+        Outcome {
+            request: &request,
+            grant: None
+        }
+        .json()["grant"],
+        Value::Null
+    );
+    assert_eq!(
+        Outcome {
+            request: &request,
+            grant: Some(&grant)
+        }
+        .json()["grant"]["id"],
+        "01GRANT"
+    );
 }
 
 #[test]
@@ -171,16 +201,26 @@ fn spans_are_seconds() {
 
 #[test]
 fn yaml_reads_back_as_the_same_value() {
-    let screen = Screen { format: Format::Yaml, width: None };
-    let text = screen.rendered(&Requests(vec![request()]), false, NOW).unwrap();
+    let screen = Screen {
+        format: Format::Yaml,
+        width: None,
+    };
+    let text = screen
+        .rendered(&Requests(vec![request()]), false, NOW)
+        .unwrap();
     let read: Value = serde_saphyr::from_str(&text).unwrap();
     assert_eq!(read, Requests(vec![request()]).json());
 }
 
 #[test]
 fn a_stream_as_json_is_one_object_a_line() {
-    let screen = Screen { format: Format::Json, width: None };
-    let text = screen.rendered(&Requests(vec![request()]), true, NOW).unwrap();
+    let screen = Screen {
+        format: Format::Json,
+        width: None,
+    };
+    let text = screen
+        .rendered(&Requests(vec![request()]), true, NOW)
+        .unwrap();
     assert_eq!(text.matches('\n').count(), 1);
 }
 
@@ -194,14 +234,25 @@ fn grants_as_a_table() {
         policy: String::new(),
         ..grant()
     };
-    let text = Grants { grants: vec![grant(), standing], revision: 12 }.text(&paper());
+    let text = Grants {
+        grants: vec![grant(), standing],
+        revision: 12,
+    }
+    .text(&paper());
     let golden = "\
 ID       STATE   SUBJECT    SERVICE   ALLOWS                                     ENDS    POLICY
 01GRANT  ACTIVE  alice      payments  /pay.v1.Ledger/*, GET,HEAD /v1/users/{id}  in 20s  demo
 health   ACTIVE  group sre  payments  /pay.v1.Ledger/*, GET,HEAD /v1/users/{id}  never
 ";
     assert_eq!(text, golden);
-    assert_eq!(Grants { grants: vec![], revision: 0 }.text(&paper()), "Nothing to list.\n");
+    assert_eq!(
+        Grants {
+            grants: vec![],
+            revision: 0
+        }
+        .text(&paper()),
+        "Nothing to list.\n"
+    );
 }
 
 #[test]
@@ -223,7 +274,10 @@ Policy:  demo (version 3)
 
 #[test]
 fn what_others_wrote_cannot_steer_the_terminal() {
-    for text in [Requests(vec![request()]).text(&paper()), text::Request(&request()).text(&paper())] {
+    for text in [
+        Requests(vec![request()]).text(&paper()),
+        text::Request(&request()).text(&paper()),
+    ] {
         assert!(!text.contains('\u{1b}'), "{text:?}");
     }
 }
@@ -234,7 +288,10 @@ fn distances_have_at_most_two_units() {
     assert_eq!(at(19_990_000), "in 20s");
     assert_eq!(at(5_025_000_000), "in 1h 23m");
     assert_eq!(at(0), "now");
-    assert_eq!(distance(NOW, NOW.plus(Duration::from_millis(200_900))), "3m 20s ago");
+    assert_eq!(
+        distance(NOW, NOW.plus(Duration::from_millis(200_900))),
+        "3m 20s ago"
+    );
 }
 
 #[test]
@@ -246,7 +303,10 @@ fn a_refusal_is_explained_step_by_step() {
     };
     let response = v1::ExplainAccessResponse {
         reason: "NO_GRANT".into(),
-        steps: vec![step("target", true, "GET /v1/users/7"), step("grant", false, "alice holds none")],
+        steps: vec![
+            step("target", true, "GET /v1/users/7"),
+            step("grant", false, "alice holds none"),
+        ],
         requestable: vec!["demo".into()],
         ..Default::default()
     };
@@ -263,36 +323,76 @@ Can be asked for under: demo
 
 #[test]
 fn a_revoke_that_was_not_waited_for_says_who_is_still_to_confirm() {
-    let ended = v1::Grant { state: v1::GrantState::Revoked.into(), end_time: after(0), ..grant() };
-    let response = v1::RevokeGrantsResponse { grants: vec![ended], revision: 13, outstanding: 2, ..Default::default() };
+    let ended = v1::Grant {
+        state: v1::GrantState::Revoked.into(),
+        end_time: after(0),
+        ..grant()
+    };
+    let response = v1::RevokeGrantsResponse {
+        grants: vec![ended],
+        revision: 13,
+        outstanding: 2,
+        ..Default::default()
+    };
     let text = Revoked(&response).text(&paper());
-    assert!(text.contains("REVOKED") && text.contains("Durable at revision 13; 2 sidecar(s)"), "{text}");
+    assert!(
+        text.contains("REVOKED") && text.contains("Durable at revision 13; 2 sidecar(s)"),
+        "{text}"
+    );
 }
 
 #[test]
 fn a_mass_revoke_says_what_it_left_and_what_it_does_not_list() {
-    let nothing = v1::RevokeGrantsResponse { standing_kept: 1, ..Default::default() };
+    let nothing = v1::RevokeGrantsResponse {
+        standing_kept: 1,
+        ..Default::default()
+    };
     assert_eq!(
         Revoked(&nothing).text(&paper()),
         "No live grant matched; nothing was ended.\n1 standing grant was left as declared; --include-standing ends it, too.\n"
     );
-    let many = v1::RevokeGrantsResponse { grants: vec![grant()], ended: 7, standing_kept: 2, ..Default::default() };
+    let many = v1::RevokeGrantsResponse {
+        grants: vec![grant()],
+        ended: 7,
+        standing_kept: 2,
+        ..Default::default()
+    };
     let text = Revoked(&many).text(&paper());
-    assert!(text.contains("7 ended in all") && text.contains("2 standing grants were left as declared"), "{text}");
-    assert_eq!((&Revoked(&many).json()["ended"], &Revoked(&many).json()["standingKept"]), (&7.into(), &2.into()));
+    assert!(
+        text.contains("7 ended in all") && text.contains("2 standing grants were left as declared"),
+        "{text}"
+    );
+    assert_eq!(
+        (
+            &Revoked(&many).json()["ended"],
+            &Revoked(&many).json()["standingKept"]
+        ),
+        (&7.into(), &2.into())
+    );
 }
 
 #[test]
 fn a_standing_grant_without_a_beginning_shows_none() {
     let not_before = Some(prost_types::Timestamp::default());
-    let standing = v1::Grant { standing: true, not_before, expire_time: None, ..grant() };
+    let standing = v1::Grant {
+        standing: true,
+        not_before,
+        expire_time: None,
+        ..grant()
+    };
     let text = text::Grant(&standing).text(&paper());
-    assert!(text.contains("never: standing") && !text.contains("1970"), "{text}");
+    assert!(
+        text.contains("never: standing") && !text.contains("1970"),
+        "{text}"
+    );
 }
 
 #[test]
 fn broken_glass_shows_in_lists_until_it_is_reviewed_and_says_when_it_is_late() {
-    let glass = |due: u64| v1::BreakGlass { review_due: after(due), ..Default::default() };
+    let glass = |due: u64| v1::BreakGlass {
+        review_due: after(due),
+        ..Default::default()
+    };
     let said = v1::BreakGlass {
         reviewer: "user:https://idp|carol".into(),
         opinion: v1::BreakGlassOpinion::Objection.into(),
@@ -306,11 +406,22 @@ fn broken_glass_shows_in_lists_until_it_is_reviewed_and_says_when_it_is_late() {
         (glass(0), "ACTIVE, broken glass, review OVERDUE"),
         (said.clone(), "ACTIVE, broken glass, objection"),
     ] {
-        let grant = v1::Grant { break_glass: Some(review), ..grant() };
-        let listed = Grants { grants: vec![grant], revision: 1 }.text(&paper);
+        let grant = v1::Grant {
+            break_glass: Some(review),
+            ..grant()
+        };
+        let listed = Grants {
+            grants: vec![grant],
+            revision: 1,
+        }
+        .text(&paper);
         assert!(listed.contains(state), "{listed}");
     }
-    let shown = text::Grant(&v1::Grant { break_glass: Some(said), ..grant() }).text(&paper);
+    let shown = text::Grant(&v1::Grant {
+        break_glass: Some(said),
+        ..grant()
+    })
+    .text(&paper);
     assert!(shown.contains("OBJECTION by carol"), "{shown}");
     assert!(shown.contains("the runbook had it"), "{shown}");
 }
@@ -320,7 +431,10 @@ fn a_review_that_does_not_count_says_so() {
     let mut request = reviewed();
     request.reviews[0].void = "no approver under policy pay as it is in force now".into();
     let shown = text::Request(&request).text(&paper());
-    assert!(shown.contains("DOES NOT COUNT (no approver under policy pay as it is in force now)"), "{shown}");
+    assert!(
+        shown.contains("DOES NOT COUNT (no approver under policy pay as it is in force now)"),
+        "{shown}"
+    );
 }
 
 #[test]
@@ -331,25 +445,46 @@ fn a_pending_request_shows_the_digest_that_an_approval_is_bound_to() {
         ..request()
     };
     assert!(text::Request(&pending).text(&paper()).contains("36ca02\n"));
-    let decided = v1::AccessRequest { request_digest: "36ca02".into(), end_time: after(0), ..request() };
+    let decided = v1::AccessRequest {
+        request_digest: "36ca02".into(),
+        end_time: after(0),
+        ..request()
+    };
     let text = text::Request(&decided).text(&paper());
-    assert!(!text.contains("36ca02") && text.contains("Decided:"), "{text}");
+    assert!(
+        !text.contains("36ca02") && text.contains("Decided:"),
+        "{text}"
+    );
 }
 
 #[test]
 fn what_ended_early_expires_no_more() {
-    let revoked = v1::Grant { state: v1::GrantState::Revoked.into(), end_time: after(1), ..grant() };
+    let revoked = v1::Grant {
+        state: v1::GrantState::Revoked.into(),
+        end_time: after(1),
+        ..grant()
+    };
     let text = text::Grant(&revoked).text(&paper());
-    assert!(text.contains("Was to end:") && !text.contains("Expires:"), "{text}");
+    assert!(
+        text.contains("Was to end:") && !text.contains("Expires:"),
+        "{text}"
+    );
 }
 
 #[test]
 fn days_are_written_as_policies_write_them() {
-    assert_eq!(distance(NOW.plus(Duration::from_secs(2 * 86_400 + 3_600)), NOW), "in 2d 1h");
+    assert_eq!(
+        distance(NOW.plus(Duration::from_secs(2 * 86_400 + 3_600)), NOW),
+        "in 2d 1h"
+    );
 }
 
 #[test]
 fn a_dry_run_of_revoking_is_durable_nowhere() {
-    let response = v1::RevokeGrantsResponse { grants: vec![grant()], ended: 1, ..Default::default() };
+    let response = v1::RevokeGrantsResponse {
+        grants: vec![grant()],
+        ended: 1,
+        ..Default::default()
+    };
     assert!(!Revoked(&response).text(&paper()).contains("Durable"));
 }

@@ -26,12 +26,23 @@ impl View for Request<'_> {
     fn text(&self, paper: &Paper) -> String {
         let request = self.0;
         let waits = request.state() == v1::AccessRequestState::Pending;
-        let pending_until = if waits { moment(request.pending_until.as_ref(), paper) } else { String::new() };
-        let digest = if waits { request.request_digest.clone() } else { String::new() };
+        let pending_until = if waits {
+            moment(request.pending_until.as_ref(), paper)
+        } else {
+            String::new()
+        };
+        let digest = if waits {
+            request.request_digest.clone()
+        } else {
+            String::new()
+        };
         let (when, by) = decided(request.state());
         let mut fields = vec![
             ("Request", request.id.clone()),
-            ("State", json::state(request.state().as_str_name(), "ACCESS_REQUEST_STATE_")),
+            (
+                "State",
+                json::state(request.state().as_str_name(), "ACCESS_REQUEST_STATE_"),
+            ),
             ("Requester", request.requester.clone()),
             ("Subject", request.subject.clone()),
             ("Via", request.via.join(", ")),
@@ -40,15 +51,36 @@ impl View for Request<'_> {
         fields.extend([
             ("For", span(request.duration.as_ref())),
             ("Extends", request.extends.clone()),
-            (if request.extends.is_empty() { "From" } else { "After" }, moment(request.start_time.as_ref(), paper)),
+            (
+                if request.extends.is_empty() {
+                    "From"
+                } else {
+                    "After"
+                },
+                moment(request.start_time.as_ref(), paper),
+            ),
             ("Reason", request.reason.clone()),
             ("Tickets", request.tickets.join(", ")),
             ("Policy", versioned(&request.policy, request.policy_version)),
             ("Asked", moment(request.create_time.as_ref(), paper)),
         ]);
-        let people = if request.break_glass.is_some() { "Passed over" } else { "Approval" };
-        fields.extend(request.progress.iter().map(|step| (people, step_line(step))));
-        fields.extend(request.reviews.iter().map(|review| ("Review", review_line(review, paper))));
+        let people = if request.break_glass.is_some() {
+            "Passed over"
+        } else {
+            "Approval"
+        };
+        fields.extend(
+            request
+                .progress
+                .iter()
+                .map(|step| (people, step_line(step))),
+        );
+        fields.extend(
+            request
+                .reviews
+                .iter()
+                .map(|review| ("Review", review_line(review, paper))),
+        );
         fields.extend([
             ("Pending until", pending_until),
             ("Digest", digest),
@@ -57,7 +89,10 @@ impl View for Request<'_> {
             ("Because", request.decision_reason.clone()),
             ("No rule because", request.notes.join("; ")),
             ("Grant", request.grant.clone()),
-            ("Broken glass", break_glass(request.break_glass.as_ref(), paper)),
+            (
+                "Broken glass",
+                break_glass(request.break_glass.as_ref(), paper),
+            ),
         ]);
         block(&fields)
     }
@@ -66,7 +101,9 @@ impl View for Request<'_> {
 /// What the end of a request is called: a decision is one, and what nobody decided has only ended.
 fn decided(state: v1::AccessRequestState) -> (&'static str, &'static str) {
     match state {
-        v1::AccessRequestState::Approved | v1::AccessRequestState::Denied => ("Decided", "Decided by"),
+        v1::AccessRequestState::Approved | v1::AccessRequestState::Denied => {
+            ("Decided", "Decided by")
+        }
         v1::AccessRequestState::Unspecified
         | v1::AccessRequestState::Pending
         | v1::AccessRequestState::Cancelled
@@ -77,8 +114,16 @@ fn decided(state: v1::AccessRequestState) -> (&'static str, &'static str) {
 
 /// `team/leads: 1 of 2, from group sre-leads`
 fn step_line(step: &v1::StepProgress) -> String {
-    let approvers: Vec<String> = step.approvers.iter().map(|approver| short(approver)).collect();
-    let denied = if step.denials > 0 { format!(", {} denied", step.denials) } else { String::new() };
+    let approvers: Vec<String> = step
+        .approvers
+        .iter()
+        .map(|approver| short(approver))
+        .collect();
+    let denied = if step.denials > 0 {
+        format!(", {} denied", step.denials)
+    } else {
+        String::new()
+    };
     let later = if step.open { "" } else { ", not yet open" };
     format!(
         "{}/{}: {} of {}{denied}, from {}{later}{}",
@@ -93,24 +138,44 @@ fn step_line(step: &v1::StepProgress) -> String {
 
 /// `; after 30m also group managers`
 fn escalation(escalation: &v1::Escalation) -> String {
-    let approvers: Vec<String> = escalation.approvers.iter().map(|approver| short(approver)).collect();
-    format!("; after {} also {}", span(escalation.after.as_ref()), approvers.join(", "))
+    let approvers: Vec<String> = escalation
+        .approvers
+        .iter()
+        .map(|approver| short(approver))
+        .collect();
+    format!(
+        "; after {} also {}",
+        span(escalation.after.as_ref()),
+        approvers.join(", ")
+    )
 }
 
 /// Whether the review afterwards is outstanding, or what it said; nothing where the glass is whole.
 fn break_glass(review: Option<&v1::BreakGlass>, paper: &Paper) -> String {
-    let Some(review) = review else { return String::new() };
+    let Some(review) = review else {
+        return String::new();
+    };
     let late = instant(review.review_due.as_ref()).is_some_and(|due| paper.now >= due);
     match review.opinion() {
         v1::BreakGlassOpinion::Unspecified if late => {
-            format!("review OVERDUE since {}", moment(review.review_due.as_ref(), paper))
+            format!(
+                "review OVERDUE since {}",
+                moment(review.review_due.as_ref(), paper)
+            )
         }
-        v1::BreakGlassOpinion::Unspecified => format!("review due by {}", moment(review.review_due.as_ref(), paper)),
+        v1::BreakGlassOpinion::Unspecified => format!(
+            "review due by {}",
+            moment(review.review_due.as_ref(), paper)
+        ),
         opinion @ (v1::BreakGlassOpinion::Ok | v1::BreakGlassOpinion::Objection) => {
             let opinion = json::state(opinion.as_str_name(), "BREAK_GLASS_OPINION_");
             let when = relative(review.review_time.as_ref(), paper);
             let said = format!("{opinion} by {} {when}", short(&review.reviewer));
-            if review.reason.is_empty() { said } else { format!("{said}: {}", review.reason) }
+            if review.reason.is_empty() {
+                said
+            } else {
+                format!("{said}: {}", review.reason)
+            }
         }
     }
 }
@@ -131,7 +196,11 @@ fn broken_state(state: String, review: Option<&v1::BreakGlass>, paper: &Paper) -
 /// `lead approved 3s ago for team/leads, at most 10m, only GET /v1/users/{id}: fine`
 fn review_line(review: &v1::Review, paper: &Paper) -> String {
     let verdict = json::state(review.verdict().as_str_name(), "REVIEW_VERDICT_").to_lowercase();
-    let mut line = format!("{} {verdict} {}", short(&review.reviewer), relative(review.create_time.as_ref(), paper));
+    let mut line = format!(
+        "{} {verdict} {}",
+        short(&review.reviewer),
+        relative(review.create_time.as_ref(), paper)
+    );
     if !review.step.is_empty() {
         line += &format!(" for {}/{}", review.stage, review.step);
     }
@@ -139,12 +208,19 @@ fn review_line(review: &v1::Review, paper: &Paper) -> String {
         line += &format!(", at most {}", span(review.narrowed_duration.as_ref()));
     }
     if review.narrowed_scope.is_some() {
-        line += &format!(", only {}", rules(review.narrowed_scope.as_ref()).join(", "));
+        line += &format!(
+            ", only {}",
+            rules(review.narrowed_scope.as_ref()).join(", ")
+        );
     }
     if !review.void.is_empty() {
         line += &format!(", DOES NOT COUNT ({})", review.void);
     }
-    if review.reason.is_empty() { line } else { format!("{line}: {}", review.reason) }
+    if review.reason.is_empty() {
+        line
+    } else {
+        format!("{line}: {}", review.reason)
+    }
 }
 
 /// An access request with the grant that it led to, if any.
@@ -166,7 +242,10 @@ impl View for Outcome<'_> {
 
     fn text(&self, paper: &Paper) -> String {
         let request = Request(self.request).text(paper);
-        self.grant.map_or_else(|| request.clone(), |grant| format!("{request}\n{}", Grant(grant).text(paper)))
+        self.grant.map_or_else(
+            || request.clone(),
+            |grant| format!("{request}\n{}", Grant(grant).text(paper)),
+        )
     }
 }
 
@@ -180,8 +259,25 @@ impl View for Requests {
     }
 
     fn text(&self, paper: &Paper) -> String {
-        let rows = self.0.iter().map(|request| request_row(request, paper)).collect();
-        table(paper, &["ID", "STATE", "REQUESTER", "SERVICE", "ASKS FOR", "FOR", "ASKED", "REASON"], rows)
+        let rows = self
+            .0
+            .iter()
+            .map(|request| request_row(request, paper))
+            .collect();
+        table(
+            paper,
+            &[
+                "ID",
+                "STATE",
+                "REQUESTER",
+                "SERVICE",
+                "ASKS FOR",
+                "FOR",
+                "ASKED",
+                "REASON",
+            ],
+            rows,
+        )
     }
 }
 
@@ -228,11 +324,17 @@ impl View for Grant<'_> {
 
     fn text(&self, paper: &Paper) -> String {
         let grant = self.0;
-        let expires =
-            if grant.standing { "never: standing".to_owned() } else { moment(grant.expire_time.as_ref(), paper) };
+        let expires = if grant.standing {
+            "never: standing".to_owned()
+        } else {
+            moment(grant.expire_time.as_ref(), paper)
+        };
         let mut fields = vec![
             ("Grant", grant.id.clone()),
-            ("State", json::state(grant.state().as_str_name(), "GRANT_STATE_")),
+            (
+                "State",
+                json::state(grant.state().as_str_name(), "GRANT_STATE_"),
+            ),
             ("Subject", grant.subject.clone()),
             ("Via", grant.via.join(", ")),
         ];
@@ -248,8 +350,17 @@ impl View for Grant<'_> {
             ("Request", grant.request.clone()),
             ("Policy", versioned(&grant.policy, grant.policy_version)),
             ("Approved by rule", grant.auto_rule.clone()),
-            ("Broken glass", break_glass(grant.break_glass.as_ref(), paper)),
-            ("Ends unused", moment(grant.unused_until.as_ref().filter(|_| grant.use_count == 0), paper)),
+            (
+                "Broken glass",
+                break_glass(grant.break_glass.as_ref(), paper),
+            ),
+            (
+                "Ends unused",
+                moment(
+                    grant.unused_until.as_ref().filter(|_| grant.use_count == 0),
+                    paper,
+                ),
+            ),
             ("Used", used(grant, paper)),
             ("Ended", moment(grant.end_time.as_ref(), paper)),
             ("Ended by", grant.ended_by.clone()),
@@ -277,14 +388,26 @@ pub(super) fn used(grant: &v1::Grant, paper: &Paper) -> String {
     if grant.last_use_time.is_none() {
         return String::new();
     }
-    let times = if grant.use_count == 1 { "once".to_owned() } else { format!("{} times", grant.use_count) };
-    format!("{times}, last {}, at {}", relative(grant.last_use_time.as_ref(), paper), grant.used_at.join(", "))
+    let times = if grant.use_count == 1 {
+        "once".to_owned()
+    } else {
+        format!("{} times", grant.use_count)
+    };
+    format!(
+        "{times}, last {}, at {}",
+        relative(grant.last_use_time.as_ref(), paper),
+        grant.used_at.join(", ")
+    )
 }
 
 /// Nothing for a standing grant that names no beginning: it has always been in force.
 fn begins(grant: &v1::Grant, paper: &Paper) -> String {
     let always = grant.standing && instant(grant.not_before.as_ref()) == Some(Timestamp::default());
-    if always { String::new() } else { moment(grant.not_before.as_ref(), paper) }
+    if always {
+        String::new()
+    } else {
+        moment(grant.not_before.as_ref(), paper)
+    }
 }
 
 /// Grants, newest first.
@@ -305,8 +428,18 @@ impl View for Grants {
     }
 
     fn text(&self, paper: &Paper) -> String {
-        let rows = self.grants.iter().map(|grant| grant_row(grant, paper)).collect();
-        table(paper, &["ID", "STATE", "SUBJECT", "SERVICE", "ALLOWS", "ENDS", "POLICY"], rows)
+        let rows = self
+            .grants
+            .iter()
+            .map(|grant| grant_row(grant, paper))
+            .collect();
+        table(
+            paper,
+            &[
+                "ID", "STATE", "SUBJECT", "SERVICE", "ALLOWS", "ENDS", "POLICY",
+            ],
+            rows,
+        )
     }
 }
 
@@ -315,11 +448,19 @@ fn grant_row(grant: &v1::Grant, paper: &Paper) -> Vec<String> {
     let end = grant.end_time.as_ref().or(grant.expire_time.as_ref());
     vec![
         grant.id.clone(),
-        broken_state(json::state(grant.state().as_str_name(), "GRANT_STATE_"), grant.break_glass.as_ref(), paper),
+        broken_state(
+            json::state(grant.state().as_str_name(), "GRANT_STATE_"),
+            grant.break_glass.as_ref(),
+            paper,
+        ),
         short(&grant.subject),
         scope.map(|scope| scope.service.clone()).unwrap_or_default(),
         rules(scope).join(", "),
-        if grant.standing && grant.end_time.is_none() { "never".to_owned() } else { relative(end, paper) },
+        if grant.standing && grant.end_time.is_none() {
+            "never".to_owned()
+        } else {
+            relative(end, paper)
+        },
         grant.policy.clone(),
     ]
 }
@@ -337,7 +478,9 @@ impl View for Revoked<'_> {
         let (response, ended) = (self.0, self.ended(paper));
         let waiting = match response.outstanding {
             0 => String::new(),
-            waiting => format!("; {waiting} sidecar(s) have not confirmed yet, --wait all waits for them"),
+            waiting => {
+                format!("; {waiting} sidecar(s) have not confirmed yet, --wait all waits for them")
+            }
         };
         // Nothing was written when nothing matched, and on a dry run.
         if response.grants.is_empty() || response.revision == 0 {
@@ -359,16 +502,32 @@ impl Revoked<'_> {
         let response = self.0;
         let kept = match response.standing_kept {
             0 => String::new(),
-            1 => "1 standing grant was left as declared; --include-standing ends it, too.\n".to_owned(),
-            kept => format!("{kept} standing grants were left as declared; --include-standing ends them, too.\n"),
+            1 => "1 standing grant was left as declared; --include-standing ends it, too.\n"
+                .to_owned(),
+            kept => format!(
+                "{kept} standing grants were left as declared; --include-standing ends them, too.\n"
+            ),
         };
         if response.grants.is_empty() {
             return format!("No live grant matched; nothing was ended.\n{kept}");
         }
-        let rows = response.grants.iter().map(|grant| grant_row(grant, paper)).collect();
-        let mut ended = table(paper, &["ID", "STATE", "SUBJECT", "SERVICE", "ALLOWED", "ENDED", "POLICY"], rows);
+        let rows = response
+            .grants
+            .iter()
+            .map(|grant| grant_row(grant, paper))
+            .collect();
+        let mut ended = table(
+            paper,
+            &[
+                "ID", "STATE", "SUBJECT", "SERVICE", "ALLOWED", "ENDED", "POLICY",
+            ],
+            rows,
+        );
         if usize::try_from(response.ended).is_ok_and(|all| all > response.grants.len()) {
-            ended += &format!("{} ended in all; those not listed here: jitgate grants list --all\n", response.ended);
+            ended += &format!(
+                "{} ended in all; those not listed here: jitgate grants list --all\n",
+                response.ended
+            );
         }
         ended + &kept
     }
@@ -385,9 +544,16 @@ impl View for Held<'_> {
 
     fn text(&self, paper: &Paper) -> String {
         let response = self.0;
-        let grant = response.grant.as_ref().map(|grant| Grant(grant).text(paper)).unwrap_or_default();
+        let grant = response
+            .grant
+            .as_ref()
+            .map(|grant| Grant(grant).text(paper))
+            .unwrap_or_default();
         // Nothing was written, or nobody was waited for.
-        match (response.revision, response.receipts.is_empty() && response.unconfirmed.is_empty()) {
+        match (
+            response.revision,
+            response.receipts.is_empty() && response.unconfirmed.is_empty(),
+        ) {
             (0, _) => grant,
             (revision, true) => format!("{grant}\nDurable at revision {revision}.\n"),
             (_, false) => format!("{grant}\n{}", Enforced::held(response).text(paper)),
@@ -406,18 +572,32 @@ impl View for Explanation<'_> {
 
     fn text(&self, paper: &Paper) -> String {
         let response = self.0;
-        let mut text =
-            if response.allowed { "ALLOWED\n\n".to_owned() } else { format!("REFUSED: {}\n\n", response.reason) };
+        let mut text = if response.allowed {
+            "ALLOWED\n\n".to_owned()
+        } else {
+            format!("REFUSED: {}\n\n", response.reason)
+        };
         for step in &response.steps {
             let mark = if step.ok { "ok" } else { "NO" };
-            text += &format!("  {mark}  {:<12} {}\n", printable(&step.check), printable(&step.detail));
+            text += &format!(
+                "  {mark}  {:<12} {}\n",
+                printable(&step.check),
+                printable(&step.detail)
+            );
         }
         if let Some(grant) = &response.grant {
-            let heading = if response.allowed { "By the grant" } else { "The nearest grant" };
+            let heading = if response.allowed {
+                "By the grant"
+            } else {
+                "The nearest grant"
+            };
             text += &format!("\n{heading}:\n{}", Grant(grant).text(paper));
         }
         if !response.allowed && !response.requestable.is_empty() {
-            text += &format!("\nCan be asked for under: {}\n", printable(&response.requestable.join(", ")));
+            text += &format!(
+                "\nCan be asked for under: {}\n",
+                printable(&response.requestable.join(", "))
+            );
         }
         text
     }
@@ -429,10 +609,14 @@ pub(crate) fn table(paper: &Paper, heading: &[&str], rows: Vec<Vec<String>>) -> 
         return "Nothing to list.\n".to_owned();
     }
     let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING).set_header(heading.to_vec());
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_header(heading.to_vec());
     table.force_no_tty();
     match paper.width {
-        Some(width) => table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
+        Some(width) => table
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_width(width),
         None => table.set_content_arrangement(ContentArrangement::Disabled),
     };
     for row in rows {
@@ -447,8 +631,14 @@ pub(crate) fn table(paper: &Paper, heading: &[&str], rows: Vec<Vec<String>>) -> 
 /// One line a field; empty fields are left out.
 pub(crate) fn block(fields: &[(&str, String)]) -> String {
     let filled = || fields.iter().filter(|(_, value)| !value.is_empty());
-    let width = filled().map(|(name, _)| name.len()).max().unwrap_or_default() + 1;
-    filled().map(|(name, value)| format!("{:<width$} {}\n", format!("{name}:"), printable(value))).collect()
+    let width = filled()
+        .map(|(name, _)| name.len())
+        .max()
+        .unwrap_or_default()
+        + 1;
+    filled()
+        .map(|(name, value)| format!("{:<width$} {}\n", format!("{name}:"), printable(value)))
+        .collect()
 }
 
 fn scope_fields(scope: Option<&v1::Scope>) -> Vec<(&'static str, String)> {
@@ -458,13 +648,22 @@ fn scope_fields(scope: Option<&v1::Scope>) -> Vec<(&'static str, String)> {
 }
 
 pub(super) fn rules(scope: Option<&v1::Scope>) -> Vec<String> {
-    let Some(scope) = scope else { return Vec::new() };
-    let http = scope.http.iter().map(|rule| format!("{} {}", rule.methods.join(","), rule.path));
+    let Some(scope) = scope else {
+        return Vec::new();
+    };
+    let http = scope
+        .http
+        .iter()
+        .map(|rule| format!("{} {}", rule.methods.join(","), rule.path));
     scope.grpc.iter().cloned().chain(http).collect()
 }
 
 fn versioned(policy: &str, version: i64) -> String {
-    if policy.is_empty() { String::new() } else { format!("{policy} (version {version})") }
+    if policy.is_empty() {
+        String::new()
+    } else {
+        format!("{policy} (version {version})")
+    }
 }
 
 /// What a person recognises of a principal; a group is marked as one.

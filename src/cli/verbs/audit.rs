@@ -76,7 +76,12 @@ struct ListArgs {
     #[arg(long, env = "JITGATE_AUDIT_UNTIL", value_name = "TIME", value_parser = values::moment, allow_hyphen_values = true)]
     until: Option<Moment>,
     /// How many at most; 0: all
-    #[arg(long, env = "JITGATE_AUDIT_LIMIT", value_name = "COUNT", default_value_t = 100)]
+    #[arg(
+        long,
+        env = "JITGATE_AUDIT_LIMIT",
+        value_name = "COUNT",
+        default_value_t = 100
+    )]
     limit: usize,
 }
 
@@ -91,22 +96,39 @@ pub async fn audit(args: AuditArgs, offline: Offline) -> Result<Exit, Trouble> {
         AuditVerb::Export { from } => export(&mut connect(client).await?, from).await,
         AuditVerb::Checkpoint => {
             let mut connection = connect(client).await?;
-            let taken = connection.audit.get_audit_checkpoint(patient(v1::GetAuditCheckpointRequest {})).await;
-            connection.screen.show(&Kept(&taken.map_err(connection.refusal())?.into_inner()))?;
+            let taken = connection
+                .audit
+                .get_audit_checkpoint(patient(v1::GetAuditCheckpointRequest {}))
+                .await;
+            connection
+                .screen
+                .show(&Kept(&taken.map_err(connection.refusal())?.into_inner()))?;
             Ok(Exit::Done)
         }
         AuditVerb::Verify(what) => verify::verify(what, client, offline).await,
         AuditVerb::Story { id } => {
             let mut connection = connect(client).await?;
-            let told = connection.audit.get_story(patient(v1::GetStoryRequest { id })).await;
-            connection.screen.show(&Story(&told.map_err(connection.refusal())?.into_inner()))?;
+            let told = connection
+                .audit
+                .get_story(patient(v1::GetStoryRequest { id }))
+                .await;
+            connection
+                .screen
+                .show(&Story(&told.map_err(connection.refusal())?.into_inner()))?;
             Ok(Exit::Done)
         }
     }
 }
 
 async fn list(connection: &mut Connection, which: ListArgs) -> Result<Exit, Trouble> {
-    let ListArgs { resource, actor, kind, since, until, limit } = which;
+    let ListArgs {
+        resource,
+        actor,
+        kind,
+        since,
+        until,
+        limit,
+    } = which;
     let (refusal, now) = (connection.refusal(), clock::wall());
     let limit = if limit == 0 { usize::MAX } else { limit };
     let mut ask = v1::ListAuditEventsRequest {
@@ -120,7 +142,12 @@ async fn list(connection: &mut Connection, which: ListArgs) -> Result<Exit, Trou
     };
     let mut events = Vec::new();
     loop {
-        let page = connection.audit.list_audit_events(patient(ask.clone())).await.map_err(&refusal)?.into_inner();
+        let page = connection
+            .audit
+            .list_audit_events(patient(ask.clone()))
+            .await
+            .map_err(&refusal)?
+            .into_inner();
         events.extend(page.events);
         ask.page_token = page.next_page_token;
         if ask.page_token.is_empty() || events.len() >= limit {
@@ -134,9 +161,15 @@ async fn list(connection: &mut Connection, which: ListArgs) -> Result<Exit, Trou
 
 async fn export(connection: &mut Connection, from: u64) -> Result<Exit, Trouble> {
     let refusal = connection.refusal();
-    let from_index = i64::try_from(from).map_err(|_| Trouble::usage("--from: is larger than any index"))?;
+    let from_index =
+        i64::try_from(from).map_err(|_| Trouble::usage("--from: is larger than any index"))?;
     let ask = v1::ExportAuditEventsRequest { from_index };
-    let mut events = connection.audit.export_audit_events(ask).await.map_err(&refusal)?.into_inner();
+    let mut events = connection
+        .audit
+        .export_audit_events(ask)
+        .await
+        .map_err(&refusal)?
+        .into_inner();
     let mut lines = Vec::new();
     while let Some(event) = events.message().await.map_err(&refusal)? {
         lines.extend(Line::of(&event).text().into_bytes());

@@ -45,7 +45,15 @@ pub struct ExplainArgs {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub(crate) async fn explain(args: ExplainArgs) -> Result<Exit, Trouble> {
-    let ExplainArgs { service, principals, http, grpc, at, decision, client } = args;
+    let ExplainArgs {
+        service,
+        principals,
+        http,
+        grpc,
+        at,
+        decision,
+        client,
+    } = args;
     let mut connection = connect(client).await?;
     if let Some(id) = decision {
         return decided(&mut connection, id).await;
@@ -56,17 +64,28 @@ pub(crate) async fn explain(args: ExplainArgs) -> Result<Exit, Trouble> {
         target: http.map(Target::Http).or(grpc.map(Target::Grpc)),
         at: at.map(|moment| timestamp_to(moment.resolve(clock::wall()))),
     };
-    let explained = connection.access.explain_access(patient(ask)).await.map_err(connection.refusal())?;
-    connection.screen.show(&Explanation(&explained.into_inner()))?;
+    let explained = connection
+        .access
+        .explain_access(patient(ask))
+        .await
+        .map_err(connection.refusal())?;
+    connection
+        .screen
+        .show(&Explanation(&explained.into_inner()))?;
     Ok(Exit::Done)
 }
 
 /// A decision that was made, as it was made.
 async fn decided(connection: &mut Connection, id: String) -> Result<Exit, Trouble> {
-    let told = connection.audit.get_story(patient(v1::GetStoryRequest { id: id.clone() })).await;
+    let told = connection
+        .audit
+        .get_story(patient(v1::GetStoryRequest { id: id.clone() }))
+        .await;
     let story = told.map_err(connection.refusal())?.into_inner();
     if story.decision.is_none() {
-        let trouble = Trouble::new(format!("{id} is no decision, but a grant or an access request"));
+        let trouble = Trouble::new(format!(
+            "{id} is no decision, but a grant or an access request"
+        ));
         return Err(trouble.hint(format!("jitgate audit story {id}")));
     }
     connection.screen.show(&Decided(&story))?;

@@ -20,10 +20,20 @@ pub struct ExtendArgs {
     #[arg(long = "for", env = "JITGATE_EXTEND_FOR", value_name = "TIME", value_parser = values::span)]
     duration: Option<Duration>,
     /// Why you need it
-    #[arg(long, env = "JITGATE_EXTEND_REASON", value_name = "TEXT", default_value = "")]
+    #[arg(
+        long,
+        env = "JITGATE_EXTEND_REASON",
+        value_name = "TEXT",
+        default_value = ""
+    )]
     reason: String,
     /// A ticket that it belongs to; may be repeated
-    #[arg(long, env = "JITGATE_EXTEND_TICKET", value_delimiter = '\n', value_name = "TICKET")]
+    #[arg(
+        long,
+        env = "JITGATE_EXTEND_TICKET",
+        value_delimiter = '\n',
+        value_name = "TICKET"
+    )]
     ticket: Vec<String>,
     /// Wait until it is decided
     #[arg(long, env = "JITGATE_EXTEND_WAIT")]
@@ -39,13 +49,38 @@ pub struct ExtendArgs {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub(crate) async fn extend(args: ExtendArgs) -> Result<Exit, Trouble> {
-    let ExtendArgs { id, duration, reason, ticket: tickets, wait, manner, client } = args;
+    let ExtendArgs {
+        id,
+        duration,
+        reason,
+        ticket: tickets,
+        wait,
+        manner,
+        client,
+    } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;
-    let (request_id, validate_only, etag) = (manner.request_id.clone(), manner.dry_run, manner.etag.clone());
+    let (request_id, validate_only, etag) = (
+        manner.request_id.clone(),
+        manner.dry_run,
+        manner.etag.clone(),
+    );
     let duration = duration.map(duration_to);
-    let ask = v1::ExtendGrantRequest { id, duration, reason, tickets, request_id, validate_only, etag };
-    let asked = connection.access.extend_grant(patient(ask)).await.map_err(connection.refusal())?.into_inner();
+    let ask = v1::ExtendGrantRequest {
+        id,
+        duration,
+        reason,
+        tickets,
+        request_id,
+        validate_only,
+        etag,
+    };
+    let asked = connection
+        .access
+        .extend_grant(patient(ask))
+        .await
+        .map_err(connection.refusal())?
+        .into_inner();
     manner.tell();
     conclude(&mut connection, asked, wait && !validate_only).await
 }

@@ -33,7 +33,10 @@ pub(crate) async fn fleet(args: FleetArgs) -> Result<Exit, Trouble> {
     let FleetArgs { watch, client } = args;
     let mut connection = connect(client).await?;
     loop {
-        let listed = connection.access.list_sidecars(patient(v1::ListSidecarsRequest {})).await;
+        let listed = connection
+            .access
+            .list_sidecars(patient(v1::ListSidecarsRequest {}))
+            .await;
         let fleet = Fleet::new(listed.map_err(connection.refusal())?.into_inner());
         let Some(pause) = watch else {
             connection.screen.show(&fleet)?;
@@ -55,9 +58,17 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// As the control plane answered.
     pub(crate) fn new(response: v1::ListSidecarsResponse) -> Self {
-        let v1::ListSidecarsResponse { mut sidecars, revision, server_time } = response;
+        let v1::ListSidecarsResponse {
+            mut sidecars,
+            revision,
+            server_time,
+        } = response;
         sidecars.sort_by(|a, b| (&a.id, &a.instance).cmp(&(&b.id, &b.instance)));
-        Self { sidecars, revision, server_time }
+        Self {
+            sidecars,
+            revision,
+            server_time,
+        }
     }
 }
 
@@ -80,7 +91,11 @@ impl View for Fleet {
 
     fn text(&self, paper: &Paper) -> String {
         // The control plane's own time, as far as it tells: this machine's clock is not what is asked about.
-        let now = self.server_time.as_ref().and_then(instant).unwrap_or(paper.now);
+        let now = self
+            .server_time
+            .as_ref()
+            .and_then(instant)
+            .unwrap_or(paper.now);
         let heading = [
             "SIDECAR",
             "SERVICES",
@@ -93,14 +108,24 @@ impl View for Fleet {
             "NACKS",
             "SOFTWARE",
         ];
-        table(paper, &heading, self.sidecars.iter().map(|sidecar| self.row(sidecar, now)).collect())
+        table(
+            paper,
+            &heading,
+            self.sidecars
+                .iter()
+                .map(|sidecar| self.row(sidecar, now))
+                .collect(),
+        )
     }
 }
 
 impl Fleet {
     fn row(&self, sidecar: &v1::Sidecar, now: Timestamp) -> Vec<String> {
         let ago = |time: &Option<prost_types::Timestamp>| {
-            time.as_ref().and_then(instant).map(|time| distance(time, now)).unwrap_or_default()
+            time.as_ref()
+                .and_then(instant)
+                .map(|time| distance(time, now))
+                .unwrap_or_default()
         };
         let connected = match (sidecar.connected, ago(&sidecar.connected_since)) {
             (false, _) => "NO".to_owned(),
@@ -130,17 +155,33 @@ fn clock(sidecar: &v1::Sidecar) -> String {
         v1::ClockVerdict::Skewed => "SKEWED",
         v1::ClockVerdict::Contradicted => "CONTRADICTED",
     };
-    let rule = if sidecar.refuses_skewed { ", refuses" } else { "" };
+    let rule = if sidecar.refuses_skewed {
+        ", refuses"
+    } else {
+        ""
+    };
     format!("{} {verdict}{rule}", comparison(sidecar))
 }
 
 fn comparison(sidecar: &v1::Sidecar) -> String {
     let offset = sidecar.clock_offset.unwrap_or_default();
-    let sign = if offset.seconds < 0 || offset.nanos < 0 { '-' } else { '+' };
+    let sign = if offset.seconds < 0 || offset.nanos < 0 {
+        '-'
+    } else {
+        '+'
+    };
     let (seconds, nanos) = (offset.seconds.unsigned_abs(), offset.nanos.unsigned_abs());
     let size = Duration::from_secs(seconds) + Duration::from_nanos(u64::from(nanos));
-    let error = sidecar.clock_error.as_ref().and_then(|error| duration_from(error, "").ok()).unwrap_or_default();
-    format!("{sign}{:.3} s ±{:.3}", size.as_secs_f64(), error.as_secs_f64())
+    let error = sidecar
+        .clock_error
+        .as_ref()
+        .and_then(|error| duration_from(error, "").ok())
+        .unwrap_or_default();
+    format!(
+        "{sign}{:.3} s ±{:.3}",
+        size.as_secs_f64(),
+        error.as_secs_f64()
+    )
 }
 
 fn instant(time: &prost_types::Timestamp) -> Option<Timestamp> {
@@ -165,7 +206,10 @@ mod tests {
             acked_revision: 11,
             last_seen: ago(75),
             clock_verdict: v1::ClockVerdict::Skewed.into(),
-            clock_offset: Some(prost_types::Duration { seconds: -3600, nanos: -5_000_000 }),
+            clock_offset: Some(prost_types::Duration {
+                seconds: -3600,
+                nanos: -5_000_000,
+            }),
             clock_error: Some(duration_to(Duration::from_millis(2))),
             refuses_skewed: true,
             ..Default::default()
@@ -181,29 +225,55 @@ mod tests {
             ..Default::default()
         };
         let server_time = Some(timestamp_to(NOW));
-        Fleet::new(v1::ListSidecarsResponse { sidecars: vec![edge, core], revision: 12, server_time })
+        Fleet::new(v1::ListSidecarsResponse {
+            sidecars: vec![edge, core],
+            revision: 12,
+            server_time,
+        })
     }
 
     #[test]
     fn each_sidecar_shows_how_far_it_is_and_what_it_makes_of_the_clocks() {
         // The clock of whoever looks plays no part.
-        let text = fleet().text(&Paper { now: NOW.plus(Duration::from_hours(5)), width: None });
-        let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
-        for part in ["NO", "11 of 12", "1m 15s ago", "-3600.005 s ±0.002 SKEWED, refuses"] {
+        let text = fleet().text(&Paper {
+            now: NOW.plus(Duration::from_hours(5)),
+            width: None,
+        });
+        let line = |name: &str| {
+            text.lines()
+                .find(|line| line.starts_with(name))
+                .unwrap()
+                .to_owned()
+        };
+        for part in [
+            "NO",
+            "11 of 12",
+            "1m 15s ago",
+            "-3600.005 s ±0.002 SKEWED, refuses",
+        ] {
             assert!(line("edge").contains(part), "{part} in\n{text}");
         }
         for part in ["2h ago", "12 of 12", "+0.000 s ±0.000", " 41 "] {
             assert!(line("core").contains(part), "{part} in\n{text}");
         }
-        assert!(text.find("core").unwrap() < text.find("edge").unwrap(), "sorted by name");
+        assert!(
+            text.find("core").unwrap() < text.find("edge").unwrap(),
+            "sorted by name"
+        );
     }
 
     #[test]
     fn scripts_get_every_field_and_the_lag() {
         let json = fleet().json();
         let edge = &json["sidecars"][1];
-        assert_eq!((&edge["revisionsBehind"], &edge["clockVerdict"]), (&1.into(), &"SKEWED".into()));
-        assert_eq!((&edge["clockOffset"], &edge["lastAck"]), (&"-3600.005s".into(), &Value::Null));
+        assert_eq!(
+            (&edge["revisionsBehind"], &edge["clockVerdict"]),
+            (&1.into(), &"SKEWED".into())
+        );
+        assert_eq!(
+            (&edge["clockOffset"], &edge["lastAck"]),
+            (&"-3600.005s".into(), &Value::Null)
+        );
         assert_eq!(json["serverTime"], "2023-11-14T22:13:20.000Z");
     }
 }

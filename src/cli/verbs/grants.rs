@@ -63,15 +63,24 @@ pub(crate) async fn grants(args: GrantsArgs) -> Result<Exit, Trouble> {
             connection.screen.show(&listed)?;
         }
         GrantsVerb::Show { id } => {
-            let shown = connection.access.get_grant(patient(v1::GetGrantRequest { id })).await;
-            connection.screen.show(&Grant(&shown.map_err(connection.refusal())?.into_inner()))?;
+            let shown = connection
+                .access
+                .get_grant(patient(v1::GetGrantRequest { id }))
+                .await;
+            connection
+                .screen
+                .show(&Grant(&shown.map_err(connection.refusal())?.into_inner()))?;
         }
     }
     Ok(Exit::Done)
 }
 
 async fn list(connection: &mut Connection, which: ListArgs) -> Result<Grants, Trouble> {
-    let ListArgs { subject, service, all } = which;
+    let ListArgs {
+        subject,
+        service,
+        all,
+    } = which;
     let refusal = connection.refusal();
     let (subject, service) = (subject.unwrap_or_default(), service.unwrap_or_default());
     let mut grants = Vec::new();
@@ -84,11 +93,19 @@ async fn list(connection: &mut Connection, which: ListArgs) -> Result<Grants, Tr
             service: service.clone(),
             include_ended: all,
         };
-        let page = connection.access.list_grants(patient(ask)).await.map_err(&refusal)?.into_inner();
+        let page = connection
+            .access
+            .list_grants(patient(ask))
+            .await
+            .map_err(&refusal)?
+            .into_inner();
         grants.extend(page.grants);
         page_token = page.next_page_token;
         if page_token.is_empty() {
-            return Ok(Grants { grants, revision: page.revision });
+            return Ok(Grants {
+                grants,
+                revision: page.revision,
+            });
         }
     }
 }
@@ -116,7 +133,12 @@ pub struct RevokeArgs {
     #[arg(long, env = "JITGATE_REVOKE_TIMEOUT", value_name = "TIME", value_parser = values::span, default_value = "5s")]
     timeout: Duration,
     /// Why, for the record
-    #[arg(long, env = "JITGATE_REVOKE_REASON", value_name = "TEXT", default_value = "")]
+    #[arg(
+        long,
+        env = "JITGATE_REVOKE_REASON",
+        value_name = "TEXT",
+        default_value = ""
+    )]
     reason: String,
     #[command(flatten)]
     manner: RevokeManner,
@@ -139,14 +161,36 @@ pub(crate) enum Wait {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub(crate) async fn revoke(args: RevokeArgs) -> Result<Exit, Trouble> {
-    let RevokeArgs { id, subject, service, include_standing, wait, timeout, reason, manner, client } = args;
+    let RevokeArgs {
+        id,
+        subject,
+        service,
+        include_standing,
+        wait,
+        timeout,
+        reason,
+        manner,
+        client,
+    } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;
     let refusal = connection.refusal();
     let (until, limit) = (wait.to_wire(), Some(duration_to(timeout)));
-    let (request_id, validate_only, etag) = (manner.request_id.clone(), manner.dry_run, manner.etag.clone());
+    let (request_id, validate_only, etag) = (
+        manner.request_id.clone(),
+        manner.dry_run,
+        manner.etag.clone(),
+    );
     let response = if let Some(id) = id {
-        let ask = v1::RevokeGrantRequest { id, reason, wait: until, timeout: limit, request_id, validate_only, etag };
+        let ask = v1::RevokeGrantRequest {
+            id,
+            reason,
+            wait: until,
+            timeout: limit,
+            request_id,
+            validate_only,
+            etag,
+        };
         connection.access.revoke_grant(deadline(ask, timeout)).await
     } else {
         let (subject, service) = (subject.unwrap_or_default(), service.unwrap_or_default());
@@ -160,7 +204,10 @@ pub(crate) async fn revoke(args: RevokeArgs) -> Result<Exit, Trouble> {
             request_id,
             validate_only,
         };
-        connection.access.revoke_grants(deadline(ask, timeout)).await
+        connection
+            .access
+            .revoke_grants(deadline(ask, timeout))
+            .await
     };
     let response = response.map_err(refusal)?.into_inner();
     manner.tell();
@@ -205,7 +252,12 @@ pub struct ReleaseArgs {
     /// The grant's ID
     id: String,
     /// What came of it, for the record
-    #[arg(long, env = "JITGATE_RELEASE_REASON", value_name = "TEXT", default_value = "")]
+    #[arg(
+        long,
+        env = "JITGATE_RELEASE_REASON",
+        value_name = "TEXT",
+        default_value = ""
+    )]
     reason: String,
     #[command(flatten)]
     manner: ReleaseManner,
@@ -218,15 +270,37 @@ pub struct ReleaseArgs {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub(crate) async fn release(args: ReleaseArgs) -> Result<Exit, Trouble> {
-    let ReleaseArgs { id, reason, manner, client } = args;
+    let ReleaseArgs {
+        id,
+        reason,
+        manner,
+        client,
+    } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;
-    let (request_id, validate_only, etag) = (manner.request_id.clone(), manner.dry_run, manner.etag.clone());
-    let ask = v1::ReleaseGrantRequest { id, reason, request_id, validate_only, etag };
-    let released = connection.access.release_grant(patient(ask)).await.map_err(connection.refusal())?.into_inner();
+    let (request_id, validate_only, etag) = (
+        manner.request_id.clone(),
+        manner.dry_run,
+        manner.etag.clone(),
+    );
+    let ask = v1::ReleaseGrantRequest {
+        id,
+        reason,
+        request_id,
+        validate_only,
+        etag,
+    };
+    let released = connection
+        .access
+        .release_grant(patient(ask))
+        .await
+        .map_err(connection.refusal())?
+        .into_inner();
     manner.tell();
     connection.screen.show(&Grant(&released))?;
-    going_on(std::slice::from_ref(&released)).iter().for_each(|line| say(line));
+    going_on(std::slice::from_ref(&released))
+        .iter()
+        .for_each(|line| say(line));
     Ok(Exit::Done)
 }
 
@@ -235,7 +309,12 @@ fn going_on(ended: &[v1::Grant]) -> Vec<String> {
     let extended = ended.iter().filter(|grant| !grant.extended_by.is_empty());
     let alive = extended.filter(|grant| ended.iter().all(|other| other.id != grant.extended_by));
     alive
-        .map(|grant| format!("hint: grant {} extends {} and does not end with it", grant.extended_by, grant.id))
+        .map(|grant| {
+            format!(
+                "hint: grant {} extends {} and does not end with it",
+                grant.extended_by, grant.id
+            )
+        })
         .collect()
 }
 
@@ -245,9 +324,20 @@ mod tests {
 
     #[test]
     fn what_extends_an_ended_grant_is_named_unless_it_has_ended_too() {
-        let extended = v1::Grant { id: "01A".into(), extended_by: "01B".into(), ..Default::default() };
-        let extension = v1::Grant { id: "01B".into(), extends: "01A".into(), ..Default::default() };
-        assert_eq!(going_on(std::slice::from_ref(&extended)), ["hint: grant 01B extends 01A and does not end with it"]);
+        let extended = v1::Grant {
+            id: "01A".into(),
+            extended_by: "01B".into(),
+            ..Default::default()
+        };
+        let extension = v1::Grant {
+            id: "01B".into(),
+            extends: "01A".into(),
+            ..Default::default()
+        };
+        assert_eq!(
+            going_on(std::slice::from_ref(&extended)),
+            ["hint: grant 01B extends 01A and does not end with it"]
+        );
         assert!(going_on(&[extended, extension.clone()]).is_empty());
         assert!(going_on(&[extension]).is_empty());
     }

@@ -70,7 +70,13 @@ pub enum PolicyVerb {
         /// Its name
         name: String,
         /// The version; the one in force when absent
-        #[arg(long, env = "JITGATE_POLICY_VERSION", value_name = "N", default_value_t = 0, hide_default_value = true)]
+        #[arg(
+            long,
+            env = "JITGATE_POLICY_VERSION",
+            value_name = "N",
+            default_value_t = 0,
+            hide_default_value = true
+        )]
         version: u32,
         #[command(flatten)]
         client: ClientArgs,
@@ -113,13 +119,21 @@ impl Found {
 
 impl View for Checked {
     fn json(&self) -> Value {
-        let lines: Vec<&str> = self.problems.iter().map(|found| found.line.as_str()).collect();
+        let lines: Vec<&str> = self
+            .problems
+            .iter()
+            .map(|found| found.line.as_str())
+            .collect();
         let findings: Vec<Value> = self.problems.iter().map(Found::json).collect();
         json!({ "ok": self.ok, "problems": lines, "findings": findings, "summary": self.summary })
     }
 
     fn text(&self, _: &Paper) -> String {
-        let lines = self.problems.iter().map(|found| &found.line).chain([&self.summary]);
+        let lines = self
+            .problems
+            .iter()
+            .map(|found| &found.line)
+            .chain([&self.summary]);
         lines.map(|line| printable(line) + "\n").collect()
     }
 }
@@ -157,7 +171,10 @@ impl Tested {
     }
 
     fn failed(&self) -> usize {
-        self.cases.iter().filter(|case| !case.differences.is_empty()).count()
+        self.cases
+            .iter()
+            .filter(|case| !case.differences.is_empty())
+            .count()
     }
 
     fn summary(&self) -> String {
@@ -203,7 +220,11 @@ impl View for Tested {
     }
 
     fn text(&self, _: &Paper) -> String {
-        let mut lines: Vec<String> = self.problems.iter().map(|found| found.line.clone()).collect();
+        let mut lines: Vec<String> = self
+            .problems
+            .iter()
+            .map(|found| found.line.clone())
+            .collect();
         for case in &self.cases {
             if case.differences.is_empty() {
                 lines.push(format!("ok    {}", case.name));
@@ -211,9 +232,18 @@ impl View for Tested {
             }
             let (file, line, column) = &case.place;
             lines.push(format!("FAIL  {} ({file}:{line}:{column})", case.name));
-            lines.extend(case.differences.iter().map(|difference| format!("        {difference}")));
+            lines.extend(
+                case.differences
+                    .iter()
+                    .map(|difference| format!("        {difference}")),
+            );
         }
-        lines.extend(self.parts.iter().filter(|(_, hit)| !hit).map(|(part, _)| format!("never reached: {part}")));
+        lines.extend(
+            self.parts
+                .iter()
+                .filter(|(_, hit)| !hit)
+                .map(|(part, _)| format!("never reached: {part}")),
+        );
         lines.push(self.summary());
         lines.iter().map(|line| printable(line) + "\n").collect()
     }
@@ -225,7 +255,11 @@ impl View for Tested {
 /// When standard output cannot be written.
 pub fn report(checked: &Checked, output: &OutputArgs) -> Result<Exit, Trouble> {
     output.screen().show(checked)?;
-    Ok(if checked.ok { Exit::Done } else { Exit::Refused })
+    Ok(if checked.ok {
+        Exit::Done
+    } else {
+        Exit::Refused
+    })
 }
 
 /// Prints what came of the fixtures. Exit code 1 when one failed, or too little was reached.
@@ -234,7 +268,11 @@ pub fn report(checked: &Checked, output: &OutputArgs) -> Result<Exit, Trouble> {
 /// When standard output cannot be written.
 pub fn report_test(tested: &Tested, output: &OutputArgs) -> Result<Exit, Trouble> {
     output.screen().show(tested)?;
-    Ok(if tested.ok() { Exit::Done } else { Exit::Refused })
+    Ok(if tested.ok() {
+        Exit::Done
+    } else {
+        Exit::Refused
+    })
 }
 
 #[cfg(test)]
@@ -242,14 +280,30 @@ mod tests {
     use super::*;
     use crate::model::time::Timestamp;
 
-    const PAPER: Paper = Paper { now: Timestamp::MAX, width: None };
+    const PAPER: Paper = Paper {
+        now: Timestamp::MAX,
+        width: None,
+    };
 
     fn tested(differences: &[&str], min_coverage: usize) -> Tested {
         let place = ("a_test.yaml".to_owned(), 7, 5);
         let differences = differences.iter().map(ToString::to_string).collect();
-        let cases = vec![Case { name: "pay: a case".into(), place, differences }];
-        let parts = vec![("policy pay".into(), true), ("auto rule x of policy pay".into(), false)];
-        Tested { problems: vec![], cases, parts, coverage: 50, min_coverage }
+        let cases = vec![Case {
+            name: "pay: a case".into(),
+            place,
+            differences,
+        }];
+        let parts = vec![
+            ("policy pay".into(), true),
+            ("auto rule x of policy pay".into(), false),
+        ];
+        Tested {
+            problems: vec![],
+            cases,
+            parts,
+            coverage: 50,
+            min_coverage,
+        }
     }
 
     #[test]
@@ -267,7 +321,11 @@ mod tests {
         );
         let json = tested(&[], 0).json();
         assert_eq!(
-            (&json["ok"], &json["cases"][0]["passed"], &json["coverage"]["percent"]),
+            (
+                &json["ok"],
+                &json["cases"][0]["passed"],
+                &json["coverage"]["percent"]
+            ),
             (&true.into(), &true.into(), &50.into())
         );
     }

@@ -43,13 +43,28 @@ pub struct RequestArgs {
     #[arg(long = "for", env = "JITGATE_REQUEST_FOR", value_name = "TIME", value_parser = values::span)]
     duration: Option<Duration>,
     /// Why you need it
-    #[arg(long, env = "JITGATE_REQUEST_REASON", value_name = "TEXT", default_value = "")]
+    #[arg(
+        long,
+        env = "JITGATE_REQUEST_REASON",
+        value_name = "TEXT",
+        default_value = ""
+    )]
     reason: String,
     /// A ticket that it belongs to; may be repeated
-    #[arg(long, env = "JITGATE_REQUEST_TICKET", value_delimiter = '\n', value_name = "TICKET")]
+    #[arg(
+        long,
+        env = "JITGATE_REQUEST_TICKET",
+        value_delimiter = '\n',
+        value_name = "TICKET"
+    )]
     ticket: Vec<String>,
     /// Ask under this policy; the applicable one of highest priority when absent
-    #[arg(long, env = "JITGATE_REQUEST_POLICY", value_name = "NAME", default_value = "")]
+    #[arg(
+        long,
+        env = "JITGATE_REQUEST_POLICY",
+        value_name = "NAME",
+        default_value = ""
+    )]
     policy: String,
     /// Break the glass: at once, without approval, as far as the policy lets you; an approver reviews it afterwards
     #[arg(long, env = "JITGATE_REQUEST_BREAK_GLASS")]
@@ -68,8 +83,26 @@ pub struct RequestArgs {
 
 impl RequestArgs {
     fn into_parts(self) -> (v1::RequestAccessRequest, bool, Manner, ClientArgs) {
-        let Self { service, http, grpc, subject, via, duration, reason, ticket, policy, .. } = self;
-        let Self { start, break_glass, manner, wait, client, .. } = self;
+        let Self {
+            service,
+            http,
+            grpc,
+            subject,
+            via,
+            duration,
+            reason,
+            ticket,
+            policy,
+            ..
+        } = self;
+        let Self {
+            start,
+            break_glass,
+            manner,
+            wait,
+            client,
+            ..
+        } = self;
         let manner = manner.settle();
         let scope = v1::Scope {
             service,
@@ -100,7 +133,12 @@ impl RequestArgs {
 pub(crate) async fn request(args: RequestArgs) -> Result<Exit, Trouble> {
     let (ask, wait, manner, client) = args.into_parts();
     let mut connection = connect(client).await?;
-    let asked = connection.access.request_access(patient(ask)).await.map_err(connection.refusal())?.into_inner();
+    let asked = connection
+        .access
+        .request_access(patient(ask))
+        .await
+        .map_err(connection.refusal())?
+        .into_inner();
     manner.tell();
     conclude(&mut connection, asked, wait).await
 }
@@ -113,17 +151,31 @@ pub(in crate::cli) async fn conclude(
 ) -> Result<Exit, Trouble> {
     let refusal = connection.refusal();
     let decided = if wait && asked.state() == v1::AccessRequestState::Pending {
-        say(&format!("request {} waits for a decision; Ctrl-C stops the waiting, not the request", asked.id));
+        say(&format!(
+            "request {} waits for a decision; Ctrl-C stops the waiting, not the request",
+            asked.id
+        ));
         watch_one(connection, &asked.id, |_| Ok(())).await?
     } else {
         asked
     };
     let grant = match decided.grant.as_str() {
         "" => None,
-        id => Some(connection.access.get_grant(patient(v1::GetGrantRequest { id: id.to_owned() })).await),
+        id => Some(
+            connection
+                .access
+                .get_grant(patient(v1::GetGrantRequest { id: id.to_owned() }))
+                .await,
+        ),
     };
-    let grant = grant.transpose().map_err(&refusal)?.map(tonic::Response::into_inner);
-    connection.screen.show(&Outcome { request: &decided, grant: grant.as_ref() })?;
+    let grant = grant
+        .transpose()
+        .map_err(&refusal)?
+        .map(tonic::Response::into_inner);
+    connection.screen.show(&Outcome {
+        request: &decided,
+        grant: grant.as_ref(),
+    })?;
     Ok(verdict(decided.state()))
 }
 
@@ -156,7 +208,12 @@ pub(crate) enum RequestsVerb {
         #[arg(long, env = "JITGATE_REQUESTS_STATE", value_enum)]
         state: Option<State>,
         /// At most so many
-        #[arg(long, env = "JITGATE_REQUESTS_LIMIT", value_name = "N", default_value_t = 100)]
+        #[arg(
+            long,
+            env = "JITGATE_REQUESTS_LIMIT",
+            value_name = "N",
+            default_value_t = 100
+        )]
         limit: usize,
         /// Only those that wait for your own review
         #[arg(long, env = "JITGATE_REQUESTS_FOR_ME")]
@@ -217,25 +274,53 @@ impl From<State> for v1::AccessRequestState {
 pub(crate) async fn requests(args: RequestsArgs) -> Result<Exit, Trouble> {
     let RequestsArgs { verb, client } = args;
     let mut connection = connect(client).await?;
-    match verb.unwrap_or(RequestsVerb::List { state: None, limit: 100, for_me: false }) {
-        RequestsVerb::List { state, limit, for_me } => {
+    match verb.unwrap_or(RequestsVerb::List {
+        state: None,
+        limit: 100,
+        for_me: false,
+    }) {
+        RequestsVerb::List {
+            state,
+            limit,
+            for_me,
+        } => {
             let listed = list(&mut connection, state, limit, for_me).await?;
             connection.screen.show(&Requests(listed))?;
         }
         RequestsVerb::Show { id } => {
-            let shown = connection.access.get_access_request(patient(v1::GetAccessRequestRequest { id })).await;
+            let shown = connection
+                .access
+                .get_access_request(patient(v1::GetAccessRequestRequest { id }))
+                .await;
             let shown = shown.map_err(connection.refusal())?.into_inner();
             connection.screen.show(&Request(&shown))?;
         }
         RequestsVerb::Watch { id: Some(id), .. } => {
             let screen = connection.screen.clone();
-            let last = watch_one(&mut connection, &id, |request| screen.show_next(&RequestLine(request))).await?;
+            let last = watch_one(&mut connection, &id, |request| {
+                screen.show_next(&RequestLine(request))
+            })
+            .await?;
             return Ok(verdict(last.state()));
         }
-        RequestsVerb::Watch { id: None, mine, all } => {
-            let filter = v1::WatchAccessRequestsRequest { for_review: !mine && !all, mine };
-            let what = if mine { "what you have asked for" } else { "what waits for your review" };
-            say(&format!("watching {}; Ctrl-C ends it", if all { "everything you may see" } else { what }));
+        RequestsVerb::Watch {
+            id: None,
+            mine,
+            all,
+        } => {
+            let filter = v1::WatchAccessRequestsRequest {
+                for_review: !mine && !all,
+                mine,
+            };
+            let what = if mine {
+                "what you have asked for"
+            } else {
+                "what waits for your review"
+            };
+            say(&format!(
+                "watching {}; Ctrl-C ends it",
+                if all { "everything you may see" } else { what }
+            ));
             watch::watch_all(&mut connection, filter).await?;
         }
     }
@@ -252,10 +337,23 @@ async fn list(
     let mut listed = Vec::new();
     let mut page_token = String::new();
     loop {
-        let page_size = i32::try_from(limit.saturating_sub(listed.len()).clamp(1, 1000)).unwrap_or(1000);
-        let state = state.map_or(v1::AccessRequestState::Unspecified, Into::into).into();
-        let ask = v1::ListAccessRequestsRequest { page_size, page_token, state, for_review };
-        let page = connection.access.list_access_requests(patient(ask)).await.map_err(&refusal)?.into_inner();
+        let page_size =
+            i32::try_from(limit.saturating_sub(listed.len()).clamp(1, 1000)).unwrap_or(1000);
+        let state = state
+            .map_or(v1::AccessRequestState::Unspecified, Into::into)
+            .into();
+        let ask = v1::ListAccessRequestsRequest {
+            page_size,
+            page_token,
+            state,
+            for_review,
+        };
+        let page = connection
+            .access
+            .list_access_requests(patient(ask))
+            .await
+            .map_err(&refusal)?
+            .into_inner();
         listed.extend(page.access_requests);
         page_token = page.next_page_token;
         if page_token.is_empty() || listed.len() >= limit {
@@ -271,7 +369,12 @@ pub struct CancelArgs {
     /// The pending request's ID
     id: String,
     /// Why, for the record
-    #[arg(long, env = "JITGATE_CANCEL_REASON", value_name = "TEXT", default_value = "")]
+    #[arg(
+        long,
+        env = "JITGATE_CANCEL_REASON",
+        value_name = "TEXT",
+        default_value = ""
+    )]
     reason: String,
     #[command(flatten)]
     manner: CancelManner,
@@ -284,12 +387,31 @@ pub struct CancelArgs {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub(crate) async fn cancel(args: CancelArgs) -> Result<Exit, Trouble> {
-    let CancelArgs { id, reason, manner, client } = args;
+    let CancelArgs {
+        id,
+        reason,
+        manner,
+        client,
+    } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;
-    let (request_id, validate_only, etag) = (manner.request_id.clone(), manner.dry_run, manner.etag.clone());
-    let ask = v1::CancelAccessRequestRequest { id, reason, request_id, validate_only, etag };
-    let cancelled = connection.access.cancel_access_request(patient(ask)).await.map_err(connection.refusal())?;
+    let (request_id, validate_only, etag) = (
+        manner.request_id.clone(),
+        manner.dry_run,
+        manner.etag.clone(),
+    );
+    let ask = v1::CancelAccessRequestRequest {
+        id,
+        reason,
+        request_id,
+        validate_only,
+        etag,
+    };
+    let cancelled = connection
+        .access
+        .cancel_access_request(patient(ask))
+        .await
+        .map_err(connection.refusal())?;
     manner.tell();
     connection.screen.show(&Request(&cancelled.into_inner()))?;
     Ok(Exit::Done)
@@ -317,9 +439,11 @@ mod tests {
     fn only_a_no_is_a_failure() {
         assert_eq!(verdict(v1::AccessRequestState::Pending), Exit::Done);
         assert_eq!(verdict(v1::AccessRequestState::Approved), Exit::Done);
-        for state in
-            [v1::AccessRequestState::Denied, v1::AccessRequestState::Expired, v1::AccessRequestState::Unspecified]
-        {
+        for state in [
+            v1::AccessRequestState::Denied,
+            v1::AccessRequestState::Expired,
+            v1::AccessRequestState::Unspecified,
+        ] {
             assert_eq!(verdict(state), Exit::Refused, "{state:?}");
         }
     }

@@ -22,7 +22,12 @@ pub struct ApproveArgs {
     /// The pending request's ID
     id: String,
     /// Why, for the record
-    #[arg(long, env = "JITGATE_APPROVE_REASON", value_name = "TEXT", default_value = "")]
+    #[arg(
+        long,
+        env = "JITGATE_APPROVE_REASON",
+        value_name = "TEXT",
+        default_value = ""
+    )]
     reason: String,
     /// Only for so long, such as 10m; as long as was asked for when absent
     #[arg(long = "for", env = "JITGATE_APPROVE_FOR", value_name = "TIME", value_parser = values::span)]
@@ -48,7 +53,12 @@ pub struct DenyArgs {
     /// The pending request's ID
     id: String,
     /// Why, for the record and for whoever asked
-    #[arg(long, env = "JITGATE_DENY_REASON", value_name = "TEXT", default_value = "")]
+    #[arg(
+        long,
+        env = "JITGATE_DENY_REASON",
+        value_name = "TEXT",
+        default_value = ""
+    )]
     reason: String,
     /// Only if this is still what is asked for: the digest that `jitgate requests show` printed
     #[arg(long, env = "JITGATE_DENY_DIGEST", value_name = "DIGEST")]
@@ -64,12 +74,25 @@ pub struct DenyArgs {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub(crate) async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
-    let ApproveArgs { id, reason, duration, http, grpc, digest, manner, client } = args;
+    let ApproveArgs {
+        id,
+        reason,
+        duration,
+        http,
+        grpc,
+        digest,
+        manner,
+        client,
+    } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;
     let shown = look(&mut connection, id, "approving").await?;
     let narrowed_scope = (!http.is_empty() || !grpc.is_empty()).then(|| v1::Scope {
-        service: shown.scope.as_ref().map(|scope| scope.service.clone()).unwrap_or_default(),
+        service: shown
+            .scope
+            .as_ref()
+            .map(|scope| scope.service.clone())
+            .unwrap_or_default(),
         grpc: grpc.iter().map(ToString::to_string).collect(),
         http: http.iter().map(http_to).collect(),
     });
@@ -83,7 +106,11 @@ pub(crate) async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
         validate_only: manner.dry_run,
         etag: manner.etag.clone(),
     };
-    let reviewed = connection.access.approve_request(patient(review)).await.map_err(connection.refusal())?;
+    let reviewed = connection
+        .access
+        .approve_request(patient(review))
+        .await
+        .map_err(connection.refusal())?;
     let reviewed = reviewed.into_inner();
     manner.tell();
     connection.screen.show(&Request(&reviewed))?;
@@ -97,7 +124,13 @@ pub(crate) async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub(crate) async fn deny(args: DenyArgs) -> Result<Exit, Trouble> {
-    let DenyArgs { id, reason, digest, manner, client } = args;
+    let DenyArgs {
+        id,
+        reason,
+        digest,
+        manner,
+        client,
+    } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;
     let shown = look(&mut connection, id, "denying").await?;
@@ -109,7 +142,11 @@ pub(crate) async fn deny(args: DenyArgs) -> Result<Exit, Trouble> {
         validate_only: manner.dry_run,
         etag: manner.etag.clone(),
     };
-    let reviewed = connection.access.deny_request(patient(review)).await.map_err(connection.refusal())?;
+    let reviewed = connection
+        .access
+        .deny_request(patient(review))
+        .await
+        .map_err(connection.refusal())?;
     manner.tell();
     connection.screen.show(&Request(&reviewed.into_inner()))?;
     Ok(Exit::Done)
@@ -141,10 +178,21 @@ pub struct ReviewArgs {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub(crate) async fn review(args: ReviewArgs) -> Result<Exit, Trouble> {
-    let ReviewArgs { id, ok, objection: _, reason, manner, client } = args;
+    let ReviewArgs {
+        id,
+        ok,
+        objection: _,
+        reason,
+        manner,
+        client,
+    } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;
-    let opinion = if ok { v1::BreakGlassOpinion::Ok } else { v1::BreakGlassOpinion::Objection };
+    let opinion = if ok {
+        v1::BreakGlassOpinion::Ok
+    } else {
+        v1::BreakGlassOpinion::Objection
+    };
     let review = v1::ReviewBreakGlassRequest {
         id,
         opinion: opinion.into(),
@@ -153,18 +201,35 @@ pub(crate) async fn review(args: ReviewArgs) -> Result<Exit, Trouble> {
         validate_only: manner.dry_run,
         etag: manner.etag.clone(),
     };
-    let reviewed = connection.access.review_break_glass(patient(review)).await.map_err(connection.refusal())?;
+    let reviewed = connection
+        .access
+        .review_break_glass(patient(review))
+        .await
+        .map_err(connection.refusal())?;
     manner.tell();
     connection.screen.show(&Request(&reviewed.into_inner()))?;
     Ok(Exit::Done)
 }
 
 /// Fetches the request and tells what it asks for: the digest that is sent is the one of what was shown.
-async fn look(connection: &mut Connection, id: String, doing: &str) -> Result<v1::AccessRequest, Trouble> {
-    let found = connection.access.get_access_request(patient(v1::GetAccessRequestRequest { id })).await;
+async fn look(
+    connection: &mut Connection,
+    id: String,
+    doing: &str,
+) -> Result<v1::AccessRequest, Trouble> {
+    let found = connection
+        .access
+        .get_access_request(patient(v1::GetAccessRequestRequest { id }))
+        .await;
     let request = found.map_err(connection.refusal())?.into_inner();
     say(&format!("{doing}:\n"));
-    Request(&request).text(&Paper { now: clock::wall(), width: None }).lines().for_each(say);
+    Request(&request)
+        .text(&Paper {
+            now: clock::wall(),
+            width: None,
+        })
+        .lines()
+        .for_each(say);
     say("");
     Ok(request)
 }

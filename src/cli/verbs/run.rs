@@ -50,10 +50,20 @@ pub struct RunArgs {
     #[arg(long = "for", env = "JITGATE_RUN_FOR", value_name = "TIME", value_parser = values::span)]
     duration: Option<Duration>,
     /// Why you need it
-    #[arg(long, env = "JITGATE_RUN_REASON", value_name = "TEXT", default_value = "")]
+    #[arg(
+        long,
+        env = "JITGATE_RUN_REASON",
+        value_name = "TEXT",
+        default_value = ""
+    )]
     reason: String,
     /// A ticket that it belongs to; may be repeated
-    #[arg(long, env = "JITGATE_RUN_TICKET", value_delimiter = '\n', value_name = "TICKET")]
+    #[arg(
+        long,
+        env = "JITGATE_RUN_TICKET",
+        value_delimiter = '\n',
+        value_name = "TICKET"
+    )]
     ticket: Vec<String>,
     /// The workload that makes the calls: the access counts only through it, and a token is bound to it
     #[arg(long, env = "JITGATE_RUN_WORKLOAD", value_name = "SPIFFE-ID", value_parser = values::principal)]
@@ -70,7 +80,17 @@ pub struct RunArgs {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering, or the command from starting.
 pub(crate) async fn run(args: RunArgs) -> Result<Exit, Trouble> {
-    let RunArgs { service, http, grpc, duration, reason, ticket, workload, command, client } = args;
+    let RunArgs {
+        service,
+        http,
+        grpc,
+        duration,
+        reason,
+        ticket,
+        workload,
+        command,
+        client,
+    } = args;
     if workload.is_some() {
         client.may_carry_secrets()?;
     }
@@ -91,7 +111,12 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit, Trouble> {
         ..Default::default()
     };
     let mut connection = connect(client).await?;
-    let asked = connection.access.request_access(patient(ask)).await.map_err(connection.refusal())?.into_inner();
+    let asked = connection
+        .access
+        .request_access(patient(ask))
+        .await
+        .map_err(connection.refusal())?
+        .into_inner();
     let id = asked.id.clone();
     let decided = tokio::select! {
         biased;
@@ -113,13 +138,23 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit, Trouble> {
     if decided.grant.is_empty() {
         return Err(refused(&decided));
     }
-    let ran = with_grant(&mut connection, &decided.grant, workload.as_deref(), command, &mut signals).await;
+    let ran = with_grant(
+        &mut connection,
+        &decided.grant,
+        workload.as_deref(),
+        command,
+        &mut signals,
+    )
+    .await;
     give_back(&mut connection, &decided.grant).await;
     ran
 }
 
 /// The request as it ends, told on the way.
-async fn decision(connection: &mut Connection, asked: v1::AccessRequest) -> Result<v1::AccessRequest, Trouble> {
+async fn decision(
+    connection: &mut Connection,
+    asked: v1::AccessRequest,
+) -> Result<v1::AccessRequest, Trouble> {
     if asked.state() != v1::AccessRequestState::Pending {
         return Ok(asked);
     }
@@ -127,7 +162,11 @@ async fn decision(connection: &mut Connection, asked: v1::AccessRequest) -> Resu
     let mut told = 0;
     watch_one(connection, &asked.id, |request| {
         for review in request.reviews.iter().skip(told) {
-            let verdict = review.verdict().as_str_name().trim_start_matches("REVIEW_VERDICT_").to_lowercase();
+            let verdict = review
+                .verdict()
+                .as_str_name()
+                .trim_start_matches("REVIEW_VERDICT_")
+                .to_lowercase();
             say(&printable(&format!("{} {verdict}", review.reviewer)));
         }
         told = request.reviews.len();
@@ -137,19 +176,48 @@ async fn decision(connection: &mut Connection, asked: v1::AccessRequest) -> Resu
 }
 
 fn waits_for(request: &v1::AccessRequest) -> String {
-    let open = request.progress.iter().filter(|step| step.open && step.have < step.need);
-    let steps: Vec<String> =
-        open.map(|step| format!("{} of {} from {}", step.have, step.need, step.approvers.join(" or "))).collect();
-    let whom = if steps.is_empty() { "a decision".to_owned() } else { format!("approval ({})", steps.join("; ")) };
-    printable(&format!("request {} waits for {whom}; Ctrl-C takes it back", request.id))
+    let open = request
+        .progress
+        .iter()
+        .filter(|step| step.open && step.have < step.need);
+    let steps: Vec<String> = open
+        .map(|step| {
+            format!(
+                "{} of {} from {}",
+                step.have,
+                step.need,
+                step.approvers.join(" or ")
+            )
+        })
+        .collect();
+    let whom = if steps.is_empty() {
+        "a decision".to_owned()
+    } else {
+        format!("approval ({})", steps.join("; "))
+    };
+    printable(&format!(
+        "request {} waits for {whom}; Ctrl-C takes it back",
+        request.id
+    ))
 }
 
 fn refused(request: &v1::AccessRequest) -> Trouble {
-    let state = request.state().as_str_name().trim_start_matches("ACCESS_REQUEST_STATE_");
-    let because =
-        if request.decision_reason.is_empty() { String::new() } else { format!(": {}", request.decision_reason) };
-    let by = if request.decided_by.is_empty() { String::new() } else { format!(" by {}", request.decided_by) };
-    Trouble::new(format!("{state}{by}{because}")).hint(format!("jitgate requests show {} says more", request.id))
+    let state = request
+        .state()
+        .as_str_name()
+        .trim_start_matches("ACCESS_REQUEST_STATE_");
+    let because = if request.decision_reason.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", request.decision_reason)
+    };
+    let by = if request.decided_by.is_empty() {
+        String::new()
+    } else {
+        format!(" by {}", request.decided_by)
+    };
+    Trouble::new(format!("{state}{by}{because}"))
+        .hint(format!("jitgate requests show {} says more", request.id))
 }
 
 /// Everything that happens while the grant is held.
@@ -160,31 +228,56 @@ async fn with_grant(
     command: Vec<OsString>,
     signals: &mut Signals,
 ) -> Result<Exit, Trouble> {
-    let shown = connection.access.get_grant(patient(v1::GetGrantRequest { id: id.to_owned() })).await;
+    let shown = connection
+        .access
+        .get_grant(patient(v1::GetGrantRequest { id: id.to_owned() }))
+        .await;
     let grant = shown.map_err(connection.refusal())?.into_inner();
-    let expires = grant.expire_time.as_ref().and_then(|time| timestamp_from(time, "expire_time").ok());
+    let expires = grant
+        .expire_time
+        .as_ref()
+        .and_then(|time| timestamp_from(time, "expire_time").ok());
     let mut environment = vec![(GRANT, id.to_owned())];
     environment.extend(expires.map(|end| (EXPIRES, end.to_string())));
     if let Some(token) = token::issue(connection, id, workload).await? {
         environment.push((ACCESS_TOKEN, token.reveal().to_owned()));
     }
-    let until = expires.map(|end| format!(" until {end}")).unwrap_or_default();
-    say(&format!("access to {} by grant {id}{until}", grant.scope.unwrap_or_default().service));
+    let until = expires
+        .map(|end| format!(" until {end}"))
+        .unwrap_or_default();
+    say(&format!(
+        "access to {} by grant {id}{until}",
+        grant.scope.unwrap_or_default().service
+    ));
     child::run(command, &environment, signals).await
 }
 
 /// The request is cancelled; if somebody has approved it meanwhile, its grant is given back.
 async fn take_back(connection: &mut Connection, id: &str) {
     let reason = "the command that it was for did not run".to_owned();
-    let ask = v1::CancelAccessRequestRequest { id: id.to_owned(), reason, ..Default::default() };
-    if connection.access.cancel_access_request(patient(ask)).await.is_ok() {
+    let ask = v1::CancelAccessRequestRequest {
+        id: id.to_owned(),
+        reason,
+        ..Default::default()
+    };
+    if connection
+        .access
+        .cancel_access_request(patient(ask))
+        .await
+        .is_ok()
+    {
         return;
     }
-    let shown = connection.access.get_access_request(patient(v1::GetAccessRequestRequest { id: id.to_owned() })).await;
+    let shown = connection
+        .access
+        .get_access_request(patient(v1::GetAccessRequestRequest { id: id.to_owned() }))
+        .await;
     match shown.map(tonic::Response::into_inner) {
         Ok(request) if !request.grant.is_empty() => give_back(connection, &request.grant).await,
         Ok(_) => {}
-        Err(_) => say(&format!("request {id} could not be taken back; jitgate cancel {id} does it")),
+        Err(_) => say(&format!(
+            "request {id} could not be taken back; jitgate cancel {id} does it"
+        )),
     }
 }
 
@@ -192,7 +285,11 @@ async fn take_back(connection: &mut Connection, id: &str) {
 async fn give_back(connection: &mut Connection, id: &str) {
     let mut last = None;
     for _ in 0..TRIES {
-        let ask = v1::ReleaseGrantRequest { id: id.to_owned(), reason: DONE.to_owned(), ..Default::default() };
+        let ask = v1::ReleaseGrantRequest {
+            id: id.to_owned(),
+            reason: DONE.to_owned(),
+            ..Default::default()
+        };
         match connection.access.release_grant(patient(ask)).await {
             Ok(_) => {
                 say(&format!("grant {id} released"));
@@ -200,13 +297,20 @@ async fn give_back(connection: &mut Connection, id: &str) {
             }
             // Over already, by its clock or by somebody else: nothing to give back.
             Err(status) if status.code() == tonic::Code::FailedPrecondition => {
-                say(&format!("grant {id} was over before the command was: {}", printable(status.message())));
+                say(&format!(
+                    "grant {id} was over before the command was: {}",
+                    printable(status.message())
+                ));
                 return;
             }
             Err(status) => last = Some(status),
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    let cause = last.map(|status| printable(status.message())).unwrap_or_default();
-    say(&format!("grant {id} could not be released ({cause}); it ends by itself, or with: jitgate release {id}"));
+    let cause = last
+        .map(|status| printable(status.message()))
+        .unwrap_or_default();
+    say(&format!(
+        "grant {id} could not be released ({cause}); it ends by itself, or with: jitgate release {id}"
+    ));
 }

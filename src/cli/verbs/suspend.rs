@@ -51,7 +51,14 @@ hold_args! {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub(crate) async fn suspend(args: SuspendArgs) -> Result<Exit, Trouble> {
-    let SuspendArgs { id, wait, timeout, reason, manner, client } = args;
+    let SuspendArgs {
+        id,
+        wait,
+        timeout,
+        reason,
+        manner,
+        client,
+    } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;
     let ask = v1::SuspendGrantRequest {
@@ -63,7 +70,11 @@ pub(crate) async fn suspend(args: SuspendArgs) -> Result<Exit, Trouble> {
         validate_only: manner.dry_run,
         etag: manner.etag.clone(),
     };
-    let held = connection.access.suspend_grant(deadline(ask, timeout)).await.map_err(connection.refusal())?;
+    let held = connection
+        .access
+        .suspend_grant(deadline(ask, timeout))
+        .await
+        .map_err(connection.refusal())?;
     let held = held.into_inner();
     manner.tell();
     connection.screen.show(&Held(&held))?;
@@ -75,7 +86,14 @@ pub(crate) async fn suspend(args: SuspendArgs) -> Result<Exit, Trouble> {
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub(crate) async fn resume(args: ResumeArgs) -> Result<Exit, Trouble> {
-    let ResumeArgs { id, wait, timeout, reason, manner, client } = args;
+    let ResumeArgs {
+        id,
+        wait,
+        timeout,
+        reason,
+        manner,
+        client,
+    } = args;
     let manner = manner.settle();
     let mut connection = connect(client).await?;
     let ask = v1::ResumeGrantRequest {
@@ -87,10 +105,20 @@ pub(crate) async fn resume(args: ResumeArgs) -> Result<Exit, Trouble> {
         validate_only: manner.dry_run,
         etag: manner.etag.clone(),
     };
-    let held = connection.access.resume_grant(deadline(ask, timeout)).await.map_err(connection.refusal())?;
+    let held = connection
+        .access
+        .resume_grant(deadline(ask, timeout))
+        .await
+        .map_err(connection.refusal())?;
     let held = held.into_inner();
     manner.tell();
     connection.screen.show(&Held(&held))?;
     // A sidecar that has not heard of it refuses: there is nothing to fence.
-    Ok(wait.verdict("resumed", &Enforced { fenced_by: None, ..Enforced::held(&held) }))
+    Ok(wait.verdict(
+        "resumed",
+        &Enforced {
+            fenced_by: None,
+            ..Enforced::held(&held)
+        },
+    ))
 }

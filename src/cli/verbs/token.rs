@@ -78,7 +78,12 @@ pub(crate) struct InspectArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct RotateArgs {
     /// Why, for the audit log
-    #[arg(long, env = "JITGATE_TOKEN_REASON", value_name = "TEXT", default_value = "")]
+    #[arg(
+        long,
+        env = "JITGATE_TOKEN_REASON",
+        value_name = "TEXT",
+        default_value = ""
+    )]
     reason: String,
 }
 
@@ -97,50 +102,97 @@ pub(crate) async fn token(args: TokenArgs) -> Result<Exit, Trouble> {
 }
 
 async fn issue(args: IssueArgs, client: ClientArgs) -> Result<Exit, Trouble> {
-    let IssueArgs { grant, workload, lifetime } = args;
+    let IssueArgs {
+        grant,
+        workload,
+        lifetime,
+    } = args;
     client.may_carry_secrets()?;
     let mut connection = connect(client).await?;
     let workload = workload.unwrap_or_default();
-    let wanted = v1::IssueTokenRequest { grant, workload, duration: lifetime.map(duration_to) };
-    let issued = connection.tokens.issue_token(patient(wanted)).await.map_err(connection.refusal())?;
+    let wanted = v1::IssueTokenRequest {
+        grant,
+        workload,
+        duration: lifetime.map(duration_to),
+    };
+    let issued = connection
+        .tokens
+        .issue_token(patient(wanted))
+        .await
+        .map_err(connection.refusal())?;
     connection.screen.show(&Issued(issued.into_inner()))?;
     Ok(Exit::Done)
 }
 
 async fn keys(client: ClientArgs) -> Result<Exit, Trouble> {
     let mut connection = connect(client).await?;
-    let listed = connection.tokens.list_token_keys(patient(v1::ListTokenKeysRequest {})).await;
-    connection.screen.show(&Keys(listed.map_err(connection.refusal())?.into_inner()))?;
+    let listed = connection
+        .tokens
+        .list_token_keys(patient(v1::ListTokenKeysRequest {}))
+        .await;
+    connection
+        .screen
+        .show(&Keys(listed.map_err(connection.refusal())?.into_inner()))?;
     Ok(Exit::Done)
 }
 
 async fn rotate(reason: String, client: ClientArgs) -> Result<Exit, Trouble> {
     let mut connection = connect(client).await?;
-    let rotated = connection.tokens.rotate_token_key(patient(v1::RotateTokenKeyRequest { reason })).await;
-    connection.screen.show(&Keys(rotated.map_err(connection.refusal())?.into_inner()))?;
+    let rotated = connection
+        .tokens
+        .rotate_token_key(patient(v1::RotateTokenKeyRequest { reason }))
+        .await;
+    connection
+        .screen
+        .show(&Keys(rotated.map_err(connection.refusal())?.into_inner()))?;
     Ok(Exit::Done)
 }
 
 /// The exit code says whether the token could be looked at, not what came out.
 async fn look_into(args: InspectArgs, client: ClientArgs) -> Result<Exit, Trouble> {
-    let InspectArgs { inspected, offline, for_service, peer } = args;
-    let token = if inspected.reveal() == "-" { from_stdin()? } else { inspected };
-    let text = token.reveal().strip_prefix("Bearer ").unwrap_or(token.reveal());
-    let here = inspect(text, &Against { now: clock::wall(), ..Against::default() });
+    let InspectArgs {
+        inspected,
+        offline,
+        for_service,
+        peer,
+    } = args;
+    let token = if inspected.reveal() == "-" {
+        from_stdin()?
+    } else {
+        inspected
+    };
+    let text = token
+        .reveal()
+        .strip_prefix("Bearer ")
+        .unwrap_or(token.reveal());
+    let here = inspect(
+        text,
+        &Against {
+            now: clock::wall(),
+            ..Against::default()
+        },
+    );
     let (Some(_), Some(_)) = (&here.header, &here.claims) else {
-        return Err(Trouble::new("token: must be a JWT: three parts with dots between them, two of them JSON"));
+        return Err(Trouble::new(
+            "token: must be a JWT: three parts with dots between them, two of them JSON",
+        ));
     };
     let screen = client.output.screen();
     // A token of somebody else's is nobody's business at the control plane.
-    let ours =
-        here.header.as_ref().and_then(|header| header.get("typ")).is_some_and(|typ| typ == crate::jose::jit::TYP);
+    let ours = here
+        .header
+        .as_ref()
+        .and_then(|header| header.get("typ"))
+        .is_some_and(|typ| typ == crate::jose::jit::TYP);
     let asked = v1::IntrospectTokenRequest {
         token: text.to_owned(),
         service: for_service.unwrap_or_default(),
         peer: peer.unwrap_or_default(),
     };
     let there = match (ours, offline) {
-        (true, false) => ask(asked, client).await.map_err(|trouble| trouble.lines().join("; ")),
+        (true, false) => ask(asked, client)
+            .await
+            .map_err(|trouble| trouble.lines().join("; ")),
         (true, true) => Err("not asked (--offline)".to_owned()),
         (false, _) => Err("not asked: this is no token of jitgate's own".to_owned()),
     };
@@ -152,20 +204,38 @@ async fn look_into(args: InspectArgs, client: ClientArgs) -> Result<Exit, Troubl
 }
 
 /// The control plane's view, and the clock here just before and after.
-async fn ask(asked: v1::IntrospectTokenRequest, client: ClientArgs) -> Result<view::There, Trouble> {
+async fn ask(
+    asked: v1::IntrospectTokenRequest,
+    client: ClientArgs,
+) -> Result<view::There, Trouble> {
     client.may_carry_secrets()?;
     let mut connection = connect(client).await?;
     let before = clock::wall();
-    let answer = connection.tokens.introspect_token(patient(asked)).await.map_err(connection.refusal())?.into_inner();
+    let answer = connection
+        .tokens
+        .introspect_token(patient(asked))
+        .await
+        .map_err(connection.refusal())?
+        .into_inner();
     let halfway = before.plus(clock::wall().since(before) / 2);
-    let server = answer.server_time.as_ref().and_then(|time| timestamp_from(time, "server_time").ok());
+    let server = answer
+        .server_time
+        .as_ref()
+        .and_then(|time| timestamp_from(time, "server_time").ok());
     let server = server.ok_or_else(|| Trouble::new("the control plane does not tell its time"))?;
-    Ok(view::There { answer, server, local: halfway })
+    Ok(view::There {
+        answer,
+        server,
+        local: halfway,
+    })
 }
 
 fn from_stdin() -> Result<Token, Trouble> {
     const LIMIT: u64 = 1 << 20;
     let mut text = String::new();
-    std::io::stdin().lock().take(LIMIT).read_to_string(&mut text)?;
+    std::io::stdin()
+        .lock()
+        .take(LIMIT)
+        .read_to_string(&mut text)?;
     Ok(Token::new(&text))
 }

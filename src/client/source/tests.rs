@@ -26,7 +26,10 @@ struct World {
 
 impl Plane {
     fn new() -> Arc<Self> {
-        Arc::new(Self { start: Instant::now(), world: Mutex::default() })
+        Arc::new(Self {
+            start: Instant::now(),
+            world: Mutex::default(),
+        })
     }
 
     fn now(&self) -> Timestamp {
@@ -95,7 +98,11 @@ async fn a_day_of_calls_never_sees_an_expired_token() {
     assert!(least > MARGIN, "{least:?}");
     let world = plane.world.lock();
     let renewals = 24 * 3600 / 200;
-    assert!((renewals..renewals * 12 / 10).contains(&world.asked), "{} tokens in a day", world.asked);
+    assert!(
+        (renewals..renewals * 12 / 10).contains(&world.asked),
+        "{} tokens in a day",
+        world.asked
+    );
     assert_eq!(world.most_at_once, 1);
 }
 
@@ -122,7 +129,10 @@ async fn an_expired_token_is_never_handed_out_the_caller_waits_instead() {
     sleep(LIFE + MINUTE).await;
     assert!(source.held().is_none());
     let late = source.token(Duration::from_secs(3)).await.unwrap_err();
-    assert!(matches!(&late, TokenError::Late(Some(status)) if status.message() == "away"), "{late}");
+    assert!(
+        matches!(&late, TokenError::Late(Some(status)) if status.message() == "away"),
+        "{late}"
+    );
     assert_eq!(late.into_status().code(), Code::Unavailable);
     let (token, ()) = tokio::join!(source.token(MINUTE), async {
         sleep(Duration::from_secs(4)).await;
@@ -138,7 +148,9 @@ async fn a_refusal_is_told_at_once_and_asked_about_again_later() {
     let source = plane.source();
     let begun = Instant::now();
     let refused = source.token(MINUTE).await.unwrap_err();
-    assert!(matches!(&refused, TokenError::Refused(status) if status.code() == Code::FailedPrecondition));
+    assert!(
+        matches!(&refused, TokenError::Refused(status) if status.code() == Code::FailedPrecondition)
+    );
     assert!(begun.elapsed() < AFTER_REFUSAL);
     plane.set(|world| world.refuses = None);
     assert!(source.token(MINUTE).await.is_ok());
@@ -175,7 +187,10 @@ async fn a_control_plane_that_never_answers_is_given_up_and_asked_again() {
     let plane = Plane::new();
     plane.set(|world| world.takes = Duration::from_hours(1));
     let source = plane.source();
-    assert!(matches!(source.token(Duration::from_secs(30)).await, Err(TokenError::Late(Some(_)))));
+    assert!(matches!(
+        source.token(Duration::from_secs(30)).await,
+        Err(TokenError::Late(Some(_)))
+    ));
     plane.set(|world| world.takes = Duration::ZERO);
     assert!(source.token(MINUTE).await.is_ok());
 }
@@ -202,12 +217,30 @@ async fn an_answer_without_a_usable_token_is_none() {
     };
     assert!(Token::read(&good, now).is_ok());
     for bad in [
-        v1::IssueTokenResponse { token: String::new(), ..good.clone() },
-        v1::IssueTokenResponse { token: "a\nb".into(), ..good.clone() },
-        v1::IssueTokenResponse { issue_time: None, ..good.clone() },
-        v1::IssueTokenResponse { expire_time: None, ..good.clone() },
-        v1::IssueTokenResponse { expire_time: time(100), ..good.clone() },
-        v1::IssueTokenResponse { expire_time: time(50), ..good.clone() },
+        v1::IssueTokenResponse {
+            token: String::new(),
+            ..good.clone()
+        },
+        v1::IssueTokenResponse {
+            token: "a\nb".into(),
+            ..good.clone()
+        },
+        v1::IssueTokenResponse {
+            issue_time: None,
+            ..good.clone()
+        },
+        v1::IssueTokenResponse {
+            expire_time: None,
+            ..good.clone()
+        },
+        v1::IssueTokenResponse {
+            expire_time: time(100),
+            ..good.clone()
+        },
+        v1::IssueTokenResponse {
+            expire_time: time(50),
+            ..good.clone()
+        },
     ] {
         assert!(Token::read(&bad, now).is_err(), "{bad:?}");
     }

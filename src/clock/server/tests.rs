@@ -18,12 +18,18 @@ fn off_by(estimate: Timestamp, truth: Timestamp) -> Duration {
 #[tokio::test(start_paused = true)]
 async fn it_knows_nothing_before_the_first_sample_and_runs_with_the_monotonic_clock_after() {
     let clock = ServerClock::default();
-    assert_eq!((clock.now(), clock.error(), clock.instant_of(START)), (None, None, None));
+    assert_eq!(
+        (clock.now(), clock.error(), clock.instant_of(START)),
+        (None, None, None)
+    );
     assert_eq!(clock.observe(START, Some(20 * MS)), Reading::Steady);
     assert_eq!(clock.now(), Some(START.plus(10 * MS)));
     advance(60 * SECOND).await;
     assert_eq!(clock.now(), Some(START.plus(60 * SECOND + 10 * MS)));
-    assert_eq!(clock.instant_of(START.plus(61 * SECOND + 10 * MS)), Some(Instant::now() + SECOND));
+    assert_eq!(
+        clock.instant_of(START.plus(61 * SECOND + 10 * MS)),
+        Some(Instant::now() + SECOND)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -36,7 +42,10 @@ async fn the_best_sample_wins_until_drift_makes_a_newer_one_better() {
     assert!(error < 2 * MS, "the wide sample was preferred: {error:?}");
     advance(400 * SECOND).await;
     clock.observe(START.plus(401 * SECOND), Some(100 * MS));
-    assert!(clock.error().unwrap() < 52 * MS, "drift since the first sample now outweighs a round trip of 100 ms");
+    assert!(
+        clock.error().unwrap() < 52 * MS,
+        "drift since the first sample now outweighs a round trip of 100 ms"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -55,7 +64,11 @@ async fn a_correction_backwards_holds_the_time_but_never_turns_it_back() {
     clock.observe(START.minus(SECOND), Some(MS));
     assert_eq!(clock.now().unwrap(), before);
     advance(SECOND).await;
-    assert_eq!(clock.now().unwrap(), before, "still waiting for the corrected clock to catch up");
+    assert_eq!(
+        clock.now().unwrap(),
+        before,
+        "still waiting for the corrected clock to catch up"
+    );
     advance(2 * SECOND).await;
     assert!(clock.now().unwrap() > before);
 }
@@ -65,8 +78,14 @@ async fn a_machine_that_was_paused_for_a_moment_catches_up_with_the_next_sample(
     let clock = ServerClock::default();
     clock.observe(START, Some(MS));
     // Four seconds pass of which this machine's clock knows nothing.
-    assert_eq!(clock.observe(START.plus(4 * SECOND), Some(3 * MS)), Reading::Steady);
-    assert!(clock.now().unwrap() >= START.plus(4 * SECOND), "a grant would outlive its end by the pause");
+    assert_eq!(
+        clock.observe(START.plus(4 * SECOND), Some(3 * MS)),
+        Reading::Steady
+    );
+    assert!(
+        clock.now().unwrap() >= START.plus(4 * SECOND),
+        "a grant would outlive its end by the pause"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -77,7 +96,10 @@ async fn a_suspended_machine_wakes_up_in_the_control_planes_present() {
     clock.observe(START, Some(2 * MS));
     clock.slept(Duration::from_hours(1));
     let woken = START.plus(Duration::from_hours(1));
-    assert!(clock.now().unwrap() >= woken, "what ended meanwhile would be alive");
+    assert!(
+        clock.now().unwrap() >= woken,
+        "what ended meanwhile would be alive"
+    );
     assert_eq!(clock.observe(woken, Some(MS)), Reading::Steady);
 }
 
@@ -100,9 +122,18 @@ async fn a_server_clock_that_went_back_never_revives_a_grant() {
     clock.observe(START, Some(MS));
     for second in 1..100 {
         advance(SECOND).await;
-        let reading = clock.observe(START.minus(Duration::from_hours(1)).plus(second * SECOND), Some(MS));
-        assert!(matches!(reading, Reading::Skewed(skew) if skew.micros < 0), "{reading:?}");
-        assert!(clock.now().unwrap() >= START.plus(second * SECOND), "the end of a grant moved away");
+        let reading = clock.observe(
+            START.minus(Duration::from_hours(1)).plus(second * SECOND),
+            Some(MS),
+        );
+        assert!(
+            matches!(reading, Reading::Skewed(skew) if skew.micros < 0),
+            "{reading:?}"
+        );
+        assert!(
+            clock.now().unwrap() >= START.plus(second * SECOND),
+            "the end of a grant moved away"
+        );
     }
     assert!(clock.skew().is_some());
 }
@@ -114,10 +145,16 @@ async fn a_confirmed_jump_ahead_is_followed_so_that_no_grant_outlives_its_end() 
     let ahead = START.plus(Duration::from_hours(2));
     assert!(matches!(clock.observe(ahead, Some(MS)), Reading::Skewed(_)));
     advance(SECOND).await;
-    assert!(matches!(clock.observe(ahead.plus(SECOND), Some(MS)), Reading::Skewed(_)));
+    assert!(matches!(
+        clock.observe(ahead.plus(SECOND), Some(MS)),
+        Reading::Skewed(_)
+    ));
     assert!(clock.now().unwrap() < START.plus(2 * SECOND));
     advance(SECOND).await;
-    assert!(matches!(clock.observe(ahead.plus(2 * SECOND), Some(MS)), Reading::Stepped(_)));
+    assert!(matches!(
+        clock.observe(ahead.plus(2 * SECOND), Some(MS)),
+        Reading::Stepped(_)
+    ));
     assert!(clock.now().unwrap() >= ahead.plus(2 * SECOND));
     assert_eq!(clock.skew(), None);
 }
@@ -127,7 +164,10 @@ async fn odd_samples_that_disagree_with_one_another_confirm_nothing() {
     let clock = ServerClock::default();
     clock.observe(START, Some(MS));
     for hours in [2, 9, 4, 30, 1] {
-        assert!(matches!(clock.observe(START.plus(Duration::from_hours(hours)), Some(MS)), Reading::Skewed(_)));
+        assert!(matches!(
+            clock.observe(START.plus(Duration::from_hours(hours)), Some(MS)),
+            Reading::Skewed(_)
+        ));
     }
     assert!(clock.now().unwrap() < START.plus(SECOND));
 }
@@ -138,7 +178,10 @@ async fn a_message_that_waited_in_a_buffer_is_no_jump() {
     clock.observe(START, Some(MS));
     advance(60 * SECOND).await;
     // Sent just after START, read a minute later: the round trip says so.
-    assert_eq!(clock.observe(START.plus(SECOND), Some(59 * SECOND)), Reading::Steady);
+    assert_eq!(
+        clock.observe(START.plus(SECOND), Some(59 * SECOND)),
+        Reading::Steady
+    );
     assert!(off_by(clock.now().unwrap(), START.plus(60 * SECOND)) <= clock.error().unwrap());
 }
 
@@ -156,7 +199,12 @@ async fn an_echo_from_the_future_or_held_longer_than_it_travelled_is_not_believe
 
 /// One progress message: time since the one before, delay on the way there and back, and the server's hold.
 fn exchange() -> impl Strategy<Value = (u64, u64, u64, u64)> {
-    (1u64..5_000_000, 0u64..200_000, 0u64..200_000, 0u64..1_000_000)
+    (
+        1u64..5_000_000,
+        0u64..200_000,
+        0u64..200_000,
+        0u64..1_000_000,
+    )
 }
 
 proptest! {
@@ -205,21 +253,34 @@ async fn clocks_agree_only_if_the_error_bound_fits_into_the_allowance_too() {
         (i64::MIN, Duration::ZERO, false),
         (0, Duration::MAX, false),
     ] {
-        assert_eq!(clock.judge(micros, error) == Verdict::Agrees, agrees, "{micros} {error:?}");
+        assert_eq!(
+            clock.judge(micros, error) == Verdict::Agrees,
+            agrees,
+            "{micros} {error:?}"
+        );
     }
     clock.observe(wall(), Some(20 * MS));
     assert_eq!(clock.verdict(), Verdict::Agrees);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_contradiction_is_the_verdict_whatever_the_wall_clock_says_and_its_bound_is_the_one_configured() {
+async fn a_contradiction_is_the_verdict_whatever_the_wall_clock_says_and_its_bound_is_the_one_configured()
+ {
     for (allowed, contradicts) in [(SECOND, true), (5 * SECOND, false)] {
         let clock = ServerClock::allowing(allowed);
         let start = wall();
         clock.observe(start, Some(MS));
         advance(SECOND).await;
         let reading = clock.observe(start.plus(4 * SECOND), Some(MS));
-        assert_eq!(matches!(reading, Reading::Skewed(_)), contradicts, "{allowed:?}");
-        assert_eq!(matches!(clock.verdict(), Verdict::Contradicted(_)), contradicts, "{allowed:?}");
+        assert_eq!(
+            matches!(reading, Reading::Skewed(_)),
+            contradicts,
+            "{allowed:?}"
+        );
+        assert_eq!(
+            matches!(clock.verdict(), Verdict::Contradicted(_)),
+            contradicts,
+            "{allowed:?}"
+        );
     }
 }

@@ -25,7 +25,8 @@ const TEXT_MAX: usize = 1024;
 impl Api {
     /// The service to add to a gRPC server.
     pub(crate) fn into_audit_service(self) -> AuditServiceServer<Self> {
-        AuditServiceServer::new(self.named("jitgate.v1.AuditService")).max_decoding_message_size(super::REQUEST_MAX)
+        AuditServiceServer::new(self.named("jitgate.v1.AuditService"))
+            .max_decoding_message_size(super::REQUEST_MAX)
     }
 }
 
@@ -35,15 +36,23 @@ impl AuditService for Api {
         &self,
         request: Request<v1::ListAuditEventsRequest>,
     ) -> Result<Response<v1::ListAuditEventsResponse>, Status> {
-        self.call("ListAuditEvents", request, |plane, caller, wire| async move {
-            let (page, filter) = page(wire)?;
-            let (events, next_page_token) = plane.audit_events(&caller, page, filter).await?;
-            Ok(v1::ListAuditEventsResponse { events, next_page_token })
-        })
+        self.call(
+            "ListAuditEvents",
+            request,
+            |plane, caller, wire| async move {
+                let (page, filter) = page(wire)?;
+                let (events, next_page_token) = plane.audit_events(&caller, page, filter).await?;
+                Ok(v1::ListAuditEventsResponse {
+                    events,
+                    next_page_token,
+                })
+            },
+        )
         .await
     }
 
-    type ExportAuditEventsStream = Pin<Box<dyn Stream<Item = Result<v1::AuditEvent, Status>> + Send>>;
+    type ExportAuditEventsStream =
+        Pin<Box<dyn Stream<Item = Result<v1::AuditEvent, Status>> + Send>>;
 
     async fn export_audit_events(
         &self,
@@ -56,9 +65,20 @@ impl AuditService for Api {
             caller.must_be_admin("export the audit chain")?;
             let next = u64::try_from(wire.from_index)
                 .map_err(|_| Fault::invalid("from_index", "is negative: the first event is 1"))?;
-            let through = plane.store.read(|reader| Ok::<_, Fault>(newest(reader.meta()?))).await?;
-            let export = Export { plane, next: next.max(1), through, read: VecDeque::new(), stop, _seat: seat };
-            Ok(Box::pin(stream::unfold(Some(export), Export::step)) as Self::ExportAuditEventsStream)
+            let through = plane
+                .store
+                .read(|reader| Ok::<_, Fault>(newest(reader.meta()?)))
+                .await?;
+            let export = Export {
+                plane,
+                next: next.max(1),
+                through,
+                read: VecDeque::new(),
+                stop,
+                _seat: seat,
+            };
+            Ok(Box::pin(stream::unfold(Some(export), Export::step))
+                as Self::ExportAuditEventsStream)
         })
         .await
     }
@@ -75,25 +95,67 @@ impl AuditService for Api {
         .await
     }
 
-    async fn get_story(&self, request: Request<v1::GetStoryRequest>) -> Result<Response<v1::Story>, Status> {
-        self.call("GetStory", request, |plane, caller, wire| async move { plane.story(&caller, &wire.id).await }).await
+    async fn get_story(
+        &self,
+        request: Request<v1::GetStoryRequest>,
+    ) -> Result<Response<v1::Story>, Status> {
+        self.call("GetStory", request, |plane, caller, wire| async move {
+            plane.story(&caller, &wire.id).await
+        })
+        .await
     }
 }
 
 fn page(wire: v1::ListAuditEventsRequest) -> Result<(Page, EventFilter), Fault> {
-    let v1::ListAuditEventsRequest { page_size, page_token, resource, actor, type_prefix, since, until } = wire;
-    for (field, text) in [("resource", &resource), ("actor", &actor), ("type_prefix", &type_prefix)] {
+    let v1::ListAuditEventsRequest {
+        page_size,
+        page_token,
+        resource,
+        actor,
+        type_prefix,
+        since,
+        until,
+    } = wire;
+    for (field, text) in [
+        ("resource", &resource),
+        ("actor", &actor),
+        ("type_prefix", &type_prefix),
+    ] {
         if text.len() > TEXT_MAX {
-            return Err(Fault::invalid(field, format!("is longer than {TEXT_MAX} bytes")));
+            return Err(Fault::invalid(
+                field,
+                format!("is longer than {TEXT_MAX} bytes"),
+            ));
         }
     }
-    let since = since.map(|time| timestamp_from(&time, "since")).transpose()?;
-    let until = until.map(|time| timestamp_from(&time, "until")).transpose()?;
-    let moment = |time: Option<crate::model::time::Timestamp>| time.map(|time| time.as_micros().to_string());
-    let (from, to) = (moment(since).unwrap_or_default(), moment(until).unwrap_or_default());
-    let page = Page::parse(page_size, &page_token, &["audit", &resource, &actor, &type_prefix, &from, &to])?;
+    let since = since
+        .map(|time| timestamp_from(&time, "since"))
+        .transpose()?;
+    let until = until
+        .map(|time| timestamp_from(&time, "until"))
+        .transpose()?;
+    let moment =
+        |time: Option<crate::model::time::Timestamp>| time.map(|time| time.as_micros().to_string());
+    let (from, to) = (
+        moment(since).unwrap_or_default(),
+        moment(until).unwrap_or_default(),
+    );
+    let page = Page::parse(
+        page_size,
+        &page_token,
+        &["audit", &resource, &actor, &type_prefix, &from, &to],
+    )?;
     let named = |text: String| Some(text).filter(|text| !text.is_empty());
-    Ok((page, EventFilter { resource: named(resource), actor: named(actor), type_prefix, since, until }))
+    Ok((
+        page,
+        EventFilter {
+            resource: named(resource),
+            actor: named(actor),
+            type_prefix,
+            since,
+            until,
+        },
+    ))
 }
 
 /// One export under way.
@@ -110,8 +172,10 @@ impl Export {
     async fn step(export: Option<Self>) -> Option<(Result<v1::AuditEvent, Status>, Option<Self>)> {
         let mut export = export?;
         if export.stop.is_cancelled() {
-            let fault =
-                Fault::new(FaultKind::Unavailable, "the control plane stops; export again from where this ends");
+            let fault = Fault::new(
+                FaultKind::Unavailable,
+                "the control plane stops; export again from where this ends",
+            );
             return Some((Err(status::from_fault(&fault)), None));
         }
         if export.read.is_empty() {

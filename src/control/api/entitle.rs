@@ -27,7 +27,8 @@ impl FromStr for Entitlement {
             .rsplit_once('=')
             .ok_or("must be SPIFFE-PATTERN=SERVICE[,SERVICE], for example spiffe://td/ns/shop/sa/*=payments")?;
         let who = Matcher::parse(who).map_err(|error| format!("{who:?} {error}"))?;
-        let parse = |name: &str| Service::parse(name).map_err(|error| format!("service {name:?} {error}"));
+        let parse =
+            |name: &str| Service::parse(name).map_err(|error| format!("service {name:?} {error}"));
         let services = services.split(',').map(parse).collect::<Result<_, _>>()?;
         Ok(Self { who, services })
     }
@@ -65,12 +66,16 @@ impl Entitlements {
         if self.open {
             return Ok(());
         }
-        match services.iter().find(|service| !self.allows(&principals, service)) {
+        match services
+            .iter()
+            .find(|service| !self.allows(&principals, service))
+        {
             None => Ok(()),
             Some(service) => {
                 let who = principals.first().map_or("", Principal::as_str);
-                let message =
-                    format!("{who} may not watch {service}: the control plane needs --entitle '{who}={service}'");
+                let message = format!(
+                    "{who} may not watch {service}: the control plane needs --entitle '{who}={service}'"
+                );
                 Err(Fault::new(FaultKind::NotEligible, message))
             }
         }
@@ -78,7 +83,8 @@ impl Entitlements {
 
     fn allows(&self, principals: &[Principal], service: &Service) -> bool {
         self.list.iter().any(|entitlement| {
-            entitlement.services.contains(service) && principals.iter().any(|who| entitlement.who.matches(who))
+            entitlement.services.contains(service)
+                && principals.iter().any(|who| entitlement.who.matches(who))
         })
     }
 }
@@ -88,8 +94,14 @@ fn is_absent(fault: &Fault) -> bool {
 }
 
 impl Entitle for Entitlements {
-    fn entitled(&self, _: &MetadataMap, extensions: &Extensions, services: &[Service]) -> Result<(), Status> {
-        self.judge(extensions, services).map_err(|fault| status::from_fault(&fault))
+    fn entitled(
+        &self,
+        _: &MetadataMap,
+        extensions: &Extensions,
+        services: &[Service],
+    ) -> Result<(), Status> {
+        self.judge(extensions, services)
+            .map_err(|fault| status::from_fault(&fault))
     }
 }
 
@@ -100,14 +112,21 @@ mod tests {
     use crate::model::time::Timestamp;
 
     fn services(names: &[&str]) -> Vec<Service> {
-        names.iter().map(|name| Service::parse(name).unwrap()).collect()
+        names
+            .iter()
+            .map(|name| Service::parse(name).unwrap())
+            .collect()
     }
 
     async fn extensions(peer: Option<&str>) -> Extensions {
         let callers = Callers::new(std::sync::Arc::default(), vec![]);
         let peer = peer.map(|peer| Principal::parse(peer).unwrap());
         let mut extensions = Extensions::new();
-        extensions.insert(Identified(callers.identify(&MetadataMap::new(), peer, Timestamp::default()).await));
+        extensions.insert(Identified(
+            callers
+                .identify(&MetadataMap::new(), peer, Timestamp::default())
+                .await,
+        ));
         extensions
     }
 
@@ -119,20 +138,51 @@ mod tests {
     async fn a_sidecar_watches_only_what_its_identity_is_entitled_to() {
         let entitlements = Entitlements::new(list(), false);
         let web = extensions(Some("spiffe://td/ns/shop/sa/web")).await;
-        assert!(entitlements.judge(&web, &services(&["payments", "ledger"])).is_ok());
-        let fault = entitlements.judge(&web, &services(&["payments", "hr"])).unwrap_err();
-        assert!(fault.message.contains("--entitle 'spiffe://td/ns/shop/sa/web=hr'"), "{fault}");
+        assert!(
+            entitlements
+                .judge(&web, &services(&["payments", "ledger"]))
+                .is_ok()
+        );
+        let fault = entitlements
+            .judge(&web, &services(&["payments", "hr"]))
+            .unwrap_err();
+        assert!(
+            fault
+                .message
+                .contains("--entitle 'spiffe://td/ns/shop/sa/web=hr'"),
+            "{fault}"
+        );
         let other = extensions(Some("spiffe://td/ns/a/b/sa/web")).await;
-        assert!(entitlements.judge(&other, &services(&["payments"])).is_err());
+        assert!(
+            entitlements
+                .judge(&other, &services(&["payments"]))
+                .is_err()
+        );
     }
 
     #[tokio::test]
     async fn nobody_watches_without_an_identity_once_an_entitlement_exists() {
         let nobody = extensions(None).await;
-        assert!(Entitlements::new(list(), true).judge(&nobody, &services(&["payments"])).is_err());
-        assert!(Entitlements::new(vec![], true).judge(&nobody, &services(&["payments"])).is_ok());
-        assert!(Entitlements::new(vec![], false).judge(&nobody, &services(&["payments"])).is_err());
-        assert!(Entitlements::new(vec![], true).judge(&Extensions::new(), &services(&["payments"])).is_ok());
+        assert!(
+            Entitlements::new(list(), true)
+                .judge(&nobody, &services(&["payments"]))
+                .is_err()
+        );
+        assert!(
+            Entitlements::new(vec![], true)
+                .judge(&nobody, &services(&["payments"]))
+                .is_ok()
+        );
+        assert!(
+            Entitlements::new(vec![], false)
+                .judge(&nobody, &services(&["payments"]))
+                .is_err()
+        );
+        assert!(
+            Entitlements::new(vec![], true)
+                .judge(&Extensions::new(), &services(&["payments"]))
+                .is_ok()
+        );
     }
 
     #[tokio::test]
@@ -141,13 +191,27 @@ mod tests {
         metadata.insert("authorization", "Bearer x.y.z".parse().unwrap());
         let callers = Callers::new(std::sync::Arc::default(), vec![]);
         let mut extensions = Extensions::new();
-        extensions.insert(Identified(callers.identify(&metadata, None, Timestamp::default()).await));
-        assert!(Entitlements::new(vec![], true).judge(&extensions, &services(&["payments"])).is_err());
+        extensions.insert(Identified(
+            callers
+                .identify(&metadata, None, Timestamp::default())
+                .await,
+        ));
+        assert!(
+            Entitlements::new(vec![], true)
+                .judge(&extensions, &services(&["payments"]))
+                .is_err()
+        );
     }
 
     #[test]
     fn what_is_no_entitlement_is_said_so() {
-        for text in ["payments", "spiffe://td/a=", "spiffe://td/a=Pay", "alice=payments", "spiffe://td/a*=payments"] {
+        for text in [
+            "payments",
+            "spiffe://td/a=",
+            "spiffe://td/a=Pay",
+            "alice=payments",
+            "spiffe://td/a*=payments",
+        ] {
             assert!(text.parse::<Entitlement>().is_err(), "{text}");
         }
     }

@@ -34,7 +34,12 @@ const GRACE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When the server itself fails.
-pub(crate) async fn serve(incoming: Incoming, routes: Routes, identify: Identify, stop: CancellationToken) -> Outcome {
+pub(crate) async fn serve(
+    incoming: Incoming,
+    routes: Routes,
+    identify: Identify,
+    stop: CancellationToken,
+) -> Outcome {
     let server = Server::builder()
         .timeout(CALL_MAX)
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
@@ -45,7 +50,8 @@ pub(crate) async fn serve(incoming: Incoming, routes: Routes, identify: Identify
         .layer(identify)
         .add_routes(routes);
     let stopping = stop.clone();
-    let serving = server.serve_with_incoming_shutdown(incoming.into_stream(), stopping.cancelled_owned());
+    let serving =
+        server.serve_with_incoming_shutdown(incoming.into_stream(), stopping.cancelled_owned());
     tokio::select! {
         served = serving => served.map_err(Into::into),
         () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => {
@@ -64,14 +70,19 @@ pub(crate) struct Identify {
 
 impl std::fmt::Debug for Identify {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Identify").field("callers", &self.callers).finish_non_exhaustive()
+        f.debug_struct("Identify")
+            .field("callers", &self.callers)
+            .finish_non_exhaustive()
     }
 }
 
 impl Identify {
     /// Judges credentials by the control plane's time.
     pub(crate) fn new(callers: Callers, clock: Clock) -> Self {
-        Self { callers: Arc::new(callers), clock }
+        Self {
+            callers: Arc::new(callers),
+            clock,
+        }
     }
 }
 
@@ -79,7 +90,10 @@ impl<S> Layer<S> for Identify {
     type Service = Identifying<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Identifying { inner, identify: self.clone() }
+        Identifying {
+            inner,
+            identify: self.clone(),
+        }
     }
 }
 
@@ -112,7 +126,10 @@ where
         let identify = self.identify.clone();
         Box::pin(async move {
             let metadata = MetadataMap::from_headers(request.headers().clone());
-            let peer = request.extensions().get::<Peer>().and_then(|peer| peer.spiffe.clone());
+            let peer = request
+                .extensions()
+                .get::<Peer>()
+                .and_then(|peer| peer.spiffe.clone());
             let now = (identify.clock)();
             let identified = identify.callers.identify(&metadata, peer, now).await;
             request.extensions_mut().insert(Identified(identified));

@@ -33,14 +33,36 @@ const PATIENCE_DEFAULT: Duration = Duration::from_secs(5);
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
 
 pub(super) fn asking(wire: v1::RequestAccessRequest) -> Result<Asking, Fault> {
-    let Manner { request_id, fingerprint, validate_only, etag: _ } = manner(&wire, "")?;
-    let v1::RequestAccessRequest { subject, via, scope, duration, reason, tickets, .. } = wire;
-    let v1::RequestAccessRequest { policy, start_time, break_glass, .. } = wire;
-    let scope = scope.ok_or_else(|| Fault::invalid("scope", "is absent: name a service and what to call there"))?;
+    let Manner {
+        request_id,
+        fingerprint,
+        validate_only,
+        etag: _,
+    } = manner(&wire, "")?;
+    let v1::RequestAccessRequest {
+        subject,
+        via,
+        scope,
+        duration,
+        reason,
+        tickets,
+        ..
+    } = wire;
+    let v1::RequestAccessRequest {
+        policy,
+        start_time,
+        break_glass,
+        ..
+    } = wire;
+    let scope = scope.ok_or_else(|| {
+        Fault::invalid("scope", "is absent: name a service and what to call there")
+    })?;
     let mut via = workloads(&via)?;
     via.sort();
     via.dedup();
-    let duration = duration.map(|duration| duration_from(&duration, "duration")).transpose()?;
+    let duration = duration
+        .map(|duration| duration_from(&duration, "duration"))
+        .transpose()?;
     printable_all(&reason, &tickets)?;
     Ok(Asking {
         subject: optional_principal(&subject, "subject")?,
@@ -51,7 +73,9 @@ pub(super) fn asking(wire: v1::RequestAccessRequest) -> Result<Asking, Fault> {
         tickets,
         policy,
         break_glass,
-        start: start_time.map(|time| timestamp_from(&time, "start_time")).transpose()?,
+        start: start_time
+            .map(|time| timestamp_from(&time, "start_time"))
+            .transpose()?,
         extends: None,
         validate_only,
         request_id,
@@ -62,21 +86,39 @@ pub(super) fn asking(wire: v1::RequestAccessRequest) -> Result<Asking, Fault> {
 
 pub(super) fn extending(wire: v1::ExtendGrantRequest) -> Result<Extending, Fault> {
     let manner = manner(&wire, &wire.etag)?;
-    let v1::ExtendGrantRequest { id, duration, reason, tickets, .. } = wire;
+    let v1::ExtendGrantRequest {
+        id,
+        duration,
+        reason,
+        tickets,
+        ..
+    } = wire;
     printable_all(&reason, &tickets)?;
-    let duration = duration.map(|duration| duration_from(&duration, "duration")).transpose()?;
+    let duration = duration
+        .map(|duration| duration_from(&duration, "duration"))
+        .transpose()?;
     let traceparent = trace::current_traceparent().map(Into::into);
-    Ok(Extending { id, duration, reason, tickets, manner, traceparent })
+    Ok(Extending {
+        id,
+        duration,
+        reason,
+        tickets,
+        manner,
+        traceparent,
+    })
 }
 
 fn printable_all(reason: &str, tickets: &[String]) -> Result<(), Fault> {
     printable("reason", reason)?;
-    tickets.iter().try_for_each(|ticket| printable("tickets", ticket))
+    tickets
+        .iter()
+        .try_for_each(|ticket| printable("tickets", ticket))
 }
 
 fn workloads(via: &[String]) -> Result<Vec<Principal>, Fault> {
     let parse = |(i, text): (usize, &String)| {
-        Principal::workload(text).map_err(|error| Fault::invalid(format!("via[{i}]"), error.to_string()))
+        Principal::workload(text)
+            .map_err(|error| Fault::invalid(format!("via[{i}]"), error.to_string()))
     };
     via.iter().enumerate().map(parse).collect()
 }
@@ -95,7 +137,9 @@ pub(super) fn approval(wire: v1::ApproveRequestRequest) -> Result<Reviewing, Fau
     Ok(Reviewing {
         verdict: Verdict::Approve,
         narrowed_scope: wire.narrowed_scope.as_ref().map(narrowed).transpose()?,
-        narrowed_duration: span.map(|span| duration_from(span, "narrowed_duration")).transpose()?,
+        narrowed_duration: span
+            .map(|span| duration_from(span, "narrowed_duration"))
+            .transpose()?,
         fingerprint,
         ..self::denial(denial)?
     })
@@ -103,15 +147,29 @@ pub(super) fn approval(wire: v1::ApproveRequestRequest) -> Result<Reviewing, Fau
 
 /// A field of the narrowed scope keeps the name that it has there.
 fn narrowed(scope: &v1::Scope) -> Result<Scope, Fault> {
-    let named = |error: FieldError| Fault::invalid(format!("narrowed_{}", error.field), error.problem);
+    let named =
+        |error: FieldError| Fault::invalid(format!("narrowed_{}", error.field), error.problem);
     scope_from(scope).map_err(named)
 }
 
 pub(super) fn denial(wire: v1::DenyRequestRequest) -> Result<Reviewing, Fault> {
-    let Manner { request_id, fingerprint, validate_only, etag } = manner(&wire, &wire.etag)?;
-    let v1::DenyRequestRequest { id, request_digest, reason: text, .. } = wire;
+    let Manner {
+        request_id,
+        fingerprint,
+        validate_only,
+        etag,
+    } = manner(&wire, &wire.etag)?;
+    let v1::DenyRequestRequest {
+        id,
+        request_digest,
+        reason: text,
+        ..
+    } = wire;
     if request_digest.is_empty() {
-        return Err(Fault::invalid("request_digest", "is absent: send the digest of the request that was looked at"));
+        return Err(Fault::invalid(
+            "request_digest",
+            "is absent: send the digest of the request that was looked at",
+        ));
     }
     Ok(Reviewing {
         request: id,
@@ -139,9 +197,17 @@ pub(super) fn afterwards(wire: v1::ReviewBreakGlassRequest) -> Result<Afterwards
     };
     let reason = reason(wire.reason)?;
     if opinion == Opinion::Objection && reason.trim().is_empty() {
-        return Err(Fault::invalid("reason", "is absent: say what there is to object to"));
+        return Err(Fault::invalid(
+            "reason",
+            "is absent: say what there is to object to",
+        ));
     }
-    Ok(Afterwards { id: wire.id, opinion, reason, manner })
+    Ok(Afterwards {
+        id: wire.id,
+        opinion,
+        reason,
+        manner,
+    })
 }
 
 /// These texts are shown on terminals and written to logs.
@@ -155,7 +221,10 @@ fn printable(field: &str, text: &str) -> Result<(), Fault> {
 /// Why something is ended.
 pub(super) fn reason(text: String) -> Result<String, Fault> {
     if text.chars().count() > REASON_MAX {
-        return Err(Fault::invalid("reason", format!("is longer than {REASON_MAX} characters")));
+        return Err(Fault::invalid(
+            "reason",
+            format!("is longer than {REASON_MAX} characters"),
+        ));
     }
     printable("reason", &text)?;
     Ok(text)
@@ -165,22 +234,34 @@ fn optional_principal(text: &str, field: &str) -> Result<Option<Principal>, Faul
     if text.is_empty() {
         return Ok(None);
     }
-    Principal::parse(text).map(Some).map_err(|error| Fault::invalid(field, error.to_string()))
+    Principal::parse(text)
+        .map(Some)
+        .map_err(|error| Fault::invalid(field, error.to_string()))
 }
 
 fn optional_service(text: &str) -> Result<Option<Service>, Fault> {
     if text.is_empty() {
         return Ok(None);
     }
-    Service::parse(text).map(Some).map_err(|error| Fault::invalid("service", error.to_string()))
+    Service::parse(text)
+        .map(Some)
+        .map_err(|error| Fault::invalid("service", error.to_string()))
 }
 
-pub(super) fn request_page(wire: &v1::ListAccessRequestsRequest) -> Result<(Page, RequestFilter), Fault> {
+pub(super) fn request_page(
+    wire: &v1::ListAccessRequestsRequest,
+) -> Result<(Page, RequestFilter), Fault> {
     let state = state_from(wire.state, "state")?;
     let mut names = vec!["requests", state.map_or("", AccessState::as_str)];
     names.extend(wire.for_review.then_some("for review"));
     let page = Page::parse(wire.page_size, &wire.page_token, &names)?;
-    Ok((page, RequestFilter { state, for_review: wire.for_review }))
+    Ok((
+        page,
+        RequestFilter {
+            state,
+            for_review: wire.for_review,
+        },
+    ))
 }
 
 pub(super) fn grant_page(wire: &v1::ListGrantsRequest) -> Result<(Page, GrantFilter), Fault> {
@@ -190,28 +271,55 @@ pub(super) fn grant_page(wire: &v1::ListGrantsRequest) -> Result<(Page, GrantFil
         include_ended: wire.include_ended,
     };
     let ended = if wire.include_ended { "ended" } else { "" };
-    let page = Page::parse(wire.page_size, &wire.page_token, &["grants", &wire.subject, &wire.service, ended])?;
+    let page = Page::parse(
+        wire.page_size,
+        &wire.page_token,
+        &["grants", &wire.subject, &wire.service, ended],
+    )?;
     Ok((page, filter))
 }
 
 /// Which grants are to end: everything would be a mistake.
 pub(super) fn revoked(wire: &v1::RevokeGrantsRequest) -> Result<Sweep, Fault> {
-    let v1::RevokeGrantsRequest { subject, service, include_standing, .. } = wire;
+    let v1::RevokeGrantsRequest {
+        subject,
+        service,
+        include_standing,
+        ..
+    } = wire;
     if subject.is_empty() && service.is_empty() {
-        return Err(Fault::invalid("subject", "name a subject, a service or both: revoking everything is not offered"));
+        return Err(Fault::invalid(
+            "subject",
+            "name a subject, a service or both: revoking everything is not offered",
+        ));
     }
     let subject = optional_principal(subject, "subject")?;
-    let of = GrantFilter { subject, service: optional_service(service)?, include_ended: false };
-    Ok(Sweep { of, include_standing: *include_standing })
+    let of = GrantFilter {
+        subject,
+        service: optional_service(service)?,
+        include_ended: false,
+    };
+    Ok(Sweep {
+        of,
+        include_standing: *include_standing,
+    })
 }
 
 /// How long to wait for enforcement; zero: only until it is durable.
-pub(super) fn patience(wait: i32, timeout: Option<prost_types::Duration>) -> Result<Duration, Fault> {
+pub(super) fn patience(
+    wait: i32,
+    timeout: Option<prost_types::Duration>,
+) -> Result<Duration, Fault> {
     let wait = v1::RevokeWait::try_from(wait)
         .map_err(|_| Fault::invalid("wait", format!("{wait} is not known to this version")))?;
-    let timeout = timeout.map_or(Ok(PATIENCE_DEFAULT), |timeout| duration_from(&timeout, "timeout"))?;
+    let timeout = timeout.map_or(Ok(PATIENCE_DEFAULT), |timeout| {
+        duration_from(&timeout, "timeout")
+    })?;
     if timeout > PATIENCE_MAX {
-        return Err(Fault::invalid("timeout", format!("must be at most {} s", PATIENCE_MAX.as_secs())));
+        return Err(Fault::invalid(
+            "timeout",
+            format!("must be at most {} s", PATIENCE_MAX.as_secs()),
+        ));
     }
     Ok(match wait {
         v1::RevokeWait::All => timeout,
@@ -221,7 +329,10 @@ pub(super) fn patience(wait: i32, timeout: Option<prost_types::Duration>) -> Res
 
 pub(super) fn question(wire: v1::ExplainAccessRequest, caller: &Caller) -> Result<Question, Fault> {
     if wire.principals.len() > PRINCIPALS_MAX {
-        return Err(Fault::invalid("principals", format!("are more than {PRINCIPALS_MAX}")));
+        return Err(Fault::invalid(
+            "principals",
+            format!("are more than {PRINCIPALS_MAX}"),
+        ));
     }
     let principals = match wire.principals.as_slice() {
         [] => caller.principals().to_vec(),
@@ -230,18 +341,26 @@ pub(super) fn question(wire: v1::ExplainAccessRequest, caller: &Caller) -> Resul
     let target = match wire.target {
         Some(Target::Grpc(path)) => Called::Grpc(path),
         Some(Target::Http(line)) => {
-            let (method, path) = line
-                .trim()
-                .split_once(' ')
-                .ok_or_else(|| Fault::invalid("http", "must be a method and a path, such as: GET /v1/users/7"))?;
+            let (method, path) = line.trim().split_once(' ').ok_or_else(|| {
+                Fault::invalid(
+                    "http",
+                    "must be a method and a path, such as: GET /v1/users/7",
+                )
+            })?;
             let path = path.split_once('?').map_or(path, |(path, _)| path);
             Called::Http(method.to_owned(), path.trim().to_owned())
         }
-        None => return Err(Fault::invalid("target", "say what would be called: grpc or http")),
+        None => {
+            return Err(Fault::invalid(
+                "target",
+                "say what would be called: grpc or http",
+            ));
+        }
     };
     Ok(Question {
         principals,
-        service: optional_service(&wire.service)?.ok_or_else(|| Fault::invalid("service", "is absent"))?,
+        service: optional_service(&wire.service)?
+            .ok_or_else(|| Fault::invalid("service", "is absent"))?,
         target,
         at: wire.at.map(|at| timestamp_from(&at, "at")).transpose()?,
     })

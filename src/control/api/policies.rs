@@ -27,7 +27,8 @@ const PROBLEMS_MAX: usize = 200;
 impl Api {
     /// The service to add to a gRPC server.
     pub(crate) fn into_policy_service(self) -> PolicyServiceServer<Self> {
-        PolicyServiceServer::new(self.named("jitgate.v1.PolicyService")).max_decoding_message_size(POLICIES_MAX)
+        PolicyServiceServer::new(self.named("jitgate.v1.PolicyService"))
+            .max_decoding_message_size(POLICIES_MAX)
     }
 }
 
@@ -59,33 +60,68 @@ impl PolicyService for Api {
         &self,
         request: Request<v1::ListPolicyVersionsRequest>,
     ) -> Result<Response<v1::ListPolicyVersionsResponse>, Status> {
-        self.call("ListPolicyVersions", request, |plane, caller, wire| async move {
-            let page = (wire.page_size, wire.page_token.as_str());
-            let (versions, next_page_token) = plane.policy_versions(&caller, &wire.name, page).await?;
-            let brief = |version| v1::PolicyVersion { text: String::new(), ..version_to(version) };
-            Ok(v1::ListPolicyVersionsResponse { versions: versions.into_iter().map(brief).collect(), next_page_token })
-        })
+        self.call(
+            "ListPolicyVersions",
+            request,
+            |plane, caller, wire| async move {
+                let page = (wire.page_size, wire.page_token.as_str());
+                let (versions, next_page_token) =
+                    plane.policy_versions(&caller, &wire.name, page).await?;
+                let brief = |version| v1::PolicyVersion {
+                    text: String::new(),
+                    ..version_to(version)
+                };
+                Ok(v1::ListPolicyVersionsResponse {
+                    versions: versions.into_iter().map(brief).collect(),
+                    next_page_token,
+                })
+            },
+        )
         .await
     }
 
-    async fn get_policy(&self, request: Request<v1::GetPolicyRequest>) -> Result<Response<v1::PolicyVersion>, Status> {
+    async fn get_policy(
+        &self,
+        request: Request<v1::GetPolicyRequest>,
+    ) -> Result<Response<v1::PolicyVersion>, Status> {
         self.call("GetPolicy", request, |plane, caller, wire| async move {
-            Ok(version_to(plane.policy_version(&caller, &wire.name, wire.version).await?))
+            Ok(version_to(
+                plane
+                    .policy_version(&caller, &wire.name, wire.version)
+                    .await?,
+            ))
         })
         .await
     }
 }
 
 fn applying(wire: v1::ApplyPoliciesRequest) -> Result<Applying, Fault> {
-    let asked = v1::ApplyPoliciesRequest { request_id: String::new(), ..wire.clone() };
+    let asked = v1::ApplyPoliciesRequest {
+        request_id: String::new(),
+        ..wire.clone()
+    };
     let mut canonical = Canonical::new("jitgate.apply_policies.v1");
     canonical.bytes(&asked.encode_to_vec());
-    let v1::ApplyPoliciesRequest { files, prune, etag, revoke_withdrawn, validate_only, request_id, reason } = wire;
+    let v1::ApplyPoliciesRequest {
+        files,
+        prune,
+        etag,
+        revoke_withdrawn,
+        validate_only,
+        request_id,
+        reason,
+    } = wire;
     if request_id.chars().count() > REQUEST_ID_MAX {
-        return Err(Fault::invalid("request_id", format!("is longer than {REQUEST_ID_MAX} characters")));
+        return Err(Fault::invalid(
+            "request_id",
+            format!("is longer than {REQUEST_ID_MAX} characters"),
+        ));
     }
     if etag.len() > ETAG_MAX {
-        return Err(Fault::invalid("etag", "is none of a plan; send the etag of the plan that was looked at, or none"));
+        return Err(Fault::invalid(
+            "etag",
+            "is none of a plan; send the etag of the plan that was looked at, or none",
+        ));
     }
     Ok(Applying {
         offer: Offer::parse(files, prune)?,
@@ -103,7 +139,12 @@ fn number(count: usize) -> i32 {
 }
 
 fn plan_to(plan: &Plan) -> v1::PolicyPlan {
-    let of = |severity| plan.problems.iter().filter(move |problem| problem.severity == severity).take(PROBLEMS_MAX);
+    let of = |severity| {
+        plan.problems
+            .iter()
+            .filter(move |problem| problem.severity == severity)
+            .take(PROBLEMS_MAX)
+    };
     let withdrawn = || plan.changes.iter().filter(|change| change.withdraws);
     v1::PolicyPlan {
         etag: plan.etag.clone(),
@@ -187,8 +228,15 @@ fn done_to(done: &Done) -> v1::ApplyPoliciesResponse {
 }
 
 fn version_to(version: Version) -> v1::PolicyVersion {
-    let Version { row, in_force, applied, file } = version;
-    let by = applied.as_ref().map(|applied| format!("applied by {}", applied.actor));
+    let Version {
+        row,
+        in_force,
+        applied,
+        file,
+    } = version;
+    let by = applied
+        .as_ref()
+        .map(|applied| format!("applied by {}", applied.actor));
     v1::PolicyVersion {
         name: row.name,
         version: row.version,

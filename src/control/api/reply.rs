@@ -35,13 +35,20 @@ pub(super) fn record_ends(ends: &Ends) {
 }
 
 /// What ended, and how far that is enforced after `patience`.
-pub(super) async fn ends(plane: &Plane, ends: &Ends, patience: Duration) -> v1::RevokeGrantsResponse {
+pub(super) async fn ends(
+    plane: &Plane,
+    ends: &Ends,
+    patience: Duration,
+) -> v1::RevokeGrantsResponse {
     record_ends(ends);
     let enforcement = enforced(plane, ends, patience).await;
     let now = plane.now();
     let still = number(enforcement.outstanding.len());
     v1::RevokeGrantsResponse {
-        grants: what_fits(ends.grants.iter().map(|issued| issued_to(issued, now)), LISTED_BYTES_MAX),
+        grants: what_fits(
+            ends.grants.iter().map(|issued| issued_to(issued, now)),
+            LISTED_BYTES_MAX,
+        ),
         revision: revision_to(ends.revision),
         outstanding: still,
         fenced_by: enforcement.fenced_by.map(timestamp_to),
@@ -49,13 +56,23 @@ pub(super) async fn ends(plane: &Plane, ends: &Ends, patience: Duration) -> v1::
         standing_kept: number(ends.standing_kept),
         committed_at: enforcement.committed_at.map(timestamp_to),
         server_time: Some(timestamp_to(now)),
-        unconfirmed: what_fits(unconfirmed(enforcement.outstanding, enforcement.fenced), UNCONFIRMED_BYTES_MAX),
-        receipts: what_fits(enforcement.receipts.into_iter().map(receipt), LISTED_BYTES_MAX),
+        unconfirmed: what_fits(
+            unconfirmed(enforcement.outstanding, enforcement.fenced),
+            UNCONFIRMED_BYTES_MAX,
+        ),
+        receipts: what_fits(
+            enforcement.receipts.into_iter().map(receipt),
+            LISTED_BYTES_MAX,
+        ),
     }
 }
 
 /// The grant that was held back or let go, and how far that is enforced after `patience`.
-pub(super) async fn held(plane: &Plane, ends: &Ends, patience: Duration) -> Result<v1::HoldGrantResponse, Fault> {
+pub(super) async fn held(
+    plane: &Plane,
+    ends: &Ends,
+    patience: Duration,
+) -> Result<v1::HoldGrantResponse, Fault> {
     record_ends(ends);
     let enforcement = enforced(plane, ends, patience).await;
     let (now, still) = (plane.now(), number(enforcement.outstanding.len()));
@@ -66,14 +83,22 @@ pub(super) async fn held(plane: &Plane, ends: &Ends, patience: Duration) -> Resu
         fenced_by: enforcement.fenced_by.map(timestamp_to),
         committed_at: enforcement.committed_at.map(timestamp_to),
         server_time: Some(timestamp_to(now)),
-        unconfirmed: what_fits(unconfirmed(enforcement.outstanding, enforcement.fenced), UNCONFIRMED_BYTES_MAX),
-        receipts: what_fits(enforcement.receipts.into_iter().map(receipt), LISTED_BYTES_MAX),
+        unconfirmed: what_fits(
+            unconfirmed(enforcement.outstanding, enforcement.fenced),
+            UNCONFIRMED_BYTES_MAX,
+        ),
+        receipts: what_fits(
+            enforcement.receipts.into_iter().map(receipt),
+            LISTED_BYTES_MAX,
+        ),
     })
 }
 
 /// The one grant that was changed.
 pub(super) fn only(ends: &Ends) -> Result<&Issued, Fault> {
-    ends.grants.first().ok_or_else(|| Fault::new(FaultKind::Internal, "nothing was changed"))
+    ends.grants
+        .first()
+        .ok_or_else(|| Fault::new(FaultKind::Internal, "nothing was changed"))
 }
 
 /// What was only rehearsed is nobody's to enforce.
@@ -98,17 +123,22 @@ fn receipt(receipt: Receipt) -> v1::Receipt {
     }
 }
 
-fn unconfirmed(outstanding: Vec<Outstanding>, fenced: Vec<Outstanding>) -> impl Iterator<Item = v1::Unconfirmed> {
+fn unconfirmed(
+    outstanding: Vec<Outstanding>,
+    fenced: Vec<Outstanding>,
+) -> impl Iterator<Item = v1::Unconfirmed> {
     let outstanding = outstanding.into_iter().map(|silent| (silent, false));
-    outstanding.chain(fenced.into_iter().map(|silent| (silent, true))).map(|(silent, fenced)| v1::Unconfirmed {
-        sidecar: silent.sidecar,
-        instance: silent.instance,
-        connected: silent.connected,
-        acked_revision: revision_to(silent.acked),
-        last_seen: Some(timestamp_to(silent.last_seen)),
-        fenced_by: Some(timestamp_to(silent.fenced_by)),
-        fenced,
-    })
+    outstanding
+        .chain(fenced.into_iter().map(|silent| (silent, true)))
+        .map(|(silent, fenced)| v1::Unconfirmed {
+            sidecar: silent.sidecar,
+            instance: silent.instance,
+            connected: silent.connected,
+            acked_revision: revision_to(silent.acked),
+            last_seen: Some(timestamp_to(silent.last_seen)),
+            fenced_by: Some(timestamp_to(silent.fenced_by)),
+            fenced,
+        })
 }
 
 /// As many from the beginning as one message takes.
@@ -123,11 +153,23 @@ fn what_fits<M: Message>(messages: impl Iterator<Item = M>, bytes: usize) -> Vec
 }
 
 pub(super) fn explanation(explanation: Explanation, now: Timestamp) -> v1::ExplainAccessResponse {
-    let Explanation { denied, grant, steps, requestable, revision } = explanation;
-    let step = |Step { check, ok, detail }| v1::explain_access_response::Step { check: check.to_owned(), ok, detail };
+    let Explanation {
+        denied,
+        grant,
+        steps,
+        requestable,
+        revision,
+    } = explanation;
+    let step = |Step { check, ok, detail }| v1::explain_access_response::Step {
+        check: check.to_owned(),
+        ok,
+        detail,
+    };
     v1::ExplainAccessResponse {
         allowed: denied.is_none(),
-        reason: denied.map(|reason| reason.as_str().to_owned()).unwrap_or_default(),
+        reason: denied
+            .map(|reason| reason.as_str().to_owned())
+            .unwrap_or_default(),
         grant: grant.map(|issued| issued_to(&issued, now)),
         steps: steps.into_iter().map(step).collect(),
         requestable: requestable.iter().map(ToString::to_string).collect(),
@@ -146,10 +188,16 @@ pub(super) fn sidecar(sidecar: Sidecar) -> v1::Sidecar {
         connected: sidecar.connected_since.is_some(),
         acked_revision: revision_to(sidecar.acked),
         last_seen: Some(timestamp_to(sidecar.last_seen)),
-        clock_offset: Some(prost_types::Duration { seconds: micros / 1_000_000, nanos }),
+        clock_offset: Some(prost_types::Duration {
+            seconds: micros / 1_000_000,
+            nanos,
+        }),
         software: sidecar.software,
         nacks: i64::try_from(sidecar.nacks).unwrap_or(i64::MAX),
-        last_nack: sidecar.last_nack.map(|nack| format!("{}: {}", nack.grant, nack.error)).unwrap_or_default(),
+        last_nack: sidecar
+            .last_nack
+            .map(|nack| format!("{}: {}", nack.grant, nack.error))
+            .unwrap_or_default(),
         connected_since: sidecar.connected_since.map(timestamp_to),
         clock_error: told.then(|| duration_to(sidecar.clock_error)),
         clock_verdict: sidecar.clock_verdict.into(),
@@ -162,10 +210,18 @@ pub(super) fn sidecar(sidecar: Sidecar) -> v1::Sidecar {
 }
 
 /// Policies in force: all of them for an administrator, else those that the caller may ask under.
-pub(super) async fn policies(plane: &Plane, caller: &Caller) -> Result<Vec<v1::PolicySummary>, Fault> {
+pub(super) async fn policies(
+    plane: &Plane,
+    caller: &Caller,
+) -> Result<Vec<v1::PolicySummary>, Fault> {
     let rulings = plane.rulings();
     let asks = |policy: &crate::model::policy::AccessPolicy| {
-        policy.requesters.iter().any(|who| caller.principals().iter().any(|principal| who.matches(principal)))
+        policy.requesters.iter().any(|who| {
+            caller
+                .principals()
+                .iter()
+                .any(|principal| who.matches(principal))
+        })
     };
     let mut policies: Vec<_> = rulings
         .policies()
@@ -185,7 +241,9 @@ pub(super) async fn policies(plane: &Plane, caller: &Caller) -> Result<Vec<v1::P
         .read(move |reader| {
             for policy in &mut policies {
                 let version = reader.policy_version(&policy.name, &policy.digest)?;
-                policy.version = version.and_then(|version| i64::try_from(version).ok()).unwrap_or(0);
+                policy.version = version
+                    .and_then(|version| i64::try_from(version).ok())
+                    .unwrap_or(0);
             }
             Ok(policies)
         })

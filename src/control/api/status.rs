@@ -14,8 +14,11 @@ pub(crate) const DOMAIN: &str = "jitgate.dev";
 
 /// The status of a refusal.
 pub(crate) fn from_fault(fault: &Fault) -> Status {
-    let metadata: HashMap<String, String> =
-        fault.metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+    let metadata: HashMap<String, String> = fault
+        .metadata
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), value.clone()))
+        .collect();
     let mut details = ErrorDetails::with_error_info(fault.kind.reason(), DOMAIN, metadata);
     if let Some(field) = &fault.field {
         details.add_bad_request_violation(field, &*fault.message);
@@ -56,9 +59,9 @@ fn refused(reason: RefusalReason) -> Code {
         | RefusalReason::SubjectNotAllowed
         | RefusalReason::ViaNotAllowed
         | RefusalReason::BreakGlassNotAllowed => Code::PermissionDenied,
-        RefusalReason::PolicyMismatch | RefusalReason::OutsideWindow | RefusalReason::BreakGlassSuspended => {
-            Code::FailedPrecondition
-        }
+        RefusalReason::PolicyMismatch
+        | RefusalReason::OutsideWindow
+        | RefusalReason::BreakGlassSuspended => Code::FailedPrecondition,
         RefusalReason::WildcardNotAllowed
         | RefusalReason::LimitExceeded
         | RefusalReason::ReasonRequired

@@ -36,7 +36,11 @@ pub(super) struct Term {
 
 impl Term {
     pub(super) fn begin(stop: CancellationToken, seat: OwnedSemaphorePermit) -> Self {
-        Self { until: Instant::now() + WATCH_AGE_MAX, stop, _seat: seat }
+        Self {
+            until: Instant::now() + WATCH_AGE_MAX,
+            stop,
+            _seat: seat,
+        }
     }
 
     /// Completes when the stream has to end, with what its watcher is told.
@@ -78,7 +82,11 @@ impl Next {
         let (shown, mut watch) = match self {
             Self::Show(request, watch) => {
                 let message = request_to(&request);
-                let next = if request.state.is_terminal() { Self::End } else { Self::Await(request, watch) };
+                let next = if request.state.is_terminal() {
+                    Self::End
+                } else {
+                    Self::Await(request, watch)
+                };
                 return Some((Ok(message), next));
             }
             Self::Await(shown, watch) => (shown, watch),
@@ -92,7 +100,11 @@ impl Next {
             match watch.plane.access_request(&watch.caller, &shown.id).await {
                 Ok(request) if request.mod_revision > shown.mod_revision => {
                     let message = request_to(&request);
-                    let next = if request.state.is_terminal() { Self::End } else { Self::Await(request, watch) };
+                    let next = if request.state.is_terminal() {
+                        Self::End
+                    } else {
+                        Self::Await(request, watch)
+                    };
                     return Some((Ok(message), next));
                 }
                 Ok(_) => {}
@@ -103,7 +115,10 @@ impl Next {
 }
 
 /// Everything that a follower learns, until its term is over.
-pub(super) fn followed(following: Following, term: Term) -> Streamed<v1::WatchAccessRequestsResponse> {
+pub(super) fn followed(
+    following: Following,
+    term: Term,
+) -> Streamed<v1::WatchAccessRequestsResponse> {
     Box::pin(stream::unfold(Some((following, term)), |going| async {
         let (mut following, term) = going?;
         let event = tokio::select! {
@@ -120,7 +135,9 @@ fn event_to(event: Event) -> v1::WatchAccessRequestsResponse {
     let event = match event {
         Event::Put(request) => response::Event::Put(request_to(&request)),
         Event::Gone(request) => response::Event::Gone(request_to(&request)),
-        Event::Listed(at) => response::Event::Listed(response::Listed { revision: revision_to(at) }),
+        Event::Listed(at) => response::Event::Listed(response::Listed {
+            revision: revision_to(at),
+        }),
     };
     v1::WatchAccessRequestsResponse { event: Some(event) }
 }

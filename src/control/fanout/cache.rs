@@ -113,7 +113,10 @@ impl Mirror {
             compacted_through: revision,
         };
         let grants: Vec<_> = grants.into_iter().map(Arc::new).collect();
-        let marked: Vec<_> = grants.iter().map(|grant| (Ok(Arc::clone(grant)), mirror.shelve(grant).mark)).collect();
+        let marked: Vec<_> = grants
+            .iter()
+            .map(|grant| (Ok(Arc::clone(grant)), mirror.shelve(grant).mark))
+            .collect();
         match Index::collect(marked) {
             Some(index) => mirror.index = Arc::new(index),
             // An id twice: the later value counts, as it does on the shelves.
@@ -126,8 +129,13 @@ impl Mirror {
 
     fn remember(&mut self, history: &[Commit]) {
         let revisions = history.iter().map(|commit| commit.revision.0);
-        let contiguous = revisions.clone().zip(revisions.skip(1)).all(|(one, next)| next == one + 1);
-        let (Some(first), Some(last)) = (history.first(), history.last()) else { return };
+        let contiguous = revisions
+            .clone()
+            .zip(revisions.skip(1))
+            .all(|(one, next)| next == one + 1);
+        let (Some(first), Some(last)) = (history.first(), history.last()) else {
+            return;
+        };
         if !contiguous || last.revision != self.revision || first.revision.0 == 0 {
             return;
         }
@@ -136,7 +144,12 @@ impl Mirror {
             for change in &commit.changes {
                 let (service, id) = change.touches();
                 let (service, id) = (service.clone(), id.clone());
-                self.touch(Touched { revision: commit.revision, service, id, at: None });
+                self.touch(Touched {
+                    revision: commit.revision,
+                    service,
+                    id,
+                    at: None,
+                });
             }
         }
     }
@@ -150,11 +163,18 @@ impl Mirror {
             return Ok(false);
         }
         if commit.revision.0 != self.revision.0 + 1 {
-            return Err(Gap { newest: self.revision, found: commit.revision });
+            return Err(Gap {
+                newest: self.revision,
+                found: commit.revision,
+            });
         }
         self.revision = commit.revision;
-        let touched =
-            |service, id: &GrantId| Touched { revision: commit.revision, service, id: id.clone(), at: Some(at) };
+        let touched = |service, id: &GrantId| Touched {
+            revision: commit.revision,
+            service,
+            id: id.clone(),
+            at: Some(at),
+        };
         for change in &commit.changes {
             let (service, id) = change.touches();
             let former = match change {
@@ -189,7 +209,9 @@ impl Mirror {
         }
         let shelf = self.shelves.entry(service.clone()).or_default();
         shelf.digest.add(mark);
-        shelf.entries.insert(grant.id.clone(), Entry { bytes, mark });
+        shelf
+            .entries
+            .insert(grant.id.clone(), Entry { bytes, mark });
         self.places.insert(grant.id.clone(), service);
         Shelved { former, mark }
     }
@@ -224,8 +246,13 @@ impl Mirror {
 
     /// When a revision became visible here; `None` for one that came before the start or changed nothing.
     pub(crate) fn committed_at(&self, revision: Revision) -> Option<Timestamp> {
-        let from = self.recent.partition_point(|touched| touched.revision < revision);
-        self.recent.get(from).filter(|touched| touched.revision == revision)?.at
+        let from = self
+            .recent
+            .partition_point(|touched| touched.revision < revision);
+        self.recent
+            .get(from)
+            .filter(|touched| touched.revision == revision)?
+            .at
     }
 
     /// All grants, for explanations.
@@ -235,26 +262,46 @@ impl Mirror {
 
     /// Digest of the entries of these services.
     pub(crate) fn digest(&self, services: &[Service]) -> TableDigest {
-        let shelves = services.iter().filter_map(|service| self.shelves.get(service));
+        let shelves = services
+            .iter()
+            .filter_map(|service| self.shelves.get(service));
         shelves.fold(TableDigest::default(), |sum, shelf| sum.join(shelf.digest))
     }
 
     /// Everything these services hold.
     pub(crate) fn snapshot(&self, services: &[Service]) -> Snapshot {
-        let shelves = services.iter().filter_map(|service| self.shelves.get(service));
-        let entries = shelves.flat_map(|shelf| shelf.entries.values().map(|entry| entry.bytes.clone())).collect();
-        Snapshot { revision: self.revision, entries, digest: self.digest(services) }
+        let shelves = services
+            .iter()
+            .filter_map(|service| self.shelves.get(service));
+        let entries = shelves
+            .flat_map(|shelf| shelf.entries.values().map(|entry| entry.bytes.clone()))
+            .collect();
+        Snapshot {
+            revision: self.revision,
+            entries,
+            digest: self.digest(services),
+        }
     }
 
     /// What changed for these services after `revision`; `None` when that can no longer be told.
-    pub(crate) fn changed_since(&self, revision: Revision, services: &[Service]) -> Option<Changed> {
+    pub(crate) fn changed_since(
+        &self,
+        revision: Revision,
+        services: &[Service],
+    ) -> Option<Changed> {
         if revision < self.compacted_through || revision > self.revision {
             return None;
         }
-        let from = self.recent.partition_point(|touched| touched.revision <= revision);
+        let from = self
+            .recent
+            .partition_point(|touched| touched.revision <= revision);
         let mut ids = HashSet::new();
         let mut changed = Changed::default();
-        for touched in self.recent.range(from..).filter(|touched| services.contains(&touched.service)) {
+        for touched in self
+            .recent
+            .range(from..)
+            .filter(|touched| services.contains(&touched.service))
+        {
             // In order of commit: the first that is known is the oldest.
             changed.oldest = changed.oldest.or(touched.at);
             if ids.insert(&touched.id) {
@@ -268,8 +315,15 @@ impl Mirror {
     }
 
     fn newest(&self, id: &GrantId, services: &[Service]) -> Option<Bytes> {
-        let service = self.places.get(id).filter(|service| services.contains(service))?;
-        self.shelves.get(service)?.entries.get(id).map(|entry| entry.bytes.clone())
+        let service = self
+            .places
+            .get(id)
+            .filter(|service| services.contains(service))?;
+        self.shelves
+            .get(service)?
+            .entries
+            .get(id)
+            .map(|entry| entry.bytes.clone())
     }
 }
 

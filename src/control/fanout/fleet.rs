@@ -172,11 +172,16 @@ impl Fleet {
     pub(crate) fn join(&self, sidecar: Sidecar, session: u64) -> Result<(), Full> {
         let key = (sidecar.id.clone(), sidecar.instance.clone());
         let mut known = self.known.lock();
-        if !known.contains_key(&key) && known.len() >= FLEET_MAX && !evict_longest_gone(&mut known, sidecar.last_seen) {
+        if !known.contains_key(&key)
+            && known.len() >= FLEET_MAX
+            && !evict_longest_gone(&mut known, sidecar.last_seen)
+        {
             return Err(Full);
         }
         let row = match known.remove(&key) {
-            Some(Row { sidecar: before, .. }) => Sidecar {
+            Some(Row {
+                sidecar: before, ..
+            }) => Sidecar {
                 acked: before.acked,
                 applied_at: before.applied_at,
                 streams_closed: before.streams_closed,
@@ -185,9 +190,18 @@ impl Fleet {
                 sessions: before.sessions + 1,
                 ..sidecar
             },
-            None => Sidecar { sessions: 1, ..sidecar },
+            None => Sidecar {
+                sessions: 1,
+                ..sidecar
+            },
         };
-        known.insert(key, Row { sidecar: row, session });
+        known.insert(
+            key,
+            Row {
+                sidecar: row,
+                session,
+            },
+        );
         drop(known);
         self.changed.send_replace(());
         Ok(())
@@ -195,7 +209,12 @@ impl Fleet {
 
     /// Changes what is known of a sidecar, if this session is still its newest.
     pub(crate) fn note(&self, key: &Key, session: u64, change: impl FnOnce(&mut Sidecar)) {
-        if let Some(row) = self.known.lock().get_mut(key).filter(|row| row.session == session) {
+        if let Some(row) = self
+            .known
+            .lock()
+            .get_mut(key)
+            .filter(|row| row.session == session)
+        {
             change(&mut row.sidecar);
         }
     }
@@ -231,13 +250,23 @@ impl Fleet {
         now: Timestamp,
     ) -> Option<Untold> {
         let known = self.known.lock();
-        let sidecars = known.values().map(|row| &row.sidecar).filter(|sidecar| sidecar.services.contains(service));
-        sidecars.filter_map(|sidecar| sidecar.untold(issued, moment, now)).reduce(Untold::later)
+        let sidecars = known
+            .values()
+            .map(|row| &row.sidecar)
+            .filter(|sidecar| sidecar.services.contains(service));
+        sidecars
+            .filter_map(|sidecar| sidecar.untold(issued, moment, now))
+            .reduce(Untold::later)
     }
 
     /// Everything known, by name.
     pub(crate) fn list(&self) -> Vec<Sidecar> {
-        let mut sidecars: Vec<_> = self.known.lock().values().map(|row| row.sidecar.clone()).collect();
+        let mut sidecars: Vec<_> = self
+            .known
+            .lock()
+            .values()
+            .map(|row| row.sidecar.clone())
+            .collect();
         sidecars.sort_by(|a, b| (&a.id, &a.instance).cmp(&(&b.id, &b.instance)));
         sidecars
     }
@@ -252,15 +281,26 @@ impl Fleet {
         let known = self.known.lock();
         let mut sidecars = known.values().map(|row| &row.sidecar);
         sidecars.any(|sidecar| {
-            sidecar.acked < revision && sidecar.fence(times.committed) >= times.now && sidecar.watches(services)
+            sidecar.acked < revision
+                && sidecar.fence(times.committed) >= times.now
+                && sidecar.watches(services)
         })
     }
 
     /// How far `revision` is enforced at those who watch one of these services.
-    pub(crate) fn enforcement(&self, revision: Revision, services: &[Service], times: Times) -> Enforcement {
+    pub(crate) fn enforcement(
+        &self,
+        revision: Revision,
+        services: &[Service],
+        times: Times,
+    ) -> Enforcement {
         let known = self.known.lock();
         let mut answer = Enforcement::default();
-        for sidecar in known.values().map(|row| &row.sidecar).filter(|sidecar| sidecar.watches(services)) {
+        for sidecar in known
+            .values()
+            .map(|row| &row.sidecar)
+            .filter(|sidecar| sidecar.watches(services))
+        {
             if sidecar.acked >= revision {
                 answer.receipts.push(sidecar.receipt());
                 continue;
@@ -273,11 +313,17 @@ impl Fleet {
             }
         }
         drop(known);
-        answer.receipts.sort_by(|a, b| (&a.sidecar, &a.instance).cmp(&(&b.sidecar, &b.instance)));
+        answer
+            .receipts
+            .sort_by(|a, b| (&a.sidecar, &a.instance).cmp(&(&b.sidecar, &b.instance)));
         for list in [&mut answer.outstanding, &mut answer.fenced] {
             list.sort_by(|a, b| (&a.sidecar, &a.instance).cmp(&(&b.sidecar, &b.instance)));
         }
-        answer.fenced_by = answer.outstanding.iter().map(|outstanding| outstanding.fenced_by).max();
+        answer.fenced_by = answer
+            .outstanding
+            .iter()
+            .map(|outstanding| outstanding.fenced_by)
+            .max();
         answer
     }
 }
@@ -295,7 +341,9 @@ pub(crate) struct Times {
 /// that may still decide is not forgotten: a revocation would be reported as enforced everywhere.
 fn evict_longest_gone(known: &mut HashMap<Key, Row>, now: Timestamp) -> bool {
     let gone = known.iter().filter(|(_, row)| row.sidecar.fenced(now));
-    let oldest = gone.min_by_key(|(_, row)| row.sidecar.last_seen).map(|(key, _)| key.clone());
+    let oldest = gone
+        .min_by_key(|(_, row)| row.sidecar.last_seen)
+        .map(|(key, _)| key.clone());
     oldest.is_some_and(|key| known.remove(&key).is_some())
 }
 
@@ -327,7 +375,9 @@ impl Sidecar {
     }
 
     fn watches(&self, services: &[Service]) -> bool {
-        self.services.iter().any(|service| services.contains(service))
+        self.services
+            .iter()
+            .any(|service| services.contains(service))
     }
 
     /// From when on it cannot decide from a table that lacks what was committed at `committed`. Nothing sent after the
@@ -418,21 +468,33 @@ mod tests {
 
     /// Looked at `now` seconds after noon, committed `committed` seconds after.
     fn times(committed: u32, now: u32) -> Times {
-        Times { committed: NOON.plus(committed * SECOND), now: NOON.plus(now * SECOND) }
+        Times {
+            committed: NOON.plus(committed * SECOND),
+            now: NOON.plus(now * SECOND),
+        }
     }
 
     fn names(list: &[Outstanding]) -> Vec<&str> {
-        list.iter().map(|outstanding| &*outstanding.sidecar).collect()
+        list.iter()
+            .map(|outstanding| &*outstanding.sidecar)
+            .collect()
     }
 
     /// What is missing at `now` for a grant issued at noon that must be used within a minute.
     fn untold(fleet: &Fleet, now: u32) -> Option<Untold> {
         let service = Service::parse("payments").unwrap();
-        fleet.untold(&service, NOON, NOON.plus(60 * SECOND), NOON.plus(now * SECOND))
+        fleet.untold(
+            &service,
+            NOON,
+            NOON.plus(60 * SECOND),
+            NOON.plus(now * SECOND),
+        )
     }
 
     fn heard(fleet: &Fleet, id: &str, session: u64, at: u32) {
-        fleet.note(&key(id, "1"), session, |sidecar| sidecar.last_seen = NOON.plus(at * SECOND));
+        fleet.note(&key(id, "1"), session, |sidecar| {
+            sidecar.last_seen = NOON.plus(at * SECOND)
+        });
     }
 
     #[test]
@@ -440,9 +502,21 @@ mod tests {
         let fleet = Fleet::default();
         assert_eq!(untold(&fleet, 72), None, "nobody watches");
         fleet.join(sidecar("a", "1"), 1).unwrap();
-        fleet.join(Sidecar { services: vec![Service::parse("other").unwrap()], ..sidecar("b", "1") }, 2).unwrap();
+        fleet
+            .join(
+                Sidecar {
+                    services: vec![Service::parse("other").unwrap()],
+                    ..sidecar("b", "1")
+                },
+                2,
+            )
+            .unwrap();
         heard(&fleet, "a", 1, 64);
-        assert_eq!(untold(&fleet, 72), Some(Untold::Until(NOON.plus(77 * SECOND))), "that was too early");
+        assert_eq!(
+            untold(&fleet, 72),
+            Some(Untold::Until(NOON.plus(77 * SECOND))),
+            "that was too early"
+        );
         heard(&fleet, "a", 1, 65);
         assert_eq!(untold(&fleet, 72), None);
     }
@@ -451,8 +525,20 @@ mod tests {
     fn one_that_has_just_come_back_is_given_time_to_tell() {
         let fleet = Fleet::default();
         let back = NOON.plus(70 * SECOND);
-        fleet.join(Sidecar { connected_since: Some(back), last_seen: back, ..sidecar("a", "1") }, 1).unwrap();
-        assert_eq!(untold(&fleet, 72), Some(Untold::Until(NOON.plus(77 * SECOND))));
+        fleet
+            .join(
+                Sidecar {
+                    connected_since: Some(back),
+                    last_seen: back,
+                    ..sidecar("a", "1")
+                },
+                1,
+            )
+            .unwrap();
+        assert_eq!(
+            untold(&fleet, 72),
+            Some(Untold::Until(NOON.plus(77 * SECOND)))
+        );
         heard(&fleet, "a", 1, 75);
         assert_eq!(untold(&fleet, 77), None);
     }
@@ -466,13 +552,25 @@ mod tests {
         assert_eq!(untold(&fleet, 629), Some(Untold::Until(given_up)));
         assert_eq!(untold(&fleet, 630), None);
         leave(&fleet, "a", "1", 1, NOON.minus(SECOND));
-        assert_eq!(untold(&fleet, 72), None, "it left before the grant was issued");
+        assert_eq!(
+            untold(&fleet, 72),
+            None,
+            "it left before the grant was issued"
+        );
     }
 
     #[test]
     fn one_that_never_tells_leaves_it_open_whatever_the_others_say() {
         let fleet = Fleet::default();
-        fleet.join(Sidecar { reports_nothing: true, ..sidecar("a", "1") }, 1).unwrap();
+        fleet
+            .join(
+                Sidecar {
+                    reports_nothing: true,
+                    ..sidecar("a", "1")
+                },
+                1,
+            )
+            .unwrap();
         fleet.join(sidecar("b", "1"), 2).unwrap();
         assert_eq!(untold(&fleet, 72), Some(Untold::Ever));
         leave(&fleet, "a", "1", 1, NOON.plus(30 * SECOND));
@@ -484,13 +582,19 @@ mod tests {
         let fleet = Fleet::default();
         fleet.join(sidecar("a", "1"), 1).unwrap();
         let connected = fleet.enforcement(Revision(5), &payments(), times(100, 129));
-        assert_eq!(names(&connected.outstanding), ["a"], "connected, however silent: it may still decide");
+        assert_eq!(
+            names(&connected.outstanding),
+            ["a"],
+            "connected, however silent: it may still decide"
+        );
         assert_eq!(connected.fenced_by, Some(NOON.plus(130 * SECOND + 30 * MS)));
         assert!(fleet.awaits(Revision(5), &payments(), times(100, 130)));
         // Nothing vouches for its table after the commit without bringing the commit.
         let late = fleet.enforcement(Revision(5), &payments(), times(100, 131));
         assert_eq!((names(&late.fenced), late.fenced_by), (vec!["a"], None));
-        assert!(late.outstanding.is_empty() && !fleet.awaits(Revision(5), &payments(), times(100, 131)));
+        assert!(
+            late.outstanding.is_empty() && !fleet.awaits(Revision(5), &payments(), times(100, 131))
+        );
     }
 
     #[test]
@@ -500,13 +604,27 @@ mod tests {
         leave(&fleet, "a", "1", 1, NOON.plus(90 * SECOND));
         let soon = fleet.enforcement(Revision(5), &payments(), times(100, 110));
         assert_eq!(soon.fenced_by, Some(NOON.plus(120 * SECOND + 30 * MS)));
-        assert_eq!(fleet.enforcement(Revision(5), &payments(), times(100, 121)).fenced.len(), 1);
+        assert_eq!(
+            fleet
+                .enforcement(Revision(5), &payments(), times(100, 121))
+                .fenced
+                .len(),
+            1
+        );
     }
 
     #[test]
     fn a_sidecar_with_a_bound_of_a_day_is_not_forgotten_before_it_refuses() {
         let fleet = Fleet::default();
-        fleet.join(Sidecar { max_staleness: FORGET_AFTER, ..sidecar("a", "1") }, 1).unwrap();
+        fleet
+            .join(
+                Sidecar {
+                    max_staleness: FORGET_AFTER,
+                    ..sidecar("a", "1")
+                },
+                1,
+            )
+            .unwrap();
         leave(&fleet, "a", "1", 1, NOON);
         fleet.sweep(NOON.plus(FORGET_AFTER));
         assert_eq!(fleet.list().len(), 1);
@@ -523,9 +641,17 @@ mod tests {
         fleet.note(&key("b", "1"), 2, |sidecar| sidecar.acked = Revision(9));
         let answer = fleet.enforcement(Revision(5), &payments(), times(0, 0));
         assert_eq!(answer.receipts.len(), 1);
-        assert_eq!((&*answer.outstanding[0].sidecar, answer.outstanding[0].acked), ("a", Revision(4)));
+        assert_eq!(
+            (&*answer.outstanding[0].sidecar, answer.outstanding[0].acked),
+            ("a", Revision(4))
+        );
         let elsewhere = [Service::parse("shop").unwrap()];
-        assert!(fleet.enforcement(Revision(5), &elsewhere, times(0, 0)).outstanding.is_empty());
+        assert!(
+            fleet
+                .enforcement(Revision(5), &elsewhere, times(0, 0))
+                .outstanding
+                .is_empty()
+        );
     }
 
     #[test]
@@ -534,7 +660,13 @@ mod tests {
         fleet.join(sidecar("a", "old"), 1).unwrap();
         fleet.join(sidecar("a", "new"), 2).unwrap();
         fleet.note(&key("a", "new"), 2, |sidecar| sidecar.acked = Revision(5));
-        assert_eq!(fleet.enforcement(Revision(5), &payments(), times(0, 0)).outstanding.len(), 1);
+        assert_eq!(
+            fleet
+                .enforcement(Revision(5), &payments(), times(0, 0))
+                .outstanding
+                .len(),
+            1
+        );
         leave(&fleet, "a", "old", 1, NOON);
         fleet.sweep(NOON.plus(29 * SECOND));
         assert_eq!(fleet.list().len(), 2, "the old process may still decide");
@@ -562,9 +694,22 @@ mod tests {
         assert_eq!(fleet.join(sidecar("one more", "1"), 1), Err(Full));
         leave(&fleet, "7", "1", 7, NOON);
         leave(&fleet, "8", "1", 8, NOON.plus(SECOND));
-        let after = |seconds: u32| Sidecar { last_seen: NOON.plus(seconds * SECOND), ..sidecar("one more", "1") };
-        assert_eq!(fleet.join(after(2), 1), Err(Full), "those who left may still decide");
-        assert_eq!(fleet.enforcement(Revision(5), &payments(), times(0, 2)).outstanding.len(), FLEET_MAX);
+        let after = |seconds: u32| Sidecar {
+            last_seen: NOON.plus(seconds * SECOND),
+            ..sidecar("one more", "1")
+        };
+        assert_eq!(
+            fleet.join(after(2), 1),
+            Err(Full),
+            "those who left may still decide"
+        );
+        assert_eq!(
+            fleet
+                .enforcement(Revision(5), &payments(), times(0, 2))
+                .outstanding
+                .len(),
+            FLEET_MAX
+        );
         fleet.join(after(32), 1).unwrap();
         assert!(fleet.list().iter().all(|sidecar| sidecar.id != "7"));
         fleet.sweep(NOON.plus(FORGET_AFTER + 2 * SECOND));

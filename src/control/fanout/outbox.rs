@@ -55,7 +55,10 @@ enum Pending {
     /// A snapshot must be sent, once it is admitted.
     Unsynced(v1::SnapshotCause),
     /// What remains of a snapshot.
-    Sending { slot: OwnedSemaphorePermit, snapshot: Remaining },
+    Sending {
+        slot: OwnedSemaphorePermit,
+        snapshot: Remaining,
+    },
     /// The session opens with this word.
     Resuming,
     /// What remains of a delta, and the progress message to follow it.
@@ -121,9 +124,21 @@ impl Outbox {
         let now = Instant::now();
         let (cursor, pending) = opening(epoch, subscription, mirror);
         let services = subscription.services.clone();
-        let progress = Pace { interval: progress_interval, sent: None, due: now };
-        let mut outbox =
-            Self { epoch: epoch.to_owned(), services, cursor, pending, progress, clock, echo: None, keys: None };
+        let progress = Pace {
+            interval: progress_interval,
+            sent: None,
+            due: now,
+        };
+        let mut outbox = Self {
+            epoch: epoch.to_owned(),
+            services,
+            cursor,
+            pending,
+            progress,
+            clock,
+            echo: None,
+            keys: None,
+        };
         outbox.echo(subscription.sent_nanos);
         outbox
     }
@@ -151,7 +166,10 @@ impl Outbox {
 
     /// Takes note of the sidecar's clock, for the next progress message.
     pub(super) fn echo(&mut self, nanos: u64) {
-        self.echo = Some(Echo { nanos, arrived: Instant::now() });
+        self.echo = Some(Echo {
+            nanos,
+            arrived: Instant::now(),
+        });
     }
 
     /// When to call [`Outbox::next`] although nothing changed.
@@ -169,7 +187,9 @@ impl Outbox {
             Pending::Sending { slot, snapshot } => self.continue_snapshot(slot, snapshot),
             Pending::Resuming => {
                 self.progress.due = Instant::now();
-                self.send(Message::Resumed(v1::Resumed { from_revision: wire(self.cursor) }))
+                self.send(Message::Resumed(v1::Resumed {
+                    from_revision: wire(self.cursor),
+                }))
             }
             Pending::Changes(changes) => self.continue_delta(changes),
             Pending::Vouch(progress) => self.send(Message::Progress(progress)),
@@ -182,16 +202,29 @@ impl Outbox {
 
     /// The keys, if they were not handed out yet. They come between two changes and leave the cursor where it is.
     fn new_keys(&mut self) -> Option<v1::TokenKeys> {
-        let keys = self.keys.as_mut().filter(|keys| keys.has_changed().unwrap_or(false))?;
+        let keys = self
+            .keys
+            .as_mut()
+            .filter(|keys| keys.has_changed().unwrap_or(false))?;
         keys.borrow_and_update().as_deref().cloned()
     }
 
     /// Takes the snapshot that [`Next::Admission`] asked for. The slot is free again when its end is handed out.
     pub(super) fn admit(&mut self, slot: OwnedSemaphorePermit, mirror: &RwLock<Mirror>) {
         let cause = self.cause().unwrap_or(v1::SnapshotCause::Overflow);
-        let Snapshot { revision, entries, digest } = mirror.read().snapshot(&self.services);
-        let snapshot =
-            Remaining { begun: false, cause, total: entries.len(), revision, entries: entries.into(), digest };
+        let Snapshot {
+            revision,
+            entries,
+            digest,
+        } = mirror.read().snapshot(&self.services);
+        let snapshot = Remaining {
+            begun: false,
+            cause,
+            total: entries.len(),
+            revision,
+            entries: entries.into(),
+            digest,
+        };
         self.pending = Pending::Sending { slot, snapshot };
     }
 
@@ -212,7 +245,13 @@ impl Outbox {
             vouch if concerned => {
                 let Changed { put, del, oldest } = changed;
                 let (put, del) = (put.into(), del.into());
-                self.continue_delta(Box::new(Changes { to, put, del, committed_at: oldest, vouch }))
+                self.continue_delta(Box::new(Changes {
+                    to,
+                    put,
+                    del,
+                    committed_at: oldest,
+                    vouch,
+                }))
             }
             Some(progress) => self.send(Message::Progress(progress)),
             None => Next::Wait,
@@ -224,7 +263,10 @@ impl Outbox {
         let message = if !snapshot.begun {
             snapshot.begun = true;
             let entries = i64::try_from(snapshot.total).unwrap_or(i64::MAX);
-            Message::SnapshotBegin(v1::SnapshotBegin { entries, cause: snapshot.cause.into() })
+            Message::SnapshotBegin(v1::SnapshotBegin {
+                entries,
+                cause: snapshot.cause.into(),
+            })
         } else if snapshot.entries.is_empty() {
             self.cursor = revision;
             self.progress.due = Instant::now();
@@ -232,7 +274,9 @@ impl Outbox {
             let digest = Bytes::copy_from_slice(&snapshot.digest.to_bytes());
             return self.send(Message::SnapshotEnd(v1::SnapshotEnd { digest }));
         } else {
-            Message::SnapshotChunk(v1::SnapshotChunk { put: take_chunk(&mut snapshot.entries) })
+            Message::SnapshotChunk(v1::SnapshotChunk {
+                put: take_chunk(&mut snapshot.entries),
+            })
         };
         self.pending = Pending::Sending { slot, snapshot };
         self.send_at(revision, message)
@@ -275,8 +319,11 @@ impl Outbox {
     }
 
     fn send_at(&self, revision: Revision, message: Message) -> Next {
-        let response =
-            v1::WatchGrantsResponse { epoch: self.epoch.clone(), revision: wire(revision), message: Some(message) };
+        let response = v1::WatchGrantsResponse {
+            epoch: self.epoch.clone(),
+            revision: wire(revision),
+            message: Some(message),
+        };
         Next::Send(Box::new(response))
     }
 }
@@ -290,7 +337,9 @@ impl Pace {
 
     /// Soon, but not for each of a hundred commits.
     fn hurry(&mut self) {
-        let soon = self.sent.map_or_else(Instant::now, |sent| sent + QUIET_INTERVAL);
+        let soon = self
+            .sent
+            .map_or_else(Instant::now, |sent| sent + QUIET_INTERVAL);
         self.due = self.due.min(soon);
     }
 }
@@ -300,7 +349,12 @@ impl Pace {
 /// follows the deltas.
 fn opening(epoch: &str, subscription: &Subscription, mirror: &Mirror) -> (Revision, Pending) {
     let snapshot = |cause| (Revision::default(), Pending::Unsynced(cause));
-    let Some(Held { epoch: theirs, revision, digest }) = &subscription.held else {
+    let Some(Held {
+        epoch: theirs,
+        revision,
+        digest,
+    }) = &subscription.held
+    else {
         return snapshot(v1::SnapshotCause::First);
     };
     if theirs != epoch || *revision > mirror.revision() {
@@ -309,7 +363,9 @@ fn opening(epoch: &str, subscription: &Subscription, mirror: &Mirror) -> (Revisi
     if *revision < mirror.compacted_through() {
         return snapshot(v1::SnapshotCause::Compacted);
     }
-    if *revision == mirror.revision() && digest[..] != mirror.digest(&subscription.services).to_bytes() {
+    if *revision == mirror.revision()
+        && digest[..] != mirror.digest(&subscription.services).to_bytes()
+    {
         return snapshot(v1::SnapshotCause::Digest);
     }
     (*revision, Pending::Resuming)
@@ -319,7 +375,9 @@ fn take_chunk(entries: &mut VecDeque<Bytes>) -> Vec<Bytes> {
     let mut chunk = Vec::with_capacity(entries.len().min(CHUNK_ENTRIES));
     let mut bytes = 0;
     while chunk.len() < CHUNK_ENTRIES && bytes < CHUNK_BYTES {
-        let Some(entry) = entries.pop_front() else { break };
+        let Some(entry) = entries.pop_front() else {
+            break;
+        };
         bytes += entry.len();
         chunk.push(entry);
     }

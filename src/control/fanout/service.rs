@@ -35,7 +35,9 @@ impl Stream for Told {
     type Item = Result<v1::WatchGrantsResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Pin::new(&mut self.0).poll_next(context).map(|told| told.map(|message| *message))
+        Pin::new(&mut self.0)
+            .poll_next(context)
+            .map(|told| told.map(|message| *message))
     }
 }
 
@@ -45,7 +47,12 @@ pub(crate) trait Entitle: Send + Sync + 'static {
     ///
     /// # Errors
     /// `UNAUTHENTICATED` or `PERMISSION_DENIED`, saying which service and what to do.
-    fn entitled(&self, metadata: &MetadataMap, extensions: &Extensions, services: &[Service]) -> Result<(), Status>;
+    fn entitled(
+        &self,
+        metadata: &MetadataMap,
+        extensions: &Extensions,
+        services: &[Service],
+    ) -> Result<(), Status>;
 }
 
 /// Serves `WatchGrants`.
@@ -56,14 +63,22 @@ pub(crate) struct Enforcer {
 
 impl fmt::Debug for Enforcer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Enforcer").field("fanout", &self.fanout).finish_non_exhaustive()
+        f.debug_struct("Enforcer")
+            .field("fanout", &self.fanout)
+            .finish_non_exhaustive()
     }
 }
 
 impl Fanout {
     /// The service to add to the control plane's gRPC server.
-    pub(crate) fn service(self: &Arc<Self>, entitle: Arc<dyn Entitle>) -> EnforcerServiceServer<Enforcer> {
-        let enforcer = Enforcer { fanout: Arc::clone(self), entitle };
+    pub(crate) fn service(
+        self: &Arc<Self>,
+        entitle: Arc<dyn Entitle>,
+    ) -> EnforcerServiceServer<Enforcer> {
+        let enforcer = Enforcer {
+            fanout: Arc::clone(self),
+            entitle,
+        };
         EnforcerServiceServer::new(enforcer)
             .max_decoding_message_size(REQUEST_MAX)
             .max_encoding_message_size(RESPONSE_MAX)
@@ -85,7 +100,9 @@ impl Fanout {
         let (outgoing, responses) = mpsc::channel(QUEUE);
         let mut sessions = self.sessions.lock();
         if sessions.len() >= STREAMS_MAX {
-            return Err(Status::resource_exhausted("as many watches are open as this control plane serves"));
+            return Err(Status::resource_exhausted(
+                "as many watches are open as this control plane serves",
+            ));
         }
         sessions.spawn(watched(Arc::clone(&self.hub), inbound, entitled, outgoing));
         Ok(Told(ReceiverStream::new(responses)))
@@ -126,7 +143,8 @@ impl EnforcerService for Enforcer {
     ) -> Result<Response<Self::WatchGrantsStream>, Status> {
         let (metadata, extensions, inbound) = request.into_parts();
         let entitle = Arc::clone(&self.entitle);
-        let entitled = move |services: &[Service]| entitle.entitled(&metadata, &extensions, services);
+        let entitled =
+            move |services: &[Service]| entitle.entitled(&metadata, &extensions, services);
         self.fanout.watch(inbound, entitled).map(Response::new)
     }
 }

@@ -55,7 +55,10 @@ enum Ending {
     /// The sidecar is gone; nobody is there to be told.
     Gone,
     /// Asked to come back.
-    Away { after: Duration, reason: &'static str },
+    Away {
+        after: Duration,
+        reason: &'static str,
+    },
     /// Refused or broken off.
     Refused(Status),
 }
@@ -68,12 +71,15 @@ where
     let first = timeout(FIRST_MESSAGE_WITHIN, inbound.next())
         .await
         .map_err(|_| Status::deadline_exceeded("no Subscribe within 5 s of opening the stream"))?;
-    let message = first.ok_or_else(|| Status::cancelled("the stream ended before a Subscribe"))??.message;
+    let message = first
+        .ok_or_else(|| Status::cancelled("the stream ended before a Subscribe"))??
+        .message;
     match message {
         Some(Message::Subscribe(subscribe)) => Subscription::parse(subscribe),
-        Some(Message::Ack(_) | Message::Nack(_) | Message::Status(_) | Message::Decisions(_)) | None => {
-            Err(Status::invalid_argument("the first message must be a Subscribe"))
-        }
+        Some(Message::Ack(_) | Message::Nack(_) | Message::Status(_) | Message::Decisions(_))
+        | None => Err(Status::invalid_argument(
+            "the first message must be a Subscribe",
+        )),
     }
 }
 
@@ -86,11 +92,26 @@ impl Session {
             .map_err(|full| Status::resource_exhausted(full.to_string()))?;
         hub.open.fetch_add(1, Ordering::AcqRel);
         let interval = hub.config.progress_interval;
-        let outbox = Outbox::new(&hub.epoch, subscription, &hub.mirror.read(), hub.clock, interval)
-            .telling_keys(hub.token_keys.subscribe());
+        let outbox = Outbox::new(
+            &hub.epoch,
+            subscription,
+            &hub.mirror.read(),
+            hub.clock,
+            interval,
+        )
+        .telling_keys(hub.token_keys.subscribe());
         let services = subscription.services.as_slice().into();
-        let session = Self { hub: Arc::clone(hub), key: subscription.key(), number, outbox, services };
-        let begins = session.outbox.cause().map_or("resumed", |cause| cause.as_str_name());
+        let session = Self {
+            hub: Arc::clone(hub),
+            key: subscription.key(),
+            number,
+            outbox,
+            services,
+        };
+        let begins = session
+            .outbox
+            .cause()
+            .map_or("resumed", |cause| cause.as_str_name());
         tracing::info!(sidecar = %session.key.0, services = ?subscription.services, begins, "sidecar watches");
         if session.outbox.cause().is_some() {
             // What it acknowledged before belongs to a table that it is about to give up.
@@ -114,7 +135,10 @@ impl Session {
             }
         };
         if let Some(last) = last
-            && outgoing.send_timeout(Box::new(last), LAST_WORD_WITHIN).await.is_err()
+            && outgoing
+                .send_timeout(Box::new(last), LAST_WORD_WITHIN)
+                .await
+                .is_err()
         {
             tracing::debug!(sidecar = %self.key.0, "the sidecar did not take the last word");
         }
@@ -217,15 +241,21 @@ impl Session {
                 self.hear_decisions(report);
                 Ok(())
             }
-            Some(Message::Subscribe(_)) => Err(Status::invalid_argument("a session subscribes once")),
-            None => Err(Status::invalid_argument("a message of a kind that this control plane does not know")),
+            Some(Message::Subscribe(_)) => {
+                Err(Status::invalid_argument("a session subscribes once"))
+            }
+            None => Err(Status::invalid_argument(
+                "a message of a kind that this control plane does not know",
+            )),
         }
     }
 
     fn hear_ack(&mut self, ack: &v1::Ack) -> Result<(), Status> {
         let revision = self.revision(ack.revision)?;
         let applied_at = match &ack.applied_at {
-            Some(time) => Some(timestamp_from(time, "applied_at").map_err(|error| invalid(&error))?),
+            Some(time) => {
+                Some(timestamp_from(time, "applied_at").map_err(|error| invalid(&error))?)
+            }
             None => None,
         };
         let closed = u32::try_from(ack.streams_closed)
@@ -235,7 +265,8 @@ impl Session {
             sidecar.last_seen = now;
             sidecar.last_ack = Some(now);
             if revision >= sidecar.acked {
-                (sidecar.acked, sidecar.applied_at, sidecar.streams_closed) = (revision, applied_at, closed);
+                (sidecar.acked, sidecar.applied_at, sidecar.streams_closed) =
+                    (revision, applied_at, closed);
             }
         });
         Ok(())
@@ -250,7 +281,11 @@ impl Session {
         self.note(|sidecar| {
             sidecar.last_seen = now;
             sidecar.nacks += 1;
-            sidecar.last_nack = Some(Refusal { grant, revision, error });
+            sidecar.last_nack = Some(Refusal {
+                grant,
+                revision,
+                error,
+            });
         });
         Ok(())
     }
@@ -261,7 +296,10 @@ impl Session {
         let now = self.hub.clock.now();
         let offset = status.clock_offset.as_ref().map_or(0, signed_micros);
         let error = status.clock_error.as_ref().map_or(0, signed_micros);
-        let (verdict, leashes) = (status.clock_verdict(), u32::try_from(status.open_leashes).unwrap_or(0));
+        let (verdict, leashes) = (
+            status.clock_verdict(),
+            u32::try_from(status.open_leashes).unwrap_or(0),
+        );
         let mut newly = false;
         self.note(|sidecar| {
             sidecar.last_seen = now;
@@ -281,18 +319,29 @@ impl Session {
     }
 
     fn hear_decisions(&self, report: v1::DecisionReport) {
-        let Some(intake) = self.hub.decisions.get() else { return };
+        let Some(intake) = self.hub.decisions.get() else {
+            return;
+        };
         let (sidecar, instance) = self.key.clone();
-        intake.take(Reported { sidecar, instance, services: Arc::clone(&self.services), report });
+        intake.take(Reported {
+            sidecar,
+            instance,
+            services: Arc::clone(&self.services),
+            report,
+        });
     }
 
     /// Nobody can have applied what was not sent.
     fn revision(&self, wire: i64) -> Result<Revision, Status> {
         let revision = u64::try_from(wire).map(Revision).ok();
-        revision.filter(|revision| *revision <= self.outbox.cursor()).ok_or_else(|| {
-            let sent = self.outbox.cursor();
-            Status::invalid_argument(format!("revision: {wire} was not sent in this session (the newest was {sent})"))
-        })
+        revision
+            .filter(|revision| *revision <= self.outbox.cursor())
+            .ok_or_else(|| {
+                let sent = self.outbox.cursor();
+                Status::invalid_argument(format!(
+                    "revision: {wire} was not sent in this session (the newest was {sent})"
+                ))
+            })
     }
 
     fn note(&self, change: impl FnOnce(&mut super::Sidecar)) {
@@ -300,7 +349,10 @@ impl Session {
     }
 
     fn go_away(&self, after: Duration, reason: &str) -> v1::WatchGrantsResponse {
-        let go_away = v1::GoAway { reconnect_after: Some(duration_to(after)), reason: reason.to_owned() };
+        let go_away = v1::GoAway {
+            reconnect_after: Some(duration_to(after)),
+            reason: reason.to_owned(),
+        };
         v1::WatchGrantsResponse {
             epoch: self.hub.epoch.clone(),
             revision: i64::try_from(self.outbox.cursor().0).unwrap_or(i64::MAX),
@@ -334,5 +386,7 @@ fn clipped(mut text: String, max: usize) -> String {
 }
 
 fn signed_micros(span: &prost_types::Duration) -> i64 {
-    span.seconds.saturating_mul(1_000_000).saturating_add(i64::from(span.nanos / 1000))
+    span.seconds
+        .saturating_mul(1_000_000)
+        .saturating_add(i64::from(span.nanos / 1000))
 }

@@ -45,17 +45,29 @@ pub(super) struct Held {
 
 impl Subscription {
     pub(super) fn parse(wire: v1::Subscribe) -> Result<Self, Status> {
-        let v1::Subscribe { sidecar, instance, services, epoch, resume_revision, digest, software, .. } = &wire;
+        let v1::Subscribe {
+            sidecar,
+            instance,
+            services,
+            epoch,
+            resume_revision,
+            digest,
+            software,
+            ..
+        } = &wire;
         name("sidecar", sidecar, 1, ID_MAX)?;
         name("instance", instance, 0, INSTANCE_MAX)?;
         name("software", software, 0, SOFTWARE_MAX)?;
         name("epoch", epoch, 0, EPOCH_MAX)?;
         if digest.len() > DIGEST_MAX {
-            return Err(invalid(&FieldError::new("digest", format!("has more than {DIGEST_MAX} bytes"))));
+            return Err(invalid(&FieldError::new(
+                "digest",
+                format!("has more than {DIGEST_MAX} bytes"),
+            )));
         }
         let services = parse_services(services)?;
-        let resume =
-            u64::try_from(*resume_revision).map_err(|_| invalid(&FieldError::new("resume_revision", "is negative")))?;
+        let resume = u64::try_from(*resume_revision)
+            .map_err(|_| invalid(&FieldError::new("resume_revision", "is negative")))?;
         let held = (!epoch.is_empty()).then(|| Held {
             epoch: epoch.clone(),
             revision: Revision(resume),
@@ -66,10 +78,29 @@ impl Subscription {
             None => STALENESS_MAX,
         };
         if max_staleness > STALENESS_MAX {
-            return Err(invalid(&FieldError::new("max_staleness", "is longer than 24 hours")));
+            return Err(invalid(&FieldError::new(
+                "max_staleness",
+                "is longer than 24 hours",
+            )));
         }
-        let v1::Subscribe { sidecar, instance, software, sent_nanos, reports_nothing, .. } = wire;
-        Ok(Self { sidecar, instance, software, services, held, max_staleness, sent_nanos, reports_nothing })
+        let v1::Subscribe {
+            sidecar,
+            instance,
+            software,
+            sent_nanos,
+            reports_nothing,
+            ..
+        } = wire;
+        Ok(Self {
+            sidecar,
+            instance,
+            software,
+            services,
+            held,
+            max_staleness,
+            sent_nanos,
+            reports_nothing,
+        })
     }
 
     pub(super) fn key(&self) -> Key {
@@ -109,9 +140,14 @@ fn parse_services(wire: &[String]) -> Result<Vec<Service>, Status> {
         return Err(invalid(&FieldError::new("services", problem)));
     }
     let parse = |(i, text): (usize, &String)| {
-        Service::parse(text).map_err(|error| invalid(&FieldError::new(format!("services[{i}]"), error)))
+        Service::parse(text)
+            .map_err(|error| invalid(&FieldError::new(format!("services[{i}]"), error)))
     };
-    let mut services = wire.iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let mut services = wire
+        .iter()
+        .enumerate()
+        .map(parse)
+        .collect::<Result<Vec<_>, _>>()?;
     services.sort();
     services.dedup();
     Ok(services)
@@ -134,42 +170,128 @@ mod tests {
     use super::*;
 
     fn subscribe() -> v1::Subscribe {
-        v1::Subscribe { sidecar: "a".into(), services: vec!["payments".into()], ..Default::default() }
+        v1::Subscribe {
+            sidecar: "a".into(),
+            services: vec!["payments".into()],
+            ..Default::default()
+        }
     }
 
     #[test]
     fn what_is_out_of_bounds_is_named() {
         let long = "x".repeat(254);
         for (wire, field) in [
-            (v1::Subscribe { sidecar: String::new(), ..subscribe() }, "sidecar"),
-            (v1::Subscribe { sidecar: long.clone(), ..subscribe() }, "sidecar"),
-            (v1::Subscribe { sidecar: "a\nb".into(), ..subscribe() }, "sidecar"),
-            (v1::Subscribe { instance: long.clone(), ..subscribe() }, "instance"),
-            (v1::Subscribe { software: long.clone(), ..subscribe() }, "software"),
-            (v1::Subscribe { epoch: long, ..subscribe() }, "epoch"),
-            (v1::Subscribe { services: vec![], ..subscribe() }, "services"),
-            (v1::Subscribe { services: vec!["a".into(); 65], ..subscribe() }, "services"),
-            (v1::Subscribe { services: vec!["a".into(), "B".into()], ..subscribe() }, "services[1]"),
-            (v1::Subscribe { resume_revision: -1, ..subscribe() }, "resume_revision"),
-            (v1::Subscribe { digest: vec![0; 65].into(), ..subscribe() }, "digest"),
             (
                 v1::Subscribe {
-                    max_staleness: Some(prost_types::Duration { seconds: 86_401, nanos: 0 }),
+                    sidecar: String::new(),
+                    ..subscribe()
+                },
+                "sidecar",
+            ),
+            (
+                v1::Subscribe {
+                    sidecar: long.clone(),
+                    ..subscribe()
+                },
+                "sidecar",
+            ),
+            (
+                v1::Subscribe {
+                    sidecar: "a\nb".into(),
+                    ..subscribe()
+                },
+                "sidecar",
+            ),
+            (
+                v1::Subscribe {
+                    instance: long.clone(),
+                    ..subscribe()
+                },
+                "instance",
+            ),
+            (
+                v1::Subscribe {
+                    software: long.clone(),
+                    ..subscribe()
+                },
+                "software",
+            ),
+            (
+                v1::Subscribe {
+                    epoch: long,
+                    ..subscribe()
+                },
+                "epoch",
+            ),
+            (
+                v1::Subscribe {
+                    services: vec![],
+                    ..subscribe()
+                },
+                "services",
+            ),
+            (
+                v1::Subscribe {
+                    services: vec!["a".into(); 65],
+                    ..subscribe()
+                },
+                "services",
+            ),
+            (
+                v1::Subscribe {
+                    services: vec!["a".into(), "B".into()],
+                    ..subscribe()
+                },
+                "services[1]",
+            ),
+            (
+                v1::Subscribe {
+                    resume_revision: -1,
+                    ..subscribe()
+                },
+                "resume_revision",
+            ),
+            (
+                v1::Subscribe {
+                    digest: vec![0; 65].into(),
+                    ..subscribe()
+                },
+                "digest",
+            ),
+            (
+                v1::Subscribe {
+                    max_staleness: Some(prost_types::Duration {
+                        seconds: 86_401,
+                        nanos: 0,
+                    }),
                     ..subscribe()
                 },
                 "max_staleness",
             ),
         ] {
             let status = Subscription::parse(wire).unwrap_err();
-            assert!(status.message().starts_with(&format!("{field}: ")), "{field}: {status:?}");
+            assert!(
+                status.message().starts_with(&format!("{field}: ")),
+                "{field}: {status:?}"
+            );
         }
     }
 
     #[test]
     fn services_are_taken_once_each_and_an_unstated_bound_is_the_longest() {
-        let wire = v1::Subscribe { services: vec!["b".into(), "a".into(), "b".into()], ..subscribe() };
+        let wire = v1::Subscribe {
+            services: vec!["b".into(), "a".into(), "b".into()],
+            ..subscribe()
+        };
         let subscription = Subscription::parse(wire).unwrap();
-        assert_eq!(subscription.services.iter().map(Service::as_str).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(
+            subscription
+                .services
+                .iter()
+                .map(Service::as_str)
+                .collect::<Vec<_>>(),
+            ["a", "b"]
+        );
         assert_eq!(subscription.max_staleness, STALENESS_MAX);
         assert!(subscription.held.is_none());
     }

@@ -27,7 +27,9 @@ impl Client {
 
     fn entitled(fanout: &Fanout, answer: Result<(), Status>) -> Self {
         let (says, inbound) = mpsc::channel(16);
-        let hears = fanout.watch(ReceiverStream::new(inbound), move |_: &[Service]| answer).unwrap();
+        let hears = fanout
+            .watch(ReceiverStream::new(inbound), move |_: &[Service]| answer)
+            .unwrap();
         Self { says, hears }
     }
 
@@ -38,11 +40,18 @@ impl Client {
     }
 
     fn say(&self, message: Says) {
-        self.says.try_send(Ok(v1::WatchGrantsRequest { message: Some(message) })).unwrap();
+        self.says
+            .try_send(Ok(v1::WatchGrantsRequest {
+                message: Some(message),
+            }))
+            .unwrap();
     }
 
     async fn next(&mut self) -> Result<v1::WatchGrantsResponse, Status> {
-        self.hears.next().await.expect("the stream ended without a word")
+        self.hears
+            .next()
+            .await
+            .expect("the stream ended without a word")
     }
 
     /// Reads up to the first message that this accepts.
@@ -56,7 +65,10 @@ impl Client {
     }
 
     async fn synced(&mut self) -> i64 {
-        self.until(|said| matches!(said.message, Some(Message::Progress(_))).then_some(said.revision)).await
+        self.until(|said| {
+            matches!(said.message, Some(Message::Progress(_))).then_some(said.revision)
+        })
+        .await
     }
 
     async fn refused(&mut self) -> Status {
@@ -68,7 +80,11 @@ impl Client {
     }
 
     fn ack(&self, revision: i64) {
-        self.say(Says::Ack(v1::Ack { revision, streams_closed: 2, ..Default::default() }));
+        self.say(Says::Ack(v1::Ack {
+            revision,
+            streams_closed: 2,
+            ..Default::default()
+        }));
     }
 }
 
@@ -100,7 +116,10 @@ async fn settle() {
 async fn a_stream_that_does_not_subscribe_in_time_is_ended() {
     let fanout = fanout();
     let begin = Instant::now();
-    assert_eq!(Client::silent(&fanout).refused().await.code(), Code::DeadlineExceeded);
+    assert_eq!(
+        Client::silent(&fanout).refused().await.code(),
+        Code::DeadlineExceeded
+    );
     assert_eq!(begin.elapsed(), session::FIRST_MESSAGE_WITHIN);
     assert_eq!(fanout.sessions_opened(), 0);
 }
@@ -115,7 +134,10 @@ async fn the_first_message_must_subscribe_and_only_the_first() {
     twice.say(Says::Subscribe(subscribe("s")));
     assert!(twice.refused().await.message().contains("subscribes once"));
     let mut unknown = Client::open(&fanout, subscribe("s"));
-    unknown.says.try_send(Ok(v1::WatchGrantsRequest::default())).unwrap();
+    unknown
+        .says
+        .try_send(Ok(v1::WatchGrantsRequest::default()))
+        .unwrap();
     assert_eq!(unknown.refused().await.code(), Code::InvalidArgument);
 }
 
@@ -125,7 +147,10 @@ async fn who_is_not_entitled_gets_nothing_but_the_refusal() {
     let mut client = Client::entitled(&fanout, Err(Status::permission_denied("not payments")));
     client.say(Says::Subscribe(subscribe("s")));
     let first = client.next().await.unwrap_err();
-    assert_eq!((first.code(), first.message()), (Code::PermissionDenied, "not payments"));
+    assert_eq!(
+        (first.code(), first.message()),
+        (Code::PermissionDenied, "not payments")
+    );
     assert!(client.hears.next().await.is_none());
     assert!(fanout.sidecars().is_empty());
 }
@@ -134,11 +159,27 @@ async fn who_is_not_entitled_gets_nothing_but_the_refusal() {
 async fn an_acknowledgement_of_what_was_never_sent_ends_the_session() {
     let fanout = fanout();
     for message in [
-        Says::Ack(v1::Ack { revision: 11, ..Default::default() }),
-        Says::Ack(v1::Ack { revision: -1, ..Default::default() }),
-        Says::Ack(v1::Ack { revision: 10, streams_closed: -1, ..Default::default() }),
-        Says::Status(v1::SidecarStatus { revision: 11, ..Default::default() }),
-        Says::Nack(v1::Nack { revision: 11, ..Default::default() }),
+        Says::Ack(v1::Ack {
+            revision: 11,
+            ..Default::default()
+        }),
+        Says::Ack(v1::Ack {
+            revision: -1,
+            ..Default::default()
+        }),
+        Says::Ack(v1::Ack {
+            revision: 10,
+            streams_closed: -1,
+            ..Default::default()
+        }),
+        Says::Status(v1::SidecarStatus {
+            revision: 11,
+            ..Default::default()
+        }),
+        Says::Nack(v1::Nack {
+            revision: 11,
+            ..Default::default()
+        }),
     ] {
         let mut client = Client::open(&fanout, subscribe("s"));
         client.synced().await;
@@ -146,7 +187,11 @@ async fn an_acknowledgement_of_what_was_never_sent_ends_the_session() {
         assert_eq!(client.refused().await.code(), Code::InvalidArgument);
     }
     settle().await;
-    assert_eq!(fanout.sidecars()[0].acked, Revision(0), "a receipt must not be had for nothing");
+    assert_eq!(
+        fanout.sidecars()[0].acked,
+        Revision(0),
+        "a receipt must not be had for nothing"
+    );
 }
 
 /// Two goroutines leaked for each client that reconnected (go-control-plane#570).
@@ -169,7 +214,10 @@ async fn after_two_hundred_reconnects_no_task_is_left() {
         }
     }
     settle().await;
-    assert_eq!((fanout.open_sessions(), tasks.num_alive_tasks()), (0, before));
+    assert_eq!(
+        (fanout.open_sessions(), tasks.num_alive_tasks()),
+        (0, before)
+    );
     fanout.reap();
     assert!(fanout.sessions.lock().is_empty());
     assert_eq!(fanout.sidecars().len(), 1);
@@ -179,11 +227,20 @@ async fn after_two_hundred_reconnects_no_task_is_left() {
 /// disconnects it (spicedb#928). Neither: it gets the newest values when it reads again.
 #[tokio::test(start_paused = true)]
 async fn a_slow_sidecar_costs_a_bounded_queue_and_misses_nothing() {
-    let fanout = fanout_with(FanoutConfig { send_timeout: Duration::from_hours(1), ..FanoutConfig::default() });
+    let fanout = fanout_with(FanoutConfig {
+        send_timeout: Duration::from_hours(1),
+        ..FanoutConfig::default()
+    });
     let mut client = Client::open(&fanout, subscribe("s"));
     client.synced().await;
     for revision in 11..=5000 {
-        fanout.publish(&commit(revision, [put(Grant { mod_revision: Revision(revision), ..grant("a") })]));
+        fanout.publish(&commit(
+            revision,
+            [put(Grant {
+                mod_revision: Revision(revision),
+                ..grant("a")
+            })],
+        ));
         if revision % 100 == 0 {
             settle().await;
         }
@@ -198,7 +255,10 @@ async fn a_slow_sidecar_costs_a_bounded_queue_and_misses_nothing() {
         }
     };
     assert!(matches!(last.message, Some(Message::Delta(_))));
-    assert!(deltas <= 8, "{deltas} deltas were kept for a reader that did not read");
+    assert!(
+        deltas <= 8,
+        "{deltas} deltas were kept for a reader that did not read"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -216,8 +276,13 @@ async fn a_sidecar_that_reads_nothing_at_all_is_dropped() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_waits_for_its_turn_gets_the_snapshot_when_a_slot_is_free() {
-    let fanout = fanout_with(FanoutConfig { snapshots_at_once: 1, ..FanoutConfig::default() });
-    let mut clients: Vec<_> = (0..20).map(|n| Client::open(&fanout, subscribe(&format!("s{n}")))).collect();
+    let fanout = fanout_with(FanoutConfig {
+        snapshots_at_once: 1,
+        ..FanoutConfig::default()
+    });
+    let mut clients: Vec<_> = (0..20)
+        .map(|n| Client::open(&fanout, subscribe(&format!("s{n}"))))
+        .collect();
     for client in &mut clients {
         assert_eq!(client.synced().await, 10, "nobody is sent away");
     }
@@ -226,7 +291,11 @@ async fn whoever_waits_for_its_turn_gets_the_snapshot_when_a_slot_is_free() {
 /// A herd of relisting clients took down the control plane (kubernetes#6770, #86430).
 #[tokio::test(start_paused = true)]
 async fn snapshots_beyond_the_bound_wait_a_while_and_are_told_to_come_back() {
-    let config = FanoutConfig { snapshots_at_once: 1, send_timeout: 5 * SECOND, ..FanoutConfig::default() };
+    let config = FanoutConfig {
+        snapshots_at_once: 1,
+        send_timeout: 5 * SECOND,
+        ..FanoutConfig::default()
+    };
     let grants = (0..5000).map(|n| grant(&format!("g{n}")));
     let fanout = Arc::new(Fanout::new("E", Revision(10), grants, &[], config));
     let slow = Client::open(&fanout, subscribe("slow"));
@@ -238,11 +307,19 @@ async fn snapshots_beyond_the_bound_wait_a_while_and_are_told_to_come_back() {
             _ => panic!("admitted: {said:?}"),
         })
         .await;
-    assert!(begin.elapsed() < 4 * SECOND, "its turn is waited for, but not for long");
+    assert!(
+        begin.elapsed() < 4 * SECOND,
+        "its turn is waited for, but not for long"
+    );
     let after = Duration::try_from(after).unwrap();
     assert!((SECOND / 2..SECOND * 3 / 2).contains(&after), "{after:?}");
     // Who only resumes needs no admission; and a stuck snapshot does not hold its place for ever.
-    let held = v1::Subscribe { epoch: "E".into(), resume_revision: 10, digest: digest_of(&fanout), ..subscribe("r") };
+    let held = v1::Subscribe {
+        epoch: "E".into(),
+        resume_revision: 10,
+        digest: digest_of(&fanout),
+        ..subscribe("r")
+    };
     assert_eq!(Client::open(&fanout, held).synced().await, 10);
     tokio::time::sleep(6 * SECOND).await;
     assert_eq!(Client::open(&fanout, subscribe("s")).synced().await, 10);
@@ -250,7 +327,14 @@ async fn snapshots_beyond_the_bound_wait_a_while_and_are_told_to_come_back() {
 }
 
 fn digest_of(fanout: &Fanout) -> bytes::Bytes {
-    bytes::Bytes::copy_from_slice(&fanout.hub.mirror.read().digest(&[service("payments")]).to_bytes())
+    bytes::Bytes::copy_from_slice(
+        &fanout
+            .hub
+            .mirror
+            .read()
+            .digest(&[service("payments")])
+            .to_bytes(),
+    )
 }
 
 #[tokio::test(start_paused = true)]
@@ -258,8 +342,14 @@ async fn a_session_is_renewed_now_and_then() {
     let fanout = fanout();
     let mut client = Client::open(&fanout, subscribe("s"));
     let begin = Instant::now();
-    client.until(|said| matches!(said.message, Some(Message::GoAway(_))).then_some(())).await;
-    assert!((1800..=5400).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
+    client
+        .until(|said| matches!(said.message, Some(Message::GoAway(_))).then_some(()))
+        .await;
+    assert!(
+        (1800..=5400).contains(&begin.elapsed().as_secs()),
+        "{:?}",
+        begin.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -270,10 +360,16 @@ async fn stopping_says_goodbye_to_everyone_and_waits_for_it() {
     let stop = CancellationToken::new();
     stop.cancel();
     Arc::clone(&fanout).run(stop).await.unwrap();
-    client.until(|said| matches!(said.message, Some(Message::GoAway(_))).then_some(())).await;
+    client
+        .until(|said| matches!(said.message, Some(Message::GoAway(_))).then_some(()))
+        .await;
     assert!(client.hears.next().await.is_none());
     assert_eq!(fanout.open_sessions(), 0);
-    assert!(fanout.watch(tokio_stream::empty(), |_: &[Service]| Ok(())).is_err());
+    assert!(
+        fanout
+            .watch(tokio_stream::empty(), |_: &[Service]| Ok(()))
+            .is_err()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -282,16 +378,24 @@ async fn a_commit_left_out_ends_every_session_and_the_control_plane() {
     let mut client = Client::open(&fanout, subscribe("s"));
     client.synced().await;
     fanout.publish(&commit(12, [put(grant("b"))]));
-    let error = Arc::clone(&fanout).run(CancellationToken::new()).await.unwrap_err();
+    let error = Arc::clone(&fanout)
+        .run(CancellationToken::new())
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("revision 12"), "{error}");
-    client.until(|said| matches!(said.message, Some(Message::GoAway(_))).then_some(())).await;
+    client
+        .until(|said| matches!(said.message, Some(Message::GoAway(_))).then_some(()))
+        .await;
     assert_eq!(fanout.revision(), Revision(10));
 }
 
 #[tokio::test(start_paused = true)]
 async fn enforcement_is_waited_for_until_the_last_receipt() {
     let fanout = fanout();
-    let (mut one, mut other) = (Client::open(&fanout, subscribe("a")), Client::open(&fanout, subscribe("b")));
+    let (mut one, mut other) = (
+        Client::open(&fanout, subscribe("a")),
+        Client::open(&fanout, subscribe("b")),
+    );
     one.synced().await;
     other.synced().await;
     fanout.publish(&commit(11, [put(revoked(grant("a")))]));
@@ -299,15 +403,31 @@ async fn enforcement_is_waited_for_until_the_last_receipt() {
     let waiting = fanout.await_enforced(Revision(11), &payments, 60 * SECOND);
     let answering = async {
         for client in [&mut one, &mut other] {
-            client.until(|said| (said.revision == 11).then_some(())).await;
+            client
+                .until(|said| (said.revision == 11).then_some(()))
+                .await;
             client.ack(11);
         }
     };
     let begin = Instant::now();
     let (answer, ()) = tokio::join!(waiting, answering);
     assert!(begin.elapsed() < SECOND);
-    assert_eq!(answer.receipts.iter().map(|receipt| &*receipt.sidecar).collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!((answer.receipts[0].streams_closed, answer.outstanding.len(), answer.fenced_by), (2, 0, None));
+    assert_eq!(
+        answer
+            .receipts
+            .iter()
+            .map(|receipt| &*receipt.sidecar)
+            .collect::<Vec<_>>(),
+        ["a", "b"]
+    );
+    assert_eq!(
+        (
+            answer.receipts[0].streams_closed,
+            answer.outstanding.len(),
+            answer.fenced_by
+        ),
+        (2, 0, None)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -317,16 +437,36 @@ async fn an_outstanding_sidecar_is_named_with_the_time_by_which_it_refuses_anywa
     client.synced().await;
     fanout.publish(&commit(11, [put(revoked(grant("a")))]));
     let asked = fanout.clock().now();
-    let answer = fanout.await_enforced(Revision(11), &[service("payments")], 2 * SECOND).await;
-    assert_eq!((answer.outstanding.len(), answer.outstanding[0].connected), (1, true));
+    let answer = fanout
+        .await_enforced(Revision(11), &[service("payments")], 2 * SECOND)
+        .await;
+    assert_eq!(
+        (answer.outstanding.len(), answer.outstanding[0].connected),
+        (1, true)
+    );
     assert_eq!(answer.committed_at, Some(asked));
     let fence = asked.plus(30 * SECOND + Duration::from_millis(30));
-    assert_eq!((answer.fenced_by, answer.outstanding[0].fenced_by), (Some(fence), fence));
+    assert_eq!(
+        (answer.fenced_by, answer.outstanding[0].fenced_by),
+        (Some(fence), fence)
+    );
     let begin = Instant::now();
-    let answer = fanout.await_enforced(Revision(11), &[service("payments")], 120 * SECOND).await;
-    assert!(answer.outstanding.is_empty() && answer.receipts.is_empty(), "{answer:?}");
-    assert_eq!(answer.fenced[0].sidecar, "a", "what never confirmed is not passed over in silence");
-    assert!((27..30).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
+    let answer = fanout
+        .await_enforced(Revision(11), &[service("payments")], 120 * SECOND)
+        .await;
+    assert!(
+        answer.outstanding.is_empty() && answer.receipts.is_empty(),
+        "{answer:?}"
+    );
+    assert_eq!(
+        answer.fenced[0].sidecar, "a",
+        "what never confirmed is not passed over in silence"
+    );
+    assert!(
+        (27..30).contains(&begin.elapsed().as_secs()),
+        "{:?}",
+        begin.elapsed()
+    );
     drop(client);
 }
 
@@ -342,7 +482,10 @@ async fn a_snapshot_voids_what_was_acknowledged_before() {
     again.next().await.unwrap();
     assert_eq!(fanout.sidecars()[0].acked, Revision(0));
     again.synced().await;
-    again.say(Says::Status(v1::SidecarStatus { revision: 10, ..Default::default() }));
+    again.say(Says::Status(v1::SidecarStatus {
+        revision: 10,
+        ..Default::default()
+    }));
     settle().await;
     assert_eq!(fanout.sidecars()[0].acked, Revision(10));
 }
@@ -352,10 +495,17 @@ async fn complaints_are_kept_short() {
     let fanout = fanout();
     let mut client = Client::open(&fanout, subscribe("a"));
     client.synced().await;
-    let nack = v1::Nack { revision: 10, grant: "g".repeat(4000), error: "ä".repeat(4000) };
+    let nack = v1::Nack {
+        revision: 10,
+        grant: "g".repeat(4000),
+        error: "ä".repeat(4000),
+    };
     client.say(Says::Nack(nack));
     settle().await;
     let known = fanout.sidecars();
     let refusal = known[0].last_nack.as_ref().unwrap();
-    assert_eq!((known[0].nacks, refusal.grant.len(), refusal.error.len()), (1, 128, 512));
+    assert_eq!(
+        (known[0].nacks, refusal.grant.len(), refusal.error.len()),
+        (1, 128, 512)
+    );
 }

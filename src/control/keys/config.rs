@@ -18,7 +18,12 @@ pub struct TokenArgs {
     #[arg(long, env = "JITGATE_TOKEN_ISSUER", value_name = "NAME", value_parser = issuer)]
     pub token_issuer: Option<String>,
     /// What new token keys sign with: EdDSA or ES256
-    #[arg(long, env = "JITGATE_TOKEN_ALGORITHM", value_name = "ALG", default_value_t)]
+    #[arg(
+        long,
+        env = "JITGATE_TOKEN_ALGORITHM",
+        value_name = "ALG",
+        default_value_t
+    )]
     pub token_algorithm: Algorithm,
     /// How long a key signs tokens before the next one does; 0: until `jitgate token rotate`
     #[arg(long, env = "JITGATE_TOKEN_KEY_ROTATE_EVERY", value_name = "TIME", default_value = "30d", value_parser = rotation)]
@@ -43,7 +48,11 @@ impl TokenArgs {
     /// # Errors
     /// When a key would be replaced before it has begun to sign.
     pub fn check(&self) -> anyhow::Result<()> {
-        let Self { token_key_rotate_every: every, token_key_lead: lead, .. } = self;
+        let Self {
+            token_key_rotate_every: every,
+            token_key_lead: lead,
+            ..
+        } = self;
         anyhow::ensure!(
             every.is_zero() || every > lead,
             "--token-key-rotate-every {} must be longer than --token-key-lead {}",
@@ -55,19 +64,35 @@ impl TokenArgs {
 
     /// The issuer name and the schedule, for a store of this epoch.
     pub(super) fn resolve(self, epoch: &str) -> (Arc<str>, Schedule) {
-        let Self { token_issuer, token_algorithm: algorithm, token_key_rotate_every, token_key_lead: lead } = self;
+        let Self {
+            token_issuer,
+            token_algorithm: algorithm,
+            token_key_rotate_every,
+            token_key_lead: lead,
+        } = self;
         let issuer = token_issuer.unwrap_or_else(|| format!("jitgate:{epoch}"));
         let rotate_every = Some(token_key_rotate_every).filter(|every| !every.is_zero());
-        (issuer.into(), Schedule { algorithm, rotate_every, lead })
+        (
+            issuer.into(),
+            Schedule {
+                algorithm,
+                rotate_every,
+                lead,
+            },
+        )
     }
 }
 
 fn issuer(text: &str) -> Result<String, String> {
-    let graphic = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\');
+    let graphic = text
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\');
     if graphic && (1..=ISSUER_MAX).contains(&text.len()) {
         return Ok(text.to_owned());
     }
-    Err(format!("must be 1 to {ISSUER_MAX} visible ASCII characters without quotes, backslashes and spaces"))
+    Err(format!(
+        "must be 1 to {ISSUER_MAX} visible ASCII characters without quotes, backslashes and spaces"
+    ))
 }
 
 fn rotation(text: &str) -> Result<Duration, String> {
@@ -77,7 +102,9 @@ fn rotation(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(every) if every.is_zero() || (MINUTE..=YEAR).contains(&every) => Ok(every),
         Ok(_) => Err("must be 0 (never), or between 1m and 1year".to_owned()),
-        Err(error) => Err(format!("{error}; write for example 30d or 12h, or 0 for never")),
+        Err(error) => Err(format!(
+            "{error}; write for example 30d or 12h, or 0 for never"
+        )),
     }
 }
 
@@ -98,8 +125,13 @@ mod tests {
         for text in ["", "a b", "a\"b", "a\\b", "ä", &"x".repeat(129)] {
             assert!(issuer(text).is_err(), "{text:?}");
         }
-        assert!(rotation("1s").is_err() && rotation("soon").is_err() && rotation("2years").is_err());
-        assert_eq!((rotation("0"), rotation("0s")), (Ok(Duration::ZERO), Ok(Duration::ZERO)));
+        assert!(
+            rotation("1s").is_err() && rotation("soon").is_err() && rotation("2years").is_err()
+        );
+        assert_eq!(
+            (rotation("0"), rotation("0s")),
+            (Ok(Duration::ZERO), Ok(Duration::ZERO))
+        );
         assert!(lead("0s").is_err() && lead("2h").is_err() && lead("60").is_err());
     }
 
@@ -110,14 +142,23 @@ mod tests {
             token_key_lead: Duration::from_secs(lead),
             ..TokenArgs::default()
         };
-        assert!(args(60, 60).check().unwrap_err().to_string().contains("--token-key-lead"));
+        assert!(
+            args(60, 60)
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("--token-key-lead")
+        );
         assert!(args(0, 60).check().is_ok() && args(61, 60).check().is_ok());
     }
 
     #[test]
     fn the_issuer_is_named_after_the_store_unless_it_is_given() {
         assert_eq!(&*TokenArgs::default().resolve("01J").0, "jitgate:01J");
-        let named = TokenArgs { token_issuer: Some("https://jit.example".into()), ..TokenArgs::default() };
+        let named = TokenArgs {
+            token_issuer: Some("https://jit.example".into()),
+            ..TokenArgs::default()
+        };
         assert_eq!(&*named.resolve("01J").0, "https://jit.example");
     }
 }

@@ -69,9 +69,21 @@ impl TokenKey {
     /// # Errors
     /// [`SignError`] when it cannot be written down.
     pub(crate) fn new(pair: &KeyPair, now: Timestamp) -> Result<Self, SignError> {
-        let PublicKey { kid, algorithm, jwk } = pair.public();
+        let PublicKey {
+            kid,
+            algorithm,
+            jwk,
+        } = pair.public();
         let secret = Secret(pair.to_pkcs8()?);
-        Ok(Self { kid, algorithm, jwk: jwk.to_string(), published: now, signing: None, retired: None, secret })
+        Ok(Self {
+            kid,
+            algorithm,
+            jwk: jwk.to_string(),
+            published: now,
+            signing: None,
+            retired: None,
+            secret,
+        })
     }
 
     /// Where it stands.
@@ -132,13 +144,24 @@ impl TokenKey {
     /// # Errors
     /// What is wrong with the row, without what it holds.
     pub(crate) fn from_row(row: store::TokenKey) -> Result<Self, String> {
-        let store::TokenKey { kid, alg, pkcs8, jwk, publish_time, sign_time, retire_time } = row;
+        let store::TokenKey {
+            kid,
+            alg,
+            pkcs8,
+            jwk,
+            publish_time,
+            sign_time,
+            retire_time,
+        } = row;
         let time = |time: Option<prost_types::Timestamp>, field: &str| {
-            time.map(|time| timestamp_from(&time, field).map_err(|error| error.to_string())).transpose()
+            time.map(|time| timestamp_from(&time, field).map_err(|error| error.to_string()))
+                .transpose()
         };
         let key = Self {
             kid,
-            algorithm: alg.parse().map_err(|error| format!("its algorithm {error}"))?,
+            algorithm: alg
+                .parse()
+                .map_err(|error| format!("its algorithm {error}"))?,
             jwk,
             published: time(publish_time, "publish_time")?.ok_or("it was never published")?,
             signing: time(sign_time, "sign_time")?,
@@ -146,7 +169,9 @@ impl TokenKey {
             secret: Secret(pkcs8.into()),
         };
         match key.stage() {
-            Stage::Published | Stage::Signing(_) => key.pair().map(drop).map_err(|error| error.to_string())?,
+            Stage::Published | Stage::Signing(_) => {
+                key.pair().map(drop).map_err(|error| error.to_string())?
+            }
             Stage::Retired(_) => {}
         }
         Ok(key)
@@ -195,17 +220,26 @@ impl Ring {
 
     /// The key that signs.
     pub(crate) fn signing(&self) -> Option<&TokenKey> {
-        self.0.iter().find(|key| matches!(key.stage(), Stage::Signing(_)))
+        self.0
+            .iter()
+            .find(|key| matches!(key.stage(), Stage::Signing(_)))
     }
 
     /// The first thing that is due at `now`; nothing more is once there is none.
     pub(crate) fn step(&self, schedule: &Schedule, now: Timestamp) -> Option<Step> {
-        let removable = self.0.iter().find(|key| self.leaves_at(key, schedule).is_some_and(|at| at <= now));
+        let removable = self
+            .0
+            .iter()
+            .find(|key| self.leaves_at(key, schedule).is_some_and(|at| at <= now));
         match (self.signing(), self.next()) {
             (None, None) => Some(Step::Publish),
             (None, Some(next)) => Some(Step::Promote(next.kid.clone())),
-            (Some(_), Some(next)) if next.published.plus(schedule.lead) <= now => Some(Step::Promote(next.kid.clone())),
-            (Some(signing), None) if replaced_at(signing, schedule).is_some_and(|at| at <= now) => Some(Step::Publish),
+            (Some(_), Some(next)) if next.published.plus(schedule.lead) <= now => {
+                Some(Step::Promote(next.kid.clone()))
+            }
+            (Some(signing), None) if replaced_at(signing, schedule).is_some_and(|at| at <= now) => {
+                Some(Step::Publish)
+            }
             (Some(_), _) => removable.map(|key| Step::Remove(key.kid.clone())),
         }
     }
@@ -223,27 +257,40 @@ impl Ring {
         match (key.stage(), self.next()) {
             (Stage::Published, _) => Some(key.published.plus(schedule.lead)),
             (Stage::Signing(_), Some(next)) => Some(next.published.plus(schedule.lead)),
-            (Stage::Signing(_), None) => replaced_at(key, schedule).map(|at| at.plus(schedule.lead)),
+            (Stage::Signing(_), None) => {
+                replaced_at(key, schedule).map(|at| at.plus(schedule.lead))
+            }
             (Stage::Retired(_), _) => self.leaves_at(key, schedule),
         }
     }
 
     /// When to look again, if nothing else happens.
     pub(crate) fn wakes_at(&self, schedule: &Schedule) -> Option<Timestamp> {
-        let replaced = self.signing().filter(|_| self.next().is_none()).and_then(|key| replaced_at(key, schedule));
+        let replaced = self
+            .signing()
+            .filter(|_| self.next().is_none())
+            .and_then(|key| replaced_at(key, schedule));
         let promoted = self.next().map(|next| next.published.plus(schedule.lead));
-        let removed = self.0.iter().filter_map(|key| self.leaves_at(key, schedule)).min();
+        let removed = self
+            .0
+            .iter()
+            .filter_map(|key| self.leaves_at(key, schedule))
+            .min();
         [replaced, promoted, removed].into_iter().flatten().min()
     }
 }
 
 /// When the key after this one is published: at once if it is not of the algorithm that is wanted.
 fn replaced_at(signing: &TokenKey, schedule: &Schedule) -> Option<Timestamp> {
-    let Stage::Signing(since) = signing.stage() else { return None };
+    let Stage::Signing(since) = signing.stage() else {
+        return None;
+    };
     if signing.algorithm != schedule.algorithm {
         return Some(since);
     }
-    schedule.rotate_every.map(|every| since.plus(every.saturating_sub(schedule.lead)))
+    schedule
+        .rotate_every
+        .map(|every| since.plus(every.saturating_sub(schedule.lead)))
 }
 
 #[cfg(test)]

@@ -6,11 +6,18 @@ use crate::control::testing::Rig;
 use crate::jose::jit::Algorithm;
 
 fn args(algorithm: Algorithm) -> TokenArgs {
-    TokenArgs { token_algorithm: algorithm, ..TokenArgs::default() }
+    TokenArgs {
+        token_algorithm: algorithm,
+        ..TokenArgs::default()
+    }
 }
 
 fn keys(rig: &Rig) -> TokenKeys {
-    TokenKeys::new(rig.plane.store.clone(), Arc::clone(&rig.plane.fanout), args(Algorithm::EdDsa))
+    TokenKeys::new(
+        rig.plane.store.clone(),
+        Arc::clone(&rig.plane.fanout),
+        args(Algorithm::EdDsa),
+    )
 }
 
 async fn events(rig: &Rig) -> Vec<(String, String, String)> {
@@ -33,18 +40,32 @@ async fn a_rotation_goes_its_way_by_the_clock_and_every_step_is_audited_by_name(
     let keys = keys(&rig);
     keys.turn_over().await.unwrap();
     let first = keys.current().signer.as_ref().unwrap().kid().to_owned();
-    keys.rotate("user:i|root".into(), "it leaked".into()).await.unwrap();
-    keys.rotate("user:i|root".into(), "again".into()).await.unwrap();
+    keys.rotate("user:i|root".into(), "it leaked".into())
+        .await
+        .unwrap();
+    keys.rotate("user:i|root".into(), "again".into())
+        .await
+        .unwrap();
     assert_eq!(keys.current().ring.0.len(), 2, "one is on its way already");
     assert_eq!(keys.current().signer.as_ref().unwrap().kid(), first);
     rig.advance(60);
     keys.turn_over().await.unwrap();
     let second = keys.current().signer.as_ref().unwrap().kid().to_owned();
     assert_ne!(second, first);
-    assert_eq!(keys.current().published.keys.len(), 2, "the old one still verifies");
+    assert_eq!(
+        keys.current().published.keys.len(),
+        2,
+        "the old one still verifies"
+    );
     rig.advance(keys.schedule().keep_retired().as_secs());
     keys.turn_over().await.unwrap();
-    let published: Vec<_> = keys.current().published.keys.iter().map(|key| key.kid.clone()).collect();
+    let published: Vec<_> = keys
+        .current()
+        .published
+        .keys
+        .iter()
+        .map(|key| key.kid.clone())
+        .collect();
     assert_eq!(published, std::slice::from_ref(&second));
     let told = events(&rig).await;
     let system = "system:token-keys";
@@ -56,7 +77,8 @@ async fn a_rotation_goes_its_way_by_the_clock_and_every_step_is_audited_by_name(
         ("token_key.signing", &second, system),
         ("token_key.removed", &first, system),
     ];
-    let expected = expected.map(|(kind, kid, by)| (kind.to_owned(), format!("tokenKeys/{kid}"), by.to_owned()));
+    let expected = expected
+        .map(|(kind, kid, by)| (kind.to_owned(), format!("tokenKeys/{kid}"), by.to_owned()));
     assert_eq!(told, expected);
 }
 
@@ -87,7 +109,10 @@ async fn forcing_has_a_bound() {
     let keys = TokenKeys::new(
         rig.plane.store.clone(),
         Arc::clone(&rig.plane.fanout),
-        TokenArgs { token_key_lead: Duration::from_secs(1), ..args(Algorithm::Es256) },
+        TokenArgs {
+            token_key_lead: Duration::from_secs(1),
+            ..args(Algorithm::Es256)
+        },
     );
     keys.turn_over().await.unwrap();
     let mut refused = None;
@@ -100,9 +125,21 @@ async fn forcing_has_a_bound() {
         keys.turn_over().await.unwrap();
     }
     assert_eq!(refused.unwrap().kind, FaultKind::Limit);
-    let kids: BTreeSet<_> = keys.current().published.keys.iter().map(|key| key.kid.clone()).collect();
+    let kids: BTreeSet<_> = keys
+        .current()
+        .published
+        .keys
+        .iter()
+        .map(|key| key.kid.clone())
+        .collect();
     assert_eq!(kids.len(), KEYS_MAX);
-    assert!(keys.current().ring.0.iter().any(|key| matches!(key.stage(), Stage::Signing(_))));
+    assert!(
+        keys.current()
+            .ring
+            .0
+            .iter()
+            .any(|key| matches!(key.stage(), Stage::Signing(_)))
+    );
 }
 
 #[tokio::test]
@@ -111,7 +148,10 @@ async fn neither_the_published_list_nor_debug_output_holds_a_private_key() {
     let keys = keys(&rig);
     keys.turn_over().await.unwrap();
     let shown = format!("{:?} {:?}", keys, keys.current().published);
-    assert!(!shown.contains("pkcs8") && !shown.contains("\"d\""), "{shown}");
+    assert!(
+        !shown.contains("pkcs8") && !shown.contains("\"d\""),
+        "{shown}"
+    );
     for key in &keys.current().published.keys {
         let jwk: serde_json::Value = serde_json::from_str(&key.jwk).unwrap();
         assert!(jwk.get("d").is_none() && jwk["kid"] == key.kid.as_str());

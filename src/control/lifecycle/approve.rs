@@ -10,7 +10,9 @@ use super::plane::new_grant_id;
 use super::reviews::pinned_policy;
 use crate::control::policy::end_within;
 use crate::control::store::Change;
-use crate::model::access::{AccessRequest, AccessStep, Chain, Issued, Origin, Outcome, PassedOver, PinnedPolicy};
+use crate::model::access::{
+    AccessRequest, AccessStep, Chain, Issued, Origin, Outcome, PassedOver, PinnedPolicy,
+};
 use crate::model::approval::unattainable;
 use crate::model::grant::{End, Grant, Hold, PolicyRef, Revision, Staleness};
 use crate::model::identity::Principal;
@@ -42,7 +44,9 @@ pub(in crate::control) fn fail_at_once(
     persons: &Persons,
 ) -> Result<(), Fault> {
     let is_barred = |who: &Principal| request.concerns_person(who, persons);
-    let Some((stage, step)) = unattainable(&request.stages, persons, is_barred) else { return Ok(()) };
+    let Some((stage, step)) = unattainable(&request.stages, persons, is_barred) else {
+        return Ok(());
+    };
     let reason = format!(
         "no eligible approver: step {} of stage {} cannot be complete without the requester and the subject",
         step.name, stage.name
@@ -51,7 +55,12 @@ pub(in crate::control) fn fail_at_once(
 }
 
 fn fail(change: &mut Change<'_>, request: &mut AccessRequest, reason: String) -> Result<(), Fault> {
-    let outcome = Outcome { time: change.now(), by: "system:approval".to_owned(), reason, grant: None };
+    let outcome = Outcome {
+        time: change.now(),
+        by: "system:approval".to_owned(),
+        reason,
+        grant: None,
+    };
     change.end_request(request, AccessStep::Fail, outcome)?;
     Ok(())
 }
@@ -64,8 +73,10 @@ pub(in crate::control) fn approve(
 ) -> Result<(), Fault> {
     let (now, terms) = (change.now(), &request.terms);
     if change.read().enforced(Some(terms.subject.as_str()))?.len() >= HELD_MAX {
-        let message =
-            format!("{} holds {HELD_MAX} grants already, ended ones included; wait or release some", terms.subject);
+        let message = format!(
+            "{} holds {HELD_MAX} grants already, ended ones included; wait or release some",
+            terms.subject
+        );
         return Err(Fault::new(FaultKind::Limit, message));
     }
     let Some((not_before, end)) = terms.window(now, granted.duration) else {
@@ -73,9 +84,16 @@ pub(in crate::control) fn approve(
         return fail(change, request, reason);
     };
     let pinned = pinned_policy(&change.read(), &terms.policy)?;
-    let end = within_windows(&pinned.windows, &terms.policy, not_before, end.since(not_before))?;
+    let end = within_windows(
+        &pinned.windows,
+        &terms.policy,
+        not_before,
+        end.since(not_before),
+    )?;
     if terms.extends.is_some() && terms.start.is_some_and(|start| end <= start) {
-        let reason = format!("its window closes at {end}: the grant that it extends does not end before that");
+        let reason = format!(
+            "its window closes at {end}: the grant that it extends does not end before that"
+        );
         return fail(change, request, reason);
     }
     let chain = match terms.extends.clone() {
@@ -94,7 +112,10 @@ pub(in crate::control) fn approve(
         end: End::At(end),
         hold: Hold::None,
         staleness: granted.staleness,
-        policy: PolicyRef { name: Arc::clone(&terms.policy.name), version: terms.policy.version },
+        policy: PolicyRef {
+            name: Arc::clone(&terms.policy.name),
+            version: terms.policy.version,
+        },
         traceparent: granted.traceparent,
         mod_revision: Revision(0),
     };
@@ -104,21 +125,38 @@ pub(in crate::control) fn approve(
             .unused_ttl
             .map(|ttl| terms.start.unwrap_or(not_before).max(not_before).plus(ttl))
             .filter(|until| *until < end),
-        ..origin(request, granted.rule, chain.as_ref().map(|(_, chain)| chain.clone()))
+        ..origin(
+            request,
+            granted.rule,
+            chain.as_ref().map(|(_, chain)| chain.clone()),
+        )
     };
-    let mut issued = Issued { grant, origin, suspension: None, ending: None };
+    let mut issued = Issued {
+        grant,
+        origin,
+        suspension: None,
+        ending: None,
+    };
     let by = granted.by;
     change.issue(&mut issued, &by, &granted.message)?;
     if let Some((mut extended, _)) = chain {
         change.link_extension(&mut extended, issued.grant.id.clone());
     }
-    let outcome = Outcome { time: now, by, reason: granted.message, grant: Some(issued.grant.id) };
+    let outcome = Outcome {
+        time: now,
+        by,
+        reason: granted.message,
+        grant: Some(issued.grant.id),
+    };
     change.end_request(request, AccessStep::Approve, outcome)?;
     Ok(())
 }
 
 fn origin(request: &AccessRequest, auto_rule: Option<Arc<str>>, chain: Option<Chain>) -> Origin {
-    let passed_over = |review| PassedOver { approvers: request.approvers().cloned().collect(), review };
+    let passed_over = |review| PassedOver {
+        approvers: request.approvers().cloned().collect(),
+        review,
+    };
     Origin {
         request: Some(Arc::clone(&request.id)),
         requester: Some(request.requester.clone()),
@@ -138,8 +176,18 @@ fn within_windows(
     length: Duration,
 ) -> Result<Timestamp, Fault> {
     end_within(windows, start, length).map_err(|closed| {
-        let (reason, field, message) =
-            (RefusalReason::OutsideWindow, "start_time", format!("policy {} {closed}", policy.name));
-        Refusal { reason, field, message, policy: Some(Arc::clone(&policy.name)), would: vec![] }.into()
+        let (reason, field, message) = (
+            RefusalReason::OutsideWindow,
+            "start_time",
+            format!("policy {} {closed}", policy.name),
+        );
+        Refusal {
+            reason,
+            field,
+            message,
+            policy: Some(Arc::clone(&policy.name)),
+            would: vec![],
+        }
+        .into()
     })
 }

@@ -43,8 +43,12 @@ impl Plane {
         caller: &Caller,
         afterwards: Afterwards,
     ) -> Result<AccessRequest, Fault> {
-        let (by, current, keep, manner) =
-            (caller.clone(), self.current(), self.tombstone_keep, afterwards.manner.clone());
+        let (by, current, keep, manner) = (
+            caller.clone(),
+            self.current(),
+            self.tombstone_keep,
+            afterwards.manner.clone(),
+        );
         let review = move |change: &mut Change<'_>| {
             let mut request = found(&change.read(), &by, &afterwards.id)?;
             afterwards.manner.must_match(&request.etag())?;
@@ -68,9 +72,13 @@ impl Plane {
     /// [`Fault`] when the store cannot be read.
     pub(crate) async fn measure_reviews(&self) -> Result<(), Fault> {
         let now = self.now();
-        let open = self.store.read(|reader| Ok::<_, Fault>(reader.open_reviews()?)).await?;
+        let open = self
+            .store
+            .read(|reader| Ok::<_, Fault>(reader.open_reviews()?))
+            .await?;
         let overdue = open.iter().filter(|review| now >= review.due).count();
-        self.metrics.break_glass_reviews("outstanding", open.len() - overdue);
+        self.metrics
+            .break_glass_reviews("outstanding", open.len() - overdue);
         self.metrics.break_glass_reviews("overdue", overdue);
         Ok(())
     }
@@ -87,21 +95,33 @@ fn found(reader: &Reader<'_>, caller: &Caller, id: &str) -> Result<AccessRequest
     visible(reader, caller, id)
 }
 
-fn may_review(request: &AccessRequest, caller: &Caller, rulings: &dyn Rulings, now: Timestamp) -> Result<(), Fault> {
+fn may_review(
+    request: &AccessRequest,
+    caller: &Caller,
+    rulings: &dyn Rulings,
+    now: Timestamp,
+) -> Result<(), Fault> {
     let refuse = |refusal, message: String| Err(Fault::new(FaultKind::Review(refusal), message));
     let Some(review) = &request.break_glass else {
         let message = "the glass was not broken for this request; while it is pending it is approved or denied";
         return refuse(ReviewRefusal::NotEligible, message.to_owned());
     };
     if let Some(said) = &review.said {
-        return Err(Fault::new(FaultKind::Terminal, format!("{} has reviewed it already", said.reviewer)));
+        return Err(Fault::new(
+            FaultKind::Terminal,
+            format!("{} has reviewed it already", said.reviewer),
+        ));
     }
     if is_barred(request, caller, rulings.persons()) {
-        let message = "whoever broke the glass or got the access does not review that, by whatever account";
+        let message =
+            "whoever broke the glass or got the access does not review that, by whatever account";
         return refuse(ReviewRefusal::SelfApproval, message.to_owned());
     }
     if !was_passed_over(request, caller, rulings, now) {
-        let message = format!("{} is not among those who were passed over: the approvers of the request", caller.who());
+        let message = format!(
+            "{} is not among those who were passed over: the approvers of the request",
+            caller.who()
+        );
         return refuse(ReviewRefusal::NotEligible, message);
     }
     Ok(())
@@ -114,19 +134,32 @@ pub(in crate::control) fn waits_for(
     rulings: &dyn Rulings,
     now: Timestamp,
 ) -> bool {
-    request.break_glass.as_ref().is_some_and(|review| review.said.is_none())
+    request
+        .break_glass
+        .as_ref()
+        .is_some_and(|review| review.said.is_none())
         && !is_barred(request, caller, rulings.persons())
         && was_passed_over(request, caller, rulings, now)
 }
 
 fn is_barred(request: &AccessRequest, caller: &Caller, persons: &Persons) -> bool {
-    caller.principals().iter().any(|principal| request.concerns_person(principal, persons))
+    caller
+        .principals()
+        .iter()
+        .any(|principal| request.concerns_person(principal, persons))
 }
 
 /// An approver by the policy that was pinned, and by the one in force if it is still there. No policy, nobody to be gone.
-fn was_passed_over(request: &AccessRequest, caller: &Caller, rulings: &dyn Rulings, now: Timestamp) -> bool {
+fn was_passed_over(
+    request: &AccessRequest,
+    caller: &Caller,
+    rulings: &dyn Rulings,
+    now: Timestamp,
+) -> bool {
     let waited = request.waited(now);
-    let in_force = rulings.policy(&request.terms.policy.name).filter(|policy| policy.mode == Mode::Enforce);
+    let in_force = rulings
+        .policy(&request.terms.policy.name)
+        .filter(|policy| policy.mode == Mode::Enforce);
     is_approver(&request.stages, caller, waited)
         && in_force.is_none_or(|policy| is_approver(&policy.approval, caller, waited))
 }
@@ -146,8 +179,14 @@ pub(in crate::control) fn carry_out(
     persons: &Persons,
 ) -> Result<(), Fault> {
     may_break(&change.read(), request, persons, change.now())?;
-    let Some(review) = request.break_glass.clone() else { return Ok(()) };
-    let Broken { duration, staleness, traceparent } = broken;
+    let Some(review) = request.break_glass.clone() else {
+        return Ok(());
+    };
+    let Broken {
+        duration,
+        staleness,
+        traceparent,
+    } = broken;
     let granted = Granted {
         scope: request.terms.scope.clone(),
         duration,
@@ -162,18 +201,33 @@ pub(in crate::control) fn carry_out(
 }
 
 /// Not while an earlier one was left overdue, not too many at a time, and not where nobody could review it.
-fn may_break(reader: &Reader<'_>, request: &AccessRequest, persons: &Persons, now: Timestamp) -> Result<(), Fault> {
+fn may_break(
+    reader: &Reader<'_>,
+    request: &AccessRequest,
+    persons: &Persons,
+    now: Timestamp,
+) -> Result<(), Fault> {
     let policy = &request.terms.policy.name;
     let refuse = |reason, message| {
         let (field, policy) = ("break_glass", Some(Arc::clone(policy)));
-        Err(Refusal { reason, field, message, policy, would: vec![] }.into())
+        Err(Refusal {
+            reason,
+            field,
+            message,
+            policy,
+            would: vec![],
+        }
+        .into())
     };
     let mine = |open: &OpenReview| {
         let account = Principal::parse(&open.requester);
         account.is_ok_and(|account| persons.same(&account, &request.requester))
     };
     let open: Vec<OpenReview> = reader.open_reviews()?.into_iter().filter(mine).collect();
-    if let Some(late) = open.iter().find(|open| *open.policy == **policy && now >= open.due) {
+    if let Some(late) = open
+        .iter()
+        .find(|open| *open.policy == **policy && now >= open.due)
+    {
         let (id, due) = (&late.request, late.due);
         let message = format!(
             "policy {policy} lets you break the glass again once request {id} has been reviewed, which was due by {due}; ask one of \
@@ -189,12 +243,15 @@ fn may_break(reader: &Reader<'_>, request: &AccessRequest, persons: &Persons, no
         return Err(Fault::new(FaultKind::Limit, message));
     }
     let is_barred = |matcher: &Matcher| match matcher {
-        Matcher::Exact(one) if one.kind() == PrincipalKind::User => request.concerns_person(one, persons),
+        Matcher::Exact(one) if one.kind() == PrincipalKind::User => {
+            request.concerns_person(one, persons)
+        }
         Matcher::Exact(_) | Matcher::Workload(_) | Matcher::AnyUser(_) => false,
     };
     if request.approvers().all(is_barred) {
-        let message =
-            format!("policy {policy} names nobody but you who could look at it afterwards; its owner can add others");
+        let message = format!(
+            "policy {policy} names nobody but you who could look at it afterwards; its owner can add others"
+        );
         return refuse(RefusalReason::BreakGlassNotAllowed, message);
     }
     Ok(())
@@ -207,9 +264,12 @@ pub(in crate::control) fn overdue(
     actor: &str,
     keep: std::time::Duration,
 ) -> Result<bool, Fault> {
-    let outstanding = |review: &AfterTheFact| review.said.is_none() && review.overdue_since.is_none();
+    let outstanding =
+        |review: &AfterTheFact| review.said.is_none() && review.overdue_since.is_none();
     let request = change.read().request(id)?;
-    let Some(mut request) = request.filter(|request| request.break_glass.as_ref().is_some_and(outstanding)) else {
+    let Some(mut request) =
+        request.filter(|request| request.break_glass.as_ref().is_some_and(outstanding))
+    else {
         return Ok(false);
     };
     change.review_overdue(&mut request, actor)?;
@@ -218,20 +278,39 @@ pub(in crate::control) fn overdue(
 }
 
 /// The grant says what its request says; an objection ends it.
-fn note_at_grant(change: &mut Change<'_>, request: &AccessRequest, keep: std::time::Duration) -> Result<(), Fault> {
-    let grant = request.outcome.as_ref().and_then(|outcome| outcome.grant.as_ref());
-    let (Some(id), Some(review)) = (grant, &request.break_glass) else { return Ok(()) };
+fn note_at_grant(
+    change: &mut Change<'_>,
+    request: &AccessRequest,
+    keep: std::time::Duration,
+) -> Result<(), Fault> {
+    let grant = request
+        .outcome
+        .as_ref()
+        .and_then(|outcome| outcome.grant.as_ref());
+    let (Some(id), Some(review)) = (grant, &request.break_glass) else {
+        return Ok(());
+    };
     let mut issued = listed(change.read().grant(id.as_str())?, id.as_str())?;
     let Some(passed_over) = &mut issued.origin.break_glass else {
-        return Err(StoreError::Damaged(format!("grant {id} does not say that the glass was broken for it")).into());
+        return Err(StoreError::Damaged(format!(
+            "grant {id} does not say that the glass was broken for it"
+        ))
+        .into());
     };
     passed_over.review = review.clone();
     match &review.said {
         Some(said)
-            if said.opinion == Opinion::Objection && !matches!(issued.grant.phase(change.now()), Phase::Ended(_)) =>
+            if said.opinion == Opinion::Objection
+                && !matches!(issued.grant.phase(change.now()), Phase::Ended(_)) =>
         {
             let reason = format!("objection to broken glass: {}", said.reason);
-            grants::end(change, &mut issued, Ended::Revoked, (said.reviewer.to_string(), reason), keep)
+            grants::end(
+                change,
+                &mut issued,
+                Ended::Revoked,
+                (said.reviewer.to_string(), reason),
+                keep,
+            )
         }
         Some(_) | None => {
             change.annotate(&issued);

@@ -49,19 +49,40 @@ impl Plane {
     /// # Errors
     /// NOT_FOUND; NOT_ELIGIBLE for whoever is neither subject nor requester nor administrator; ETAG_MISMATCH; when the
     /// grant is not active, or extended already; LIMIT_EXCEEDED beyond the policy's bounds; what the policy refuses.
-    pub(crate) async fn extend(&self, caller: &Caller, extending: Extending) -> Result<AccessRequest, Fault> {
+    pub(crate) async fn extend(
+        &self,
+        caller: &Caller,
+        extending: Extending,
+    ) -> Result<AccessRequest, Fault> {
         if let Some(first) = self.replayed(caller, &extending.manner).await? {
             return Ok(first);
         }
         let Issued { grant, origin, .. } = self.grant(caller, &extending.id).await?;
-        let own = caller.is(&grant.subject) || origin.requester.as_ref().is_some_and(|requester| caller.is(requester));
+        let own = caller.is(&grant.subject)
+            || origin
+                .requester
+                .as_ref()
+                .is_some_and(|requester| caller.is(requester));
         if !own && !caller.is_admin() {
-            let message = "only the subject of a grant, its requester or an administrator may extend it";
+            let message =
+                "only the subject of a grant, its requester or an administrator may extend it";
             return Err(Fault::new(FaultKind::NotEligible, message));
         }
         let start = grant.expires().ok_or_else(standing)?;
-        let Extending { id: _, duration, reason, tickets, manner, traceparent } = extending;
-        let Manner { request_id, fingerprint, validate_only, etag } = manner;
+        let Extending {
+            id: _,
+            duration,
+            reason,
+            tickets,
+            manner,
+            traceparent,
+        } = extending;
+        let Manner {
+            request_id,
+            fingerprint,
+            validate_only,
+            etag,
+        } = manner;
         let asking = Asking {
             subject: Some(grant.subject),
             via: grant.via,
@@ -72,7 +93,11 @@ impl Plane {
             policy: grant.policy.name.to_string(),
             break_glass: false,
             start: Some(start),
-            extends: Some(Extension { grant: grant.id, etag, people_only: origin.break_glass.is_some() }),
+            extends: Some(Extension {
+                grant: grant.id,
+                etag,
+                people_only: origin.break_glass.is_some(),
+            }),
             validate_only,
             request_id,
             fingerprint,
@@ -89,7 +114,11 @@ fn standing() -> Fault {
 
 /// How long a grant can last with its extensions, as a policy in force says.
 pub(in crate::control) fn bounds(rulings: &dyn Rulings, policy: &str) -> Option<DurationRule> {
-    rulings.policies().into_iter().find(|known| &*known.name == policy).map(|known| known.duration)
+    rulings
+        .policies()
+        .into_iter()
+        .find(|known| &*known.name == policy)
+        .map(|known| known.duration)
 }
 
 /// Whether a grant can be extended now by so much; if so, where it ends.
@@ -103,18 +132,35 @@ pub(in crate::control) fn may_extend(
     bounds: Option<&DurationRule>,
 ) -> Result<Timestamp, Fault> {
     let id = extension.grant.as_str();
-    let issued = change.read().grant(id)?.ok_or_else(|| Fault::not_found("grant", id))?;
-    Manner { etag: extension.etag.clone(), ..Manner::default() }.must_match(&issued.etag())?;
-    let End::At(end) = issued.grant.end else { return Err(standing()) };
+    let issued = change
+        .read()
+        .grant(id)?
+        .ok_or_else(|| Fault::not_found("grant", id))?;
+    Manner {
+        etag: extension.etag.clone(),
+        ..Manner::default()
+    }
+    .must_match(&issued.etag())?;
+    let End::At(end) = issued.grant.end else {
+        return Err(standing());
+    };
     let at = issued.grant.state(change.now());
     if at != GrantState::Active {
         return Err(not_now(at));
     }
     if let Some(by) = &issued.origin.chain.extended_by {
         let message = format!("grant {by} extends it already; extend that one");
-        return Err(Fault::new(FaultKind::State(StateRefusal::Extended), message).with("grant", by.as_str()));
+        return Err(
+            Fault::new(FaultKind::State(StateRefusal::Extended), message)
+                .with("grant", by.as_str()),
+        );
     }
-    let gone = || Fault::new(FaultKind::Unavailable, "the policies have just changed; nothing was decided, ask again");
+    let gone = || {
+        Fault::new(
+            FaultKind::Unavailable,
+            "the policies have just changed; nothing was decided, ask again",
+        )
+    };
     within(&issued, end, by, bounds.ok_or_else(gone)?)?;
     Ok(end)
 }
@@ -122,7 +168,10 @@ pub(in crate::control) fn may_extend(
 /// Only what is in force can go on.
 fn not_now(at: GrantState) -> Fault {
     // There is no step to refuse; the word for where it stands is the same.
-    let fault = Fault::from(StepRefused { at, step: GrantStep::Suspend });
+    let fault = Fault::from(StepRefused {
+        at,
+        step: GrantStep::Suspend,
+    });
     match at {
         GrantState::Suspended => Fault {
             message: "the grant is suspended, and cannot be extended while it is; an administrator can resume it"
@@ -136,16 +185,33 @@ fn not_now(at: GrantState) -> Fault {
     }
 }
 
-fn within(issued: &Issued, end: Timestamp, by: Duration, bounds: &DurationRule) -> Result<(), Fault> {
+fn within(
+    issued: &Issued,
+    end: Timestamp,
+    by: Duration,
+    bounds: &DurationRule,
+) -> Result<(), Fault> {
     let policy = &issued.grant.policy.name;
     let refuse = |field: Option<&str>, message: String, bound, left: String| {
         let fault = Fault::new(FaultKind::Refused(RefusalReason::LimitExceeded), message);
-        let fault = Fault { field: field.map(str::to_owned), ..fault };
-        Err(fault.with("policy", &**policy).with("bound", bound).with("left", left))
+        let fault = Fault {
+            field: field.map(str::to_owned),
+            ..fault
+        };
+        Err(fault
+            .with("policy", &**policy)
+            .with("bound", bound)
+            .with("left", left))
     };
     let (had, most) = (issued.origin.chain.extensions, bounds.max_extensions);
     if had >= most {
-        let times = |count: u32| if count == 1 { "once".to_owned() } else { format!("{count} times") };
+        let times = |count: u32| {
+            if count == 1 {
+                "once".to_owned()
+            } else {
+                format!("{count} times")
+            }
+        };
         let message = format!(
             "policy {policy} lets a grant be extended {} at most (duration.maxExtensions), and this one has been extended \
              {}: nothing is left; ask anew",
@@ -165,7 +231,12 @@ fn within(issued: &Issued, end: Timestamp, by: Duration, bounds: &DurationRule) 
             written(left),
             written(by)
         );
-        return refuse(Some("duration"), message, "duration.maxTotal", format!("{}s", left.as_secs()));
+        return refuse(
+            Some("duration"),
+            message,
+            "duration.maxTotal",
+            format!("{}s", left.as_secs()),
+        );
     }
     Ok(())
 }
@@ -177,17 +248,37 @@ pub(in crate::control) fn link(
     extended: &GrantId,
 ) -> Result<Result<(Issued, Chain), String>, StoreError> {
     let issued = change.read().grant(extended.as_str())?;
-    let issued = issued.ok_or_else(|| StoreError::Damaged(format!("grant {extended} is extended but absent")))?;
-    let ended = |how: &str| Ok(Err(format!("grant {extended}, which it extends, was {how} meanwhile")));
+    let issued = issued
+        .ok_or_else(|| StoreError::Damaged(format!("grant {extended} is extended but absent")))?;
+    let ended = |how: &str| {
+        Ok(Err(format!(
+            "grant {extended}, which it extends, was {how} meanwhile"
+        )))
+    };
     match issued.grant.hold {
-        Hold::Ended { how: Ended::Revoked, .. } => return ended("revoked"),
-        Hold::Ended { how: Ended::Released, .. } => return ended("released"),
+        Hold::Ended {
+            how: Ended::Revoked,
+            ..
+        } => return ended("revoked"),
+        Hold::Ended {
+            how: Ended::Released,
+            ..
+        } => return ended("released"),
         Hold::Pending { .. } => return ended("never granted"),
-        Hold::Suspended | Hold::Ended { .. } if issued.suspension.is_some() => return ended("suspended"),
-        Hold::None | Hold::Suspended | Hold::Ended { how: Ended::Expired, .. } => {}
+        Hold::Suspended | Hold::Ended { .. } if issued.suspension.is_some() => {
+            return ended("suspended");
+        }
+        Hold::None
+        | Hold::Suspended
+        | Hold::Ended {
+            how: Ended::Expired,
+            ..
+        } => {}
     }
     if let Some(other) = &issued.origin.chain.extended_by {
-        return Ok(Err(format!("grant {extended} is extended by {other} already")));
+        return Ok(Err(format!(
+            "grant {extended} is extended by {other} already"
+        )));
     }
     let chain = Chain {
         extends: Some(extended.clone()),

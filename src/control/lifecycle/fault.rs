@@ -139,18 +139,29 @@ impl FaultKind {
 impl Fault {
     /// A refusal of some kind.
     pub(crate) fn new(kind: FaultKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), field: None, metadata: vec![] }
+        Self {
+            kind,
+            message: message.into(),
+            field: None,
+            metadata: vec![],
+        }
     }
 
     /// A malformed field.
     pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<Cow<'static, str>>) -> Self {
-        Self { field: Some(field.into()), ..Self::new(FaultKind::Invalid, problem) }
+        Self {
+            field: Some(field.into()),
+            ..Self::new(FaultKind::Invalid, problem)
+        }
     }
 
     /// `what` does not exist, or not for this caller.
     pub(crate) fn not_found(what: &str, id: &str) -> Self {
         let id: String = id.chars().take(64).collect();
-        Self::new(FaultKind::NotFound, format!("there is no {what} {id:?} that this caller may see"))
+        Self::new(
+            FaultKind::NotFound,
+            format!("there is no {what} {id:?} that this caller may see"),
+        )
     }
 
     /// The same with a word for programs.
@@ -172,12 +183,16 @@ impl From<StoreError> for Fault {
         // Paths and rows are the operator's business; the caller learns that it was not their doing.
         let (kind, message) = match error {
             StoreError::Busy => (FaultKind::Busy, "too many requests wait; try again shortly"),
-            StoreError::Medium(_) | StoreError::Closed | StoreError::Conflict => {
-                (FaultKind::Unavailable, "the control plane cannot use its store now; try again later")
-            }
+            StoreError::Medium(_) | StoreError::Closed | StoreError::Conflict => (
+                FaultKind::Unavailable,
+                "the control plane cannot use its store now; try again later",
+            ),
             StoreError::Damaged(_) => {
                 tracing::error!(%error, "a call failed");
-                (FaultKind::Internal, "the control plane's store is damaged; its operator has to look at the log")
+                (
+                    FaultKind::Internal,
+                    "the control plane's store is damaged; its operator has to look at the log",
+                )
             }
         };
         Self::new(kind, message)
@@ -186,8 +201,11 @@ impl From<StoreError> for Fault {
 
 impl From<Terminal> for Fault {
     fn from(terminal: Terminal) -> Self {
-        Self::new(FaultKind::Terminal, format!("the access request cannot change: {terminal}"))
-            .with("state", terminal.0.as_str())
+        Self::new(
+            FaultKind::Terminal,
+            format!("the access request cannot change: {terminal}"),
+        )
+        .with("state", terminal.0.as_str())
     }
 }
 

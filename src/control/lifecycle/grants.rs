@@ -35,8 +35,13 @@ pub(crate) struct GrantFilter {
 
 impl GrantFilter {
     fn matches(&self, issued: &Issued) -> bool {
-        self.subject.as_ref().is_none_or(|subject| issued.grant.subject == *subject)
-            && self.service.as_ref().is_none_or(|service| issued.grant.scope.service() == service)
+        self.subject
+            .as_ref()
+            .is_none_or(|subject| issued.grant.subject == *subject)
+            && self
+                .service
+                .as_ref()
+                .is_none_or(|service| issued.grant.scope.service() == service)
     }
 }
 
@@ -55,7 +60,12 @@ pub(crate) struct Ends {
 
 impl Ends {
     pub(in crate::control) fn one(issued: Issued, revision: Revision) -> Self {
-        Self { grants: vec![issued], changed: 1, revision, standing_kept: 0 }
+        Self {
+            grants: vec![issued],
+            changed: 1,
+            revision,
+            standing_kept: 0,
+        }
     }
 }
 
@@ -63,7 +73,12 @@ impl Answer for Ends {
     fn kept(&self) -> Option<Answered> {
         let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
         Some(Answered {
-            grants: self.grants.iter().take(KEPT_MAX).map(|issued| issued.grant.id.to_string()).collect(),
+            grants: self
+                .grants
+                .iter()
+                .take(KEPT_MAX)
+                .map(|issued| issued.grant.id.to_string())
+                .collect(),
             changed: number(self.changed),
             revision: revision_to(self.revision),
             standing_kept: number(self.standing_kept),
@@ -73,9 +88,18 @@ impl Answer for Ends {
 
     fn again(reader: &Reader<'_>, kept: &Answered) -> Result<Self, StoreError> {
         let count = |kept: i32| usize::try_from(kept).unwrap_or_default();
-        let grants = kept.grants.iter().map(|id| listed(reader.grant(id)?, id)).collect::<Result<_, _>>()?;
+        let grants = kept
+            .grants
+            .iter()
+            .map(|id| listed(reader.grant(id)?, id))
+            .collect::<Result<_, _>>()?;
         let revision = Revision(u64::try_from(kept.revision).unwrap_or_default());
-        Ok(Self { grants, changed: count(kept.changed), revision, standing_kept: count(kept.standing_kept) })
+        Ok(Self {
+            grants,
+            changed: count(kept.changed),
+            revision,
+            standing_kept: count(kept.standing_kept),
+        })
     }
 
     fn rehearsed(&mut self, _: Revision) {
@@ -102,7 +126,9 @@ impl Plane {
     /// NOT_FOUND also for what the caller may not see.
     pub(crate) async fn grant(&self, caller: &Caller, id: &str) -> Result<Issued, Fault> {
         let (caller, id) = (caller.clone(), id.to_owned());
-        self.store.read(move |reader| visible(reader, &caller, &id)).await
+        self.store
+            .read(move |reader| visible(reader, &caller, &id))
+            .await
     }
 
     /// A page of grants that the caller may see, newest first, and the revision that it was read at.
@@ -122,12 +148,15 @@ impl Plane {
                 let mine: Vec<&str> = names.iter().map(String::as_str).collect();
                 let one = [filter.subject.as_ref().map_or("", Principal::as_str)];
                 let parties: &[&str] = if caller.is_admin() { &one } else { &mine };
-                let (grants, next) = page.read(reader, Table::GrantsByParty, parties, |reader, id| {
-                    let issued = listed(reader.grant(id)?, id)?;
-                    let over = matches!(issued.grant.phase(now), Phase::Ended(_));
-                    let seen = |issued: &Issued| caller.sees_grant(issued) && filter.matches(issued);
-                    Ok(Some(issued).filter(|issued| seen(issued) && (filter.include_ended || !over)))
-                })?;
+                let (grants, next) =
+                    page.read(reader, Table::GrantsByParty, parties, |reader, id| {
+                        let issued = listed(reader.grant(id)?, id)?;
+                        let over = matches!(issued.grant.phase(now), Phase::Ended(_));
+                        let seen =
+                            |issued: &Issued| caller.sees_grant(issued) && filter.matches(issued);
+                        Ok(Some(issued)
+                            .filter(|issued| seen(issued) && (filter.include_ended || !over)))
+                    })?;
                 Ok((grants, next, reader.revision()?))
             })
             .await
@@ -137,7 +166,11 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_FOUND, NOT_ELIGIBLE, ETAG_MISMATCH, STATE_TERMINAL.
-    pub(crate) async fn revoke(&self, caller: &Caller, transition: Transition) -> Result<Ends, Fault> {
+    pub(crate) async fn revoke(
+        &self,
+        caller: &Caller,
+        transition: Transition,
+    ) -> Result<Ends, Fault> {
         self.end_one(caller, transition, Ended::Revoked).await
     }
 
@@ -145,13 +178,30 @@ impl Plane {
     ///
     /// # Errors
     /// As [`Plane::revoke`].
-    pub(crate) async fn release(&self, caller: &Caller, transition: Transition) -> Result<Ends, Fault> {
+    pub(crate) async fn release(
+        &self,
+        caller: &Caller,
+        transition: Transition,
+    ) -> Result<Ends, Fault> {
         let said = Some(transition.reason).filter(|reason| !reason.is_empty());
         let reason = said.unwrap_or_else(|| "released by its subject".to_owned());
-        self.end_one(caller, Transition { reason, ..transition }, Ended::Released).await
+        self.end_one(
+            caller,
+            Transition {
+                reason,
+                ..transition
+            },
+            Ended::Released,
+        )
+        .await
     }
 
-    async fn end_one(&self, caller: &Caller, transition: Transition, how: Ended) -> Result<Ends, Fault> {
+    async fn end_one(
+        &self,
+        caller: &Caller,
+        transition: Transition,
+        how: Ended,
+    ) -> Result<Ends, Fault> {
         let Transition { id, reason, manner } = transition;
         let span = tracing::info_span!(names::SPAN_REVOKE, "jitgate.grant.id" = id);
         let (ending, keep, on) = (caller.clone(), self.tombstone_keep, manner.clone());
@@ -159,10 +209,20 @@ impl Plane {
             let mut issued = visible(&change.read(), &ending, &id)?;
             may_end(&ending, &issued, how)?;
             on.must_match(&issued.etag())?;
-            end(change, &mut issued, how, (ending.who().to_string(), reason), keep)?;
+            end(
+                change,
+                &mut issued,
+                how,
+                (ending.who().to_string(), reason),
+                keep,
+            )?;
             Ok(Ends::one(issued, change.revision()))
         };
-        Ok(self.write_once(caller, manner, end_it).instrument(span).await?.answer)
+        Ok(self
+            .write_once(caller, manner, end_it)
+            .instrument(span)
+            .await?
+            .answer)
     }
 
     /// Ends every live grant that matches, in one revision. Administrators only.
@@ -177,7 +237,10 @@ impl Plane {
     ) -> Result<Ends, Fault> {
         caller.must_be_admin("revoke the grants of others")?;
         let (reason, manner) = said;
-        let Sweep { of: filter, include_standing } = sweep;
+        let Sweep {
+            of: filter,
+            include_standing,
+        } = sweep;
         let (by, keep) = (caller.who().to_string(), self.tombstone_keep);
         let span = tracing::info_span!(
             names::SPAN_REVOKE,
@@ -189,32 +252,63 @@ impl Plane {
             let (mut ended, mut standing_kept) = (Vec::new(), 0);
             for id in change.read().enforced(subject)? {
                 let mut issued = listed(change.read().grant(&id)?, &id)?;
-                if !filter.matches(&issued) || matches!(issued.grant.phase(change.now()), Phase::Ended(_)) {
+                if !filter.matches(&issued)
+                    || matches!(issued.grant.phase(change.now()), Phase::Ended(_))
+                {
                     continue;
                 }
                 if issued.grant.end == End::Standing && !include_standing {
                     standing_kept += 1;
                 } else {
-                    end(change, &mut issued, Ended::Revoked, (by.clone(), reason.clone()), keep)?;
+                    end(
+                        change,
+                        &mut issued,
+                        Ended::Revoked,
+                        (by.clone(), reason.clone()),
+                        keep,
+                    )?;
                     ended.push(issued);
                 }
             }
-            let revision = if ended.is_empty() { change.read().revision()? } else { change.revision() };
-            Ok(Ends { changed: ended.len(), grants: ended, revision, standing_kept })
+            let revision = if ended.is_empty() {
+                change.read().revision()?
+            } else {
+                change.revision()
+            };
+            Ok(Ends {
+                changed: ended.len(),
+                grants: ended,
+                revision,
+                standing_kept,
+            })
         };
-        Ok(self.write_once(caller, manner, end_them).instrument(span).await?.answer)
+        Ok(self
+            .write_once(caller, manner, end_them)
+            .instrument(span)
+            .await?
+            .answer)
     }
 
     /// Waits until every sidecar of these services enforces the revision, or patience ends.
     pub(crate) async fn await_enforced(&self, ends: &Ends, patience: Duration) -> Enforcement {
-        let mut services: Vec<Service> = ends.grants.iter().map(|ended| ended.grant.scope.service().clone()).collect();
+        let mut services: Vec<Service> = ends
+            .grants
+            .iter()
+            .map(|ended| ended.grant.scope.service().clone())
+            .collect();
         services.sort();
         services.dedup();
-        self.fanout.await_enforced(ends.revision, &services, patience).await
+        self.fanout
+            .await_enforced(ends.revision, &services, patience)
+            .await
     }
 }
 
-pub(in crate::control) fn visible(reader: &Reader<'_>, caller: &Caller, id: &str) -> Result<Issued, Fault> {
+pub(in crate::control) fn visible(
+    reader: &Reader<'_>,
+    caller: &Caller,
+    id: &str,
+) -> Result<Issued, Fault> {
     let issued = reader.grant(id)?.filter(|issued| caller.sees_grant(issued));
     issued.ok_or_else(|| Fault::not_found("grant", id))
 }
@@ -225,9 +319,13 @@ fn may_end(caller: &Caller, issued: &Issued, how: Ended) -> Result<(), Fault> {
     let message = match how {
         Ended::Released if own => return Ok(()),
         Ended::Revoked | Ended::Expired if own || caller.is_admin() => return Ok(()),
-        _ if standing => "a standing grant ends when its declaration is removed, or when an administrator revokes it",
+        _ if standing => {
+            "a standing grant ends when its declaration is removed, or when an administrator revokes it"
+        }
         Ended::Released => "only the subject of a grant may release it; an administrator revokes",
-        Ended::Revoked | Ended::Expired => "only the subject of a grant or an administrator may revoke it",
+        Ended::Revoked | Ended::Expired => {
+            "only the subject of a grant or an administrator may revoke it"
+        }
     };
     Err(Fault::new(FaultKind::NotEligible, message))
 }
@@ -241,11 +339,23 @@ pub(in crate::control) fn end(
     keep: Duration,
 ) -> Result<(), Fault> {
     let now = change.now();
-    change.end_grant(issued, how, Ending { time: now, reason, by }, now.plus(keep))?;
+    change.end_grant(
+        issued,
+        how,
+        Ending {
+            time: now,
+            reason,
+            by,
+        },
+        now.plus(keep),
+    )?;
     Ok(())
 }
 
 /// A grant that the sweeper or an operator's file is about.
-pub(in crate::control) fn known(change: &Change<'_>, id: &str) -> Result<Option<Issued>, StoreError> {
+pub(in crate::control) fn known(
+    change: &Change<'_>,
+    id: &str,
+) -> Result<Option<Issued>, StoreError> {
     change.read().grant(id)
 }

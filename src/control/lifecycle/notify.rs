@@ -30,7 +30,11 @@ pub(crate) struct Waiting {
 
 impl Default for Waiting {
     fn default() -> Self {
-        Self { by_request: Arc::default(), by_caller: Arc::default(), all: broadcast::Sender::new(BEHIND_MAX) }
+        Self {
+            by_request: Arc::default(),
+            by_caller: Arc::default(),
+            all: broadcast::Sender::new(BEHIND_MAX),
+        }
     }
 }
 
@@ -76,21 +80,30 @@ impl Waiting {
     /// BUSY when too many wait already, LIMIT_EXCEEDED when the caller does.
     pub(crate) fn begin(&self, request: Arc<str>, caller: &Principal) -> Result<Wait, Fault> {
         if self.by_request.len() >= WAITING_MAX && !self.by_request.contains_key(&request) {
-            return Err(Fault::new(FaultKind::Busy, "too many access requests are watched; try again shortly"));
+            return Err(Fault::new(
+                FaultKind::Busy,
+                "too many access requests are watched; try again shortly",
+            ));
         }
         self.take_place(caller)?;
         let changed = match self.by_request.entry(Arc::clone(&request)) {
             Entry::Occupied(entry) => entry.get().subscribe(),
             Entry::Vacant(entry) => entry.insert(watch::Sender::new(())).subscribe(),
         };
-        Ok(Wait { waiting: self.clone(), request, caller: caller.clone(), changed })
+        Ok(Wait {
+            waiting: self.clone(),
+            request,
+            caller: caller.clone(),
+            changed,
+        })
     }
 
     fn take_place(&self, caller: &Principal) -> Result<(), Fault> {
         let mut places = self.by_caller.entry(caller.clone()).or_default();
         if *places >= WAITS_OF_ONE_MAX {
-            let message =
-                format!("{caller} has {WAITS_OF_ONE_MAX} watches of access requests already; end some of these");
+            let message = format!(
+                "{caller} has {WAITS_OF_ONE_MAX} watches of access requests already; end some of these"
+            );
             return Err(Fault::new(FaultKind::Limit, message));
         }
         *places += 1;
@@ -110,7 +123,11 @@ impl Waiting {
     /// LIMIT_EXCEEDED when the caller watches too much.
     pub(crate) fn follow(&self, caller: &Principal) -> Result<Follow, Fault> {
         self.take_place(caller)?;
-        Ok(Follow { waiting: self.clone(), caller: caller.clone(), changed: self.all.subscribe() })
+        Ok(Follow {
+            waiting: self.clone(),
+            caller: caller.clone(),
+            changed: self.all.subscribe(),
+        })
     }
 
     /// Wakes whoever waits for these, and hands them to whoever follows all.
@@ -139,7 +156,9 @@ impl Drop for Wait {
     fn drop(&mut self) {
         // This receiver still counts as one.
         self.waiting.give_place(&self.caller);
-        self.waiting.by_request.remove_if(&self.request, |_, sender| sender.receiver_count() <= 1);
+        self.waiting
+            .by_request
+            .remove_if(&self.request, |_, sender| sender.receiver_count() <= 1);
     }
 }
 
@@ -155,8 +174,13 @@ mod tests {
     fn one_caller_cannot_take_everybodys_place() {
         let waiting = Waiting::default();
         let alice = caller("alice");
-        let mut all: Vec<_> = (0..WAITS_OF_ONE_MAX).map(|_| waiting.begin("a".into(), &alice).unwrap()).collect();
-        assert_eq!(waiting.begin("b".into(), &alice).unwrap_err().kind, FaultKind::Limit);
+        let mut all: Vec<_> = (0..WAITS_OF_ONE_MAX)
+            .map(|_| waiting.begin("a".into(), &alice).unwrap())
+            .collect();
+        assert_eq!(
+            waiting.begin("b".into(), &alice).unwrap_err().kind,
+            FaultKind::Limit
+        );
         assert!(waiting.begin("a".into(), &caller("bob")).is_ok());
         all.pop();
         assert!(waiting.begin("b".into(), &alice).is_ok());

@@ -33,7 +33,9 @@ pub(crate) trait Rulings: fmt::Debug + Send + Sync {
 
     /// The policy of that name, whatever its mode.
     fn policy(&self, name: &str) -> Option<&AccessPolicy> {
-        self.policies().into_iter().find(|policy| &*policy.name == name)
+        self.policies()
+            .into_iter()
+            .find(|policy| &*policy.name == name)
     }
 
     /// Whose accounts belong together.
@@ -50,7 +52,12 @@ pub(crate) trait Rulings: fmt::Debug + Send + Sync {
     fn standing(&self) -> Vec<&StandingGrant>;
 
     /// Policies under which the caller could ask for access to the target, or to anything at the service.
-    fn requestable(&self, caller: &[Principal], service: &Service, target: Option<&Target<'_>>) -> Vec<Arc<str>>;
+    fn requestable(
+        &self,
+        caller: &[Principal],
+        service: &Service,
+        target: Option<&Target<'_>>,
+    ) -> Vec<Arc<str>>;
 }
 
 impl Rulings for PolicySet {
@@ -78,7 +85,12 @@ impl Rulings for PolicySet {
         Self::standing(self).iter().collect()
     }
 
-    fn requestable(&self, caller: &[Principal], service: &Service, target: Option<&Target<'_>>) -> Vec<Arc<str>> {
+    fn requestable(
+        &self,
+        caller: &[Principal],
+        service: &Service,
+        target: Option<&Target<'_>>,
+    ) -> Vec<Arc<str>> {
         Self::requestable(self, caller, service, target)
     }
 }
@@ -92,7 +104,9 @@ impl Rulings for NoRulings {
         Err(Refusal {
             reason: crate::model::policy::RefusalReason::NoPolicy,
             field: "scope.service",
-            message: "this control plane has no policies; its operator has to put some into --policies".to_owned(),
+            message:
+                "this control plane has no policies; its operator has to put some into --policies"
+                    .to_owned(),
             policy: None,
             would: vec![],
         })
@@ -143,7 +157,16 @@ impl Plane {
         let none: Arc<dyn Rulings> = Arc::new(NoRulings);
         let rulings = Arc::new(ArcSwap::from_pointee(none));
         let (since, sources) = (store.now(), Sources::default());
-        Self { store, fanout, waiting, metrics, tombstone_keep, sources, since, rulings }
+        Self {
+            store,
+            fanout,
+            waiting,
+            metrics,
+            tombstone_keep,
+            sources,
+            since,
+            rulings,
+        }
     }
 
     /// The same with policies from these places.
@@ -203,11 +226,16 @@ impl Current {
 
 /// A new name, sortable by the moment it was given.
 pub(in crate::control) fn new_id(now: Timestamp) -> Arc<str> {
-    Ulid::from_parts(now.as_micros() / 1000, rand::random()).to_string().into()
+    Ulid::from_parts(now.as_micros() / 1000, rand::random())
+        .to_string()
+        .into()
 }
 
 /// As [`new_id`], for a grant.
-pub(in crate::control) fn new_grant_id(now: Timestamp) -> Result<GrantId, crate::control::store::StoreError> {
-    GrantId::parse(&new_id(now))
-        .map_err(|error| crate::control::store::StoreError::Damaged(format!("a new grant id {error}")))
+pub(in crate::control) fn new_grant_id(
+    now: Timestamp,
+) -> Result<GrantId, crate::control::store::StoreError> {
+    GrantId::parse(&new_id(now)).map_err(|error| {
+        crate::control::store::StoreError::Damaged(format!("a new grant id {error}"))
+    })
 }

@@ -86,9 +86,19 @@ impl RequestFilter {
 
 impl Asking {
     pub(in crate::control) fn manner(&self) -> Manner {
-        let Self { request_id, fingerprint, validate_only, .. } = self;
+        let Self {
+            request_id,
+            fingerprint,
+            validate_only,
+            ..
+        } = self;
         let (request_id, fingerprint) = (request_id.clone(), *fingerprint);
-        Manner { request_id, fingerprint, validate_only: *validate_only, etag: String::new() }
+        Manner {
+            request_id,
+            fingerprint,
+            validate_only: *validate_only,
+            etag: String::new(),
+        }
     }
 }
 
@@ -97,7 +107,11 @@ impl Plane {
     ///
     /// # Errors
     /// [`Fault`]: malformed, taken by no policy, over a limit. What a rule denies is no error but a DENIED request.
-    pub(crate) async fn request_access(&self, caller: &Caller, asking: Asking) -> Result<AccessRequest, Fault> {
+    pub(crate) async fn request_access(
+        &self,
+        caller: &Caller,
+        asking: Asking,
+    ) -> Result<AccessRequest, Fault> {
         if let Some(first) = self.replayed(caller, &asking.manner()).await? {
             return Ok(first);
         }
@@ -106,18 +120,32 @@ impl Plane {
     }
 
     /// Has policy rule on it, and writes what was ruled.
-    pub(in crate::control) async fn ask(&self, caller: &Caller, asking: &Asking) -> Result<AccessRequest, Fault> {
+    pub(in crate::control) async fn ask(
+        &self,
+        caller: &Caller,
+        asking: &Asking,
+    ) -> Result<AccessRequest, Fault> {
         for _ in 0..=RULED_ANEW_MAX {
             if let Some(request) = self.rule_and_write(caller, asking).await? {
                 return Ok(request);
             }
         }
-        Err(Fault::new(FaultKind::Unavailable, "the policies keep changing; nothing was decided, ask again"))
+        Err(Fault::new(
+            FaultKind::Unavailable,
+            "the policies keep changing; nothing was decided, ask again",
+        ))
     }
 
     /// Rules and writes what was ruled; `None`, and nothing written, when other policies have come into force in between.
-    async fn rule_and_write(&self, caller: &Caller, asking: &Asking) -> Result<Option<AccessRequest>, Fault> {
-        let subject = asking.subject.clone().unwrap_or_else(|| caller.who().clone());
+    async fn rule_and_write(
+        &self,
+        caller: &Caller,
+        asking: &Asking,
+    ) -> Result<Option<AccessRequest>, Fault> {
+        let subject = asking
+            .subject
+            .clone()
+            .unwrap_or_else(|| caller.who().clone());
         let rulings = self.ruled_by();
         let ruling = self.review(&**rulings, caller, &subject, asking)?;
         // Decisions that use the grant link to the span of its issue.
@@ -133,10 +161,26 @@ impl Plane {
         let traceparent = issue.in_scope(trace::current_traceparent).map(Into::into);
         let (manner, asking) = (asking.manner(), asking.clone());
         let (requester, ruled_by) = (caller.who().clone(), Arc::clone(&rulings));
-        let draft = Draft { requester, subject, asking, ruling, ruled_by, traceparent };
+        let draft = Draft {
+            requester,
+            subject,
+            asking,
+            ruling,
+            ruled_by,
+            traceparent,
+        };
         let in_force = self.still_ruled_by(&rulings);
-        let job = move |change: &mut Change<'_>| if in_force() { draft.write(change).map(Some) } else { Ok(None) };
-        let done = self.write_once(caller, manner, job).instrument(issue).await?;
+        let job = move |change: &mut Change<'_>| {
+            if in_force() {
+                draft.write(change).map(Some)
+            } else {
+                Ok(None)
+            }
+        };
+        let done = self
+            .write_once(caller, manner, job)
+            .instrument(issue)
+            .await?;
         if let (Some(request), true) = (&done.answer, done.written) {
             self.count(request);
         }
@@ -162,7 +206,10 @@ impl Plane {
             tickets: &asking.tickets,
             policy: Some(asking.policy.as_str()).filter(|policy| !policy.is_empty()),
             break_glass: asking.break_glass,
-            people_only: asking.extends.as_ref().is_some_and(|extension| extension.people_only),
+            people_only: asking
+                .extends
+                .as_ref()
+                .is_some_and(|extension| extension.people_only),
             now: self.now(),
         };
         let review = tracing::info_span!(
@@ -182,7 +229,10 @@ impl Plane {
                 review.record(names::REASON, refusal.reason.as_str());
             }
         }
-        for would in ruled.as_ref().map_or_else(|refusal| &refusal.would, |ruling| &ruling.would) {
+        for would in ruled
+            .as_ref()
+            .map_or_else(|refusal| &refusal.would, |ruling| &ruling.would)
+        {
             tracing::info!(policy = %would.policy.name, outcome = would.outcome, "a policy in shadow mode was asked");
         }
         Ok(ruled?)
@@ -191,7 +241,8 @@ impl Plane {
     pub(in crate::control) fn count(&self, request: &AccessRequest) {
         self.metrics.request(request.state.as_str());
         if let (AccessState::Approved, Some(outcome)) = (request.state, &request.outcome) {
-            self.metrics.approved(outcome.time.since(request.create_time));
+            self.metrics
+                .approved(outcome.time.since(request.create_time));
         }
     }
 
@@ -199,9 +250,16 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_FOUND also for what the caller may not see.
-    pub(crate) async fn access_request(&self, caller: &Caller, id: &str) -> Result<AccessRequest, Fault> {
+    pub(crate) async fn access_request(
+        &self,
+        caller: &Caller,
+        id: &str,
+    ) -> Result<AccessRequest, Fault> {
         let (caller, id) = (caller.clone(), id.to_owned());
-        let mut request = self.store.read(move |reader| visible(reader, &caller, &id)).await?;
+        let mut request = self
+            .store
+            .read(move |reader| visible(reader, &caller, &id))
+            .await?;
         recheck(&mut request, &*self.rulings());
         Ok(request)
     }
@@ -219,17 +277,29 @@ impl Plane {
         let (caller, rulings, now) = (caller.clone(), self.rulings(), self.now());
         self.store
             .read(move |reader| {
-                let counting = Counting { rulings: &*rulings, now };
+                let counting = Counting {
+                    rulings: &*rulings,
+                    now,
+                };
                 let names = caller.parties();
                 let mine: Vec<&str> = names.iter().map(String::as_str).collect();
-                let parties: &[&str] = if caller.is_admin() && !filter.for_review { &[""] } else { &mine };
-                Ok(page.read(reader, Table::RequestsByParty, parties, |reader, id| {
-                    let mut request = listed(reader.request(id)?, id)?;
-                    recheck(&mut request, &*rulings);
-                    let takes = |request: &AccessRequest| filter.takes(&caller, request, &counting);
-                    let seen = |request: &AccessRequest| caller.sees_request(request) && takes(request);
-                    Ok(Some(request).filter(seen))
-                })?)
+                let parties: &[&str] = if caller.is_admin() && !filter.for_review {
+                    &[""]
+                } else {
+                    &mine
+                };
+                Ok(
+                    page.read(reader, Table::RequestsByParty, parties, |reader, id| {
+                        let mut request = listed(reader.request(id)?, id)?;
+                        recheck(&mut request, &*rulings);
+                        let takes =
+                            |request: &AccessRequest| filter.takes(&caller, request, &counting);
+                        let seen = |request: &AccessRequest| {
+                            caller.sees_request(request) && takes(request)
+                        };
+                        Ok(Some(request).filter(seen))
+                    })?,
+                )
             })
             .await
     }
@@ -238,7 +308,11 @@ impl Plane {
     ///
     /// # Errors
     /// As [`Plane::access_request`]; BUSY when too many wait, LIMIT_EXCEEDED when the caller does.
-    pub(crate) async fn watch_request(&self, caller: &Caller, id: &str) -> Result<(AccessRequest, Wait), Fault> {
+    pub(crate) async fn watch_request(
+        &self,
+        caller: &Caller,
+        id: &str,
+    ) -> Result<(AccessRequest, Wait), Fault> {
         // The wait begins before the reading: no change can fall between the two.
         let wait = self.waiting.begin(id.into(), caller.who())?;
         Ok((self.access_request(caller, id).await?, wait))
@@ -248,7 +322,11 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_FOUND, NOT_ELIGIBLE unless its requester or an administrator, ETAG_MISMATCH, STATE_TERMINAL.
-    pub(crate) async fn cancel(&self, caller: &Caller, transition: Transition) -> Result<AccessRequest, Fault> {
+    pub(crate) async fn cancel(
+        &self,
+        caller: &Caller,
+        transition: Transition,
+    ) -> Result<AccessRequest, Fault> {
         let Transition { id, reason, manner } = transition;
         let (by, how) = (caller.clone(), manner.clone());
         let cancel = move |change: &mut Change<'_>| {
@@ -259,7 +337,12 @@ impl Plane {
             }
             how.must_match(&request.etag())?;
             reviews::may_change(&request, change)?;
-            let outcome = Outcome { time: change.now(), by: by.who().to_string(), reason, grant: None };
+            let outcome = Outcome {
+                time: change.now(),
+                by: by.who().to_string(),
+                reason,
+                grant: None,
+            };
             change.end_request(&mut request, AccessStep::Cancel, outcome)?;
             Ok(request)
         };
@@ -271,8 +354,14 @@ impl Plane {
     }
 }
 
-pub(in crate::control) fn visible(reader: &Reader<'_>, caller: &Caller, id: &str) -> Result<AccessRequest, Fault> {
-    let request = reader.request(id)?.filter(|request| caller.sees_request(request));
+pub(in crate::control) fn visible(
+    reader: &Reader<'_>,
+    caller: &Caller,
+    id: &str,
+) -> Result<AccessRequest, Fault> {
+    let request = reader
+        .request(id)?
+        .filter(|request| caller.sees_request(request));
     request.ok_or_else(|| Fault::not_found("access request", id))
 }
 
@@ -296,24 +385,51 @@ impl Draft {
     fn write(self, change: &mut Change<'_>) -> Result<AccessRequest, Fault> {
         let mut request = self.pend(change)?;
         match &self.ruling.outcome {
-            Ruled::Approved { duration, rule, message, staleness } => {
+            Ruled::Approved {
+                duration,
+                rule,
+                message,
+                staleness,
+            } => {
                 let by = format!("rule {rule} of policy {} approves", self.ruling.policy.name);
                 let message = message.as_deref().map_or(by, str::to_owned);
                 let traceparent = self.traceparent.clone();
                 let (duration, staleness) = (*duration, *staleness);
                 let (scope, by) = (request.terms.scope.clone(), format!("rule:{rule}"));
                 let rule = Some(Arc::clone(rule));
-                let granted = Granted { scope, duration, staleness, rule, by, message, traceparent };
+                let granted = Granted {
+                    scope,
+                    duration,
+                    staleness,
+                    rule,
+                    by,
+                    message,
+                    traceparent,
+                };
                 approve(change, &mut request, granted)?;
             }
             Ruled::Denied { rule, message } => {
                 let by = format!("rule:{rule}");
-                let outcome = Outcome { time: change.now(), by, reason: message.clone(), grant: None };
+                let outcome = Outcome {
+                    time: change.now(),
+                    by,
+                    reason: message.clone(),
+                    grant: None,
+                };
                 change.end_request(&mut request, AccessStep::Deny, outcome)?;
             }
-            Ruled::BreakGlass { duration, staleness, .. } => {
-                let (duration, staleness, traceparent) = (*duration, *staleness, self.traceparent.clone());
-                let broken = Broken { duration, staleness, traceparent };
+            Ruled::BreakGlass {
+                duration,
+                staleness,
+                ..
+            } => {
+                let (duration, staleness, traceparent) =
+                    (*duration, *staleness, self.traceparent.clone());
+                let broken = Broken {
+                    duration,
+                    staleness,
+                    traceparent,
+                };
                 break_glass::carry_out(change, &mut request, broken, self.ruled_by.persons())?;
             }
             Ruled::Pending { .. } => fail_at_once(change, &mut request, self.ruled_by.persons())?,
@@ -323,25 +439,55 @@ impl Draft {
 
     /// What is left to people says why, in a bounded number of words.
     fn notes(&self) -> Vec<String> {
-        let Ruled::Pending { .. } = &self.ruling.outcome else { return vec![] };
+        let Ruled::Pending { .. } = &self.ruling.outcome else {
+            return vec![];
+        };
         let short = |note: &String| note.chars().take(NOTE_MAX).collect();
-        self.ruling.notes.iter().take(NOTES_MAX).map(short).collect()
+        self.ruling
+            .notes
+            .iter()
+            .take(NOTES_MAX)
+            .map(short)
+            .collect()
     }
 
     /// Writes the request as PENDING, with the policy pinned in the version that ruled.
     fn pend(&self, change: &mut Change<'_>) -> Result<AccessRequest, Fault> {
-        let Asking { via, scope, duration, reason, tickets, traceparent, mut start, extends, .. } = self.asking.clone();
+        let Asking {
+            via,
+            scope,
+            duration,
+            reason,
+            tickets,
+            traceparent,
+            mut start,
+            extends,
+            ..
+        } = self.asking.clone();
         let digest = self.ruling.policy.digest.to_string();
-        let version = change.read().policy_version(&self.ruling.policy.name, &digest)?;
+        let version = change
+            .read()
+            .policy_version(&self.ruling.policy.name, &digest)?;
         // Withdrawn in the store already, though the set that ruled has not been replaced yet.
         let in_force = change.read().current_policy(&self.ruling.policy.name)?;
-        let version = version.filter(|version| in_force == Some(*version)).ok_or_else(|| {
-            Fault::new(FaultKind::Unavailable, "the policies have just changed; nothing was decided, ask again")
-        })?;
+        let version = version
+            .filter(|version| in_force == Some(*version))
+            .ok_or_else(|| {
+                Fault::new(
+                    FaultKind::Unavailable,
+                    "the policies have just changed; nothing was decided, ask again",
+                )
+            })?;
         let (duration, wait) = match &self.ruling.outcome {
-            Ruled::Approved { duration, .. } | Ruled::BreakGlass { duration, .. } => (*duration, Duration::ZERO),
+            Ruled::Approved { duration, .. } | Ruled::BreakGlass { duration, .. } => {
+                (*duration, Duration::ZERO)
+            }
             Ruled::Denied { .. } => (duration.unwrap_or_default(), Duration::ZERO),
-            Ruled::Pending { duration, pending_ttl, .. } => (*duration, *pending_ttl),
+            Ruled::Pending {
+                duration,
+                pending_ttl,
+                ..
+            } => (*duration, *pending_ttl),
         };
         if let Some(extension) = &extends {
             start = Some(extend::may_extend(
@@ -352,24 +498,48 @@ impl Draft {
             )?);
         }
         let extends = extends.map(|extension| extension.grant);
-        if !wait.is_zero() && change.read().pending(self.requester.as_str(), PENDING_MAX)? >= PENDING_MAX {
-            let message = format!("{PENDING_MAX} access requests of {} wait already; cancel some", self.requester);
+        if !wait.is_zero()
+            && change
+                .read()
+                .pending(self.requester.as_str(), PENDING_MAX)?
+                >= PENDING_MAX
+        {
+            let message = format!(
+                "{PENDING_MAX} access requests of {} wait already; cancel some",
+                self.requester
+            );
             return Err(Fault::new(FaultKind::Limit, message));
         }
         let now = change.now();
-        let policy = PinnedPolicy { name: Arc::clone(&self.ruling.policy.name), version, digest: digest.into() };
+        let policy = PinnedPolicy {
+            name: Arc::clone(&self.ruling.policy.name),
+            version,
+            digest: digest.into(),
+        };
         let stages = match &self.ruling.outcome {
-            Ruled::Pending { .. } | Ruled::BreakGlass { .. } => pinned_policy(&change.read(), &policy)?.stages,
+            Ruled::Pending { .. } | Ruled::BreakGlass { .. } => {
+                pinned_policy(&change.read(), &policy)?.stages
+            }
             Ruled::Approved { .. } | Ruled::Denied { .. } => vec![],
         };
         let break_glass = match &self.ruling.outcome {
-            Ruled::BreakGlass { review_within, .. } => Some(AfterTheFact::by(now.plus(*review_within))),
+            Ruled::BreakGlass { review_within, .. } => {
+                Some(AfterTheFact::by(now.plus(*review_within)))
+            }
             Ruled::Approved { .. } | Ruled::Denied { .. } | Ruled::Pending { .. } => None,
         };
         let mut request = AccessRequest {
             id: new_id(now),
             requester: self.requester.clone(),
-            terms: Terms { subject: self.subject.clone(), via, scope, duration, policy, start, extends },
+            terms: Terms {
+                subject: self.subject.clone(),
+                via,
+                scope,
+                duration,
+                policy,
+                start,
+                extends,
+            },
             reason,
             tickets,
             create_time: now,
@@ -394,12 +564,17 @@ impl Draft {
 fn starts_in_time(start: Option<Timestamp>, now: Timestamp) -> Result<(), Fault> {
     match start {
         Some(start) if start <= now => {
-            let message = format!("must lie in the future; it is {now} here. Leave it out to begin on approval");
+            let message = format!(
+                "must lie in the future; it is {now} here. Leave it out to begin on approval"
+            );
             Err(Fault::invalid("start_time", message))
         }
         Some(start) if start.since(now) > START_AHEAD_MAX => {
             let days = START_AHEAD_MAX.as_secs() / (24 * 3600);
-            Err(Fault::invalid("start_time", format!("must lie at most {days} days ahead")))
+            Err(Fault::invalid(
+                "start_time",
+                format!("must lie at most {days} days ahead"),
+            ))
         }
         Some(_) | None => Ok(()),
     }

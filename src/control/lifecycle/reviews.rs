@@ -13,7 +13,9 @@ use super::requests::visible;
 use super::write_options::Manner;
 use crate::control::policy::{Pinned, pinned};
 use crate::control::store::{Change, Reader, StoreError};
-use crate::model::access::{AccessRequest, AccessState, AccessStep, Outcome, PinnedPolicy, Terminal};
+use crate::model::access::{
+    AccessRequest, AccessState, AccessStep, Outcome, PinnedPolicy, Terminal,
+};
 use crate::model::approval::{InForce, Review, Stage, Standing, Verdict, adds};
 use crate::model::canonical::Hash;
 use crate::model::identity::{Principal, PrincipalKind};
@@ -54,9 +56,14 @@ impl Plane {
     /// # Errors
     /// NOT_FOUND, STATE_TERMINAL, SELF_APPROVAL, ALREADY_REVIEWED, NOT_ELIGIBLE, DIGEST_MISMATCH, or a narrowing that would
     /// widen. Then nothing is changed.
-    pub(crate) async fn review_request(&self, caller: &Caller, reviewing: Reviewing) -> Result<AccessRequest, Fault> {
+    pub(crate) async fn review_request(
+        &self,
+        caller: &Caller,
+        reviewing: Reviewing,
+    ) -> Result<AccessRequest, Fault> {
         let (manner, by, current) = (reviewing.manner(), caller.clone(), self.current());
-        let review = move |change: &mut Change<'_>| review(change, &by, reviewing, &**current.load());
+        let review =
+            move |change: &mut Change<'_>| review(change, &by, reviewing, &**current.load());
         let done = self.write_once(caller, manner, review).await?;
         if done.written && done.answer.state.is_terminal() {
             self.count(&done.answer);
@@ -77,16 +84,32 @@ pub(in crate::control) fn recheck(request: &mut AccessRequest, rulings: &dyn Rul
     if request.state.is_terminal() {
         return;
     }
-    let policy = rulings.policy(&request.terms.policy.name).filter(|policy| policy.mode == Mode::Enforce);
+    let policy = rulings
+        .policy(&request.terms.policy.name)
+        .filter(|policy| policy.mode == Mode::Enforce);
     let stages = policy.map(|policy| policy.approval.as_slice());
-    request.recheck(&InForce { stages, persons: rulings.persons() });
+    request.recheck(&InForce {
+        stages,
+        persons: rulings.persons(),
+    });
 }
 
 impl Reviewing {
     fn manner(&self) -> Manner {
-        let Self { request_id, fingerprint, validate_only, etag, .. } = self;
+        let Self {
+            request_id,
+            fingerprint,
+            validate_only,
+            etag,
+            ..
+        } = self;
         let (request_id, etag) = (request_id.clone(), etag.clone());
-        Manner { request_id, fingerprint: *fingerprint, validate_only: *validate_only, etag }
+        Manner {
+            request_id,
+            fingerprint: *fingerprint,
+            validate_only: *validate_only,
+            etag,
+        }
     }
 }
 
@@ -102,10 +125,17 @@ fn review(
     may_change(&request, change)?;
     let pinned = pinned_policy(&change.read(), &request.terms.policy)?;
     if pinned.stages != request.stages {
-        return Err(StoreError::Damaged(format!("{} is not under the approval of its policy", request.id)).into());
+        return Err(StoreError::Damaged(format!(
+            "{} is not under the approval of its policy",
+            request.id
+        ))
+        .into());
     }
     recheck(&mut request, rulings);
-    let counting = Counting { rulings, now: change.now() };
+    let counting = Counting {
+        rulings,
+        now: change.now(),
+    };
     let review = admit(&request, caller, &reviewing, &counting)?;
     change.record_review(&mut request, &review)?;
     conclude(change, &mut request, &pinned, reviewing.traceparent)?;
@@ -113,17 +143,37 @@ fn review(
 }
 
 /// Over is over, be it only by the clock.
-pub(in crate::control) fn may_change(request: &AccessRequest, change: &Change<'_>) -> Result<(), Fault> {
+pub(in crate::control) fn may_change(
+    request: &AccessRequest,
+    change: &Change<'_>,
+) -> Result<(), Fault> {
     let too_late = request.state == AccessState::Pending && change.now() >= request.pending_until;
-    let state = if too_late { AccessState::Expired } else { request.state };
-    if state.is_terminal() { Err(Terminal(state).into()) } else { Ok(()) }
+    let state = if too_late {
+        AccessState::Expired
+    } else {
+        request.state
+    };
+    if state.is_terminal() {
+        Err(Terminal(state).into())
+    } else {
+        Ok(())
+    }
 }
 
 /// What the policy says in the version that the request is pinned to.
-pub(in crate::control) fn pinned_policy(reader: &Reader<'_>, policy: &PinnedPolicy) -> Result<Pinned, StoreError> {
-    let damaged =
-        |why: String| StoreError::Damaged(format!("policy {} version {}: {why}", policy.name, policy.version));
-    let row = reader.policy(&policy.name, policy.version)?.ok_or_else(|| damaged("is absent".to_owned()))?;
+pub(in crate::control) fn pinned_policy(
+    reader: &Reader<'_>,
+    policy: &PinnedPolicy,
+) -> Result<Pinned, StoreError> {
+    let damaged = |why: String| {
+        StoreError::Damaged(format!(
+            "policy {} version {}: {why}",
+            policy.name, policy.version
+        ))
+    };
+    let row = reader
+        .policy(&policy.name, policy.version)?
+        .ok_or_else(|| damaged("is absent".to_owned()))?;
     pinned(&row.text, &policy.digest).map_err(damaged)
 }
 
@@ -136,13 +186,24 @@ fn admit(
 ) -> Result<Review, Fault> {
     let refuse = |refusal, message: String| Err(Fault::new(FaultKind::Review(refusal), message));
     let (reviewer, persons) = (caller.who(), counting.rulings.persons());
-    if caller.principals().iter().any(|principal| request.concerns_person(principal, persons)) {
+    if caller
+        .principals()
+        .iter()
+        .any(|principal| request.concerns_person(principal, persons))
+    {
         let message = "whoever asked for access or is to get it does not review the request, by whatever account; cancel takes \
                        it back";
         return refuse(ReviewRefusal::SelfApproval, message.to_owned());
     }
-    if let Some(first) = request.reviews.iter().find(|review| persons.same(&review.reviewer, reviewer)) {
-        let message = format!("{} has reviewed it already, and a person counts once", first.reviewer);
+    if let Some(first) = request
+        .reviews
+        .iter()
+        .find(|review| persons.same(&review.reviewer, reviewer))
+    {
+        let message = format!(
+            "{} has reviewed it already, and a person counts once",
+            first.reviewer
+        );
         return refuse(ReviewRefusal::AlreadyReviewed, message);
     }
     let waited = request.waited(counting.now);
@@ -168,7 +229,10 @@ fn admit(
         void: None,
     };
     if let Some(why) = void(request, &review, counting.rulings) {
-        return refuse(ReviewRefusal::NotEligible, format!("the review of {reviewer} would not count: {why}"));
+        return refuse(
+            ReviewRefusal::NotEligible,
+            format!("the review of {reviewer} would not count: {why}"),
+        );
     }
     if !adds(&request.stages, &request.countable(), &review) {
         let message = "nothing waits for this reviewer now: the steps are complete, or their stage is not reached yet";
@@ -189,7 +253,8 @@ fn void(request: &AccessRequest, review: &Review, rulings: &dyn Rulings) -> Opti
 /// Whether the caller is a user whom some step admits, once the request has waited for so long.
 pub(in crate::control) fn is_approver(stages: &[Stage], caller: &Caller, waited: Duration) -> bool {
     let mut steps = stages.iter().flat_map(|stage| &stage.steps);
-    caller.who().kind() == PrincipalKind::User && steps.any(|step| step.admits(caller.acting(), waited))
+    caller.who().kind() == PrincipalKind::User
+        && steps.any(|step| step.admits(caller.acting(), waited))
 }
 
 /// The principals by which the caller is an approver; none for whoever is no user.
@@ -197,20 +262,31 @@ fn approving(request: &AccessRequest, caller: &Caller, waited: Duration) -> Vec<
     if caller.who().kind() != PrincipalKind::User {
         return Vec::new();
     }
-    let names = |principal: &&Principal| request.is_reviewable_by(std::slice::from_ref(*principal), waited);
+    let names =
+        |principal: &&Principal| request.is_reviewable_by(std::slice::from_ref(*principal), waited);
     caller.acting().iter().filter(names).cloned().collect()
 }
 
 /// Whether the caller's word is wanted: an approval of theirs would count now, or their review of broken glass is outstanding.
-pub(in crate::control) fn waits_for(request: &AccessRequest, caller: &Caller, counting: &Counting<'_>) -> bool {
+pub(in crate::control) fn waits_for(
+    request: &AccessRequest,
+    caller: &Caller,
+    counting: &Counting<'_>,
+) -> bool {
     let Counting { rulings, now } = *counting;
     if break_glass::waits_for(request, caller, rulings, now) {
         return true;
     }
     let (waited, persons) = (request.waited(now), rulings.persons());
     let proven = approving(request, caller, waited);
-    let barred = caller.principals().iter().any(|principal| request.concerns_person(principal, persons))
-        || request.reviews.iter().any(|review| persons.same(&review.reviewer, caller.who()));
+    let barred = caller
+        .principals()
+        .iter()
+        .any(|principal| request.concerns_person(principal, persons))
+        || request
+            .reviews
+            .iter()
+            .any(|review| persons.same(&review.reviewer, caller.who()));
     if request.state.is_terminal() || now >= request.pending_until || proven.is_empty() || barred {
         return false;
     }
@@ -226,13 +302,16 @@ pub(in crate::control) fn waits_for(request: &AccessRequest, caller: &Caller, co
         waited,
         void: None,
     };
-    void(request, &review, rulings).is_none() && adds(&request.stages, &request.countable(), &review)
+    void(request, &review, rulings).is_none()
+        && adds(&request.stages, &request.countable(), &review)
 }
 
 fn not_eligible(request: &AccessRequest, reviewer: &Principal) -> String {
     let policy = &request.terms.policy.name;
     if request.stages.is_empty() {
-        return format!("policy {policy} names nobody who approves; its owner can add an approval to it");
+        return format!(
+            "policy {policy} names nobody who approves; its owner can add an approval to it"
+        );
     }
     if reviewer.kind() != PrincipalKind::User {
         return format!("only people review, and {reviewer} is no user");
@@ -247,8 +326,11 @@ fn narrows(request: &AccessRequest, review: &Review) -> Result<(), Fault> {
         && !subset(narrowed, scope)
     {
         let rules: Vec<String> = scope.rules().iter().map(ToString::to_string).collect();
-        let message =
-            format!("may only be part of what is left to approve at {}: {}", scope.service(), rules.join(", "));
+        let message = format!(
+            "may only be part of what is left to approve at {}: {}",
+            scope.service(),
+            rules.join(", ")
+        );
         return Err(Fault::invalid("narrowed_scope", message));
     }
     if let Some(narrowed) = review.narrowed_duration
@@ -270,12 +352,19 @@ fn conclude(
     pinned: &Pinned,
     traceparent: Option<Arc<str>>,
 ) -> Result<(), Fault> {
-    let Some(last) = request.reviews.last().cloned() else { return Ok(()) };
+    let Some(last) = request.reviews.last().cloned() else {
+        return Ok(());
+    };
     match request.progress().standing {
         Standing::Open => Ok(()),
         Standing::Denied => {
             let (by, reason) = (last.reviewer.to_string(), last.reason);
-            let outcome = Outcome { time: change.now(), by, reason, grant: None };
+            let outcome = Outcome {
+                time: change.now(),
+                by,
+                reason,
+                grant: None,
+            };
             Ok(change.end_request(request, AccessStep::Deny, outcome)?)
         }
         Standing::Approved => {
@@ -301,7 +390,11 @@ fn approved_by(request: &AccessRequest) -> String {
     let more = names.len().saturating_sub(10);
     names.truncate(10);
     let names = names.join(", ");
-    if more > 0 { format!("approved by {names} and {more} more") } else { format!("approved by {names}") }
+    if more > 0 {
+        format!("approved by {names} and {more} more")
+    } else {
+        format!("approved by {names}")
+    }
 }
 
 #[cfg(test)]

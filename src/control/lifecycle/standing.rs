@@ -31,8 +31,16 @@ pub(crate) struct Applied {
 
 impl fmt::Display for Applied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { policies, removed, issued, ended } = self;
-        write!(f, "{policies} policies changed, {removed} removed, {issued} standing grants issued, {ended} ended")
+        let Self {
+            policies,
+            removed,
+            issued,
+            ended,
+        } = self;
+        write!(
+            f,
+            "{policies} policies changed, {removed} removed, {issued} standing grants issued, {ended} ended"
+        )
     }
 }
 
@@ -43,7 +51,10 @@ impl Plane {
     /// [`Fault`] when the store cannot be used; then nothing was changed.
     pub(crate) async fn apply(&self, rulings: Arc<dyn Rulings>) -> Result<Applied, Fault> {
         let (declared, keep) = (Declared::by(&*rulings), self.tombstone_keep);
-        let (applied, _) = self.store.write(move |change| declared.write(change, ACTOR, keep)).await?;
+        let (applied, _) = self
+            .store
+            .write(move |change| declared.write(change, ACTOR, keep))
+            .await?;
         self.rule_by(rulings);
         Ok(applied)
     }
@@ -59,19 +70,25 @@ pub(in crate::control) struct Declared {
 
 impl Declared {
     pub(in crate::control) fn by(rulings: &dyn Rulings) -> Self {
-        let policies = rulings
-            .policies()
-            .into_iter()
-            .map(|policy| (policy.name.to_string(), (policy.digest.to_string(), Arc::clone(&policy.canonical))));
+        let policies = rulings.policies().into_iter().map(|policy| {
+            (
+                policy.name.to_string(),
+                (policy.digest.to_string(), Arc::clone(&policy.canonical)),
+            )
+        });
         // Who is whom decides what counts, too. No policy can have such a name.
-        let persons = rulings
-            .declared_persons()
-            .iter()
-            .map(|person| (self::person(&person.name), (person.digest.to_string(), Arc::clone(&person.canonical))));
+        let persons = rulings.declared_persons().iter().map(|person| {
+            (
+                self::person(&person.name),
+                (person.digest.to_string(), Arc::clone(&person.canonical)),
+            )
+        });
         let standing = rulings.standing().into_iter();
         Self {
             policies: policies.chain(persons).collect(),
-            standing: standing.map(|standing| (standing.name.to_string(), standing.clone())).collect(),
+            standing: standing
+                .map(|standing| (standing.name.to_string(), standing.clone()))
+                .collect(),
         }
     }
 
@@ -92,13 +109,25 @@ impl Declared {
         Ok(applied)
     }
 
-    fn write_policies(&self, change: &mut Change<'_>, actor: &str, applied: &mut Applied) -> Result<(), Fault> {
+    fn write_policies(
+        &self,
+        change: &mut Change<'_>,
+        actor: &str,
+        applied: &mut Applied,
+    ) -> Result<(), Fault> {
         let mut current = BTreeMap::new();
         for (name, version) in change.read().current_policies()? {
-            let digest = change.read().policy(&name, version)?.map(|policy| policy.digest).unwrap_or_default();
+            let digest = change
+                .read()
+                .policy(&name, version)?
+                .map(|policy| policy.digest)
+                .unwrap_or_default();
             current.insert(name, digest);
         }
-        for name in current.keys().filter(|name| !self.policies.contains_key(*name)) {
+        for name in current
+            .keys()
+            .filter(|name| !self.policies.contains_key(*name))
+        {
             change.remove_policy(name, actor)?;
             applied.removed += 1;
         }
@@ -112,7 +141,12 @@ impl Declared {
     }
 
     /// Ends the standing grants that are declared otherwise or not at all.
-    fn end_standing(&self, change: &mut Change<'_>, keep: Duration, applied: &mut Applied) -> Result<(), Fault> {
+    fn end_standing(
+        &self,
+        change: &mut Change<'_>,
+        keep: Duration,
+        applied: &mut Applied,
+    ) -> Result<(), Fault> {
         for id in change.read().enforced(None)? {
             let held = known(change, &id)?.filter(|issued| is_standing(issued) && !is_over(issued));
             let Some(mut issued) = held else { continue };
@@ -121,9 +155,17 @@ impl Declared {
                 continue;
             }
             let reason = "its declaration was changed or removed".to_owned();
-            end(change, &mut issued, Ended::Revoked, (ACTOR.to_owned(), reason), keep)?;
+            end(
+                change,
+                &mut issued,
+                Ended::Revoked,
+                (ACTOR.to_owned(), reason),
+                keep,
+            )?;
             // The name goes to another service: the sidecars of this one have to let it go.
-            if declared.is_some_and(|standing| standing.scope.service() != issued.grant.scope.service()) {
+            if declared
+                .is_some_and(|standing| standing.scope.service() != issued.grant.scope.service())
+            {
                 change.forget(&issued);
             }
             applied.ended += 1;
@@ -136,14 +178,18 @@ impl Declared {
 fn issue(change: &mut Change<'_>, name: &str, standing: &StandingGrant) -> Result<bool, Fault> {
     let mut suspension = None;
     if let Some(issued) = known(change, name)? {
-        let by_hand = issued.ending.as_ref().is_some_and(|ending| ending.by != ACTOR);
+        let by_hand = issued
+            .ending
+            .as_ref()
+            .is_some_and(|ending| ending.by != ACTOR);
         if !is_over(&issued) || (by_hand && is_declared_by(&issued, standing)) {
             return Ok(false);
         }
         // An operator holds it back: another declaration does not let it go, only resuming it does.
         suspension = issued.suspension.filter(|_| !by_hand);
     }
-    let id = GrantId::parse(name).map_err(|error| Fault::invalid("name", format!("standing grant {name} {error}")))?;
+    let id = GrantId::parse(name)
+        .map_err(|error| Fault::invalid("name", format!("standing grant {name} {error}")))?;
     let grant = Grant {
         id,
         subject: standing.subject.clone(),
@@ -151,14 +197,30 @@ fn issue(change: &mut Change<'_>, name: &str, standing: &StandingGrant) -> Resul
         scope: standing.scope.clone(),
         not_before: standing.not_before,
         end: End::Standing,
-        hold: if suspension.is_some() { Hold::Suspended } else { Hold::None },
+        hold: if suspension.is_some() {
+            Hold::Suspended
+        } else {
+            Hold::None
+        },
         staleness: standing.staleness,
         policy: PolicyRef::default(),
         traceparent: None,
         mod_revision: Revision(0),
     };
-    let origin = Origin { policy_digest: standing.digest.to_string().into(), ..Origin::default() };
-    change.issue(&mut Issued { grant, origin, suspension, ending: None }, ACTOR, "declared as a standing grant")?;
+    let origin = Origin {
+        policy_digest: standing.digest.to_string().into(),
+        ..Origin::default()
+    };
+    change.issue(
+        &mut Issued {
+            grant,
+            origin,
+            suspension,
+            ending: None,
+        },
+        ACTOR,
+        "declared as a standing grant",
+    )?;
     Ok(true)
 }
 

@@ -17,7 +17,11 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_ELIGIBLE, NOT_FOUND, ETAG_MISMATCH, STATE_TERMINAL, GRANT_NOT_STARTED, GRANT_SUSPENDED.
-    pub(crate) async fn suspend(&self, caller: &Caller, transition: Transition) -> Result<Ends, Fault> {
+    pub(crate) async fn suspend(
+        &self,
+        caller: &Caller,
+        transition: Transition,
+    ) -> Result<Ends, Fault> {
         self.hold(caller, transition, true).await
     }
 
@@ -25,12 +29,25 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_ELIGIBLE, NOT_FOUND, ETAG_MISMATCH, STATE_TERMINAL, GRANT_NOT_STARTED, GRANT_NOT_SUSPENDED.
-    pub(crate) async fn resume(&self, caller: &Caller, transition: Transition) -> Result<Ends, Fault> {
+    pub(crate) async fn resume(
+        &self,
+        caller: &Caller,
+        transition: Transition,
+    ) -> Result<Ends, Fault> {
         self.hold(caller, transition, false).await
     }
 
-    async fn hold(&self, caller: &Caller, transition: Transition, back: bool) -> Result<Ends, Fault> {
-        caller.must_be_admin(if back { "suspend a grant" } else { "resume a grant" })?;
+    async fn hold(
+        &self,
+        caller: &Caller,
+        transition: Transition,
+        back: bool,
+    ) -> Result<Ends, Fault> {
+        caller.must_be_admin(if back {
+            "suspend a grant"
+        } else {
+            "resume a grant"
+        })?;
         let Transition { id, reason, manner } = transition;
         let span = tracing::info_span!(names::SPAN_HOLD, "jitgate.grant.id" = id);
         let (admin, how) = (caller.clone(), manner.clone());
@@ -39,13 +56,24 @@ impl Plane {
             how.must_match(&issued.etag())?;
             let by = admin.who().to_string();
             if back {
-                change.suspend_grant(&mut issued, &Suspension { time: change.now(), reason, by })?;
+                change.suspend_grant(
+                    &mut issued,
+                    &Suspension {
+                        time: change.now(),
+                        reason,
+                        by,
+                    },
+                )?;
             } else {
                 change.resume_grant(&mut issued, &by, &reason)?;
             }
             Ok(Ends::one(issued, change.revision()))
         };
-        Ok(self.write_once(caller, manner, held).instrument(span).await?.answer)
+        Ok(self
+            .write_once(caller, manner, held)
+            .instrument(span)
+            .await?
+            .answer)
     }
 }
 

@@ -55,8 +55,20 @@ impl Plane {
     }
 
     fn measure(&self) {
-        let Counts { standing, open, suspended, ended, pending: _, refused: _ } = self.fanout.index().counts();
-        for (state, grants) in [("standing", standing), ("active", open), ("suspended", suspended), ("ended", ended)] {
+        let Counts {
+            standing,
+            open,
+            suspended,
+            ended,
+            pending: _,
+            refused: _,
+        } = self.fanout.index().counts();
+        for (state, grants) in [
+            ("standing", standing),
+            ("active", open),
+            ("suspended", suspended),
+            ("ended", ended),
+        ] {
             self.metrics.holds(state, grants);
         }
         self.metrics.sidecars(self.fanout.open_sessions());
@@ -70,7 +82,11 @@ impl Plane {
         let mut done = 0;
         loop {
             let until = self.now().minus(RECORD_AFTER);
-            let due = match self.store.read(move |reader| Ok::<_, Fault>(reader.due(until, BATCH)?)).await {
+            let due = match self
+                .store
+                .read(move |reader| Ok::<_, Fault>(reader.due(until, BATCH)?))
+                .await
+            {
                 Ok(due) => due,
                 Err(fault) => {
                     // A store that failed is opened again by the next writing, even one that changes nothing.
@@ -88,10 +104,12 @@ impl Plane {
 
     /// Each in a change of its own, except answers, which nobody looks at one by one.
     async fn carry_out(&self, due: Vec<Due>) -> Result<(), Fault> {
-        let (answers, others): (Vec<_>, Vec<_>) = due.into_iter().partition(|due| due.kind == DueKind::Answer);
+        let (answers, others): (Vec<_>, Vec<_>) =
+            due.into_iter().partition(|due| due.kind == DueKind::Answer);
         let changes = others.into_iter().map(|due| {
             let (keep, looking) = (self.tombstone_keep, Looking::of(self));
-            self.store.write(move |change| carry_out(change, &due, (keep, &looking)))
+            self.store
+                .write(move |change| carry_out(change, &due, (keep, &looking)))
         });
         let written = join_all(changes).await;
         if !answers.is_empty() {
@@ -102,11 +120,17 @@ impl Plane {
             self.store.write(forget).await?;
         }
         // One that cannot be done keeps none of the others from being done.
-        written.into_iter().try_for_each(|written| written.map(drop))
+        written
+            .into_iter()
+            .try_for_each(|written| written.map(drop))
     }
 }
 
-fn carry_out(change: &mut Change<'_>, due: &Due, (keep, looking): (Duration, &Looking)) -> Result<(), Fault> {
+fn carry_out(
+    change: &mut Change<'_>,
+    due: &Due,
+    (keep, looking): (Duration, &Looking),
+) -> Result<(), Fault> {
     let id = keys::text(&due.id)?.to_owned();
     let done = match due.kind {
         DueKind::GrantEnds => expire(change, &id, keep)?,
@@ -124,17 +148,31 @@ fn carry_out(change: &mut Change<'_>, due: &Due, (keep, looking): (Duration, &Lo
 }
 
 fn expire(change: &mut Change<'_>, id: &str, keep: Duration) -> Result<bool, Fault> {
-    let Some(mut issued) = change.read().grant(id)? else { return Ok(false) };
-    let over = (issued.grant.phase(change.now()), issued.grant.hold, issued.grant.expires());
-    let (Phase::Ended(Ended::Expired), Hold::None | Hold::Suspended, Some(end)) = over else { return Ok(false) };
-    let ending = Ending { time: end, reason: "its time was up".to_owned(), by: ACTOR.to_owned() };
+    let Some(mut issued) = change.read().grant(id)? else {
+        return Ok(false);
+    };
+    let over = (
+        issued.grant.phase(change.now()),
+        issued.grant.hold,
+        issued.grant.expires(),
+    );
+    let (Phase::Ended(Ended::Expired), Hold::None | Hold::Suspended, Some(end)) = over else {
+        return Ok(false);
+    };
+    let ending = Ending {
+        time: end,
+        reason: "its time was up".to_owned(),
+        by: ACTOR.to_owned(),
+    };
     change.end_grant(&mut issued, Ended::Expired, ending, end.plus(keep))?;
     Ok(true)
 }
 
 /// Only the tombstone that the reminder was written for: a standing grant's name can have a later one.
 fn forget(change: &mut Change<'_>, id: &str, at: Timestamp) -> Result<bool, Fault> {
-    let Some(issued) = change.read().grant(id)? else { return Ok(false) };
+    let Some(issued) = change.read().grant(id)? else {
+        return Ok(false);
+    };
     match issued.grant.hold {
         Hold::Ended { keep_until, .. } if keep_until == at => {
             change.forget(&issued);
@@ -145,11 +183,20 @@ fn forget(change: &mut Change<'_>, id: &str, at: Timestamp) -> Result<bool, Faul
 }
 
 fn give_up(change: &mut Change<'_>, id: &str, since: Timestamp) -> Result<bool, Fault> {
-    let Some(mut request) = change.read().request(id)?.filter(|request| request.state == AccessState::Pending) else {
+    let Some(mut request) = change
+        .read()
+        .request(id)?
+        .filter(|request| request.state == AccessState::Pending)
+    else {
         return Ok(false);
     };
     let reason = "nobody decided in time".to_owned();
-    let outcome = Outcome { time: since, by: ACTOR.to_owned(), reason, grant: None };
+    let outcome = Outcome {
+        time: since,
+        by: ACTOR.to_owned(),
+        reason,
+        grant: None,
+    };
     change.end_request(&mut request, AccessStep::Expire, outcome)?;
     Ok(true)
 }
@@ -157,16 +204,31 @@ fn give_up(change: &mut Change<'_>, id: &str, since: Timestamp) -> Result<bool, 
 /// Further people may review what still waits for somebody.
 fn escalate(change: &mut Change<'_>, id: &str, at: Timestamp) -> Result<bool, Fault> {
     let pending = |request: &AccessRequest| request.state == AccessState::Pending;
-    let Some(mut request) = change.read().request(id)?.filter(pending) else { return Ok(false) };
+    let Some(mut request) = change.read().request(id)?.filter(pending) else {
+        return Ok(false);
+    };
     let waited = at.since(request.create_time);
     let progress = request.progress();
-    let steps = request.stages.iter().flat_map(|stage| stage.steps.iter().map(move |step| (stage, step)));
-    let waiting = steps.zip(&progress.steps).filter(|(_, at)| at.have < at.need);
+    let steps = request
+        .stages
+        .iter()
+        .flat_map(|stage| stage.steps.iter().map(move |step| (stage, step)));
+    let waiting = steps
+        .zip(&progress.steps)
+        .filter(|(_, at)| at.have < at.need);
     let further: Vec<String> = waiting
         .filter_map(|((stage, step), _)| {
-            let now = step.escalate.iter().find(|escalation| escalation.after == waited)?;
+            let now = step
+                .escalate
+                .iter()
+                .find(|escalation| escalation.after == waited)?;
             let names: Vec<String> = now.approvers.iter().map(ToString::to_string).collect();
-            Some(format!("step {} of stage {} also to {}", step.name, stage.name, names.join(", ")))
+            Some(format!(
+                "step {} of stage {} also to {}",
+                step.name,
+                stage.name,
+                names.join(", ")
+            ))
         })
         .collect();
     if further.is_empty() {

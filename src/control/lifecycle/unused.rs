@@ -35,7 +35,10 @@ pub(in crate::control) struct Looking {
 
 impl Looking {
     pub(in crate::control) fn of(plane: &Plane) -> Self {
-        Self { fanout: Arc::clone(&plane.fanout), since: plane.since }
+        Self {
+            fanout: Arc::clone(&plane.fanout),
+            since: plane.since,
+        }
     }
 
     /// When to look again, as long as a use may still become known.
@@ -46,7 +49,10 @@ impl Looking {
         if created < self.since && now < all_back {
             return Some(all_back);
         }
-        match self.fanout.untold(issued.grant.scope.service(), created, until)? {
+        match self
+            .fanout
+            .untold(issued.grant.scope.service(), created, until)?
+        {
             Untold::Ever => Some(now.plus(LOOK_AGAIN)),
             Untold::Until(at) => Some(at.max(now.plus(Duration::from_secs(1)))),
         }
@@ -60,9 +66,13 @@ pub(in crate::control) fn look(
     keep: Duration,
     looking: &Looking,
 ) -> Result<bool, Fault> {
-    let Some(mut issued) = change.read().grant(id)? else { return Ok(false) };
+    let Some(mut issued) = change.read().grant(id)? else {
+        return Ok(false);
+    };
     let (now, phase) = (change.now(), issued.grant.phase(change.now()));
-    let Some(until) = issued.origin.unused_until else { return Ok(false) };
+    let Some(until) = issued.origin.unused_until else {
+        return Ok(false);
+    };
     let ttl = until.since(issued.grant.not_before);
     let again = match phase {
         Phase::Live(_) if was_used(&change.read(), id)? => return Ok(false),
@@ -76,12 +86,28 @@ pub(in crate::control) fn look(
         return Ok(false);
     }
     let service = issued.grant.scope.service().as_str();
-    if !looking.fanout.takes_decisions() || change.read().lost_records(service, issued.origin.create_time)? {
-        tracing::warn!(grant = id, "records of its use are missing: it is not ended for lying unused");
+    if !looking.fanout.takes_decisions()
+        || change
+            .read()
+            .lost_records(service, issued.origin.create_time)?
+    {
+        tracing::warn!(
+            grant = id,
+            "records of its use are missing: it is not ended for lying unused"
+        );
         return Ok(false);
     }
-    let reason = format!("nobody used it by {until} (duration.unusedTtl of policy {})", issued.grant.policy.name);
-    end(change, &mut issued, Ended::Revoked, (ACTOR.to_owned(), reason), keep)?;
+    let reason = format!(
+        "nobody used it by {until} (duration.unusedTtl of policy {})",
+        issued.grant.policy.name
+    );
+    end(
+        change,
+        &mut issued,
+        Ended::Revoked,
+        (ACTOR.to_owned(), reason),
+        keep,
+    )?;
     Ok(false)
 }
 
@@ -92,7 +118,10 @@ fn was_used(reader: &Reader<'_>, id: &str) -> Result<bool, StoreError> {
     }
     let events = reader.audit_of(&format!("grants/{id}"), u64::MAX, EVENTS_MAX)?;
     for index in &events {
-        if reader.audit_event(*index)?.is_some_and(|event| event.r#type == "token.issued") {
+        if reader
+            .audit_event(*index)?
+            .is_some_and(|event| event.r#type == "token.issued")
+        {
             return Ok(true);
         }
     }
@@ -104,7 +133,11 @@ pub(in crate::control) fn warn_of(rulings: &dyn Rulings, fanout: &Fanout) {
     if fanout.takes_decisions() {
         return;
     }
-    for policy in rulings.policies().into_iter().filter(|policy| policy.unused_ttl().is_some()) {
+    for policy in rulings
+        .policies()
+        .into_iter()
+        .filter(|policy| policy.unused_ttl().is_some())
+    {
         tracing::warn!(
             policy = %policy.name,
             "duration.unusedTtl has no effect: no decisions are kept, so no use is known; raise --keep-decisions"

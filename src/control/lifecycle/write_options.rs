@@ -69,9 +69,13 @@ impl Plane {
         caller: &Caller,
         manner: &Manner,
     ) -> Result<Option<T>, Fault> {
-        let Some(key) = answer_key(caller, &manner.request_id) else { return Ok(None) };
+        let Some(key) = answer_key(caller, &manner.request_id) else {
+            return Ok(None);
+        };
         let fingerprint = manner.fingerprint;
-        self.store.read(move |reader| replay(reader, &key, &fingerprint)).await
+        self.store
+            .read(move |reader| replay(reader, &key, &fingerprint))
+            .await
     }
 
     /// Makes a change once: a retry gets the first answer, and a rehearsal leaves nothing behind.
@@ -85,7 +89,11 @@ impl Plane {
         job: impl FnOnce(&mut Change<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<Done<T>, Fault> {
         let key = answer_key(caller, &manner.request_id);
-        let Manner { fingerprint, validate_only, .. } = manner;
+        let Manner {
+            fingerprint,
+            validate_only,
+            ..
+        } = manner;
         let made = self.store.attempt(!validate_only, move |change| {
             if let Some(key) = &key
                 && let Some(first) = replay(&change.read(), key, &fingerprint)?
@@ -115,7 +123,8 @@ impl Manner {
         if self.etag.is_empty() || self.etag == etag {
             return Ok(());
         }
-        let message = "it has changed since it was read; read it again, and decide on what it is now";
+        let message =
+            "it has changed since it was read; read it again, and decide on what it is now";
         Err(Fault::new(FaultKind::EtagMismatch, message).with("etag", etag))
     }
 }
@@ -127,10 +136,19 @@ fn answer_key(caller: &Caller, request_id: &str) -> Option<[u8; 32]> {
     (!request_id.is_empty()).then(|| *canonical.finish().as_bytes())
 }
 
-fn replay<T: Answer>(reader: &Reader<'_>, key: &[u8; 32], fingerprint: &Hash) -> Result<Option<T>, Fault> {
-    let Some(kept) = reader.answered(key)? else { return Ok(None) };
+fn replay<T: Answer>(
+    reader: &Reader<'_>,
+    key: &[u8; 32],
+    fingerprint: &Hash,
+) -> Result<Option<T>, Fault> {
+    let Some(kept) = reader.answered(key)? else {
+        return Ok(None);
+    };
     if *kept.fingerprint != *fingerprint.as_bytes() {
-        return Err(Fault::invalid("request_id", "was used before for a different request; choose a new one"));
+        return Err(Fault::invalid(
+            "request_id",
+            "was used before for a different request; choose a new one",
+        ));
     }
     Ok(Some(T::again(reader, &kept)?))
 }
@@ -142,14 +160,22 @@ fn remember<T: Answer>(
     fingerprint: &Hash,
     answer: &T,
 ) -> Result<(), StoreError> {
-    let Some(kept) = answer.kept() else { return Ok(()) };
-    let kept = Answered { fingerprint: fingerprint.as_bytes().to_vec().into(), ..kept };
+    let Some(kept) = answer.kept() else {
+        return Ok(());
+    };
+    let kept = Answered {
+        fingerprint: fingerprint.as_bytes().to_vec().into(),
+        ..kept
+    };
     change.keep_answer(key, &kept, change.now().plus(ANSWER_KEPT))
 }
 
 impl Answer for AccessRequest {
     fn kept(&self) -> Option<Answered> {
-        Some(Answered { request: self.id.to_string(), ..Answered::default() })
+        Some(Answered {
+            request: self.id.to_string(),
+            ..Answered::default()
+        })
     }
 
     fn again(reader: &Reader<'_>, kept: &Answered) -> Result<Self, StoreError> {

@@ -75,11 +75,17 @@ impl Plane {
     /// # Errors
     /// NOT_ELIGIBLE; INVALID_ARGUMENT for documents with errors; POLICIES_CHANGED when another set is in force than the
     /// one planned against. Then nothing was changed.
-    pub(crate) async fn apply_policies(&self, caller: &Caller, applying: Applying) -> Result<Done, Fault> {
+    pub(crate) async fn apply_policies(
+        &self,
+        caller: &Caller,
+        applying: Applying,
+    ) -> Result<Done, Fault> {
         caller.must_be_admin("apply policies")?;
         let (plane, caller) = (self.clone(), caller.clone());
         // What is durable has to come into force, whether or not the caller waits for that.
-        self.sources.to_the_end(async move { plane.apply_in_turn(&caller, applying).await }).await
+        self.sources
+            .to_the_end(async move { plane.apply_in_turn(&caller, applying).await })
+            .await
     }
 
     async fn apply_in_turn(&self, caller: &Caller, applying: Applying) -> Result<Done, Fault> {
@@ -89,14 +95,26 @@ impl Plane {
             Some(key) => self.first_answer(key, applying.fingerprint).await?,
             None => None,
         };
-        let Drafted { plan, next, before } = self.draft(&applying.offer, caller.who().as_str()).await?;
+        let Drafted { plan, next, before } =
+            self.draft(&applying.offer, caller.who().as_str()).await?;
         if let Some(revision) = first {
-            let (etag, applied, withdrawn) = (plan.etag.clone(), Applied::default(), Withdrawn::default());
-            return Ok(Done { plan, revision: Some(revision), etag, withdrawn, applied, repeated: true });
+            let (etag, applied, withdrawn) =
+                (plan.etag.clone(), Applied::default(), Withdrawn::default());
+            return Ok(Done {
+                plan,
+                revision: Some(revision),
+                etag,
+                withdrawn,
+                applied,
+                repeated: true,
+            });
         }
-        let Some(next) = next else { return Err(super::unusable(&plan.problems)) };
+        let Some(next) = next else {
+            return Err(super::unusable(&plan.problems));
+        };
         if !applying.etag.is_empty() && applying.etag != plan.etag {
-            let message = "the policies in force are no longer those that were planned against; plan again";
+            let message =
+                "the policies in force are no longer those that were planned against; plan again";
             return Err(Fault::new(FaultKind::PoliciesChanged, message).with("etag", plan.etag));
         }
         let etag = super::etag(&next.set, &next.documents);
@@ -117,12 +135,17 @@ impl Plane {
             declared: Declared::by(&*next.set),
             documents: next.documents.clone(),
             before,
-            withdrawn: if applying.revoke_withdrawn { done.plan.withdrawn() } else { BTreeSet::new() },
+            withdrawn: if applying.revoke_withdrawn {
+                done.plan.withdrawn()
+            } else {
+                BTreeSet::new()
+            },
             reason: applying.reason,
             keep: self.tombstone_keep,
             answer: key.map(|key| (key, applying.fingerprint)),
         };
-        let ((applied, withdrawn), revision) = self.store.write(move |change| job.write(change)).await?;
+        let ((applied, withdrawn), revision) =
+            self.store.write(move |change| job.write(change)).await?;
         (done.applied, done.withdrawn, done.revision) = (applied, withdrawn, Some(revision));
         self.take_over(next);
         tracing::info!(by = %caller.who(), %revision, %applied, "policies were applied");
@@ -132,16 +155,33 @@ impl Plane {
     /// What is durable comes into force.
     fn take_over(&self, Next { set, documents }: Next) {
         self.rule_by(set);
-        self.sources.beside.store(Arc::new(super::texts(&documents)));
+        self.sources
+            .beside
+            .store(Arc::new(super::texts(&documents)));
     }
 
-    async fn first_answer(&self, key: [u8; 32], fingerprint: Hash) -> Result<Option<Revision>, Fault> {
-        let answered = self.store.read(move |reader| Ok::<_, Fault>(reader.answered(&key)?)).await?;
-        let Some(answered) = answered else { return Ok(None) };
+    async fn first_answer(
+        &self,
+        key: [u8; 32],
+        fingerprint: Hash,
+    ) -> Result<Option<Revision>, Fault> {
+        let answered = self
+            .store
+            .read(move |reader| Ok::<_, Fault>(reader.answered(&key)?))
+            .await?;
+        let Some(answered) = answered else {
+            return Ok(None);
+        };
         if *answered.fingerprint != *fingerprint.as_bytes() {
-            return Err(Fault::invalid("request_id", "was used before for a different call; choose a new one"));
+            return Err(Fault::invalid(
+                "request_id",
+                "was used before for a different call; choose a new one",
+            ));
         }
-        let revision = answered.request.strip_prefix(REVISION).and_then(|revision| revision.parse().ok());
+        let revision = answered
+            .request
+            .strip_prefix(REVISION)
+            .and_then(|revision| revision.parse().ok());
         Ok(Some(Revision(revision.unwrap_or_default())))
     }
 }
@@ -162,20 +202,38 @@ struct Job {
 impl Job {
     fn write(self, change: &mut Change<'_>) -> Result<(Applied, Withdrawn), Fault> {
         if change.read().applied_documents()? != self.before {
-            return Err(Fault::new(FaultKind::PoliciesChanged, "other policies were applied meanwhile; plan again"));
+            return Err(Fault::new(
+                FaultKind::PoliciesChanged,
+                "other policies were applied meanwhile; plan again",
+            ));
         }
-        for document in self.before.iter().filter(|old| !self.documents.iter().any(|new| same_name(old, new))) {
+        for document in self
+            .before
+            .iter()
+            .filter(|old| !self.documents.iter().any(|new| same_name(old, new)))
+        {
             change.remove_document(&document.kind, &document.name);
         }
-        for document in self.documents.iter().filter(|new| !self.before.contains(new)) {
+        for document in self
+            .documents
+            .iter()
+            .filter(|new| !self.before.contains(new))
+        {
             change.put_document(document);
         }
         let applied = self.declared.write(change, &self.by, self.keep)?;
-        let withdrawn = Withdrawn { grants: self.revoke(change)?, requests: self.cancel(change)? };
+        let withdrawn = Withdrawn {
+            grants: self.revoke(change)?,
+            requests: self.cancel(change)?,
+        };
         if let Some((key, fingerprint)) = &self.answer {
             let fingerprint = fingerprint.as_bytes().to_vec().into();
             let request = format!("{REVISION}{}", change.revision());
-            let answer = Answered { request, fingerprint, ..Answered::default() };
+            let answer = Answered {
+                request,
+                fingerprint,
+                ..Answered::default()
+            };
             change.keep_answer(key, &answer, change.now().plus(ANSWER_KEPT))?;
         }
         Ok((applied, withdrawn))
@@ -188,12 +246,19 @@ impl Job {
         }
         for id in change.read().enforced(None)? {
             let mut issued = listed(change.read().grant(&id)?, &id)?;
-            let over = matches!(issued.grant.phase(change.now()), Phase::Ended(_)) || issued.grant.end == End::Standing;
+            let over = matches!(issued.grant.phase(change.now()), Phase::Ended(_))
+                || issued.grant.end == End::Standing;
             if over || !self.withdrawn.contains(&*issued.grant.policy.name) {
                 continue;
             }
             let reason = self.because(&issued.grant.policy.name);
-            end(change, &mut issued, Ended::Revoked, (self.by.clone(), reason), self.keep)?;
+            end(
+                change,
+                &mut issued,
+                Ended::Revoked,
+                (self.by.clone(), reason),
+                self.keep,
+            )?;
             revoked += 1;
         }
         Ok(revoked)
@@ -212,7 +277,12 @@ impl Job {
                 continue;
             }
             let reason = self.because(&request.terms.policy.name);
-            let outcome = Outcome { time: change.now(), by: self.by.clone(), reason, grant: None };
+            let outcome = Outcome {
+                time: change.now(),
+                by: self.by.clone(),
+                reason,
+                grant: None,
+            };
             change.end_request(&mut request, AccessStep::Cancel, outcome)?;
             cancelled += 1;
         }

@@ -26,10 +26,22 @@ pub(crate) fn unified(old: &str, new: &str) -> String {
             step(*line, &mut old_line, &mut new_line);
         }
         let hunk = lines.get(from..to).unwrap_or_default();
-        let olds = hunk.iter().filter(|line| !matches!(line, Line::New(_))).count();
-        let news = hunk.iter().filter(|line| !matches!(line, Line::Old(_))).count();
+        let olds = hunk
+            .iter()
+            .filter(|line| !matches!(line, Line::New(_)))
+            .count();
+        let news = hunk
+            .iter()
+            .filter(|line| !matches!(line, Line::Old(_)))
+            .count();
         // An empty side is said to stand before its first line.
-        let start = |line: usize, count: usize| if count == 0 { line.saturating_sub(1) } else { line };
+        let start = |line: usize, count: usize| {
+            if count == 0 {
+                line.saturating_sub(1)
+            } else {
+                line
+            }
+        };
         let (old_start, new_start) = (start(old_line, olds), start(new_line, news));
         if writeln!(out, "@@ -{old_start},{olds} +{new_start},{news} @@").is_err() {
             return out;
@@ -58,8 +70,15 @@ fn step(line: Line<'_>, old: &mut usize, new: &mut usize) {
 /// Ranges of lines that hold every change and what is around it.
 fn hunks(lines: &[Line<'_>]) -> Vec<(usize, usize)> {
     let mut hunks: Vec<(usize, usize)> = Vec::new();
-    for (at, _) in lines.iter().enumerate().filter(|(_, line)| !matches!(line, Line::Both(_))) {
-        let (from, to) = (at.saturating_sub(AROUND), (at + AROUND + 1).min(lines.len()));
+    for (at, _) in lines
+        .iter()
+        .enumerate()
+        .filter(|(_, line)| !matches!(line, Line::Both(_)))
+    {
+        let (from, to) = (
+            at.saturating_sub(AROUND),
+            (at + AROUND + 1).min(lines.len()),
+        );
         match hunks.last_mut() {
             Some(last) if from <= last.1 => last.1 = to,
             Some(_) | None => hunks.push((from, to)),
@@ -69,27 +88,54 @@ fn hunks(lines: &[Line<'_>]) -> Vec<(usize, usize)> {
 }
 
 fn aligned<'t>(old: &[&'t str], new: &[&'t str]) -> Vec<Line<'t>> {
-    let before = old.iter().zip(new).take_while(|(old, new)| old == new).count();
-    let (old_rest, new_rest) = (old.get(before..).unwrap_or_default(), new.get(before..).unwrap_or_default());
-    let after = old_rest.iter().rev().zip(new_rest.iter().rev()).take_while(|(old, new)| old == new).count();
+    let before = old
+        .iter()
+        .zip(new)
+        .take_while(|(old, new)| old == new)
+        .count();
+    let (old_rest, new_rest) = (
+        old.get(before..).unwrap_or_default(),
+        new.get(before..).unwrap_or_default(),
+    );
+    let after = old_rest
+        .iter()
+        .rev()
+        .zip(new_rest.iter().rev())
+        .take_while(|(old, new)| old == new)
+        .count();
     let old_middle = old_rest.get(..old_rest.len() - after).unwrap_or_default();
     let new_middle = new_rest.get(..new_rest.len() - after).unwrap_or_default();
-    let mut lines: Vec<Line<'t>> = old.iter().take(before).map(|line| Line::Both(line)).collect();
+    let mut lines: Vec<Line<'t>> = old
+        .iter()
+        .take(before)
+        .map(|line| Line::Both(line))
+        .collect();
     lines.extend(middle(old_middle, new_middle));
-    lines.extend(old.iter().skip(old.len() - after).map(|line| Line::Both(line)));
+    lines.extend(
+        old.iter()
+            .skip(old.len() - after)
+            .map(|line| Line::Both(line)),
+    );
     lines
 }
 
 /// A longest common subsequence decides what stays.
 fn middle<'t>(old: &[&'t str], new: &[&'t str]) -> Vec<Line<'t>> {
-    let replaced = || old.iter().map(|line| Line::Old(line)).chain(new.iter().map(|line| Line::New(line))).collect();
+    let replaced = || {
+        old.iter()
+            .map(|line| Line::Old(line))
+            .chain(new.iter().map(|line| Line::New(line)))
+            .collect()
+    };
     let width = new.len() + 1;
     if old.is_empty() || new.is_empty() || (old.len() + 1).saturating_mul(width) > PAIRS_MAX {
         return replaced();
     }
     // lengths[i * width + j]: how many lines old[i..] and new[j..] have in common.
     let mut lengths = vec![0_usize; (old.len() + 1) * width];
-    let length = |lengths: &[usize], i: usize, j: usize| lengths.get(i * width + j).copied().unwrap_or_default();
+    let length = |lengths: &[usize], i: usize, j: usize| {
+        lengths.get(i * width + j).copied().unwrap_or_default()
+    };
     for (i, left) in old.iter().enumerate().rev() {
         for (j, right) in new.iter().enumerate().rev() {
             let longest = if left == right {
@@ -109,7 +155,9 @@ fn middle<'t>(old: &[&'t str], new: &[&'t str]) -> Vec<Line<'t>> {
                 lines.push(Line::Both(left));
                 (i, j) = (i + 1, j + 1);
             }
-            (Some(left), right) if right.is_none() || length(&lengths, i + 1, j) >= length(&lengths, i, j + 1) => {
+            (Some(left), right)
+                if right.is_none() || length(&lengths, i + 1, j) >= length(&lengths, i, j + 1) =>
+            {
                 lines.push(Line::Old(left));
                 i += 1;
             }
@@ -131,7 +179,10 @@ mod tests {
     fn a_change_is_shown_with_what_is_around_it() {
         let old = "a\nb\nc\nd\ne\nf\ng\nh\n";
         let new = old.replace("d\n", "D\n");
-        assert_eq!(unified(old, &new), "@@ -1,7 +1,7 @@\n a\n b\n c\n-d\n+D\n e\n f\n g\n");
+        assert_eq!(
+            unified(old, &new),
+            "@@ -1,7 +1,7 @@\n a\n b\n c\n-d\n+D\n e\n f\n g\n"
+        );
         assert_eq!(unified(old, old), "");
         assert_eq!(unified("", "a\nb\n"), "@@ -0,0 +1,2 @@\n+a\n+b\n");
         assert_eq!(unified("a\n", ""), "@@ -1,1 +0,0 @@\n-a\n");

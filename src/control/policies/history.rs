@@ -37,10 +37,19 @@ impl Plane {
         let size = match size {
             0 => PAGE_DEFAULT,
             1..=PAGE_MAX => usize::try_from(size).unwrap_or(PAGE_DEFAULT),
-            _ => return Err(Fault::invalid("page_size", "must be 1 to 1000, or 0 for 100")),
+            _ => {
+                return Err(Fault::invalid(
+                    "page_size",
+                    "must be 1 to 1000, or 0 for 100",
+                ));
+            }
         };
         let refuse = |_| Fault::invalid("page_token", "is not a next_page_token of this server");
-        let below: u64 = if token.is_empty() { u64::MAX } else { token.parse().map_err(refuse)? };
+        let below: u64 = if token.is_empty() {
+            u64::MAX
+        } else {
+            token.parse().map_err(refuse)?
+        };
         let named = name.to_owned();
         let (rows, current) = self
             .store
@@ -53,33 +62,62 @@ impl Plane {
             })
             .await?;
         let more = rows.len() > size;
-        let last = rows.get(size.saturating_sub(1)).map(|row| row.version.to_string()).filter(|_| more);
+        let last = rows
+            .get(size.saturating_sub(1))
+            .map(|row| row.version.to_string())
+            .filter(|_| more);
         let version = |row: PolicyVersion| {
             let in_force = current == u64::try_from(row.version).ok();
-            Version { row, in_force, applied: None, file: None }
+            Version {
+                row,
+                in_force,
+                applied: None,
+                file: None,
+            }
         };
-        Ok((rows.into_iter().take(size).map(version).collect(), last.unwrap_or_default()))
+        Ok((
+            rows.into_iter().take(size).map(version).collect(),
+            last.unwrap_or_default(),
+        ))
     }
 
     /// One version of a policy; 0: the one in force. Administrators only.
     ///
     /// # Errors
     /// NOT_ELIGIBLE, NOT_FOUND.
-    pub(crate) async fn policy_version(&self, caller: &Caller, name: &str, version: i64) -> Result<Version, Fault> {
+    pub(crate) async fn policy_version(
+        &self,
+        caller: &Caller,
+        name: &str,
+        version: i64,
+    ) -> Result<Version, Fault> {
         caller.must_be_admin("read the history of policies")?;
-        let wanted = u64::try_from(version).map_err(|_| Fault::invalid("version", "must be 1 or more, or 0"))?;
+        let wanted = u64::try_from(version)
+            .map_err(|_| Fault::invalid("version", "must be 1 or more, or 0"))?;
         let named = name.to_owned();
         let mut found = self
             .store
             .read(move |reader| {
                 let current = reader.current_policy(&named)?;
-                let wanted = if wanted == 0 { current.unwrap_or_default() } else { wanted };
-                let row = reader.policy(&named, wanted)?.ok_or_else(|| Fault::not_found("policy version", &named))?;
+                let wanted = if wanted == 0 {
+                    current.unwrap_or_default()
+                } else {
+                    wanted
+                };
+                let row = reader
+                    .policy(&named, wanted)?
+                    .ok_or_else(|| Fault::not_found("policy version", &named))?;
                 let in_force = current == Some(wanted);
                 let documents = reader.applied_documents()?.into_iter();
-                let mut of_policy = documents.filter(|of| of.kind == "AccessPolicy" && of.name == named);
+                let mut of_policy =
+                    documents.filter(|of| of.kind == "AccessPolicy" && of.name == named);
                 let applied = of_policy.next().filter(|_| in_force);
-                Ok::<_, Fault>(Version { row, in_force, applied, file: None })
+                Ok::<_, Fault>(Version {
+                    row,
+                    in_force,
+                    applied,
+                    file: None,
+                })
             })
             .await?;
         if found.in_force && found.applied.is_none() {
@@ -89,8 +127,13 @@ impl Plane {
     }
 
     async fn file_of(&self, policy: &str) -> Option<String> {
-        let set = self.assemble(self.sources.beside.load_full()).await.ok()?.ok()?;
-        let is_it = |document: &&Listed| document.kind == "AccessPolicy" && *document.name == *policy;
+        let set = self
+            .assemble(self.sources.beside.load_full())
+            .await
+            .ok()?
+            .ok()?;
+        let is_it =
+            |document: &&Listed| document.kind == "AccessPolicy" && *document.name == *policy;
         let document = set.documents().iter().find(is_it)?;
         (document.origin == Origin::Directory).then(|| document.file.display().to_string())
     }

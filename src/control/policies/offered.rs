@@ -37,7 +37,9 @@ impl Offer {
                 "are absent: send at least one, or prune to remove everything applied",
             ));
         }
-        if files.len() > FILES_MAX || files.iter().map(|file| file.text.len()).sum::<usize>() > BYTES_MAX {
+        if files.len() > FILES_MAX
+            || files.iter().map(|file| file.text.len()).sum::<usize>() > BYTES_MAX
+        {
             return Err(Fault::invalid(
                 "files",
                 "are more than 1000, or more than 3 MiB together; apply them in parts",
@@ -48,13 +50,22 @@ impl Offer {
             let length = file.name.chars().count();
             if length == 0 || length > NAME_MAX || file.name.chars().any(char::is_control) {
                 let field = format!("files[{i}].name");
-                return Err(Fault::invalid(field, "must be 1 to 255 characters without control characters"));
+                return Err(Fault::invalid(
+                    field,
+                    "must be 1 to 255 characters without control characters",
+                ));
             }
             if !names.insert(&file.name) {
-                return Err(Fault::invalid(format!("files[{i}].name"), "stands twice; give each file its own"));
+                return Err(Fault::invalid(
+                    format!("files[{i}].name"),
+                    "stands twice; give each file its own",
+                ));
             }
         }
-        let files = files.into_iter().map(|file| (file.name, file.text.into())).collect();
+        let files = files
+            .into_iter()
+            .map(|file| (file.name, file.text.into()))
+            .collect();
         Ok(Self { files, prune })
     }
 
@@ -71,10 +82,22 @@ impl Offer {
 
 /// The documents of a set that were offered, by kind and name.
 pub(super) fn offered(set: &PolicySet) -> BTreeMap<Key, &Listed> {
-    let of = set.documents().iter().filter(|document| document.origin == Origin::Offered);
-    of.map(|document| ((document.kind.to_owned(), document.name.to_string()), document)).collect()
+    let of = set
+        .documents()
+        .iter()
+        .filter(|document| document.origin == Origin::Offered);
+    of.map(|document| {
+        (
+            (document.kind.to_owned(), document.name.to_string()),
+            document,
+        )
+    })
+    .collect()
 }
 
 pub(super) fn by_key(documents: &[AppliedDocument]) -> BTreeMap<Key, &AppliedDocument> {
-    documents.iter().map(|document| ((document.kind.clone(), document.name.clone()), document)).collect()
+    documents
+        .iter()
+        .map(|document| ((document.kind.clone(), document.name.clone()), document))
+        .collect()
 }

@@ -74,18 +74,26 @@ pub(crate) enum Action {
 impl Plan {
     /// How many documents it does this to.
     pub(crate) fn count(&self, action: Action) -> usize {
-        self.changes.iter().filter(|change| change.action == action).count()
+        self.changes
+            .iter()
+            .filter(|change| change.action == action)
+            .count()
     }
 
     /// Whether the documents are refused.
     #[cfg(test)]
     pub(crate) fn is_refused(&self) -> bool {
-        self.problems.iter().any(|problem| problem.severity == crate::control::policy::Severity::Error)
+        self.problems
+            .iter()
+            .any(|problem| problem.severity == crate::control::policy::Severity::Error)
     }
 
     /// Names of the policies that no longer decide.
     pub(crate) fn withdrawn(&self) -> BTreeSet<String> {
-        let policies = self.changes.iter().filter(|change| change.withdraws && change.key.0 == "AccessPolicy");
+        let policies = self
+            .changes
+            .iter()
+            .filter(|change| change.withdraws && change.key.0 == "AccessPolicy");
         policies.map(|change| change.key.1.clone()).collect()
     }
 }
@@ -110,7 +118,11 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_ELIGIBLE, or when the store cannot be read. Problems of the documents are part of the plan.
-    pub(crate) async fn plan_policies(&self, caller: &Caller, offer: &Offer) -> Result<Plan, Fault> {
+    pub(crate) async fn plan_policies(
+        &self,
+        caller: &Caller,
+        offer: &Offer,
+    ) -> Result<Plan, Fault> {
         caller.must_be_admin("plan policies")?;
         let _turn = self.sources.turn.lock().await;
         Ok(self.draft(offer, caller.who().as_str()).await?.plan)
@@ -121,12 +133,30 @@ impl Plane {
         let before = self.store.read(super::applied).await?;
         let current = match self.assemble(Arc::new(super::texts(&before))).await? {
             Ok(set) => set,
-            Err(problems) => return Ok(Drafted { plan: Plan { problems, ..Plan::default() }, next: None, before }),
+            Err(problems) => {
+                return Ok(Drafted {
+                    plan: Plan {
+                        problems,
+                        ..Plan::default()
+                    },
+                    next: None,
+                    before,
+                });
+            }
         };
-        let mut plan = Plan { etag: super::etag(&current, &before), ..Plan::default() };
+        let mut plan = Plan {
+            etag: super::etag(&current, &before),
+            ..Plan::default()
+        };
         let set = match self.read_offer(offer, &before).await? {
             Ok(set) => set,
-            Err(problems) => return Ok(Drafted { plan: Plan { problems, ..plan }, next: None, before }),
+            Err(problems) => {
+                return Ok(Drafted {
+                    plan: Plan { problems, ..plan },
+                    next: None,
+                    before,
+                });
+            }
         };
         plan.problems = set.warnings().to_vec();
         let documents = next_documents(&set, &before, offer.prune, actor);
@@ -139,7 +169,14 @@ impl Plane {
                 Ok::<_, Fault>(changes)
             })
             .await?;
-        Ok(Drafted { plan, next: Some(Next { set: Arc::new(set), documents }), before })
+        Ok(Drafted {
+            plan,
+            next: Some(Next {
+                set: Arc::new(set),
+                documents,
+            }),
+            before,
+        })
     }
 
     /// The set with the offer in it. What the offer replaces is left out, and is known only once the offer is read.
@@ -149,23 +186,34 @@ impl Plane {
         before: &[AppliedDocument],
     ) -> Result<Result<PolicySet, Vec<Problem>>, Fault> {
         let alone = offer.texts();
-        let names =
-            tokio::task::spawn_blocking(move || crate::control::policy::names(&alone)).await.unwrap_or_default();
+        let names = tokio::task::spawn_blocking(move || crate::control::policy::names(&alone))
+            .await
+            .unwrap_or_default();
         let stays = |document: &&AppliedDocument| {
             !offer.prune && !names.contains(&(document.kind.clone(), document.name.clone()))
         };
         let staying: Vec<AppliedDocument> = before.iter().filter(stays).cloned().collect();
-        let beside = super::texts(&staying).into_iter().chain(offer.texts()).collect();
+        let beside = super::texts(&staying)
+            .into_iter()
+            .chain(offer.texts())
+            .collect();
         self.assemble(Arc::new(beside)).await
     }
 }
 
 /// Everything applied afterwards. What means the same stays as it was written.
-fn next_documents(set: &PolicySet, before: &[AppliedDocument], prune: bool, actor: &str) -> Vec<AppliedDocument> {
+fn next_documents(
+    set: &PolicySet,
+    before: &[AppliedDocument],
+    prune: bool,
+    actor: &str,
+) -> Vec<AppliedDocument> {
     let offered = offered(set);
     let mut next: BTreeMap<Key, AppliedDocument> = BTreeMap::new();
     for (key, document) in by_key(before) {
-        let same = offered.get(&key).map(|new| new.digest.to_string() == document.digest);
+        let same = offered
+            .get(&key)
+            .map(|new| new.digest.to_string() == document.digest);
         if same.unwrap_or(!prune) {
             next.insert(key, document.clone());
         }
@@ -183,12 +231,22 @@ fn next_documents(set: &PolicySet, before: &[AppliedDocument], prune: bool, acto
     next.into_values().collect()
 }
 
-fn changes(current: &PolicySet, set: &PolicySet, before: &[AppliedDocument], prune: bool) -> Vec<Change> {
+fn changes(
+    current: &PolicySet,
+    set: &PolicySet,
+    before: &[AppliedDocument],
+    prune: bool,
+) -> Vec<Change> {
     let (old, new) = (by_key(before), offered(set));
     let decided: BTreeMap<Key, &Listed> = current
         .documents()
         .iter()
-        .map(|document| ((document.kind.to_owned(), document.name.to_string()), document))
+        .map(|document| {
+            (
+                (document.kind.to_owned(), document.name.to_string()),
+                document,
+            )
+        })
         .collect();
     let keys: BTreeSet<&Key> = old.keys().filter(|_| prune).chain(new.keys()).collect();
     let mut left = DIFFS_MAX;
@@ -204,7 +262,10 @@ fn changes(current: &PolicySet, set: &PolicySet, before: &[AppliedDocument], pru
             (Some(_), Some(_)) if digests.0 == digests.1 => Action::Keep,
             (Some(_), Some(_)) => Action::Change,
         };
-        let written = (from.map_or("", |from| from.text.as_str()), to.map_or("", |to| &*to.written));
+        let written = (
+            from.map_or("", |from| from.text.as_str()),
+            to.map_or("", |to| &*to.written),
+        );
         let diff = if action == Action::Keep {
             (String::new(), false)
         } else {
@@ -214,7 +275,9 @@ fn changes(current: &PolicySet, set: &PolicySet, before: &[AppliedDocument], pru
         Change {
             key: key.clone(),
             action,
-            file: to.map(|to| to.file.display().to_string()).unwrap_or_default(),
+            file: to
+                .map(|to| to.file.display().to_string())
+                .unwrap_or_default(),
             from_version: 0,
             digests,
             diff,
@@ -250,8 +313,12 @@ fn cut(diff: String, left: &mut usize) -> (String, bool) {
 /// Live grants and pending requests under what changes or goes.
 fn touched(reader: &Reader<'_>, changes: &mut [Change], now: Timestamp) -> Result<(), StoreError> {
     let moved = |change: &Change| matches!(change.action, Action::Change | Action::Remove);
-    let places: BTreeMap<Key, usize> =
-        changes.iter().enumerate().filter(|(_, c)| moved(c)).map(|(at, c)| (c.key.clone(), at)).collect();
+    let places: BTreeMap<Key, usize> = changes
+        .iter()
+        .enumerate()
+        .filter(|(_, c)| moved(c))
+        .map(|(at, c)| (c.key.clone(), at))
+        .collect();
     for change in changes.iter_mut() {
         let (kind, name) = (change.key.0.as_str(), change.key.1.as_str());
         let versioned = match kind {
@@ -280,7 +347,8 @@ fn touched(reader: &Reader<'_>, changes: &mut [Change], now: Timestamp) -> Resul
     }
     for id in reader.all_pending(usize::MAX)? {
         let request = listed(reader.request(&id)?, &id)?;
-        let at = place("AccessPolicy", &request.terms.policy.name).filter(|_| request.state == AccessState::Pending);
+        let at = place("AccessPolicy", &request.terms.policy.name)
+            .filter(|_| request.state == AccessState::Pending);
         if let Some(change) = at.and_then(|at| changes.get_mut(at)) {
             note(&mut change.requests, request);
         }

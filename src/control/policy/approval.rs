@@ -42,8 +42,7 @@ pub(super) fn write(stages: &[Stage]) -> Value {
                 .then(|| step.escalate.iter().map(escalation).collect::<Vec<_>>()),
         })
     };
-    let stage =
-        |stage: &Stage| json!({ "name": *stage.name, "steps": stage.steps.iter().map(step).collect::<Vec<_>>() });
+    let stage = |stage: &Stage| json!({ "name": *stage.name, "steps": stage.steps.iter().map(step).collect::<Vec<_>>() });
     json!({ "stages": stages.iter().map(stage).collect::<Vec<_>>() })
 }
 
@@ -57,7 +56,11 @@ pub(super) fn write_windows(windows: &[Window]) -> Value {
             "timeZone": *window.zone,
         })
     };
-    if windows.is_empty() { Value::Null } else { windows.iter().map(window).collect() }
+    if windows.is_empty() {
+        Value::Null
+    } else {
+        windows.iter().map(window).collect()
+    }
 }
 
 /// Reads the canonical text of a policy; `digest` is the one that the text must have.
@@ -68,10 +71,13 @@ pub(crate) fn pinned(text: &str, digest: &str) -> Result<Pinned, String> {
     if PolicyDigest(Sha256::digest(text).into()).to_string() != digest {
         return Err("the text of the policy is not the one of its digest".to_owned());
     }
-    let policy: Value = serde_json::from_str(text).map_err(|error| format!("the policy is no JSON: {error}"))?;
+    let policy: Value =
+        serde_json::from_str(text).map_err(|error| format!("the policy is no JSON: {error}"))?;
     let stages = match policy.get("approval") {
         None => Vec::new(),
-        Some(approval) => each(approval.get("stages"), read_stage).ok_or("its approval does not read back")?,
+        Some(approval) => {
+            each(approval.get("stages"), read_stage).ok_or("its approval does not read back")?
+        }
     };
     let windows = match policy.get("windows") {
         None => Vec::new(),
@@ -82,28 +88,52 @@ pub(crate) fn pinned(text: &str, digest: &str) -> Result<Pinned, String> {
         Some("lastKnown") => Staleness::LastKnown,
         Some(_) | None => return Err("its staleness does not read back".to_owned()),
     };
-    let unused_ttl = match policy.get("duration").and_then(|duration| duration.get("unusedTtl")) {
+    let unused_ttl = match policy
+        .get("duration")
+        .and_then(|duration| duration.get("unusedTtl"))
+    {
         None | Some(Value::Null) => None,
-        Some(ttl) => {
-            Some(ttl.as_str().and_then(|ttl| parse_duration(ttl).ok()).ok_or("its unusedTtl does not read back")?)
-        }
+        Some(ttl) => Some(
+            ttl.as_str()
+                .and_then(|ttl| parse_duration(ttl).ok())
+                .ok_or("its unusedTtl does not read back")?,
+        ),
     };
-    Ok(Pinned { stages, windows, staleness, unused_ttl })
+    Ok(Pinned {
+        stages,
+        windows,
+        staleness,
+        unused_ttl,
+    })
 }
 
 fn each<T>(list: Option<&Value>, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
-    list?.as_array().filter(|list| !list.is_empty())?.iter().map(read).collect()
+    list?
+        .as_array()
+        .filter(|list| !list.is_empty())?
+        .iter()
+        .map(read)
+        .collect()
 }
 
 fn read_stage(stage: &Value) -> Option<Stage> {
-    Some(Stage { name: stage.get("name")?.as_str()?.into(), steps: each(stage.get("steps"), read_step)? })
+    Some(Stage {
+        name: stage.get("name")?.as_str()?.into(),
+        steps: each(stage.get("steps"), read_step)?,
+    })
 }
 
 fn read_step(step: &Value) -> Option<Step> {
-    let count = |field: &str| usize::try_from(step.get(field)?.as_u64()?).ok().filter(|count| *count > 0);
+    let count = |field: &str| {
+        usize::try_from(step.get(field)?.as_u64()?)
+            .ok()
+            .filter(|count| *count > 0)
+    };
     Some(Step {
         name: step.get("name")?.as_str()?.into(),
-        approvers: each(step.get("approvers"), |matcher| Matcher::parse(matcher.as_str()?).ok())?,
+        approvers: each(step.get("approvers"), |matcher| {
+            Matcher::parse(matcher.as_str()?).ok()
+        })?,
         approvals: count("approvals")?,
         denials: count("denials")?,
         escalate: match step.get("escalate") {
@@ -116,13 +146,19 @@ fn read_step(step: &Value) -> Option<Step> {
 fn read_escalation(escalation: &Value) -> Option<Escalation> {
     Some(Escalation {
         after: parse_duration(escalation.get("after")?.as_str()?).ok()?,
-        approvers: each(escalation.get("approvers"), |matcher| Matcher::parse(matcher.as_str()?).ok())?,
+        approvers: each(escalation.get("approvers"), |matcher| {
+            Matcher::parse(matcher.as_str()?).ok()
+        })?,
     })
 }
 
 fn read_window(window: &Value) -> Option<Window> {
     let time = |field: &str| parse_clock(window.get(field)?.as_str()?);
-    let number = |name: &Value| Days::NAMES.iter().position(|day| Some(*day) == name.as_str());
+    let number = |name: &Value| {
+        Days::NAMES
+            .iter()
+            .position(|day| Some(*day) == name.as_str())
+    };
     let days = each(window.get("days"), number)?;
     let zone = window.get("timeZone")?.as_str()?.into();
     Some(Window {
@@ -148,10 +184,25 @@ mod tests {
         let set = load(&text);
         let policy = set.policy("pay").unwrap();
         let read = pinned(&policy.canonical, &policy.digest.to_string()).unwrap();
-        assert_eq!((read.stages.len(), read.staleness), (2, Staleness::LastKnown));
-        assert_eq!((read.stages[0].steps[0].approvals, read.stages[1].steps[0].denials), (2, 2));
-        assert_eq!((&read.stages[1], read.unused_ttl), (&policy.approval[1], None));
-        assert!(pinned(&policy.canonical, &"0".repeat(64)).is_err(), "another text");
+        assert_eq!(
+            (read.stages.len(), read.staleness),
+            (2, Staleness::LastKnown)
+        );
+        assert_eq!(
+            (
+                read.stages[0].steps[0].approvals,
+                read.stages[1].steps[0].denials
+            ),
+            (2, 2)
+        );
+        assert_eq!(
+            (&read.stages[1], read.unused_ttl),
+            (&policy.approval[1], None)
+        );
+        assert!(
+            pinned(&policy.canonical, &"0".repeat(64)).is_err(),
+            "another text"
+        );
     }
 
     #[test]
@@ -159,14 +210,25 @@ mod tests {
         let set = load(&GOOD.replace("max: 1h", "max: 1h, unusedTtl: 10m"));
         let policy = set.policy("pay").unwrap();
         let read = pinned(&policy.canonical, &policy.digest.to_string()).unwrap();
-        assert_eq!((read.unused_ttl, policy.unused_ttl()), (Some(Duration::from_secs(600)), read.unused_ttl));
+        assert_eq!(
+            (read.unused_ttl, policy.unused_ttl()),
+            (Some(Duration::from_secs(600)), read.unused_ttl)
+        );
     }
 
     #[test]
     fn a_policy_without_approval_names_nobody() {
         let set = load(GOOD);
         let policy = set.policy("pay").unwrap();
-        assert_eq!(pinned(&policy.canonical, &policy.digest.to_string()).unwrap().stages, []);
-        assert!(!policy.canonical.contains("approval"), "its digest is what it was");
+        assert_eq!(
+            pinned(&policy.canonical, &policy.digest.to_string())
+                .unwrap()
+                .stages,
+            []
+        );
+        assert!(
+            !policy.canonical.contains("approval"),
+            "its digest is what it was"
+        );
     }
 }

@@ -10,7 +10,8 @@ use super::approval;
 use super::read::write_duration;
 use crate::model::grant::Staleness;
 use crate::model::policy::{
-    AccessPolicy, AutoRule, BreakGlass, EXTENSIONS_DEFAULT, Pattern, Person, PolicyDigest, StandingGrant,
+    AccessPolicy, AutoRule, BreakGlass, EXTENSIONS_DEFAULT, Pattern, Person, PolicyDigest,
+    StandingGrant,
 };
 use crate::model::scope::Scope;
 
@@ -78,7 +79,8 @@ pub(super) fn seal_standing(grant: &mut StandingGrant) {
 
 /// Fills in `canonical` and `digest`.
 pub(super) fn seal_person(person: &mut Person) {
-    let content = json!({ "kind": "Person", "name": *person.name, "accounts": sorted(&person.accounts) });
+    let content =
+        json!({ "kind": "Person", "name": *person.name, "accounts": sorted(&person.accounts) });
     (person.canonical, person.digest) = seal(&content);
 }
 

@@ -7,7 +7,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
+use cel::common::ast::{
+    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators,
+};
 use cel::{Context, ExecutionError, Program, Value};
 
 use crate::model::policy::{LIST_MAX, Pattern};
@@ -25,8 +27,23 @@ const STEPS_MAX: u64 = 2_000_000;
 
 /// What a condition may name, and the fields of each.
 const VARIABLES: &[(&str, &[&str])] = &[
-    ("requester", &["principals", "user", "workload", "groups", "claims"]),
-    ("request", &["service", "grpc", "http", "duration", "reason", "tickets", "via", "breakGlass"]),
+    (
+        "requester",
+        &["principals", "user", "workload", "groups", "claims"],
+    ),
+    (
+        "request",
+        &[
+            "service",
+            "grpc",
+            "http",
+            "duration",
+            "reason",
+            "tickets",
+            "via",
+            "breakGlass",
+        ],
+    ),
     ("subject", &[]),
     ("environment", &[]),
     ("now", &[]),
@@ -75,19 +92,36 @@ pub(super) struct ConditionError {
 impl Condition {
     /// Compiles and checks. Needs a stack as large as [`super::load`] gives it: the parser recurses over the whole text.
     pub(super) fn compile(text: &str) -> Result<Self, Vec<ConditionError>> {
-        let whole = |cause: String| vec![ConditionError { line: 1, column: 1, cause }];
+        let whole = |cause: String| {
+            vec![ConditionError {
+                line: 1,
+                column: 1,
+                cause,
+            }]
+        };
         if text.trim().is_empty() {
-            return Err(whole("is empty; write true for a rule that always matches".to_owned()));
+            return Err(whole(
+                "is empty; write true for a rule that always matches".to_owned(),
+            ));
         }
         if text.len() > BYTES_MAX {
-            return Err(whole(format!("is longer than {BYTES_MAX} bytes; split it into several rules")));
+            return Err(whole(format!(
+                "is longer than {BYTES_MAX} bytes; split it into several rules"
+            )));
         }
         let compiled = catch_unwind(AssertUnwindSafe(|| Program::compile(text)));
         let Ok(compiled) = compiled else {
             return Err(whole("makes the CEL parser fail; simplify it".to_owned()));
         };
-        let program = compiled.map_err(|errors| errors.errors.iter().take(1).map(syntax).collect::<Vec<_>>())?;
-        let mut check = Check { program: &program, text, bound: Vec::new(), sums: 0, errors: Vec::new() };
+        let program = compiled
+            .map_err(|errors| errors.errors.iter().take(1).map(syntax).collect::<Vec<_>>())?;
+        let mut check = Check {
+            program: &program,
+            text,
+            bound: Vec::new(),
+            sums: 0,
+            errors: Vec::new(),
+        };
         check.sums = program.source_info().source.matches('+').count() as u64;
         let steps = check.cost(program.expression(), 0);
         if check.errors.is_empty() && steps > STEPS_MAX {
@@ -100,33 +134,48 @@ impl Condition {
         if !check.errors.is_empty() {
             return Err(check.errors);
         }
-        Ok(Self { alternatives: alternatives(text), program })
+        Ok(Self {
+            alternatives: alternatives(text),
+            program,
+        })
     }
 
     /// `Some` when the condition is the word true or false.
     pub(super) fn constant(&self) -> Option<bool> {
-        let Expr::Literal(LiteralValue::Boolean(value)) = &self.program.expression().expr else { return None };
+        let Expr::Literal(LiteralValue::Boolean(value)) = &self.program.expression().expr else {
+            return None;
+        };
         Some(*value.inner())
     }
 
     /// The alternative that makes it true, as far as that can be told: for words only.
     pub(super) fn cause(&self, bindings: &Context<'_, '_>) -> Option<&str> {
-        let holds = |program: &Program| matches!(execute(program, bindings), Ok(Ok(Value::Bool(true))));
-        self.alternatives.iter().find(|(_, program)| holds(program)).map(|(text, _)| &**text)
+        let holds =
+            |program: &Program| matches!(execute(program, bindings), Ok(Ok(Value::Bool(true))));
+        self.alternatives
+            .iter()
+            .find(|(_, program)| holds(program))
+            .map(|(text, _)| &**text)
     }
 
     /// True or false, or why neither.
     pub(super) fn holds(&self, bindings: &Context<'_, '_>) -> Result<bool, String> {
         match execute(&self.program, bindings) {
             Ok(Ok(Value::Bool(answer))) => Ok(answer),
-            Ok(Ok(other)) => Err(format!("gives {} instead of true or false", other.type_of())),
+            Ok(Ok(other)) => Err(format!(
+                "gives {} instead of true or false",
+                other.type_of()
+            )),
             Ok(Err(error)) => Err(explain(&error)),
             Err(_) => Err("makes the CEL interpreter fail".to_owned()),
         }
     }
 }
 
-fn execute(program: &Program, bindings: &Context<'_, '_>) -> std::thread::Result<Result<Value, ExecutionError>> {
+fn execute(
+    program: &Program,
+    bindings: &Context<'_, '_>,
+) -> std::thread::Result<Result<Value, ExecutionError>> {
     catch_unwind(AssertUnwindSafe(|| program.execute(bindings)))
 }
 
@@ -136,33 +185,51 @@ fn alternatives(text: &str) -> Vec<(Box<str>, Program)> {
         let program = catch_unwind(AssertUnwindSafe(|| Program::compile(part)));
         Some((part.into(), program.ok()?.ok()?))
     };
-    parts::alternatives(text).into_iter().map(compile).collect::<Option<_>>().unwrap_or_default()
+    parts::alternatives(text)
+        .into_iter()
+        .map(compile)
+        .collect::<Option<_>>()
+        .unwrap_or_default()
 }
 
 /// What went wrong, without the values at hand: they are claims of somebody's token.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the library's vocabulary of errors may grow; none is an answer")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the library's vocabulary of errors may grow; none is an answer"
+)]
 fn explain(error: &ExecutionError) -> String {
     match error {
         ExecutionError::NoSuchKey(key) => format!("finds no field {key:?}; test for it with has()"),
         ExecutionError::NoSuchOverload(overload) => overload.to_string(),
-        ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => "divides by zero".to_owned(),
+        ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => {
+            "divides by zero".to_owned()
+        }
         ExecutionError::Overflow(..) => "overflows".to_owned(),
         ExecutionError::IndexOutOfBounds(_) => "reads past the end of a list".to_owned(),
-        ExecutionError::FunctionError { function, .. } => format!("calls {function} with something it cannot take"),
+        ExecutionError::FunctionError { function, .. } => {
+            format!("calls {function} with something it cannot take")
+        }
         _ => "mixes types that do not go together".to_owned(),
     }
 }
 
 fn syntax(error: &cel::ParseError) -> ConditionError {
     let at = |number: isize| usize::try_from(number).unwrap_or(1).max(1);
-    let text = error.msg.strip_prefix("Syntax error: ").unwrap_or(&error.msg);
+    let text = error
+        .msg
+        .strip_prefix("Syntax error: ")
+        .unwrap_or(&error.msg);
     let cause = match text.split_once("expecting") {
         _ if text.contains("Recursion limit") => "is nested too deeply".to_owned(),
         Some((head, _)) => head.trim().to_owned(),
         None => text.chars().take(200).collect(),
     };
     let cause = format!("is no CEL expression: {cause}");
-    ConditionError { line: at(error.pos.0), column: at(error.pos.1), cause }
+    ConditionError {
+        line: at(error.pos.0),
+        column: at(error.pos.1),
+        cause,
+    }
 }
 
 struct Check<'p> {
@@ -206,16 +273,18 @@ impl<'p> Check<'p> {
     }
 
     fn sum(&mut self, exprs: &'p [IdedExpr], depth: usize) -> u64 {
-        exprs.iter().fold(0, |sum, expr| sum.saturating_add(self.cost(expr, depth)))
+        exprs
+            .iter()
+            .fold(0, |sum, expr| sum.saturating_add(self.cost(expr, depth)))
     }
 
     fn entries(&mut self, entries: &'p [cel::common::ast::IdedEntryExpr], depth: usize) -> u64 {
         entries.iter().fold(0, |sum, entry| {
             let cost = match &entry.expr {
                 EntryExpr::StructField(field) => self.cost(&field.value, depth),
-                EntryExpr::MapEntry(entry) => {
-                    self.cost(&entry.key, depth).saturating_add(self.cost(&entry.value, depth))
-                }
+                EntryExpr::MapEntry(entry) => self
+                    .cost(&entry.key, depth)
+                    .saturating_add(self.cost(&entry.value, depth)),
             };
             sum.saturating_add(cost)
         })
@@ -225,7 +294,13 @@ impl<'p> Check<'p> {
         let name = call.func_name.as_str();
         let operator = !name.starts_with(|c: char| c.is_ascii_alphabetic());
         if !operator && !FUNCTIONS.contains(&name) {
-            self.refuse(expr, format!("calls {name}, which is not available; there are {}", FUNCTIONS.join(", ")));
+            self.refuse(
+                expr,
+                format!(
+                    "calls {name}, which is not available; there are {}",
+                    FUNCTIONS.join(", ")
+                ),
+            );
         }
         let own = match name {
             "matches" => {
@@ -236,8 +311,13 @@ impl<'p> Check<'p> {
             operators::ADD => 10,
             _ => 0,
         };
-        let target = call.target.as_deref().map_or(0, |target| self.cost(target, depth));
-        self.sum(&call.args, depth).saturating_add(target).saturating_add(own)
+        let target = call
+            .target
+            .as_deref()
+            .map_or(0, |target| self.cost(target, depth));
+        self.sum(&call.args, depth)
+            .saturating_add(target)
+            .saturating_add(own)
     }
 
     /// A pattern is compiled each time it is used, so it must be known and small.
@@ -251,35 +331,55 @@ impl<'p> Check<'p> {
         }
     }
 
-    fn comprehension(&mut self, expr: &'p IdedExpr, comprehension: &'p ComprehensionExpr, depth: usize) -> u64 {
+    fn comprehension(
+        &mut self,
+        expr: &'p IdedExpr,
+        comprehension: &'p ComprehensionExpr,
+        depth: usize,
+    ) -> u64 {
         if builds_values(comprehension) {
-            self.refuse(expr, "uses map; use exists, exists_one, all or filter, which build no new values");
+            self.refuse(
+                expr,
+                "uses map; use exists, exists_one, all or filter, which build no new values",
+            );
             return 0;
         }
         let length = self.length(&comprehension.iter_range);
         let before = self.cost(&comprehension.iter_range, depth);
-        let names = [Some(comprehension.iter_var.as_str()), comprehension.iter_var2.as_deref()];
+        let names = [
+            Some(comprehension.iter_var.as_str()),
+            comprehension.iter_var2.as_deref(),
+        ];
         let bound = self.bound.len();
         self.bound.extend(names.into_iter().flatten());
         let parts = [&comprehension.loop_cond, &comprehension.loop_step];
-        let each = parts.into_iter().fold(0_u64, |sum, part| sum.saturating_add(self.cost(part, depth)));
+        let each = parts.into_iter().fold(0_u64, |sum, part| {
+            sum.saturating_add(self.cost(part, depth))
+        });
         self.bound.truncate(bound);
         before.saturating_add(length.saturating_mul(each))
     }
 
     /// The most entries that a list can have.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "whatever else there is gets the largest bound")]
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "whatever else there is gets the largest bound"
+    )]
     fn length(&self, expr: &IdedExpr) -> u64 {
         let inputs = LIST_MAX as u64;
         match &expr.expr {
             Expr::List(list) => list.elements.len() as u64,
             Expr::Map(map) => map.entries.len() as u64,
-            Expr::Call(call) if call.func_name == operators::ADD => {
-                call.args.iter().fold(0, |sum, arg| sum.saturating_add(self.length(arg)))
-            }
-            Expr::Call(call) if call.func_name == operators::CONDITIONAL => {
-                call.args.iter().map(|arg| self.length(arg)).max().unwrap_or(inputs)
-            }
+            Expr::Call(call) if call.func_name == operators::ADD => call
+                .args
+                .iter()
+                .fold(0, |sum, arg| sum.saturating_add(self.length(arg))),
+            Expr::Call(call) if call.func_name == operators::CONDITIONAL => call
+                .args
+                .iter()
+                .map(|arg| self.length(arg))
+                .max()
+                .unwrap_or(inputs),
             Expr::Comprehension(filter) => self.length(&filter.iter_range),
             Expr::Select(select) if matches!(&select.operand.expr, Expr::Ident(_)) => inputs,
             _ => inputs.saturating_mul(self.sums + 1),
@@ -287,29 +387,55 @@ impl<'p> Check<'p> {
     }
 
     fn variable(&mut self, expr: &IdedExpr, name: &str) {
-        let known = name.starts_with('@') || self.bound.contains(&name) || VARIABLES.iter().any(|(v, _)| *v == name);
+        let known = name.starts_with('@')
+            || self.bound.contains(&name)
+            || VARIABLES.iter().any(|(v, _)| *v == name);
         if !known {
             let names: Vec<&str> = VARIABLES.iter().map(|(name, _)| *name).collect();
-            self.refuse(expr, format!("names {name:?}, which is no variable; there are {}", names.join(", ")));
+            self.refuse(
+                expr,
+                format!(
+                    "names {name:?}, which is no variable; there are {}",
+                    names.join(", ")
+                ),
+            );
         }
     }
 
     fn field(&mut self, expr: &IdedExpr, operand: &IdedExpr, field: &str) {
-        let Expr::Ident(name) = &operand.expr else { return };
-        let Some((_, fields)) = VARIABLES.iter().find(|(variable, _)| variable == name) else { return };
+        let Expr::Ident(name) = &operand.expr else {
+            return;
+        };
+        let Some((_, fields)) = VARIABLES.iter().find(|(variable, _)| variable == name) else {
+            return;
+        };
         if !self.bound.contains(&name.as_str()) && !fields.contains(&field) {
-            let way_out =
-                if fields.is_empty() { "it has none".to_owned() } else { format!("it has {}", fields.join(", ")) };
-            self.refuse(expr, format!("reads {name}.{field}, which is no field of {name}; {way_out}"));
+            let way_out = if fields.is_empty() {
+                "it has none".to_owned()
+            } else {
+                format!("it has {}", fields.join(", "))
+            };
+            self.refuse(
+                expr,
+                format!("reads {name}.{field}, which is no field of {name}; {way_out}"),
+            );
         }
     }
 
     fn refuse(&mut self, expr: &IdedExpr, cause: impl Into<String>) {
-        let offset = self.program.source_info().offset_for(expr.id).map_or(0, |(start, _)| start as usize);
+        let offset = self
+            .program
+            .source_info()
+            .offset_for(expr.id)
+            .map_or(0, |(start, _)| start as usize);
         let before: Vec<char> = self.text.chars().take(offset).collect();
         let line = before.iter().filter(|c| **c == '\n').count() + 1;
         let column = before.iter().rev().take_while(|c| **c != '\n').count() + 1;
-        self.errors.push(ConditionError { line, column, cause: cause.into() });
+        self.errors.push(ConditionError {
+            line,
+            column,
+            cause: cause.into(),
+        });
     }
 }
 
@@ -326,7 +452,9 @@ fn builds_values(comprehension: &ComprehensionExpr) -> bool {
         step = &then.expr;
     }
     let Expr::Call(call) = step else { return true };
-    let Some(Expr::List(list)) = call.args.get(1).map(|arg| &arg.expr) else { return true };
+    let Some(Expr::List(list)) = call.args.get(1).map(|arg| &arg.expr) else {
+        return true;
+    };
     !matches!(list.elements.as_slice(), [IdedExpr { expr: Expr::Ident(name), .. }] if *name == comprehension.iter_var)
 }
 

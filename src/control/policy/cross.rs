@@ -14,18 +14,38 @@ use crate::model::scope::overlaps;
 /// Checks documents against one another.
 pub(super) fn check(found: &mut Found) {
     let mut problems = Vec::new();
-    let policies = found.policies.iter().map(|policy| (&*policy.loaded.policy.name, &policy.file, policy.loaded.name));
+    let policies = found.policies.iter().map(|policy| {
+        (
+            &*policy.loaded.policy.name,
+            &policy.file,
+            policy.loaded.name,
+        )
+    });
     unique("AccessPolicy", policies, &mut problems);
-    let standing = found.standing.iter().map(|standing| (&*standing.grant.name, &standing.file, standing.name));
+    let standing = found
+        .standing
+        .iter()
+        .map(|standing| (&*standing.grant.name, &standing.file, standing.name));
     unique("StandingGrant", standing, &mut problems);
-    let persons = found.persons.iter().map(|of| (&*of.loaded.person.name, &of.file, of.loaded.name));
+    let persons = found
+        .persons
+        .iter()
+        .map(|of| (&*of.loaded.person.name, &of.file, of.loaded.name));
     unique("Person", persons, &mut problems);
     one_person_each(found, &mut problems);
-    let deciding: Vec<&Policy> =
-        found.policies.iter().filter(|policy| policy.loaded.policy.mode == Mode::Enforce).collect();
+    let deciding: Vec<&Policy> = found
+        .policies
+        .iter()
+        .filter(|policy| policy.loaded.policy.mode == Mode::Enforce)
+        .collect();
     for (index, later) in deciding.iter().enumerate() {
         // One is enough to act on.
-        problems.extend(deciding.iter().take(index).find_map(|earlier| conflict(earlier, later)));
+        problems.extend(
+            deciding
+                .iter()
+                .take(index)
+                .find_map(|earlier| conflict(earlier, later)),
+        );
     }
     found.problems.append(&mut problems);
 }
@@ -37,7 +57,9 @@ fn unique<'a>(
 ) {
     let mut first = BTreeMap::new();
     for (name, file, place) in documents {
-        let Some((other_file, other)) = first.insert(name, (file, place)) else { continue };
+        let Some((other_file, other)) = first.insert(name, (file, place)) else {
+            continue;
+        };
         let there: &std::path::PathBuf = other_file;
         problems.push(Problem {
             file: file.clone(),
@@ -59,8 +81,16 @@ fn one_person_each(found: &Found, problems: &mut Vec<Problem>) {
     let mut first: BTreeMap<&Principal, (&str, &std::path::PathBuf, Place)> = BTreeMap::new();
     for PersonDocument { loaded, file, .. } in &found.persons {
         let name = &*loaded.person.name;
-        for (index, (account, place)) in loaded.person.accounts.iter().zip(&loaded.accounts).enumerate() {
-            let Some((other, there, at)) = first.insert(account, (name, file, *place)) else { continue };
+        for (index, (account, place)) in loaded
+            .person
+            .accounts
+            .iter()
+            .zip(&loaded.accounts)
+            .enumerate()
+        {
+            let Some((other, there, at)) = first.insert(account, (name, file, *place)) else {
+                continue;
+            };
             problems.push(Problem {
                 file: file.clone(),
                 place: *place,
@@ -102,16 +132,20 @@ fn conflict(earlier: &Policy, later: &Policy) -> Option<Problem> {
 fn same_effect(a: &AccessPolicy, b: &AccessPolicy) -> bool {
     (a.allow_wildcard, a.duration, a.pending_ttl, a.staleness)
         == (b.allow_wildcard, b.duration, b.pending_ttl, b.staleness)
-        && (&a.reason, &a.tickets, &a.auto, &a.approval) == (&b.reason, &b.tickets, &b.auto, &b.approval)
-        && (&a.windows, &a.break_glass, &a.environment) == (&b.windows, &b.break_glass, &b.environment)
+        && (&a.reason, &a.tickets, &a.auto, &a.approval)
+            == (&b.reason, &b.tickets, &b.auto, &b.approval)
+        && (&a.windows, &a.break_glass, &a.environment)
+            == (&b.windows, &b.break_glass, &b.environment)
 }
 
 /// Whether some request may fall under both.
 fn compete(a: &AccessPolicy, b: &AccessPolicy) -> bool {
     let via = a.via.is_empty() || b.via.is_empty() || any_pair(&a.via, &b.via, Matcher::meets);
-    let subjects =
-        (a.subjects.own || b.subjects.own) || any_pair(&a.subjects.others, &b.subjects.others, Matcher::meets);
-    via && subjects && any_pair(&a.requesters, &b.requesters, one_caller) && overlaps(&a.scope, &b.scope)
+    let subjects = (a.subjects.own || b.subjects.own)
+        || any_pair(&a.subjects.others, &b.subjects.others, Matcher::meets);
+    via && subjects
+        && any_pair(&a.requesters, &b.requesters, one_caller)
+        && overlaps(&a.scope, &b.scope)
 }
 
 /// Whether one caller can satisfy both. A caller has one user and one workload identity, but any number of groups.

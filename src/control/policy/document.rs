@@ -13,8 +13,9 @@ use crate::model::approval::{PEOPLE_MAX, STAGES_MAX};
 use crate::model::grant::Staleness;
 use crate::model::identity::{Principal, Service};
 use crate::model::policy::{
-    AccessPolicy, DURATION_MAX, DURATION_MIN, DurationRule, EXTENSIONS_MAX, LIST_MAX, Matcher, Mode, Pattern,
-    PolicyDigest, REASON_MAX, ReasonRule, StandingGrant, Subjects, TicketRule, VIA_MAX,
+    AccessPolicy, DURATION_MAX, DURATION_MIN, DurationRule, EXTENSIONS_MAX, LIST_MAX, Matcher,
+    Mode, Pattern, PolicyDigest, REASON_MAX, ReasonRule, StandingGrant, Subjects, TicketRule,
+    VIA_MAX,
 };
 use crate::model::scope::{GrpcRule, HttpRule, RULES_MAX, Rule, Scope};
 use crate::model::time::Timestamp;
@@ -50,7 +51,14 @@ pub(super) const ACCESS_POLICY: &[&str] = &[
     "approval",
     "breakGlass",
 ];
-pub(super) const STANDING_GRANT: &[&str] = &["subject", "via", "scope", "allowWildcard", "staleness", "notBefore"];
+pub(super) const STANDING_GRANT: &[&str] = &[
+    "subject",
+    "via",
+    "scope",
+    "allowWildcard",
+    "staleness",
+    "notBefore",
+];
 pub(super) const PERSON: &[&str] = &["accounts"];
 pub(super) const SCOPE: &[&str] = &["service", "grpc", "http"];
 pub(super) const HTTP: &[&str] = &["methods", "path"];
@@ -107,27 +115,50 @@ pub(super) struct Loaded {
 /// Reads one document; `None` when it had errors, which are in the findings.
 pub(super) fn read(node: &Node, source: &str, findings: &mut Findings) -> Option<Document> {
     let mut reader = Reader { findings, source };
-    let root = reader.open(&Field { path: String::new(), node }, DOCUMENT)?;
-    let version =
-        reader.required(&root, "apiVersion", API_VERSION).and_then(|f| reader.choice(&f, &[(API_VERSION, ())]));
-    let kinds = [("AccessPolicy", Kind::Policy), ("StandingGrant", Kind::Standing), (PERSON_KIND, Kind::Person)];
-    let kind = reader.required(&root, "kind", "AccessPolicy").and_then(|field| reader.choice(&field, &kinds));
-    let name = reader.required(&root, "metadata", "{name: payments-read}").and_then(|field| reader.metadata(&field));
+    let root = reader.open(
+        &Field {
+            path: String::new(),
+            node,
+        },
+        DOCUMENT,
+    )?;
+    let version = reader
+        .required(&root, "apiVersion", API_VERSION)
+        .and_then(|f| reader.choice(&f, &[(API_VERSION, ())]));
+    let kinds = [
+        ("AccessPolicy", Kind::Policy),
+        ("StandingGrant", Kind::Standing),
+        (PERSON_KIND, Kind::Person),
+    ];
+    let kind = reader
+        .required(&root, "kind", "AccessPolicy")
+        .and_then(|field| reader.choice(&field, &kinds));
+    let name = reader
+        .required(&root, "metadata", "{name: payments-read}")
+        .and_then(|field| reader.metadata(&field));
     let spec = reader.required(&root, "spec", "{…}");
-    let (Some(()), Some(kind), Some(spec)) = (version, kind, spec) else { return None };
+    let (Some(()), Some(kind), Some(spec)) = (version, kind, spec) else {
+        return None;
+    };
     match kind {
         Kind::Policy => {
             let spec = reader.open(&spec, ACCESS_POLICY)?;
-            reader.access_policy(name, &spec).map(|loaded| Document::Policy(Box::new(loaded)))
+            reader
+                .access_policy(name, &spec)
+                .map(|loaded| Document::Policy(Box::new(loaded)))
         }
         Kind::Standing => {
             let spec = reader.open(&spec, STANDING_GRANT)?;
             let place = name.as_ref().map_or(Place::FILE, |(_, place)| *place);
-            reader.standing_grant(name, &spec).map(|grant| Document::Standing(Box::new(grant), place))
+            reader
+                .standing_grant(name, &spec)
+                .map(|grant| Document::Standing(Box::new(grant), place))
         }
         Kind::Person => {
             let spec = reader.open(&spec, PERSON)?;
-            reader.person(name, &spec).map(|loaded| Document::Person(Box::new(loaded)))
+            reader
+                .person(name, &spec)
+                .map(|loaded| Document::Person(Box::new(loaded)))
         }
     }
 }
@@ -143,37 +174,73 @@ impl Reader<'_> {
         let text = self.text(field)?;
         let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let bytes = text.as_bytes();
-        let ends = bytes.first().is_some_and(alphanumeric) && bytes.last().is_some_and(alphanumeric);
-        let inside = bytes.iter().all(|b| alphanumeric(b) || matches!(b, b'.' | b'-'));
+        let ends =
+            bytes.first().is_some_and(alphanumeric) && bytes.last().is_some_and(alphanumeric);
+        let inside = bytes
+            .iter()
+            .all(|b| alphanumeric(b) || matches!(b, b'.' | b'-'));
         if ends && inside && bytes.len() <= 63 {
             return Some(text.into());
         }
-        self.refuse(field, "must be 1 to 63 of a-z, 0-9, '.' and '-', with a letter or digit at both ends")
+        self.refuse(
+            field,
+            "must be 1 to 63 of a-z, 0-9, '.' and '-', with a letter or digit at both ends",
+        )
     }
 
-    fn access_policy(&mut self, name: Option<(Arc<str>, Place)>, spec: &Fields<'_>) -> Option<Loaded> {
-        let modes = [("enforce", Mode::Enforce), ("shadow", Mode::Shadow), ("disabled", Mode::Disabled)];
-        let mode = self.or(spec, "mode", Mode::Enforce, |reader, field| reader.choice(field, &modes));
+    fn access_policy(
+        &mut self,
+        name: Option<(Arc<str>, Place)>,
+        spec: &Fields<'_>,
+    ) -> Option<Loaded> {
+        let modes = [
+            ("enforce", Mode::Enforce),
+            ("shadow", Mode::Shadow),
+            ("disabled", Mode::Disabled),
+        ];
+        let mode = self.or(spec, "mode", Mode::Enforce, |reader, field| {
+            reader.choice(field, &modes)
+        });
         let priority = self.or(spec, "priority", 0, |reader, field| {
-            reader.integer(field, -PRIORITY_MAX, PRIORITY_MAX).and_then(|value| i32::try_from(value).ok())
+            reader
+                .integer(field, -PRIORITY_MAX, PRIORITY_MAX)
+                .and_then(|value| i32::try_from(value).ok())
         });
         let requesters = self.required(spec, "requesters", "['group:https://idp.example|sre']");
         let requesters = requesters.map(|field| self.matchers(&field));
-        let subjects = self.or(spec, "subjects", Subjects { own: true, others: Vec::new() }, Self::subjects);
-        let via = self.or(spec, "via", Vec::new(), |reader, field| Some(reader.workloads(field)));
-        let scope = self.required(spec, "scope", "{service: payments, http: ['GET /v1/users/{id}']}");
+        let subjects = self.or(
+            spec,
+            "subjects",
+            Subjects {
+                own: true,
+                others: Vec::new(),
+            },
+            Self::subjects,
+        );
+        let via = self.or(spec, "via", Vec::new(), |reader, field| {
+            Some(reader.workloads(field))
+        });
+        let scope = self.required(
+            spec,
+            "scope",
+            "{service: payments, http: ['GET /v1/users/{id}']}",
+        );
         let scope = scope.and_then(|field| self.scope(&field));
-        let environment = self
-            .or(spec, "environment", "".into(), |reader, field| reader.prose(field, ENVIRONMENT_MAX).map(Arc::from));
+        let environment = self.or(spec, "environment", "".into(), |reader, field| {
+            reader.prose(field, ENVIRONMENT_MAX).map(Arc::from)
+        });
         let allow_wildcard = self.or(spec, "allowWildcard", false, Self::boolean);
         let windows = self.or(spec, "windows", Vec::new(), Self::windows);
         let duration = self.required(spec, "duration", "{default: 15m, max: 1h}");
         let duration = duration.and_then(|field| self.duration_rule(&field));
-        let pending_ttl = self
-            .or(spec, "pendingTtl", PENDING_DEFAULT, |reader, field| reader.duration(field, PENDING_MIN, PENDING_MAX));
+        let pending_ttl = self.or(spec, "pendingTtl", PENDING_DEFAULT, |reader, field| {
+            reader.duration(field, PENDING_MIN, PENDING_MAX)
+        });
         let reason = self.or(spec, "reason", reason_default(), Self::reason);
         let tickets = self.or(spec, "tickets", ticket_default(), Self::tickets);
-        let auto = self.or(spec, "auto", Vec::new(), |reader, field| reader.auto(field, duration.as_ref()));
+        let auto = self.or(spec, "auto", Vec::new(), |reader, field| {
+            reader.auto(field, duration.as_ref())
+        });
         let approval = self.or(spec, "approval", Vec::new(), Self::approval);
         if let (Some(ttl), Some(stages)) = (pending_ttl, &approval) {
             self.escalates_in_time(spec, ttl, stages);
@@ -210,25 +277,47 @@ impl Reader<'_> {
             staleness: staleness?,
         };
         canonical::seal_policy(&mut policy);
-        let priority = spec.field("priority").map_or(name_place, |field| field.place());
-        Some(Loaded { policy, conditions, name: name_place, priority })
+        let priority = spec
+            .field("priority")
+            .map_or(name_place, |field| field.place());
+        Some(Loaded {
+            policy,
+            conditions,
+            name: name_place,
+            priority,
+        })
     }
 
-    fn standing_grant(&mut self, name: Option<(Arc<str>, Place)>, spec: &Fields<'_>) -> Option<StandingGrant> {
+    fn standing_grant(
+        &mut self,
+        name: Option<(Arc<str>, Place)>,
+        spec: &Fields<'_>,
+    ) -> Option<StandingGrant> {
         let subject = self.required(spec, "subject", "spiffe://td.example/ns/shop/sa/checkout");
         let subject = subject.and_then(|field| self.parsed(&field, Principal::parse));
         let via = self.or(spec, "via", Vec::new(), |reader, field| {
             let via = reader.list(field, VIA_MAX);
-            Some(via.iter().filter_map(|entry| reader.parsed(entry, Principal::workload)).collect())
+            Some(
+                via.iter()
+                    .filter_map(|entry| reader.parsed(entry, Principal::workload))
+                    .collect(),
+            )
         });
-        let scope_field = self.required(spec, "scope", "{service: payments, grpc: ['/pay.v1.Ledger/Balance']}");
+        let scope_field = self.required(
+            spec,
+            "scope",
+            "{service: payments, grpc: ['/pay.v1.Ledger/Balance']}",
+        );
         let scope = scope_field.as_ref().and_then(|field| self.scope(field));
         let allow_wildcard = self.or(spec, "allowWildcard", false, Self::boolean);
         if let (Some(scope), Some(field), Some(false)) = (&scope, &scope_field, allow_wildcard)
             && let Some(rule) = scope.rules().iter().find(|rule| rule.has_wildcard())
         {
             let cause = format!("holds the wildcard rule {rule:?}", rule = rule.to_string());
-            self.error(field, format!("{cause}; name each target, or add allowWildcard: true to the spec"));
+            self.error(
+                field,
+                format!("{cause}; name each target, or add allowWildcard: true to the spec"),
+            );
         }
         let staleness = self.or(spec, "staleness", Staleness::Strict, Self::staleness);
         let not_before = self.or(spec, "notBefore", Timestamp::default(), |reader, field| {
@@ -271,31 +360,48 @@ impl Reader<'_> {
 
     fn matchers(&mut self, field: &Field<'_>) -> Vec<Matcher> {
         let entries = self.list(field, LIST_MAX);
-        entries.iter().filter_map(|entry| self.parsed(entry, Matcher::parse)).collect()
+        entries
+            .iter()
+            .filter_map(|entry| self.parsed(entry, Matcher::parse))
+            .collect()
     }
 
     fn workloads(&mut self, field: &Field<'_>) -> Vec<Matcher> {
         let entries = self.list(field, LIST_MAX);
         let workload = |text: &str| match Matcher::parse(text) {
-            Ok(matcher) if matcher.kind() == crate::model::identity::PrincipalKind::Workload => Ok(matcher),
+            Ok(matcher) if matcher.kind() == crate::model::identity::PrincipalKind::Workload => {
+                Ok(matcher)
+            }
             Ok(_) => Err("must be a workload, spiffe://<trust domain>/<path>".to_owned()),
             Err(error) => Err(error.to_string()),
         };
-        entries.iter().filter_map(|entry| self.parsed(entry, workload)).collect()
+        entries
+            .iter()
+            .filter_map(|entry| self.parsed(entry, workload))
+            .collect()
     }
 
     fn subjects(&mut self, field: &Field<'_>) -> Option<Subjects> {
         if matches!(&field.node.value, Value::Text(text) if text == "self") {
-            return Some(Subjects { own: true, others: Vec::new() });
+            return Some(Subjects {
+                own: true,
+                others: Vec::new(),
+            });
         }
         if !matches!(field.node.value, Value::List(_)) {
-            return self.refuse(field, "must be self or a list; write subjects: self, or begin each entry with '- '");
+            return self.refuse(
+                field,
+                "must be self or a list; write subjects: self, or begin each entry with '- '",
+            );
         }
         let entries = self.list(field, LIST_MAX);
-        let is_self = |entry: &&Field<'_>| matches!(&entry.node.value, Value::Text(text) if text == "self");
+        let is_self =
+            |entry: &&Field<'_>| matches!(&entry.node.value, Value::Text(text) if text == "self");
         let own = entries.iter().any(|entry| is_self(&entry));
         let others = entries.iter().filter(|entry| !is_self(entry));
-        let others = others.filter_map(|entry| self.parsed(entry, Matcher::parse)).collect();
+        let others = others
+            .filter_map(|entry| self.parsed(entry, Matcher::parse))
+            .collect();
         Some(Subjects { own, others })
     }
 
@@ -307,14 +413,27 @@ impl Reader<'_> {
         let mut rules = Vec::new();
         if let Some(field) = fields.field("grpc") {
             let entries = self.list(&field, RULES_MAX);
-            rules.extend(entries.iter().filter_map(|entry| self.parsed(entry, GrpcRule::parse)).map(Rule::Grpc));
+            rules.extend(
+                entries
+                    .iter()
+                    .filter_map(|entry| self.parsed(entry, GrpcRule::parse))
+                    .map(Rule::Grpc),
+            );
         }
         if let Some(field) = fields.field("http") {
             let entries = self.list(&field, RULES_MAX);
-            rules.extend(entries.iter().filter_map(|entry| self.http_rule(entry)).map(Rule::Http));
+            rules.extend(
+                entries
+                    .iter()
+                    .filter_map(|entry| self.http_rule(entry))
+                    .map(Rule::Http),
+            );
         }
         if fields.field("grpc").is_none() && fields.field("http").is_none() {
-            return self.refuse(field, "allows nothing; add grpc: ['/pkg.Svc/Method'] or http: ['GET /v1/users/{id}']");
+            return self.refuse(
+                field,
+                "allows nothing; add grpc: ['/pkg.Svc/Method'] or http: ['GET /v1/users/{id}']",
+            );
         }
         if self.findings.errors() > before {
             return None;
@@ -334,10 +453,17 @@ impl Reader<'_> {
         let methods = self.required(&fields, "methods", "[GET]");
         let methods = methods.map(|field| {
             let entries = self.list(&field, 32);
-            entries.iter().filter_map(|entry| self.text(entry).map(str::to_owned)).collect::<Vec<_>>()
+            entries
+                .iter()
+                .filter_map(|entry| self.text(entry).map(str::to_owned))
+                .collect::<Vec<_>>()
         });
-        let path = self.required(&fields, "path", "/v1/users/{id}").and_then(|field| self.text(&field));
-        let (Some(methods), Some(path)) = (methods, path) else { return None };
+        let path = self
+            .required(&fields, "path", "/v1/users/{id}")
+            .and_then(|field| self.text(&field));
+        let (Some(methods), Some(path)) = (methods, path) else {
+            return None;
+        };
         if methods.is_empty() {
             return None;
         }
@@ -351,23 +477,39 @@ impl Reader<'_> {
         let fields = self.open(field, DURATION)?;
         let max = self.required(&fields, "max", "1h");
         let max = max.and_then(|field| self.duration(&field, DURATION_MIN, DURATION_MAX))?;
-        let unused = |reader: &mut Self, field: &Field<'_>| reader.duration(field, UNUSED_MIN, DURATION_MAX).map(Some);
+        let unused = |reader: &mut Self, field: &Field<'_>| {
+            reader.duration(field, UNUSED_MIN, DURATION_MAX).map(Some)
+        };
         let unused_ttl = self.or(&fields, "unusedTtl", None, unused)?;
         if let (Some(unused), Some(field)) = (unused_ttl, fields.field("unusedTtl"))
             && unused >= max
         {
-            let cause = format!("is no shorter than max: {}, and so means nothing; lower it", write_duration(max));
+            let cause = format!(
+                "is no shorter than max: {}, and so means nothing; lower it",
+                write_duration(max)
+            );
             return self.refuse(&field, cause);
         }
         let default = self
-            .or(&fields, "default", max, |reader, field| reader.duration(field, DURATION_MIN, DURATION_MAX))
+            .or(&fields, "default", max, |reader, field| {
+                reader.duration(field, DURATION_MIN, DURATION_MAX)
+            })
             .filter(|default| self.is_at_most(&fields, "default", *default, max));
         let absent = DurationRule::new(max, max);
-        let max_extensions = self.or(&fields, "maxExtensions", absent.max_extensions, |reader, field| {
-            reader.integer(field, 0, i64::from(EXTENSIONS_MAX)).and_then(|count| u32::try_from(count).ok())
-        });
+        let max_extensions = self.or(
+            &fields,
+            "maxExtensions",
+            absent.max_extensions,
+            |reader, field| {
+                reader
+                    .integer(field, 0, i64::from(EXTENSIONS_MAX))
+                    .and_then(|count| u32::try_from(count).ok())
+            },
+        );
         let max_total = self
-            .or(&fields, "maxTotal", max, |reader, field| reader.duration(field, DURATION_MIN, DURATION_MAX))
+            .or(&fields, "maxTotal", max, |reader, field| {
+                reader.duration(field, DURATION_MIN, DURATION_MAX)
+            })
             .filter(|total| self.is_at_least(&fields, "maxTotal", *total, max));
         Some(DurationRule {
             default: default?,
@@ -378,34 +520,56 @@ impl Reader<'_> {
         })
     }
 
-    fn is_at_most(&mut self, fields: &Fields<'_>, name: &str, value: Duration, max: Duration) -> bool {
+    fn is_at_most(
+        &mut self,
+        fields: &Fields<'_>,
+        name: &str,
+        value: Duration,
+        max: Duration,
+    ) -> bool {
         if value > max
             && let Some(field) = fields.field(name)
         {
             let (value, max) = (write_duration(value), write_duration(max));
-            self.error(&field, format!("is {value}, over max: {max}; lower {name} or raise max"));
+            self.error(
+                &field,
+                format!("is {value}, over max: {max}; lower {name} or raise max"),
+            );
         }
         value <= max
     }
 
-    fn is_at_least(&mut self, fields: &Fields<'_>, name: &str, value: Duration, max: Duration) -> bool {
+    fn is_at_least(
+        &mut self,
+        fields: &Fields<'_>,
+        name: &str,
+        value: Duration,
+        max: Duration,
+    ) -> bool {
         if value < max
             && let Some(field) = fields.field(name)
         {
             let (value, max) = (write_duration(value), write_duration(max));
-            self.error(&field, format!("is {value}, below max: {max}; raise {name} or lower max"));
+            self.error(
+                &field,
+                format!("is {value}, below max: {max}; raise {name} or lower max"),
+            );
         }
         value >= max
     }
 
     fn reason(&mut self, field: &Field<'_>) -> Option<ReasonRule> {
         let fields = self.open(field, REASON)?;
-        let length = |reader: &mut Self, field: &Field<'_>| reader.integer(field, 1, REASON_MAX as i64);
+        let length =
+            |reader: &mut Self, field: &Field<'_>| reader.integer(field, 1, REASON_MAX as i64);
         Some(ReasonRule {
             required: self.or(&fields, "required", true, Self::boolean)?,
-            min_length: self.or(&fields, "minLength", 1, length).and_then(|n| usize::try_from(n).ok())?,
-            pattern: self
-                .or(&fields, "pattern", None, |reader, field| reader.parsed(field, Pattern::parse).map(Some))?,
+            min_length: self
+                .or(&fields, "minLength", 1, length)
+                .and_then(|n| usize::try_from(n).ok())?,
+            pattern: self.or(&fields, "pattern", None, |reader, field| {
+                reader.parsed(field, Pattern::parse).map(Some)
+            })?,
             help: self.or(&fields, "help", None, Self::words)?,
         })
     }
@@ -414,8 +578,9 @@ impl Reader<'_> {
         let fields = self.open(field, TICKETS)?;
         Some(TicketRule {
             required: self.or(&fields, "required", false, Self::boolean)?,
-            pattern: self
-                .or(&fields, "pattern", None, |reader, field| reader.parsed(field, Pattern::parse).map(Some))?,
+            pattern: self.or(&fields, "pattern", None, |reader, field| {
+                reader.parsed(field, Pattern::parse).map(Some)
+            })?,
             help: self.or(&fields, "help", None, Self::words)?,
         })
     }
@@ -425,14 +590,29 @@ impl Reader<'_> {
     }
 
     fn staleness(&mut self, field: &Field<'_>) -> Option<Staleness> {
-        self.choice(field, &[("strict", Staleness::Strict), ("lastKnown", Staleness::LastKnown)])
+        self.choice(
+            field,
+            &[
+                ("strict", Staleness::Strict),
+                ("lastKnown", Staleness::LastKnown),
+            ],
+        )
     }
 }
 
 fn reason_default() -> ReasonRule {
-    ReasonRule { required: true, min_length: 1, pattern: None, help: None }
+    ReasonRule {
+        required: true,
+        min_length: 1,
+        pattern: None,
+        help: None,
+    }
 }
 
 fn ticket_default() -> TicketRule {
-    TicketRule { required: false, pattern: None, help: None }
+    TicketRule {
+        required: false,
+        pattern: None,
+        help: None,
+    }
 }

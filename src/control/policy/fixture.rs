@@ -48,12 +48,17 @@ pub struct Tested {
 impl Tested {
     /// How many cases differ.
     pub fn failed(&self) -> usize {
-        self.cases.iter().filter(|case| !case.differences.is_empty()).count()
+        self.cases
+            .iter()
+            .filter(|case| !case.differences.is_empty())
+            .count()
     }
 
     /// Whether something keeps it from being run whole.
     pub fn has_errors(&self) -> bool {
-        self.problems.iter().any(|problem| problem.severity == Severity::Error)
+        self.problems
+            .iter()
+            .any(|problem| problem.severity == Severity::Error)
     }
 }
 
@@ -69,18 +74,30 @@ pub fn test(dir: &Path) -> Tested {
             Err(mut found) => {
                 problems.append(&mut found);
                 problems.sort();
-                return Tested { problems, ..Tested::default() };
+                return Tested {
+                    problems,
+                    ..Tested::default()
+                };
             }
         };
         if documents.is_empty() && problems.is_empty() {
-            problems.push(problem(&dir, "has no fixtures; write some into a *_test.yaml file or below tests/"));
+            problems.push(problem(
+                &dir,
+                "has no fixtures; write some into a *_test.yaml file or below tests/",
+            ));
         }
         if !problems.is_empty() {
-            return Tested { problems, ..Tested::default() };
+            return Tested {
+                problems,
+                ..Tested::default()
+            };
         }
         run::all(&set, &documents)
     });
-    tested.unwrap_or_else(|cause| Tested { problems: vec![problem(Path::new("."), &cause)], ..Tested::default() })
+    tested.unwrap_or_else(|cause| Tested {
+        problems: vec![problem(Path::new("."), &cause)],
+        ..Tested::default()
+    })
 }
 
 /// What is wrong with the fixtures of a directory.
@@ -124,12 +141,21 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, Problem> {
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
             Err(_) if all && !folder.exists() => continue,
-            Err(error) => return Err(problem(&folder, &format!("cannot be read: {error}; check its permissions"))),
+            Err(error) => {
+                return Err(problem(
+                    &folder,
+                    &format!("cannot be read: {error}; check its permissions"),
+                ));
+            }
         };
         for entry in entries.filter_map(Result::ok) {
             let path = entry.path();
-            let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-            let yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+            let hidden = path
+                .file_name()
+                .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+            let yaml = path
+                .extension()
+                .is_some_and(|extension| extension == "yaml" || extension == "yml");
             if yaml && !hidden && (all || load::is_test(&path)) {
                 paths.push(path);
             }
@@ -137,14 +163,23 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, Problem> {
     }
     paths.sort();
     if paths.len() > FILES_MAX {
-        return Err(problem(dir, "has more than 1000 files of fixtures; put several documents into one file"));
+        return Err(problem(
+            dir,
+            "has more than 1000 files of fixtures; put several documents into one file",
+        ));
     }
     Ok(paths)
 }
 
 fn problem(file: &Path, cause: &str) -> Problem {
     let (path, cause) = (String::new(), cause.to_owned());
-    Problem { file: file.to_owned(), place: Place::FILE, path, cause, severity: Severity::Error }
+    Problem {
+        file: file.to_owned(),
+        place: Place::FILE,
+        path,
+        cause,
+        severity: Severity::Error,
+    }
 }
 
 #[cfg(test)]

@@ -44,7 +44,9 @@ pub(super) struct Found {
 
 impl Found {
     pub(super) fn has_errors(&self) -> bool {
-        self.problems.iter().any(|problem| problem.severity == Severity::Error)
+        self.problems
+            .iter()
+            .any(|problem| problem.severity == Severity::Error)
     }
 }
 
@@ -79,7 +81,10 @@ pub(super) fn directory(dir: &Path) -> Found {
 pub(super) fn together(dir: &Path, beside: &[Text]) -> Found {
     let (of_thread, texts) = (dir.to_owned(), beside.to_vec());
     let found = on_large_stack(move || parse(read(&of_thread).beside(texts)));
-    Found { beside: beside_fingerprint(beside), ..found.unwrap_or_else(|cause| failed(dir, &cause)) }
+    Found {
+        beside: beside_fingerprint(beside),
+        ..found.unwrap_or_else(|cause| failed(dir, &cause))
+    }
 }
 
 /// What the texts declare, whatever there is beside them.
@@ -93,8 +98,12 @@ pub(super) fn beside_fingerprint(texts: &[Text]) -> Fingerprint {
 }
 
 /// Runs what recurses over text that others wrote.
-pub(super) fn on_large_stack<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    let thread = std::thread::Builder::new().name("policy-load".to_owned()).stack_size(STACK);
+pub(super) fn on_large_stack<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    let thread = std::thread::Builder::new()
+        .name("policy-load".to_owned())
+        .stack_size(STACK);
     match thread.spawn(work).map(std::thread::JoinHandle::join) {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(_)) => Err("makes a parser fail; remove the file changed last".to_owned()),
@@ -110,16 +119,26 @@ pub(super) fn fingerprint(dir: &Path, beside: &[Text]) -> Fingerprint {
 /// The policy files of a directory, read but not parsed; for sending them elsewhere.
 pub(super) fn raw(dir: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, String> {
     let source = read(dir);
-    source.listing.map_err(|cause| format!("{}: {cause}", dir.display()))?;
-    let whole =
-        |file: File| Ok((file.path.clone(), file.content.map_err(|c| format!("{}: {c}", file.path.display()))?));
+    source
+        .listing
+        .map_err(|cause| format!("{}: {cause}", dir.display()))?;
+    let whole = |file: File| {
+        Ok((
+            file.path.clone(),
+            file.content
+                .map_err(|c| format!("{}: {c}", file.path.display()))?,
+        ))
+    };
     source.files.into_iter().map(whole).collect()
 }
 
 fn failed(dir: &Path, cause: &str) -> Found {
     let mut findings = Findings::default();
     findings.error(Place::FILE, "", cause);
-    Found { problems: findings.name(dir).collect(), ..Found::default() }
+    Found {
+        problems: findings.name(dir).collect(),
+        ..Found::default()
+    }
 }
 
 /// One policy file as bytes; or why it cannot be read.
@@ -138,13 +157,21 @@ struct Source {
 
 impl Default for Source {
     fn default() -> Self {
-        Self { dir: PathBuf::new(), files: Vec::new(), listing: Ok(()) }
+        Self {
+            dir: PathBuf::new(),
+            files: Vec::new(),
+            listing: Ok(()),
+        }
     }
 }
 
 impl Source {
     fn beside(mut self, texts: Vec<Text>) -> Self {
-        let file = |Text { file, text, origin }| File { path: file, origin, content: Ok(text.as_bytes().to_vec()) };
+        let file = |Text { file, text, origin }| File {
+            path: file,
+            origin,
+            content: Ok(text.as_bytes().to_vec()),
+        };
         self.files.extend(texts.into_iter().map(file));
         self
     }
@@ -167,7 +194,11 @@ impl Source {
 }
 
 fn read(dir: &Path) -> Source {
-    let mut source = Source { dir: dir.to_owned(), files: Vec::new(), listing: Ok(()) };
+    let mut source = Source {
+        dir: dir.to_owned(),
+        files: Vec::new(),
+        listing: Ok(()),
+    };
     let paths = match list(dir) {
         Ok(paths) => paths,
         Err(cause) => {
@@ -179,9 +210,14 @@ fn read(dir: &Path) -> Source {
     for path in paths {
         let content = read_file(&path);
         total += content.as_ref().map_or(0, Vec::len);
-        source.files.push(File { path, origin: Origin::Directory, content });
+        source.files.push(File {
+            path,
+            origin: Origin::Directory,
+            content,
+        });
         if total > TOTAL_MAX {
-            source.listing = Err("holds more than 16 MiB of policy files; remove what is no policy".to_owned());
+            source.listing =
+                Err("holds more than 16 MiB of policy files; remove what is no policy".to_owned());
             break;
         }
     }
@@ -202,13 +238,19 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, String> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir).map_err(refuse)? {
         let path = entry.map_err(refuse)?.path();
-        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-        let yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+        let hidden = path
+            .file_name()
+            .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        let yaml = path
+            .extension()
+            .is_some_and(|extension| extension == "yaml" || extension == "yml");
         if yaml && !hidden && !is_test(&path) {
             paths.push(path);
         }
         if paths.len() > FILES_MAX {
-            return Err(format!("holds more than {FILES_MAX} policy files; put several documents into one file"));
+            return Err(format!(
+                "holds more than {FILES_MAX} policy files; put several documents into one file"
+            ));
         }
     }
     paths.sort();
@@ -217,21 +259,35 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, String> {
 
 /// `payments_test.yaml` holds fixtures for `policy test`, and nothing that comes into force.
 pub(super) fn is_test(path: &Path) -> bool {
-    path.file_stem().is_some_and(|stem| stem.as_encoded_bytes().ends_with(b"_test"))
+    path.file_stem()
+        .is_some_and(|stem| stem.as_encoded_bytes().ends_with(b"_test"))
 }
 
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    let refuse = |error: io::Error| format!("cannot be read: {error}; check its permissions, or remove it");
+    let refuse =
+        |error: io::Error| format!("cannot be read: {error}; check its permissions, or remove it");
     if !fs::metadata(path).map_err(refuse)?.is_file() {
         return Err("is no regular file; move it elsewhere".to_owned());
     }
     let mut bytes = Vec::new();
-    fs::File::open(path).map_err(refuse)?.take(FILE_MAX as u64 + 1).read_to_end(&mut bytes).map_err(refuse)?;
-    if bytes.len() > FILE_MAX { Err("is larger than 1 MiB; split it into several files".to_owned()) } else { Ok(bytes) }
+    fs::File::open(path)
+        .map_err(refuse)?
+        .take(FILE_MAX as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(refuse)?;
+    if bytes.len() > FILE_MAX {
+        Err("is larger than 1 MiB; split it into several files".to_owned())
+    } else {
+        Ok(bytes)
+    }
 }
 
 fn parse(source: Source) -> Found {
-    let mut found = Found { fingerprint: source.fingerprint(), files: source.files.len(), ..Found::default() };
+    let mut found = Found {
+        fingerprint: source.fingerprint(),
+        files: source.files.len(),
+        ..Found::default()
+    };
     let mut whole = Findings::default();
     if let Err(cause) = source.listing {
         whole.error(Place::FILE, "", cause);
@@ -245,7 +301,11 @@ fn parse(source: Source) -> Found {
         found.problems.extend(findings.name(&of.path));
     }
     if found.policies.is_empty() && found.problems.is_empty() && whole.errors() == 0 {
-        whole.warning(Place::FILE, "", "holds no access policy: nobody can ask for access; add one to a *.yaml file");
+        whole.warning(
+            Place::FILE,
+            "",
+            "holds no access policy: nobody can ask for access; add one to a *.yaml file",
+        );
     }
     if found.policies.len() + found.standing.len() + found.persons.len() > SET_MAX {
         whole.error(
@@ -262,11 +322,17 @@ fn parse(source: Source) -> Found {
 }
 
 fn file(of: &File, bytes: &[u8], findings: &mut Findings, found: &mut Found) {
-    let Some(text) = utf8(bytes, findings) else { return };
+    let Some(text) = utf8(bytes, findings) else {
+        return;
+    };
     let nodes = node::parse(text, findings);
     let written = split::documents(text);
     if of.origin != Origin::Directory && findings.errors() == 0 && written.len() != nodes.len() {
-        findings.error(Place::FILE, "", "cannot be split into its documents; put each into a file of its own");
+        findings.error(
+            Place::FILE,
+            "",
+            "cannot be split into its documents; put each into a file of its own",
+        );
     }
     for (index, node) in nodes.iter().enumerate() {
         let mut of_document = Findings::default();
@@ -276,13 +342,30 @@ fn file(of: &File, bytes: &[u8], findings: &mut Findings, found: &mut Found) {
         match read {
             Some(Document::Policy(loaded)) => {
                 let places = Places::of(node, loaded.name);
-                found.policies.push(Policy { loaded: *loaded, file: of.path.clone(), origin, written, places });
+                found.policies.push(Policy {
+                    loaded: *loaded,
+                    file: of.path.clone(),
+                    origin,
+                    written,
+                    places,
+                });
             }
             Some(Document::Standing(grant, name)) => {
-                found.standing.push(Standing { grant: *grant, file: of.path.clone(), name, origin, written });
+                found.standing.push(Standing {
+                    grant: *grant,
+                    file: of.path.clone(),
+                    name,
+                    origin,
+                    written,
+                });
             }
             Some(Document::Person(loaded)) => {
-                found.persons.push(PersonDocument { loaded: *loaded, file: of.path.clone(), origin, written });
+                found.persons.push(PersonDocument {
+                    loaded: *loaded,
+                    file: of.path.clone(),
+                    origin,
+                    written,
+                });
             }
             None => {}
         }
@@ -297,8 +380,16 @@ pub(super) fn utf8<'b>(bytes: &'b [u8], findings: &mut Findings) -> Option<&'b s
         Err(error) => {
             let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
             let line = before.iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
-            let column = before.rsplit(|byte| *byte == b'\n').next().map_or(0, <[u8]>::len) as u64 + 1;
-            findings.error(Place { line, column }, "", "is not UTF-8 text; save it as UTF-8");
+            let column = before
+                .rsplit(|byte| *byte == b'\n')
+                .next()
+                .map_or(0, <[u8]>::len) as u64
+                + 1;
+            findings.error(
+                Place { line, column },
+                "",
+                "is not UTF-8 text; save it as UTF-8",
+            );
             None
         }
     }

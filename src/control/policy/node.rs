@@ -80,25 +80,36 @@ pub(super) fn parse(text: &str, findings: &mut Findings) -> Vec<Node> {
 /// The parser's words without its place, which stands in front already.
 fn cause(error: &serde_saphyr::Error) -> String {
     if let serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } = error {
-        return format!("the key {} stands twice; keep one", key.chars().take(80).collect::<String>());
+        return format!(
+            "the key {} stands twice; keep one",
+            key.chars().take(80).collect::<String>()
+        );
     }
     if matches!(error, serde_saphyr::Error::MergeKeyNotAllowed { .. }) {
         return "merge keys (<<) are not supported; write the fields out".to_owned();
     }
     let text = error.render();
     let text = text.lines().next().unwrap_or_default();
-    let text = text.rsplit_once(" at line ").map_or(text, |(cause, _)| cause);
+    let text = text
+        .rsplit_once(" at line ")
+        .map_or(text, |(cause, _)| cause);
     text.chars().take(300).collect()
 }
 
 fn place(location: Location) -> Place {
-    Place { line: location.line(), column: location.column() }
+    Place {
+        line: location.line(),
+        column: location.column(),
+    }
 }
 
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<Value>::deserialize(deserializer)?;
-        Ok(Self { place: place(spanned.defined), value: spanned.value })
+        Ok(Self {
+            place: place(spanned.defined),
+            value: spanned.value,
+        })
     }
 }
 
@@ -126,7 +137,9 @@ impl<'de> Visitor<'de> for AnyValue {
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
-        i64::try_from(value).map(Value::Integer).map_err(|_| E::custom("a number this large has no meaning here"))
+        i64::try_from(value)
+            .map(Value::Integer)
+            .map_err(|_| E::custom("a number this large has no meaning here"))
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
@@ -172,7 +185,10 @@ mod tests {
 
     fn refusal(text: &str) -> String {
         let mut findings = Findings::default();
-        assert!(parse(text, &mut findings).is_empty(), "{text:?} was accepted");
+        assert!(
+            parse(text, &mut findings).is_empty(),
+            "{text:?} was accepted"
+        );
         let (place, _, cause, _) = findings.0.remove(0);
         format!("{}:{}: {cause}", place.line, place.column)
     }
@@ -182,22 +198,34 @@ mod tests {
         let mut findings = Findings::default();
         let nodes = parse("a: 1\n---\n# empty\n---\nb:\n  - c: text\n", &mut findings);
         assert_eq!(nodes.len(), 2);
-        let Value::Map(entries) = &nodes[1].value else { panic!("{nodes:?}") };
-        let Value::List(items) = &entries[0].1.value else { panic!("{entries:?}") };
-        let Value::Map(inner) = &items[0].value else { panic!("{items:?}") };
+        let Value::Map(entries) = &nodes[1].value else {
+            panic!("{nodes:?}")
+        };
+        let Value::List(items) = &entries[0].1.value else {
+            panic!("{entries:?}")
+        };
+        let Value::Map(inner) = &items[0].value else {
+            panic!("{items:?}")
+        };
         assert_eq!(inner[0].1.place, Place { line: 6, column: 8 });
     }
 
     #[test]
     fn what_could_be_read_two_ways_is_refused() {
         for (text, wanted) in [
-            ("a: 1\na: 2", "2:1: is not usable YAML: the key a stands twice; keep one"),
+            (
+                "a: 1\na: 2",
+                "2:1: is not usable YAML: the key a stands twice; keep one",
+            ),
             ("a: [", "1:4: is not usable YAML: unclosed bracket '['"),
             (
                 "b: &x {c: 1}\na: {<<: *x}",
                 "2:5: is not usable YAML: merge keys (<<) are not supported; write the fields out",
             ),
-            ("a: !env HOME", "1:9: is not usable YAML: unsupported tag `!env`"),
+            (
+                "a: !env HOME",
+                "1:9: is not usable YAML: unsupported tag `!env`",
+            ),
         ] {
             assert_eq!(refusal(text), wanted);
         }

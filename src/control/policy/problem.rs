@@ -63,29 +63,44 @@ pub(super) struct Findings(pub(super) Vec<(Place, String, String, Severity)>);
 
 impl Findings {
     pub(super) fn error(&mut self, place: Place, path: &str, cause: impl Into<String>) {
-        self.0.push((place, path.to_owned(), cause.into(), Severity::Error));
+        self.0
+            .push((place, path.to_owned(), cause.into(), Severity::Error));
     }
 
     pub(super) fn warning(&mut self, place: Place, path: &str, cause: impl Into<String>) {
-        self.0.push((place, path.to_owned(), cause.into(), Severity::Warning));
+        self.0
+            .push((place, path.to_owned(), cause.into(), Severity::Warning));
     }
 
     pub(super) fn errors(&self) -> usize {
-        self.0.iter().filter(|(.., severity)| *severity == Severity::Error).count()
+        self.0
+            .iter()
+            .filter(|(.., severity)| *severity == Severity::Error)
+            .count()
     }
 
     pub(super) fn name(self, file: &std::path::Path) -> impl Iterator<Item = Problem> + '_ {
-        self.0.into_iter().map(move |(place, path, cause, severity)| Problem {
-            file: file.to_owned(),
-            place,
-            path: one_line(&path),
-            cause: one_line(&cause),
-            severity,
-        })
+        self.0
+            .into_iter()
+            .map(move |(place, path, cause, severity)| Problem {
+                file: file.to_owned(),
+                place,
+                path: one_line(&path),
+                cause: one_line(&cause),
+                severity,
+            })
     }
 }
 
 /// One line, whatever a library or a file put into it: a field's name may be anything that YAML can spell.
 fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c }).collect()
+    text.chars()
+        .map(|c| {
+            if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+                ' '
+            } else {
+                c
+            }
+        })
+        .collect()
 }

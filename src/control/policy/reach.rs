@@ -7,7 +7,9 @@ use super::node::{Node, Value};
 use super::problem::{Findings, Place, Problem};
 use crate::model::approval::unattainable;
 use crate::model::identity::PrincipalKind;
-use crate::model::policy::{AccessPolicy, AutoRule, Effect, Matcher, Mode, Person, Persons, Subjects};
+use crate::model::policy::{
+    AccessPolicy, AutoRule, Effect, Matcher, Mode, Person, Persons, Subjects,
+};
 use crate::model::scope::{Rule, subset};
 
 /// Where the parts of a policy stand that are spoken of here.
@@ -21,24 +23,43 @@ pub(super) struct Places {
 impl Places {
     pub(super) fn of(document: &Node, name: Place) -> Self {
         let spec = entry(document, "spec");
-        let place = |field| spec.and_then(|spec| entry(spec, field)).map_or(name, |node| node.place);
-        Self { name, approval: place("approval"), wildcard: place("allowWildcard") }
+        let place = |field| {
+            spec.and_then(|spec| entry(spec, field))
+                .map_or(name, |node| node.place)
+        };
+        Self {
+            name,
+            approval: place("approval"),
+            wildcard: place("allowWildcard"),
+        }
     }
 }
 
 fn entry<'n>(node: &'n Node, field: &str) -> Option<&'n Node> {
-    let Value::Map(entries) = &node.value else { return None };
+    let Value::Map(entries) = &node.value else {
+        return None;
+    };
     let is_named = |key: &Node| matches!(&key.value, Value::Text(text) if text == field);
-    entries.iter().find(|(key, _)| is_named(key)).map(|(_, value)| value)
+    entries
+        .iter()
+        .find(|(key, _)| is_named(key))
+        .map(|(_, value)| value)
 }
 
 /// Everything of that kind.
 pub(super) fn unreachable(found: &Found) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let persons: Vec<Person> = found.persons.iter().map(|of| of.loaded.person.clone()).collect();
+    let persons: Vec<Person> = found
+        .persons
+        .iter()
+        .map(|of| of.loaded.person.clone())
+        .collect();
     let persons = Persons::new(&persons);
-    let deciding: Vec<&Policy> =
-        found.policies.iter().filter(|policy| policy.loaded.policy.mode == Mode::Enforce).collect();
+    let deciding: Vec<&Policy> = found
+        .policies
+        .iter()
+        .filter(|policy| policy.loaded.policy.mode == Mode::Enforce)
+        .collect();
     for policy in &deciding {
         let mut findings = Findings::default();
         shadowed(policy, &deciding, &mut findings);
@@ -57,8 +78,14 @@ fn shadowed(policy: &Policy, deciding: &[&Policy], findings: &mut Findings) {
         other.priority > own.priority && reaches_as_far(other, own)
     };
     let above: Vec<&&Policy> = deciding.iter().filter(above).collect();
-    let taken = |who: &Matcher| above.iter().find(|other| includes(&other.loaded.policy.requesters, who));
-    let Some(takers) = own.requesters.iter().map(taken).collect::<Option<Vec<_>>>() else { return };
+    let taken = |who: &Matcher| {
+        above
+            .iter()
+            .find(|other| includes(&other.loaded.policy.requesters, who))
+    };
+    let Some(takers) = own.requesters.iter().map(taken).collect::<Option<Vec<_>>>() else {
+        return;
+    };
     let Some(first) = takers.first() else { return };
     findings.warning(
         policy.places.name,
@@ -78,12 +105,17 @@ fn shadowed(policy: &Policy, deciding: &[&Policy], findings: &mut Findings) {
 
 /// Whether whatever fits `inner` but for its requester fits `outer`, too.
 fn reaches_as_far(outer: &AccessPolicy, inner: &AccessPolicy) -> bool {
-    let via = outer.via.is_empty() || (!inner.via.is_empty() && inner.via.iter().all(|via| includes(&outer.via, via)));
+    let via = outer.via.is_empty()
+        || (!inner.via.is_empty() && inner.via.iter().all(|via| includes(&outer.via, via)));
     via && subjects(&outer.subjects, &inner.subjects) && subset(&inner.scope, &outer.scope)
 }
 
 fn subjects(outer: &Subjects, inner: &Subjects) -> bool {
-    (outer.own || !inner.own) && inner.others.iter().all(|other| includes(&outer.others, other))
+    (outer.own || !inner.own)
+        && inner
+            .others
+            .iter()
+            .all(|other| includes(&outer.others, other))
 }
 
 /// Whether whoever `who` means is meant by one of these.
@@ -116,8 +148,9 @@ fn undecided(policy: &Policy, persons: &Persons, findings: &mut Findings) {
         Matcher::Exact(_) | Matcher::Workload(_) | Matcher::AnyUser(_) => None,
     });
     for requester in people {
-        let Some((stage, step)) = unattainable(&own.approval, persons, |account| persons.same(account, requester))
-        else {
+        let Some((stage, step)) = unattainable(&own.approval, persons, |account| {
+            persons.same(account, requester)
+        }) else {
             continue;
         };
         let cause = format!(
@@ -132,9 +165,14 @@ fn undecided(policy: &Policy, persons: &Persons, findings: &mut Findings) {
 /// It says something that makes no difference.
 fn needless(policy: &Policy, findings: &mut Findings) {
     let own = &policy.loaded.policy;
-    let always = own.auto.iter().zip(&policy.loaded.conditions).find(|(rule, condition)| {
-        condition.constant() == Some(true) && (rule.effect == Effect::Deny || takes_any_length(rule, own))
-    });
+    let always = own
+        .auto
+        .iter()
+        .zip(&policy.loaded.conditions)
+        .find(|(rule, condition)| {
+            condition.constant() == Some(true)
+                && (rule.effect == Effect::Deny || takes_any_length(rule, own))
+        });
     if let (Some((rule, _)), false) = (always, own.approval.is_empty()) {
         let cause = format!(
             "nobody is ever asked to approve: rule {} always decides first; give it a condition, or remove approval",
@@ -149,7 +187,8 @@ fn needless(policy: &Policy, findings: &mut Findings) {
 }
 
 fn takes_any_length(rule: &AutoRule, policy: &AccessPolicy) -> bool {
-    rule.max_duration.is_none_or(|max| max >= policy.duration.max)
+    rule.max_duration
+        .is_none_or(|max| max >= policy.duration.max)
 }
 
 #[cfg(test)]
@@ -160,7 +199,11 @@ mod tests {
     fn found(text: &str) -> Vec<String> {
         let dir = directory(&[("a.yaml", text)]);
         let prefix = format!("{}/", dir.path().display());
-        examine(dir.path()).problems.iter().map(|problem| problem.to_string().replace(&prefix, "")).collect()
+        examine(dir.path())
+            .problems
+            .iter()
+            .map(|problem| problem.to_string().replace(&prefix, ""))
+            .collect()
     }
 
     fn named(name: &str, more: &str) -> String {
@@ -172,20 +215,36 @@ mod tests {
 
     #[test]
     fn a_policy_that_another_always_comes_before_is_named_with_both_places() {
-        let lines = found(&format!("{}{}", named("low", ""), named("high", "  priority: 5\n")));
+        let lines = found(&format!(
+            "{}{}",
+            named("low", ""),
+            named("high", "  priority: 5\n")
+        ));
         assert_eq!(lines.len(), 1, "{lines:#?}");
         assert!(
-            lines[0].starts_with("a.yaml:3:18: warning: metadata.name: policy low never decides: high ("),
+            lines[0].starts_with(
+                "a.yaml:3:18: warning: metadata.name: policy low never decides: high ("
+            ),
             "{lines:?}"
         );
-        assert!(lines[0].contains("a.yaml:12, priority 5)") && lines[0].contains("above 5"), "{lines:?}");
+        assert!(
+            lines[0].contains("a.yaml:12, priority 5)") && lines[0].contains("above 5"),
+            "{lines:?}"
+        );
     }
 
     #[test]
     fn a_policy_is_shadowed_by_several_together() {
         let both = named("low", "").replace("sre']", "sre', 'group:https://idp.example|ops']");
-        let (sre, ops) = (named("one", "  priority: 5\n"), named("two", "  priority: 6\n").replace("|sre", "|ops"));
-        assert_eq!(found(&format!("{both}{sre}")), [""; 0], "ops has it for itself");
+        let (sre, ops) = (
+            named("one", "  priority: 5\n"),
+            named("two", "  priority: 6\n").replace("|sre", "|ops"),
+        );
+        assert_eq!(
+            found(&format!("{both}{sre}")),
+            [""; 0],
+            "ops has it for itself"
+        );
         assert_eq!(found(&format!("{both}{sre}{ops}")).len(), 1);
     }
 
@@ -194,14 +253,23 @@ mod tests {
         let high = named("high", "  priority: 5\n");
         for (from, to) in [
             ("GET /v1/users/{id}", "GET,HEAD /v1/users/{id}"),
-            ("duration:", "subjects: ['spiffe://td/ns/shop/sa/*']\n  duration:"),
-            ("'group:https://idp.example|sre'", "'user:https://idp.example|*'"),
+            (
+                "duration:",
+                "subjects: ['spiffe://td/ns/shop/sa/*']\n  duration:",
+            ),
+            (
+                "'group:https://idp.example|sre'",
+                "'user:https://idp.example|*'",
+            ),
             ("duration:", "mode: shadow\n  duration:"),
         ] {
             let low = named("low", "").replace(from, to);
             assert_eq!(found(&format!("{low}{high}")), [""; 0], "{to}");
         }
-        let narrow = high.replace("duration:", "via: ['spiffe://td/ns/edge/sa/gw']\n  duration:");
+        let narrow = high.replace(
+            "duration:",
+            "via: ['spiffe://td/ns/edge/sa/gw']\n  duration:",
+        );
         assert_eq!(found(&format!("{}{narrow}", named("low", ""))), [""; 0]);
     }
 
@@ -212,24 +280,41 @@ mod tests {
             "{:?}",
             found(GOOD)
         );
-        let own = GOOD.replace("'group:https://idp.example|sre'", "'user:https://idp.example|alice'");
-        let stages =
-            "  approval:\n    stages: [{name: s, steps: [{name: t, approvers: ['user:https://idp.example|alice']}]}]\n";
+        let own = GOOD.replace(
+            "'group:https://idp.example|sre'",
+            "'user:https://idp.example|alice'",
+        );
+        let stages = "  approval:\n    stages: [{name: s, steps: [{name: t, approvers: ['user:https://idp.example|alice']}]}]\n";
         let lines = found(&format!("{own}{stages}"));
         assert_eq!(lines.len(), 1, "{lines:#?}");
-        assert!(lines[0].starts_with("a.yaml:9:5: warning: spec.approval: step t of stage s cannot"), "{lines:?}");
+        assert!(
+            lines[0].starts_with("a.yaml:9:5: warning: spec.approval: step t of stage s cannot"),
+            "{lines:?}"
+        );
         let others = stages.replace("|alice", "|bob");
         assert_eq!(found(&format!("{own}{others}")), [""; 0]);
         let always = "  auto: [{name: yes, when: 'true', effect: APPROVE}]\n";
         let lines = found(&format!("{own}{others}{always}"));
-        assert!(lines[0].starts_with("a.yaml:9:5: warning: spec.approval: nobody is ever asked"), "{lines:?}");
-        assert_eq!(found(&format!("{own}{others}{}", always.replace("APPROVE", "APPROVE, maxDuration: 30m"))), [""; 0]);
+        assert!(
+            lines[0].starts_with("a.yaml:9:5: warning: spec.approval: nobody is ever asked"),
+            "{lines:?}"
+        );
+        assert_eq!(
+            found(&format!(
+                "{own}{others}{}",
+                always.replace("APPROVE", "APPROVE, maxDuration: 30m")
+            )),
+            [""; 0]
+        );
     }
 
     #[test]
     fn a_permission_for_wildcards_that_nothing_uses_is_a_warning() {
         let lines = found(&named("pay", "  allowWildcard: true\n"));
-        assert!(lines[0].starts_with("a.yaml:9:18: warning: spec.allowWildcard: permits wildcards"), "{lines:?}");
+        assert!(
+            lines[0].starts_with("a.yaml:9:18: warning: spec.allowWildcard: permits wildcards"),
+            "{lines:?}"
+        );
         let wide = named("pay", "  allowWildcard: true\n").replace("users/{id}", "users/*");
         assert_eq!(found(&wide), [""; 0]);
     }

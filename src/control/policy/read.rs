@@ -31,7 +31,10 @@ impl<'a> Fields<'a> {
     pub(super) fn field(&self, name: &str) -> Option<Field<'a>> {
         let is_named = |key: &Node| matches!(&key.value, Value::Text(text) if text == name);
         let (_, node) = self.entries.iter().find(|(key, _)| is_named(key))?;
-        Some(Field { path: join(&self.path, name), node })
+        Some(Field {
+            path: join(&self.path, name),
+            node,
+        })
     }
 }
 
@@ -47,7 +50,11 @@ impl Reader<'_> {
     /// Opens a map that may have these fields and no other.
     pub(super) fn open<'a>(&mut self, field: &Field<'a>, known: &[&str]) -> Option<Fields<'a>> {
         let Value::Map(entries) = &field.node.value else {
-            let cause = format!("must be a map with {}, not {}", list(known), field.node.value.kind());
+            let cause = format!(
+                "must be a map with {}, not {}",
+                list(known),
+                field.node.value.kind()
+            );
             self.error(field, cause);
             return None;
         };
@@ -60,7 +67,11 @@ impl Reader<'_> {
                         None => format!("known here: {}", known.join(", ")),
                     };
                     let path = join(&field.path, &shorten(name));
-                    self.findings.error(key.place, &path, format!("is no field of this document; {way_out}"));
+                    self.findings.error(
+                        key.place,
+                        &path,
+                        format!("is no field of this document; {way_out}"),
+                    );
                 }
                 other @ (Value::Null
                 | Value::Bool(_)
@@ -68,20 +79,36 @@ impl Reader<'_> {
                 | Value::Float
                 | Value::List(_)
                 | Value::Map(_)) => {
-                    let cause = format!("a field's name must be text, not {}; put it in quotes", other.kind());
+                    let cause = format!(
+                        "a field's name must be text, not {}; put it in quotes",
+                        other.kind()
+                    );
                     self.findings.error(key.place, &field.path, cause);
                 }
             }
         }
-        Some(Fields { path: field.path.clone(), place: field.place(), entries })
+        Some(Fields {
+            path: field.path.clone(),
+            place: field.place(),
+            entries,
+        })
     }
 
     /// A field that must be there.
-    pub(super) fn required<'a>(&mut self, fields: &Fields<'a>, name: &str, example: &str) -> Option<Field<'a>> {
+    pub(super) fn required<'a>(
+        &mut self,
+        fields: &Fields<'a>,
+        name: &str,
+        example: &str,
+    ) -> Option<Field<'a>> {
         let field = fields.field(name);
         if field.is_none() {
             let path = join(&fields.path, name);
-            self.findings.error(fields.place, &path, format!("is missing; add it, for example {name}: {example}"));
+            self.findings.error(
+                fields.place,
+                &path,
+                format!("is missing; add it, for example {name}: {example}"),
+            );
         }
         field
     }
@@ -90,9 +117,13 @@ impl Reader<'_> {
         match &field.node.value {
             Value::Text(text) => Some(text),
             Value::Null => self.refuse(field, "is empty; give it a value or remove the line"),
-            other @ (Value::Bool(_) | Value::Integer(_) | Value::Float) => {
-                self.refuse(field, format!("must be text, but reads as {}; put it in quotes", other.kind()))
-            }
+            other @ (Value::Bool(_) | Value::Integer(_) | Value::Float) => self.refuse(
+                field,
+                format!(
+                    "must be text, but reads as {}; put it in quotes",
+                    other.kind()
+                ),
+            ),
             other @ (Value::List(_) | Value::Map(_)) => {
                 self.refuse(field, format!("must be text, not {}", other.kind()))
             }
@@ -117,7 +148,10 @@ impl Reader<'_> {
         let text = self.text(field)?.trim();
         let length = text.chars().count();
         if length == 0 || length > max || text.chars().any(|c| c.is_control() && c != '\n') {
-            return self.refuse(field, format!("must be 1 to {max} characters without control characters"));
+            return self.refuse(
+                field,
+                format!("must be 1 to {max} characters without control characters"),
+            );
         }
         Some(text)
     }
@@ -139,36 +173,66 @@ impl Reader<'_> {
         self.refuse(field, format!("must be a whole number from {min} to {max}"))
     }
 
-    pub(super) fn choice<T: Copy>(&mut self, field: &Field<'_>, choices: &[(&str, T)]) -> Option<T> {
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        field: &Field<'_>,
+        choices: &[(&str, T)],
+    ) -> Option<T> {
         let text = self.text(field)?;
         let found = choices.iter().find(|(name, _)| *name == text);
         if found.is_none() {
             let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-            return self.refuse(field, format!("must be {}, not {:?}", names.join(" or "), shorten(text)));
+            return self.refuse(
+                field,
+                format!("must be {}, not {:?}", names.join(" or "), shorten(text)),
+            );
         }
         found.map(|(_, value)| *value)
     }
 
-    pub(super) fn duration(&mut self, field: &Field<'_>, min: Duration, max: Duration) -> Option<Duration> {
+    pub(super) fn duration(
+        &mut self,
+        field: &Field<'_>,
+        min: Duration,
+        max: Duration,
+    ) -> Option<Duration> {
         let value = self.parsed(field, parse_duration)?;
         if (min..=max).contains(&value) {
             return Some(value);
         }
-        self.refuse(field, format!("must be from {} to {}", write_duration(min), write_duration(max)))
+        self.refuse(
+            field,
+            format!(
+                "must be from {} to {}",
+                write_duration(min),
+                write_duration(max)
+            ),
+        )
     }
 
     /// The entries of a list; an empty or overlong one is refused.
     pub(super) fn list<'a>(&mut self, field: &Field<'a>, max: usize) -> Vec<Field<'a>> {
         let Value::List(items) = &field.node.value else {
             let kind = field.node.value.kind();
-            self.error(field, format!("must be a list, not {kind}; begin each entry with '- '"));
+            self.error(
+                field,
+                format!("must be a list, not {kind}; begin each entry with '- '"),
+            );
             return Vec::new();
         };
         if items.is_empty() || items.len() > max {
-            self.error(field, format!("must have 1 to {max} entries; remove the field when there is nothing to list"));
+            self.error(
+                field,
+                format!(
+                    "must have 1 to {max} entries; remove the field when there is nothing to list"
+                ),
+            );
             return Vec::new();
         }
-        let entry = |(index, node)| Field { path: format!("{}[{index}]", field.path), node };
+        let entry = |(index, node)| Field {
+            path: format!("{}[{index}]", field.path),
+            node,
+        };
         items.iter().enumerate().map(entry).collect()
     }
 
@@ -182,20 +246,37 @@ impl Reader<'_> {
     }
 
     /// Where a line and column of a scalar's value stand in the file, if its text stands there verbatim; else the scalar.
-    pub(super) fn within(&self, field: &Field<'_>, value: &str, line: usize, column: usize) -> Place {
+    pub(super) fn within(
+        &self,
+        field: &Field<'_>,
+        value: &str,
+        line: usize,
+        column: usize,
+    ) -> Place {
         let start = field.place();
-        let Some(wanted) = value.lines().nth(line.saturating_sub(1)).filter(|text| !text.trim().is_empty()) else {
+        let Some(wanted) = value
+            .lines()
+            .nth(line.saturating_sub(1))
+            .filter(|text| !text.trim().is_empty())
+        else {
             return start;
         };
-        let first = usize::try_from(start.line).unwrap_or(usize::MAX).saturating_sub(1);
-        let before = usize::try_from(start.column).unwrap_or(usize::MAX).saturating_sub(1);
+        let first = usize::try_from(start.line)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(1);
+        let before = usize::try_from(start.column)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(1);
         // A block scalar begins a line (or, with comments, more) below its place.
         for (number, text) in self.source.lines().enumerate().skip(first).take(line + 3) {
             let skipped = if number == first { before } else { 0 };
             let tail: String = text.chars().skip(skipped).collect();
             if let Some((head, _)) = tail.split_once(wanted) {
                 let column = skipped + head.chars().count() + column.max(1);
-                return Place { line: number as u64 + 1, column: column as u64 };
+                return Place {
+                    line: number as u64 + 1,
+                    column: column as u64,
+                };
             }
         }
         start
@@ -204,7 +285,12 @@ impl Reader<'_> {
 
 /// `1h30m`: whole numbers of d, h, m and s, each at most once and in this order.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let refuse = || format!("is no duration: {:?}; write for example 90s, 15m, 1h30m or 7d", shorten(text));
+    let refuse = || {
+        format!(
+            "is no duration: {:?}; write for example 90s, 15m, 1h30m or 7d",
+            shorten(text)
+        )
+    };
     let mut rest = text;
     let mut seconds = 0_u64;
     for (unit, size) in [('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)] {
@@ -212,11 +298,18 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
         let (number, tail) = rest.split_at(digits);
         if let Some(tail) = tail.strip_prefix(unit) {
             let number: u64 = number.parse().map_err(|_| refuse())?;
-            seconds = number.checked_mul(size).and_then(|part| seconds.checked_add(part)).ok_or_else(refuse)?;
+            seconds = number
+                .checked_mul(size)
+                .and_then(|part| seconds.checked_add(part))
+                .ok_or_else(refuse)?;
             rest = tail;
         }
     }
-    if rest.is_empty() && !text.is_empty() { Ok(Duration::from_secs(seconds)) } else { Err(refuse()) }
+    if rest.is_empty() && !text.is_empty() {
+        Ok(Duration::from_secs(seconds))
+    } else {
+        Err(refuse())
+    }
 }
 
 /// The inverse of [`parse_duration`], for whole seconds; what is below a second is kept as a fraction.
@@ -241,7 +334,11 @@ pub(super) fn shorten(text: &str) -> String {
 }
 
 fn join(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
 }
 
 fn list(names: &[&str]) -> String {
@@ -289,10 +386,27 @@ mod tests {
 
     #[test]
     fn durations_are_written_one_way() {
-        for (text, seconds) in [("90s", 90), ("15m", 900), ("1h30m", 5400), ("7d", 604_800), ("0s", 0)] {
+        for (text, seconds) in [
+            ("90s", 90),
+            ("15m", 900),
+            ("1h30m", 5400),
+            ("7d", 604_800),
+            ("0s", 0),
+        ] {
             assert_eq!(parse_duration(text).unwrap(), Duration::from_secs(seconds));
         }
-        for text in ["", "15", "m", "1.5h", "30m1h", "1h1h", "15 m", "-1s", "15min", "99999999999999999999d"] {
+        for text in [
+            "",
+            "15",
+            "m",
+            "1.5h",
+            "30m1h",
+            "1h1h",
+            "15 m",
+            "-1s",
+            "15min",
+            "99999999999999999999d",
+        ] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

@@ -8,8 +8,8 @@ use super::read::{shorten, write_duration};
 use super::{Policy, PolicySet};
 use crate::model::identity::Principal;
 use crate::model::policy::{
-    AccessPolicy, Ask, AutoRule, DURATION_MIN, Effect, Matcher, Mode, Outcome, PolicyPin, Refusal, RefusalReason,
-    Ruling, Would,
+    AccessPolicy, Ask, AutoRule, DURATION_MIN, Effect, Matcher, Mode, Outcome, PolicyPin, Refusal,
+    RefusalReason, Ruling, Would,
 };
 use crate::model::scope::subset;
 
@@ -27,7 +27,12 @@ impl PolicySet {
         let would = self.would(ask);
         let ruled = self.in_charge(ask).and_then(|policy| {
             let (outcome, notes) = judge(policy, ask)?;
-            Ok(Ruling { policy: pin(&policy.loaded.policy), outcome, notes, would: Vec::new() })
+            Ok(Ruling {
+                policy: pin(&policy.loaded.policy),
+                outcome,
+                notes,
+                would: Vec::new(),
+            })
         });
         match ruled {
             Ok(ruling) => Ok(Ruling { would, ..ruling }),
@@ -37,12 +42,18 @@ impl PolicySet {
 
     fn in_charge(&self, ask: &Ask<'_>) -> Result<&Policy, Refusal> {
         let mut nearest: Option<(Fit, &AccessPolicy)> = None;
-        for candidate in self.policies.iter().filter(|policy| policy.loaded.policy.mode == Mode::Enforce) {
+        for candidate in self
+            .policies
+            .iter()
+            .filter(|policy| policy.loaded.policy.mode == Mode::Enforce)
+        {
             let policy = &candidate.loaded.policy;
             match fit(policy, ask) {
                 Fit::Full => {
                     return match ask.policy {
-                        Some(name) if name != &*policy.name => Err(refuse::another_decides(policy, name)),
+                        Some(name) if name != &*policy.name => {
+                            Err(refuse::another_decides(policy, name))
+                        }
                         Some(_) | None => Ok(candidate),
                     };
                 }
@@ -54,7 +65,10 @@ impl PolicySet {
     }
 
     fn would(&self, ask: &Ask<'_>) -> Vec<Would> {
-        let shadows = self.policies.iter().filter(|policy| policy.loaded.policy.mode == Mode::Shadow);
+        let shadows = self
+            .policies
+            .iter()
+            .filter(|policy| policy.loaded.policy.mode == Mode::Shadow);
         let covering = shadows.filter(|policy| fit(&policy.loaded.policy, ask) == Fit::Full);
         covering
             .map(|candidate| {
@@ -62,7 +76,11 @@ impl PolicySet {
                     Ok((outcome, notes)) => (outcome.as_str(), detail(&outcome, &notes)),
                     Err(refusal) => (refusal.reason.as_str(), refusal.message),
                 };
-                Would { policy: pin(&candidate.loaded.policy), outcome, detail }
+                Would {
+                    policy: pin(&candidate.loaded.policy),
+                    outcome,
+                    detail,
+                }
             })
             .collect()
     }
@@ -99,7 +117,12 @@ fn fit(policy: &AccessPolicy, ask: &Ask<'_>) -> Fit {
 
 /// Whether any of the caller's principals is among the policy's requesters.
 pub(super) fn may_ask(policy: &AccessPolicy, caller: &[Principal]) -> bool {
-    caller.iter().any(|principal| policy.requesters.iter().any(|matcher| matcher.matches(principal)))
+    caller.iter().any(|principal| {
+        policy
+            .requesters
+            .iter()
+            .any(|matcher| matcher.matches(principal))
+    })
 }
 
 /// A request without `via` works through any workload, so it fits no policy that names some.
@@ -109,13 +132,20 @@ fn through(allowed: &[Matcher], via: &[Principal]) -> bool {
 }
 
 fn pin(policy: &AccessPolicy) -> PolicyPin {
-    PolicyPin { name: policy.name.clone(), digest: policy.digest }
+    PolicyPin {
+        name: policy.name.clone(),
+        digest: policy.digest,
+    }
 }
 
 fn detail(outcome: &Outcome, notes: &[String]) -> String {
     match outcome {
-        Outcome::Approved { duration, rule, .. } => format!("rule {rule} for {}", write_duration(*duration)),
-        Outcome::BreakGlass { duration, .. } => format!("the glass is broken for {}", write_duration(*duration)),
+        Outcome::Approved { duration, rule, .. } => {
+            format!("rule {rule} for {}", write_duration(*duration))
+        }
+        Outcome::BreakGlass { duration, .. } => {
+            format!("the glass is broken for {}", write_duration(*duration))
+        }
         Outcome::Denied { rule, message } => format!("rule {rule}: {message}"),
         Outcome::Pending { .. } if notes.is_empty() => "no rule matches".to_owned(),
         Outcome::Pending { .. } => notes.join("; "),
@@ -126,21 +156,42 @@ fn detail(outcome: &Outcome, notes: &[String]) -> String {
 fn judge(candidate: &Policy, ask: &Ask<'_>) -> Result<(Outcome, Vec<String>), Refusal> {
     let policy = &candidate.loaded.policy;
     let duration = terms::accept(policy, ask)?;
-    let glass = if ask.break_glass { Some(break_glass::accept(policy, ask)?) } else { None };
+    let glass = if ask.break_glass {
+        Some(break_glass::accept(policy, ask)?)
+    } else {
+        None
+    };
     let duration = glass.map_or(duration, |(duration, _)| duration);
-    let rules: Vec<(&AutoRule, &Condition)> = policy.auto.iter().zip(&candidate.loaded.conditions).collect();
+    let rules: Vec<(&AutoRule, &Condition)> = policy
+        .auto
+        .iter()
+        .zip(&candidate.loaded.conditions)
+        .collect();
     let bindings = Bindings::new(ask, duration, &policy.environment);
     if let Some(denied) = denial(policy, &rules, &bindings) {
         return Ok((denied, Vec::new()));
     }
     let staleness = policy.staleness;
     if let Some((duration, review_within)) = glass {
-        return Ok((Outcome::BreakGlass { duration, review_within, staleness }, Vec::new()));
+        return Ok((
+            Outcome::BreakGlass {
+                duration,
+                review_within,
+                staleness,
+            },
+            Vec::new(),
+        ));
     }
-    let pending = Outcome::Pending { duration, pending_ttl: policy.pending_ttl, staleness };
+    let pending = Outcome::Pending {
+        duration,
+        pending_ttl: policy.pending_ttl,
+        staleness,
+    };
     let mut notes = Vec::new();
     let approved = if ask.people_only {
-        notes.push("the glass was broken for the grant that this extends: no rule approves it".to_owned());
+        notes.push(
+            "the glass was broken for the grant that this extends: no rule approves it".to_owned(),
+        );
         None
     } else {
         approval(policy, &rules, &bindings, duration, &mut notes)
@@ -149,7 +200,11 @@ fn judge(candidate: &Policy, ask: &Ask<'_>) -> Result<(Outcome, Vec<String>), Re
 }
 
 /// The first denying rule that holds, or that cannot tell.
-fn denial(policy: &AccessPolicy, rules: &[(&AutoRule, &Condition)], bindings: &Bindings) -> Option<Outcome> {
+fn denial(
+    policy: &AccessPolicy,
+    rules: &[(&AutoRule, &Condition)],
+    bindings: &Bindings,
+) -> Option<Outcome> {
     rules.iter().filter(|(rule, _)| rule.effect == Effect::Deny).find_map(|(rule, condition)| {
         let message = match holds(condition, bindings) {
             Ok(false) => return None,
@@ -167,10 +222,23 @@ fn denial(policy: &AccessPolicy, rules: &[(&AutoRule, &Condition)], bindings: &B
 }
 
 /// For a rule that has no words of its own: which of its alternatives holds.
-fn denied(policy: &AccessPolicy, rule: &AutoRule, condition: &Condition, bindings: &Bindings) -> String {
-    let cause = bindings.context().ok().and_then(|context| condition.cause(context));
-    let cause = cause.map(|cause| format!(", because this holds: {}", shorten(cause))).unwrap_or_default();
-    format!("rule {} of policy {} denies this{cause}", rule.name, policy.name)
+fn denied(
+    policy: &AccessPolicy,
+    rule: &AutoRule,
+    condition: &Condition,
+    bindings: &Bindings,
+) -> String {
+    let cause = bindings
+        .context()
+        .ok()
+        .and_then(|context| condition.cause(context));
+    let cause = cause
+        .map(|cause| format!(", because this holds: {}", shorten(cause)))
+        .unwrap_or_default();
+    format!(
+        "rule {} of policy {} denies this{cause}",
+        rule.name, policy.name
+    )
 }
 
 /// The first approving rule that takes this duration and holds; why others nearly did goes to the notes.
@@ -181,7 +249,10 @@ fn approval(
     duration: Duration,
     notes: &mut Vec<String>,
 ) -> Option<Outcome> {
-    for (rule, condition) in rules.iter().filter(|(rule, _)| rule.effect == Effect::Approve) {
+    for (rule, condition) in rules
+        .iter()
+        .filter(|(rule, _)| rule.effect == Effect::Approve)
+    {
         match holds(condition, bindings) {
             Ok(false) => {}
             Ok(true) => match rule.max_duration {
@@ -193,10 +264,18 @@ fn approval(
                 )),
                 Some(_) | None => {
                     let (rule, message) = (rule.name.clone(), rule.message.clone());
-                    return Some(Outcome::Approved { duration, rule, message, staleness: policy.staleness });
+                    return Some(Outcome::Approved {
+                        duration,
+                        rule,
+                        message,
+                        staleness: policy.staleness,
+                    });
                 }
             },
-            Err(cause) => notes.push(format!("rule {} does not match: its condition {cause}", rule.name)),
+            Err(cause) => notes.push(format!(
+                "rule {} does not match: its condition {cause}",
+                rule.name
+            )),
         }
     }
     None

@@ -10,7 +10,11 @@ pub(super) fn documents(text: &str) -> Vec<&str> {
         if is_mark(line, "---") {
             documents.push((start, at));
             // A document may begin on the line of its mark.
-            start = if line.trim_end().len() > 3 { at + 3 } else { next };
+            start = if line.trim_end().len() > 3 {
+                at + 3
+            } else {
+                next
+            };
         } else if is_mark(line, "...") {
             documents.push((start, at));
             start = next;
@@ -18,12 +22,18 @@ pub(super) fn documents(text: &str) -> Vec<&str> {
         at = next;
     }
     documents.push((start, at));
-    let texts = documents.into_iter().filter_map(|(from, to)| text.get(from..to));
-    texts.filter(|text| text.lines().any(is_content)).map(without_blank_lines).collect()
+    let texts = documents
+        .into_iter()
+        .filter_map(|(from, to)| text.get(from..to));
+    texts
+        .filter(|text| text.lines().any(is_content))
+        .map(without_blank_lines)
+        .collect()
 }
 
 fn is_mark(line: &str, mark: &str) -> bool {
-    line.strip_prefix(mark).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+    line.strip_prefix(mark)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
 fn is_content(line: &str) -> bool {
@@ -33,7 +43,11 @@ fn is_content(line: &str) -> bool {
 
 fn without_blank_lines(text: &str) -> &str {
     let text = text.trim_end();
-    let blank = text.split_inclusive('\n').take_while(|line| line.trim().is_empty()).map(str::len).sum();
+    let blank = text
+        .split_inclusive('\n')
+        .take_while(|line| line.trim().is_empty())
+        .map(str::len)
+        .sum();
     text.get(blank..).unwrap_or(text)
 }
 
@@ -45,7 +59,10 @@ mod tests {
     #[test]
     fn each_document_keeps_its_comments_and_loses_its_marks() {
         let text = "# first\na: 1\n---\n\n# second\nb: |\n  --- not a mark\n--- c: 3\n...\n# nothing here\n---\n";
-        assert_eq!(documents(text), ["# first\na: 1", "# second\nb: |\n  --- not a mark", " c: 3"]);
+        assert_eq!(
+            documents(text),
+            ["# first\na: 1", "# second\nb: |\n  --- not a mark", " c: 3"]
+        );
         assert_eq!(documents(""), [""; 0]);
         assert_eq!(documents("# only a comment\n"), [""; 0]);
         assert_eq!(documents("a: 1\r\n---\r\nb: 2\r\n"), ["a: 1", "b: 2"]);

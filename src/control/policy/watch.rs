@@ -38,8 +38,16 @@ impl ReloadCounts {
     pub(crate) fn register(&self, metrics: &Metrics) {
         let Self { applied, refused } = self.clone();
         metrics.register(|registry| {
-            registry.register("jitgate_policy_reloads", "Policy sets put in force after the start", applied);
-            registry.register("jitgate_policy_reloads_refused", "Changed policy sets refused as a whole", refused);
+            registry.register(
+                "jitgate_policy_reloads",
+                "Policy sets put in force after the start",
+                applied,
+            );
+            registry.register(
+                "jitgate_policy_reloads_refused",
+                "Changed policy sets refused as a whole",
+                refused,
+            );
         });
     }
 
@@ -73,7 +81,12 @@ pub(crate) type Beside = Arc<ArcSwap<Vec<Text>>>;
 impl Reloader {
     /// Follows the directory that `current` was loaded from.
     pub(crate) fn new(dir: impl Into<PathBuf>, current: &PolicySet) -> Self {
-        Self { dir: dir.into(), beside: Beside::default(), seen: current.fingerprint, counts: ReloadCounts::default() }
+        Self {
+            dir: dir.into(),
+            beside: Beside::default(),
+            seen: current.fingerprint,
+            counts: ReloadCounts::default(),
+        }
     }
 
     /// The same, of a set that these belong to, too.
@@ -124,7 +137,11 @@ impl Reloader {
     async fn look(&mut self, on_change: &impl Fn(PolicySet)) -> bool {
         let (dir, seen, beside) = (self.dir.clone(), self.seen, self.beside.load_full());
         let read = tokio::task::spawn_blocking(move || {
-            if load::fingerprint(&dir, &beside) == seen { None } else { Some(load::together(&dir, &beside)) }
+            if load::fingerprint(&dir, &beside) == seen {
+                None
+            } else {
+                Some(load::together(&dir, &beside))
+            }
         });
         let found = match read.await {
             Ok(Some(found)) => found,
@@ -139,7 +156,9 @@ impl Reloader {
             Ok(set) => {
                 self.counts.applied.inc();
                 tracing::info!(digest = %set.digest(), policies = set.policies.len(), "policies reloaded");
-                set.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+                set.warnings()
+                    .iter()
+                    .for_each(|warning| tracing::warn!("{warning}"));
                 on_change(set);
             }
             Err(problems) => {
@@ -170,7 +189,11 @@ fn watch(dir: &Path, changed: &Arc<Notify>) -> Option<RecommendedWatcher> {
             wake.notify_one();
         }
     });
-    let watched = watcher.and_then(|mut watcher| watcher.watch(dir, RecursiveMode::NonRecursive).map(|()| watcher));
+    let watched = watcher.and_then(|mut watcher| {
+        watcher
+            .watch(dir, RecursiveMode::NonRecursive)
+            .map(|()| watcher)
+    });
     watched.inspect_err(|error| tracing::debug!(dir = %dir.display(), %error, "no notifications; polling instead")).ok()
 }
 

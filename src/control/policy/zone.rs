@@ -26,7 +26,11 @@ pub(crate) struct Closed {
 ///
 /// # Errors
 /// [`Closed`].
-pub(crate) fn end_within(windows: &[Window], start: Timestamp, length: Duration) -> Result<Timestamp, Closed> {
+pub(crate) fn end_within(
+    windows: &[Window],
+    start: Timestamp,
+    length: Duration,
+) -> Result<Timestamp, Closed> {
     match fit(windows, start, length, &World) {
         Fit::Until(end) => Ok(end),
         Fit::Closed(opens) => Err(Closed { start, opens }),
@@ -56,11 +60,19 @@ impl LocalClocks for World {
             AmbiguousOffset::Fold { before, .. } => before.to_timestamp(shown).ok()?,
             AmbiguousOffset::Gap { before, .. } => {
                 // By the old offset it lies at the leap or a little after it.
-                let after = before.to_timestamp(shown).ok()?.as_second().checked_add(1)?;
-                zone.preceding(jiff::Timestamp::from_second(after).ok()?).next()?.timestamp()
+                let after = before
+                    .to_timestamp(shown)
+                    .ok()?
+                    .as_second()
+                    .checked_add(1)?;
+                zone.preceding(jiff::Timestamp::from_second(after).ok()?)
+                    .next()?
+                    .timestamp()
             }
         };
-        u64::try_from(reached.as_microsecond()).ok().map(Timestamp::from_micros)
+        u64::try_from(reached.as_microsecond())
+            .ok()
+            .map(Timestamp::from_micros)
     }
 }
 
@@ -72,8 +84,14 @@ fn instant_of(at: Timestamp) -> Option<jiff::Timestamp> {
 impl fmt::Display for Closed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { start, opens } = self;
-        write!(f, "gives access only within its windows, none of which is open at {}", whole(*start))?;
-        let Some((opens, zone)) = opens else { return f.write_str("; its owner has to look at them: none opens soon") };
+        write!(
+            f,
+            "gives access only within its windows, none of which is open at {}",
+            whole(*start)
+        )?;
+        let Some((opens, zone)) = opens else {
+            return f.write_str("; its owner has to look at them: none opens soon");
+        };
         let utc = whole(*opens);
         write!(
             f,
@@ -92,8 +110,12 @@ fn whole(at: Timestamp) -> String {
 }
 
 fn shown(at: Timestamp, zone: &str) -> String {
-    let zoned = instant_of(at).zip(self::zone(zone)).map(|(at, of)| at.to_zoned(of));
-    zoned.map(|zoned| format!("{} in {zone}", zoned.strftime("%a %H:%M"))).unwrap_or_default()
+    let zoned = instant_of(at)
+        .zip(self::zone(zone))
+        .map(|(at, of)| at.to_zoned(of));
+    zoned
+        .map(|zoned| format!("{} in {zone}", zoned.strftime("%a %H:%M")))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -110,19 +132,29 @@ mod tests {
     }
 
     fn daily(from: &str, to: &str, zone: &str) -> [Window; 1] {
-        [Window { days: Days::ALL, from: parse_clock(from).unwrap(), to: parse_clock(to).unwrap(), zone: zone.into() }]
+        [Window {
+            days: Days::ALL,
+            from: parse_clock(from).unwrap(),
+            to: parse_clock(to).unwrap(),
+            zone: zone.into(),
+        }]
     }
 
     /// The end of two days asked for from that moment on.
     fn end(windows: &[Window], start: &str) -> Result<String, String> {
         let end = end_within(windows, utc(start), Duration::from_hours(48));
-        end.map(whole).map_err(|closed| closed.opens.map(|(at, _)| whole(at)).unwrap_or_default())
+        end.map(whole)
+            .map_err(|closed| closed.opens.map(|(at, _)| whole(at)).unwrap_or_default())
     }
 
     #[track_caller]
     fn check(windows: &[Window], cases: &[(&str, Result<&str, &str>)]) {
         for (start, wanted) in cases {
-            assert_eq!(end(windows, start), wanted.map(str::to_owned).map_err(str::to_owned), "{start}");
+            assert_eq!(
+                end(windows, start),
+                wanted.map(str::to_owned).map_err(str::to_owned),
+                "{start}"
+            );
         }
     }
 
@@ -170,12 +202,18 @@ mod tests {
                 ("2026-03-29T01:00:00Z", Ok("2026-03-29T02:00:00Z")),
             ],
         );
-        check(&daily("02:00", "04:00", NEW_YORK), &[("2026-03-08T07:00:00Z", Ok("2026-03-08T08:00:00Z"))]);
+        check(
+            &daily("02:00", "04:00", NEW_YORK),
+            &[("2026-03-08T07:00:00Z", Ok("2026-03-08T08:00:00Z"))],
+        );
     }
 
     #[test]
     fn a_window_that_closes_in_the_hour_leapt_over_closes_at_the_leap() {
-        check(&daily("01:00", "02:30", BERLIN), &[("2026-03-29T00:30:00Z", Ok("2026-03-29T01:00:00Z"))]);
+        check(
+            &daily("01:00", "02:30", BERLIN),
+            &[("2026-03-29T00:30:00Z", Ok("2026-03-29T01:00:00Z"))],
+        );
     }
 
     #[test]
@@ -187,8 +225,14 @@ mod tests {
                 ("2026-03-29T01:00:00Z", Err("2026-03-30T00:00:00Z")),
             ],
         );
-        let only_sundays = [Window { days: Days::default().with(6), ..daily("02:00", "03:00", BERLIN)[0].clone() }];
-        check(&only_sundays, &[("2026-03-28T00:00:00Z", Err("2026-04-05T00:00:00Z"))]);
+        let only_sundays = [Window {
+            days: Days::default().with(6),
+            ..daily("02:00", "03:00", BERLIN)[0].clone()
+        }];
+        check(
+            &only_sundays,
+            &[("2026-03-28T00:00:00Z", Err("2026-04-05T00:00:00Z"))],
+        );
     }
 
     #[test]
@@ -239,16 +283,29 @@ mod tests {
                 ("2026-10-03T15:30:00Z", Ok("2026-10-03T16:00:00Z")),
             ],
         );
-        check(&daily("02:00", "02:30", LORD_HOWE), &[("2026-10-03T15:30:00Z", Err("2026-10-04T15:00:00Z"))]);
-        check(&daily("01:30", "02:00", LORD_HOWE), &[("2026-04-04T14:30:00Z", Ok("2026-04-04T15:30:00Z"))]);
-        check(&daily("01:00", "01:45", LORD_HOWE), &[("2026-04-04T14:30:00Z", Ok("2026-04-04T14:45:00Z"))]);
+        check(
+            &daily("02:00", "02:30", LORD_HOWE),
+            &[("2026-10-03T15:30:00Z", Err("2026-10-04T15:00:00Z"))],
+        );
+        check(
+            &daily("01:30", "02:00", LORD_HOWE),
+            &[("2026-04-04T14:30:00Z", Ok("2026-04-04T15:30:00Z"))],
+        );
+        check(
+            &daily("01:00", "01:45", LORD_HOWE),
+            &[("2026-04-04T14:30:00Z", Ok("2026-04-04T14:45:00Z"))],
+        );
     }
 
     #[test]
     fn windows_that_touch_on_the_clock_touch_on_every_day_of_the_year() {
         let mut windows = daily("02:30", "14:00", BERLIN).to_vec();
         windows.extend(daily("14:00", "02:30", BERLIN));
-        for start in ["2026-03-28T12:00:00Z", "2026-10-24T12:00:00Z", "2026-06-01T12:00:00Z"] {
+        for start in [
+            "2026-03-28T12:00:00Z",
+            "2026-10-24T12:00:00Z",
+            "2026-06-01T12:00:00Z",
+        ] {
             assert_eq!(
                 end_within(&windows, utc(start), Duration::from_hours(48)),
                 Ok(utc(start).plus(Duration::from_hours(48)))
@@ -256,27 +313,47 @@ mod tests {
         }
         let all_day = daily("00:00", "24:00", BERLIN);
         let year = Duration::from_hours(24 * 365);
-        assert_eq!(end_within(&all_day, utc("2026-01-01T00:00:00Z"), year), Ok(utc("2027-01-01T00:00:00Z")));
+        assert_eq!(
+            end_within(&all_day, utc("2026-01-01T00:00:00Z"), year),
+            Ok(utc("2027-01-01T00:00:00Z"))
+        );
     }
 
     #[test]
     fn a_date_that_a_zone_leapt_over_has_no_window() {
         // Samoa went from 2011-12-29 to 2011-12-31.
-        let friday = [Window { days: Days::default().with(4), ..daily("08:00", "17:00", "Pacific/Apia")[0].clone() }];
-        check(&friday, &[("2011-12-30T12:00:00Z", Err("2012-01-05T18:00:00Z"))]);
+        let friday = [Window {
+            days: Days::default().with(4),
+            ..daily("08:00", "17:00", "Pacific/Apia")[0].clone()
+        }];
+        check(
+            &friday,
+            &[("2011-12-30T12:00:00Z", Err("2012-01-05T18:00:00Z"))],
+        );
     }
 
     #[test]
     fn a_zone_is_known_by_its_exact_name_only() {
         assert!(zone(BERLIN).is_some() && zone("UTC").is_some());
-        for name in ["", "europe/berlin", "Europe/Atlantis", "CEST", "../etc/passwd", "+01:00"] {
+        for name in [
+            "",
+            "europe/berlin",
+            "Europe/Atlantis",
+            "CEST",
+            "../etc/passwd",
+            "+01:00",
+        ] {
             assert!(zone(name).is_none(), "{name}");
         }
     }
 
     #[test]
     fn being_closed_says_when_the_next_window_opens_and_the_way_out() {
-        let closed = end_within(&daily("22:00", "06:00", BERLIN), utc("2026-03-02T09:00:00Z"), Duration::from_secs(60));
+        let closed = end_within(
+            &daily("22:00", "06:00", BERLIN),
+            utc("2026-03-02T09:00:00Z"),
+            Duration::from_secs(60),
+        );
         let said = closed.unwrap_err().to_string();
         assert_eq!(
             said,

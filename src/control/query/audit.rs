@@ -42,15 +42,28 @@ pub(crate) struct Entry<'e> {
 impl Entry<'_> {
     /// The trace id within the trace context.
     pub(in crate::control) fn trace_id(&self) -> String {
-        self.traceparent.and_then(|parent| parent.split('-').nth(1)).unwrap_or_default().to_owned()
+        self.traceparent
+            .and_then(|parent| parent.split('-').nth(1))
+            .unwrap_or_default()
+            .to_owned()
     }
 }
 
 /// Chains an event to the one before and closes it with its own hash.
-pub(in crate::control) fn seal(event: store::AuditEvent, before: &[u8]) -> Result<store::AuditEvent, StoreError> {
-    let event = store::AuditEvent { prev_hash: before.to_vec().into(), ..event };
-    let sealed = event_from(&event_to(event.clone())).map_err(|error| StoreError::Damaged(error.to_string()))?;
-    Ok(store::AuditEvent { hash: sealed.expected_hash().as_bytes().to_vec().into(), ..event })
+pub(in crate::control) fn seal(
+    event: store::AuditEvent,
+    before: &[u8],
+) -> Result<store::AuditEvent, StoreError> {
+    let event = store::AuditEvent {
+        prev_hash: before.to_vec().into(),
+        ..event
+    };
+    let sealed = event_from(&event_to(event.clone()))
+        .map_err(|error| StoreError::Damaged(error.to_string()))?;
+    Ok(store::AuditEvent {
+        hash: sealed.expected_hash().as_bytes().to_vec().into(),
+        ..event
+    })
 }
 
 /// Walks the whole chain; how many events it has, or where it breaks.
@@ -76,7 +89,8 @@ pub(crate) fn verify_against(
     chain.of_store(&meta.epoch);
     // From 0: an event that was put before the first is found, too.
     reader.audit_rows(0, &mut |(at, row)| {
-        let event = row.and_then(|event| event_from(&event_to(event)).map_err(|error| error.to_string()));
+        let event =
+            row.and_then(|event| event_from(&event_to(event)).map_err(|error| error.to_string()));
         let goes_on = match event {
             Ok(event) => {
                 let goes_on = chain.take(&event);
@@ -90,7 +104,11 @@ pub(crate) fn verify_against(
                 false
             }
         };
-        Ok(if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        Ok(if goes_on {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        })
     })?;
     Ok(chain.finish(Some((count(meta.audit_index), &meta.audit_hash))))
 }
@@ -99,7 +117,10 @@ pub(crate) fn verify_against(
 ///
 /// # Errors
 /// One line that names the directory, the cause and the way out.
-pub fn verify_directory(directory: &Path, checkpoints: Vec<Checkpoint>) -> anyhow::Result<Result<Verified, Broken>> {
+pub fn verify_directory(
+    directory: &Path,
+    checkpoints: Vec<Checkpoint>,
+) -> anyhow::Result<Result<Verified, Broken>> {
     let engine = Embedded::open_existing(directory)?;
     let view = engine.view()?;
     Ok(verify_against(&Reader::new(&*view), checkpoints)?)
@@ -109,7 +130,10 @@ pub fn verify_directory(directory: &Path, checkpoints: Vec<Checkpoint>) -> anyho
 ///
 /// # Errors
 /// [`StoreError`] when the store cannot be read.
-pub(crate) fn checkpoint(reader: &Reader<'_>, now: Timestamp) -> Result<v1::AuditCheckpoint, StoreError> {
+pub(crate) fn checkpoint(
+    reader: &Reader<'_>,
+    now: Timestamp,
+) -> Result<v1::AuditCheckpoint, StoreError> {
     let meta = reader.meta()?.unwrap_or_default();
     Ok(v1::AuditCheckpoint {
         index: meta.audit_index,

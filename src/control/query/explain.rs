@@ -74,17 +74,32 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_ELIGIBLE for whoever asks about somebody else and is no administrator.
-    pub(crate) async fn explain(&self, caller: &Caller, question: &Question) -> Result<Explanation, Fault> {
-        if let Some(other) = question.principals.iter().find(|principal| !caller.principals().contains(principal))
+    pub(crate) async fn explain(
+        &self,
+        caller: &Caller,
+        question: &Question,
+    ) -> Result<Explanation, Fault> {
+        if let Some(other) = question
+            .principals
+            .iter()
+            .find(|principal| !caller.principals().contains(principal))
             && !caller.is_admin()
         {
-            let message = format!("only an administrator may ask about others; {other} is not you ({})", caller.who());
+            let message = format!(
+                "only an administrator may ask about others; {other} is not you ({})",
+                caller.who()
+            );
             return Err(Fault::new(FaultKind::NotEligible, message));
         }
         let index = self.fanout.index();
         let at = question.at.unwrap_or_else(|| self.now());
         let target = question.target();
-        let workloads = || question.principals.iter().filter(|principal| principal.kind() == PrincipalKind::Workload);
+        let workloads = || {
+            question
+                .principals
+                .iter()
+                .filter(|principal| principal.kind() == PrincipalKind::Workload)
+        };
         let check = Check {
             service: &question.service,
             target: target.clone(),
@@ -99,27 +114,58 @@ impl Plane {
         let (denied, grant) = match &decision {
             Decision::Permit(permit) => (None, Some(permit.grant().clone())),
             Decision::Deny(denial) => {
-                let nearest = denial.nearest.clone().filter(|nearest| !nearest.is_request());
+                let nearest = denial
+                    .nearest
+                    .clone()
+                    .filter(|nearest| !nearest.is_request());
                 (Some(denial.reason), nearest)
             }
         };
         steps.push(verdict(&decision));
-        let requestable = self.rulings().requestable(&question.principals, &question.service, target.as_ref().ok());
+        let requestable = self.rulings().requestable(
+            &question.principals,
+            &question.service,
+            target.as_ref().ok(),
+        );
         let grant = match grant {
             Some(grant) => Some(self.record(&grant).await?),
             None => None,
         };
-        Ok(Explanation { denied, grant, steps, requestable, revision: index.revision() })
+        Ok(Explanation {
+            denied,
+            grant,
+            steps,
+            requestable,
+            revision: index.revision(),
+        })
     }
 
     /// The grant as decided on, with what the store knows of where it came from.
     async fn record(&self, grant: &Grant) -> Result<Issued, Fault> {
         let id = grant.id.to_string();
-        let stored = self.store.read(move |reader| Ok::<_, Fault>(reader.grant(&id)?)).await?;
+        let stored = self
+            .store
+            .read(move |reader| Ok::<_, Fault>(reader.grant(&id)?))
+            .await?;
         let grant = grant.clone();
         Ok(match stored {
-            Some(Issued { origin, suspension, ending, .. }) => Issued { grant, origin, suspension, ending },
-            None => Issued { grant, origin: Origin::default(), suspension: None, ending: None },
+            Some(Issued {
+                origin,
+                suspension,
+                ending,
+                ..
+            }) => Issued {
+                grant,
+                origin,
+                suspension,
+                ending,
+            },
+            None => Issued {
+                grant,
+                origin: Origin::default(),
+                suspension: None,
+                ending: None,
+            },
         })
     }
 }
@@ -135,10 +181,18 @@ impl Question {
 
 fn steps(grants: &impl Grants, check: &Check<'_>, at: Timestamp) -> Vec<Step> {
     let step = |check, ok, detail: String| Step { check, ok, detail };
-    let mut steps = vec![step("table", true, "the control plane's own grants, which are always current".to_owned())];
+    let mut steps = vec![step(
+        "table",
+        true,
+        "the control plane's own grants, which are always current".to_owned(),
+    )];
     let target = match &check.target {
         Ok(target) => {
-            steps.push(step("target", true, format!("{target} has one reading only")));
+            steps.push(step(
+                "target",
+                true,
+                format!("{target} has one reading only"),
+            ));
             target
         }
         Err(why) => {
@@ -146,46 +200,97 @@ fn steps(grants: &impl Grants, check: &Check<'_>, at: Timestamp) -> Vec<Step> {
             return steps;
         }
     };
-    let principals = check.caller.as_ref().map(|caller| caller.principals.as_slice()).unwrap_or_default();
+    let principals = check
+        .caller
+        .as_ref()
+        .map(|caller| caller.principals.as_slice())
+        .unwrap_or_default();
     if principals.is_empty() {
         steps.push(step("caller", false, "no principal was named".to_owned()));
         return steps;
     }
     let names: Vec<&str> = principals.iter().map(Principal::as_str).collect();
     steps.push(step("caller", true, names.join(", ")));
-    let peer = check.caller.as_ref().ok().and_then(|caller| caller.peer.as_ref());
+    let peer = check
+        .caller
+        .as_ref()
+        .ok()
+        .and_then(|caller| caller.peer.as_ref());
     for principal in principals {
         if steps.len() >= STEPS_MAX {
-            steps.push(step("grants", false, "and more, not listed: ask about fewer principals".to_owned()));
+            steps.push(step(
+                "grants",
+                false,
+                "and more, not listed: ask about fewer principals".to_owned(),
+            ));
             break;
         }
         let held = grants.held_by(principal);
-        let here: Vec<_> =
-            held.iter().flat_map(|held| held.iter()).filter(|g| g.scope.service() == check.service).collect();
+        let here: Vec<_> = held
+            .iter()
+            .flat_map(|held| held.iter())
+            .filter(|g| g.scope.service() == check.service)
+            .collect();
         if here.is_empty() {
-            steps.push(step("grants", false, format!("{principal} holds no grant at {}", check.service)));
+            steps.push(step(
+                "grants",
+                false,
+                format!("{principal} holds no grant at {}", check.service),
+            ));
         }
         for grant in here.iter().take(LOOKED_AT_MAX) {
             let (ok, detail) = looked_at(grant, target, peer, at);
-            steps.push(step("grant", ok, format!("{} of {principal}: {detail}", grant.id)));
+            steps.push(step(
+                "grant",
+                ok,
+                format!("{} of {principal}: {detail}", grant.id),
+            ));
         }
-        if let Some(more) = here.len().checked_sub(LOOKED_AT_MAX).filter(|more| *more > 0) {
-            steps.push(step("grants", false, format!("and {more} more of {principal}, not listed")));
+        if let Some(more) = here
+            .len()
+            .checked_sub(LOOKED_AT_MAX)
+            .filter(|more| *more > 0)
+        {
+            steps.push(step(
+                "grants",
+                false,
+                format!("and {more} more of {principal}, not listed"),
+            ));
         }
     }
     steps
 }
 
 /// Whether one grant allows the call, and why.
-fn looked_at(grant: &Grant, target: &Target<'_>, peer: Option<&Principal>, at: Timestamp) -> (bool, String) {
+fn looked_at(
+    grant: &Grant,
+    target: &Target<'_>,
+    peer: Option<&Principal>,
+    at: Timestamp,
+) -> (bool, String) {
     let Some(rule) = grant.scope.covering(target) else {
         return (false, format!("its scope does not cover {target}"));
     };
     if !grant.passes_through(peer) {
-        let via: Vec<&str> = grant.via.iter().take(VIA_SHOWN).map(Principal::as_str).collect();
+        let via: Vec<&str> = grant
+            .via
+            .iter()
+            .take(VIA_SHOWN)
+            .map(Principal::as_str)
+            .collect();
         let more = grant.via.len().saturating_sub(via.len());
-        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-        return (false, format!("covers it by {rule}, but only through {}{more}", via.join(", ")));
+        let more = if more == 0 {
+            String::new()
+        } else {
+            format!(" and {more} more")
+        };
+        return (
+            false,
+            format!(
+                "covers it by {rule}, but only through {}{more}",
+                via.join(", ")
+            ),
+        );
     }
     match grant.phase(at) {
         Phase::Live(Some(left)) => {
@@ -193,27 +298,47 @@ fn looked_at(grant: &Grant, target: &Target<'_>, peer: Option<&Principal>, at: T
             (true, format!("covers it by {rule} and lasts {left} more"))
         }
         Phase::Live(None) => (true, format!("covers it by {rule} and is a standing grant")),
-        Phase::NotStarted => (false, format!("covers it, but begins at {}", grant.not_before)),
+        Phase::NotStarted => (
+            false,
+            format!("covers it, but begins at {}", grant.not_before),
+        ),
         Phase::Suspended => (false, "covers it, but is suspended".to_owned()),
         Phase::Ended(Ended::Expired) => (false, "covers it, but its time is up".to_owned()),
         Phase::Ended(Ended::Revoked) => (false, "covers it, but was revoked".to_owned()),
-        Phase::Ended(Ended::Released) => (false, "covers it, but was released by its subject".to_owned()),
-        Phase::Requested { waiting: true } => {
-            (false, "would cover it, but is a request that waits for approval".to_owned())
-        }
-        Phase::Requested { waiting: false } => (false, "would have covered it, but was never approved".to_owned()),
+        Phase::Ended(Ended::Released) => (
+            false,
+            "covers it, but was released by its subject".to_owned(),
+        ),
+        Phase::Requested { waiting: true } => (
+            false,
+            "would cover it, but is a request that waits for approval".to_owned(),
+        ),
+        Phase::Requested { waiting: false } => (
+            false,
+            "would have covered it, but was never approved".to_owned(),
+        ),
     }
 }
 
 fn verdict(decision: &Decision) -> Step {
     match decision {
         Decision::Permit(permit) => {
-            let until = permit.expires().map_or("it is standing".to_owned(), |end| format!("until {end}"));
-            Step { check: "decision", ok: true, detail: format!("allowed by grant {}, {until}", permit.grant().id) }
+            let until = permit
+                .expires()
+                .map_or("it is standing".to_owned(), |end| format!("until {end}"));
+            Step {
+                check: "decision",
+                ok: true,
+                detail: format!("allowed by grant {}, {until}", permit.grant().id),
+            }
         }
         Decision::Deny(denial) => {
             let detail = format!("{}: {}", denial.reason.as_str(), denial.detail);
-            Step { check: "decision", ok: false, detail }
+            Step {
+                check: "decision",
+                ok: false,
+                detail,
+            }
         }
     }
 }

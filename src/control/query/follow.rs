@@ -33,7 +33,12 @@ pub(crate) struct FollowFilter {
 
 impl FollowFilter {
     fn takes(self, caller: &Caller, request: &AccessRequest, counting: &Counting<'_>) -> bool {
-        let mine = || caller.acting().iter().any(|principal| request.concerns(principal));
+        let mine = || {
+            caller
+                .acting()
+                .iter()
+                .any(|principal| request.concerns(principal))
+        };
         caller.sees_request(request)
             && (!self.mine || mine())
             && (!self.for_review || reviews::waits_for(request, caller, counting))
@@ -71,15 +76,27 @@ impl Plane {
     ///
     /// # Errors
     /// LIMIT_EXCEEDED when the caller watches too much, or too many requests wait to be shown.
-    pub(crate) async fn follow_requests(&self, caller: &Caller, filter: FollowFilter) -> Result<Following, Fault> {
+    pub(crate) async fn follow_requests(
+        &self,
+        caller: &Caller,
+        filter: FollowFilter,
+    ) -> Result<Following, Fault> {
         // Following begins before the reading: no change can fall between the two.
         let follow = self.waiting.follow(caller.who())?;
         let mut again = interval(AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         again.reset();
         let (shown, at, events) = (HashMap::new(), Revision(0), VecDeque::new());
-        let mut following =
-            Following { plane: self.clone(), caller: caller.clone(), filter, follow, again, shown, at, events };
+        let mut following = Following {
+            plane: self.clone(),
+            caller: caller.clone(),
+            filter,
+            follow,
+            again,
+            shown,
+            at,
+            events,
+        };
         following.look_through().await?;
         following.events.push_back(Event::Listed(following.at));
         Ok(following)
@@ -112,7 +129,10 @@ impl Following {
             return;
         }
         let rulings = self.plane.rulings();
-        let counting = Counting { rulings: &*rulings, now: self.plane.now() };
+        let counting = Counting {
+            rulings: &*rulings,
+            now: self.plane.now(),
+        };
         let request = rechecked(request, &counting);
         if self.filter.takes(&self.caller, &request, &counting) {
             self.show(&request);
@@ -125,7 +145,8 @@ impl Following {
         if request.state.is_terminal() && !awaits_review(request) {
             self.shown.remove(&request.id);
         } else {
-            self.shown.insert(Arc::clone(&request.id), request.mod_revision);
+            self.shown
+                .insert(Arc::clone(&request.id), request.mod_revision);
         }
         self.events.push_back(Event::Put(Arc::clone(request)));
     }
@@ -135,7 +156,14 @@ impl Following {
         let (caller, filter, shown) = (self.caller.clone(), self.filter, self.shown.clone());
         let (rulings, now) = (self.plane.rulings(), self.plane.now());
         let read = self.plane.store.read(move |reader| {
-            let takes = Takes { caller: &caller, filter, counting: Counting { rulings: &*rulings, now } };
+            let takes = Takes {
+                caller: &caller,
+                filter,
+                counting: Counting {
+                    rulings: &*rulings,
+                    now,
+                },
+            };
             look_through(reader, &takes, &shown)
         });
         let Looked { at, put, gone } = read.await?;
@@ -175,20 +203,39 @@ fn rechecked(request: &Arc<AccessRequest>, counting: &Counting<'_>) -> Arc<Acces
 
 /// Over, and still wanted by somebody: the glass was broken, and nobody has looked at it.
 fn awaits_review(request: &AccessRequest) -> bool {
-    request.break_glass.as_ref().is_some_and(|review| review.said.is_none())
+    request
+        .break_glass
+        .as_ref()
+        .is_some_and(|review| review.said.is_none())
 }
 
-fn look_through(reader: &Reader<'_>, takes: &Takes<'_>, shown: &HashMap<Arc<str>, Revision>) -> Result<Looked, Fault> {
-    let Takes { caller, filter, counting } = takes;
+fn look_through(
+    reader: &Reader<'_>,
+    takes: &Takes<'_>,
+    shown: &HashMap<Arc<str>, Revision>,
+) -> Result<Looked, Fault> {
+    let Takes {
+        caller,
+        filter,
+        counting,
+    } = takes;
     let mut pending = reader.all_pending(SHOWN_MAX)?;
-    pending.extend(reader.open_reviews()?.into_iter().map(|review| review.request));
+    pending.extend(
+        reader
+            .open_reviews()?
+            .into_iter()
+            .map(|review| review.request),
+    );
     if pending.len() >= SHOWN_MAX {
         let message = format!("{SHOWN_MAX} access requests and more wait; list them page by page");
         return Err(Fault::new(FaultKind::Limit, message));
     }
     let (mut put, mut gone) = (Vec::new(), Vec::new());
     let still: HashSet<&str> = pending.iter().map(String::as_str).collect();
-    let over = shown.keys().filter(|id| !still.contains(&***id)).map(ToString::to_string);
+    let over = shown
+        .keys()
+        .filter(|id| !still.contains(&***id))
+        .map(ToString::to_string);
     for id in pending.iter().cloned().chain(over) {
         let request = rechecked(&Arc::new(listed(reader.request(&id)?, &id)?), counting);
         let before = shown.get(&request.id);
@@ -200,7 +247,11 @@ fn look_through(reader: &Reader<'_>, takes: &Takes<'_>, shown: &HashMap<Arc<str>
         }
     }
     put.sort_by_key(|request| request.mod_revision);
-    Ok(Looked { at: reader.revision()?, put, gone })
+    Ok(Looked {
+        at: reader.revision()?,
+        put,
+        gone,
+    })
 }
 
 #[cfg(test)]

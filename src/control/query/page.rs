@@ -55,11 +55,24 @@ impl Page {
         let size = match usize::try_from(size) {
             Ok(0) => PAGE_DEFAULT,
             Ok(size) if size <= PAGE_MAX => size,
-            Ok(_) | Err(_) => return Err(Fault::invalid("page_size", "must be 1 to 1000, or 0 for 100")),
+            Ok(_) | Err(_) => {
+                return Err(Fault::invalid(
+                    "page_size",
+                    "must be 1 to 1000, or 0 for 100",
+                ));
+            }
         };
         let filter = fingerprint(filter);
-        let below = if token.is_empty() { Revision(u64::MAX) } else { decode(token, filter)? };
-        Ok(Self { size, below, filter })
+        let below = if token.is_empty() {
+            Revision(u64::MAX)
+        } else {
+            decode(token, filter)?
+        };
+        Ok(Self {
+            size,
+            below,
+            filter,
+        })
     }
 
     /// How many rows are wanted, for whoever reads them by another number than a revision.
@@ -120,20 +133,32 @@ impl Page {
 }
 
 fn decode(token: &str, filter: [u8; 8]) -> Result<Revision, Fault> {
-    let refuse = || Fault::invalid("page_token", "is not a next_page_token of this server for the same filters");
+    let refuse = || {
+        Fault::invalid(
+            "page_token",
+            "is not a next_page_token of this server for the same filters",
+        )
+    };
     let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| refuse())?;
     let (version, rest) = bytes.split_first().ok_or_else(refuse)?;
     let (of, revision) = rest.split_first_chunk::<8>().ok_or_else(refuse)?;
     if *version != TOKEN_VERSION || *of != filter {
         return Err(refuse());
     }
-    Ok(Revision(u64::from_be_bytes(revision.try_into().map_err(|_| refuse())?)))
+    Ok(Revision(u64::from_be_bytes(
+        revision.try_into().map_err(|_| refuse())?,
+    )))
 }
 
 fn fingerprint(filter: &[&str]) -> [u8; 8] {
     let mut canonical = Canonical::new("jitgate.page.v1");
     canonical.list(filter.iter());
-    canonical.finish().as_bytes().first_chunk().copied().unwrap_or_default()
+    canonical
+        .finish()
+        .as_bytes()
+        .first_chunk()
+        .copied()
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -144,8 +169,17 @@ mod tests {
     fn a_token_belongs_to_its_filters() {
         let page = Page::parse(2, "", &["state"]).unwrap();
         let token = page.after(Revision(7));
-        assert_eq!(Page::parse(2, &token, &["state"]).unwrap().below, Revision(7));
-        assert_eq!(Page::parse(2, &token, &["other"]).unwrap_err().field.as_deref(), Some("page_token"));
+        assert_eq!(
+            Page::parse(2, &token, &["state"]).unwrap().below,
+            Revision(7)
+        );
+        assert_eq!(
+            Page::parse(2, &token, &["other"])
+                .unwrap_err()
+                .field
+                .as_deref(),
+            Some("page_token")
+        );
     }
 
     #[test]

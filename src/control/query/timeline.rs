@@ -33,10 +33,18 @@ impl Plane {
         let bare = id.rsplit_once('/').map_or(id, |(_, bare)| bare).to_owned();
         let (caller, now) = (caller.clone(), self.now());
         let story = self.store.read(move |reader| {
-            let mut telling = Telling { reader, caller: &caller, now, story: v1::Story::default(), more: 0 };
+            let mut telling = Telling {
+                reader,
+                caller: &caller,
+                now,
+                story: v1::Story::default(),
+                more: 0,
+            };
             telling.tell(&bare)
         });
-        let mut story = story.await?.ok_or_else(|| Fault::not_found("grant, access request or decision", id))?;
+        let mut story = story
+            .await?
+            .ok_or_else(|| Fault::not_found("grant, access request or decision", id))?;
         story.grants = self.with_uses(std::mem::take(&mut story.grants)).await?;
         Ok(story)
     }
@@ -65,7 +73,10 @@ impl Telling<'_> {
         };
         for issued in &grants {
             let request = match &issued.origin.request {
-                Some(id) => self.reader.request(id)?.filter(|request| self.caller.sees_request(request)),
+                Some(id) => self
+                    .reader
+                    .request(id)?
+                    .filter(|request| self.caller.sees_request(request)),
                 None => None,
             };
             requests.extend(request);
@@ -80,7 +91,10 @@ impl Telling<'_> {
             self.uses(issued)?;
         }
         self.story.access_requests = requests.iter().map(request_to).collect();
-        self.story.grants = grants.iter().map(|issued| issued_to(issued, self.now)).collect();
+        self.story.grants = grants
+            .iter()
+            .map(|issued| issued_to(issued, self.now))
+            .collect();
         Ok(Some(self.finish()))
     }
 
@@ -89,14 +103,26 @@ impl Telling<'_> {
         if let Some(issued) = self.grant(id)? {
             return Ok((Some(issued), None));
         }
-        if let Some(request) = self.reader.request(id)?.filter(|request| self.caller.sees_request(request)) {
+        if let Some(request) = self
+            .reader
+            .request(id)?
+            .filter(|request| self.caller.sees_request(request))
+        {
             // An extension that has no grant belongs to the one that it was to extend.
-            let issued = request.outcome.as_ref().and_then(|outcome| outcome.grant.clone());
+            let issued = request
+                .outcome
+                .as_ref()
+                .and_then(|outcome| outcome.grant.clone());
             let issued = issued.or_else(|| request.terms.extends.clone());
-            let issued = issued.map(|id| self.grant(id.as_str())).transpose()?.flatten();
+            let issued = issued
+                .map(|id| self.grant(id.as_str()))
+                .transpose()?
+                .flatten();
             return Ok((issued, Some(request)));
         }
-        let Some(decision) = self.reader.decision(&id.to_ascii_uppercase())? else { return Ok((None, None)) };
+        let Some(decision) = self.reader.decision(&id.to_ascii_uppercase())? else {
+            return Ok((None, None));
+        };
         let issued = self.grant(&decision.grant)?;
         let about = Principal::parse(&decision.principal).ok();
         let theirs = about.is_some_and(|about| self.caller.acting().contains(&about));
@@ -107,7 +133,10 @@ impl Telling<'_> {
     }
 
     fn grant(&self, id: &str) -> Result<Option<Issued>, StoreError> {
-        Ok(self.reader.grant(id)?.filter(|issued| self.caller.sees_grant(issued)))
+        Ok(self
+            .reader
+            .grant(id)?
+            .filter(|issued| self.caller.sees_grant(issued)))
     }
 
     /// The grant with those that it extends, and that extend it, oldest first.
@@ -131,7 +160,10 @@ impl Telling<'_> {
         for index in self.reader.audit_of(resource, u64::MAX, EVENTS_MAX)? {
             if let Some(event) = self.reader.audit_event(index)? {
                 let event = event_to(event);
-                self.story.entries.push(v1::StoryEntry { time: event.time, what: Some(What::Event(event)) });
+                self.story.entries.push(v1::StoryEntry {
+                    time: event.time,
+                    what: Some(What::Event(event)),
+                });
             }
         }
         Ok(())
@@ -144,19 +176,30 @@ impl Telling<'_> {
             self.more += self.reader.decisions_counted(id)?.saturating_sub(USES_MAX);
         }
         // The one that was asked for is always there.
-        let asked = self.story.decision.as_ref().filter(|decision| decision.grant == id);
-        if let Some(asked) = asked.filter(|asked| listed.iter().all(|decision| decision.id != asked.id)) {
+        let asked = self
+            .story
+            .decision
+            .as_ref()
+            .filter(|decision| decision.grant == id);
+        if let Some(asked) =
+            asked.filter(|asked| listed.iter().all(|decision| decision.id != asked.id))
+        {
             self.more = self.more.saturating_sub(1);
             listed.push(asked.clone());
         }
         self.story.entries.extend(listed.into_iter().map(decided));
         // The clock has ended it already; the sweeper writes that down a moment later.
         let unrecorded = !matches!(issued.grant.hold, Hold::Ended { .. });
-        if let (Phase::Ended(Ended::Expired), true, Some(end)) =
-            (issued.grant.phase(self.now), unrecorded, issued.grant.expires())
-        {
+        if let (Phase::Ended(Ended::Expired), true, Some(end)) = (
+            issued.grant.phase(self.now),
+            unrecorded,
+            issued.grant.expires(),
+        ) {
             let what = Some(What::ExpiredGrant(id.to_owned()));
-            self.story.entries.push(v1::StoryEntry { time: Some(timestamp_to(end)), what });
+            self.story.entries.push(v1::StoryEntry {
+                time: Some(timestamp_to(end)),
+                what,
+            });
         }
         Ok(())
     }
@@ -168,7 +211,11 @@ impl Telling<'_> {
         }
         // Events of one moment stay in the order of the chain; what sidecars saw at that moment comes after.
         story.entries.sort_by_key(|entry| {
-            let time = entry.time.as_ref().and_then(|time| timestamp_from(time, "time").ok()).unwrap_or_default();
+            let time = entry
+                .time
+                .as_ref()
+                .and_then(|time| timestamp_from(time, "time").ok())
+                .unwrap_or_default();
             let index = match &entry.what {
                 Some(What::Event(event)) => event.index,
                 Some(What::Decision(_) | What::ExpiredGrant(_)) | None => i64::MAX,
@@ -181,7 +228,10 @@ impl Telling<'_> {
 }
 
 fn decided(decision: v1::Decision) -> v1::StoryEntry {
-    v1::StoryEntry { time: decision.first_time.or(decision.time), what: Some(What::Decision(decision)) }
+    v1::StoryEntry {
+        time: decision.first_time.or(decision.time),
+        what: Some(What::Decision(decision)),
+    }
 }
 
 #[cfg(test)]

@@ -36,12 +36,18 @@ pub struct UsesArgs {
     #[arg(long, env = "JITGATE_KEEP_DECISIONS", value_name = "TIME", default_value = "7d", value_parser = keep)]
     pub keep_decisions: Duration,
     /// How many of them are kept at most; the oldest go first.
-    #[arg(long, env = "JITGATE_KEEP_DECISIONS_MAX", value_name = "COUNT", default_value_t = 200_000)]
+    #[arg(
+        long,
+        env = "JITGATE_KEEP_DECISIONS_MAX",
+        value_name = "COUNT",
+        default_value_t = 200_000
+    )]
     pub keep_decisions_max: u64,
 }
 
 fn keep(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|error| format!("{error}; write for example 12h or 7d"))?;
+    let time = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write for example 12h or 7d"))?;
     if time > Duration::from_hours(24 * 366) {
         return Err("must be a year at most".to_owned());
     }
@@ -92,14 +98,29 @@ pub(crate) struct Uses {
 impl Uses {
     /// `None` when nothing is to be kept: then sidecars are not asked to report.
     pub(crate) fn new(args: UsesArgs, metrics: &Arc<ControlMetrics>) -> Option<(Intake, Self)> {
-        let UsesArgs { keep_decisions: keep, keep_decisions_max: most } = args;
+        let UsesArgs {
+            keep_decisions: keep,
+            keep_decisions_max: most,
+        } = args;
         if keep.is_zero() || most == 0 {
             return None;
         }
         let (sender, waiting) = mpsc::channel(WAITING_MAX);
         let metrics = Arc::clone(metrics);
-        let intake = Intake { waiting: sender, metrics: Arc::clone(&metrics) };
-        Some((intake, Self { waiting, metrics, keep, most, kept: 0 }))
+        let intake = Intake {
+            waiting: sender,
+            metrics: Arc::clone(&metrics),
+        };
+        Some((
+            intake,
+            Self {
+                waiting,
+                metrics,
+                keep,
+                most,
+                kept: 0,
+            },
+        ))
     }
 
     /// Writes what arrives until asked to stop, and what has arrived by then.
@@ -107,10 +128,13 @@ impl Uses {
     /// # Errors
     /// Never: what cannot be written is counted as missed.
     pub(crate) async fn run(mut self, store: Store, stop: CancellationToken) -> Outcome {
-        self.kept = store.read(|reader| reader.decisions_kept()).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the decisions kept could not be counted");
-            0
-        });
+        self.kept = store
+            .read(|reader| reader.decisions_kept())
+            .await
+            .unwrap_or_else(|error| {
+                tracing::warn!(%error, "the decisions kept could not be counted");
+                0
+            });
         let mut tick = interval(PRUNE_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
@@ -131,18 +155,26 @@ impl Uses {
 
     async fn write(&mut self, store: &Store, batch: Vec<Reported>) {
         let now = store.now();
-        let records: usize = batch.iter().map(|reported| reported.report.decisions.len()).sum();
+        let records: usize = batch
+            .iter()
+            .map(|reported| reported.report.decisions.len())
+            .sum();
         match store.note(move |rows| rows::add(rows, batch, now)).await {
             Ok(added) => {
                 self.kept += added.kept;
                 self.metrics.decisions_kept(added.kept);
-                for (cause, records) in [("missing", added.missing), ("lost", added.lost), ("refused", added.refused)] {
+                for (cause, records) in [
+                    ("missing", added.missing),
+                    ("lost", added.lost),
+                    ("refused", added.refused),
+                ] {
                     self.metrics.decisions_missed(cause, records);
                 }
             }
             Err(error) => {
                 tracing::warn!(%error, records, "reported decisions could not be written");
-                self.metrics.decisions_missed("store", u64::try_from(records).unwrap_or(u64::MAX));
+                self.metrics
+                    .decisions_missed("store", u64::try_from(records).unwrap_or(u64::MAX));
             }
         }
     }
@@ -153,9 +185,14 @@ impl Uses {
         let before = now.minus(self.keep);
         loop {
             let over = usize::try_from(self.kept.saturating_sub(self.most)).unwrap_or(usize::MAX);
-            match store.note(move |rows| rows::forget(rows, before, over.min(PRUNE_BATCH), PRUNE_BATCH)).await {
+            match store
+                .note(move |rows| rows::forget(rows, before, over.min(PRUNE_BATCH), PRUNE_BATCH))
+                .await
+            {
                 Ok(forgotten) => {
-                    self.kept = self.kept.saturating_sub(u64::try_from(forgotten).unwrap_or(0));
+                    self.kept = self
+                        .kept
+                        .saturating_sub(u64::try_from(forgotten).unwrap_or(0));
                     if forgotten < PRUNE_BATCH {
                         break;
                     }
@@ -167,7 +204,10 @@ impl Uses {
             }
         }
         let silent = now.minus(REPORTER_KEPT);
-        if let Err(error) = store.note(move |rows| rows::forget_reporters(rows, silent)).await {
+        if let Err(error) = store
+            .note(move |rows| rows::forget_reporters(rows, silent))
+            .await
+        {
             tracing::warn!(%error, "reporters could not be forgotten");
         }
     }
@@ -178,10 +218,15 @@ impl Plane {
     ///
     /// # Errors
     /// [`Fault`] when the store cannot be read.
-    pub(crate) async fn with_uses(&self, mut grants: Vec<v1::Grant>) -> Result<Vec<v1::Grant>, Fault> {
+    pub(crate) async fn with_uses(
+        &self,
+        mut grants: Vec<v1::Grant>,
+    ) -> Result<Vec<v1::Grant>, Fault> {
         let read = self.store.read(move |reader| {
             for grant in &mut grants {
-                let Some(known) = reader.grant_use(&grant.id)? else { continue };
+                let Some(known) = reader.grant_use(&grant.id)? else {
+                    continue;
+                };
                 grant.first_use_time = known.first;
                 grant.last_use_time = known.last;
                 grant.use_count = known.count;

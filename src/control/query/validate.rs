@@ -49,7 +49,10 @@ enum Called {
 /// Without the credentials.
 impl std::fmt::Debug for Question {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Question").field("service", &self.service).field("target", &self.target).finish_non_exhaustive()
+        f.debug_struct("Question")
+            .field("service", &self.service)
+            .field("target", &self.target)
+            .finish_non_exhaustive()
     }
 }
 
@@ -64,10 +67,24 @@ pub(crate) struct Verdict {
 impl Verdict {
     /// As the API answers it.
     pub(crate) fn into_wire(self) -> v1::ValidateAccessResponse {
-        let Self { decision, revision, now } = self;
+        let Self {
+            decision,
+            revision,
+            now,
+        } = self;
         let (allowed, reason, detail, grant) = match decision {
-            Decision::Permit(permit) => (true, "", format!("by {}", permit.principal()), Some(permit.grant().clone())),
-            Decision::Deny(denial) => (false, denial.reason.as_str(), denial.detail.into_owned(), denial.nearest),
+            Decision::Permit(permit) => (
+                true,
+                "",
+                format!("by {}", permit.principal()),
+                Some(permit.grant().clone()),
+            ),
+            Decision::Deny(denial) => (
+                false,
+                denial.reason.as_str(),
+                denial.detail.into_owned(),
+                denial.nearest,
+            ),
         };
         v1::ValidateAccessResponse {
             allowed,
@@ -84,29 +101,55 @@ impl Question {
     /// # Errors
     /// INVALID_ARGUMENT with the field.
     pub(crate) fn parse(wire: v1::ValidateAccessRequest) -> Result<Self, Fault> {
-        let v1::ValidateAccessRequest { service, target, peer, bearer, token, principals, revision } = wire;
+        let v1::ValidateAccessRequest {
+            service,
+            target,
+            peer,
+            bearer,
+            token,
+            principals,
+            revision,
+        } = wire;
         if principals.len() > PRINCIPALS_MAX {
-            return Err(Fault::invalid("principals", format!("are more than {PRINCIPALS_MAX}")));
+            return Err(Fault::invalid(
+                "principals",
+                format!("are more than {PRINCIPALS_MAX}"),
+            ));
         }
         let principal = |(i, text): (usize, &String)| {
-            Principal::parse(text).map_err(|error| Fault::invalid(format!("principals[{i}]"), error.to_string()))
+            Principal::parse(text)
+                .map_err(|error| Fault::invalid(format!("principals[{i}]"), error.to_string()))
         };
         let target = match target {
             Some(WireTarget::Grpc(path)) => Called::Grpc(path),
             Some(WireTarget::Http(line)) => match line.split_once(' ') {
-                Some((method, path)) => Called::Http(method.to_owned(), without_query(path).to_owned()),
-                None => return Err(Fault::invalid("http", "must be a method and a path, such as: GET /v1/users/7")),
+                Some((method, path)) => {
+                    Called::Http(method.to_owned(), without_query(path).to_owned())
+                }
+                None => {
+                    return Err(Fault::invalid(
+                        "http",
+                        "must be a method and a path, such as: GET /v1/users/7",
+                    ));
+                }
             },
             None => return Err(Fault::invalid("target", "say what is called: grpc or http")),
         };
         Ok(Self {
-            service: Service::parse(&service).map_err(|error| Fault::invalid("service", error.to_string()))?,
+            service: Service::parse(&service)
+                .map_err(|error| Fault::invalid("service", error.to_string()))?,
             target,
             peer,
             bearer: Some(bearer).filter(|bearer| !bearer.is_empty()),
             token: Some(token).filter(|token| !token.is_empty()),
-            principals: principals.iter().enumerate().map(principal).collect::<Result<_, _>>()?,
-            revision: u64::try_from(revision).map(Revision).map_err(|_| Fault::invalid("revision", "is negative"))?,
+            principals: principals
+                .iter()
+                .enumerate()
+                .map(principal)
+                .collect::<Result<_, _>>()?,
+            revision: u64::try_from(revision)
+                .map(Revision)
+                .map_err(|_| Fault::invalid("revision", "is negative"))?,
         })
     }
 
@@ -121,7 +164,12 @@ impl Question {
     }
 
     /// Who would call, by the rules that a sidecar has: what is presented, ours to judge and bad denies always.
-    async fn caller(&self, issuers: &Issuers, keys: &JitKeys, now: Timestamp) -> Result<Calling, Denial> {
+    async fn caller(
+        &self,
+        issuers: &Issuers,
+        keys: &JitKeys,
+        now: Timestamp,
+    ) -> Result<Calling, Denial> {
         let peer = peer(&self.peer)?;
         let mut principals: Vec<Principal> = peer.iter().cloned().collect();
         let mut tokened = None;
@@ -148,7 +196,11 @@ impl Question {
                 principals.push(principal.clone());
             }
         }
-        Ok(Calling { peer, principals, tokened })
+        Ok(Calling {
+            peer,
+            principals,
+            tokened,
+        })
     }
 }
 
@@ -158,10 +210,18 @@ fn without_query(path: &str) -> &str {
 
 /// As Envoy names it: only a SPIFFE ID names a workload, and a bad one is refused.
 fn peer(text: &str) -> Result<Option<Principal>, Denial> {
-    if !text.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:")) {
+    if !text
+        .get(..7)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:"))
+    {
         return Ok(None);
     }
-    let invalid = |error| Denial::new(DenyReason::PeerIdentityInvalid, format!("the peer's identity {error}"));
+    let invalid = |error| {
+        Denial::new(
+            DenyReason::PeerIdentityInvalid,
+            format!("the peer's identity {error}"),
+        )
+    };
     Principal::parse(text).map(Some).map_err(invalid)
 }
 
@@ -175,7 +235,11 @@ fn add(principals: &mut Vec<Principal>, identity: &Identity) {
 
 fn proven_by(token: JitToken) -> Tokened {
     let claims = token.claims;
-    Tokened { subject: claims.subject, grant: claims.grant, revision: claims.revision }
+    Tokened {
+        subject: claims.subject,
+        grant: claims.grant,
+        revision: claims.revision,
+    }
 }
 
 /// The decision on a call by these keys, issuers and grants.
@@ -191,7 +255,16 @@ pub(crate) async fn judge(
         Ok(_) => question.caller(issuers, keys, now).await,
         Err(_) => Ok(Calling::default()),
     };
-    decide(grants, Freshness::Fresh, &Check { service: &question.service, target, caller }, now)
+    decide(
+        grants,
+        Freshness::Fresh,
+        &Check {
+            service: &question.service,
+            target,
+            caller,
+        },
+        now,
+    )
 }
 
 impl Tokens {
@@ -199,14 +272,19 @@ impl Tokens {
     ///
     /// # Errors
     /// NOT_ELIGIBLE for whoever asks about others and is no administrator.
-    pub(crate) async fn validate(&self, caller: &Caller, question: &Question) -> Result<Verdict, Fault> {
+    pub(crate) async fn validate(
+        &self,
+        caller: &Caller,
+        question: &Question,
+    ) -> Result<Verdict, Fault> {
         may_ask(caller, question)?;
         let until = Instant::now() + WAIT_MAX;
         self.reach(question.revision, until).await;
         let verdict = self.judge_now(question).await;
         match &verdict.decision {
             Decision::Deny(denial) if denial.reason == DenyReason::GrantNotYetVisible => {
-                self.reach(Revision(verdict.revision.0.saturating_add(1)), until).await;
+                self.reach(Revision(verdict.revision.0.saturating_add(1)), until)
+                    .await;
                 Ok(self.judge_now(question).await)
             }
             Decision::Deny(_) | Decision::Permit(_) => Ok(verdict),
@@ -214,15 +292,26 @@ impl Tokens {
     }
 
     async fn judge_now(&self, question: &Question) -> Verdict {
-        let (index, keys, now) = (self.plane.fanout.index(), self.keys.current(), self.plane.now());
+        let (index, keys, now) = (
+            self.plane.fanout.index(),
+            self.keys.current(),
+            self.plane.now(),
+        );
         let revision = index.revision();
         let decision = if revision < question.revision {
-            let detail = format!("revision {} has not come yet: the grants are of {revision}", question.revision);
+            let detail = format!(
+                "revision {} has not come yet: the grants are of {revision}",
+                question.revision
+            );
             Decision::Deny(Denial::new(DenyReason::GrantNotYetVisible, detail))
         } else {
             judge((&self.issuers, &keys.verifiers), &index, question, now).await
         };
-        Verdict { decision, revision, now }
+        Verdict {
+            decision,
+            revision,
+            now,
+        }
     }
 
     async fn reach(&self, revision: Revision, until: Instant) {
@@ -238,13 +327,28 @@ fn may_ask(caller: &Caller, question: &Question) -> Result<(), Fault> {
     if caller.is_admin() {
         return Ok(());
     }
-    let own = |text: &str| caller.principals().iter().any(|principal| principal.as_str() == text);
+    let own = |text: &str| {
+        caller
+            .principals()
+            .iter()
+            .any(|principal| principal.as_str() == text)
+    };
     let named = question.principals.iter().map(Principal::as_str);
-    match named.chain(Some(&*question.peer).filter(|peer| !peer.is_empty())).find(|text| !own(text)) {
+    match named
+        .chain(Some(&*question.peer).filter(|peer| !peer.is_empty()))
+        .find(|text| !own(text))
+    {
         None => Ok(()),
         Some(other) => {
-            let other: String = other.chars().filter(|c| !c.is_control()).take(256).collect();
-            let message = format!("only an administrator may ask about others; {other} is not you ({})", caller.who());
+            let other: String = other
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(256)
+                .collect();
+            let message = format!(
+                "only an administrator may ask about others; {other} is not you ({})",
+                caller.who()
+            );
             Err(Fault::new(FaultKind::NotEligible, message))
         }
     }

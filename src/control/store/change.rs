@@ -13,7 +13,9 @@ use super::{META_KEY, Reader, StoreError, Table, View, Writes};
 use crate::control::fanout;
 use crate::control::query::audit::{self, Entry};
 use crate::control::store::difference::Audited;
-use crate::model::access::{AccessRequest, AccessState, AccessStep, Ending, Issued, Outcome, Terminal};
+use crate::model::access::{
+    AccessRequest, AccessState, AccessStep, Ending, Issued, Outcome, Terminal,
+};
 use crate::model::approval::{Review, Verdict};
 use crate::model::grant::{Ended, GrantState, GrantStep, Hold, Revision, StepRefused};
 use crate::model::time::Timestamp;
@@ -57,7 +59,10 @@ pub(crate) struct Change<'v> {
 
 impl std::fmt::Debug for Change<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Change").field("revision", &self.revision()).field("rows", &self.rows).finish_non_exhaustive()
+        f.debug_struct("Change")
+            .field("revision", &self.revision())
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
     }
 }
 
@@ -79,7 +84,14 @@ pub(crate) struct Committed {
 
 impl<'v> Change<'v> {
     pub(super) fn begin(below: &'v dyn View, meta: store::Meta, now: Timestamp) -> Self {
-        Self { rows: Overlay::new(below), meta, now, grants: vec![], requests: vec![], audited: Audited::default() }
+        Self {
+            rows: Overlay::new(below),
+            meta,
+            now,
+            grants: vec![],
+            requests: vec![],
+            audited: Audited::default(),
+        }
     }
 
     /// The revision that this becomes.
@@ -105,14 +117,34 @@ impl<'v> Change<'v> {
         let revision = self.revision();
         (request.create_revision, request.mod_revision) = (revision, revision);
         let id = request.id.as_bytes();
-        for party in ["", request.requester.as_str(), request.terms.subject.as_str()] {
-            self.rows.put(Table::RequestsByParty, keys::by_party(party, revision), id.to_vec());
+        for party in [
+            "",
+            request.requester.as_str(),
+            request.terms.subject.as_str(),
+        ] {
+            self.rows.put(
+                Table::RequestsByParty,
+                keys::by_party(party, revision),
+                id.to_vec(),
+            );
         }
         for approver in request.approvers() {
-            self.rows.put(Table::RequestsByParty, keys::by_party(&approver.to_string(), revision), id.to_vec());
+            self.rows.put(
+                Table::RequestsByParty,
+                keys::by_party(&approver.to_string(), revision),
+                id.to_vec(),
+            );
         }
-        self.rows.put(Table::Pending, keys::pair(request.requester.as_str(), id), vec![]);
-        self.rows.put(Table::Due, keys::due(request.pending_until, DueKind::RequestEnds, id), vec![]);
+        self.rows.put(
+            Table::Pending,
+            keys::pair(request.requester.as_str(), id),
+            vec![],
+        );
+        self.rows.put(
+            Table::Due,
+            keys::due(request.pending_until, DueKind::RequestEnds, id),
+            vec![],
+        );
         self.plan_escalations(request);
         self.put_request(request);
         self.audit(&Entry {
@@ -140,13 +172,20 @@ impl<'v> Change<'v> {
         request.take(step, outcome)?;
         request.mod_revision = self.revision();
         let id = request.id.as_bytes();
-        self.rows.remove(Table::Pending, keys::pair(request.requester.as_str(), id));
-        self.rows.remove(Table::Due, keys::due(request.pending_until, DueKind::RequestEnds, id));
+        self.rows
+            .remove(Table::Pending, keys::pair(request.requester.as_str(), id));
+        self.rows.remove(
+            Table::Due,
+            keys::due(request.pending_until, DueKind::RequestEnds, id),
+        );
         self.drop_escalations(request);
         self.put_request(request);
         let outcome = request.outcome.as_ref();
         self.audit(&Entry {
-            kind: &format!("access_request.{}", request.state.as_str().to_ascii_lowercase()),
+            kind: &format!(
+                "access_request.{}",
+                request.state.as_str().to_ascii_lowercase()
+            ),
             actor: outcome.map_or("", |outcome| &outcome.by),
             resource: format!("accessRequests/{}", request.id),
             from: from.as_str(),
@@ -161,7 +200,11 @@ impl<'v> Change<'v> {
     ///
     /// # Errors
     /// [`ChangeError::Request`] when it is over already.
-    pub(crate) fn record_review(&mut self, request: &mut AccessRequest, review: &Review) -> Result<(), ChangeError> {
+    pub(crate) fn record_review(
+        &mut self,
+        request: &mut AccessRequest,
+        review: &Review,
+    ) -> Result<(), ChangeError> {
         if request.state.is_terminal() {
             return Err(Terminal(request.state).into());
         }
@@ -186,26 +229,47 @@ impl<'v> Change<'v> {
 
     fn put_request(&mut self, request: &AccessRequest) {
         self.announce(request);
-        self.rows.put(Table::Requests, request.id.as_bytes().to_vec(), request_to(request).encode_to_vec());
+        self.rows.put(
+            Table::Requests,
+            request.id.as_bytes().to_vec(),
+            request_to(request).encode_to_vec(),
+        );
         self.requests.retain(|earlier| earlier.id != request.id);
         self.requests.push(Arc::new(request.clone()));
     }
 
     /// Lets sidecars know of a request while it waits, so that they can say so to whoever is refused meanwhile.
     fn announce(&mut self, request: &AccessRequest) {
-        let Some(entry) = request.as_entry() else { return };
+        let Some(entry) = request.as_entry() else {
+            return;
+        };
         if request.state == AccessState::Pending {
-            let before = self.read().request(&request.id).ok().flatten().and_then(|before| before.as_entry());
+            let before = self
+                .read()
+                .request(&request.id)
+                .ok()
+                .flatten()
+                .and_then(|before| before.as_entry());
             if before.as_ref() == Some(&entry) {
                 return;
             }
             self.grants.push(fanout::Change::Put(Arc::new(entry)));
         } else if request.create_revision == self.revision() {
             // Made and ended in one change: nobody has heard of it.
-            self.grants.retain(|change| !matches!(change, fanout::Change::Put(put) if put.id == entry.id));
-        } else if self.read().request(&request.id).ok().flatten().is_none_or(|before| !before.state.is_terminal()) {
+            self.grants
+                .retain(|change| !matches!(change, fanout::Change::Put(put) if put.id == entry.id));
+        } else if self
+            .read()
+            .request(&request.id)
+            .ok()
+            .flatten()
+            .is_none_or(|before| !before.state.is_terminal())
+        {
             let service = entry.scope.service().clone();
-            self.grants.push(fanout::Change::Forget { id: entry.id, service });
+            self.grants.push(fanout::Change::Forget {
+                id: entry.id,
+                service,
+            });
         }
     }
 
@@ -213,7 +277,12 @@ impl<'v> Change<'v> {
     ///
     /// # Errors
     /// [`StoreError::Damaged`] when a live grant has this id.
-    pub(crate) fn issue(&mut self, issued: &mut Issued, actor: &str, reason: &str) -> Result<(), StoreError> {
+    pub(crate) fn issue(
+        &mut self,
+        issued: &mut Issued,
+        actor: &str,
+        reason: &str,
+    ) -> Result<(), StoreError> {
         if let Some(old) = self.read().grant(issued.grant.id.as_str())? {
             self.unlist(&old)?;
         }
@@ -221,11 +290,20 @@ impl<'v> Change<'v> {
         (issued.origin.create_revision, issued.origin.create_time) = (revision, self.now);
         let id = issued.grant.id.as_str().as_bytes();
         for party in parties(issued) {
-            self.rows.put(Table::GrantsByParty, keys::by_party(&party, revision), id.to_vec());
+            self.rows.put(
+                Table::GrantsByParty,
+                keys::by_party(&party, revision),
+                id.to_vec(),
+            );
         }
-        self.rows.put(Table::Enforced, keys::pair(issued.grant.subject.as_str(), id), vec![]);
+        self.rows.put(
+            Table::Enforced,
+            keys::pair(issued.grant.subject.as_str(), id),
+            vec![],
+        );
         if let Some(end) = issued.grant.expires() {
-            self.rows.put(Table::Due, keys::due(end, DueKind::GrantEnds, id), vec![]);
+            self.rows
+                .put(Table::Due, keys::due(end, DueKind::GrantEnds, id), vec![]);
         }
         self.plan_look_at_use(issued);
         self.put_grant(issued);
@@ -235,14 +313,22 @@ impl<'v> Change<'v> {
     /// Takes the rows of an ended grant out of every index, so that its name can be given again.
     fn unlist(&mut self, old: &Issued) -> Result<(), StoreError> {
         let Hold::Ended { keep_until, .. } = old.grant.hold else {
-            return Err(StoreError::Damaged(format!("a live grant {} was to be issued again", old.grant.id)));
+            return Err(StoreError::Damaged(format!(
+                "a live grant {} was to be issued again",
+                old.grant.id
+            )));
         };
         let id = old.grant.id.as_str().as_bytes();
         for party in parties(old) {
-            self.rows.remove(Table::GrantsByParty, keys::by_party(&party, old.origin.create_revision));
+            self.rows.remove(
+                Table::GrantsByParty,
+                keys::by_party(&party, old.origin.create_revision),
+            );
         }
-        self.rows.remove(Table::Enforced, keys::pair(old.grant.subject.as_str(), id));
-        self.rows.remove(Table::Due, keys::due(keep_until, DueKind::Forget, id));
+        self.rows
+            .remove(Table::Enforced, keys::pair(old.grant.subject.as_str(), id));
+        self.rows
+            .remove(Table::Due, keys::due(keep_until, DueKind::Forget, id));
         Ok(())
     }
 
@@ -262,15 +348,26 @@ impl<'v> Change<'v> {
         let from = match (at, how, issued.grant.hold) {
             (GrantState::Expired, Ended::Expired, Hold::None) => GrantState::Active,
             (GrantState::Expired, Ended::Expired, Hold::Suspended) => GrantState::Suspended,
-            (_, Ended::Expired, _) => return Err(StepRefused { at, step: GrantStep::Expire }.into()),
+            (_, Ended::Expired, _) => {
+                return Err(StepRefused {
+                    at,
+                    step: GrantStep::Expire,
+                }
+                .into());
+            }
             (_, Ended::Revoked | Ended::Released, _) => at,
         };
         from.after(how.into())?;
         let id = issued.grant.id.as_str().as_bytes();
         if let Some(end) = issued.grant.expires() {
-            self.rows.remove(Table::Due, keys::due(end, DueKind::GrantEnds, id));
+            self.rows
+                .remove(Table::Due, keys::due(end, DueKind::GrantEnds, id));
         }
-        self.rows.put(Table::Due, keys::due(keep_until, DueKind::Forget, id), vec![]);
+        self.rows.put(
+            Table::Due,
+            keys::due(keep_until, DueKind::Forget, id),
+            vec![],
+        );
         issued.grant.hold = Hold::Ended { how, keep_until };
         let kind = match how {
             Ended::Expired => "grant.expired",
@@ -280,18 +377,34 @@ impl<'v> Change<'v> {
         let (by, reason) = (ending.by.clone(), ending.reason.clone());
         issued.ending = Some(ending);
         self.put_grant(issued);
-        self.audit_grant(kind, from.as_str(), issued, Said { by: &by, reason: &reason })?;
+        self.audit_grant(
+            kind,
+            from.as_str(),
+            issued,
+            Said {
+                by: &by,
+                reason: &reason,
+            },
+        )?;
         Ok(())
     }
 
     fn put_grant(&mut self, issued: &mut Issued) {
         issued.grant.mod_revision = self.revision();
         let id = issued.grant.id.as_str().as_bytes().to_vec();
-        self.rows.put(Table::Grants, id, stored_to(issued).encode_to_vec());
-        self.grants.push(fanout::Change::Put(Arc::new(issued.grant.clone())));
+        self.rows
+            .put(Table::Grants, id, stored_to(issued).encode_to_vec());
+        self.grants
+            .push(fanout::Change::Put(Arc::new(issued.grant.clone())));
     }
 
-    fn audit_grant(&mut self, kind: &str, from: &str, issued: &Issued, said: Said<'_>) -> Result<(), StoreError> {
+    fn audit_grant(
+        &mut self,
+        kind: &str,
+        from: &str,
+        issued: &Issued,
+        said: Said<'_>,
+    ) -> Result<(), StoreError> {
         self.audit(&Entry {
             kind,
             actor: said.by,
@@ -306,17 +419,25 @@ impl<'v> Change<'v> {
     /// Lets sidecars forget a tombstone. The grant stays in the store's history; no state changes, so nothing is audited.
     pub(crate) fn forget(&mut self, issued: &Issued) {
         let id = issued.grant.id.as_str().as_bytes();
-        self.rows.remove(Table::Enforced, keys::pair(issued.grant.subject.as_str(), id));
+        self.rows.remove(
+            Table::Enforced,
+            keys::pair(issued.grant.subject.as_str(), id),
+        );
         if let Hold::Ended { keep_until, .. } = issued.grant.hold {
-            self.rows.remove(Table::Due, keys::due(keep_until, DueKind::Forget, id));
+            self.rows
+                .remove(Table::Due, keys::due(keep_until, DueKind::Forget, id));
         }
         let service = issued.grant.scope.service().clone();
-        self.grants.push(fanout::Change::Forget { id: issued.grant.id.clone(), service });
+        self.grants.push(fanout::Change::Forget {
+            id: issued.grant.id.clone(),
+            service,
+        });
     }
 
     /// Takes something off the sweeper's list that has become void.
     pub(crate) fn drop_due(&mut self, due: &Due) {
-        self.rows.remove(Table::Due, keys::due(due.at, due.kind, &due.id));
+        self.rows
+            .remove(Table::Due, keys::due(due.at, due.kind, &due.id));
     }
 
     /// Keeps the answer to a request id until `expires`; the oldest goes when there are too many.
@@ -334,9 +455,14 @@ impl<'v> Change<'v> {
         {
             self.forget_answer(&oldest);
         }
-        let answer = store::Answered { expire_time: Some(timestamp_to(expires)), ..answer.clone() };
-        self.rows.put(Table::Answered, key.to_vec(), answer.encode_to_vec());
-        self.rows.put(Table::Due, keys::due(expires, DueKind::Answer, key), vec![]);
+        let answer = store::Answered {
+            expire_time: Some(timestamp_to(expires)),
+            ..answer.clone()
+        };
+        self.rows
+            .put(Table::Answered, key.to_vec(), answer.encode_to_vec());
+        self.rows
+            .put(Table::Due, keys::due(expires, DueKind::Answer, key), vec![]);
         self.meta.answered += 1;
         Ok(())
     }
@@ -373,10 +499,22 @@ impl<'v> Change<'v> {
         };
         let known = self.read().policy(name, version)?.is_some();
         if !known {
-            self.rows.put(Table::Policies, keys::pair(name, &keys::number(version)), row.encode_to_vec());
-            self.rows.put(Table::PolicyDigests, keys::pair(name, digest.as_bytes()), keys::number(version));
+            self.rows.put(
+                Table::Policies,
+                keys::pair(name, &keys::number(version)),
+                row.encode_to_vec(),
+            );
+            self.rows.put(
+                Table::PolicyDigests,
+                keys::pair(name, digest.as_bytes()),
+                keys::number(version),
+            );
         }
-        self.rows.put(Table::CurrentPolicies, name.as_bytes().to_vec(), keys::number(version));
+        self.rows.put(
+            Table::CurrentPolicies,
+            name.as_bytes().to_vec(),
+            keys::number(version),
+        );
         self.audit(&Entry {
             kind: "policy.applied",
             actor,
@@ -395,7 +533,8 @@ impl<'v> Change<'v> {
     /// [`StoreError`].
     pub(crate) fn remove_policy(&mut self, name: &str, actor: &str) -> Result<(), StoreError> {
         let before = self.in_force(name)?;
-        self.rows.remove(Table::CurrentPolicies, name.as_bytes().to_vec());
+        self.rows
+            .remove(Table::CurrentPolicies, name.as_bytes().to_vec());
         self.audit(&Entry {
             kind: "policy.removed",
             actor,
@@ -415,22 +554,30 @@ impl<'v> Change<'v> {
             ..document.clone()
         };
         let key = keys::pair(&row.kind, row.name.as_bytes());
-        self.rows.put(Table::AppliedDocuments, key, row.encode_to_vec());
+        self.rows
+            .put(Table::AppliedDocuments, key, row.encode_to_vec());
     }
 
     /// Forgets a policy document.
     pub(crate) fn remove_document(&mut self, kind: &str, name: &str) {
-        self.rows.remove(Table::AppliedDocuments, keys::pair(kind, name.as_bytes()));
+        self.rows
+            .remove(Table::AppliedDocuments, keys::pair(kind, name.as_bytes()));
     }
 
     fn in_force(&self, name: &str) -> Result<String, StoreError> {
         let current = self.rows.fetch(Table::CurrentPolicies, name.as_bytes())?;
-        current.map_or(Ok(String::new()), |version| keys::number_of(&version).map(|version| format!("v{version}")))
+        current.map_or(Ok(String::new()), |version| {
+            keys::number_of(&version).map(|version| format!("v{version}"))
+        })
     }
 
     fn audit(&mut self, entry: &Entry<'_>) -> Result<(), StoreError> {
         let event = store::AuditEvent {
-            index: self.meta.audit_index.checked_add(1).ok_or_else(|| StoreError::Damaged("audit index".into()))?,
+            index: self
+                .meta
+                .audit_index
+                .checked_add(1)
+                .ok_or_else(|| StoreError::Damaged("audit index".into()))?,
             time: Some(timestamp_to(self.now)),
             r#type: entry.kind.to_owned(),
             actor: entry.actor.to_owned(),
@@ -440,14 +587,20 @@ impl<'v> Change<'v> {
             reason: entry.reason.to_owned(),
             trace_id: entry.trace_id(),
             revision: revision_to(self.revision()),
-            changes: self.audited.changes(self.rows.below(), &self.rows, &entry.resource)?,
+            changes: self
+                .audited
+                .changes(self.rows.below(), &self.rows, &entry.resource)?,
             ..Default::default()
         };
         let event = audit::seal(event, &self.meta.audit_hash)?;
         self.meta.audit_index = event.index;
         self.meta.audit_hash = event.hash.clone();
         let index = keys::number(count(event.index));
-        self.rows.put(Table::AuditByResource, keys::pair(&event.resource, &index), vec![]);
+        self.rows.put(
+            Table::AuditByResource,
+            keys::pair(&event.resource, &index),
+            vec![],
+        );
         self.rows.put(Table::Audit, index, event.encode_to_vec());
         Ok(())
     }
@@ -460,15 +613,30 @@ impl<'v> Change<'v> {
         let revision = self.revision();
         if !self.grants.is_empty() {
             let items = self.grants.iter().map(changed_item).collect();
-            self.rows.put(Table::Changes, keys::number(revision.0), store::Changed { items }.encode_to_vec());
+            self.rows.put(
+                Table::Changes,
+                keys::number(revision.0),
+                store::Changed { items }.encode_to_vec(),
+            );
         }
         if let Some(old) = revision.0.checked_sub(CHANGES_KEPT) {
             self.rows.remove(Table::Changes, keys::number(old));
         }
         self.meta.revision = revision_to(revision);
-        self.rows.put(Table::Meta, META_KEY.to_vec(), self.meta.encode_to_vec());
-        let commit = fanout::Commit { revision, changes: self.grants };
-        Some((self.rows.into_writes(), Committed { commit, requests: self.requests }, self.meta))
+        self.rows
+            .put(Table::Meta, META_KEY.to_vec(), self.meta.encode_to_vec());
+        let commit = fanout::Commit {
+            revision,
+            changes: self.grants,
+        };
+        Some((
+            self.rows.into_writes(),
+            Committed {
+                commit,
+                requests: self.requests,
+            },
+            self.meta,
+        ))
     }
 }
 
@@ -477,12 +645,24 @@ fn changed_item(change: &fanout::Change) -> store::changed::Item {
         fanout::Change::Put(grant) => (&grant.id, grant.scope.service(), false),
         fanout::Change::Forget { id, service } => (id, service, true),
     };
-    store::changed::Item { id: id.to_string(), service: service.to_string(), forgotten }
+    store::changed::Item {
+        id: id.to_string(),
+        service: service.to_string(),
+        forgotten,
+    }
 }
 
 /// Under whose name a grant is listed.
 fn parties(issued: &Issued) -> impl Iterator<Item = String> {
     let requester = issued.origin.requester.as_ref().map(ToString::to_string);
-    let passed_over = issued.origin.break_glass.iter().flat_map(|over| &over.approvers).map(ToString::to_string);
-    [String::new(), issued.grant.subject.to_string()].into_iter().chain(requester).chain(passed_over)
+    let passed_over = issued
+        .origin
+        .break_glass
+        .iter()
+        .flat_map(|over| &over.approvers)
+        .map(ToString::to_string);
+    [String::new(), issued.grant.subject.to_string()]
+        .into_iter()
+        .chain(requester)
+        .chain(passed_over)
 }

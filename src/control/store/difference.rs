@@ -29,13 +29,18 @@ impl Audited {
         now: &dyn View,
         resource: &str,
     ) -> Result<Vec<v1::AuditChange>, StoreError> {
-        let Some((table, message, id)) = row_of(resource) else { return Ok(vec![]) };
+        let Some((table, message, id)) = row_of(resource) else {
+            return Ok(vec![]);
+        };
         let after = now.fetch(table, id.as_bytes())?.unwrap_or_default();
         let before = match self.0.insert(resource.to_owned(), after.clone()) {
             Some(before) => before,
             None => below.fetch(table, id.as_bytes())?.unwrap_or_default(),
         };
-        Ok(differences(fields(message, &before), fields(message, &after)))
+        Ok(differences(
+            fields(message, &before),
+            fields(message, &after),
+        ))
     }
 }
 
@@ -56,15 +61,27 @@ fn differences(mut before: Fields, after: Fields) -> Vec<v1::AuditChange> {
             changes.push((field, before, after));
         }
     }
-    changes.extend(before.into_iter().map(|(field, before)| (field, before, String::new())));
+    changes.extend(
+        before
+            .into_iter()
+            .map(|(field, before)| (field, before, String::new())),
+    );
     changes.retain(|(field, ..)| !field.ends_with(NOISE));
     changes.sort();
     let more = changes.len().saturating_sub(CHANGES_MAX);
     changes.truncate(CHANGES_MAX);
     if more > 0 {
-        changes.push(("(more)".to_owned(), String::new(), format!("{more} fields more, not listed")));
+        changes.push((
+            "(more)".to_owned(),
+            String::new(),
+            format!("{more} fields more, not listed"),
+        ));
     }
-    let change = |(field, before, after)| v1::AuditChange { field, before: cut(before), after: cut(after) };
+    let change = |(field, before, after)| v1::AuditChange {
+        field,
+        before: cut(before),
+        after: cut(after),
+    };
     changes.into_iter().map(change).collect()
 }
 
@@ -81,12 +98,18 @@ mod tests {
     use super::*;
 
     fn some(pairs: &[(&str, &str)]) -> Fields {
-        pairs.iter().map(|(field, value)| ((*field).to_owned(), (*value).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(field, value)| ((*field).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     fn listed(before: &[(&str, &str)], after: &[(&str, &str)]) -> Vec<(String, String, String)> {
         let changes = differences(some(before), some(after));
-        changes.into_iter().map(|change| (change.field, change.before, change.after)).collect()
+        changes
+            .into_iter()
+            .map(|change| (change.field, change.before, change.after))
+            .collect()
     }
 
     #[test]
@@ -94,7 +117,8 @@ mod tests {
         let before = [("a", "1"), ("b", "2"), ("c", "3"), ("mod_revision", "1")];
         let after = [("a", "1"), ("b", "9"), ("d", "4"), ("mod_revision", "2")];
         let expected = [("b", "2", "9"), ("c", "3", ""), ("d", "", "4")];
-        let expected = expected.map(|(field, before, after)| (field.to_owned(), before.to_owned(), after.to_owned()));
+        let expected = expected
+            .map(|(field, before, after)| (field.to_owned(), before.to_owned(), after.to_owned()));
         assert_eq!(listed(&before, &after), expected);
     }
 
@@ -102,7 +126,10 @@ mod tests {
     fn an_event_has_a_bounded_size() {
         let long = "é".repeat(VALUE_MAX);
         let many: Vec<_> = (0..300).map(|n| format!("f{n:03}")).collect();
-        let fields: Fields = many.iter().map(|field| (field.clone(), long.clone())).collect();
+        let fields: Fields = many
+            .iter()
+            .map(|field| (field.clone(), long.clone()))
+            .collect();
         let changes = differences(Fields::new(), fields);
         assert_eq!(changes.len(), CHANGES_MAX + 1);
         assert_eq!(changes.last().map(|change| &*change.field), Some("(more)"));

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, bail};
 use parking_lot::RwLock;
 use redb::{
-    Builder, Database, DatabaseError, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
-    StorageError, TableDefinition, TableError, TableHandle, WriteTransaction,
+    Builder, Database, DatabaseError, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase,
+    ReadableTable, StorageError, TableDefinition, TableError, TableHandle, WriteTransaction,
 };
 
 use super::{Engine, META_KEY, Span, StoreError, Table, View, Visit, Writes};
@@ -52,15 +52,30 @@ impl Embedded {
         make_directory(directory)?;
         let lock = lock(directory)?;
         let file = directory.join(FILE);
-        if !file.try_exists().with_context(|| format!("cannot look into the data directory {}", directory.display()))? {
+        if !file.try_exists().with_context(|| {
+            format!(
+                "cannot look into the data directory {}",
+                directory.display()
+            )
+        })? {
             refuse_foreign(directory)?;
             create(directory).with_context(|| {
-                format!("cannot make a store in {}; free some space or choose another --data-dir", directory.display())
+                format!(
+                    "cannot make a store in {}; free some space or choose another --data-dir",
+                    directory.display()
+                )
             })?;
         }
-        let database = open(&file).map_err(|error| anyhow::anyhow!("{}", explain(&file, &error)))?;
-        complete(&database).with_context(|| format!("cannot add what is new to {}", file.display()))?;
-        Ok(Self { file, database: RwLock::new(Some(database)), notes: AtomicU32::new(0), _lock: lock })
+        let database =
+            open(&file).map_err(|error| anyhow::anyhow!("{}", explain(&file, &error)))?;
+        complete(&database)
+            .with_context(|| format!("cannot add what is new to {}", file.display()))?;
+        Ok(Self {
+            file,
+            database: RwLock::new(Some(database)),
+            notes: AtomicU32::new(0),
+            _lock: lock,
+        })
     }
 
     /// Opens the store of a directory that must have one: to look into it.
@@ -70,7 +85,10 @@ impl Embedded {
     pub(crate) fn open_existing(directory: &Path) -> anyhow::Result<Self> {
         let file = directory.join(FILE);
         if !file.is_file() {
-            bail!("--data-dir {} holds no store: there is no {FILE} in it", directory.display());
+            bail!(
+                "--data-dir {} holds no store: there is no {FILE} in it",
+                directory.display()
+            );
         }
         Self::open(directory)
     }
@@ -78,8 +96,15 @@ impl Embedded {
 
 /// Makes the tables that a store of an earlier version does not have.
 fn complete(database: &Database) -> anyhow::Result<()> {
-    let there: HashSet<String> = database.begin_read()?.list_tables()?.map(|table| table.name().to_owned()).collect();
-    let missing: Vec<_> = Table::ALL.into_iter().filter(|table| !there.contains(table.name())).collect();
+    let there: HashSet<String> = database
+        .begin_read()?
+        .list_tables()?
+        .map(|table| table.name().to_owned())
+        .collect();
+    let missing: Vec<_> = Table::ALL
+        .into_iter()
+        .filter(|table| !there.contains(table.name()))
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -98,16 +123,31 @@ fn make_directory(directory: &Path) -> anyhow::Result<()> {
     if directory.exists() {
         bail!("--data-dir {} is no directory", directory.display());
     }
-    DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(|| {
-        format!("cannot make the data directory {}; make it yourself or choose another --data-dir", directory.display())
-    })
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .with_context(|| {
+            format!(
+                "cannot make the data directory {}; make it yourself or choose another --data-dir",
+                directory.display()
+            )
+        })
 }
 
 fn lock(directory: &Path) -> anyhow::Result<File> {
     let path = directory.join(LOCK);
-    let file =
-        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).with_context(|| {
-            format!("cannot write to the data directory {}; it must belong to this user", directory.display())
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| {
+            format!(
+                "cannot write to the data directory {}; it must belong to this user",
+                directory.display()
+            )
         })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -115,14 +155,18 @@ fn lock(directory: &Path) -> anyhow::Result<File> {
             "another control plane uses the data directory {}; stop it or choose another --data-dir",
             directory.display()
         ),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
     }
 }
 
 /// A directory that holds something else is more likely a mistake than a place for a store.
 fn refuse_foreign(directory: &Path) -> anyhow::Result<()> {
     let ours = |name: &str| matches!(name, LOCK | FRESH | "lost+found") || name.starts_with('.');
-    for entry in fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))? {
+    for entry in
+        fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?
+    {
         let name = entry?.file_name();
         if !name.to_str().is_some_and(ours) {
             bail!(
@@ -143,7 +187,11 @@ fn create(directory: &Path) -> anyhow::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error.into()),
     }
-    OpenOptions::new().create_new(true).write(true).mode(0o600).open(&fresh)?;
+    OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(&fresh)?;
     let database = Builder::new().create(&fresh)?;
     let transaction = database.begin_write()?;
     for table in Table::ALL {
@@ -157,7 +205,10 @@ fn create(directory: &Path) -> anyhow::Result<()> {
 }
 
 fn open(file: &Path) -> Result<Database, DatabaseError> {
-    Builder::new().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).open(file)
+    Builder::new()
+        .set_cache_size(CACHE_BYTES)
+        .set_check_integrity_on_open(true)
+        .open(file)
 }
 
 fn explain(file: &Path, error: &DatabaseError) -> String {
@@ -165,7 +216,9 @@ fn explain(file: &Path, error: &DatabaseError) -> String {
     if let DatabaseError::Storage(StorageError::Io(io)) = error
         && io.kind() != io::ErrorKind::InvalidData
     {
-        return format!("{file} cannot be opened: {io}; it must belong to this user, and its disk must be in order");
+        return format!(
+            "{file} cannot be opened: {io}; it must belong to this user, and its disk must be in order"
+        );
     }
     if let DatabaseError::UpgradeRequired(_) = error {
         return format!(
@@ -176,13 +229,19 @@ fn explain(file: &Path, error: &DatabaseError) -> String {
 }
 
 fn damaged(file: &impl std::fmt::Display, error: &DatabaseError) -> String {
-    format!("{file} is no intact jitgate store ({error}); restore it from a backup or choose another --data-dir")
+    format!(
+        "{file} is no intact jitgate store ({error}); restore it from a backup or choose another --data-dir"
+    )
 }
 
 impl Engine for Embedded {
     fn view(&self) -> Result<Box<dyn View + Send>, StoreError> {
         let database = self.database.read();
-        let transaction = database.as_ref().ok_or_else(closed)?.begin_read().map_err(medium)?;
+        let transaction = database
+            .as_ref()
+            .ok_or_else(closed)?
+            .begin_read()
+            .map_err(medium)?;
         Ok(Box::new(Snapshot(transaction)))
     }
 
@@ -200,8 +259,15 @@ impl Engine for Embedded {
 
     fn note(&self, writes: &Writes) -> Result<(), StoreError> {
         // What is not durable keeps pages from being used again: now and then, make it so.
-        let durable = self.notes.fetch_add(1, Ordering::Relaxed).is_multiple_of(NOTES_BETWEEN_FSYNCS);
-        let durability = if durable { Durability::Immediate } else { Durability::None };
+        let durable = self
+            .notes
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(NOTES_BETWEEN_FSYNCS);
+        let durability = if durable {
+            Durability::Immediate
+        } else {
+            Durability::None
+        };
         let outcome = match &*self.database.read() {
             Some(database) => note(database, durability, writes),
             None => return Err(closed()),
@@ -215,7 +281,10 @@ impl Engine for Embedded {
     fn recover(&self) -> Result<(), StoreError> {
         let mut database = self.database.write();
         if database.is_none() {
-            *database = Some(open(&self.file).map_err(|error| StoreError::Medium(explain(&self.file, &error)))?);
+            *database = Some(
+                open(&self.file)
+                    .map_err(|error| StoreError::Medium(explain(&self.file, &error)))?,
+            );
         }
         Ok(())
     }
@@ -223,7 +292,9 @@ impl Engine for Embedded {
 
 fn commit(database: &Database, guard: Option<&[u8]>, writes: &Writes) -> Result<(), StoreError> {
     let mut transaction = database.begin_write().map_err(medium)?;
-    transaction.set_durability(Durability::Immediate).map_err(medium)?;
+    transaction
+        .set_durability(Durability::Immediate)
+        .map_err(medium)?;
     {
         let meta = transaction.open_table(rows(Table::Meta)).map_err(medium)?;
         let found = meta.get(META_KEY).map_err(medium)?;
@@ -245,14 +316,20 @@ fn note(database: &Database, durability: Durability, writes: &Writes) -> Result<
 fn write(transaction: &WriteTransaction, writes: &Writes) -> Result<(), StoreError> {
     for table in Table::ALL {
         let span = (Bound::Included((table, Vec::new())), Bound::Unbounded);
-        let mut of_table = writes.range(span).take_while(|((of, _), _)| *of == table).peekable();
+        let mut of_table = writes
+            .range(span)
+            .take_while(|((of, _), _)| *of == table)
+            .peekable();
         if of_table.peek().is_none() {
             continue;
         }
         let mut open = transaction.open_table(rows(table)).map_err(medium)?;
         for ((_, key), value) in of_table {
             match value {
-                Some(value) => drop(open.insert(key.as_slice(), value.as_slice()).map_err(medium)?),
+                Some(value) => drop(
+                    open.insert(key.as_slice(), value.as_slice())
+                        .map_err(medium)?,
+                ),
                 None => drop(open.remove(key.as_slice()).map_err(medium)?),
             }
         }
@@ -261,7 +338,9 @@ fn write(transaction: &WriteTransaction, writes: &Writes) -> Result<(), StoreErr
 }
 
 fn closed() -> StoreError {
-    StoreError::Medium("an earlier write failed and the file could not be opened again since".to_owned())
+    StoreError::Medium(
+        "an earlier write failed and the file could not be opened again since".to_owned(),
+    )
 }
 
 fn medium(error: impl Into<redb::Error>) -> StoreError {
@@ -292,7 +371,9 @@ impl Snapshot {
 
 impl View for Snapshot {
     fn fetch(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let Some(open) = self.table(table)? else { return Ok(None) };
+        let Some(open) = self.table(table)? else {
+            return Ok(None);
+        };
         let found = open.get(key).map_err(medium)?;
         Ok(found.map(|value| value.value().to_vec()))
     }
@@ -301,10 +382,18 @@ impl View for Snapshot {
         if span.is_empty() {
             return Ok(());
         }
-        let Some(open) = self.table(table)? else { return Ok(()) };
+        let Some(open) = self.table(table)? else {
+            return Ok(());
+        };
         let to = span.to.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut range = open.range::<&[u8]>((Bound::Included(span.from.as_slice()), to)).map_err(medium)?;
-        while let Some(row) = if span.descending { range.next_back() } else { range.next() } {
+        let mut range = open
+            .range::<&[u8]>((Bound::Included(span.from.as_slice()), to))
+            .map_err(medium)?;
+        while let Some(row) = if span.descending {
+            range.next_back()
+        } else {
+            range.next()
+        } {
             let (key, value) = row.map_err(medium)?;
             if let ControlFlow::Break(()) = visit(key.value(), value.value())? {
                 break;

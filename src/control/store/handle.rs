@@ -51,7 +51,10 @@ impl Usable {
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store").field("engine", &self.engine).field("epoch", &self.epoch).finish_non_exhaustive()
+        f.debug_struct("Store")
+            .field("engine", &self.engine)
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
     }
 }
 
@@ -60,7 +63,10 @@ impl Store {
     ///
     /// # Errors
     /// One line for the operator.
-    pub(crate) fn open(engine: impl Engine, clock: Clock) -> anyhow::Result<(Self, Writer, Opening)> {
+    pub(crate) fn open(
+        engine: impl Engine,
+        clock: Clock,
+    ) -> anyhow::Result<(Self, Writer, Opening)> {
         let engine: Arc<dyn Engine> = Arc::new(engine);
         let meta = opening::begin(&*engine, clock())?;
         opening::index_audit(&*engine, &meta)?;
@@ -171,7 +177,9 @@ impl Store {
             }
             Ok(result)
         });
-        noted.await.unwrap_or_else(|_| Err(StoreError::Damaged("a note panicked".to_owned())))
+        noted
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Damaged("a note panicked".to_owned())))
     }
 
     /// Reads at one revision.
@@ -186,8 +194,14 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let waiting = self.reads_waiting.try_acquire().map_err(|_| StoreError::Busy)?;
-        let turn = Arc::clone(&self.reading).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let waiting = self
+            .reads_waiting
+            .try_acquire()
+            .map_err(|_| StoreError::Busy)?;
+        let turn = Arc::clone(&self.reading)
+            .acquire_owned()
+            .await
+            .map_err(|_| StoreError::Closed)?;
         let engine = Arc::clone(&self.engine);
         let read = tokio::task::spawn_blocking(move || {
             let view = engine.view()?;

@@ -27,8 +27,15 @@ pub(crate) enum DueKind {
 }
 
 impl DueKind {
-    const ALL: [Self; 7] =
-        [Self::GrantEnds, Self::Forget, Self::RequestEnds, Self::Answer, Self::Escalate, Self::ReviewDue, Self::Unused];
+    const ALL: [Self; 7] = [
+        Self::GrantEnds,
+        Self::Forget,
+        Self::RequestEnds,
+        Self::Answer,
+        Self::Escalate,
+        Self::ReviewDue,
+        Self::Unused,
+    ];
 
     const fn byte(self) -> u8 {
         match self {
@@ -63,7 +70,9 @@ pub(crate) fn party_prefix(party: &str) -> Vec<u8> {
 
 /// The revision at the end of a [`by_party`] key.
 pub(crate) fn party_revision(key: &[u8]) -> Result<Revision, StoreError> {
-    key.last_chunk().map(|bytes| Revision(u64::from_be_bytes(*bytes))).ok_or_else(|| damaged("an index key is short"))
+    key.last_chunk()
+        .map(|bytes| Revision(u64::from_be_bytes(*bytes)))
+        .ok_or_else(|| damaged("an index key is short"))
 }
 
 /// `first NUL second`.
@@ -75,13 +84,19 @@ pub(crate) fn pair(first: &str, second: &[u8]) -> Vec<u8> {
 
 /// What stands before the first NUL of a [`pair`].
 pub(crate) fn first(key: &[u8]) -> Result<&str, StoreError> {
-    let at = key.iter().position(|byte| *byte == NUL).ok_or_else(|| damaged("an index key has no separator"))?;
+    let at = key
+        .iter()
+        .position(|byte| *byte == NUL)
+        .ok_or_else(|| damaged("an index key has no separator"))?;
     text(key.get(..at).unwrap_or_default())
 }
 
 /// What follows the first NUL of a [`pair`].
 pub(crate) fn second(key: &[u8]) -> Result<&str, StoreError> {
-    let at = key.iter().position(|byte| *byte == NUL).ok_or_else(|| damaged("an index key has no separator"))?;
+    let at = key
+        .iter()
+        .position(|byte| *byte == NUL)
+        .ok_or_else(|| damaged("an index key has no separator"))?;
     text(key.get(at + 1..).unwrap_or_default())
 }
 
@@ -102,7 +117,9 @@ pub(crate) fn arrival(at: Timestamp, id: &[u8]) -> Vec<u8> {
 
 /// The parts of a [`due`] key.
 pub(crate) fn due_parts(key: &[u8]) -> Result<(Timestamp, DueKind, &[u8]), StoreError> {
-    let parts = key.split_first_chunk::<8>().and_then(|(at, rest)| Some((at, rest.split_first()?)));
+    let parts = key
+        .split_first_chunk::<8>()
+        .and_then(|(at, rest)| Some((at, rest.split_first()?)));
     let (at, (kind, id)) = parts.ok_or_else(|| damaged("a due key is short"))?;
     let kind = DueKind::parse(*kind).ok_or_else(|| damaged("a due key is of no known kind"))?;
     Ok((Timestamp::from_micros(u64::from_be_bytes(*at)), kind, id))
@@ -115,7 +132,9 @@ pub(crate) fn number(value: u64) -> Vec<u8> {
 
 /// The number of a [`number`] key.
 pub(crate) fn number_of(key: &[u8]) -> Result<u64, StoreError> {
-    key.try_into().map(u64::from_be_bytes).map_err(|_| damaged("a number key has not 8 bytes"))
+    key.try_into()
+        .map(u64::from_be_bytes)
+        .map_err(|_| damaged("a number key has not 8 bytes"))
 }
 
 /// A key as text.
@@ -152,16 +171,34 @@ mod tests {
 
     #[test]
     fn one_party_is_no_prefix_of_another() {
-        let keys = [by_party("user:i|a", Revision(1)), by_party("user:i|ab", Revision(1))];
-        assert!(keys[0].starts_with(&party_prefix("user:i|a")) && !keys[1].starts_with(&party_prefix("user:i|a")));
+        let keys = [
+            by_party("user:i|a", Revision(1)),
+            by_party("user:i|ab", Revision(1)),
+        ];
+        assert!(
+            keys[0].starts_with(&party_prefix("user:i|a"))
+                && !keys[1].starts_with(&party_prefix("user:i|a"))
+        );
     }
 
     #[test]
     fn keys_come_apart_again() {
         let key = due(Timestamp::from_micros(5), DueKind::RequestEnds, b"01J");
-        assert_eq!(due_parts(&key).unwrap(), (Timestamp::from_micros(5), DueKind::RequestEnds, &b"01J"[..]));
-        assert_eq!((first(&pair("p", b"id")).unwrap(), second(&pair("p", b"id")).unwrap()), ("p", "id"));
-        assert_eq!(party_revision(&by_party("p", Revision(7))).unwrap(), Revision(7));
+        assert_eq!(
+            due_parts(&key).unwrap(),
+            (Timestamp::from_micros(5), DueKind::RequestEnds, &b"01J"[..])
+        );
+        assert_eq!(
+            (
+                first(&pair("p", b"id")).unwrap(),
+                second(&pair("p", b"id")).unwrap()
+            ),
+            ("p", "id")
+        );
+        assert_eq!(
+            party_revision(&by_party("p", Revision(7))).unwrap(),
+            Revision(7)
+        );
         assert!(due_parts(b"short").is_err() && second(b"none").is_err());
     }
 

@@ -39,7 +39,11 @@ impl Engine for Memory {
     fn commit(&self, guard: Option<&[u8]>, writes: &Writes) -> Result<(), StoreError> {
         let mood = *self.mood.lock();
         let mut rows = self.rows.lock();
-        if rows.get(&(Table::Meta, META_KEY.to_vec())).map(Vec::as_slice) != guard {
+        if rows
+            .get(&(Table::Meta, META_KEY.to_vec()))
+            .map(Vec::as_slice)
+            != guard
+        {
             return Err(StoreError::Conflict);
         }
         if matches!(mood, Mood::Well | Mood::LostAnswer) {
@@ -51,16 +55,28 @@ impl Engine for Memory {
                 }
             }
         }
-        if mood == Mood::Well { Ok(()) } else { Err(StoreError::Medium("on purpose".into())) }
+        if mood == Mood::Well {
+            Ok(())
+        } else {
+            Err(StoreError::Medium("on purpose".into()))
+        }
     }
 
     fn note(&self, writes: &Writes) -> Result<(), StoreError> {
-        let guard = self.rows.lock().get(&(Table::Meta, META_KEY.to_vec())).cloned();
+        let guard = self
+            .rows
+            .lock()
+            .get(&(Table::Meta, META_KEY.to_vec()))
+            .cloned();
         self.commit(guard.as_deref(), writes)
     }
 
     fn recover(&self) -> Result<(), StoreError> {
-        if *self.mood.lock() == Mood::Gone { Err(StoreError::Medium("still gone".into())) } else { Ok(()) }
+        if *self.mood.lock() == Mood::Gone {
+            Err(StoreError::Medium("still gone".into()))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -70,9 +86,14 @@ impl View for Snapshot {
     }
 
     fn scan(&self, table: Table, span: &Span, visit: &mut Visit<'_>) -> Result<(), StoreError> {
-        let rows = self.0.range((Bound::Included((table, span.from.clone())), Bound::Unbounded));
+        let rows = self.0.range((
+            Bound::Included((table, span.from.clone())),
+            Bound::Unbounded,
+        ));
         let within = |key: &[u8]| span.to.as_ref().is_none_or(|to| key < to.as_slice());
-        let mut rows: Vec<_> = rows.take_while(|((of, key), _)| *of == table && within(key)).collect();
+        let mut rows: Vec<_> = rows
+            .take_while(|((of, key), _)| *of == table && within(key))
+            .collect();
         if span.descending {
             rows.reverse();
         }

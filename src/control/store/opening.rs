@@ -37,14 +37,26 @@ pub(crate) struct Opening {
 pub(crate) fn recorded(engine: &dyn Engine) -> Result<Timestamp, StoreError> {
     let view = engine.view()?;
     let reader = Reader::new(&*view);
-    let Some(meta) = reader.meta()? else { return Ok(Timestamp::default()) };
+    let Some(meta) = reader.meta()? else {
+        return Ok(Timestamp::default());
+    };
     let mut newest = Timestamp::default();
     // An event that was tampered with dates nothing, and does not keep the control plane from starting: the one before counts.
-    reader.newest_audit_rows(count(meta.audit_index).saturating_add(1), &mut |(_, row)| {
-        let event = row.ok().map(event_to).filter(|event| event_from(event).is_ok_and(|event| event.is_sealed()));
+    reader.newest_audit_rows(count(meta.audit_index).saturating_add(1), &mut |(
+        _,
+        row,
+    )| {
+        let event = row
+            .ok()
+            .map(event_to)
+            .filter(|event| event_from(event).is_ok_and(|event| event.is_sealed()));
         let time = event.and_then(|event| timestamp_from(&event.time?, "time").ok());
         newest = time.unwrap_or_default();
-        Ok(if time.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        Ok(if time.is_some() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        })
     })?;
     Ok(newest)
 }
@@ -78,9 +90,16 @@ pub(super) fn begin(engine: &dyn Engine, now: Timestamp) -> anyhow::Result<store
         return Ok(meta);
     }
     let epoch = Ulid::from_parts(now.as_micros() / 1000, rand::random());
-    let meta = store::Meta { schema: SCHEMA, epoch: epoch.to_string(), ..Default::default() };
+    let meta = store::Meta {
+        schema: SCHEMA,
+        epoch: epoch.to_string(),
+        ..Default::default()
+    };
     let row = prost::Message::encode_to_vec(&meta);
-    engine.commit(None, &Writes::from([((Table::Meta, META_KEY.to_vec()), Some(row))]))?;
+    engine.commit(
+        None,
+        &Writes::from([((Table::Meta, META_KEY.to_vec()), Some(row))]),
+    )?;
     Ok(meta)
 }
 
@@ -88,24 +107,37 @@ pub(super) fn begin(engine: &dyn Engine, now: Timestamp) -> anyhow::Result<store
 pub(super) fn read(engine: &dyn Engine, meta: &store::Meta) -> anyhow::Result<Opening> {
     let view = engine.view()?;
     let reader = Reader::new(&*view);
-    let epoch = meta.epoch.parse().map_err(|_| StoreError::Damaged("its epoch is no ULID".to_owned()))?;
+    let epoch = meta
+        .epoch
+        .parse()
+        .map_err(|_| StoreError::Damaged("its epoch is no ULID".to_owned()))?;
     let revision = Revision(count(meta.revision));
     let mut grants = HashMap::new();
     for id in reader.enforced(None)? {
         let issued = reader.grant(&id)?;
-        let issued = issued.ok_or_else(|| StoreError::Damaged(format!("grant {id} is listed but absent")))?;
+        let issued = issued
+            .ok_or_else(|| StoreError::Damaged(format!("grant {id} is listed but absent")))?;
         grants.insert(issued.grant.id.clone(), Arc::new(issued.grant));
     }
     for id in reader.all_pending(usize::MAX)? {
         let request = reader.request(&id)?;
-        let request = request.ok_or_else(|| StoreError::Damaged(format!("request {id} is listed but absent")))?;
+        let request = request
+            .ok_or_else(|| StoreError::Damaged(format!("request {id} is listed but absent")))?;
         if let Some(entry) = request.as_entry() {
             grants.insert(entry.id.clone(), Arc::new(entry));
         }
     }
     let history = history(&reader, revision, &grants)?;
-    let grants = grants.into_values().map(|grant| Grant::clone(&grant)).collect();
-    Ok(Opening { epoch, revision, grants, history })
+    let grants = grants
+        .into_values()
+        .map(|grant| Grant::clone(&grant))
+        .collect();
+    Ok(Opening {
+        epoch,
+        revision,
+        grants,
+        history,
+    })
 }
 
 fn history(
@@ -114,11 +146,18 @@ fn history(
     grants: &HashMap<GrantId, Arc<Grant>>,
 ) -> Result<Vec<fanout::Commit>, StoreError> {
     let oldest = revision.0.saturating_sub(CHANGES_KEPT);
-    let commit = |revision| fanout::Commit { revision: Revision(revision), changes: vec![] };
+    let commit = |revision| fanout::Commit {
+        revision: Revision(revision),
+        changes: vec![],
+    };
     let mut history: Vec<_> = (oldest + 1..=revision.0).map(commit).collect();
     for (at, changed) in reader.changes()? {
-        let place = at.0.checked_sub(oldest + 1).and_then(|place| usize::try_from(place).ok());
-        let Some(commit) = place.and_then(|place| history.get_mut(place)) else { continue };
+        let place =
+            at.0.checked_sub(oldest + 1)
+                .and_then(|place| usize::try_from(place).ok());
+        let Some(commit) = place.and_then(|place| history.get_mut(place)) else {
+            continue;
+        };
         for item in changed.items {
             commit.changes.push(past(at, &item, grants)?);
         }
@@ -131,11 +170,17 @@ fn past(
     item: &store::changed::Item,
     grants: &HashMap<GrantId, Arc<Grant>>,
 ) -> Result<fanout::Change, StoreError> {
-    let damaged = || StoreError::Damaged(format!("the changes of revision {revision} name no grant"));
+    let damaged =
+        || StoreError::Damaged(format!("the changes of revision {revision} name no grant"));
     let id = GrantId::parse(&item.id).map_err(|_| damaged())?;
     let service = Service::parse(&item.service).map_err(|_| damaged())?;
-    Ok(match grants.get(&id).filter(|grant| *grant.scope.service() == service) {
-        Some(grant) => fanout::Change::Put(Arc::clone(grant)),
-        None => fanout::Change::Forget { id, service },
-    })
+    Ok(
+        match grants
+            .get(&id)
+            .filter(|grant| *grant.scope.service() == service)
+        {
+            Some(grant) => fanout::Change::Put(Arc::clone(grant)),
+            None => fanout::Change::Forget { id, service },
+        },
+    )
 }

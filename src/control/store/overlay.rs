@@ -13,14 +13,19 @@ pub(crate) struct Overlay<'v> {
 
 impl std::fmt::Debug for Overlay<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Overlay").field("writes", &self.writes.len()).finish_non_exhaustive()
+        f.debug_struct("Overlay")
+            .field("writes", &self.writes.len())
+            .finish_non_exhaustive()
     }
 }
 
 impl<'v> Overlay<'v> {
     /// Nothing changed yet.
     pub(crate) fn new(below: &'v dyn View) -> Self {
-        Self { below, writes: Writes::new() }
+        Self {
+            below,
+            writes: Writes::new(),
+        }
     }
 
     /// What lies below, as it was before anything was written.
@@ -108,14 +113,25 @@ impl<'w> Above<'w> {
         } else {
             Box::new(rows)
         };
-        Self { rest: rest.peekable(), descending: span.descending }
+        Self {
+            rest: rest.peekable(),
+            descending: span.descending,
+        }
     }
 
-    fn emit_before(&mut self, key: &[u8], visit: &mut Visit<'_>) -> Result<ControlFlow<()>, StoreError> {
+    fn emit_before(
+        &mut self,
+        key: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<ControlFlow<()>, StoreError> {
         let descending = self.descending;
-        while let Some((written, value)) =
-            self.rest.next_if(|(written, _)| if descending { *written > key } else { *written < key })
-        {
+        while let Some((written, value)) = self.rest.next_if(|(written, _)| {
+            if descending {
+                *written > key
+            } else {
+                *written < key
+            }
+        }) {
             if let Some(value) = value
                 && visit(written, value)?.is_break()
             {
@@ -126,7 +142,9 @@ impl<'w> Above<'w> {
     }
 
     fn take(&mut self, key: &[u8]) -> Option<Option<&'w [u8]>> {
-        self.rest.next_if(|(written, _)| *written == key).map(|(_, value)| value)
+        self.rest
+            .next_if(|(written, _)| *written == key)
+            .map(|(_, value)| value)
     }
 
     fn emit_rest(&mut self, visit: &mut Visit<'_>) -> Result<(), StoreError> {
@@ -157,8 +175,15 @@ mod tests {
 
         fn scan(&self, _: Table, span: &Span, visit: &mut Visit<'_>) -> Result<(), StoreError> {
             let to = span.to.clone().map_or(Bound::Unbounded, Bound::Excluded);
-            let rows: Vec<_> = self.0.range((Bound::Included(span.from.clone()), to)).collect();
-            let rows: Vec<_> = if span.descending { rows.into_iter().rev().collect() } else { rows };
+            let rows: Vec<_> = self
+                .0
+                .range((Bound::Included(span.from.clone()), to))
+                .collect();
+            let rows: Vec<_> = if span.descending {
+                rows.into_iter().rev().collect()
+            } else {
+                rows
+            };
             for (key, value) in rows {
                 if visit(key, value)?.is_break() {
                     break;
@@ -174,7 +199,11 @@ mod tests {
         let mut rows = vec![];
         view.scan(Table::Grants, span, &mut |key, value| {
             rows.push((key.to_vec(), value.to_vec()));
-            Ok(if rows.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            Ok(if rows.len() == limit {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
         })
         .unwrap();
         rows

@@ -64,7 +64,9 @@ impl<'v> Reader<'v> {
     /// # Errors
     /// Also when the rows are laid out for another version.
     pub(crate) fn meta(&self) -> Read<Option<store::Meta>> {
-        let Some(meta) = self.row::<store::Meta>(Table::Meta, META_KEY)? else { return Ok(None) };
+        let Some(meta) = self.row::<store::Meta>(Table::Meta, META_KEY)? else {
+            return Ok(None);
+        };
         if meta.schema != SCHEMA {
             return Err(StoreError::Medium(format!(
                 "it is laid out for schema {}, and this jitgate knows {SCHEMA}; run the version that wrote it",
@@ -79,7 +81,9 @@ impl<'v> Reader<'v> {
     /// # Errors
     /// As every reading.
     pub(crate) fn revision(&self) -> Read<Revision> {
-        Ok(Revision(self.meta()?.map_or(0, |meta| count(meta.revision))))
+        Ok(Revision(
+            self.meta()?.map_or(0, |meta| count(meta.revision)),
+        ))
     }
 
     /// One access request.
@@ -87,8 +91,12 @@ impl<'v> Reader<'v> {
     /// # Errors
     /// As every reading.
     pub(crate) fn request(&self, id: &str) -> Read<Option<AccessRequest>> {
-        let Some(wire) = self.row::<v1::AccessRequest>(Table::Requests, id.as_bytes())? else { return Ok(None) };
-        request_from(wire).map(Some).map_err(|error| damaged(Table::Requests, id.as_bytes(), &error))
+        let Some(wire) = self.row::<v1::AccessRequest>(Table::Requests, id.as_bytes())? else {
+            return Ok(None);
+        };
+        request_from(wire)
+            .map(Some)
+            .map_err(|error| damaged(Table::Requests, id.as_bytes(), &error))
     }
 
     /// One grant, ended ones included.
@@ -96,8 +104,12 @@ impl<'v> Reader<'v> {
     /// # Errors
     /// As every reading.
     pub(crate) fn grant(&self, id: &str) -> Read<Option<Issued>> {
-        let Some(wire) = self.row::<store::StoredGrant>(Table::Grants, id.as_bytes())? else { return Ok(None) };
-        stored_from(wire).map(Some).map_err(|error| damaged(Table::Grants, id.as_bytes(), &error))
+        let Some(wire) = self.row::<store::StoredGrant>(Table::Grants, id.as_bytes())? else {
+            return Ok(None);
+        };
+        stored_from(wire)
+            .map(Some)
+            .map_err(|error| damaged(Table::Grants, id.as_bytes(), &error))
     }
 
     /// Ids that concern one of the parties (or everybody's, for the empty party), newest first, made before `below`.
@@ -113,12 +125,18 @@ impl<'v> Reader<'v> {
     ) -> Read<Vec<(Revision, String)>> {
         let mut found = BTreeSet::new();
         for party in parties {
-            let span = Span::prefix(&keys::party_prefix(party)).below(keys::by_party(party, below)).descending();
+            let span = Span::prefix(&keys::party_prefix(party))
+                .below(keys::by_party(party, below))
+                .descending();
             let mut left = limit;
             self.0.scan(table, &span, &mut |key, id| {
                 found.insert((keys::party_revision(key)?, keys::text(id)?.to_owned()));
                 left = left.saturating_sub(1);
-                Ok(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+                Ok(if left == 0 {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                })
             })?;
         }
         Ok(found.into_iter().rev().take(limit).collect())
@@ -129,7 +147,9 @@ impl<'v> Reader<'v> {
     /// # Errors
     /// As every reading.
     pub(crate) fn enforced(&self, subject: Option<&str>) -> Read<Vec<String>> {
-        let span = subject.map_or(Span::ALL, |subject| Span::prefix(&keys::party_prefix(subject)));
+        let span = subject.map_or(Span::ALL, |subject| {
+            Span::prefix(&keys::party_prefix(subject))
+        });
         self.seconds(Table::Enforced, &span, usize::MAX)
     }
 
@@ -139,7 +159,8 @@ impl<'v> Reader<'v> {
     /// As every reading.
     pub(crate) fn pending(&self, requester: &str, limit: usize) -> Read<usize> {
         let span = Span::prefix(&keys::party_prefix(requester));
-        self.seconds(Table::Pending, &span, limit).map(|ids| ids.len())
+        self.seconds(Table::Pending, &span, limit)
+            .map(|ids| ids.len())
     }
 
     /// Ids of every pending request, up to `limit`.
@@ -154,7 +175,11 @@ impl<'v> Reader<'v> {
         let mut ids = Vec::new();
         self.0.scan(table, span, &mut |key, _| {
             ids.push(keys::second(key)?.to_owned());
-            Ok(if ids.len() >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            Ok(if ids.len() >= limit {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
         })?;
         Ok(ids)
     }
@@ -168,8 +193,16 @@ impl<'v> Reader<'v> {
         let mut due = Vec::new();
         self.0.scan(Table::Due, &span, &mut |key, _| {
             let (at, kind, id) = keys::due_parts(key)?;
-            due.push(Due { at, kind, id: id.to_vec() });
-            Ok(if due.len() >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            due.push(Due {
+                at,
+                kind,
+                id: id.to_vec(),
+            });
+            Ok(if due.len() >= limit {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
         })?;
         Ok(due)
     }
@@ -202,7 +235,11 @@ impl<'v> Reader<'v> {
             if kind != DueKind::Answer {
                 return Ok(ControlFlow::Continue(()));
             }
-            oldest = Some(Due { at, kind, id: id.to_vec() });
+            oldest = Some(Due {
+                at,
+                kind,
+                id: id.to_vec(),
+            });
             Ok(ControlFlow::Break(()))
         })?;
         Ok(oldest)
@@ -214,7 +251,10 @@ impl<'v> Reader<'v> {
     /// As every reading.
     pub(crate) fn changes(&self) -> Read<Vec<(Revision, store::Changed)>> {
         self.all(Table::Changes, |key, value| {
-            Ok((Revision(keys::number_of(key)?), decode(Table::Changes, key, value)?))
+            Ok((
+                Revision(keys::number_of(key)?),
+                decode(Table::Changes, key, value)?,
+            ))
         })
     }
 
@@ -223,7 +263,9 @@ impl<'v> Reader<'v> {
     /// # Errors
     /// As every reading.
     pub(crate) fn policy_version(&self, name: &str, digest: &str) -> Read<Option<u64>> {
-        let found = self.0.fetch(Table::PolicyDigests, &keys::pair(name, digest.as_bytes()))?;
+        let found = self
+            .0
+            .fetch(Table::PolicyDigests, &keys::pair(name, digest.as_bytes()))?;
         found.map(|version| keys::number_of(&version)).transpose()
     }
 
@@ -234,10 +276,14 @@ impl<'v> Reader<'v> {
     pub(crate) fn last_policy_version(&self, name: &str) -> Read<u64> {
         let mut last = 0;
         let prefix = keys::party_prefix(name);
-        self.0.scan(Table::Policies, &Span::prefix(&prefix).descending(), &mut |key, _| {
-            last = keys::number_of(key.get(prefix.len()..).unwrap_or_default())?;
-            Ok(ControlFlow::Break(()))
-        })?;
+        self.0.scan(
+            Table::Policies,
+            &Span::prefix(&prefix).descending(),
+            &mut |key, _| {
+                last = keys::number_of(key.get(prefix.len()..).unwrap_or_default())?;
+                Ok(ControlFlow::Break(()))
+            },
+        )?;
         Ok(last)
     }
 
@@ -253,8 +299,15 @@ impl<'v> Reader<'v> {
     ///
     /// # Errors
     /// As every reading.
-    pub(crate) fn policy_versions(&self, name: &str, below: u64, limit: usize) -> Read<Vec<store::PolicyVersion>> {
-        let span = Span::prefix(&keys::party_prefix(name)).below(keys::pair(name, &keys::number(below))).descending();
+    pub(crate) fn policy_versions(
+        &self,
+        name: &str,
+        below: u64,
+        limit: usize,
+    ) -> Read<Vec<store::PolicyVersion>> {
+        let span = Span::prefix(&keys::party_prefix(name))
+            .below(keys::pair(name, &keys::number(below)))
+            .descending();
         let mut versions = Vec::new();
         self.0.scan(Table::Policies, &span, &mut |key, value| {
             if versions.len() >= limit {
@@ -280,7 +333,9 @@ impl<'v> Reader<'v> {
     /// # Errors
     /// As every reading.
     pub(crate) fn applied_documents(&self) -> Read<Vec<store::AppliedDocument>> {
-        self.all(Table::AppliedDocuments, |key, value| decode(Table::AppliedDocuments, key, value))
+        self.all(Table::AppliedDocuments, |key, value| {
+            decode(Table::AppliedDocuments, key, value)
+        })
     }
 
     /// Policies in force: name and version.
@@ -288,7 +343,9 @@ impl<'v> Reader<'v> {
     /// # Errors
     /// As every reading.
     pub(crate) fn current_policies(&self) -> Read<Vec<(String, u64)>> {
-        self.all(Table::CurrentPolicies, |key, value| Ok((keys::text(key)?.to_owned(), keys::number_of(value)?)))
+        self.all(Table::CurrentPolicies, |key, value| {
+            Ok((keys::text(key)?.to_owned(), keys::number_of(value)?))
+        })
     }
 
     /// What was answered to a request id.
@@ -322,8 +379,13 @@ impl<'v> Reader<'v> {
         index: u64,
         visit: &mut dyn FnMut(store::AuditEvent) -> Result<ControlFlow<()>, StoreError>,
     ) -> Read<()> {
-        let span = Span { from: keys::number(index), ..Span::ALL };
-        self.0.scan(Table::Audit, &span, &mut |key, value| visit(decode(Table::Audit, key, value)?))
+        let span = Span {
+            from: keys::number(index),
+            ..Span::ALL
+        };
+        self.0.scan(Table::Audit, &span, &mut |key, value| {
+            visit(decode(Table::Audit, key, value)?)
+        })
     }
 
     fn all<T>(&self, table: Table, mut row: impl FnMut(&[u8], &[u8]) -> Read<T>) -> Read<Vec<T>> {
@@ -336,7 +398,10 @@ impl<'v> Reader<'v> {
     }
 
     fn row<M: Message + Default>(&self, table: Table, key: &[u8]) -> Read<Option<M>> {
-        self.0.fetch(table, key)?.map(|value| decode(table, key, &value)).transpose()
+        self.0
+            .fetch(table, key)?
+            .map(|value| decode(table, key, &value))
+            .transpose()
     }
 }
 

@@ -31,17 +31,26 @@ fn rig(engine: impl Engine) -> Rig {
     let (store, writer, opening) = Store::open(engine, clock).unwrap();
     let published = Arc::<Mutex<Vec<Revision>>>::default();
     let into = Arc::clone(&published);
-    let writer = writer.publish(Box::new(move |Committed { commit, .. }| into.lock().push(commit.revision)));
+    let writer = writer.publish(Box::new(move |Committed { commit, .. }| {
+        into.lock().push(commit.revision)
+    }));
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run(CancellationToken::new()));
-    Rig { store, opening, published, tasks }
+    Rig {
+        store,
+        opening,
+        published,
+        tasks,
+    }
 }
 
 impl Rig {
     /// Issues a grant of its own and answers with the revision.
     async fn issue(&self, id: &str) -> Result<Revision, StoreError> {
         let mut issued = grant(id);
-        let written = self.store.write(move |change| change.issue(&mut issued, "test", "because"));
+        let written = self
+            .store
+            .write(move |change| change.issue(&mut issued, "test", "because"));
         written.await.map(|((), revision)| revision)
     }
 
@@ -81,10 +90,16 @@ async fn each_change_has_one_revision_and_is_published_in_order() {
     let rig = rig(Memory::default());
     let ids: Vec<String> = (0..500).map(|n| format!("g{n}")).collect();
     let revisions = futures_util::future::join_all(ids.iter().map(|id| rig.issue(id))).await;
-    let mut revisions: Vec<u64> = revisions.into_iter().map(|revision| revision.unwrap().0).collect();
+    let mut revisions: Vec<u64> = revisions
+        .into_iter()
+        .map(|revision| revision.unwrap().0)
+        .collect();
     revisions.sort_unstable();
     assert_eq!(revisions, (1..=500).collect::<Vec<_>>());
-    assert_eq!(*rig.published.lock(), (1..=500).map(Revision).collect::<Vec<_>>());
+    assert_eq!(
+        *rig.published.lock(),
+        (1..=500).map(Revision).collect::<Vec<_>>()
+    );
     assert_eq!(rig.verify().await, Ok(500));
 }
 
@@ -98,29 +113,61 @@ async fn a_refused_change_leaves_nothing_and_takes_no_revision() {
     });
     assert_eq!(refused.await, Err(StoreError::Busy));
     let nothing = rig.store.write(|_| Ok::<_, StoreError>(())).await.unwrap();
-    assert_eq!((nothing.1, rig.revision().await), (Revision(0), Revision(0)));
-    assert_eq!(rig.store.read(|reader| reader.grant("a")).await.unwrap(), None);
+    assert_eq!(
+        (nothing.1, rig.revision().await),
+        (Revision(0), Revision(0))
+    );
+    assert_eq!(
+        rig.store.read(|reader| reader.grant("a")).await.unwrap(),
+        None
+    );
     assert!(rig.published.lock().is_empty());
 }
 
 #[tokio::test]
 async fn each_transition_has_exactly_one_audit_event() {
     let rig = rig(Memory::default());
-    let outcome = Outcome { time: Timestamp::default(), by: "rule:x".into(), reason: "so".into(), grant: None };
+    let outcome = Outcome {
+        time: Timestamp::default(),
+        by: "rule:x".into(),
+        reason: "so".into(),
+        grant: None,
+    };
     let (mut asked, mut issued) = (request("r"), grant("g"));
     let change = rig.store.write(move |change| {
         change.create_request(&mut asked)?;
         change.issue(&mut issued, "rule:x", "so")?;
-        change.end_request(&mut asked, AccessStep::Approve, outcome.clone()).unwrap();
-        assert!(change.end_request(&mut asked, AccessStep::Approve, outcome).is_err(), "terminal is terminal");
-        let ending = Ending { time: change.now(), reason: "done".into(), by: "test".into() };
-        change.end_grant(&mut issued, Ended::Revoked, ending.clone(), change.now()).unwrap();
-        assert!(change.end_grant(&mut issued, Ended::Released, ending, change.now()).is_err(), "terminal is terminal");
+        change
+            .end_request(&mut asked, AccessStep::Approve, outcome.clone())
+            .unwrap();
+        assert!(
+            change
+                .end_request(&mut asked, AccessStep::Approve, outcome)
+                .is_err(),
+            "terminal is terminal"
+        );
+        let ending = Ending {
+            time: change.now(),
+            reason: "done".into(),
+            by: "test".into(),
+        };
+        change
+            .end_grant(&mut issued, Ended::Revoked, ending.clone(), change.now())
+            .unwrap();
+        assert!(
+            change
+                .end_grant(&mut issued, Ended::Released, ending, change.now())
+                .is_err(),
+            "terminal is terminal"
+        );
         Ok::<_, StoreError>(())
     });
     assert_eq!(change.await.unwrap().1, Revision(1));
     let events = rig.events().await;
-    let events: Vec<_> = events.iter().map(|(kind, from, to)| (kind.as_str(), from.as_str(), to.as_str())).collect();
+    let events: Vec<_> = events
+        .iter()
+        .map(|(kind, from, to)| (kind.as_str(), from.as_str(), to.as_str()))
+        .collect();
     assert_eq!(
         events,
         [
@@ -131,7 +178,15 @@ async fn each_transition_has_exactly_one_audit_event() {
         ]
     );
     assert_eq!(rig.verify().await, Ok(4));
-    assert_eq!(rig.store.read(|reader| reader.request("r")).await.unwrap().unwrap().state, AccessState::Approved);
+    assert_eq!(
+        rig.store
+            .read(|reader| reader.request("r"))
+            .await
+            .unwrap()
+            .unwrap()
+            .state,
+        AccessState::Approved
+    );
 }
 
 #[tokio::test]
@@ -143,17 +198,27 @@ async fn an_altered_audit_event_breaks_the_chain() {
     }
     let view = memory.view().unwrap();
     let row = view.fetch(Table::Audit, &keys::number(2)).unwrap().unwrap();
-    let mut event = <crate::wire::store::AuditEvent as prost::Message>::decode(row.as_slice()).unwrap();
+    let mut event =
+        <crate::wire::store::AuditEvent as prost::Message>::decode(row.as_slice()).unwrap();
     event.actor = "somebody else".into();
     let guard = view.fetch(Table::Meta, META_KEY).unwrap();
     let altered = prost::Message::encode_to_vec(&event);
     let write = Writes::from([((Table::Audit, keys::number(2)), Some(altered))]);
     memory.commit(guard.as_deref(), &write).unwrap();
-    assert_eq!(rig.verify().await, Err(audit::Broken { index: 2, flaw: Flaw::Altered }));
+    assert_eq!(
+        rig.verify().await,
+        Err(audit::Broken {
+            index: 2,
+            flaw: Flaw::Altered
+        })
+    );
     memory
         .commit(
             guard.as_deref(),
-            &Writes::from([((Table::Audit, keys::number(3)), None), ((Table::Audit, keys::number(2)), Some(row))]),
+            &Writes::from([
+                ((Table::Audit, keys::number(3)), None),
+                ((Table::Audit, keys::number(2)), Some(row)),
+            ]),
         )
         .unwrap();
     assert_eq!(rig.verify().await.unwrap_err().flaw, Flaw::NotTheHead(2));
@@ -170,7 +235,10 @@ async fn a_full_disk_refuses_the_change_and_later_ones_pass() {
     *memory.mood.lock() = Mood::Well;
     assert_eq!(rig.issue("c").await, Ok(Revision(2)));
     assert!(rig.store.usable().holds());
-    assert_eq!(rig.store.read(|reader| reader.grant("b")).await.unwrap(), None);
+    assert_eq!(
+        rig.store.read(|reader| reader.grant("b")).await.unwrap(),
+        None
+    );
     assert_eq!(*rig.published.lock(), [Revision(1), Revision(2)]);
 }
 
@@ -194,9 +262,17 @@ async fn a_second_writer_ends_the_first() {
     let mut rig = rig(memory.clone());
     rig.issue("a").await.unwrap();
     let guard = memory.view().unwrap().fetch(Table::Meta, META_KEY).unwrap();
-    memory.commit(guard.as_deref(), &Writes::from([((Table::Meta, META_KEY.to_vec()), None)])).unwrap();
+    memory
+        .commit(
+            guard.as_deref(),
+            &Writes::from([((Table::Meta, META_KEY.to_vec()), None)]),
+        )
+        .unwrap();
     assert_eq!(rig.issue("b").await, Err(StoreError::Conflict));
-    assert!(rig.tasks.join_next().await.unwrap().unwrap().is_err(), "the process must not go on");
+    assert!(
+        rig.tasks.join_next().await.unwrap().unwrap().is_err(),
+        "the process must not go on"
+    );
 }
 
 #[tokio::test]
@@ -211,11 +287,20 @@ async fn what_was_answered_survives_a_crash() {
     let again = rig(Embedded::open(crashed.path()).unwrap());
     assert_eq!(again.opening.epoch, rig1.opening.epoch);
     assert_eq!(again.opening.revision, Revision(2));
-    let mut ids: Vec<_> = again.opening.grants.iter().map(|grant| grant.id.to_string()).collect();
+    let mut ids: Vec<_> = again
+        .opening
+        .grants
+        .iter()
+        .map(|grant| grant.id.to_string())
+        .collect();
     ids.sort();
     assert_eq!(ids, ["a", "b"]);
-    let history: Vec<_> =
-        again.opening.history.iter().map(|commit| (commit.revision.0, commit.changes.len())).collect();
+    let history: Vec<_> = again
+        .opening
+        .history
+        .iter()
+        .map(|commit| (commit.revision.0, commit.changes.len()))
+        .collect();
     assert_eq!(history, [(1, 1), (2, 1)]);
     assert_eq!(again.verify().await, Ok(2));
     assert_eq!(again.issue("c").await, Ok(Revision(3)));
@@ -228,7 +313,10 @@ async fn the_history_has_no_gap_where_no_grant_changed() {
     let rig1 = rig(Embedded::open(directory.path()).unwrap());
     rig1.issue("a").await.unwrap();
     let mut asked = request("r");
-    rig1.store.write(move |change| change.create_request(&mut asked)).await.unwrap();
+    rig1.store
+        .write(move |change| change.create_request(&mut asked))
+        .await
+        .unwrap();
     let forget = grant("a");
     rig1.store
         .write(move |change| {
@@ -239,11 +327,24 @@ async fn the_history_has_no_gap_where_no_grant_changed() {
         .unwrap();
     rig1.close().await;
     let again = rig(Embedded::open(directory.path()).unwrap());
-    let history: Vec<_> =
-        again.opening.history.iter().map(|commit| (commit.revision.0, commit.changes.len())).collect();
+    let history: Vec<_> = again
+        .opening
+        .history
+        .iter()
+        .map(|commit| (commit.revision.0, commit.changes.len()))
+        .collect();
     assert_eq!(history, [(1, 1), (2, 1), (3, 1)]);
-    let ids: Vec<_> = again.opening.grants.iter().map(|entry| (entry.id.as_str(), entry.is_request())).collect();
-    assert_eq!(ids, [("r", true)], "what waits for approval is known again, what was forgotten is not");
+    let ids: Vec<_> = again
+        .opening
+        .grants
+        .iter()
+        .map(|entry| (entry.id.as_str(), entry.is_request()))
+        .collect();
+    assert_eq!(
+        ids,
+        [("r", true)],
+        "what waits for approval is known again, what was forgotten is not"
+    );
 }
 
 #[tokio::test]
@@ -251,7 +352,10 @@ async fn a_directory_belongs_to_one_process_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
     let first = Embedded::open(directory.path()).unwrap();
     let error = Embedded::open(directory.path()).unwrap_err().to_string();
-    assert!(error.contains("another control plane uses") && error.contains("--data-dir"), "{error}");
+    assert!(
+        error.contains("another control plane uses") && error.contains("--data-dir"),
+        "{error}"
+    );
     drop(first);
     Embedded::open(directory.path()).unwrap();
 }
@@ -274,7 +378,10 @@ fn what_is_no_store_is_said_so_in_one_line() {
     fs::write(&file, "x").unwrap();
     let refused = |path: &Path| {
         let error = format!("{:#}", Embedded::open(path).unwrap_err());
-        assert!(!error.contains('\n') && error.contains(&*path.to_string_lossy()), "{error}");
+        assert!(
+            !error.contains('\n') && error.contains(&*path.to_string_lossy()),
+            "{error}"
+        );
         error
     };
     assert!(refused(&file).contains("is no directory"));
@@ -299,10 +406,20 @@ fn a_truncated_store_is_refused_and_not_repaired_into_something_else() {
 #[tokio::test]
 async fn a_store_of_another_schema_is_refused() {
     let memory = Memory::default();
-    let meta = crate::wire::store::Meta { schema: 99, ..Default::default() };
+    let meta = crate::wire::store::Meta {
+        schema: 99,
+        ..Default::default()
+    };
     let row = prost::Message::encode_to_vec(&meta);
-    memory.commit(None, &Writes::from([((Table::Meta, META_KEY.to_vec()), Some(row))])).unwrap();
-    let error = Store::open(memory, Arc::new(Timestamp::default)).unwrap_err().to_string();
+    memory
+        .commit(
+            None,
+            &Writes::from([((Table::Meta, META_KEY.to_vec()), Some(row))]),
+        )
+        .unwrap();
+    let error = Store::open(memory, Arc::new(Timestamp::default))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("schema 99"), "{error}");
 }
 
@@ -311,11 +428,30 @@ async fn policy_versions_rise_with_the_text_and_come_back_with_it() {
     let rig = rig(Memory::default());
     let mut versions = vec![];
     for digest in ["d1", "d2", "d1", "d3"] {
-        let applied = rig.store.write(move |change| change.apply_policy("p", digest, "text", "system:policies"));
+        let applied = rig
+            .store
+            .write(move |change| change.apply_policy("p", digest, "text", "system:policies"));
         versions.push(applied.await.unwrap().0);
     }
     assert_eq!(versions, [1, 2, 1, 3]);
-    rig.store.write(|change| change.remove_policy("p", "system:policies")).await.unwrap();
-    assert!(rig.store.read(|reader| reader.current_policies()).await.unwrap().is_empty());
-    assert_eq!(rig.store.read(|reader| reader.policy("p", 2)).await.unwrap().unwrap().digest, "d2");
+    rig.store
+        .write(|change| change.remove_policy("p", "system:policies"))
+        .await
+        .unwrap();
+    assert!(
+        rig.store
+            .read(|reader| reader.current_policies())
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(
+        rig.store
+            .read(|reader| reader.policy("p", 2))
+            .await
+            .unwrap()
+            .unwrap()
+            .digest,
+        "d2"
+    );
 }

@@ -79,8 +79,20 @@ impl Writer {
         meta: store::Meta,
     ) -> Self {
         let now = Timestamp::default();
-        let state = State { meta, now, unsettled: None, publish: Box::new(|_| {}), usable, metrics: None };
-        Self { engine, jobs, clock, state: Arc::new(Mutex::new(state)) }
+        let state = State {
+            meta,
+            now,
+            unsettled: None,
+            publish: Box::new(|_| {}),
+            usable,
+            metrics: None,
+        };
+        Self {
+            engine,
+            jobs,
+            clock,
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     /// Where committed changes go.
@@ -126,7 +138,8 @@ impl Writer {
             }
             let (engine, state) = (Arc::clone(&self.engine), Arc::clone(&self.state));
             let now = (self.clock)();
-            let written = tokio::task::spawn_blocking(move || state.lock().write(&*engine, jobs, now));
+            let written =
+                tokio::task::spawn_blocking(move || state.lock().write(&*engine, jobs, now));
             written.await??;
         }
     }
@@ -137,7 +150,11 @@ impl State {
     fn write(&mut self, engine: &dyn Engine, jobs: Vec<Job>, now: Timestamp) -> Outcome {
         self.now = now.max(self.now);
         // A note that failed leaves the engine closed as well.
-        let open = || engine.view().or_else(|_| engine.recover().and_then(|()| engine.view()));
+        let open = || {
+            engine
+                .view()
+                .or_else(|_| engine.recover().and_then(|()| engine.view()))
+        };
         let view = self.settle(engine).and_then(|()| open());
         self.usable.note(view.is_ok());
         let view = match view {
@@ -146,7 +163,11 @@ impl State {
         };
         let guard = prost::Message::encode_to_vec(&self.meta);
         let mut rows = Overlay::new(&*view);
-        let mut group = Group { before: self.meta.clone(), after: self.meta.clone(), committed: vec![] };
+        let mut group = Group {
+            before: self.meta.clone(),
+            after: self.meta.clone(),
+            committed: vec![],
+        };
         let mut answers = Vec::with_capacity(jobs.len());
         for job in jobs {
             let mut change = Change::begin(&rows, group.after.clone(), self.now);
@@ -226,7 +247,9 @@ impl State {
         }
         engine.recover()?;
         let found = Reader::new(&*engine.view()?).meta()?.unwrap_or_default();
-        let Some(group) = self.unsettled.take() else { return Ok(()) };
+        let Some(group) = self.unsettled.take() else {
+            return Ok(());
+        };
         if found == group.after {
             self.publish(group);
         } else if found != group.before {
@@ -245,7 +268,11 @@ fn refuse_all(jobs: Vec<Job>, error: &StoreError, now: Timestamp) -> Outcome {
         let mut change = Change::begin(&nothing, store::Meta::default(), now);
         (job(&mut change).answer)(Err(error.clone()));
     }
-    if *error == StoreError::Conflict { Err(StoreError::Conflict.into()) } else { Ok(()) }
+    if *error == StoreError::Conflict {
+        Err(StoreError::Conflict.into())
+    } else {
+        Ok(())
+    }
 }
 
 /// An empty view: what a job does on it is thrown away.

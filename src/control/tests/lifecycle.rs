@@ -49,10 +49,18 @@ spec: {accounts: ["user:https://idp.example|alice", "user:https://idp.example|al
 
 /// What is in force; with windows, the first three quarters of the hours in which a run happens.
 fn in_force(windowed: bool) -> Arc<PolicySet> {
-    let window = |hour: u8| format!("    - {{from: '{hour:02}:00', to: '{hour:02}:45', timeZone: UTC}}\n");
+    let window =
+        |hour: u8| format!("    - {{from: '{hour:02}:00', to: '{hour:02}:45', timeZone: UTC}}\n");
     let windows: String = [22, 23, 0, 1, 2, 3, 4].map(window).concat();
-    let windows = if windowed { format!("  windows:\n{windows}") } else { String::new() };
-    Arc::new(policies(&format!("{POLICY}{windows}{}", ALICE_TOO.trim_start())))
+    let windows = if windowed {
+        format!("  windows:\n{windows}")
+    } else {
+        String::new()
+    };
+    Arc::new(policies(&format!(
+        "{POLICY}{windows}{}",
+        ALICE_TOO.trim_start()
+    )))
 }
 
 /// Steps of all runs in memory, and of one run; on disk every change waits for the disk.
@@ -107,16 +115,33 @@ struct World {
 /// What is done in one step.
 #[derive(Debug, Clone)]
 enum Act {
-    Ask { span: u64, start: Option<u64>, denied: bool },
-    Break { span: u64 },
-    Afterwards { request: Id, objection: bool },
-    Review { request: Id, verdict: Verdict, other: bool, narrowed: Option<u64> },
+    Ask {
+        span: u64,
+        start: Option<u64>,
+        denied: bool,
+    },
+    Break {
+        span: u64,
+    },
+    Afterwards {
+        request: Id,
+        objection: bool,
+    },
+    Review {
+        request: Id,
+        verdict: Verdict,
+        other: bool,
+        narrowed: Option<u64>,
+    },
     Cancel(Id),
     Revoke(Id),
     Release(Id),
     Suspend(Id),
     Resume(Id),
-    Extend { grant: Id, span: u64 },
+    Extend {
+        grant: Id,
+        span: u64,
+    },
 }
 
 /// What came of it: the access request or grant that it made or changed.
@@ -130,9 +155,24 @@ impl World {
     async fn start(medium: Medium, policies: &Arc<PolicySet>, seed: u64) -> Self {
         let (requests, digests, grants) = (vec![], vec![], vec![]);
         let windowed = policies.policies().any(|policy| !policy.windows.is_empty());
-        let (dice, model) = (Dice(seed | 1), Model { windowed, ..Model::default() });
-        let mut world =
-            Self { medium, rig: None, policies: Arc::clone(policies), dice, model, requests, digests, grants, used: 0 };
+        let (dice, model) = (
+            Dice(seed | 1),
+            Model {
+                windowed,
+                ..Model::default()
+            },
+        );
+        let mut world = Self {
+            medium,
+            rig: None,
+            policies: Arc::clone(policies),
+            dice,
+            model,
+            requests,
+            digests,
+            grants,
+            used: 0,
+        };
         world.reopen().await;
         world
     }
@@ -147,7 +187,10 @@ impl World {
             Medium::Memory(memory) => Rig::on(memory.clone(), clock),
             Medium::Disk(directory) => Rig::on(Embedded::open(directory.path()).unwrap(), clock),
         };
-        rig.plane.apply(Arc::clone(&self.policies) as Arc<dyn plane::Rulings>).await.unwrap();
+        rig.plane
+            .apply(Arc::clone(&self.policies) as Arc<dyn plane::Rulings>)
+            .await
+            .unwrap();
         self.rig = Some(rig);
     }
 
@@ -179,27 +222,46 @@ impl World {
 
     fn act(&mut self) -> Act {
         let newest = |dice: &mut Dice, len: usize| {
-            let back = if dice.one_in(3) { dice.roll(len) } else { dice.roll(len.min(5)) };
+            let back = if dice.one_in(3) {
+                dice.roll(len)
+            } else {
+                dice.roll(len.min(5))
+            };
             len - 1 - back
         };
         let (requests, grants) = (self.requests.len(), self.grants.len());
         let dice = &mut self.dice;
         match dice.roll(12) {
             1..=3 if requests > 0 => {
-                let verdict = if dice.one_in(4) { Verdict::Deny } else { Verdict::Approve };
+                let verdict = if dice.one_in(4) {
+                    Verdict::Deny
+                } else {
+                    Verdict::Approve
+                };
                 let narrowed = dice.one_in(5).then(|| dice.of(&[0, 60, 900, 100_000]));
-                Act::Review { request: newest(dice, requests), verdict, other: dice.one_in(20), narrowed }
+                Act::Review {
+                    request: newest(dice, requests),
+                    verdict,
+                    other: dice.one_in(20),
+                    narrowed,
+                }
             }
             4 if requests > 0 => Act::Cancel(newest(dice, requests)),
             5 if grants > 0 => Act::Revoke(newest(dice, grants)),
             6 if grants > 0 => Act::Release(newest(dice, grants)),
             7 if grants > 0 => Act::Suspend(newest(dice, grants)),
             8 if grants > 0 => Act::Resume(newest(dice, grants)),
-            9 if grants > 0 => {
-                Act::Extend { grant: newest(dice, grants), span: dice.of(&[30, 300, 600, 1200, 3000, 3601]) }
-            }
-            10 => Act::Break { span: dice.of(&[60, 300, 900, 901, 3601]) },
-            11 if requests > 0 => Act::Afterwards { request: newest(dice, requests), objection: dice.one_in(2) },
+            9 if grants > 0 => Act::Extend {
+                grant: newest(dice, grants),
+                span: dice.of(&[30, 300, 600, 1200, 3000, 3601]),
+            },
+            10 => Act::Break {
+                span: dice.of(&[60, 300, 900, 901, 3601]),
+            },
+            11 if requests > 0 => Act::Afterwards {
+                request: newest(dice, requests),
+                objection: dice.one_in(2),
+            },
             _ => Act::Ask {
                 span: dice.of(&[20, 60, 600, 1200, 1800, 3600, 3601]),
                 start: dice.one_in(4).then(|| dice.of(&[0, 5, 60, 500, 2000])),
@@ -218,38 +280,84 @@ impl World {
         }
         if self.dice.one_in(8) {
             let before = self.mark().await;
-            let dry = self.call(who, &act, Manner { validate_only: true, ..manner.clone() }).await;
-            assert_eq!(self.mark().await, before, "{act:?}: a rehearsal leaves no trace");
+            let dry = self
+                .call(
+                    who,
+                    &act,
+                    Manner {
+                        validate_only: true,
+                        ..manner.clone()
+                    },
+                )
+                .await;
+            assert_eq!(
+                self.mark().await,
+                before,
+                "{act:?}: a rehearsal leaves no trace"
+            );
             let expected = self.model.clone().perform(who, &act);
-            assert_eq!(dry.err().map(|fault| reason(&fault)), expected.err(), "rehearsal of {act:?} by {who}");
+            assert_eq!(
+                dry.err().map(|fault| reason(&fault)),
+                expected.err(),
+                "rehearsal of {act:?} by {who}"
+            );
         }
         let done = self.call(who, &act, manner.clone()).await;
         let expected = self.model.perform(who, &act);
         match (&done, expected) {
             (Ok(came), Ok(changed)) => self.settle(&act, came, changed).await,
-            (Err(fault), Err(expected)) => assert_eq!(reason(fault), expected, "{act:?} by {who}: {fault}"),
-            (done, expected) => panic!("{act:?} by {who} gave {done:?}, the model says {expected:?}"),
+            (Err(fault), Err(expected)) => {
+                assert_eq!(reason(fault), expected, "{act:?} by {who}: {fault}")
+            }
+            (done, expected) => {
+                panic!("{act:?} by {who} gave {done:?}, the model says {expected:?}")
+            }
         }
         if let (true, Ok(first)) = (retried, done) {
             let before = self.mark().await;
-            assert_eq!(self.call(who, &act, manner).await.unwrap(), first, "the retry of {act:?} by {who}");
-            assert_eq!(self.mark().await, before, "the retry of {act:?} by {who} changes nothing");
+            assert_eq!(
+                self.call(who, &act, manner).await.unwrap(),
+                first,
+                "the retry of {act:?} by {who}"
+            );
+            assert_eq!(
+                self.mark().await,
+                before,
+                "the retry of {act:?} by {who} changes nothing"
+            );
         }
     }
 
     async fn call(&self, who: Person, act: &Act, manner: Manner) -> Result<Came, Fault> {
         let (plane, caller) = (&self.rig().plane, model::caller(who));
-        let of = |id: String| Transition { id, reason: "why".into(), manner: manner.clone() };
+        let of = |id: String| Transition {
+            id,
+            reason: "why".into(),
+            manner: manner.clone(),
+        };
         let grant = |id: &Id| of(self.grants[*id].to_string());
         let request = |done: AccessRequest| Came::Request(done.id);
         let ended = |done: grants::Ends| Came::Grant(done.grants[0].grant.id.clone());
         match act {
-            Act::Ask { span, start, denied } => {
-                let Manner { request_id, fingerprint, validate_only, .. } = manner.clone();
+            Act::Ask {
+                span,
+                start,
+                denied,
+            } => {
+                let Manner {
+                    request_id,
+                    fingerprint,
+                    validate_only,
+                    ..
+                } = manner.clone();
                 let asking = Asking {
                     duration: Some(Duration::from_secs(*span)),
                     start: start.map(|ahead| self.model.now.plus(Duration::from_secs(ahead))),
-                    reason: if *denied { "deny me".into() } else { String::new() },
+                    reason: if *denied {
+                        "deny me".into()
+                    } else {
+                        String::new()
+                    },
                     request_id,
                     fingerprint,
                     validate_only,
@@ -258,29 +366,84 @@ impl World {
                 plane.request_access(&caller, asking).await.map(request)
             }
             Act::Break { span } => {
-                let Manner { request_id, fingerprint, validate_only, .. } = manner.clone();
-                let (duration, reason) = (Some(Duration::from_secs(*span)), "nobody can pay any more".to_owned());
-                let asking =
-                    Asking { duration, reason, break_glass: true, request_id, fingerprint, validate_only, ..asking() };
+                let Manner {
+                    request_id,
+                    fingerprint,
+                    validate_only,
+                    ..
+                } = manner.clone();
+                let (duration, reason) = (
+                    Some(Duration::from_secs(*span)),
+                    "nobody can pay any more".to_owned(),
+                );
+                let asking = Asking {
+                    duration,
+                    reason,
+                    break_glass: true,
+                    request_id,
+                    fingerprint,
+                    validate_only,
+                    ..asking()
+                };
                 plane.request_access(&caller, asking).await.map(request)
             }
-            Act::Afterwards { request: id, objection } => {
-                let opinion = if *objection { Opinion::Objection } else { Opinion::Fine };
+            Act::Afterwards {
+                request: id,
+                objection,
+            } => {
+                let opinion = if *objection {
+                    Opinion::Objection
+                } else {
+                    Opinion::Fine
+                };
                 let (id, reason) = (self.requests[*id].to_string(), "looked at".to_owned());
-                plane.review_break_glass(&caller, Afterwards { id, opinion, reason, manner }).await.map(request)
+                plane
+                    .review_break_glass(
+                        &caller,
+                        Afterwards {
+                            id,
+                            opinion,
+                            reason,
+                            manner,
+                        },
+                    )
+                    .await
+                    .map(request)
             }
-            Act::Review { request: id, verdict, other, narrowed } => {
+            Act::Review {
+                request: id,
+                verdict,
+                other,
+                narrowed,
+            } => {
                 let reviewing = self.reviewing(*id, (*verdict, *other, *narrowed), manner.clone());
                 plane.review_request(&caller, reviewing).await.map(request)
             }
-            Act::Cancel(id) => plane.cancel(&caller, of(self.requests[*id].to_string())).await.map(request),
+            Act::Cancel(id) => plane
+                .cancel(&caller, of(self.requests[*id].to_string()))
+                .await
+                .map(request),
             Act::Revoke(id) => plane.revoke(&caller, grant(id)).await.map(ended),
             Act::Release(id) => plane.release(&caller, grant(id)).await.map(ended),
             Act::Suspend(id) => plane.suspend(&caller, grant(id)).await.map(ended),
             Act::Resume(id) => plane.resume(&caller, grant(id)).await.map(ended),
             Act::Extend { grant, span } => {
-                let (id, duration) = (self.grants[*grant].to_string(), Some(Duration::from_secs(*span)));
-                plane.extend(&caller, Extending { id, duration, manner, ..Extending::default() }).await.map(request)
+                let (id, duration) = (
+                    self.grants[*grant].to_string(),
+                    Some(Duration::from_secs(*span)),
+                );
+                plane
+                    .extend(
+                        &caller,
+                        Extending {
+                            id,
+                            duration,
+                            manner,
+                            ..Extending::default()
+                        },
+                    )
+                    .await
+                    .map(request)
             }
         }
     }
@@ -288,11 +451,20 @@ impl World {
     /// What somebody says of a request; some say it of something else.
     fn reviewing(&self, id: Id, said: (Verdict, bool, Option<u64>), manner: Manner) -> Reviewing {
         let (verdict, other, narrowed) = said;
-        let Manner { request_id, fingerprint, validate_only, etag } = manner;
+        let Manner {
+            request_id,
+            fingerprint,
+            validate_only,
+            etag,
+        } = manner;
         Reviewing {
             request: self.requests[id].to_string(),
             verdict,
-            digest: if other { "0".repeat(64) } else { self.digests[id].clone() },
+            digest: if other {
+                "0".repeat(64)
+            } else {
+                self.digests[id].clone()
+            },
             reason: String::new(),
             narrowed_scope: None,
             narrowed_duration: narrowed.map(Duration::from_secs),
@@ -323,11 +495,9 @@ impl World {
 
     /// Revision and head of the audit chain.
     async fn mark(&self) -> (u64, i64) {
-        let read = self
-            .rig()
-            .plane
-            .store
-            .read(|reader| Ok::<_, StoreError>((reader.revision()?.0, reader.meta()?.unwrap().audit_index)));
+        let read = self.rig().plane.store.read(|reader| {
+            Ok::<_, StoreError>((reader.revision()?.0, reader.meta()?.unwrap().audit_index))
+        });
         read.await.unwrap()
     }
 }
@@ -346,14 +516,22 @@ async fn run(medium: Medium, policies: &Arc<PolicySet>, seed: u64, steps: usize)
 /// A run that tells its seed when it fails.
 async fn seeded(medium: Medium, policies: &Arc<PolicySet>, seed: u64, steps: usize) {
     let run = std::panic::AssertUnwindSafe(run(medium, policies, seed, steps));
-    run.catch_unwind().await.unwrap_or_else(|_| panic!("the run with the seed {seed:#x} failed, see above"));
+    run.catch_unwind()
+        .await
+        .unwrap_or_else(|_| panic!("the run with the seed {seed:#x} failed, see above"));
 }
 
 async fn runs(first: u64, steps: usize, windowed: bool) {
     let policies = in_force(windowed);
     for run_number in 0..u64::try_from(steps.div_ceil(STEPS_OF_ONE)).unwrap() {
         let seed = (first + run_number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        seeded(Medium::Memory(Memory::default()), &policies, seed, STEPS_OF_ONE).await;
+        seeded(
+            Medium::Memory(Memory::default()),
+            &policies,
+            seed,
+            STEPS_OF_ONE,
+        )
+        .await;
     }
 }
 

@@ -9,12 +9,21 @@ use crate::model::access::AccessRequest;
 use crate::model::approval::Verdict;
 use crate::model::grant::{GrantId, GrantState};
 
-const PEOPLE: &str =
-    "\n  approval: {stages: [{name: s, steps: [{name: people, approvers: ['user:https://idp.example|*']}]}]}\n";
+const PEOPLE: &str = "\n  approval: {stages: [{name: s, steps: [{name: people, approvers: ['user:https://idp.example|*']}]}]}\n";
 
 /// Every call that writes; each is made on something fresh.
-const VERBS: [&str; 10] =
-    ["request", "cancel", "approve", "deny", "revoke", "revoke all", "release", "extend", "suspend", "resume"];
+const VERBS: [&str; 10] = [
+    "request",
+    "cancel",
+    "approve",
+    "deny",
+    "revoke",
+    "revoke all",
+    "release",
+    "extend",
+    "suspend",
+    "resume",
+];
 
 /// What a verb is tried on: a pending request, and a grant in the state that the verb needs.
 struct Scene {
@@ -29,27 +38,62 @@ type Told = (String, String, u64);
 impl Scene {
     async fn start(verb: &str) -> Self {
         let rig = Rig::empty().await;
-        rig.plane.apply(Arc::new(policies(&format!("{}{PEOPLE}", POLICIES.trim_end())))).await.unwrap();
+        rig.plane
+            .apply(Arc::new(policies(&format!(
+                "{}{PEOPLE}",
+                POLICIES.trim_end()
+            ))))
+            .await
+            .unwrap();
         let request = rig.plane.request_access(&alice(), pending()).await.unwrap();
-        let grant = rig.plane.request_access(&alice(), asking()).await.unwrap().outcome.unwrap().grant.unwrap();
+        let grant = rig
+            .plane
+            .request_access(&alice(), asking())
+            .await
+            .unwrap()
+            .outcome
+            .unwrap()
+            .grant
+            .unwrap();
         if verb == "resume" {
-            rig.plane.suspend(&root(), to(grant.as_str(), "")).await.unwrap();
+            rig.plane
+                .suspend(&root(), to(grant.as_str(), ""))
+                .await
+                .unwrap();
         }
-        Self { rig, request, grant }
+        Self {
+            rig,
+            request,
+            grant,
+        }
     }
 
     async fn etag(&self, verb: &str) -> String {
         match verb {
-            "cancel" | "approve" | "deny" => {
-                self.rig.plane.access_request(&alice(), &self.request.id).await.unwrap().etag()
-            }
-            _ => self.rig.plane.grant(&alice(), self.grant.as_str()).await.unwrap().etag(),
+            "cancel" | "approve" | "deny" => self
+                .rig
+                .plane
+                .access_request(&alice(), &self.request.id)
+                .await
+                .unwrap()
+                .etag(),
+            _ => self
+                .rig
+                .plane
+                .grant(&alice(), self.grant.as_str())
+                .await
+                .unwrap()
+                .etag(),
         }
     }
 
     async fn run(&self, verb: &str, manner: Manner) -> Result<Told, Fault> {
         let plane = &self.rig.plane;
-        let of = |id: &str| Transition { id: id.to_owned(), reason: "why".into(), manner: manner.clone() };
+        let of = |id: &str| Transition {
+            id: id.to_owned(),
+            reason: "why".into(),
+            manner: manner.clone(),
+        };
         let review = |verdict| Reviewing {
             request: self.request.id.to_string(),
             verdict,
@@ -63,7 +107,13 @@ impl Scene {
             fingerprint: manner.fingerprint,
             traceparent: None,
         };
-        let request = |told: AccessRequest| (told.id.to_string(), told.state.to_string(), told.mod_revision.0);
+        let request = |told: AccessRequest| {
+            (
+                told.id.to_string(),
+                told.state.to_string(),
+                told.mod_revision.0,
+            )
+        };
         let ends = |told: grants::Ends| {
             let state = told.grants[0].grant.state(plane.now()).as_str().to_owned();
             (told.grants[0].grant.id.to_string(), state, told.revision.0)
@@ -71,23 +121,52 @@ impl Scene {
         let grant = self.grant.as_str();
         Ok(match verb {
             "request" => {
-                let Manner { request_id, fingerprint, validate_only, .. } = manner;
-                let asking = Asking { request_id, fingerprint, validate_only, ..asking() };
+                let Manner {
+                    request_id,
+                    fingerprint,
+                    validate_only,
+                    ..
+                } = manner;
+                let asking = Asking {
+                    request_id,
+                    fingerprint,
+                    validate_only,
+                    ..asking()
+                };
                 request(plane.request_access(&alice(), asking).await?)
             }
             "cancel" => request(plane.cancel(&alice(), of(&self.request.id)).await?),
-            "approve" => request(plane.review_request(&bob(), review(Verdict::Approve)).await?),
+            "approve" => request(
+                plane
+                    .review_request(&bob(), review(Verdict::Approve))
+                    .await?,
+            ),
             "deny" => request(plane.review_request(&bob(), review(Verdict::Deny)).await?),
             "revoke" => ends(plane.revoke(&root(), of(grant)).await?),
             "revoke all" => {
-                let of = GrantFilter { subject: Some(principal(ALICE)), ..GrantFilter::default() };
-                let sweep = Sweep { of, include_standing: false };
-                ends(plane.revoke_all(&root(), sweep, ("why".into(), manner)).await?)
+                let of = GrantFilter {
+                    subject: Some(principal(ALICE)),
+                    ..GrantFilter::default()
+                };
+                let sweep = Sweep {
+                    of,
+                    include_standing: false,
+                };
+                ends(
+                    plane
+                        .revoke_all(&root(), sweep, ("why".into(), manner))
+                        .await?,
+                )
             }
             "release" => ends(plane.release(&alice(), of(grant)).await?),
             "extend" => {
                 let duration = Some(Duration::from_secs(60));
-                let extending = Extending { id: grant.to_owned(), duration, manner, ..Extending::default() };
+                let extending = Extending {
+                    id: grant.to_owned(),
+                    duration,
+                    manner,
+                    ..Extending::default()
+                };
                 request(plane.extend(&alice(), extending).await?)
             }
             "suspend" => ends(plane.suspend(&root(), of(grant)).await?),
@@ -107,7 +186,10 @@ impl Scene {
 }
 
 fn under(id: &str) -> Manner {
-    Manner { request_id: id.into(), ..Manner::default() }
+    Manner {
+        request_id: id.into(),
+        ..Manner::default()
+    }
 }
 
 #[tokio::test]
@@ -116,13 +198,24 @@ async fn a_retry_of_any_write_gets_the_first_answer_and_changes_nothing() {
         let scene = Scene::start(verb).await;
         let first = scene.run(verb, under("once")).await.unwrap();
         let mark = scene.mark().await;
-        assert_eq!(scene.run(verb, under("once")).await.unwrap(), first, "{verb}");
+        assert_eq!(
+            scene.run(verb, under("once")).await.unwrap(),
+            first,
+            "{verb}"
+        );
         assert_eq!(scene.mark().await, mark, "{verb}");
         let mut other = Canonical::new("test");
         other.text("something else");
-        let misused = Manner { fingerprint: other.finish(), ..under("once") };
+        let misused = Manner {
+            fingerprint: other.finish(),
+            ..under("once")
+        };
         let fault = scene.run(verb, misused).await.unwrap_err();
-        assert_eq!((reason(&fault), fault.field.as_deref()), ("INVALID_ARGUMENT", Some("request_id")), "{verb}");
+        assert_eq!(
+            (reason(&fault), fault.field.as_deref()),
+            ("INVALID_ARGUMENT", Some("request_id")),
+            "{verb}"
+        );
     }
 }
 
@@ -130,7 +223,8 @@ async fn a_retry_of_any_write_gets_the_first_answer_and_changes_nothing() {
 async fn retries_at_the_same_time_are_one_write() {
     for verb in VERBS {
         let scene = Scene::start(verb).await;
-        let all = futures_util::future::join_all((0..20).map(|_| scene.run(verb, under("once")))).await;
+        let all =
+            futures_util::future::join_all((0..20).map(|_| scene.run(verb, under("once")))).await;
         let all: std::collections::HashSet<_> = all.into_iter().map(|told| told.unwrap()).collect();
         assert_eq!(all.len(), 1, "{verb}");
     }
@@ -140,27 +234,60 @@ async fn retries_at_the_same_time_are_one_write() {
 async fn a_rehearsal_tells_what_would_be_and_leaves_no_trace() {
     for verb in VERBS {
         let scene = Scene::start(verb).await;
-        let before = (scene.mark().await, scene.rig.plane.fanout.revision(), scene.rig.plane.fanout.index().digest());
-        let dry = Manner { validate_only: true, ..under("rehearsed") };
+        let before = (
+            scene.mark().await,
+            scene.rig.plane.fanout.revision(),
+            scene.rig.plane.fanout.index().digest(),
+        );
+        let dry = Manner {
+            validate_only: true,
+            ..under("rehearsed")
+        };
         let (named, state, revision) = scene.run(verb, dry.clone()).await.unwrap();
-        let after = (scene.mark().await, scene.rig.plane.fanout.revision(), scene.rig.plane.fanout.index().digest());
+        let after = (
+            scene.mark().await,
+            scene.rig.plane.fanout.revision(),
+            scene.rig.plane.fanout.index().digest(),
+        );
         assert_eq!(after, before, "{verb}");
         assert_eq!(revision, 0, "{verb}: what is not written has no revision");
         let (real, would_be, _) = scene.run(verb, under("rehearsed")).await.unwrap();
-        assert_eq!(state, would_be, "{verb}: the rehearsal has not used up the request id, and told the truth");
+        assert_eq!(
+            state, would_be,
+            "{verb}: the rehearsal has not used up the request id, and told the truth"
+        );
         let made_up = matches!(verb, "request" | "extend");
-        assert_eq!(named, if made_up { String::new() } else { real.clone() }, "{verb}");
+        assert_eq!(
+            named,
+            if made_up { String::new() } else { real.clone() },
+            "{verb}"
+        );
         let (again, ..) = scene.run(verb, dry).await.unwrap();
-        assert_eq!(again, real, "{verb}: a rehearsal under a used id tells what the real call would: the first answer");
+        assert_eq!(
+            again, real,
+            "{verb}: a rehearsal under a used id tells what the real call would: the first answer"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_rehearsal_is_refused_where_the_real_call_would_be() {
-    for verb in VERBS.into_iter().filter(|verb| !matches!(*verb, "request" | "revoke all")) {
+    for verb in VERBS
+        .into_iter()
+        .filter(|verb| !matches!(*verb, "request" | "revoke all"))
+    {
         let scene = Scene::start(verb).await;
         scene.run(verb, Manner::default()).await.unwrap();
-        let dry = scene.run(verb, Manner { validate_only: true, ..Manner::default() }).await.unwrap_err();
+        let dry = scene
+            .run(
+                verb,
+                Manner {
+                    validate_only: true,
+                    ..Manner::default()
+                },
+            )
+            .await
+            .unwrap_err();
         let real = scene.run(verb, Manner::default()).await.unwrap_err();
         assert_eq!(dry, real, "{verb}");
     }
@@ -168,21 +295,46 @@ async fn a_rehearsal_is_refused_where_the_real_call_would_be() {
 
 #[tokio::test]
 async fn an_older_etag_is_refused_and_the_newest_is_not() {
-    for verb in VERBS.into_iter().filter(|verb| !matches!(*verb, "request" | "revoke all")) {
+    for verb in VERBS
+        .into_iter()
+        .filter(|verb| !matches!(*verb, "request" | "revoke all"))
+    {
         let scene = Scene::start(verb).await;
         let mark = scene.mark().await;
-        let stale = Manner { etag: "0123456789abcdef".into(), ..Manner::default() };
+        let stale = Manner {
+            etag: "0123456789abcdef".into(),
+            ..Manner::default()
+        };
         let fault = scene.run(verb, stale).await.unwrap_err();
         assert_eq!(reason(&fault), "ETAG_MISMATCH", "{verb}");
         assert!(fault.message.contains("read it again"), "{verb}: {fault}");
         assert_eq!(scene.mark().await, mark, "{verb}");
         let etag = scene.etag(verb).await;
-        scene.run(verb, Manner { etag: etag.clone(), ..under("id") }).await.unwrap();
+        scene
+            .run(
+                verb,
+                Manner {
+                    etag: etag.clone(),
+                    ..under("id")
+                },
+            )
+            .await
+            .unwrap();
         if verb != "extend" {
-            assert_ne!(scene.etag(verb).await, etag, "{verb}: a new state has a new etag");
+            assert_ne!(
+                scene.etag(verb).await,
+                etag,
+                "{verb}: a new state has a new etag"
+            );
         }
         scene
-            .run(verb, Manner { etag, ..under("id") })
+            .run(
+                verb,
+                Manner {
+                    etag,
+                    ..under("id")
+                },
+            )
             .await
             .expect("a retry is told the first answer, whatever is by now");
     }
@@ -193,6 +345,14 @@ async fn a_grants_etag_does_not_change_with_the_clock() {
     let scene = Scene::start("revoke").await;
     let etag = scene.etag("revoke").await;
     scene.rig.advance(61);
-    let expired = scene.rig.plane.grant(&alice(), scene.grant.as_str()).await.unwrap();
-    assert_eq!((expired.etag(), expired.grant.state(scene.rig.plane.now())), (etag, GrantState::Expired));
+    let expired = scene
+        .rig
+        .plane
+        .grant(&alice(), scene.grant.as_str())
+        .await
+        .unwrap();
+    assert_eq!(
+        (expired.etag(), expired.grant.state(scene.rig.plane.now())),
+        (etag, GrantState::Expired)
+    );
 }

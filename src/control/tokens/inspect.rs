@@ -19,52 +19,101 @@ pub(super) struct Found {
 
 impl Tokens {
     /// Looks at a token; about the grant only once the token is proven.
-    pub(super) fn inspect(&self, token: &str, service: Option<&Service>, peer: Option<&Principal>) -> Found {
+    pub(super) fn inspect(
+        &self,
+        token: &str,
+        service: Option<&Service>,
+        peer: Option<&Principal>,
+    ) -> Found {
         let (keys, now) = (self.keys.current(), self.plane.now());
         let index = self.plane.fanout.index();
         let revision = index.revision();
         let token = token.get(..TOKEN_MAX + 1).unwrap_or(token);
-        let mut inspection = inspect(token, &Against { keys: Some(&keys.verifiers), service, peer, now });
+        let mut inspection = inspect(
+            token,
+            &Against {
+                keys: Some(&keys.verifiers),
+                service,
+                peer,
+                now,
+            },
+        );
         match &inspection.proven {
             Some(JitToken { claims }) => {
                 let grant = index.find(&claims.grant);
-                let grant =
-                    grant.filter(|grant| grant.subject == claims.subject && *grant.scope.service() == claims.audience);
+                let grant = grant.filter(|grant| {
+                    grant.subject == claims.subject && *grant.scope.service() == claims.audience
+                });
                 inspection.checks.push(visible(claims.revision, revision));
                 inspection.checks.push(alive(grant.as_deref(), now));
             }
             None => {
-                let skipped = |name| Check::skipped(name, "not looked at: what the token says is not proven");
+                let skipped =
+                    |name| Check::skipped(name, "not looked at: what the token says is not proven");
                 inspection.checks.extend(["revision", "grant"].map(skipped));
             }
         }
-        Found { inspection, now, revision }
+        Found {
+            inspection,
+            now,
+            revision,
+        }
     }
 }
 
 fn visible(named: Revision, known: Revision) -> Check {
     if named <= known {
-        return Check::passed("revision", format!("of revision {named}, and the grants here are of {known}"));
+        return Check::passed(
+            "revision",
+            format!("of revision {named}, and the grants here are of {known}"),
+        );
     }
-    let detail = format!("of revision {named}, which has not come yet: the grants here are of {known}");
-    Check::failed("revision", &Denial::new(DenyReason::GrantNotYetVisible, detail))
+    let detail =
+        format!("of revision {named}, which has not come yet: the grants here are of {known}");
+    Check::failed(
+        "revision",
+        &Denial::new(DenyReason::GrantNotYetVisible, detail),
+    )
 }
 
 fn alive(grant: Option<&Grant>, now: Timestamp) -> Check {
     let failed = |reason, detail: String| Check::failed("grant", &Denial::new(reason, detail));
     let Some(grant) = grant else {
-        return failed(DenyReason::NoGrant, "its grant is not known any more".to_owned());
+        return failed(
+            DenyReason::NoGrant,
+            "its grant is not known any more".to_owned(),
+        );
     };
     match grant.phase(now) {
         Phase::Live(_) => match grant.expires() {
-            Some(end) => Check::passed("grant", format!("grant {} is active until {end}", grant.id)),
+            Some(end) => {
+                Check::passed("grant", format!("grant {} is active until {end}", grant.id))
+            }
             None => Check::passed("grant", format!("grant {} is standing", grant.id)),
         },
-        Phase::NotStarted => failed(DenyReason::GrantNotStarted, format!("grant {} has not begun", grant.id)),
-        Phase::Requested { .. } => failed(DenyReason::RequestPending, "it waits for approval".to_owned()),
-        Phase::Suspended => failed(DenyReason::GrantSuspended, format!("grant {} is suspended", grant.id)),
-        Phase::Ended(Ended::Expired) => failed(DenyReason::GrantExpired, format!("grant {} has ended", grant.id)),
-        Phase::Ended(Ended::Revoked) => failed(DenyReason::GrantRevoked, format!("grant {} was revoked", grant.id)),
-        Phase::Ended(Ended::Released) => failed(DenyReason::GrantReleased, format!("grant {} was released", grant.id)),
+        Phase::NotStarted => failed(
+            DenyReason::GrantNotStarted,
+            format!("grant {} has not begun", grant.id),
+        ),
+        Phase::Requested { .. } => failed(
+            DenyReason::RequestPending,
+            "it waits for approval".to_owned(),
+        ),
+        Phase::Suspended => failed(
+            DenyReason::GrantSuspended,
+            format!("grant {} is suspended", grant.id),
+        ),
+        Phase::Ended(Ended::Expired) => failed(
+            DenyReason::GrantExpired,
+            format!("grant {} has ended", grant.id),
+        ),
+        Phase::Ended(Ended::Revoked) => failed(
+            DenyReason::GrantRevoked,
+            format!("grant {} was revoked", grant.id),
+        ),
+        Phase::Ended(Ended::Released) => failed(
+            DenyReason::GrantReleased,
+            format!("grant {} was released", grant.id),
+        ),
     }
 }

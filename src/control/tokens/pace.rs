@@ -44,7 +44,10 @@ impl Pace {
         if buckets.len() >= CALLERS_MAX && !buckets.contains_key(caller) {
             forget_quiet(&mut buckets, now);
         }
-        let bucket = buckets.entry(caller.clone()).or_insert(Bucket { left: BURST, at: now });
+        let bucket = buckets.entry(caller.clone()).or_insert(Bucket {
+            left: BURST,
+            at: now,
+        });
         let left = bucket.refilled(now);
         if left < 1.0 {
             let message = format!(
@@ -52,7 +55,10 @@ impl Pace {
             );
             return Err(Fault::new(FaultKind::Limit, message));
         }
-        *bucket = Bucket { left: left - 1.0, at: now };
+        *bucket = Bucket {
+            left: left - 1.0,
+            at: now,
+        };
         Ok(())
     }
 }
@@ -61,7 +67,10 @@ impl Pace {
 fn forget_quiet(buckets: &mut HashMap<Principal, Bucket>, now: Instant) {
     buckets.retain(|_, bucket| bucket.refilled(now) < BURST);
     if buckets.len() >= CALLERS_MAX {
-        let oldest = buckets.iter().min_by_key(|(_, bucket)| bucket.at).map(|(caller, _)| caller.clone());
+        let oldest = buckets
+            .iter()
+            .min_by_key(|(_, bucket)| bucket.at)
+            .map(|(caller, _)| caller.clone());
         oldest.and_then(|caller| buckets.remove(&caller));
     }
 }
@@ -83,7 +92,10 @@ mod tests {
         assert_eq!(given, 600);
         assert!(pace.admit(&caller(2)).is_ok());
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!((0..1000).filter(|_| pace.admit(&caller(1)).is_ok()).count(), 20);
+        assert_eq!(
+            (0..1000).filter(|_| pace.admit(&caller(1)).is_ok()).count(),
+            20
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -35,7 +35,10 @@ impl TokenApi {
     /// In the bounds of `api`, with these keys and issuers.
     pub(crate) fn new(api: Api, keys: Arc<TokenKeys>, issuers: Arc<Issuers>) -> Self {
         let tokens = Tokens::new(api.plane().clone(), keys, issuers);
-        Self { api: api.named("jitgate.v1.TokenService"), tokens }
+        Self {
+            api: api.named("jitgate.v1.TokenService"),
+            tokens,
+        }
     }
 
     /// The service to add to a gRPC server.
@@ -71,7 +74,11 @@ impl TokenService for TokenApi {
             .call("IntrospectToken", request, |_, _, wire| async move {
                 let service = optional("service", &wire.service, Service::parse)?;
                 let peer = optional("peer", &wire.peer, Principal::workload)?;
-                Ok(found_to(tokens.inspect(&wire.token, service.as_ref(), peer.as_ref())))
+                Ok(found_to(tokens.inspect(
+                    &wire.token,
+                    service.as_ref(),
+                    peer.as_ref(),
+                )))
             })
             .await
     }
@@ -94,7 +101,11 @@ impl TokenService for TokenApi {
         request: Request<v1::ListTokenKeysRequest>,
     ) -> Result<Response<v1::ListTokenKeysResponse>, Status> {
         let tokens = self.tokens.clone();
-        self.api.call("ListTokenKeys", request, |_, _, _| async move { Ok(tokens.listed()) }).await
+        self.api
+            .call("ListTokenKeys", request, |_, _, _| async move {
+                Ok(tokens.listed())
+            })
+            .await
     }
 
     async fn rotate_token_key(
@@ -110,7 +121,10 @@ impl TokenService for TokenApi {
                     let problem = format!("must be at most {REASON_MAX} characters on one line");
                     return Err(Fault::invalid("reason", problem));
                 }
-                tokens.keys.rotate(caller.who().to_string(), wire.reason).await?;
+                tokens
+                    .keys
+                    .rotate(caller.who().to_string(), wire.reason)
+                    .await?;
                 Ok(tokens.listed())
             })
             .await
@@ -144,14 +158,24 @@ impl Tokens {
 }
 
 fn wanted(wire: &v1::IssueTokenRequest) -> Result<Wanted, Fault> {
-    let v1::IssueTokenRequest { grant, workload, duration } = wire;
+    let v1::IssueTokenRequest {
+        grant,
+        workload,
+        duration,
+    } = wire;
     if grant.is_empty() {
-        return Err(Fault::invalid("grant", "is absent: name the grant that the token is for"));
+        return Err(Fault::invalid(
+            "grant",
+            "is absent: name the grant that the token is for",
+        ));
     }
     Ok(Wanted {
         grant: grant.clone(),
         workload: optional("workload", workload, Principal::workload)?,
-        lifetime: duration.as_ref().map(|span| duration_from(span, "duration")).transpose()?,
+        lifetime: duration
+            .as_ref()
+            .map(|span| duration_from(span, "duration"))
+            .transpose()?,
     })
 }
 
@@ -163,12 +187,19 @@ fn optional<T, E: std::fmt::Display>(
     if text.is_empty() {
         return Ok(None);
     }
-    parse(text).map(Some).map_err(|error| Fault::invalid(field, error.to_string()))
+    parse(text)
+        .map(Some)
+        .map_err(|error| Fault::invalid(field, error.to_string()))
 }
 
 fn issued_to(issued: IssuedToken) -> v1::IssueTokenResponse {
     let renew_time = issued.renew_at();
-    let IssuedToken { token, claims, kid, time } = issued;
+    let IssuedToken {
+        token,
+        claims,
+        kid,
+        time,
+    } = issued;
     v1::IssueTokenResponse {
         token,
         expire_time: Some(timestamp_to(claims.expires)),
@@ -184,13 +215,24 @@ fn issued_to(issued: IssuedToken) -> v1::IssueTokenResponse {
 }
 
 fn found_to(found: Found) -> v1::IntrospectTokenResponse {
-    let Found { inspection, now, revision } = found;
-    let failed = inspection.checks.iter().find_map(|check| match check.outcome {
-        Outcome::Failed(reason) => Some(reason.as_str()),
-        Outcome::Passed | Outcome::Skipped => None,
-    });
-    let active = inspection.checks.iter().all(|check| check.outcome == Outcome::Passed);
-    let json = |part: Option<serde_json::Value>| part.map(|part| part.to_string()).unwrap_or_default();
+    let Found {
+        inspection,
+        now,
+        revision,
+    } = found;
+    let failed = inspection
+        .checks
+        .iter()
+        .find_map(|check| match check.outcome {
+            Outcome::Failed(reason) => Some(reason.as_str()),
+            Outcome::Passed | Outcome::Skipped => None,
+        });
+    let active = inspection
+        .checks
+        .iter()
+        .all(|check| check.outcome == Outcome::Passed);
+    let json =
+        |part: Option<serde_json::Value>| part.map(|part| part.to_string()).unwrap_or_default();
     v1::IntrospectTokenResponse {
         active,
         reason: failed.unwrap_or_default().to_owned(),

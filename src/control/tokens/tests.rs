@@ -18,7 +18,11 @@ struct Scene {
 
 async fn scene() -> Scene {
     let rig = Rig::empty().await;
-    let keys = TokenKeys::new(rig.plane.store.clone(), Arc::clone(&rig.plane.fanout), TokenArgs::default());
+    let keys = TokenKeys::new(
+        rig.plane.store.clone(),
+        Arc::clone(&rig.plane.fanout),
+        TokenArgs::default(),
+    );
     keys.turn_over().await.unwrap();
     let tokens = Tokens::new(rig.plane.clone(), Arc::new(keys), Arc::default());
     Scene { rig, tokens }
@@ -35,18 +39,40 @@ impl Scene {
     async fn with(&self, issued: Issued) -> String {
         let id = issued.grant.id.to_string();
         let mut issued = issued;
-        self.rig.plane.store.write(move |change| change.issue(&mut issued, "test", "")).await.unwrap();
+        self.rig
+            .plane
+            .store
+            .write(move |change| change.issue(&mut issued, "test", ""))
+            .await
+            .unwrap();
         id
     }
 
-    async fn ask(&self, caller: &Caller, grant: &str, workload: Option<&str>) -> Result<IssuedToken, &'static str> {
-        let wanted = Wanted { grant: grant.to_owned(), workload: workload.map(principal), lifetime: None };
-        self.tokens.issue(caller, wanted).await.map_err(|fault| fault.kind.reason())
+    async fn ask(
+        &self,
+        caller: &Caller,
+        grant: &str,
+        workload: Option<&str>,
+    ) -> Result<IssuedToken, &'static str> {
+        let wanted = Wanted {
+            grant: grant.to_owned(),
+            workload: workload.map(principal),
+            lifetime: None,
+        };
+        self.tokens
+            .issue(caller, wanted)
+            .await
+            .map_err(|fault| fault.kind.reason())
     }
 
     fn verify(&self, issued: &IssuedToken) -> Result<crate::jose::jit::JitToken, Denial> {
         let keys = self.tokens.keys.current();
-        verify(&keys.verifiers, &issued.token, &issued.claims.audience, self.rig.plane.now())
+        verify(
+            &keys.verifiers,
+            &issued.token,
+            &issued.claims.audience,
+            self.rig.plane.now(),
+        )
     }
 }
 
@@ -62,13 +88,29 @@ async fn a_token_says_what_its_grant_is_and_verifies() {
     let claims = proven.claims;
     let epoch = scene.rig.plane.store.epoch();
     assert_eq!(claims.issuer, format!("jitgate:{epoch}"));
-    assert_eq!((claims.subject.as_str(), claims.audience.as_str(), claims.workload.as_str()), (ALICE, "payments", WEB));
-    assert_eq!(claims.expires.since(claims.issued), Duration::from_secs(300));
+    assert_eq!(
+        (
+            claims.subject.as_str(),
+            claims.audience.as_str(),
+            claims.workload.as_str()
+        ),
+        (ALICE, "payments", WEB)
+    );
+    assert_eq!(
+        claims.expires.since(claims.issued),
+        Duration::from_secs(300)
+    );
     assert!(claims.revision <= scene.rig.plane.fanout.revision());
     let known = scene.rig.plane.fanout.index().find(&claims.grant).unwrap();
-    assert_eq!(claims.revision, known.mod_revision, "whoever has this revision has the grant as it is");
+    assert_eq!(
+        claims.revision, known.mod_revision,
+        "whoever has this revision has the grant as it is"
+    );
     assert!(issued.token.len() < 1024, "{} bytes", issued.token.len());
-    assert_eq!(issued.renew_at().since(issued.time), Duration::from_secs(200));
+    assert_eq!(
+        issued.renew_at().since(issued.time),
+        Duration::from_secs(200)
+    );
 }
 
 #[tokio::test]
@@ -85,7 +127,10 @@ async fn a_token_is_audited_by_name_and_never_shown() {
         Ok::<_, Fault>(events)
     });
     let events = read.await.unwrap();
-    let event = events.iter().find(|event| event.r#type == "token.issued").unwrap();
+    let event = events
+        .iter()
+        .find(|event| event.r#type == "token.issued")
+        .unwrap();
     assert_eq!((&*event.actor, &*event.resource), (ALICE, "grants/g1"));
     for word in [&*issued.claims.id, &*issued.kid, WEB] {
         assert!(event.reason.contains(word), "{}", event.reason);
@@ -101,16 +146,32 @@ async fn only_whoever_holds_a_grant_gets_tokens_for_it_and_an_administrator_does
     let mut issued = hour("g1");
     issued.origin.requester = Some(principal(BOB));
     let id = scene.with(issued).await;
-    assert_eq!(scene.ask(&bob(), &id, Some(WEB)).await.unwrap_err(), "NOT_ELIGIBLE", "he asked for it, for her");
-    assert_eq!(scene.ask(&root(), &id, Some(WEB)).await.unwrap_err(), "NOT_ELIGIBLE");
+    assert_eq!(
+        scene.ask(&bob(), &id, Some(WEB)).await.unwrap_err(),
+        "NOT_ELIGIBLE",
+        "he asked for it, for her"
+    );
+    assert_eq!(
+        scene.ask(&root(), &id, Some(WEB)).await.unwrap_err(),
+        "NOT_ELIGIBLE"
+    );
     let stranger = Caller::stand_in(&["user:https://idp.example|eve"], false);
-    assert_eq!(scene.ask(&stranger, &id, Some(WEB)).await.unwrap_err(), "NOT_FOUND");
+    assert_eq!(
+        scene.ask(&stranger, &id, Some(WEB)).await.unwrap_err(),
+        "NOT_FOUND"
+    );
     let mut of_group = hour("g2");
     of_group.grant.subject = principal("group:https://idp.example|sre");
     let id = scene.with(of_group).await;
     let issued = scene.ask(&alice(), &id, Some(WEB)).await.unwrap();
-    assert_eq!(issued.claims.subject.as_str(), "group:https://idp.example|sre");
-    assert_eq!(scene.ask(&bob(), &id, Some(WEB)).await.unwrap_err(), "NOT_FOUND");
+    assert_eq!(
+        issued.claims.subject.as_str(),
+        "group:https://idp.example|sre"
+    );
+    assert_eq!(
+        scene.ask(&bob(), &id, Some(WEB)).await.unwrap_err(),
+        "NOT_FOUND"
+    );
 }
 
 #[tokio::test]
@@ -122,20 +183,50 @@ async fn a_grant_that_is_not_active_gives_no_token_and_its_own_reason() {
     held.grant.hold = Hold::Suspended;
     let mut brief = hour("brief");
     brief.grant.end = End::At(NOON.plus(Duration::from_millis(500)));
-    for (issued, reason) in [(later, "GRANT_NOT_STARTED"), (held, "GRANT_SUSPENDED"), (brief, "GRANT_EXPIRED")] {
+    for (issued, reason) in [
+        (later, "GRANT_NOT_STARTED"),
+        (held, "GRANT_SUSPENDED"),
+        (brief, "GRANT_EXPIRED"),
+    ] {
         let id = scene.with(issued).await;
-        assert_eq!(scene.ask(&alice(), &id, Some(WEB)).await.unwrap_err(), reason, "{id}");
+        assert_eq!(
+            scene.ask(&alice(), &id, Some(WEB)).await.unwrap_err(),
+            reason,
+            "{id}"
+        );
     }
     let over = scene.with(hour("over")).await;
-    scene.rig.plane.revoke_grant(&alice(), &over, String::new()).await.unwrap();
-    assert_eq!(scene.ask(&alice(), &over, Some(WEB)).await.unwrap_err(), "GRANT_REVOKED");
+    scene
+        .rig
+        .plane
+        .revoke_grant(&alice(), &over, String::new())
+        .await
+        .unwrap();
+    assert_eq!(
+        scene.ask(&alice(), &over, Some(WEB)).await.unwrap_err(),
+        "GRANT_REVOKED"
+    );
     let done = scene.with(hour("done")).await;
-    scene.rig.plane.release_grant(&alice(), &done).await.unwrap();
-    assert_eq!(scene.ask(&alice(), &done, Some(WEB)).await.unwrap_err(), "GRANT_RELEASED");
+    scene
+        .rig
+        .plane
+        .release_grant(&alice(), &done)
+        .await
+        .unwrap();
+    assert_eq!(
+        scene.ask(&alice(), &done, Some(WEB)).await.unwrap_err(),
+        "GRANT_RELEASED"
+    );
     let ended = scene.with(hour("ended")).await;
     scene.rig.advance(3600);
-    assert_eq!(scene.ask(&alice(), &ended, Some(WEB)).await.unwrap_err(), "GRANT_EXPIRED");
-    assert_eq!(scene.ask(&alice(), "none", Some(WEB)).await.unwrap_err(), "NOT_FOUND");
+    assert_eq!(
+        scene.ask(&alice(), &ended, Some(WEB)).await.unwrap_err(),
+        "GRANT_EXPIRED"
+    );
+    assert_eq!(
+        scene.ask(&alice(), "none", Some(WEB)).await.unwrap_err(),
+        "NOT_FOUND"
+    );
 }
 
 #[tokio::test]
@@ -144,11 +235,22 @@ async fn no_token_outlives_its_grant_and_none_lives_longer_than_wanted() {
     let id = scene.with(hour("g1")).await;
     let lasts = async |seconds: Option<u64>| {
         let lifetime = seconds.map(Duration::from_secs);
-        let wanted = Wanted { grant: id.clone(), workload: Some(principal(WEB)), lifetime };
-        let issued = scene.tokens.issue(&alice(), wanted).await.map_err(|fault| fault.field.unwrap_or_default())?;
+        let wanted = Wanted {
+            grant: id.clone(),
+            workload: Some(principal(WEB)),
+            lifetime,
+        };
+        let issued = scene
+            .tokens
+            .issue(&alice(), wanted)
+            .await
+            .map_err(|fault| fault.field.unwrap_or_default())?;
         Ok::<_, String>(issued.claims.expires.since(scene.rig.plane.now()).as_secs())
     };
-    assert_eq!((lasts(Some(30)).await, lasts(Some(3600)).await), (Ok(30), Ok(300)));
+    assert_eq!(
+        (lasts(Some(30)).await, lasts(Some(3600)).await),
+        (Ok(30), Ok(300))
+    );
     assert_eq!(lasts(Some(0)).await, Err("duration".to_owned()));
     scene.rig.advance(3600 - 100);
     assert_eq!(lasts(None).await, Ok(100));
@@ -168,20 +270,41 @@ async fn a_standing_grant_gives_tokens_of_the_usual_life() {
 async fn the_workload_is_named_by_a_user_or_is_the_one_that_asks() {
     let scene = scene().await;
     let id = scene.with(hour("g1")).await;
-    let workload = |issued: Result<IssuedToken, &'static str>| issued.map(|issued| issued.claims.workload.to_string());
-    assert_eq!(workload(scene.ask(&alice(), &id, None).await), Err("INVALID_ARGUMENT"));
+    let workload = |issued: Result<IssuedToken, &'static str>| {
+        issued.map(|issued| issued.claims.workload.to_string())
+    };
+    assert_eq!(
+        workload(scene.ask(&alice(), &id, None).await),
+        Err("INVALID_ARGUMENT")
+    );
     let mut of_workload = hour("g2");
     of_workload.grant.subject = principal(WEB);
     let own = scene.with(of_workload).await;
     let web = Caller::stand_in(&[WEB], false);
-    assert_eq!(workload(scene.ask(&web, &own, None).await), Ok(WEB.to_owned()));
-    assert_eq!(workload(scene.ask(&web, &own, Some(WEB)).await), Ok(WEB.to_owned()));
-    assert_eq!(workload(scene.ask(&web, &own, Some(OTHER)).await), Err("INVALID_ARGUMENT"));
+    assert_eq!(
+        workload(scene.ask(&web, &own, None).await),
+        Ok(WEB.to_owned())
+    );
+    assert_eq!(
+        workload(scene.ask(&web, &own, Some(WEB)).await),
+        Ok(WEB.to_owned())
+    );
+    assert_eq!(
+        workload(scene.ask(&web, &own, Some(OTHER)).await),
+        Err("INVALID_ARGUMENT")
+    );
     let mut narrow = hour("g3");
     narrow.grant.via = vec![principal(WEB)];
     let id = scene.with(narrow).await;
-    assert_eq!(workload(scene.ask(&alice(), &id, Some(WEB)).await), Ok(WEB.to_owned()));
-    assert_eq!(workload(scene.ask(&alice(), &id, Some(OTHER)).await), Err("INVALID_ARGUMENT"), "not within its via");
+    assert_eq!(
+        workload(scene.ask(&alice(), &id, Some(WEB)).await),
+        Ok(WEB.to_owned())
+    );
+    assert_eq!(
+        workload(scene.ask(&alice(), &id, Some(OTHER)).await),
+        Err("INVALID_ARGUMENT"),
+        "not within its via"
+    );
 }
 
 #[tokio::test]
@@ -192,7 +315,10 @@ async fn names_that_sidecars_would_not_read_give_no_token() {
     issued.grant.subject = principal(&long);
     let id = scene.with(issued).await;
     let caller = Caller::stand_in(&[&long], false);
-    assert_eq!(scene.ask(&caller, &id, None).await.unwrap_err(), "LIMIT_EXCEEDED");
+    assert_eq!(
+        scene.ask(&caller, &id, None).await.unwrap_err(),
+        "LIMIT_EXCEEDED"
+    );
 }
 
 #[tokio::test]
@@ -201,18 +327,27 @@ async fn an_introspection_shows_what_became_of_the_grant() {
     let id = scene.with(hour("g1")).await;
     let issued = scene.ask(&alice(), &id, Some(WEB)).await.unwrap();
     let failed = |service: Option<&str>, peer: Option<&str>| {
-        let (service, peer) = (service.map(|name| Service::parse(name).unwrap()), peer.map(principal));
-        let found = scene.tokens.inspect(&issued.token, service.as_ref(), peer.as_ref());
-        let failed = found
-            .inspection
-            .checks
-            .iter()
-            .filter(|check| matches!(check.outcome, crate::jose::jit::inspect::Outcome::Failed(_)));
+        let (service, peer) = (
+            service.map(|name| Service::parse(name).unwrap()),
+            peer.map(principal),
+        );
+        let found = scene
+            .tokens
+            .inspect(&issued.token, service.as_ref(), peer.as_ref());
+        let failed =
+            found.inspection.checks.iter().filter(|check| {
+                matches!(check.outcome, crate::jose::jit::inspect::Outcome::Failed(_))
+            });
         failed.map(|check| check.name).collect::<Vec<_>>()
     };
     assert_eq!(failed(None, None), [""; 0]);
     assert_eq!(failed(Some("ledger"), Some(OTHER)), ["audience", "binding"]);
-    scene.rig.plane.revoke_grant(&alice(), &id, String::new()).await.unwrap();
+    scene
+        .rig
+        .plane
+        .revoke_grant(&alice(), &id, String::new())
+        .await
+        .unwrap();
     assert_eq!(failed(Some("payments"), Some(WEB)), ["grant"]);
     assert_eq!(failed(Some("ledger"), Some(WEB)), ["audience", "grant"]);
 }
@@ -230,27 +365,49 @@ struct Drawn {
 }
 
 fn drawn() -> impl Strategy<Value = Drawn> {
-    let times = (-100i64..100, prop::option::weighted(0.9, 1u64..1000), 0u64..1000);
-    let rest = (0u8..5, 0u8..4, 0u8..3, prop::option::of(any::<bool>()), prop::option::of(0u64..700));
-    (times, rest).prop_map(|((begins, ends, advance), (hold, who, via, named, wanted))| Drawn {
-        begins,
-        ends,
-        hold,
-        advance,
-        who,
-        via,
-        named,
-        wanted,
-    })
+    let times = (
+        -100i64..100,
+        prop::option::weighted(0.9, 1u64..1000),
+        0u64..1000,
+    );
+    let rest = (
+        0u8..5,
+        0u8..4,
+        0u8..3,
+        prop::option::of(any::<bool>()),
+        prop::option::of(0u64..700),
+    );
+    (times, rest).prop_map(
+        |((begins, ends, advance), (hold, who, via, named, wanted))| Drawn {
+            begins,
+            ends,
+            hold,
+            advance,
+            who,
+            via,
+            named,
+            wanted,
+        },
+    )
 }
 
 impl Drawn {
     fn issued(&self, id: &str) -> Issued {
         let mut issued = grant(id);
         let shift = Duration::from_secs(self.begins.unsigned_abs());
-        issued.grant.not_before = if self.begins < 0 { NOON.minus(shift) } else { NOON.plus(shift) };
-        issued.grant.end = self.ends.map_or(End::Standing, |ends| End::At(NOON.plus(Duration::from_secs(ends))));
-        issued.grant.via = [WEB, OTHER].iter().take(self.via.into()).map(|text| principal(text)).collect();
+        issued.grant.not_before = if self.begins < 0 {
+            NOON.minus(shift)
+        } else {
+            NOON.plus(shift)
+        };
+        issued.grant.end = self.ends.map_or(End::Standing, |ends| {
+            End::At(NOON.plus(Duration::from_secs(ends)))
+        });
+        issued.grant.via = [WEB, OTHER]
+            .iter()
+            .take(self.via.into())
+            .map(|text| principal(text))
+            .collect();
         if self.hold == 1 {
             issued.grant.hold = Hold::Suspended;
         }

@@ -45,8 +45,16 @@ struct Entry<T> {
 
 impl<T> Clone for Entry<T> {
     fn clone(&self) -> Self {
-        let Self { proven, basis, from } = self;
-        Self { proven: Arc::clone(proven), basis: *basis, from: *from }
+        let Self {
+            proven,
+            basis,
+            from,
+        } = self;
+        Self {
+            proven: Arc::clone(proven),
+            basis: *basis,
+            from: *from,
+        }
     }
 }
 
@@ -63,10 +71,16 @@ pub struct CacheStats {
 
 impl<T: Expires> TokenCache<T> {
     /// The identity of a token that is still good at `now`, under the keys that are current.
-    pub(crate) fn find(&self, token: &str, now: Timestamp, is_current: impl Fn(Basis) -> bool) -> Option<Arc<T>> {
+    pub(crate) fn find(
+        &self,
+        token: &str,
+        now: Timestamp,
+        is_current: impl Fn(Basis) -> bool,
+    ) -> Option<Arc<T>> {
         let entry = self.tokens.get(token)?;
         if now >= entry.proven.expires() || !is_current(entry.basis) {
-            self.tokens.remove_if(token, |held| held.basis == entry.basis);
+            self.tokens
+                .remove_if(token, |held| held.basis == entry.basis);
             return None;
         }
         if now < entry.from {
@@ -80,7 +94,14 @@ impl<T: Expires> TokenCache<T> {
     pub(crate) fn keep(&self, token: &str, proven: &Arc<T>, basis: Basis, now: Timestamp) {
         // One in its leeway is verified each time: it never outlives `exp` in here.
         if now < proven.expires() {
-            self.tokens.insert(token.into(), Entry { proven: Arc::clone(proven), basis, from: now });
+            self.tokens.insert(
+                token.into(),
+                Entry {
+                    proven: Arc::clone(proven),
+                    basis,
+                    from: now,
+                },
+            );
         }
     }
 
@@ -106,7 +127,11 @@ impl<T: Expires> TokenCache<T> {
 impl<T> Default for TokenCache<T> {
     fn default() -> Self {
         let tokens = Cache::with_weighter(TOKENS_ESTIMATED, BYTES_MAX, Size);
-        Self { tokens, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
+        Self {
+            tokens,
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        }
     }
 }
 
@@ -135,11 +160,19 @@ mod tests {
     use std::time::Duration;
 
     const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
-    const BASIS: Basis = Basis { issuer: 0, generation: 1 };
+    const BASIS: Basis = Basis {
+        issuer: 0,
+        generation: 1,
+    };
 
     fn identity(expires: Timestamp) -> Arc<Identity> {
         let user = Principal::user("https://idp.example", "alice").unwrap();
-        Arc::new(Identity { user, groups: Vec::new(), expires, claims: Arc::default() })
+        Arc::new(Identity {
+            user,
+            groups: Vec::new(),
+            expires,
+            claims: Arc::default(),
+        })
     }
 
     fn second(seconds: u64) -> Timestamp {
@@ -171,14 +204,25 @@ mod tests {
         let cache = TokenCache::default();
         cache.keep("t", &identity(second(10)), BASIS, NOW);
         assert!(cache.find("t", NOW, |basis| basis != BASIS).is_none());
-        assert!(cache.find("t", NOW, |_| true).is_none(), "it does not come back");
+        assert!(
+            cache.find("t", NOW, |_| true).is_none(),
+            "it does not come back"
+        );
     }
 
     #[test]
     fn only_the_issuer_whose_keys_changed_is_forgotten() {
         let cache = TokenCache::default();
         cache.keep("a", &identity(second(10)), BASIS, NOW);
-        cache.keep("b", &identity(second(10)), Basis { issuer: 1, generation: 1 }, NOW);
+        cache.keep(
+            "b",
+            &identity(second(10)),
+            Basis {
+                issuer: 1,
+                generation: 1,
+            },
+            NOW,
+        );
         cache.forget(0);
         assert!(cache.find("a", NOW, |_| true).is_none());
         assert!(cache.find("b", NOW, |_| true).is_some());
@@ -191,7 +235,11 @@ mod tests {
         for n in 0..4000 {
             cache.keep(&format!("{n:08000}"), &identity, BASIS, NOW);
         }
-        assert!(cache.stats().entries as u64 <= BYTES_MAX / 32_000, "{:?}", cache.stats());
+        assert!(
+            cache.stats().entries as u64 <= BYTES_MAX / 32_000,
+            "{:?}",
+            cache.stats()
+        );
         assert!(cache.stats().entries > 100, "{:?}", cache.stats());
     }
 }

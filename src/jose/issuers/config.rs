@@ -38,7 +38,9 @@ impl IssuersArgs {
     /// As [`Issuers::load`].
     pub fn load(&self) -> anyhow::Result<Issuers> {
         let Self { issuers } = self;
-        issuers.as_deref().map_or_else(|| Ok(Issuers::default()), Issuers::load)
+        issuers
+            .as_deref()
+            .map_or_else(|| Ok(Issuers::default()), Issuers::load)
     }
 }
 
@@ -70,7 +72,8 @@ struct Entry {
 /// Reads the file at `path`; key files are found relative to it.
 pub(super) fn load(path: &Path) -> anyhow::Result<Vec<Issuer>> {
     let bytes = read_bounded(path).context("--issuers: the file cannot be read")?;
-    let text = String::from_utf8(bytes).map_err(|_| anyhow!("{}: is no UTF-8 text", path.display()))?;
+    let text =
+        String::from_utf8(bytes).map_err(|_| anyhow!("{}: is no UTF-8 text", path.display()))?;
     parse(&text, path)
 }
 
@@ -78,10 +81,17 @@ pub(super) fn load(path: &Path) -> anyhow::Result<Vec<Issuer>> {
 pub(super) fn parse(text: &str, path: &Path) -> anyhow::Result<Vec<Issuer>> {
     let file = Place(path);
     if text.trim().is_empty() {
-        return Err(anyhow!("{}: is empty; it needs apiVersion, kind and issuers", path.display()));
+        return Err(anyhow!(
+            "{}: is empty; it needs apiVersion, kind and issuers",
+            path.display()
+        ));
     }
     let document: Document = serde_saphyr::from_str(text).map_err(|error| file.syntax(&error))?;
-    let Document { api_version, kind, issuers } = document;
+    let Document {
+        api_version,
+        kind,
+        issuers,
+    } = document;
     if api_version.value != "jitgate.dev/v1" {
         return Err(file.wrong(&api_version, "apiVersion: must be jitgate.dev/v1"));
     }
@@ -89,12 +99,21 @@ pub(super) fn parse(text: &str, path: &Path) -> anyhow::Result<Vec<Issuer>> {
         return Err(file.wrong(&kind, "kind: must be Issuers"));
     }
     if issuers.value.is_empty() || issuers.value.len() > ISSUERS_MAX {
-        return Err(file.wrong(&issuers, format!("issuers: must list 1 to {ISSUERS_MAX} issuers")));
+        return Err(file.wrong(
+            &issuers,
+            format!("issuers: must list 1 to {ISSUERS_MAX} issuers"),
+        ));
     }
     let mut parsed: Vec<Issuer> = Vec::new();
     for entry in issuers.value {
-        if parsed.iter().any(|other| *other.terms.issuer == *entry.issuer.value) {
-            return Err(file.wrong(&entry.issuer, "issuer: is configured twice; keep one entry for each"));
+        if parsed
+            .iter()
+            .any(|other| *other.terms.issuer == *entry.issuer.value)
+        {
+            return Err(file.wrong(
+                &entry.issuer,
+                "issuer: is configured twice; keep one entry for each",
+            ));
         }
         parsed.push(entry.parse(file)?);
     }
@@ -110,7 +129,9 @@ impl Entry {
         if let (Some(keys), Some(algorithms)) = (&keys, &terms.algorithms)
             && !keys.serves(algorithms)
         {
-            let what = format!("{name}: has no key for one of the issuer's algorithms; change one or the other");
+            let what = format!(
+                "{name}: has no key for one of the issuer's algorithms; change one or the other"
+            );
             return Err(file.at(place, what));
         }
         let keyring = Keyring::new(Arc::clone(&terms.issuer), source, pace, keys);
@@ -120,7 +141,9 @@ impl Entry {
     fn terms(&self, file: Place<'_>) -> anyhow::Result<Terms> {
         let issuer = &self.issuer;
         if issuer.value.len() > ISSUER_MAX || Principal::user(&issuer.value, "x").is_err() {
-            let what = format!("issuer: must be 1 to {ISSUER_MAX} bytes, without '|' and control characters");
+            let what = format!(
+                "issuer: must be 1 to {ISSUER_MAX} bytes, without '|' and control characters"
+            );
             return Err(file.wrong(issuer, what));
         }
         let audiences = &self.audiences;
@@ -130,7 +153,10 @@ impl Entry {
         }
         let groups_claim = match &self.groups_claim {
             Some(claim) if claim.value.is_empty() => {
-                return Err(file.wrong(claim, "groupsClaim: must name a claim; leave it out for \"groups\""));
+                return Err(file.wrong(
+                    claim,
+                    "groupsClaim: must name a claim; leave it out for \"groups\"",
+                ));
             }
             Some(claim) => claim.value.as_str().into(),
             None => "groups".into(),
@@ -140,7 +166,12 @@ impl Entry {
             audiences: audiences.value.clone(),
             algorithms: self.algorithms(file)?,
             groups_claim,
-            leeway: file.duration("leeway", self.leeway.as_ref(), (Duration::ZERO, LEEWAY_MAX), LEEWAY_DEFAULT)?,
+            leeway: file.duration(
+                "leeway",
+                self.leeway.as_ref(),
+                (Duration::ZERO, LEEWAY_MAX),
+                LEEWAY_DEFAULT,
+            )?,
         })
     }
 
@@ -148,7 +179,8 @@ impl Entry {
         let Some(names) = &self.algorithms else {
             return match &self.secret_file {
                 Some(secret) => {
-                    let what = "secretFile: needs algorithms beside it, from HS256, HS384 and HS512";
+                    let what =
+                        "secretFile: needs algorithms beside it, from HS256, HS384 and HS512";
                     Err(file.wrong(secret, what))
                 }
                 None => Ok(None),
@@ -161,7 +193,8 @@ impl Entry {
                 file.wrong(names, format!("algorithms: {name:?} is none of {known}"))
             })?;
             if SHARED_SECRET.contains(&algorithm) != self.secret_file.is_some() {
-                let what = "algorithms: HS256, HS384 and HS512 go with secretFile, and nothing else does";
+                let what =
+                    "algorithms: HS256, HS384 and HS512 go with secretFile, and nothing else does";
                 return Err(file.wrong(names, what));
             }
             if !algorithms.contains(&algorithm) {
@@ -169,7 +202,10 @@ impl Entry {
             }
         }
         match algorithms.is_empty() {
-            true => Err(file.wrong(names, "algorithms: is empty; leave it out for all that the keys allow")),
+            true => Err(file.wrong(
+                names,
+                "algorithms: is empty; leave it out for all that the keys allow",
+            )),
             false => Ok(Some(algorithms)),
         }
     }
@@ -177,8 +213,18 @@ impl Entry {
     fn pace(&self, file: Place<'_>) -> anyhow::Result<Pace> {
         let usual = Pace::default();
         Ok(Pace {
-            interval: file.duration("refreshInterval", self.refresh_interval.as_ref(), INTERVAL, usual.interval)?,
-            cooldown: file.duration("refetchCooldown", self.refetch_cooldown.as_ref(), COOLDOWN, usual.cooldown)?,
+            interval: file.duration(
+                "refreshInterval",
+                self.refresh_interval.as_ref(),
+                INTERVAL,
+                usual.interval,
+            )?,
+            cooldown: file.duration(
+                "refetchCooldown",
+                self.refetch_cooldown.as_ref(),
+                COOLDOWN,
+                usual.cooldown,
+            )?,
         })
     }
 
@@ -186,9 +232,15 @@ impl Entry {
     fn key_field(&self, file: Place<'_>) -> anyhow::Result<(&'static str, Location)> {
         let fields = [
             self.jwks.as_ref().map(|field| ("jwks", field.referenced)),
-            self.jwks_file.as_ref().map(|field| ("jwksFile", field.referenced)),
-            self.jwks_url.as_ref().map(|field| ("jwksUrl", field.referenced)),
-            self.secret_file.as_ref().map(|field| ("secretFile", field.referenced)),
+            self.jwks_file
+                .as_ref()
+                .map(|field| ("jwksFile", field.referenced)),
+            self.jwks_url
+                .as_ref()
+                .map(|field| ("jwksUrl", field.referenced)),
+            self.secret_file
+                .as_ref()
+                .map(|field| ("secretFile", field.referenced)),
         ];
         let mut present = fields.into_iter().flatten();
         let (Some(field), None) = (present.next(), present.next()) else {
@@ -215,11 +267,17 @@ impl Entry {
         }
         let (name, field, format) = match (self.jwks_file, self.secret_file) {
             (Some(field), _) => ("jwksFile", field, Format::Jwks),
-            (None, Some(field)) => ("secretFile", field, Format::Secret(terms.algorithms.clone().unwrap_or_default())),
+            (None, Some(field)) => (
+                "secretFile",
+                field,
+                Format::Secret(terms.algorithms.clone().unwrap_or_default()),
+            ),
             (None, None) => return Err(file.wrong(&self.issuer, "issuer: has no keys")),
         };
         let source = KeyFile::new(file.beside(&field.value), format);
-        let keys = source.read().map_err(|error| file.wrong(&field, format!("{name}: {error:#}")))?;
+        let keys = source
+            .read()
+            .map_err(|error| file.wrong(&field, format!("{name}: {error:#}")))?;
         Ok((Source::File(source), Some(keys)))
     }
 }
@@ -230,7 +288,12 @@ struct Place<'a>(&'a Path);
 
 impl Place<'_> {
     fn at(self, location: Location, what: impl std::fmt::Display) -> anyhow::Error {
-        anyhow!("{}:{}:{}: {what}", self.0.display(), location.line(), location.column())
+        anyhow!(
+            "{}:{}:{}: {what}",
+            self.0.display(),
+            location.line(),
+            location.column()
+        )
     }
 
     fn wrong<T>(self, field: &Spanned<T>, what: impl std::fmt::Display) -> anyhow::Error {
@@ -247,7 +310,9 @@ impl Place<'_> {
 
     /// A path written in the file.
     fn beside(self, path: &Path) -> PathBuf {
-        self.0.parent().map_or_else(|| path.to_path_buf(), |directory| directory.join(path))
+        self.0
+            .parent()
+            .map_or_else(|| path.to_path_buf(), |directory| directory.join(path))
     }
 
     fn duration(
@@ -257,12 +322,20 @@ impl Place<'_> {
         (least, most): (Duration, Duration),
         default: Duration,
     ) -> anyhow::Result<Duration> {
-        let Some(field) = field else { return Ok(default) };
+        let Some(field) = field else {
+            return Ok(default);
+        };
         match humantime::parse_duration(&field.value) {
             Ok(duration) if (least..=most).contains(&duration) => Ok(duration),
             _ => {
-                let (least, most) = (humantime::format_duration(least), humantime::format_duration(most));
-                Err(self.wrong(field, format!("{name}: must be a duration from {least} to {most}, such as 30s")))
+                let (least, most) = (
+                    humantime::format_duration(least),
+                    humantime::format_duration(most),
+                );
+                Err(self.wrong(
+                    field,
+                    format!("{name}: must be a duration from {least} to {most}, such as 30s"),
+                ))
             }
         }
     }

@@ -5,8 +5,8 @@ use std::sync::{Arc, LazyLock};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
-    Ed25519KeyPair,
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
+    EcdsaSigningAlgorithm, Ed25519KeyPair,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -22,7 +22,8 @@ use crate::model::time::Timestamp;
 pub(super) const NOW_SECONDS: u64 = 1_700_000_000;
 pub(super) const NOW: Timestamp = Timestamp::from_micros(NOW_SECONDS * 1_000_000);
 pub(super) const ISSUER: &str = "https://idp.example";
-pub(super) const SECRET: &str = "a shared secret that is long enough for each of the three hashes: 64 bytes";
+pub(super) const SECRET: &str =
+    "a shared secret that is long enough for each of the three hashes: 64 bytes";
 
 /// `NOW` and `seconds` more, as a NumericDate.
 pub(super) fn at(seconds: i64) -> u64 {
@@ -37,7 +38,10 @@ pub(super) struct Signer {
 
 fn ecdsa(signing: &'static EcdsaSigningAlgorithm, algorithm: Algorithm) -> Signer {
     let pkcs8 = EcdsaKeyPair::generate_pkcs8(signing, &SystemRandom::new()).unwrap();
-    Signer { algorithm, key: EncodingKey::from_ec_der(pkcs8.as_ref()) }
+    Signer {
+        algorithm,
+        key: EncodingKey::from_ec_der(pkcs8.as_ref()),
+    }
 }
 
 pub(super) fn es256() -> Signer {
@@ -50,26 +54,39 @@ pub(super) fn es384() -> Signer {
 
 pub(super) fn eddsa() -> Signer {
     let pkcs8 = Ed25519KeyPair::generate_pkcs8v1(&SystemRandom::new()).unwrap();
-    Signer { algorithm: Algorithm::EdDSA, key: EncodingKey::from_ed_der(pkcs8.as_ref()) }
+    Signer {
+        algorithm: Algorithm::EdDSA,
+        key: EncodingKey::from_ed_der(pkcs8.as_ref()),
+    }
 }
 
 /// One RSA key for all tests, which takes long to make.
 pub(super) fn rsa(algorithm: Algorithm) -> Signer {
     static PEM: LazyLock<String> = LazyLock::new(|| {
-        let key = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+        let key =
+            rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048)
+                .unwrap();
         key.serialize_pem()
     });
-    Signer { algorithm, key: EncodingKey::from_rsa_pem(PEM.as_bytes()).unwrap() }
+    Signer {
+        algorithm,
+        key: EncodingKey::from_rsa_pem(PEM.as_bytes()).unwrap(),
+    }
 }
 
 pub(super) fn hmac(algorithm: Algorithm) -> Signer {
-    Signer { algorithm, key: EncodingKey::from_secret(SECRET.as_bytes()) }
+    Signer {
+        algorithm,
+        key: EncodingKey::from_secret(SECRET.as_bytes()),
+    }
 }
 
 impl Signer {
     /// The public key as a JWK of this id, without `alg`.
     pub(super) fn jwk(&self, kid: &str) -> Value {
-        let mut jwk = serde_json::to_value(Jwk::from_encoding_key(&self.key, self.algorithm).unwrap()).unwrap();
+        let mut jwk =
+            serde_json::to_value(Jwk::from_encoding_key(&self.key, self.algorithm).unwrap())
+                .unwrap();
         jwk.as_object_mut().unwrap().remove("alg");
         jwk["kid"] = kid.into();
         jwk
@@ -77,8 +94,13 @@ impl Signer {
 
     /// A token of this header and these claims, written as they are.
     pub(super) fn seal(&self, header: &str, claims: &str) -> String {
-        let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
-        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &self.key, self.algorithm).unwrap();
+        let message = format!(
+            "{}.{}",
+            URL_SAFE_NO_PAD.encode(header),
+            URL_SAFE_NO_PAD.encode(claims)
+        );
+        let signature =
+            jsonwebtoken::crypto::sign(message.as_bytes(), &self.key, self.algorithm).unwrap();
         format!("{message}.{signature}")
     }
 
@@ -136,7 +158,10 @@ pub(super) fn judge(issuers: &Issuers, token: &str) -> Verdict {
 }
 
 pub(super) fn judge_at(issuers: &Issuers, token: &str, now: Timestamp) -> Verdict {
-    issuers.verify(token, now).now_or_never().expect("verifying waited although nothing is to wait for")
+    issuers
+        .verify(token, now)
+        .now_or_never()
+        .expect("verifying waited although nothing is to wait for")
 }
 
 pub(super) fn reason(verdict: &Verdict) -> Option<DenyReason> {

@@ -18,11 +18,18 @@ pub(crate) struct Object {
 pub(crate) fn object(bytes: &[u8]) -> Option<Object> {
     let repeats = Cell::new(false);
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = Strict { repeats: &repeats }.deserialize(&mut deserializer).ok()?;
+    let value = Strict { repeats: &repeats }
+        .deserialize(&mut deserializer)
+        .ok()?;
     deserializer.end().ok()?;
     match value {
-        Value::Object(members) => Some(Object { members, repeats: repeats.get() }),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => None,
+        Value::Object(members) => Some(Object {
+            members,
+            repeats: repeats.get(),
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            None
+        }
     }
 }
 
@@ -104,7 +111,19 @@ mod tests {
     #[test]
     fn only_a_whole_object_is_read() {
         assert!(object(br#" {"a":1} "#).is_some());
-        for other in ["", "1", "null", "[]", "\"a\"", "{", "{}x", "{}{}", r#"{"a":}"#, "{'a':1}", "\u{feff}{}"] {
+        for other in [
+            "",
+            "1",
+            "null",
+            "[]",
+            "\"a\"",
+            "{",
+            "{}x",
+            "{}{}",
+            r#"{"a":}"#,
+            "{'a':1}",
+            "\u{feff}{}",
+        ] {
             assert!(object(other.as_bytes()).is_none(), "{other:?}");
         }
         assert!(object(b"{\"a\":\"\xff\"}").is_none());

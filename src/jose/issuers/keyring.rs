@@ -35,7 +35,10 @@ pub(super) struct Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { interval: Duration::from_secs(300), cooldown: Duration::from_secs(30) }
+        Self {
+            interval: Duration::from_secs(300),
+            cooldown: Duration::from_secs(30),
+        }
     }
 }
 
@@ -92,7 +95,10 @@ impl Keyring {
             issuer,
             source,
             pace,
-            current: ArcSwap::from_pointee(Generation { number: 0, keys: keys.unwrap_or_default() }),
+            current: ArcSwap::from_pointee(Generation {
+                number: 0,
+                keys: keys.unwrap_or_default(),
+            }),
             tended: AtomicBool::new(false),
             asked: Mutex::default(),
             wanted: Notify::new(),
@@ -123,8 +129,12 @@ impl Keyring {
     /// wait for it already.
     pub(super) async fn look_again(&self, known: impl Fn(&KeySet) -> bool) {
         let mut served = self.served.subscribe();
-        let Some((number, asked)) = self.ask() else { return };
-        let Ok(_place) = self.waiting.try_acquire() else { return };
+        let Some((number, asked)) = self.ask() else {
+            return;
+        };
+        let Ok(_place) = self.waiting.try_acquire() else {
+            return;
+        };
         let answered = served.wait_for(|served| *served >= number || known(&self.current().keys));
         if timeout_at(asked + PATIENCE, answered).await.is_err() {
             debug!(issuer = %self.issuer, "an unknown key: the fetch takes longer than a check waits");
@@ -167,7 +177,9 @@ impl Keyring {
                 // A reading that was due anyway has served the request.
                 continue;
             }
-            let Some(outcome) = stop.run_until_cancelled(reading.take(forced)).await else { return };
+            let Some(outcome) = stop.run_until_cancelled(reading.take(forced)).await else {
+                return;
+            };
             self.take_in(&mut reading, outcome, &changed);
             if reading.failed > 0 {
                 // An unknown key is no reason to try again sooner: the next attempt comes by itself.
@@ -179,7 +191,12 @@ impl Keyring {
         }
     }
 
-    fn take_in(&self, reading: &mut Reading<'_>, outcome: anyhow::Result<Option<KeySet>>, changed: &impl Fn()) {
+    fn take_in(
+        &self,
+        reading: &mut Reading<'_>,
+        outcome: anyhow::Result<Option<KeySet>>,
+        changed: &impl Fn(),
+    ) {
         match outcome {
             Ok(None) => reading.recover(&self.issuer),
             Ok(Some(keys)) => {
@@ -203,7 +220,10 @@ impl Keyring {
             return false;
         }
         info!(issuer = %self.issuer, keys = ?keys, skipped = ?keys.skipped(), "took in the issuer's keys");
-        self.current.store(Arc::new(Generation { number: current.number + 1, keys }));
+        self.current.store(Arc::new(Generation {
+            number: current.number + 1,
+            keys,
+        }));
         true
     }
 }
@@ -234,7 +254,11 @@ struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     fn new(source: &'a Source) -> Self {
-        Self { source, stamp: None, failed: 0 }
+        Self {
+            source,
+            stamp: None,
+            failed: 0,
+        }
     }
 
     /// Keys; `None` when a look at the source shows that nothing has changed.
@@ -255,7 +279,11 @@ impl<'a> Reading<'a> {
         let reading = tokio::task::spawn_blocking(move || {
             // Before the contents: what is written in between is seen as a change the next time.
             let stamp = file.stamp()?;
-            anyhow::Ok(if seen == Some(stamp) { None } else { Some((stamp, file.read())) })
+            anyhow::Ok(if seen == Some(stamp) {
+                None
+            } else {
+                Some((stamp, file.read()))
+            })
         });
         match reading.await.context("reading the file was given up")?? {
             None => Ok(None),
@@ -281,8 +309,14 @@ impl<'a> Reading<'a> {
         let wait = match self.source {
             Source::File(_) | Source::Inline => return FILE_POLL,
             Source::Remote(_) if self.failed == 0 => pace.interval,
-            Source::Remote(_) if keyed => return pace.cooldown.mul_f64(rand::random_range(1.0..=1.5)),
-            Source::Remote(_) => RETRY.0.saturating_mul(1 << (self.failed - 1).min(16)).min(RETRY.1).min(pace.interval),
+            Source::Remote(_) if keyed => {
+                return pace.cooldown.mul_f64(rand::random_range(1.0..=1.5));
+            }
+            Source::Remote(_) => RETRY
+                .0
+                .saturating_mul(1 << (self.failed - 1).min(16))
+                .min(RETRY.1)
+                .min(pace.interval),
         };
         // Spread out, so that a fleet does not come back to the issuer in step.
         wait.mul_f64(rand::random_range(0.5..=1.0))
@@ -291,9 +325,19 @@ impl<'a> Reading<'a> {
     fn fail(&mut self, issuer: &str, error: &anyhow::Error, keys: usize) {
         self.failed = self.failed.saturating_add(1);
         match (self.failed, keys) {
-            (1, 0) => warn!(issuer, "no keys yet, so its tokens are refused; trying on: {error:#}"),
-            (1, _) => warn!(issuer, keys, "keys not refreshed, the last good ones stay in use; trying on: {error:#}"),
-            _ => debug!(issuer, attempts = self.failed, "keys still not refreshed: {error:#}"),
+            (1, 0) => warn!(
+                issuer,
+                "no keys yet, so its tokens are refused; trying on: {error:#}"
+            ),
+            (1, _) => warn!(
+                issuer,
+                keys, "keys not refreshed, the last good ones stay in use; trying on: {error:#}"
+            ),
+            _ => debug!(
+                issuer,
+                attempts = self.failed,
+                "keys still not refreshed: {error:#}"
+            ),
         }
     }
 

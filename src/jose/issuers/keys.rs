@@ -55,14 +55,25 @@ pub(crate) struct Selected<'a>(&'a Verifier);
 impl KeySet {
     /// Reads a JWKS document (RFC 7517 section 5).
     pub(crate) fn from_jwks(document: &[u8]) -> anyhow::Result<Self> {
-        let object = json::object(document).context("is no JSON object; a JWKS is {\"keys\": [...]}")?;
+        let object =
+            json::object(document).context("is no JSON object; a JWKS is {\"keys\": [...]}")?;
         ensure!(!object.repeats, "has a JSON member twice in one object");
-        let keys = object.members.get("keys").and_then(Value::as_array).context("has no list \"keys\"")?;
-        ensure!(keys.len() <= KEYS_MAX, "has {} keys; at most {KEYS_MAX} are read", keys.len());
+        let keys = object
+            .members
+            .get("keys")
+            .and_then(Value::as_array)
+            .context("has no list \"keys\"")?;
+        ensure!(
+            keys.len() <= KEYS_MAX,
+            "has {} keys; at most {KEYS_MAX} are read",
+            keys.len()
+        );
         let mut set = Self::default();
         for (index, jwk) in keys.iter().enumerate() {
             let name = || format!("key {} of the JWKS", index + 1);
-            let jwk = jwk.as_object().with_context(|| format!("{} is no JSON object", name()))?;
+            let jwk = jwk
+                .as_object()
+                .with_context(|| format!("{} is no JSON object", name()))?;
             match Key::from_jwk(jwk).with_context(name)? {
                 Ok(key) => set.keys.push(key),
                 Err(why) => set.skipped.push(format!("{} {why}", name())),
@@ -71,7 +82,10 @@ impl KeySet {
         if set.keys.is_empty() {
             match set.skipped.is_empty() {
                 true => bail!("has no key"),
-                false => bail!("has no key that can verify a token: {}", set.skipped.join("; ")),
+                false => bail!(
+                    "has no key that can verify a token: {}",
+                    set.skipped.join("; ")
+                ),
             }
         }
         set.refuse_ambiguity()?;
@@ -86,27 +100,61 @@ impl KeySet {
                 .iter()
                 .find(|(its, ..)| its == algorithm)
                 .context("a shared secret is for HS256, HS384 and HS512 only")?;
-            ensure!(secret.len() >= *least, "has {} bytes; {algorithm:?} needs at least {least}", secret.len());
-            verifiers.push((*algorithm, Verifier::Secret(Box::new(hmac::Key::new(**mac, secret)))));
+            ensure!(
+                secret.len() >= *least,
+                "has {} bytes; {algorithm:?} needs at least {least}",
+                secret.len()
+            );
+            verifiers.push((
+                *algorithm,
+                Verifier::Secret(Box::new(hmac::Key::new(**mac, secret))),
+            ));
         }
         let print = fingerprint(&[b"oct", secret]);
-        Ok(Self { keys: vec![Key { kid: None, answers_any_kid: true, verifiers, print }], skipped: Vec::new() })
+        Ok(Self {
+            keys: vec![Key {
+                kid: None,
+                answers_any_kid: true,
+                verifiers,
+                print,
+            }],
+            skipped: Vec::new(),
+        })
     }
 
     fn refuse_ambiguity(&self) -> anyhow::Result<()> {
         for (index, key) in self.keys.iter().enumerate() {
             let Some(kid) = &key.kid else { continue };
-            let mut rest = self.keys.iter().skip(index + 1).filter(|other| other.kid.as_ref() == Some(kid));
-            if rest.any(|other| other.verifiers.iter().any(|(algorithm, _)| key.verifier(*algorithm).is_some())) {
-                bail!("has two keys of one kid ({kid:?}) for one algorithm; give each key its own kid");
+            let mut rest = self
+                .keys
+                .iter()
+                .skip(index + 1)
+                .filter(|other| other.kid.as_ref() == Some(kid));
+            if rest.any(|other| {
+                other
+                    .verifiers
+                    .iter()
+                    .any(|(algorithm, _)| key.verifier(*algorithm).is_some())
+            }) {
+                bail!(
+                    "has two keys of one kid ({kid:?}) for one algorithm; give each key its own kid"
+                );
             }
         }
         Ok(())
     }
 
     /// The key for a token that names `kid` (or none) and `algorithm`.
-    pub(crate) fn select(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Selected<'_>, NoKey> {
-        let mut named = self.keys.iter().filter(|key| kid.is_none_or(|kid| key.answers(kid))).peekable();
+    pub(crate) fn select(
+        &self,
+        kid: Option<&str>,
+        algorithm: Algorithm,
+    ) -> Result<Selected<'_>, NoKey> {
+        let mut named = self
+            .keys
+            .iter()
+            .filter(|key| kid.is_none_or(|kid| key.answers(kid)))
+            .peekable();
         if named.peek().is_none() {
             return Err(NoKey::Unknown);
         }
@@ -120,7 +168,11 @@ impl KeySet {
 
     /// Whether some key can verify one of these.
     pub(crate) fn serves(&self, algorithms: &[Algorithm]) -> bool {
-        algorithms.iter().any(|algorithm| self.keys.iter().any(|key| key.verifier(*algorithm).is_some()))
+        algorithms.iter().any(|algorithm| {
+            self.keys
+                .iter()
+                .any(|key| key.verifier(*algorithm).is_some())
+        })
     }
 
     /// How many keys can verify tokens.
@@ -139,9 +191,14 @@ impl Key {
     fn from_jwk(jwk: &Map<String, Value>) -> anyhow::Result<Result<Self, &'static str>> {
         let kty = text(jwk, "kty")?.context("has no \"kty\"")?;
         if kty == "oct" {
-            bail!("is a symmetric key, which a JWKS must not publish; use secretFile for a shared secret");
+            bail!(
+                "is a symmetric key, which a JWKS must not publish; use secretFile for a shared secret"
+            );
         }
-        if ["d", "p", "q", "dp", "dq", "qi", "oth", "k"].iter().any(|member| jwk.contains_key(*member)) {
+        if ["d", "p", "q", "dp", "dq", "qi", "oth", "k"]
+            .iter()
+            .any(|member| jwk.contains_key(*member))
+        {
             bail!("holds a private key; publish the public part only, and replace the key");
         }
         let kid = text(jwk, "kid")?;
@@ -159,17 +216,27 @@ impl Key {
             return Ok(Err("is of a kind that is not supported"));
         };
         if material.is_weak() {
-            return Ok(Err("is an RSA key of less than 2048 or more than 8192 bits"));
+            return Ok(Err(
+                "is an RSA key of less than 2048 or more than 8192 bits",
+            ));
         }
         let mut verifiers = material.verifiers()?;
         if let Some(name) = text(jwk, "alg")? {
-            verifiers.retain(|(algorithm, _)| name.parse().is_ok_and(|named: Algorithm| named == *algorithm));
+            verifiers.retain(|(algorithm, _)| {
+                name.parse()
+                    .is_ok_and(|named: Algorithm| named == *algorithm)
+            });
         }
         if verifiers.is_empty() {
             return Ok(Err("has an \"alg\" that is not supported for its kind"));
         }
         let print = material.print(kid, verifiers.iter().map(|(algorithm, _)| *algorithm));
-        Ok(Ok(Self { kid: kid.map(Box::from), answers_any_kid: false, verifiers, print }))
+        Ok(Ok(Self {
+            kid: kid.map(Box::from),
+            answers_any_kid: false,
+            verifiers,
+            print,
+        }))
     }
 
     fn answers(&self, kid: &str) -> bool {
@@ -177,7 +244,10 @@ impl Key {
     }
 
     fn verifier(&self, algorithm: Algorithm) -> Option<&Verifier> {
-        self.verifiers.iter().find(|(its, _)| *its == algorithm).map(|(_, verifier)| verifier)
+        self.verifiers
+            .iter()
+            .find(|(its, _)| *its == algorithm)
+            .map(|(_, verifier)| verifier)
     }
 }
 
@@ -199,7 +269,11 @@ enum Material {
         e: Vec<u8>,
     },
     /// For one algorithm: an uncompressed point, or an Ed25519 key.
-    Curve(Algorithm, &'static dyn signature::VerificationAlgorithm, Vec<u8>),
+    Curve(
+        Algorithm,
+        &'static dyn signature::VerificationAlgorithm,
+        Vec<u8>,
+    ),
 }
 
 impl Material {
@@ -208,20 +282,33 @@ impl Material {
         Ok(match (kty, text(jwk, "crv")?) {
             ("RSA", _) => {
                 let (n, e) = (bytes(jwk, "n")?, bytes(jwk, "e")?);
-                ensure!(n.first().is_some_and(|first| *first != 0), "has an \"n\" that is empty or begins with zero");
+                ensure!(
+                    n.first().is_some_and(|first| *first != 0),
+                    "has an \"n\" that is empty or begins with zero"
+                );
                 let odd = e.last().is_some_and(|last| last % 2 == 1);
-                ensure!(odd && e != [1] && e.len() <= 4, "has an \"e\" that is even, 1, or over 32 bits");
+                ensure!(
+                    odd && e != [1] && e.len() <= 4,
+                    "has an \"e\" that is even, 1, or over 32 bits"
+                );
                 Some(Self::Rsa { n, e })
             }
-            ("EC", Some("P-256")) => {
-                Some(Self::Curve(Algorithm::ES256, &signature::ECDSA_P256_SHA256_FIXED, point(jwk, 32)?))
-            }
-            ("EC", Some("P-384")) => {
-                Some(Self::Curve(Algorithm::ES384, &signature::ECDSA_P384_SHA384_FIXED, point(jwk, 48)?))
-            }
+            ("EC", Some("P-256")) => Some(Self::Curve(
+                Algorithm::ES256,
+                &signature::ECDSA_P256_SHA256_FIXED,
+                point(jwk, 32)?,
+            )),
+            ("EC", Some("P-384")) => Some(Self::Curve(
+                Algorithm::ES384,
+                &signature::ECDSA_P384_SHA384_FIXED,
+                point(jwk, 48)?,
+            )),
             ("OKP", Some("Ed25519")) => {
                 let x = bytes_of(jwk, "x", 32)?;
-                ensure!(!is_degenerate(&x), "has an \"x\" of small order or out of range: anybody could sign for it");
+                ensure!(
+                    !is_degenerate(&x),
+                    "has an \"x\" of small order or out of range: anybody could sign for it"
+                );
                 Some(Self::Curve(Algorithm::EdDSA, &signature::ED25519, x))
             }
             _ => None,
@@ -245,7 +332,10 @@ impl Material {
             Self::Rsa { n, e } => {
                 let key = signature::RsaPublicKeyComponents { n, e };
                 let parse = |(algorithm, parameters): &(_, &'static _)| {
-                    Ok((*algorithm, Verifier::Public(key.to_parsed_public_key(parameters).context(rejected)?)))
+                    Ok((
+                        *algorithm,
+                        Verifier::Public(key.to_parsed_public_key(parameters).context(rejected)?),
+                    ))
                 };
                 RSA.iter().map(parse).collect()
             }
@@ -271,21 +361,29 @@ fn is_degenerate(x: &[u8]) -> bool {
     /// The two y of the points of order 8.
     const ORDER_EIGHT: [[u8; 32]; 2] = [
         [
-            0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf,
-            0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+            0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef,
+            0x98, 0xf0, 0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88,
+            0x6d, 0x53, 0xfc, 0x05,
         ],
         [
-            0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20,
-            0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+            0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10,
+            0x67, 0x0f, 0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77,
+            0x92, 0xac, 0x03, 0x7a,
         ],
     ];
-    let [first, middle @ .., last] = x else { return true };
+    let [first, middle @ .., last] = x else {
+        return true;
+    };
     let last = last & 0x7f;
     let all = |byte: u8| middle.iter().all(|each| *each == byte);
     // y is 0 (order 4) or 1 (order 1); y is p - 1 (order 2), or p and more, which is no field element.
     let trivial = all(0) && last == 0 && *first <= 1;
     let too_large = all(0xff) && last == 0x7f && *first >= 0xec;
-    trivial || too_large || ORDER_EIGHT.iter().any(|y| x.get(..31) == y.get(..31) && y.last() == Some(&last))
+    trivial
+        || too_large
+        || ORDER_EIGHT
+            .iter()
+            .any(|y| x.get(..31) == y.get(..31) && y.last() == Some(&last))
 }
 
 /// What an RSA key can serve.
@@ -307,30 +405,51 @@ static MAC: [(Algorithm, &hmac::Algorithm, usize); 3] = [
 
 /// Whether `key_ops`, where it is written, names `verify`.
 fn may_verify(jwk: &Map<String, Value>) -> anyhow::Result<bool> {
-    let Some(operations) = jwk.get("key_ops") else { return Ok(true) };
-    let operations = operations.as_array().context("has a \"key_ops\" that is no list")?;
+    let Some(operations) = jwk.get("key_ops") else {
+        return Ok(true);
+    };
+    let operations = operations
+        .as_array()
+        .context("has a \"key_ops\" that is no list")?;
     Ok(operations.iter().any(|operation| operation == "verify"))
 }
 
 fn point(jwk: &Map<String, Value>, width: usize) -> anyhow::Result<Vec<u8>> {
     // SEC 1 section 2.3.3, uncompressed.
-    Ok([&[4], &*bytes_of(jwk, "x", width)?, &*bytes_of(jwk, "y", width)?].concat())
+    Ok([
+        &[4],
+        &*bytes_of(jwk, "x", width)?,
+        &*bytes_of(jwk, "y", width)?,
+    ]
+    .concat())
 }
 
 fn bytes_of(jwk: &Map<String, Value>, member: &str, width: usize) -> anyhow::Result<Vec<u8>> {
     let bytes = bytes(jwk, member)?;
-    ensure!(bytes.len() == width, "has a {member:?} of {} bytes instead of {width}", bytes.len());
+    ensure!(
+        bytes.len() == width,
+        "has a {member:?} of {} bytes instead of {width}",
+        bytes.len()
+    );
     Ok(bytes)
 }
 
 fn bytes(jwk: &Map<String, Value>, member: &str) -> anyhow::Result<Vec<u8>> {
     let text = text(jwk, member)?.with_context(|| format!("has no {member:?}"))?;
-    URL_SAFE_NO_PAD.decode(text).ok().with_context(|| format!("has a {member:?} that is no unpadded base64url"))
+    URL_SAFE_NO_PAD
+        .decode(text)
+        .ok()
+        .with_context(|| format!("has a {member:?} that is no unpadded base64url"))
 }
 
 fn text<'a>(jwk: &'a Map<String, Value>, member: &str) -> anyhow::Result<Option<&'a str>> {
-    let Some(value) = jwk.get(member) else { return Ok(None) };
-    value.as_str().map(Some).with_context(|| format!("has a {member:?} that is no string"))
+    let Some(value) = jwk.get(member) else {
+        return Ok(None);
+    };
+    value
+        .as_str()
+        .map(Some)
+        .with_context(|| format!("has a {member:?} that is no string"))
 }
 
 /// SHA-256 over the parts, each with its length.
@@ -354,7 +473,10 @@ impl Eq for Key {}
 /// Counts and ids; never material.
 impl fmt::Debug for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kids = self.keys.iter().map(|key| key.kid.as_deref().unwrap_or("(no kid)"));
+        let kids = self
+            .keys
+            .iter()
+            .map(|key| key.kid.as_deref().unwrap_or("(no kid)"));
         f.debug_list().entries(kids).finish()
     }
 }

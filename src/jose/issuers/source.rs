@@ -65,9 +65,14 @@ impl KeyFile {
 
     /// The file's state; links are followed.
     pub(super) fn stamp(&self) -> anyhow::Result<Stamp> {
-        let metadata = std::fs::metadata(&self.path).with_context(|| self.path.display().to_string())?;
+        let metadata =
+            std::fs::metadata(&self.path).with_context(|| self.path.display().to_string())?;
         let modified = (metadata.mtime(), metadata.mtime_nsec());
-        Ok(Stamp { inode: metadata.ino(), length: metadata.len(), modified })
+        Ok(Stamp {
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified,
+        })
     }
 
     /// Reads the keys.
@@ -75,7 +80,9 @@ impl KeyFile {
         let bytes = read_bounded(&self.path)?;
         match &self.format {
             Format::Jwks => KeySet::from_jwks(&bytes),
-            Format::Secret(algorithms) => KeySet::from_secret(bytes.strip_suffix(b"\n").unwrap_or(&bytes), algorithms),
+            Format::Secret(algorithms) => {
+                KeySet::from_secret(bytes.strip_suffix(b"\n").unwrap_or(&bytes), algorithms)
+            }
         }
         .with_context(|| self.path.display().to_string())
     }
@@ -87,7 +94,11 @@ pub(super) fn read_bounded(path: &Path) -> anyhow::Result<Vec<u8>> {
     File::open(path)
         .and_then(|file| file.take(DOCUMENT_MAX as u64 + 1).read_to_end(&mut bytes))
         .with_context(|| path.display().to_string())?;
-    ensure!(bytes.len() <= DOCUMENT_MAX, "{} is longer than {DOCUMENT_MAX} bytes", path.display());
+    ensure!(
+        bytes.len() <= DOCUMENT_MAX,
+        "{} is longer than {DOCUMENT_MAX} bytes",
+        path.display()
+    );
     Ok(bytes)
 }
 
@@ -102,14 +113,20 @@ impl Remote {
     /// Takes https, or http on loopback; trusts the system's certificate authorities, or those of `ca` alone.
     pub(super) fn new(url: &str, ca: Option<&Path>) -> anyhow::Result<Self> {
         let url = Url::parse(url).context("is no URL")?;
-        ensure!(url.username().is_empty() && url.password().is_none(), "must not carry a user name or password");
+        ensure!(
+            url.username().is_empty() && url.password().is_none(),
+            "must not carry a user name or password"
+        );
         let secure = match url.scheme() {
             "https" => true,
             "http" if is_loopback(&url) => false,
             "http" => bail!("must be https: plain http is for loopback only"),
             _ => bail!("must be an https URL"),
         };
-        ensure!(secure || ca.is_none(), "is plain http, which has no use for a caFile");
+        ensure!(
+            secure || ca.is_none(),
+            "is plain http, which has no use for a caFile"
+        );
         let client = Client::builder()
             .tls_backend_preconfigured(trust(secure, ca)?)
             .https_only(secure)
@@ -126,16 +143,24 @@ impl Remote {
 
     /// Fetches the keys.
     pub(super) async fn fetch(&self) -> anyhow::Result<KeySet> {
-        let document = self.download().await.with_context(|| self.url.to_string())?;
+        let document = self
+            .download()
+            .await
+            .with_context(|| self.url.to_string())?;
         KeySet::from_jwks(&document).with_context(|| format!("the answer of {}", self.url))
     }
 
     async fn download(&self) -> anyhow::Result<Vec<u8>> {
-        let request = self.client.get(self.url.clone()).header(http::header::ACCEPT, "application/json");
+        let request = self
+            .client
+            .get(self.url.clone())
+            .header(http::header::ACCEPT, "application/json");
         let response = request.send().await.map_err(reqwest::Error::without_url)?;
         match response.status() {
             StatusCode::OK => read_body(response).await,
-            status if status.is_redirection() => bail!("answered {status}; redirects are not followed"),
+            status if status.is_redirection() => {
+                bail!("answered {status}; redirects are not followed")
+            }
             status => bail!("answered {status}"),
         }
     }
@@ -143,8 +168,15 @@ impl Remote {
 
 async fn read_body(mut response: Response) -> anyhow::Result<Vec<u8>> {
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
-        ensure!(body.len() + chunk.len() <= DOCUMENT_MAX, "answered with more than {DOCUMENT_MAX} bytes");
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(reqwest::Error::without_url)?
+    {
+        ensure!(
+            body.len() + chunk.len() <= DOCUMENT_MAX,
+            "answered with more than {DOCUMENT_MAX} bytes"
+        );
         body.extend_from_slice(&chunk);
     }
     Ok(body)
@@ -152,19 +184,25 @@ async fn read_body(mut response: Response) -> anyhow::Result<Vec<u8>> {
 
 /// `localhost`, or an address of this machine written as one.
 fn is_loopback(url: &Url) -> bool {
-    let Some(host) = url.host_str() else { return false };
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let Some(host) = url.host_str() else {
+        return false;
+    };
+    let address = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn trust(secure: bool, ca: Option<&Path>) -> anyhow::Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let config =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let config = match ca {
         Some(path) => config.with_root_certificates(authorities(path).context("caFile")?),
-        None if secure => config
-            .with_platform_verifier()
-            .context("the system's certificate authorities cannot be used; name the issuer's with caFile")?,
+        None if secure => config.with_platform_verifier().context(
+            "the system's certificate authorities cannot be used; name the issuer's with caFile",
+        )?,
         None => config.with_root_certificates(RootCertStore::empty()),
     };
     Ok(config.with_no_client_auth())
@@ -174,8 +212,11 @@ fn authorities(path: &Path) -> anyhow::Result<RootCertStore> {
     let pem = read_bounded(path)?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.with_context(|| format!("{} is no PEM file", path.display()))?;
-        roots.add(certificate).with_context(|| format!("{} has a bad certificate", path.display()))?;
+        let certificate =
+            certificate.with_context(|| format!("{} is no PEM file", path.display()))?;
+        roots
+            .add(certificate)
+            .with_context(|| format!("{} has a bad certificate", path.display()))?;
     }
     ensure!(!roots.is_empty(), "{} has no certificate", path.display());
     Ok(roots)

@@ -74,7 +74,11 @@ impl JitClaims {
     /// # Errors
     /// [`SignError`] when the key cannot sign.
     pub(crate) fn sign(&self, key: &KeyPair) -> Result<String, SignError> {
-        let header = Header { alg: key.algorithm().as_str(), kid: key.kid(), typ: TYP };
+        let header = Header {
+            alg: key.algorithm().as_str(),
+            kid: key.kid(),
+            typ: TYP,
+        };
         let body = Body {
             iss: &self.issuer,
             sub: self.subject.as_str(),
@@ -85,7 +89,9 @@ impl JitClaims {
             jti: &self.id,
             grant: self.grant.as_str(),
             rev: self.revision.0,
-            cnf: Confirmation { spiffe_id: self.workload.as_str() },
+            cnf: Confirmation {
+                spiffe_id: self.workload.as_str(),
+            },
         };
         let mut token = format!("{}.{}", encode(&header)?, encode(&body)?);
         let signature = key.sign(token.as_bytes())?;
@@ -96,7 +102,9 @@ impl JitClaims {
 }
 
 fn encode(part: &impl Serialize) -> Result<String, SignError> {
-    serde_json::to_vec(part).map(|json| URL_SAFE_NO_PAD.encode(json)).map_err(|_| SignError)
+    serde_json::to_vec(part)
+        .map(|json| URL_SAFE_NO_PAD.encode(json))
+        .map_err(|_| SignError)
 }
 
 /// Whole seconds, rounded down.
@@ -135,7 +143,12 @@ mod tests {
     }
 
     fn part(token: &str, n: usize) -> Value {
-        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(n).unwrap()).unwrap()).unwrap()
+        serde_json::from_slice(
+            &URL_SAFE_NO_PAD
+                .decode(token.split('.').nth(n).unwrap())
+                .unwrap(),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -144,7 +157,10 @@ mod tests {
             let key = KeyPair::generate(algorithm, "k1").unwrap();
             let token = claims().sign(&key).unwrap();
             assert_eq!(token.split('.').count(), 3);
-            assert_eq!(part(&token, 0), json!({"alg": algorithm.as_str(), "kid": "k1", "typ": "jit+jwt"}));
+            assert_eq!(
+                part(&token, 0),
+                json!({"alg": algorithm.as_str(), "kid": "k1", "typ": "jit+jwt"})
+            );
             assert_eq!(
                 part(&token, 1),
                 json!({

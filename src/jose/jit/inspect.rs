@@ -62,17 +62,29 @@ pub(crate) enum Outcome {
 impl Check {
     /// A check that passed.
     pub(crate) fn passed(name: &'static str, detail: impl Into<String>) -> Self {
-        Self { name, outcome: Outcome::Passed, detail: detail.into() }
+        Self {
+            name,
+            outcome: Outcome::Passed,
+            detail: detail.into(),
+        }
     }
 
     /// A check that failed.
     pub(crate) fn failed(name: &'static str, denial: &Denial) -> Self {
-        Self { name, outcome: Outcome::Failed(denial.reason), detail: denial.detail.to_string() }
+        Self {
+            name,
+            outcome: Outcome::Failed(denial.reason),
+            detail: denial.detail.to_string(),
+        }
     }
 
     /// A check that could not be made.
     pub(crate) fn skipped(name: &'static str, why: impl Into<String>) -> Self {
-        Self { name, outcome: Outcome::Skipped, detail: why.into() }
+        Self {
+            name,
+            outcome: Outcome::Skipped,
+            detail: why.into(),
+        }
     }
 
     fn of(name: &'static str, outcome: Result<(), Denial>, detail: impl Into<String>) -> Self {
@@ -97,8 +109,18 @@ pub(crate) fn inspect(token: &str, against: &Against<'_>) -> Inspection {
         Ok(presented) => presented,
         Err(denial) => {
             checks.push(Check::failed("format", &denial));
-            checks.extend(PROVEN_BY.iter().chain(&USED_BY).map(|name| Check::skipped(name, "not looked at")));
-            return Inspection { header, claims, checks, proven: None };
+            checks.extend(
+                PROVEN_BY
+                    .iter()
+                    .chain(&USED_BY)
+                    .map(|name| Check::skipped(name, "not looked at")),
+            );
+            return Inspection {
+                header,
+                claims,
+                checks,
+                proven: None,
+            };
         }
     };
     checks.push(Check::passed("format", "a compact JWS of type jit+jwt"));
@@ -106,17 +128,32 @@ pub(crate) fn inspect(token: &str, against: &Against<'_>) -> Inspection {
         let without = "needs the keys of the control plane";
         checks.extend(PROVEN_BY.iter().map(|name| Check::skipped(name, without)));
         checks.extend(unproven(claims.as_ref(), against));
-        return Inspection { header, claims, checks, proven: None };
+        return Inspection {
+            header,
+            claims,
+            checks,
+            proven: None,
+        };
     };
     let proven = presented.judge(keys, its_own_time(claims.as_ref()));
     checks.extend(proofs(&proven, keys));
     let Ok(token) = proven else {
         checks.extend(USED_BY.iter().map(|name| Check::skipped(name, UNPROVEN)));
-        return Inspection { header, claims, checks, proven: None };
+        return Inspection {
+            header,
+            claims,
+            checks,
+            proven: None,
+        };
     };
     let timely = presented.judge(keys, against.now);
     checks.extend(uses(&token, timely.map(drop), against));
-    Inspection { header, claims, checks, proven: Some(token) }
+    Inspection {
+        header,
+        claims,
+        checks,
+        proven: Some(token),
+    }
 }
 
 fn readable(part: &str) -> Option<Value> {
@@ -143,7 +180,9 @@ fn proofs(proven: &Result<JitToken, Denial>, keys: &JitKeys) -> Vec<Check> {
             (DenyReason::TokenAlgNotAllowed, "key"),
             (DenyReason::TokenSignatureInvalid, "signature"),
         ];
-        by.iter().find(|(reason, _)| *reason == denial.reason).map_or("claims", |(_, name)| *name)
+        by.iter()
+            .find(|(reason, _)| *reason == denial.reason)
+            .map_or("claims", |(_, name)| *name)
     });
     let detail = |name| match name {
         "issuer" => format!("issued by {}", keys.issuer()),
@@ -166,23 +205,42 @@ fn proofs(proven: &Result<JitToken, Denial>, keys: &JitKeys) -> Vec<Check> {
 fn uses(token: &JitToken, timely: Result<(), Denial>, against: &Against<'_>) -> [Check; 3] {
     let claims = &token.claims;
     let audience = match against.service {
-        Some(service) => Check::of("audience", token.meant_for(service), format!("for service {service}")),
+        Some(service) => Check::of(
+            "audience",
+            token.meant_for(service),
+            format!("for service {service}"),
+        ),
         None => Check::passed("audience", format!("for service {}", claims.audience)),
     };
     let binding = match against.peer {
-        Some(peer) => Check::of("binding", token.bound_to(Some(peer)), format!("bound to {peer}")),
-        None => Check::passed("binding", format!("only {} may present it", claims.workload)),
+        Some(peer) => Check::of(
+            "binding",
+            token.bound_to(Some(peer)),
+            format!("bound to {peer}"),
+        ),
+        None => Check::passed(
+            "binding",
+            format!("only {} may present it", claims.workload),
+        ),
     };
-    [Check::of("time", timely, format!("good until {}", claims.expires)), audience, binding]
+    [
+        Check::of("time", timely, format!("good until {}", claims.expires)),
+        audience,
+        binding,
+    ]
 }
 
 /// What can be said of claims that nobody vouches for.
 fn unproven(claims: Option<&Value>, against: &Against<'_>) -> [Check; 3] {
     let (begins, ends) = (second(claims, "nbf"), second(claims, "exp"));
     let time = match (begins, ends) {
-        (_, Some(ends)) if against.now >= ends => {
-            Check::failed("time", &Denial::new(DenyReason::TokenExpired, format!("the token ended at {ends}")))
-        }
+        (_, Some(ends)) if against.now >= ends => Check::failed(
+            "time",
+            &Denial::new(
+                DenyReason::TokenExpired,
+                format!("the token ended at {ends}"),
+            ),
+        ),
         (Some(begins), _) if begins > against.now => {
             let detail = format!("the token begins at {begins}");
             Check::failed("time", &Denial::new(DenyReason::TokenNotYetValid, detail))
@@ -190,7 +248,11 @@ fn unproven(claims: Option<&Value>, against: &Against<'_>) -> [Check; 3] {
         (_, Some(ends)) => Check::passed("time", format!("says that it is good until {ends}")),
         (_, None) => Check::skipped("time", "the token names no end"),
     };
-    [time, Check::skipped("audience", UNPROVEN), Check::skipped("binding", UNPROVEN)]
+    [
+        time,
+        Check::skipped("audience", UNPROVEN),
+        Check::skipped("binding", UNPROVEN),
+    ]
 }
 
 #[cfg(test)]
@@ -209,7 +271,11 @@ mod tests {
             alg: pair.algorithm().to_string(),
             jwk: pair.public().jwk.to_string(),
         };
-        JitKeys::from_wire(&v1::TokenKeys { issuer: "jitgate:E".into(), keys: vec![key] }).unwrap()
+        JitKeys::from_wire(&v1::TokenKeys {
+            issuer: "jitgate:E".into(),
+            keys: vec![key],
+        })
+        .unwrap()
     }
 
     fn claims() -> JitClaims {
@@ -232,27 +298,62 @@ mod tests {
             Outcome::Failed(reason) => Some(reason.as_str()),
             Outcome::Passed | Outcome::Skipped => None,
         };
-        inspection.checks.iter().filter_map(|check| Some((check.name, reason(check)?))).collect()
+        inspection
+            .checks
+            .iter()
+            .filter_map(|check| Some((check.name, reason(check)?)))
+            .collect()
     }
 
     #[test]
     fn each_defect_fails_its_own_check_and_those_before_it_pass() {
         let pair = KeyPair::generate(Algorithm::EdDsa, "k").unwrap();
-        let (keys, other) = (keys(&pair), KeyPair::generate(Algorithm::EdDsa, "k").unwrap());
+        let (keys, other) = (
+            keys(&pair),
+            KeyPair::generate(Algorithm::EdDsa, "k").unwrap(),
+        );
         let unknown = KeyPair::generate(Algorithm::EdDsa, "l").unwrap();
         let signed = |claims: JitClaims, pair: &KeyPair| claims.sign(pair).unwrap();
-        let elsewhere = JitClaims { issuer: "jitgate:F".into(), ..claims() };
+        let elsewhere = JitClaims {
+            issuer: "jitgate:F".into(),
+            ..claims()
+        };
         for (token, expected) in [
             (signed(claims(), &pair), None),
             ("a.b.c".to_owned(), Some(("format", "TOKEN_MALFORMED"))),
-            (signed(elsewhere, &pair), Some(("issuer", "TOKEN_ISSUER_UNKNOWN"))),
-            (signed(claims(), &unknown), Some(("key", "TOKEN_KEY_UNKNOWN"))),
-            (signed(claims(), &other), Some(("signature", "TOKEN_SIGNATURE_INVALID"))),
-            (signed(JitClaims { id: String::new(), ..claims() }, &pair), Some(("claims", "TOKEN_MALFORMED"))),
+            (
+                signed(elsewhere, &pair),
+                Some(("issuer", "TOKEN_ISSUER_UNKNOWN")),
+            ),
+            (
+                signed(claims(), &unknown),
+                Some(("key", "TOKEN_KEY_UNKNOWN")),
+            ),
+            (
+                signed(claims(), &other),
+                Some(("signature", "TOKEN_SIGNATURE_INVALID")),
+            ),
+            (
+                signed(
+                    JitClaims {
+                        id: String::new(),
+                        ..claims()
+                    },
+                    &pair,
+                ),
+                Some(("claims", "TOKEN_MALFORMED")),
+            ),
         ] {
-            let against = Against { keys: Some(&keys), now: NOW, ..Against::default() };
+            let against = Against {
+                keys: Some(&keys),
+                now: NOW,
+                ..Against::default()
+            };
             let inspection = inspect(&token, &against);
-            assert_eq!(failed(&inspection), expected.into_iter().collect::<Vec<_>>());
+            assert_eq!(
+                failed(&inspection),
+                expected.into_iter().collect::<Vec<_>>()
+            );
             assert_eq!(inspection.proven.is_some(), expected.is_none());
             assert_eq!(inspection.checks.len(), 8);
         }
@@ -262,13 +363,25 @@ mod tests {
     fn time_audience_and_binding_are_judged_each_by_itself() {
         let pair = KeyPair::generate(Algorithm::Es256, "k").unwrap();
         let keys = keys(&pair);
-        let (service, peer) = (Service::parse("ledger").unwrap(), Principal::parse("spiffe://td/b").unwrap());
+        let (service, peer) = (
+            Service::parse("ledger").unwrap(),
+            Principal::parse("spiffe://td/b").unwrap(),
+        );
         let now = NOW.plus(std::time::Duration::from_secs(300));
-        let against = Against { keys: Some(&keys), service: Some(&service), peer: Some(&peer), now };
+        let against = Against {
+            keys: Some(&keys),
+            service: Some(&service),
+            peer: Some(&peer),
+            now,
+        };
         let inspection = inspect(&claims().sign(&pair).unwrap(), &against);
         assert_eq!(
             failed(&inspection),
-            [("time", "TOKEN_EXPIRED"), ("audience", "TOKEN_AUDIENCE_MISMATCH"), ("binding", "TOKEN_BINDING_MISMATCH")]
+            [
+                ("time", "TOKEN_EXPIRED"),
+                ("audience", "TOKEN_AUDIENCE_MISMATCH"),
+                ("binding", "TOKEN_BINDING_MISMATCH")
+            ]
         );
         assert_eq!(inspection.proven.map(|token| token.claims), Some(claims()));
     }
@@ -277,8 +390,27 @@ mod tests {
     fn without_keys_only_format_and_time_are_told() {
         let pair = KeyPair::generate(Algorithm::EdDsa, "k").unwrap();
         let token = claims().sign(&pair).unwrap();
-        let told = |now| failed(&inspect(&token, &Against { now, ..Against::default() })).len();
+        let told = |now| {
+            failed(&inspect(
+                &token,
+                &Against {
+                    now,
+                    ..Against::default()
+                },
+            ))
+            .len()
+        };
         assert_eq!((told(NOW), told(claims().expires)), (0, 1));
-        assert!(inspect(&token, &Against { now: NOW, ..Against::default() }).proven.is_none());
+        assert!(
+            inspect(
+                &token,
+                &Against {
+                    now: NOW,
+                    ..Against::default()
+                }
+            )
+            .proven
+            .is_none()
+        );
     }
 }

@@ -4,7 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
@@ -55,7 +57,10 @@ impl FromStr for Algorithm {
     type Err = AlgorithmError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == text).ok_or(AlgorithmError)
+        Self::ALL
+            .into_iter()
+            .find(|algorithm| algorithm.as_str() == text)
+            .ok_or(AlgorithmError)
     }
 }
 
@@ -86,29 +91,44 @@ impl KeyPair {
     ///
     /// # Errors
     /// [`SignError`] when the machine has no randomness to give.
-    pub(crate) fn generate(algorithm: Algorithm, kid: impl Into<Box<str>>) -> Result<Self, SignError> {
+    pub(crate) fn generate(
+        algorithm: Algorithm,
+        kid: impl Into<Box<str>>,
+    ) -> Result<Self, SignError> {
         let pair = match algorithm {
             Algorithm::EdDsa => Pair::Ed25519(Ed25519KeyPair::generate().map_err(|_| SignError)?),
-            Algorithm::Es256 => {
-                Pair::P256(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(|_| SignError)?)
-            }
+            Algorithm::Es256 => Pair::P256(
+                EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(|_| SignError)?,
+            ),
         };
-        Ok(Self { kid: kid.into(), pair })
+        Ok(Self {
+            kid: kid.into(),
+            pair,
+        })
     }
 
     /// Reads a key from where it is kept.
     ///
     /// # Errors
     /// [`SignError`] when these bytes are no PKCS#8 key of this algorithm.
-    pub(crate) fn from_pkcs8(algorithm: Algorithm, kid: impl Into<Box<str>>, pkcs8: &[u8]) -> Result<Self, SignError> {
+    pub(crate) fn from_pkcs8(
+        algorithm: Algorithm,
+        kid: impl Into<Box<str>>,
+        pkcs8: &[u8],
+    ) -> Result<Self, SignError> {
         let pair = match algorithm {
-            Algorithm::EdDsa => Pair::Ed25519(Ed25519KeyPair::from_pkcs8(pkcs8).map_err(|_| SignError)?),
+            Algorithm::EdDsa => {
+                Pair::Ed25519(Ed25519KeyPair::from_pkcs8(pkcs8).map_err(|_| SignError)?)
+            }
             Algorithm::Es256 => {
                 let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8);
                 Pair::P256(pair.map_err(|_| SignError)?)
             }
         };
-        Ok(Self { kid: kid.into(), pair })
+        Ok(Self {
+            kid: kid.into(),
+            pair,
+        })
     }
 
     /// The private key, for where it is kept. Never for a log, an error or an answer.
@@ -144,7 +164,9 @@ impl KeyPair {
         match &self.pair {
             Pair::Ed25519(pair) => Ok(pair.sign(message).as_ref().to_vec()),
             Pair::P256(pair) => {
-                let signature = pair.sign(&SystemRandom::new(), message).map_err(|_| SignError)?;
+                let signature = pair
+                    .sign(&SystemRandom::new(), message)
+                    .map_err(|_| SignError)?;
                 Ok(signature.as_ref().to_vec())
             }
         }
@@ -167,14 +189,21 @@ impl KeyPair {
                 json!({"kty": "EC", "crv": "P-256", "x": x, "y": y, "kid": kid, "alg": alg, "use": "sig"})
             }
         };
-        PublicKey { kid: kid.to_owned(), algorithm: self.algorithm(), jwk }
+        PublicKey {
+            kid: kid.to_owned(),
+            algorithm: self.algorithm(),
+            jwk,
+        }
     }
 }
 
 /// Its name and algorithm only.
 impl fmt::Debug for KeyPair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyPair").field("kid", &self.kid).field("algorithm", &self.algorithm()).finish_non_exhaustive()
+        f.debug_struct("KeyPair")
+            .field("kid", &self.kid)
+            .field("algorithm", &self.algorithm())
+            .finish_non_exhaustive()
     }
 }
 
@@ -188,13 +217,20 @@ mod tests {
             let key = KeyPair::generate(algorithm, "k").unwrap();
             let again = KeyPair::from_pkcs8(algorithm, "k", &key.to_pkcs8().unwrap()).unwrap();
             assert_eq!(key.public(), again.public());
-            assert_eq!(again.sign(b"message").unwrap().len(), 64, "JOSE's fixed form, not DER");
+            assert_eq!(
+                again.sign(b"message").unwrap().len(),
+                64,
+                "JOSE's fixed form, not DER"
+            );
         }
     }
 
     #[test]
     fn a_key_of_the_other_algorithm_is_refused() {
-        let key = KeyPair::generate(Algorithm::EdDsa, "k").unwrap().to_pkcs8().unwrap();
+        let key = KeyPair::generate(Algorithm::EdDsa, "k")
+            .unwrap()
+            .to_pkcs8()
+            .unwrap();
         assert!(KeyPair::from_pkcs8(Algorithm::Es256, "k", &key).is_err());
         assert!(KeyPair::from_pkcs8(Algorithm::EdDsa, "k", b"").is_err());
     }
@@ -204,8 +240,14 @@ mod tests {
         for algorithm in Algorithm::ALL {
             let key = KeyPair::generate(algorithm, "k").unwrap();
             let jwk = key.public().jwk;
-            assert!(jwk.get("d").is_none() && jwk["kid"] == "k" && jwk["alg"] == algorithm.as_str(), "{jwk}");
-            assert_eq!(format!("{key:?}"), format!("KeyPair {{ kid: \"k\", algorithm: {algorithm:?}, .. }}"));
+            assert!(
+                jwk.get("d").is_none() && jwk["kid"] == "k" && jwk["alg"] == algorithm.as_str(),
+                "{jwk}"
+            );
+            assert_eq!(
+                format!("{key:?}"),
+                format!("KeyPair {{ kid: \"k\", algorithm: {algorithm:?}, .. }}")
+            );
         }
     }
 }

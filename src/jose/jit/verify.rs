@@ -27,7 +27,9 @@ pub(crate) const TOKEN_MAX: usize = 4096;
 const KID_MAX: usize = 256;
 
 /// Header members that bring their own key, or change how the rest is read (RFC 7515 section 4.1, RFC 7516, RFC 7797).
-const REFUSED_MEMBERS: [&str; 11] = ["jwk", "jku", "x5c", "x5u", "x5t", "x5t#S256", "crit", "b64", "zip", "enc", "cty"];
+const REFUSED_MEMBERS: [&str; 11] = [
+    "jwk", "jku", "x5c", "x5u", "x5t", "x5t#S256", "crit", "b64", "zip", "enc", "cty",
+];
 
 /// A token of the right shape and type. Nothing in it is believed yet.
 pub(crate) struct Presented<'t> {
@@ -43,7 +45,12 @@ pub(crate) struct Presented<'t> {
 ///
 /// # Errors
 /// The first check that fails, in the order shape, type, claims readable, issuer, key, signature, claims, times, audience.
-pub(crate) fn verify(keys: &JitKeys, token: &str, audience: &Service, now: Timestamp) -> Result<JitToken, Denial> {
+pub(crate) fn verify(
+    keys: &JitKeys,
+    token: &str,
+    audience: &Service,
+    now: Timestamp,
+) -> Result<JitToken, Denial> {
     let token = Presented::read(token)?.judge(keys, now)?;
     token.meant_for(audience)?;
     Ok(token)
@@ -59,11 +66,18 @@ impl<'t> Presented<'t> {
         let (algorithm, kid) = read_header(&part(parts.header, "header")?)?;
         let payload = part(parts.payload, "payload")?;
         let signature = part(parts.signature, "signature")?;
-        let claims = json::object(&payload).ok_or_else(|| malformed("the token's payload is no JSON object"))?;
+        let claims = json::object(&payload)
+            .ok_or_else(|| malformed("the token's payload is no JSON object"))?;
         if claims.repeats {
             return Err(malformed("the token has a claim twice"));
         }
-        Ok(Self { message: parts.message, algorithm, kid, claims, signature })
+        Ok(Self {
+            message: parts.message,
+            algorithm,
+            kid,
+            claims,
+            signature,
+        })
     }
 
     /// Judges it by the keys and the time. For which service it is, [`JitToken::meant_for`] tells.
@@ -73,17 +87,25 @@ impl<'t> Presented<'t> {
     pub(crate) fn judge(&self, keys: &JitKeys, now: Timestamp) -> Result<JitToken, Denial> {
         body::expect_issuer(&self.claims.members, keys.issuer())?;
         let key = keys.find(&self.kid).ok_or_else(|| {
-            Denial::new(DenyReason::TokenKeyUnknown, "the control plane has published no key of the token's \"kid\"")
+            Denial::new(
+                DenyReason::TokenKeyUnknown,
+                "the control plane has published no key of the token's \"kid\"",
+            )
         })?;
         if key.algorithm() != self.algorithm {
-            let detail = format!("the token's key is for {}, which is not the \"alg\" of its header", key.algorithm());
+            let detail = format!(
+                "the token's key is for {}, which is not the \"alg\" of its header",
+                key.algorithm()
+            );
             return Err(Denial::new(DenyReason::TokenAlgNotAllowed, detail));
         }
         if !key.verifies(self.message.as_bytes(), &self.signature) {
             let detail = "the token's signature is not one of the key it names";
             return Err(Denial::new(DenyReason::TokenSignatureInvalid, detail));
         }
-        let token = JitToken { claims: body::read(keys.issuer(), &self.claims.members)? };
+        let token = JitToken {
+            claims: body::read(keys.issuer(), &self.claims.members)?,
+        };
         token.timely(now)?;
         Ok(token)
     }
@@ -100,53 +122,90 @@ struct Parts<'t> {
 impl<'t> Parts<'t> {
     fn split(token: &'t str) -> Result<Self, Denial> {
         if token.len() > TOKEN_MAX {
-            return Err(malformed(format!("the token is longer than {TOKEN_MAX} bytes")));
+            return Err(malformed(format!(
+                "the token is longer than {TOKEN_MAX} bytes"
+            )));
         }
         if token.starts_with(['{', '[']) {
-            return Err(malformed("the token is in a JSON serialization; only the compact one is read"));
+            return Err(malformed(
+                "the token is in a JSON serialization; only the compact one is read",
+            ));
         }
         let mut parts = token.split('.');
-        let (Some(header), Some(payload), Some(signature)) = (parts.next(), parts.next(), parts.next()) else {
+        let (Some(header), Some(payload), Some(signature)) =
+            (parts.next(), parts.next(), parts.next())
+        else {
             return Err(malformed("the token does not have three parts"));
         };
         match parts.count() {
             0 => {}
-            2 => return Err(malformed("the token has five parts: an encrypted token is not read")),
+            2 => {
+                return Err(malformed(
+                    "the token has five parts: an encrypted token is not read",
+                ));
+            }
             _ => return Err(malformed("the token has more than three parts")),
         }
         if signature.is_empty() && token.len() > 2 {
-            return Err(Denial::new(DenyReason::TokenSignatureInvalid, "the token has no signature"));
+            return Err(Denial::new(
+                DenyReason::TokenSignatureInvalid,
+                "the token has no signature",
+            ));
         }
-        let message = token.get(..header.len() + 1 + payload.len()).unwrap_or_default();
-        Ok(Self { message, header, payload, signature })
+        let message = token
+            .get(..header.len() + 1 + payload.len())
+            .unwrap_or_default();
+        Ok(Self {
+            message,
+            header,
+            payload,
+            signature,
+        })
     }
 }
 
 /// The algorithm and the key id of a header that has exactly these and the type.
 fn read_header(header: &[u8]) -> Result<(Algorithm, String), Denial> {
-    let header = json::object(header).ok_or_else(|| malformed("the token's header is no JSON object"))?;
+    let header =
+        json::object(header).ok_or_else(|| malformed("the token's header is no JSON object"))?;
     if header.repeats {
         return Err(malformed("the token's header has a member twice"));
     }
     let members = &header.members;
-    if let Some(member) = REFUSED_MEMBERS.iter().find(|member| members.contains_key(**member)) {
-        return Err(malformed(format!("the token's header has {member:?}, which is not accepted")));
+    if let Some(member) = REFUSED_MEMBERS
+        .iter()
+        .find(|member| members.contains_key(**member))
+    {
+        return Err(malformed(format!(
+            "the token's header has {member:?}, which is not accepted"
+        )));
     }
-    if members.keys().any(|member| !matches!(member.as_str(), "alg" | "kid" | "typ")) {
-        return Err(malformed("the token's header has a member other than \"alg\", \"kid\" and \"typ\""));
+    if members
+        .keys()
+        .any(|member| !matches!(member.as_str(), "alg" | "kid" | "typ"))
+    {
+        return Err(malformed(
+            "the token's header has a member other than \"alg\", \"kid\" and \"typ\"",
+        ));
     }
     let text = |member| match members.get(member) {
         None => Err(malformed(format!("the token's header has no {member:?}"))),
-        Some(value) => value.as_str().ok_or_else(|| malformed(format!("the token's {member:?} is no string"))),
+        Some(value) => value
+            .as_str()
+            .ok_or_else(|| malformed(format!("the token's {member:?} is no string"))),
     };
     if text("typ")? != TYP {
-        return Err(malformed("the token's \"typ\" is not \"jit+jwt\": it is no token of jitgate's own"));
+        return Err(malformed(
+            "the token's \"typ\" is not \"jit+jwt\": it is no token of jitgate's own",
+        ));
     }
     let algorithm = text("alg")?;
     let algorithm = algorithm.parse().map_err(|_| not_allowed(algorithm))?;
     let kid = text("kid")?;
     if !(1..=KID_MAX).contains(&kid.len()) {
-        return Err(malformed(format!("the token's \"kid\" has not 1 to {KID_MAX} bytes")));
+        return Err(malformed(format!(
+            "the token's \"kid\" has not 1 to {KID_MAX} bytes"
+        )));
     }
     Ok((algorithm, kid.to_owned()))
 }
@@ -155,7 +214,10 @@ fn read_header(header: &[u8]) -> Result<(Algorithm, String), Denial> {
 fn not_allowed(algorithm: &str) -> Denial {
     let detail = if algorithm.eq_ignore_ascii_case("none") {
         "the token's \"alg\" is none: an unsigned token proves nothing"
-    } else if algorithm.get(..2).is_some_and(|family| family.eq_ignore_ascii_case("HS")) {
+    } else if algorithm
+        .get(..2)
+        .is_some_and(|family| family.eq_ignore_ascii_case("HS"))
+    {
         "the token's \"alg\" is symmetric: a public key is no secret"
     } else {
         "the token's \"alg\" is neither EdDSA nor ES256"
@@ -169,15 +231,19 @@ fn malformed(detail: impl Into<Cow<'static, str>>) -> Denial {
 
 /// One part of the token in its only spelling.
 fn part(text: &str, name: &str) -> Result<Vec<u8>, Denial> {
-    URL_SAFE_NO_PAD
-        .decode(text)
-        .map_err(|_| malformed(format!("the token's {name} is no unpadded, canonical base64url")))
+    URL_SAFE_NO_PAD.decode(text).map_err(|_| {
+        malformed(format!(
+            "the token's {name} is no unpadded, canonical base64url"
+        ))
+    })
 }
 
 /// Which key it names; neither claims nor signature.
 impl std::fmt::Debug for Presented<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Presented").field("algorithm", &self.algorithm).finish_non_exhaustive()
+        f.debug_struct("Presented")
+            .field("algorithm", &self.algorithm)
+            .finish_non_exhaustive()
     }
 }
 

@@ -23,7 +23,9 @@ impl AccessRequest {
         let mut reviews = std::mem::take(&mut self.reviews);
         for at in 0..reviews.len() {
             let (before, rest) = reviews.split_at_mut(at);
-            let Some(review) = rest.first_mut() else { break };
+            let Some(review) = rest.first_mut() else {
+                break;
+            };
             review.void = self.void(review, before, in_force).map(Into::into);
         }
         self.reviews = reviews;
@@ -31,23 +33,33 @@ impl AccessRequest {
 
     /// Whether the principal asked for it or is to get it, be it by another account of the same person.
     pub(crate) fn concerns_person(&self, principal: &Principal, persons: &Persons) -> bool {
-        [&self.requester, &self.terms.subject].into_iter().any(|concerned| persons.same(concerned, principal))
+        [&self.requester, &self.terms.subject]
+            .into_iter()
+            .any(|concerned| persons.same(concerned, principal))
     }
 
     fn void(&self, review: &Review, before: &[Review], in_force: &InForce<'_>) -> Option<String> {
         let (persons, policy) = (in_force.persons, &self.terms.policy.name);
         if self.concerns_person(&review.reviewer, persons) {
             return Some(match persons.of(&review.reviewer) {
-                Some(person) => format!("an account of {person}, who asked for access or is to get it"),
+                Some(person) => {
+                    format!("an account of {person}, who asked for access or is to get it")
+                }
                 None => "whoever asked for access or is to get it does not review it".to_owned(),
             });
         }
         if let Some(person) = persons.of(&review.reviewer)
-            && before.iter().any(|earlier| persons.same(&earlier.reviewer, &review.reviewer))
+            && before
+                .iter()
+                .any(|earlier| persons.same(&earlier.reviewer, &review.reviewer))
         {
-            return Some(format!("another account of {person} has reviewed already, and a person counts once"));
+            return Some(format!(
+                "another account of {person} has reviewed already, and a person counts once"
+            ));
         }
-        let Some(stages) = in_force.stages else { return Some(format!("policy {policy} is not in force any more")) };
+        let Some(stages) = in_force.stages else {
+            return Some(format!("policy {policy} is not in force any more"));
+        };
         let confirmed = each(&self.stages).any(|(stage, step)| {
             step.admits(&review.proven, review.waited) && is_confirmed(review, stage, step, stages)
         });
@@ -65,5 +77,7 @@ fn is_confirmed(review: &Review, stage: &Arc<str>, step: &Step, in_force: &[Stag
 }
 
 fn each(stages: &[Stage]) -> impl Iterator<Item = (&Arc<str>, &Step)> {
-    stages.iter().flat_map(|stage| stage.steps.iter().map(move |step| (&stage.name, step)))
+    stages
+        .iter()
+        .flat_map(|stage| stage.steps.iter().map(move |step| (&stage.name, step)))
 }

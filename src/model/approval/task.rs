@@ -41,6 +41,10 @@ pub(crate) struct Said {
 impl AfterTheFact {
     /// Due by then, and not looked at.
     pub(crate) const fn by(due: Timestamp) -> Self {
-        Self { due, overdue_since: None, said: None }
+        Self {
+            due,
+            overdue_since: None,
+            said: None,
+        }
     }
 }

@@ -12,7 +12,10 @@ struct Book(HashMap<Principal, Vec<Arc<Grant>>>);
 
 impl Book {
     fn with(mut self, grant: Grant) -> Self {
-        self.0.entry(grant.subject.clone()).or_default().push(Arc::new(grant));
+        self.0
+            .entry(grant.subject.clone())
+            .or_default()
+            .push(Arc::new(grant));
         self
     }
 }
@@ -54,7 +57,10 @@ fn grant(id: &str) -> Grant {
 }
 
 fn ended(how: Ended) -> Hold {
-    Hold::Ended { how, keep_until: at(900) }
+    Hold::Ended {
+        how,
+        keep_until: at(900),
+    }
 }
 
 struct Ask {
@@ -68,15 +74,22 @@ fn ask() -> Ask {
     Ask {
         service: Service::parse("payments").unwrap(),
         path: "/v1/users/7",
-        caller: Ok(Caller { peer: None, principals: vec![principal(ALICE)], tokened: None }),
+        caller: Ok(Caller {
+            peer: None,
+            principals: vec![principal(ALICE)],
+            tokened: None,
+        }),
         freshness: Freshness::Fresh,
     }
 }
 
 impl Ask {
     fn of(&self, book: &Book, now: Timestamp) -> Result<String, DenyReason> {
-        let check =
-            Check { service: &self.service, target: Target::http("GET", self.path), caller: self.caller.clone() };
+        let check = Check {
+            service: &self.service,
+            target: Target::http("GET", self.path),
+            caller: self.caller.clone(),
+        };
         match decide(book, self.freshness, &check, now) {
             Decision::Permit(permit) => Ok(permit.grant().id.to_string()),
             Decision::Deny(denial) => Err(denial.reason),
@@ -86,19 +99,28 @@ impl Ask {
 
 #[test]
 fn a_live_covering_grant_is_a_permit() {
-    assert_eq!(ask().of(&Book::default().with(grant("g")), at(150)), Ok("g".into()));
+    assert_eq!(
+        ask().of(&Book::default().with(grant("g")), at(150)),
+        Ok("g".into())
+    );
 }
 
 #[test]
 fn nothing_granted_is_denied() {
-    assert_eq!(ask().of(&Book::default(), at(150)), Err(DenyReason::NoGrant));
+    assert_eq!(
+        ask().of(&Book::default(), at(150)),
+        Err(DenyReason::NoGrant)
+    );
 }
 
 #[test]
 fn the_start_is_inclusive_and_the_end_exclusive() {
     let book = Book::default().with(grant("g"));
     let tick = Duration::from_micros(1);
-    assert_eq!(ask().of(&book, at(100).minus(tick)), Err(DenyReason::GrantNotStarted));
+    assert_eq!(
+        ask().of(&book, at(100).minus(tick)),
+        Err(DenyReason::GrantNotStarted)
+    );
     assert_eq!(ask().of(&book, at(100)), Ok("g".into()));
     assert_eq!(ask().of(&book, at(200).minus(tick)), Ok("g".into()));
     assert_eq!(ask().of(&book, at(200)), Err(DenyReason::GrantExpired));
@@ -119,118 +141,269 @@ fn each_hold_has_its_reason() {
 
 #[test]
 fn a_suspended_grant_past_its_end_has_expired() {
-    let book = Book::default().with(Grant { hold: Hold::Suspended, ..grant("g") });
+    let book = Book::default().with(Grant {
+        hold: Hold::Suspended,
+        ..grant("g")
+    });
     assert_eq!(ask().of(&book, at(200)), Err(DenyReason::GrantExpired));
 }
 
 /// An access request of Alice for the same, which waits until second 180.
 fn pending(id: &str) -> Grant {
-    Grant { not_before: at(180), end: End::At(at(180)), hold: Hold::Pending { until: at(180) }, ..grant(id) }
+    Grant {
+        not_before: at(180),
+        end: End::At(at(180)),
+        hold: Hold::Pending { until: at(180) },
+        ..grant(id)
+    }
 }
 
 #[test]
 fn a_pending_request_is_named_and_never_permits() {
     let book = Book::default().with(pending("r"));
     assert_eq!(ask().of(&book, at(150)), Err(DenyReason::RequestPending));
-    assert_eq!(ask().of(&book, at(180)), Err(DenyReason::NoGrant), "nobody decided in time: it says nothing any more");
-    let other = Ask { path: "/v1/keys/7", ..ask() };
-    assert_eq!(other.of(&book, at(150)), Err(DenyReason::ScopeMismatch), "it would not cover the call");
+    assert_eq!(
+        ask().of(&book, at(180)),
+        Err(DenyReason::NoGrant),
+        "nobody decided in time: it says nothing any more"
+    );
+    let other = Ask {
+        path: "/v1/keys/7",
+        ..ask()
+    };
+    assert_eq!(
+        other.of(&book, at(150)),
+        Err(DenyReason::ScopeMismatch),
+        "it would not cover the call"
+    );
     // Even one whose times an adversary has made good.
-    let live = Grant { not_before: at(0), end: End::Standing, staleness: Staleness::LastKnown, ..pending("r") };
-    assert_eq!(ask().of(&Book::default().with(live.clone()), at(150)), Err(DenyReason::RequestPending));
-    let stale = Ask { freshness: Freshness::Stale(Duration::from_secs(60)), ..ask() };
-    assert_eq!(stale.of(&Book::default().with(live), at(150)), Err(DenyReason::Stale));
+    let live = Grant {
+        not_before: at(0),
+        end: End::Standing,
+        staleness: Staleness::LastKnown,
+        ..pending("r")
+    };
+    assert_eq!(
+        ask().of(&Book::default().with(live.clone()), at(150)),
+        Err(DenyReason::RequestPending)
+    );
+    let stale = Ask {
+        freshness: Freshness::Stale(Duration::from_secs(60)),
+        ..ask()
+    };
+    assert_eq!(
+        stale.of(&Book::default().with(live), at(150)),
+        Err(DenyReason::Stale)
+    );
 }
 
 #[test]
 fn a_pending_request_comes_nearer_than_what_is_over_and_less_near_than_what_will_be() {
-    let over = Grant { hold: ended(Ended::Revoked), mod_revision: Revision(99), ..grant("over") };
+    let over = Grant {
+        hold: ended(Ended::Revoked),
+        mod_revision: Revision(99),
+        ..grant("over")
+    };
     let book = || Book::default().with(pending("r")).with(over.clone());
     assert_eq!(ask().of(&book(), at(150)), Err(DenyReason::RequestPending));
-    let later = Grant { not_before: at(160), ..grant("later") };
-    assert_eq!(ask().of(&book().with(later), at(150)), Err(DenyReason::GrantNotStarted));
-    let held = Grant { hold: Hold::Suspended, ..grant("held") };
-    assert_eq!(ask().of(&book().with(held), at(150)), Err(DenyReason::GrantSuspended));
-    assert_eq!(ask().of(&book().with(grant("live")), at(150)), Ok("live".into()));
+    let later = Grant {
+        not_before: at(160),
+        ..grant("later")
+    };
+    assert_eq!(
+        ask().of(&book().with(later), at(150)),
+        Err(DenyReason::GrantNotStarted)
+    );
+    let held = Grant {
+        hold: Hold::Suspended,
+        ..grant("held")
+    };
+    assert_eq!(
+        ask().of(&book().with(held), at(150)),
+        Err(DenyReason::GrantSuspended)
+    );
+    assert_eq!(
+        ask().of(&book().with(grant("live")), at(150)),
+        Ok("live".into())
+    );
 }
 
 /// Alice's token for one grant, presented by the shop.
 fn tokened(id: &str, revision: u64) -> Ask {
-    let token = Tokened { subject: principal(ALICE), grant: GrantId::parse(id).unwrap(), revision: Revision(revision) };
+    let token = Tokened {
+        subject: principal(ALICE),
+        grant: GrantId::parse(id).unwrap(),
+        revision: Revision(revision),
+    };
     let shop = principal(SHOP);
-    Ask { caller: Ok(Caller { peer: Some(shop.clone()), principals: vec![shop], tokened: Some(token) }), ..ask() }
+    Ask {
+        caller: Ok(Caller {
+            peer: Some(shop.clone()),
+            principals: vec![shop],
+            tokened: Some(token),
+        }),
+        ..ask()
+    }
 }
 
 #[test]
 fn a_token_proves_its_subject_for_its_one_grant() {
-    let book = Book::default().with(grant("g")).with(Grant { end: End::At(at(300)), ..grant("longer") });
+    let book = Book::default().with(grant("g")).with(Grant {
+        end: End::At(at(300)),
+        ..grant("longer")
+    });
     assert_eq!(tokened("g", 9).of(&book, at(150)), Ok("g".into()));
-    assert_eq!(tokened("other", 9).of(&book, at(150)), Err(DenyReason::NoGrant));
-    assert_eq!(tokened("g", 9).of(&book, at(200)), Err(DenyReason::GrantExpired), "the other one does not count by it");
+    assert_eq!(
+        tokened("other", 9).of(&book, at(150)),
+        Err(DenyReason::NoGrant)
+    );
+    assert_eq!(
+        tokened("g", 9).of(&book, at(200)),
+        Err(DenyReason::GrantExpired),
+        "the other one does not count by it"
+    );
     // One of another holder is not made hers by naming it.
-    let bobs = Grant { subject: principal("user:https://idp.example|bob"), ..grant("g") };
-    assert_eq!(tokened("g", 9).of(&Book::default().with(bobs), at(150)), Err(DenyReason::NoGrant));
+    let bobs = Grant {
+        subject: principal("user:https://idp.example|bob"),
+        ..grant("g")
+    };
+    assert_eq!(
+        tokened("g", 9).of(&Book::default().with(bobs), at(150)),
+        Err(DenyReason::NoGrant)
+    );
 }
 
 #[test]
 fn grants_of_the_other_credentials_still_count() {
-    let shops = Grant { subject: principal(SHOP), end: End::At(at(300)), ..grant("shops") };
-    let book = Book::default().with(Grant { hold: ended(Ended::Revoked), ..grant("g") }).with(shops);
+    let shops = Grant {
+        subject: principal(SHOP),
+        end: End::At(at(300)),
+        ..grant("shops")
+    };
+    let book = Book::default()
+        .with(Grant {
+            hold: ended(Ended::Revoked),
+            ..grant("g")
+        })
+        .with(shops);
     assert_eq!(tokened("g", 9).of(&book, at(150)), Ok("shops".into()));
 }
 
 #[test]
 fn what_became_of_the_tokens_grant_comes_nearest() {
-    let suspended = Grant { subject: principal(SHOP), hold: Hold::Suspended, ..grant("shops") };
-    let book = Book::default().with(Grant { hold: ended(Ended::Revoked), ..grant("g") }).with(suspended);
-    assert_eq!(tokened("g", 9).of(&book, at(150)), Err(DenyReason::GrantRevoked));
-    let other = Ask { path: "/v1/keys/7", ..tokened("g", 9) };
+    let suspended = Grant {
+        subject: principal(SHOP),
+        hold: Hold::Suspended,
+        ..grant("shops")
+    };
+    let book = Book::default()
+        .with(Grant {
+            hold: ended(Ended::Revoked),
+            ..grant("g")
+        })
+        .with(suspended);
+    assert_eq!(
+        tokened("g", 9).of(&book, at(150)),
+        Err(DenyReason::GrantRevoked)
+    );
+    let other = Ask {
+        path: "/v1/keys/7",
+        ..tokened("g", 9)
+    };
     assert_eq!(other.of(&book, at(150)), Err(DenyReason::ScopeMismatch));
 }
 
 #[test]
 fn a_token_ahead_of_the_table_is_no_hard_denial_and_never_a_permit_by_itself() {
-    for book in [Book::default(), Book::default().with(Grant { hold: Hold::Suspended, ..grant("g") })] {
-        assert_eq!(tokened("g", 10).of(&book, at(150)), Err(DenyReason::GrantNotYetVisible));
+    for book in [
+        Book::default(),
+        Book::default().with(Grant {
+            hold: Hold::Suspended,
+            ..grant("g")
+        }),
+    ] {
+        assert_eq!(
+            tokened("g", 10).of(&book, at(150)),
+            Err(DenyReason::GrantNotYetVisible)
+        );
     }
     let here = Book::default().with(grant("g"));
-    assert_eq!(tokened("g", 10).of(&here, at(150)), Ok("g".into()), "what is known already need not be waited for");
-    let stale = Ask { freshness: Freshness::Stale(Duration::from_secs(60)), ..tokened("g", 10) };
+    assert_eq!(
+        tokened("g", 10).of(&here, at(150)),
+        Ok("g".into()),
+        "what is known already need not be waited for"
+    );
+    let stale = Ask {
+        freshness: Freshness::Stale(Duration::from_secs(60)),
+        ..tokened("g", 10)
+    };
     assert_eq!(stale.of(&Book::default(), at(150)), Err(DenyReason::Stale));
 }
 
 #[test]
 fn a_tokens_grant_is_bound_to_its_workloads_too() {
-    let via = |id: &str| Grant { via: vec![principal(id)], ..grant("g") };
-    assert_eq!(tokened("g", 9).of(&Book::default().with(via(SHOP)), at(150)), Ok("g".into()));
+    let via = |id: &str| Grant {
+        via: vec![principal(id)],
+        ..grant("g")
+    };
+    assert_eq!(
+        tokened("g", 9).of(&Book::default().with(via(SHOP)), at(150)),
+        Ok("g".into())
+    );
     let other = "spiffe://td.example/ns/shop/sa/other";
-    assert_eq!(tokened("g", 9).of(&Book::default().with(via(other)), at(150)), Err(DenyReason::ScopeMismatch));
+    assert_eq!(
+        tokened("g", 9).of(&Book::default().with(via(other)), at(150)),
+        Err(DenyReason::ScopeMismatch)
+    );
 }
 
 #[test]
 fn ending_one_grant_never_ends_another() {
-    let book = Book::default().with(Grant { hold: ended(Ended::Revoked), ..grant("dead") }).with(grant("alive"));
+    let book = Book::default()
+        .with(Grant {
+            hold: ended(Ended::Revoked),
+            ..grant("dead")
+        })
+        .with(grant("alive"));
     assert_eq!(ask().of(&book, at(150)), Ok("alive".into()));
 }
 
 #[test]
 fn the_grant_that_ends_last_wins_and_a_standing_one_over_all() {
-    let book = Book::default().with(grant("short")).with(Grant { end: End::At(at(300)), ..grant("long") });
+    let book = Book::default().with(grant("short")).with(Grant {
+        end: End::At(at(300)),
+        ..grant("long")
+    });
     assert_eq!(ask().of(&book, at(150)), Ok("long".into()));
-    let book = book.with(Grant { end: End::Standing, ..grant("standing") });
+    let book = book.with(Grant {
+        end: End::Standing,
+        ..grant("standing")
+    });
     assert_eq!(ask().of(&book, at(150)), Ok("standing".into()));
 }
 
 #[test]
 fn a_grant_for_another_service_is_no_grant_here() {
-    let elsewhere = Ask { service: Service::parse("orders").unwrap(), ..ask() };
-    assert_eq!(elsewhere.of(&Book::default().with(grant("g")), at(150)), Err(DenyReason::NoGrant));
+    let elsewhere = Ask {
+        service: Service::parse("orders").unwrap(),
+        ..ask()
+    };
+    assert_eq!(
+        elsewhere.of(&Book::default().with(grant("g")), at(150)),
+        Err(DenyReason::NoGrant)
+    );
 }
 
 #[test]
 fn another_target_is_a_scope_mismatch() {
-    let other = Ask { path: "/v1/keys/7", ..ask() };
-    assert_eq!(other.of(&Book::default().with(grant("g")), at(150)), Err(DenyReason::ScopeMismatch));
+    let other = Ask {
+        path: "/v1/keys/7",
+        ..ask()
+    };
+    assert_eq!(
+        other.of(&Book::default().with(grant("g")), at(150)),
+        Err(DenyReason::ScopeMismatch)
+    );
 }
 
 #[test]
@@ -238,55 +411,114 @@ fn a_covering_expired_grant_is_nearer_than_a_live_one_of_another_scope() {
     let rule = Rule::Http(HttpRule::parse_line("GET /other").unwrap());
     let other = Scope::new(Service::parse("payments").unwrap(), vec![rule]).unwrap();
     let book = Book::default()
-        .with(Grant { end: End::At(at(120)), ..grant("old") })
-        .with(Grant { scope: other, ..grant("new") });
+        .with(Grant {
+            end: End::At(at(120)),
+            ..grant("old")
+        })
+        .with(Grant {
+            scope: other,
+            ..grant("new")
+        });
     assert_eq!(ask().of(&book, at(150)), Err(DenyReason::GrantExpired));
 }
 
 #[test]
 fn via_binds_the_grant_to_a_workload() {
-    let book = Book::default().with(Grant { via: vec![principal(SHOP)], ..grant("g") });
+    let book = Book::default().with(Grant {
+        via: vec![principal(SHOP)],
+        ..grant("g")
+    });
     assert_eq!(ask().of(&book, at(150)), Err(DenyReason::ScopeMismatch));
-    let through =
-        Caller { peer: Some(principal(SHOP)), principals: vec![principal(SHOP), principal(ALICE)], tokened: None };
-    assert_eq!(Ask { caller: Ok(through), ..ask() }.of(&book, at(150)), Ok("g".into()));
+    let through = Caller {
+        peer: Some(principal(SHOP)),
+        principals: vec![principal(SHOP), principal(ALICE)],
+        tokened: None,
+    };
+    assert_eq!(
+        Ask {
+            caller: Ok(through),
+            ..ask()
+        }
+        .of(&book, at(150)),
+        Ok("g".into())
+    );
 }
 
 #[test]
 fn a_bad_credential_denies_even_where_a_grant_would_allow() {
-    let bad = Ask { caller: Err(Denial::new(DenyReason::TokenExpired, "")), ..ask() };
-    assert_eq!(bad.of(&Book::default().with(grant("g")), at(150)), Err(DenyReason::TokenExpired));
+    let bad = Ask {
+        caller: Err(Denial::new(DenyReason::TokenExpired, "")),
+        ..ask()
+    };
+    assert_eq!(
+        bad.of(&Book::default().with(grant("g")), at(150)),
+        Err(DenyReason::TokenExpired)
+    );
 }
 
 #[test]
 fn nobody_is_told_that_a_credential_is_missing() {
-    let nobody = Ask { caller: Ok(Caller::default()), ..ask() };
-    assert_eq!(nobody.of(&Book::default(), at(150)), Err(DenyReason::CredentialMissing));
+    let nobody = Ask {
+        caller: Ok(Caller::default()),
+        ..ask()
+    };
+    assert_eq!(
+        nobody.of(&Book::default(), at(150)),
+        Err(DenyReason::CredentialMissing)
+    );
 }
 
 #[test]
 fn an_ambiguous_path_is_refused_before_anything_else_is_looked_at() {
-    let dots = Ask { path: "/v1/users/../users/7", caller: Err(Denial::new(DenyReason::TokenExpired, "")), ..ask() };
-    assert_eq!(dots.of(&Book::default().with(grant("g")), at(150)), Err(DenyReason::PathNotCanonical));
+    let dots = Ask {
+        path: "/v1/users/../users/7",
+        caller: Err(Denial::new(DenyReason::TokenExpired, "")),
+        ..ask()
+    };
+    assert_eq!(
+        dots.of(&Book::default().with(grant("g")), at(150)),
+        Err(DenyReason::PathNotCanonical)
+    );
 }
 
 #[test]
 fn before_the_first_snapshot_nothing_is_decided() {
-    let never = Ask { freshness: Freshness::Never, ..ask() };
-    assert_eq!(never.of(&Book::default().with(grant("g")), at(150)), Err(DenyReason::NotSynced));
+    let never = Ask {
+        freshness: Freshness::Never,
+        ..ask()
+    };
+    assert_eq!(
+        never.of(&Book::default().with(grant("g")), at(150)),
+        Err(DenyReason::NotSynced)
+    );
 }
 
 #[test]
 fn a_stale_table_decides_only_for_grants_that_say_so_and_only_until_their_end() {
-    let stale = || Ask { freshness: Freshness::Stale(Duration::from_secs(31)), ..ask() };
-    let last_known = Grant { staleness: Staleness::LastKnown, ..grant("known") };
-    let longer = Grant { end: End::At(at(400)), ..grant("strict") };
-    assert_eq!(stale().of(&Book::default().with(grant("g")), at(150)), Err(DenyReason::Stale));
+    let stale = || Ask {
+        freshness: Freshness::Stale(Duration::from_secs(31)),
+        ..ask()
+    };
+    let last_known = Grant {
+        staleness: Staleness::LastKnown,
+        ..grant("known")
+    };
+    let longer = Grant {
+        end: End::At(at(400)),
+        ..grant("strict")
+    };
+    assert_eq!(
+        stale().of(&Book::default().with(grant("g")), at(150)),
+        Err(DenyReason::Stale)
+    );
     let book = Book::default().with(last_known).with(longer);
     assert_eq!(stale().of(&book, at(150)), Ok("known".into()));
     assert_eq!(ask().of(&book, at(150)), Ok("strict".into()));
     assert_eq!(stale().of(&book, at(200)), Err(DenyReason::Stale));
-    assert_eq!(stale().of(&Book::default(), at(150)), Err(DenyReason::Stale));
+    assert_eq!(
+        stale().of(&Book::default(), at(150)),
+        Err(DenyReason::Stale)
+    );
 }
 
 mod properties {

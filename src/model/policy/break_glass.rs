@@ -26,6 +26,8 @@ pub struct BreakGlass {
 impl BreakGlass {
     /// Whether a caller with these principals may.
     pub fn admits(&self, caller: &[Principal]) -> bool {
-        caller.iter().any(|principal| self.who.iter().any(|matcher| matcher.matches(principal)))
+        caller
+            .iter()
+            .any(|principal| self.who.iter().any(|matcher| matcher.matches(principal)))
     }
 }

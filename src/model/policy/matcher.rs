@@ -22,7 +22,9 @@ pub enum MatcherError {
     #[error(transparent)]
     Principal(#[from] PrincipalError),
     /// A wildcard where none is understood.
-    #[error("has a '*' that stands for neither one whole SPIFFE path segment nor every user of one issuer")]
+    #[error(
+        "has a '*' that stands for neither one whole SPIFFE path segment nor every user of one issuer"
+    )]
     Wildcard,
 }
 
@@ -35,13 +37,20 @@ impl Matcher {
         if let Some(rest) = text.strip_prefix("spiffe://") {
             return Self::workload(text, rest);
         }
-        if let Some(issuer) = text.strip_prefix("user:").and_then(|rest| rest.strip_suffix("|*")) {
+        if let Some(issuer) = text
+            .strip_prefix("user:")
+            .and_then(|rest| rest.strip_suffix("|*"))
+        {
             Principal::user(issuer, "*")?;
             return Ok(Self::AnyUser(format!("user:{issuer}|").into()));
         }
         let principal = Principal::parse(text)?;
         let name = text.split_once('|').map_or("", |(_, name)| name);
-        if name == "*" { Err(MatcherError::Wildcard) } else { Ok(Self::Exact(principal)) }
+        if name == "*" {
+            Err(MatcherError::Wildcard)
+        } else {
+            Ok(Self::Exact(principal))
+        }
     }
 
     fn workload(text: &str, rest: &str) -> Result<Self, MatcherError> {
@@ -49,7 +58,11 @@ impl Matcher {
             return Ok(Self::Exact(Principal::parse(text)?));
         }
         let (domain, path) = rest.split_once('/').unwrap_or((rest, ""));
-        if domain.contains('*') || path.split('/').any(|segment| segment.contains('*') && segment != "*") {
+        if domain.contains('*')
+            || path
+                .split('/')
+                .any(|segment| segment.contains('*') && segment != "*")
+        {
             return Err(MatcherError::Wildcard);
         }
         Principal::parse(&text.replace('*', "x"))?;
@@ -61,11 +74,13 @@ impl Matcher {
         match self {
             Self::Exact(exact) => exact == principal,
             Self::Workload(pattern) => {
-                principal.kind() == PrincipalKind::Workload && segments_meet(pattern, principal.as_str(), false)
+                principal.kind() == PrincipalKind::Workload
+                    && segments_meet(pattern, principal.as_str(), false)
             }
-            Self::AnyUser(prefix) => {
-                principal.as_str().strip_prefix(&**prefix).is_some_and(|subject| !subject.is_empty())
-            }
+            Self::AnyUser(prefix) => principal
+                .as_str()
+                .strip_prefix(&**prefix)
+                .is_some_and(|subject| !subject.is_empty()),
         }
     }
 
@@ -124,7 +139,8 @@ pub struct Subjects {
 impl Subjects {
     /// Whether a caller with these principals, the one that it acts as first, may ask for the subject.
     pub fn allow(&self, caller: &[Principal], subject: &Principal) -> bool {
-        let own = self.own && subject.kind() != PrincipalKind::Group && caller.first() == Some(subject);
+        let own =
+            self.own && subject.kind() != PrincipalKind::Group && caller.first() == Some(subject);
         own || self.others.iter().any(|matcher| matcher.matches(subject))
     }
 }
@@ -154,7 +170,9 @@ mod tests {
         ] {
             assert!(!pattern.matches(&principal(other)), "{other}");
         }
-        assert!(matcher("spiffe://td/ns/*/sa/web").matches(&principal("spiffe://td/ns/any/sa/web")));
+        assert!(
+            matcher("spiffe://td/ns/*/sa/web").matches(&principal("spiffe://td/ns/any/sa/web"))
+        );
     }
 
     #[test]
@@ -178,7 +196,10 @@ mod tests {
             "alice",
         ] {
             let parsed = Matcher::parse(text);
-            assert!(parsed.is_err() || text == "user:*|*", "{text} became {parsed:?}");
+            assert!(
+                parsed.is_err() || text == "user:*|*",
+                "{text} became {parsed:?}"
+            );
         }
         // An issuer of that very name, not every issuer.
         assert!(!matcher("user:*|*").matches(&principal("user:https://idp.example|alice")));
@@ -186,7 +207,10 @@ mod tests {
 
     #[test]
     fn asking_for_oneself_never_means_asking_for_ones_group() {
-        let own = Subjects { own: true, others: Vec::new() };
+        let own = Subjects {
+            own: true,
+            others: Vec::new(),
+        };
         let caller = [principal("user:i|alice"), principal("group:i|sre")];
         assert!(own.allow(&caller, &caller[0]));
         assert!(!own.allow(&caller, &caller[1]));
@@ -195,7 +219,10 @@ mod tests {
 
     #[test]
     fn asking_for_oneself_never_means_asking_for_the_workload_that_one_comes_through() {
-        let own = Subjects { own: true, others: Vec::new() };
+        let own = Subjects {
+            own: true,
+            others: Vec::new(),
+        };
         let (alice, gateway) = (principal("user:i|alice"), principal("spiffe://td/gateway"));
         assert!(!own.allow(&[alice, gateway.clone()], &gateway));
         assert!(own.allow(std::slice::from_ref(&gateway), &gateway));

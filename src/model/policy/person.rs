@@ -32,8 +32,12 @@ impl Persons {
 
     /// From declarations that share no account.
     pub fn new<'p>(persons: impl IntoIterator<Item = &'p Person>) -> Self {
-        let accounts =
-            |person: &'p Person| person.accounts.iter().map(|account| (account.clone(), Arc::clone(&person.name)));
+        let accounts = |person: &'p Person| {
+            person
+                .accounts
+                .iter()
+                .map(|account| (account.clone(), Arc::clone(&person.name)))
+        };
         Self(persons.into_iter().flat_map(accounts).collect())
     }
 
@@ -44,7 +48,10 @@ impl Persons {
 
     /// Whether two principals are the same person: the same account, or accounts of one person.
     pub fn same(&self, one: &Principal, other: &Principal) -> bool {
-        one == other || self.of(one).is_some_and(|person| self.of(other) == Some(person))
+        one == other
+            || self
+                .of(one)
+                .is_some_and(|person| self.of(other) == Some(person))
     }
 }
 
@@ -55,13 +62,27 @@ mod tests {
     #[test]
     fn two_accounts_of_one_person_are_the_same_and_two_strangers_are_not() {
         let principal = |text: &str| Principal::parse(text).unwrap();
-        let (work, admin, job) = (principal("user:i|bob"), principal("user:j|bob-admin"), principal("spiffe://td/job"));
+        let (work, admin, job) = (
+            principal("user:i|bob"),
+            principal("user:j|bob-admin"),
+            principal("spiffe://td/job"),
+        );
         let accounts = vec![work.clone(), admin.clone(), job.clone()];
-        let bob = Person { name: "bob".into(), digest: PolicyDigest::default(), canonical: "".into(), accounts };
+        let bob = Person {
+            name: "bob".into(),
+            digest: PolicyDigest::default(),
+            canonical: "".into(),
+            accounts,
+        };
         let persons = Persons::new([&bob]);
-        assert!(persons.same(&work, &admin) && persons.same(&job, &work) && persons.same(&work, &work));
+        assert!(
+            persons.same(&work, &admin) && persons.same(&job, &work) && persons.same(&work, &work)
+        );
         assert!(!persons.same(&work, &principal("user:i|carol")));
-        assert!(!persons.same(&principal("user:i|carol"), &principal("user:i|dora")), "being unlisted links nobody");
+        assert!(
+            !persons.same(&principal("user:i|carol"), &principal("user:i|dora")),
+            "being unlisted links nobody"
+        );
         assert!(!Persons::NONE.same(&work, &admin));
     }
 }

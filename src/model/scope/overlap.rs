@@ -4,7 +4,10 @@ use super::{GrpcRule, HttpRule, Methods, PathTemplate, Rule, Scope, Segment};
 
 /// Whether some target may be allowed by both.
 pub(crate) fn overlaps(a: &Scope, b: &Scope) -> bool {
-    a.service == b.service && a.rules.iter().any(|rule| b.rules.iter().any(|other| rule.meets(other)))
+    a.service == b.service
+        && a.rules
+            .iter()
+            .any(|rule| b.rules.iter().any(|other| rule.meets(other)))
 }
 
 impl Rule {
@@ -43,7 +46,9 @@ impl PathTemplate {
         let (mut ours, mut theirs) = (self.segments.iter(), other.segments.iter());
         loop {
             match (ours.next(), theirs.next()) {
-                (None, None) | (Some(Segment::Rest), Some(_)) | (Some(_), Some(Segment::Rest)) => return true,
+                (None, None) | (Some(Segment::Rest), Some(_)) | (Some(_), Some(Segment::Rest)) => {
+                    return true;
+                }
                 (Some(a), Some(b)) if a.meets(b) => {}
                 (Some(_) | None, Some(_) | None) => return false,
             }
@@ -55,7 +60,9 @@ impl Segment {
     fn meets(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Literal(a), Self::Literal(b)) => a == b,
-            (Self::Literal(literal), Self::One) | (Self::One, Self::Literal(literal)) => !literal.is_empty(),
+            (Self::Literal(literal), Self::One) | (Self::One, Self::Literal(literal)) => {
+                !literal.is_empty()
+            }
             (Self::One | Self::Rest, Self::One | Self::Rest)
             | (Self::Rest, Self::Literal(_))
             | (Self::Literal(_), Self::Rest) => true,
@@ -80,7 +87,11 @@ mod tests {
     }
 
     fn rules() -> impl Strategy<Value = Vec<String>> {
-        let http = ("(GET|POST|GET,PUT|\\*)", "(/[ab]|/\\*|/\\{id\\}){1,3}", "(|/|/\\*\\*)")
+        let http = (
+            "(GET|POST|GET,PUT|\\*)",
+            "(/[ab]|/\\*|/\\{id\\}){1,3}",
+            "(|/|/\\*\\*)",
+        )
             .prop_map(|(methods, path, end)| format!("{methods} {path}{end}"));
         let grpc = prop_oneof![Just("*".to_owned()), "/[ab]/(\\*|[ab])"];
         prop::collection::vec(prop_oneof![http, grpc], 1..3)
@@ -98,7 +109,10 @@ mod tests {
             ("/a.B/C", "/a.B/D"),
             ("/a.B/*", "/a.C/*"),
         ] {
-            assert!(!overlaps(&scope(&[a.into()]), &scope(&[b.into()])), "{a} and {b}");
+            assert!(
+                !overlaps(&scope(&[a.into()]), &scope(&[b.into()])),
+                "{a} and {b}"
+            );
         }
     }
 

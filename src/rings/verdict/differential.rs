@@ -44,10 +44,18 @@ const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 const REVISION: u64 = 50;
 
 const IDP: &str = "https://idp.example";
-const WORKLOADS: [&str; 3] =
-    ["spiffe://td/ns/shop/sa/web", "spiffe://td/ns/shop/sa/cart", "spiffe://td/ns/ops/sa/cron"];
+const WORKLOADS: [&str; 3] = [
+    "spiffe://td/ns/shop/sa/web",
+    "spiffe://td/ns/shop/sa/cart",
+    "spiffe://td/ns/ops/sa/cron",
+];
 /// What a certificate may name; the rare ones are no workload's name.
-const PEERS: [&str; 4] = ["", "web.shop.example", "spiffe://TD/ns/shop/sa/web", "SPIFFE://td/a"];
+const PEERS: [&str; 4] = [
+    "",
+    "web.shop.example",
+    "spiffe://TD/ns/shop/sa/web",
+    "SPIFFE://td/a",
+];
 const HTTP: [(&str, &str); 9] = [
     ("GET", "/v1/users/7"),
     ("GET", "/v1/users/7?deep=1"),
@@ -59,11 +67,20 @@ const HTTP: [(&str, &str); 9] = [
     ("CONNECT", "/v1/users/7"),
     ("get", "/v1/users/7"),
 ];
-const GRPC: [&str; 4] = ["/pay.v1.Ledger/Balance", "/pay.v1.Ledger/Post", "/pay.v1.Other/Get", "/pay.v1.Ledger"];
+const GRPC: [&str; 4] = [
+    "/pay.v1.Ledger/Balance",
+    "/pay.v1.Ledger/Post",
+    "/pay.v1.Other/Get",
+    "/pay.v1.Ledger",
+];
 
 fn ago(seconds: i64) -> Timestamp {
     let span = Duration::from_secs(seconds.unsigned_abs());
-    if seconds < 0 { NOW.plus(span) } else { NOW.minus(span) }
+    if seconds < 0 {
+        NOW.plus(span)
+    } else {
+        NOW.minus(span)
+    }
 }
 
 fn principal(text: &str) -> Principal {
@@ -71,8 +88,16 @@ fn principal(text: &str) -> Principal {
 }
 
 fn subjects() -> Vec<Principal> {
-    let people = ["user:https://idp.example|alice", "user:https://idp.example|bob", "group:https://idp.example|sre"];
-    WORKLOADS.iter().chain(&people).map(|text| principal(text)).collect()
+    let people = [
+        "user:https://idp.example|alice",
+        "user:https://idp.example|bob",
+        "group:https://idp.example|sre",
+    ];
+    WORKLOADS
+        .iter()
+        .chain(&people)
+        .map(|text| principal(text))
+        .collect()
 }
 
 /// What all worlds share: keys, and tokens good and bad.
@@ -96,7 +121,10 @@ impl Stock {
             alg: pair.algorithm().to_string(),
             jwk: pair.public().jwk.to_string(),
         });
-        let keys = v1::TokenKeys { issuer: "jitgate:E".into(), keys: published.collect() };
+        let keys = v1::TokenKeys {
+            issuer: "jitgate:E".into(),
+            keys: published.collect(),
+        };
         let mut tokens: Vec<_> = (0..400).map(|_| token(random, &pairs)).collect();
         // A token of the provider may stand where a token of ours does.
         tokens.extend(idp.tokens());
@@ -104,13 +132,22 @@ impl Stock {
         let mut bearers = idp.tokens();
         bearers.extend(Provider::new().tokens());
         bearers.extend(["opaque".to_owned(), tokens[0].clone()]);
-        Self { issuers: Arc::new(idp.issuers()), keys, bearers, tokens }
+        Self {
+            issuers: Arc::new(idp.issuers()),
+            keys,
+            bearers,
+            tokens,
+        }
     }
 }
 
 /// One of three, the first more often than not: so that who presents a token is often whom it is bound to.
 fn workload(random: &mut StdRng) -> &'static str {
-    if random.random_bool(0.6) { WORKLOADS[0] } else { WORKLOADS.choose(random).unwrap() }
+    if random.random_bool(0.6) {
+        WORKLOADS[0]
+    } else {
+        WORKLOADS.choose(random).unwrap()
+    }
 }
 
 /// A token of ours: mostly good, and else wrong in one or two ways.
@@ -118,9 +155,19 @@ fn token(random: &mut StdRng, pairs: &[KeyPair]) -> String {
     let begins = *[0, 0, 0, 100, 400, -3, -60].choose(random).unwrap();
     let lasts = *[300, 300, 300, 60].choose(random).unwrap();
     let claims = JitClaims {
-        issuer: if random.random_bool(0.95) { "jitgate:E" } else { "jitgate:F" }.to_owned(),
+        issuer: if random.random_bool(0.95) {
+            "jitgate:E"
+        } else {
+            "jitgate:F"
+        }
+        .to_owned(),
         subject: subjects().choose(random).unwrap().clone(),
-        audience: Service::parse(if random.random_bool(0.9) { "payments" } else { "ledger" }).unwrap(),
+        audience: Service::parse(if random.random_bool(0.9) {
+            "payments"
+        } else {
+            "ledger"
+        })
+        .unwrap(),
         issued: ago(begins),
         not_before: ago(begins),
         expires: ago(begins).plus(Duration::from_secs(lasts)),
@@ -129,8 +176,11 @@ fn token(random: &mut StdRng, pairs: &[KeyPair]) -> String {
         revision: Revision(random.random_range(REVISION - 20..REVISION + 3)),
         workload: principal(workload(random)),
     };
-    let pair =
-        if random.random_bool(0.9) { &pairs[random.random_range(0..2)] } else { &pairs[random.random_range(2..4)] };
+    let pair = if random.random_bool(0.9) {
+        &pairs[random.random_range(0..2)]
+    } else {
+        &pairs[random.random_range(2..4)]
+    };
     let mut token = claims.sign(pair).unwrap();
     if random.random_bool(0.05) {
         // One character of it is another, or gone.
@@ -147,8 +197,10 @@ impl Provider {
     fn new() -> Self {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
         let key = EncodingKey::from_ec_pem(key.serialize_pem().as_bytes()).unwrap();
-        let mut jwk =
-            serde_json::to_value(Jwk::from_encoding_key(&key, jsonwebtoken::Algorithm::ES256).unwrap()).unwrap();
+        let mut jwk = serde_json::to_value(
+            Jwk::from_encoding_key(&key, jsonwebtoken::Algorithm::ES256).unwrap(),
+        )
+        .unwrap();
         jwk["kid"] = "k".into();
         Self(key, jwk.to_string())
     }
@@ -164,8 +216,12 @@ impl Provider {
     fn tokens(&self) -> Vec<String> {
         let now = NOW.as_micros() / 1_000_000;
         let good = |user: &str, groups: &[&str]| json!({"iss": IDP, "sub": user, "aud": "mesh", "exp": now + 3600, "groups": groups});
-        let mut claims =
-            vec![good("alice", &["sre"]), good("alice", &[]), good("bob", &[]), good("eve", &["sre", "x"])];
+        let mut claims = vec![
+            good("alice", &["sre"]),
+            good("alice", &[]),
+            good("bob", &[]),
+            good("eve", &["sre", "x"]),
+        ];
         for (claim, value) in [
             ("exp", json!(now - 600)),
             ("aud", json!("other")),
@@ -176,8 +232,14 @@ impl Provider {
             bad[claim] = value;
             claims.push(bad);
         }
-        let header = Header { kid: Some("k".into()), ..Header::new(jsonwebtoken::Algorithm::ES256) };
-        claims.iter().map(|claims| jsonwebtoken::encode(&header, claims, &self.0).unwrap()).collect()
+        let header = Header {
+            kid: Some("k".into()),
+            ..Header::new(jsonwebtoken::Algorithm::ES256)
+        };
+        claims
+            .iter()
+            .map(|claims| jsonwebtoken::encode(&header, claims, &self.0).unwrap())
+            .collect()
     }
 }
 
@@ -190,28 +252,54 @@ fn grant(random: &mut StdRng, n: usize) -> Grant {
         Rule::Grpc(GrpcRule::parse("*").unwrap()),
     ];
     let some = random.random_range(1..4);
-    let service = if random.random_bool(0.85) { "payments" } else { "ledger" };
+    let service = if random.random_bool(0.85) {
+        "payments"
+    } else {
+        "ledger"
+    };
     let hold = match random.random_range(0..10) {
         0 => Hold::Suspended,
-        1 => Hold::Pending { until: ago(random.random_range(-50..50)) },
+        1 => Hold::Pending {
+            until: ago(random.random_range(-50..50)),
+        },
         2..=4 => {
-            let how = *[Ended::Expired, Ended::Revoked, Ended::Released].choose(random).unwrap();
-            Hold::Ended { how, keep_until: ago(-900) }
+            let how = *[Ended::Expired, Ended::Revoked, Ended::Released]
+                .choose(random)
+                .unwrap();
+            Hold::Ended {
+                how,
+                keep_until: ago(-900),
+            }
         }
         _ => Hold::None,
     };
-    let via = if random.random_bool(0.7) { vec![] } else { vec![principal(WORKLOADS.choose(random).unwrap())] };
-    let end = if random.random_bool(0.1) { End::Standing } else { End::At(ago(random.random_range(-400..100))) };
+    let via = if random.random_bool(0.7) {
+        vec![]
+    } else {
+        vec![principal(WORKLOADS.choose(random).unwrap())]
+    };
+    let end = if random.random_bool(0.1) {
+        End::Standing
+    } else {
+        End::At(ago(random.random_range(-400..100)))
+    };
     Grant {
         id: GrantId::parse(&format!("g{n}")).unwrap(),
         subject: subjects().choose(random).unwrap().clone(),
         via,
-        scope: Scope::new(Service::parse(service).unwrap(), rules.sample(random, some).cloned().collect()).unwrap(),
+        scope: Scope::new(
+            Service::parse(service).unwrap(),
+            rules.sample(random, some).cloned().collect(),
+        )
+        .unwrap(),
         not_before: ago(random.random_range(-50..500)),
         end,
         hold,
         staleness: Staleness::Strict,
-        policy: PolicyRef { name: "p".into(), version: 1 },
+        policy: PolicyRef {
+            name: "p".into(),
+            version: 1,
+        },
         traceparent: None,
         mod_revision: Revision(random.random_range(1..=REVISION)),
     }
@@ -234,7 +322,10 @@ fn sidecar(stock: &Stock, grants: &[Grant]) -> Authorizer {
         services: Services::new(vec![Service::parse("payments").unwrap()]).unwrap(),
         max_staleness: Duration::from_secs(30),
         shadow: None,
-        responder: Responder { detail: DenyDetail::Full, ask_hint: "jitgate request".to_owned() },
+        responder: Responder {
+            detail: DenyDetail::Full,
+            ask_hint: "jitgate request".to_owned(),
+        },
     };
     let recorder = Recorder::new(Spans::default(), &Metrics::default());
     Authorizer::new(table, Arc::clone(&stock.issuers), checking, recorder)
@@ -252,14 +343,34 @@ struct Call<'s> {
 impl<'s> Call<'s> {
     fn draw(random: &mut StdRng, stock: &'s Stock) -> Self {
         let odd = random.random_bool(0.1);
-        let http = if odd { HTTP.choose(random) } else { HTTP.first() };
+        let http = if odd {
+            HTTP.choose(random)
+        } else {
+            HTTP.first()
+        };
         let http = http.copied().filter(|_| random.random_bool(0.6));
-        let bearer = if random.random_bool(0.5) { stock.bearers.choose(random) } else { None };
-        let token = if random.random_bool(0.6) { stock.tokens.choose(random) } else { None };
+        let bearer = if random.random_bool(0.5) {
+            stock.bearers.choose(random)
+        } else {
+            None
+        };
+        let token = if random.random_bool(0.6) {
+            stock.tokens.choose(random)
+        } else {
+            None
+        };
         Self {
             http,
-            grpc: if odd { GRPC.choose(random).unwrap() } else { GRPC[0] },
-            peer: if random.random_bool(0.1) { PEERS.choose(random).unwrap() } else { workload(random) },
+            grpc: if odd {
+                GRPC.choose(random).unwrap()
+            } else {
+                GRPC[0]
+            },
+            peer: if random.random_bool(0.1) {
+                PEERS.choose(random).unwrap()
+            } else {
+                workload(random)
+            },
             bearer: bearer.map(String::as_str),
             token: token.map(String::as_str).filter(|token| !token.is_empty()),
         }
@@ -269,18 +380,34 @@ impl<'s> Call<'s> {
         let mut check = CheckRequest::default();
         let attributes = check.attributes.get_or_insert_default();
         attributes.source.get_or_insert_default().principal = self.peer.to_owned();
-        let http = attributes.request.get_or_insert_default().http.get_or_insert_default();
+        let http = attributes
+            .request
+            .get_or_insert_default()
+            .http
+            .get_or_insert_default();
         let (method, path) = self.http.unwrap_or(("POST", self.grpc));
         (http.method, http.path) = (method.to_owned(), path.to_owned());
         if self.http.is_none() {
-            http.headers.insert("content-type".into(), "application/grpc".into());
+            http.headers
+                .insert("content-type".into(), "application/grpc".into());
         }
-        let authorization = self.bearer.map(|bearer| ("authorization", format!("Bearer {bearer}")));
-        let token = self.token.map(|token| ("x-jitgate-token", token.to_owned()));
-        http.headers.extend([authorization, token].into_iter().flatten().map(|(name, value)| (name.to_owned(), value)));
+        let authorization = self
+            .bearer
+            .map(|bearer| ("authorization", format!("Bearer {bearer}")));
+        let token = self
+            .token
+            .map(|token| ("x-jitgate-token", token.to_owned()));
+        http.headers.extend(
+            [authorization, token]
+                .into_iter()
+                .flatten()
+                .map(|(name, value)| (name.to_owned(), value)),
+        );
         let mut request = tonic::Request::new(check);
         // Envoy waits for nothing: so neither verdict is one after a wait.
-        request.metadata_mut().insert("grpc-timeout", "1m".parse().unwrap());
+        request
+            .metadata_mut()
+            .insert("grpc-timeout", "1m".parse().unwrap());
         request
     }
 
@@ -311,13 +438,20 @@ fn answered(response: &CheckResponse) -> Word {
             (&denied.headers, "x-jitgate-reason")
         }
     };
-    let header = headers.iter().filter_map(|option| option.header.as_ref()).find(|header| header.key == key);
+    let header = headers
+        .iter()
+        .filter_map(|option| option.header.as_ref())
+        .find(|header| header.key == key);
     let value = header.map(|header| match header.value.is_empty() {
         true => String::from_utf8(header.raw_value.to_vec()).unwrap(),
         false => header.value.clone(),
     });
     let value = value.unwrap_or_else(|| panic!("no {key} in {response:?}"));
-    if key == "x-jitgate-grant" { ("ALLOWED".to_owned(), Some(value)) } else { (value, None) }
+    if key == "x-jitgate-grant" {
+        ("ALLOWED".to_owned(), Some(value))
+    } else {
+        (value, None)
+    }
 }
 
 fn validated(decision: &Decision) -> Word {
@@ -335,21 +469,42 @@ async fn the_control_plane_and_a_sidecar_say_the_same() {
     let mut seen = BTreeMap::<String, usize>::new();
     for world in 0..WORLDS {
         let mut random = StdRng::seed_from_u64(world);
-        let grants: Vec<_> = (0..random.random_range(0..9)).map(|n| grant(&mut random, n)).collect();
+        let grants: Vec<_> = (0..random.random_range(0..9))
+            .map(|n| grant(&mut random, n))
+            .collect();
         let mirror = Mirror::new(Revision(REVISION), grants.clone(), &[], 100);
         let sidecar = sidecar(&stock, &grants);
         for n in 0..CALLS {
             let call = Call::draw(&mut random, &stock);
             let said = answered(sidecar.check(call.to_envoy()).await.unwrap().get_ref());
-            let decision = judge((&stock.issuers, &keys), mirror.index(), &call.to_question(), NOW).await;
-            assert_eq!(validated(&decision), said, "world {world}, call {n}: {call:?}\n{decision:?}\n{grants:#?}");
+            let decision = judge(
+                (&stock.issuers, &keys),
+                mirror.index(),
+                &call.to_question(),
+                NOW,
+            )
+            .await;
+            assert_eq!(
+                validated(&decision),
+                said,
+                "world {world}, call {n}: {call:?}\n{decision:?}\n{grants:#?}"
+            );
             *seen.entry(said.0).or_default() += 1;
         }
     }
     assert_eq!(seen.values().sum::<usize>(), 100_000);
     // Every word that a call can lead to was said, so the comparison is about something.
-    let unheard = DenyReason::ALL.iter().map(|reason| reason.as_str()).filter(|reason| !seen.contains_key(*reason));
+    let unheard = DenyReason::ALL
+        .iter()
+        .map(|reason| reason.as_str())
+        .filter(|reason| !seen.contains_key(*reason));
     let elsewhere = ["NOT_SYNCED", "STALE", "BAD_CHECK"];
-    assert_eq!(unheard.filter(|reason| !elsewhere.contains(reason)).collect::<Vec<_>>(), [""; 0], "{seen:#?}");
+    assert_eq!(
+        unheard
+            .filter(|reason| !elsewhere.contains(reason))
+            .collect::<Vec<_>>(),
+        [""; 0],
+        "{seen:#?}"
+    );
     assert!(seen["ALLOWED"] > 2000, "{seen:#?}");
 }

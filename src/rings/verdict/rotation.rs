@@ -55,12 +55,20 @@ async fn rig() -> Rig {
     let clock = Arc::new(AtomicU64::new(NOON.as_micros()));
     let ticking = Arc::clone(&clock);
     let now = Arc::new(move || Timestamp::from_micros(ticking.load(Ordering::Acquire)));
-    let (store, writer, opening) = Store::open(Embedded::open(directory.path()).unwrap(), now).unwrap();
+    let (store, writer, opening) =
+        Store::open(Embedded::open(directory.path()).unwrap(), now).unwrap();
     let mirror = Mirror::new(opening.revision, opening.grants, &opening.history, 10_000);
     let epoch = opening.epoch.to_string();
-    let fanout = Arc::new(Fanout::on_clock(epoch, mirror, FanoutConfig::default(), ControlClock::starting_at(NOON)));
+    let fanout = Arc::new(Fanout::on_clock(
+        epoch,
+        mirror,
+        FanoutConfig::default(),
+        ControlClock::starting_at(NOON),
+    ));
     let published = Arc::clone(&fanout);
-    let writer = writer.publish(Box::new(move |committed| published.publish(&committed.commit)));
+    let writer = writer.publish(Box::new(move |committed| {
+        published.publish(&committed.commit)
+    }));
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run(CancellationToken::new()));
     let args = TokenArgs {
@@ -71,7 +79,12 @@ async fn rig() -> Rig {
     };
     let keys = Arc::new(TokenKeys::new(store.clone(), Arc::clone(&fanout), args));
     keys.turn_over().await.unwrap();
-    let mut issued = Issued { grant: grant("g1"), origin: Origin::default(), suspension: None, ending: None };
+    let mut issued = Issued {
+        grant: grant("g1"),
+        origin: Origin::default(),
+        suspension: None,
+        ending: None,
+    };
     issued.grant.subject = Principal::parse("spiffe://td/web").unwrap();
     (issued.grant.not_before, issued.grant.end) = (NOON, End::At(Timestamp::MAX));
     store
@@ -81,10 +94,23 @@ async fn rig() -> Rig {
         .map_err(|e: StoreError| e)
         .unwrap();
     let metrics = Metrics::default().register(ControlMetrics::register);
-    let plane = Plane::new(store, fanout, Waiting::default(), metrics, Duration::from_secs(600));
+    let plane = Plane::new(
+        store,
+        fanout,
+        Waiting::default(),
+        metrics,
+        Duration::from_secs(600),
+    );
     let fanout = Arc::clone(&plane.fanout);
     let tokens = Tokens::new(plane, Arc::clone(&keys), Arc::default());
-    Rig { tokens, fanout, keys, clock, _directory: directory, _tasks: tasks }
+    Rig {
+        tokens,
+        fanout,
+        keys,
+        clock,
+        _directory: directory,
+        _tasks: tasks,
+    }
 }
 
 /// Follows the watch as a sidecar does, for as long as the set lives.
@@ -98,13 +124,20 @@ fn follow(fanout: &Fanout, table: &Arc<Table>) -> JoinSet<()> {
     };
     let mut follower = Follower::new(Arc::clone(table), false, subscribe.sent_nanos);
     let (says, inbound) = mpsc::channel(16);
-    says.try_send(Ok(v1::WatchGrantsRequest { message: Some(Message::Subscribe(subscribe)) })).unwrap();
-    let mut hears = fanout.watch(ReceiverStream::new(inbound), |_: &[Service]| Ok(())).unwrap();
+    says.try_send(Ok(v1::WatchGrantsRequest {
+        message: Some(Message::Subscribe(subscribe)),
+    }))
+    .unwrap();
+    let mut hears = fanout
+        .watch(ReceiverStream::new(inbound), |_: &[Service]| Ok(()))
+        .unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let _open = says;
         while let Some(message) = hears.next().await {
-            let step = follower.take(message.unwrap()).expect("the keys disturb neither order nor digest");
+            let step = follower
+                .take(message.unwrap())
+                .expect("the keys disturb neither order nor digest");
             assert!(!matches!(step, Step::GoAway(_)), "{step:?}");
         }
     });
@@ -116,8 +149,18 @@ async fn caught_up(table: &Table, published: &v1::TokenKeys) {
     loop {
         lists.mark_unchanged();
         let held = table.token_keys();
-        let kids: Vec<_> = held.iter().flat_map(|held| held.keys.kids()).map(str::to_owned).collect();
-        if kids == published.keys.iter().map(|key| key.kid.clone()).collect::<Vec<_>>() {
+        let kids: Vec<_> = held
+            .iter()
+            .flat_map(|held| held.keys.kids())
+            .map(str::to_owned)
+            .collect();
+        if kids
+            == published
+                .keys
+                .iter()
+                .map(|key| key.kid.clone())
+                .collect::<Vec<_>>()
+        {
             return;
         }
         lists.changed().await.unwrap();
@@ -126,7 +169,10 @@ async fn caught_up(table: &Table, published: &v1::TokenKeys) {
 
 async fn web() -> Caller {
     let peer = Principal::parse("spiffe://td/web").unwrap();
-    Callers::new(Arc::default(), vec![]).identify(&MetadataMap::new(), Some(peer), NOON).await.unwrap()
+    Callers::new(Arc::default(), vec![])
+        .identify(&MetadataMap::new(), Some(peer), NOON)
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -135,20 +181,31 @@ async fn keys_rotated_under_load_refuse_no_token() {
     let table = Arc::new(Table::default());
     let _watch = follow(&rig.fanout, &table);
     let payments = Service::parse("payments").unwrap();
-    let (mut alive, mut signed_by, mut verified) = (Vec::new(), std::collections::BTreeSet::new(), 0_usize);
+    let (mut alive, mut signed_by, mut verified) =
+        (Vec::new(), std::collections::BTreeSet::new(), 0_usize);
     for _ in 0..ROTATIONS {
-        rig.keys.rotate("user:i|root".into(), String::new()).await.unwrap();
+        rig.keys
+            .rotate("user:i|root".into(), String::new())
+            .await
+            .unwrap();
         // The lead is what the next key has to reach everybody in.
         caught_up(&table, &rig.keys.current().published).await;
         let (done, mut issued) = mpsc::channel(1);
         let stop = CancellationToken::new();
         let mut load = JoinSet::new();
         for _ in 0..ISSUERS {
-            let (tokens, done, stop, caller) = (rig.tokens.clone(), done.clone(), stop.clone(), web().await);
+            let (tokens, done, stop, caller) =
+                (rig.tokens.clone(), done.clone(), stop.clone(), web().await);
             load.spawn(async move {
                 while !stop.is_cancelled() {
-                    let wanted = Wanted { grant: "g1".into(), workload: None, lifetime: None };
-                    done.send(tokens.issue(&caller, wanted).await.unwrap()).await.unwrap();
+                    let wanted = Wanted {
+                        grant: "g1".into(),
+                        workload: None,
+                        lifetime: None,
+                    };
+                    done.send(tokens.issue(&caller, wanted).await.unwrap())
+                        .await
+                        .unwrap();
                 }
             });
         }
@@ -171,7 +228,11 @@ async fn keys_rotated_under_load_refuse_no_token() {
             let held = table.token_keys().unwrap();
             for token in &alive {
                 let proven = verify(&held.keys, &token.token, &payments, now);
-                assert!(proven.is_ok(), "{proven:?} by {:?}", held.keys.kids().collect::<Vec<_>>());
+                assert!(
+                    proven.is_ok(),
+                    "{proven:?} by {:?}",
+                    held.keys.kids().collect::<Vec<_>>()
+                );
                 verified += 1;
             }
         }
@@ -188,5 +249,9 @@ async fn keys_rotated_under_load_refuse_no_token() {
     }
     assert_eq!(signed_by.len(), ROTATIONS + 1, "every key had its turn");
     assert!(verified > ROTATIONS * ISSUERS);
-    assert!(table.revision().is_some_and(|revision| revision > Revision(0)));
+    assert!(
+        table
+            .revision()
+            .is_some_and(|revision| revision > Revision(0))
+    );
 }

@@ -44,7 +44,13 @@ pub(crate) fn grant_at(service_name: &str, id: &str) -> Grant {
 }
 
 pub(crate) fn revoked(grant: Grant) -> Grant {
-    Grant { hold: Hold::Ended { how: Ended::Revoked, keep_until: END }, ..grant }
+    Grant {
+        hold: Hold::Ended {
+            how: Ended::Revoked,
+            keep_until: END,
+        },
+        ..grant
+    }
 }
 
 pub(crate) fn put(grant: Grant) -> Change {
@@ -52,11 +58,17 @@ pub(crate) fn put(grant: Grant) -> Change {
 }
 
 pub(crate) fn forget(service_name: &str, id: &str) -> Change {
-    Change::Forget { id: GrantId::parse(id).unwrap(), service: service(service_name) }
+    Change::Forget {
+        id: GrantId::parse(id).unwrap(),
+        service: service(service_name),
+    }
 }
 
 pub(crate) fn commit(revision: u64, changes: impl IntoIterator<Item = Change>) -> Commit {
-    Commit { revision: Revision(revision), changes: changes.into_iter().collect() }
+    Commit {
+        revision: Revision(revision),
+        changes: changes.into_iter().collect(),
+    }
 }
 
 /// As it travels.
@@ -66,6 +78,8 @@ pub(crate) fn bytes(grant: &Grant) -> Bytes {
 
 pub(crate) fn digest<'a>(entries: impl IntoIterator<Item = &'a Bytes>) -> Bytes {
     let mut digest = TableDigest::default();
-    entries.into_iter().for_each(|entry| digest.add(EntryMark::of(entry)));
+    entries
+        .into_iter()
+        .for_each(|entry| digest.add(EntryMark::of(entry)));
     Bytes::copy_from_slice(&digest.to_bytes())
 }

@@ -44,12 +44,19 @@ pub(super) struct Plane {
 struct Token(Option<&'static str>);
 
 impl Entitle for Token {
-    fn entitled(&self, metadata: &MetadataMap, _: &Extensions, services: &[Service]) -> Result<(), Status> {
-        let presented = metadata.get("authorization").and_then(|value| value.to_str().ok());
+    fn entitled(
+        &self,
+        metadata: &MetadataMap,
+        _: &Extensions,
+        services: &[Service],
+    ) -> Result<(), Status> {
+        let presented = metadata
+            .get("authorization")
+            .and_then(|value| value.to_str().ok());
         match self.0 {
-            Some(token) if presented != Some(token) => {
-                Err(Status::permission_denied(format!("not entitled to {services:?}")))
-            }
+            Some(token) if presented != Some(token) => Err(Status::permission_denied(format!(
+                "not entitled to {services:?}"
+            ))),
             Some(_) | None => Ok(()),
         }
     }
@@ -67,7 +74,10 @@ fn incoming(listener: StdListener) -> TcpListenerStream {
 }
 
 pub(super) fn fast() -> FanoutConfig {
-    FanoutConfig { progress_interval: Duration::from_millis(400), ..FanoutConfig::default() }
+    FanoutConfig {
+        progress_interval: Duration::from_millis(400),
+        ..FanoutConfig::default()
+    }
 }
 
 impl Plane {
@@ -80,11 +90,24 @@ impl Plane {
         let (listener, address) = (socket.try_clone().unwrap(), socket.local_addr().unwrap());
         let fanout = Arc::new(fanout);
         let service = fanout.service(Arc::new(entitle));
-        let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let process = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         process.spawn(async move {
-            Server::builder().add_service(service).serve_with_incoming(incoming(listener)).await.unwrap();
+            Server::builder()
+                .add_service(service)
+                .serve_with_incoming(incoming(listener))
+                .await
+                .unwrap();
         });
-        Self { fanout, address, socket, process: Some(process) }
+        Self {
+            fanout,
+            address,
+            socket,
+            process: Some(process),
+        }
     }
 
     /// Cuts every connection without a word, as a killed process does.
@@ -127,17 +150,29 @@ impl Car {
 
     fn start_with(args: WatchArgs) -> Self {
         let table = Arc::new(Table::default());
-        let watched = Watched { services: vec![service("payments")], max_staleness: BOUND, insecure: false };
+        let watched = Watched {
+            services: vec![service("payments")],
+            max_staleness: BOUND,
+            insecure: false,
+        };
         let watch = args.build(watched, Arc::clone(&table)).unwrap();
         let (status, stop, mut tasks) = (watch.status(), CancellationToken::new(), JoinSet::new());
         let stopped = stop.clone();
         tasks.spawn(async move { watch.run(stopped).await.unwrap() });
-        Self { table, status, tasks, stop }
+        Self {
+            table,
+            status,
+            tasks,
+            stop,
+        }
     }
 
     pub(super) async fn reaches(&self, revision: u64) {
         let mut changes = self.table.changes();
-        timeout(PATIENCE, changes.wait_for(|at| *at >= Revision(revision))).await.expect("in time").unwrap();
+        timeout(PATIENCE, changes.wait_for(|at| *at >= Revision(revision)))
+            .await
+            .expect("in time")
+            .unwrap();
     }
 
     pub(super) async fn is_fresh(&self) {
@@ -146,7 +181,11 @@ impl Car {
 
     pub(super) fn ids(&self) -> Vec<String> {
         let index = self.table.current();
-        index.iter().flat_map(|index| index.grants()).map(|grant| grant.id.to_string()).collect()
+        index
+            .iter()
+            .flat_map(|index| index.grants())
+            .map(|grant| grant.id.to_string())
+            .collect()
     }
 
     pub(super) fn report(&self) -> WatchReport {
@@ -169,26 +208,47 @@ async fn eventually(condition: impl Fn() -> bool) {
     met.await.expect("in time");
 }
 
-fn store(epoch: &str, revision: u64, grants: impl IntoIterator<Item = Grant>, history: &[Commit]) -> Fanout {
+fn store(
+    epoch: &str,
+    revision: u64,
+    grants: impl IntoIterator<Item = Grant>,
+    history: &[Commit],
+) -> Fanout {
     Fanout::new(epoch, Revision(revision), grants, history, fast())
 }
 
 #[tokio::test]
 async fn a_snapshot_then_deltas_then_receipts() {
-    let plane = Plane::start(store("E", 10, [grant("a"), grant_at("shop", "s")], &[]), None);
+    let plane = Plane::start(
+        store("E", 10, [grant("a"), grant_at("shop", "s")], &[]),
+        None,
+    );
     let car = Car::start(plane.address);
     car.reaches(10).await;
     car.is_fresh().await;
     assert_eq!(car.ids(), ["a"]);
-    plane.fanout.publish(&commit(11, [put(revoked(grant("a"))), put(grant("b"))]));
-    let answer = plane.fanout.await_enforced(Revision(11), &[service("payments")], PATIENCE).await;
+    plane
+        .fanout
+        .publish(&commit(11, [put(revoked(grant("a"))), put(grant("b"))]));
+    let answer = plane
+        .fanout
+        .await_enforced(Revision(11), &[service("payments")], PATIENCE)
+        .await;
     assert_eq!((answer.receipts.len(), answer.outstanding.len()), (1, 0));
-    assert_eq!((car.table.revision(), car.ids()), (Some(Revision(11)), vec!["a".into(), "b".into()]));
+    assert_eq!(
+        (car.table.revision(), car.ids()),
+        (Some(Revision(11)), vec!["a".into(), "b".into()])
+    );
     assert_eq!(car.table.current().unwrap().counts().ended, 1);
-    plane.fanout.publish(&commit(12, [put(grant_at("shop", "t"))]));
+    plane
+        .fanout
+        .publish(&commit(12, [put(grant_at("shop", "t"))]));
     car.reaches(12).await;
     let known = plane.fanout.sidecars();
-    assert_eq!((&*known[0].id, known[0].max_staleness, known[0].nacks), ("car", BOUND, 0));
+    assert_eq!(
+        (&*known[0].id, known[0].max_staleness, known[0].nacks),
+        ("car", BOUND, 0)
+    );
     assert!(known[0].applied_at.is_some());
     car.stop().await;
     eventually(|| plane.fanout.open_sessions() == 0).await;
@@ -200,10 +260,17 @@ async fn a_restarted_control_plane_with_its_history_is_resumed_from_without_a_sn
     let car = Car::start(plane.address);
     car.is_fresh().await;
     let socket = plane.kill();
-    assert_eq!(car.ids(), ["a"], "what is known goes on without the control plane");
+    assert_eq!(
+        car.ids(),
+        ["a"],
+        "what is known goes on without the control plane"
+    );
     let change = commit(11, [put(grant("b"))]);
     let history = [commit(9, []), commit(10, []), change];
-    let plane = Plane::start(store("E", 11, [grant("a"), grant("b")], &history), Some(socket));
+    let plane = Plane::start(
+        store("E", 11, [grant("a"), grant("b")], &history),
+        Some(socket),
+    );
     car.reaches(11).await;
     let report = car.report();
     assert_eq!((report.snapshots, report.deltas), (1, 1));
@@ -224,7 +291,13 @@ async fn compaction_is_a_snapshot_and_no_error() {
     let report = car.report();
     assert_eq!((report.causes.compacted, report.snapshots), (1, 2));
     // On a busy machine a session may be given up as silent; that is no fault of the stream.
-    assert_eq!(Faults { silent: 0, ..report.faults }, Faults::default());
+    assert_eq!(
+        Faults {
+            silent: 0,
+            ..report.faults
+        },
+        Faults::default()
+    );
     assert_eq!(car.ids(), ["b"], "deleted while disconnected");
     drop(plane);
 }
@@ -238,7 +311,10 @@ async fn a_restored_store_has_a_new_epoch_and_is_followed_although_its_revision_
     let socket = plane.kill();
     let plane = Plane::start(store("F", 7, [grant("b")], &[]), Some(socket));
     eventually(|| &*car.table.epoch() == "F").await;
-    assert_eq!((car.table.revision(), car.ids(), car.report().causes.epoch), (Some(Revision(7)), vec!["b".into()], 1));
+    assert_eq!(
+        (car.table.revision(), car.ids(), car.report().causes.epoch),
+        (Some(Revision(7)), vec!["b".into()], 1)
+    );
     drop(plane);
 }
 
@@ -251,7 +327,13 @@ async fn a_store_that_lost_commits_is_refused_and_said_so() {
     let socket = plane.kill();
     let plane = Plane::start(store("E", 90, [grant("a")], &[]), Some(socket));
     eventually(|| car.report().faults.went_back >= 2).await;
-    assert_eq!((car.table.revision(), car.table.current().unwrap().counts().ended), (Some(Revision(100)), 1));
+    assert_eq!(
+        (
+            car.table.revision(),
+            car.table.current().unwrap().counts().ended
+        ),
+        (Some(Revision(100)), 1)
+    );
     let (_, error) = car.report().last_error.unwrap();
     assert!(error.contains("100") && error.contains("90"), "{error}");
     drop(plane);
@@ -267,19 +349,32 @@ async fn a_table_that_diverged_heals_itself_once_and_is_counted() {
     let after = car.report().progress;
     eventually(|| car.report().progress > after + 3).await;
     let report = car.report();
-    assert_eq!((report.faults.diverged, report.snapshots, car.ids()), (1, 2, vec!["a".into()]));
+    assert_eq!(
+        (report.faults.diverged, report.snapshots, car.ids()),
+        (1, 2, vec!["a".into()])
+    );
     drop(plane);
 }
 
 #[tokio::test]
 async fn who_is_not_entitled_is_told_so_and_a_new_token_is_picked_up() {
-    let plane = Plane::start_for(store("E", 10, [grant("a")], &[]), None, Token(Some("Bearer good")));
+    let plane = Plane::start_for(
+        store("E", 10, [grant("a")], &[]),
+        None,
+        Token(Some("Bearer good")),
+    );
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "bad").unwrap();
-    let car = Car::start_with(WatchArgs { token_file: Some(file.path().into()), ..args(plane.address) });
+    let car = Car::start_with(WatchArgs {
+        token_file: Some(file.path().into()),
+        ..args(plane.address)
+    });
     eventually(|| car.report().last_error.is_some()).await;
     let (_, error) = car.report().last_error.unwrap();
-    assert!(error.contains("PermissionDenied: not entitled to [payments]"), "{error}");
+    assert!(
+        error.contains("PermissionDenied: not entitled to [payments]"),
+        "{error}"
+    );
     assert!(car.table.current().is_none());
     std::fs::write(file.path(), "good").unwrap();
     car.is_fresh().await;
@@ -312,12 +407,18 @@ async fn over_mutual_tls() {
     let issuer = rcgen::Issuer::new(ca, ca_key);
     let issue = |name: &str| {
         let key = rcgen::KeyPair::generate().unwrap();
-        let certificate =
-            rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        let certificate = rcgen::CertificateParams::new(vec![name.to_owned()])
+            .unwrap()
+            .signed_by(&key, &issuer)
+            .unwrap();
         (certificate.pem(), key.serialize_pem())
     };
     let ((server_cert, server_key), (client_cert, client_key)) = (issue("localhost"), issue("car"));
-    for (name, pem) in [("ca.pem", &ca_pem), ("cert.pem", &client_cert), ("key.pem", &client_key)] {
+    for (name, pem) in [
+        ("ca.pem", &ca_pem),
+        ("cert.pem", &client_cert),
+        ("key.pem", &client_key),
+    ] {
         std::fs::write(path(name), pem).unwrap();
     }
     let (listener, address) = listen();
@@ -337,13 +438,23 @@ async fn over_mutual_tls() {
             .unwrap();
     });
     let url = format!("https://localhost:{}", address.port());
-    let trusting = WatchArgs { control_plane: url, tls_ca: Some(path("ca.pem")), ..args(address) };
+    let trusting = WatchArgs {
+        control_plane: url,
+        tls_ca: Some(path("ca.pem")),
+        ..args(address)
+    };
     let anonymous = Car::start_with(trusting.clone());
-    let car =
-        Car::start_with(WatchArgs { tls_cert: Some(path("cert.pem")), tls_key: Some(path("key.pem")), ..trusting });
+    let car = Car::start_with(WatchArgs {
+        tls_cert: Some(path("cert.pem")),
+        tls_key: Some(path("key.pem")),
+        ..trusting
+    });
     car.is_fresh().await;
     eventually(|| anonymous.report().last_error.is_some()).await;
-    assert!(anonymous.table.current().is_none(), "no certificate, no grants");
+    assert!(
+        anonymous.table.current().is_none(),
+        "no certificate, no grants"
+    );
 }
 
 /// Says half a snapshot, then nothing more, in every session but the first.
@@ -362,18 +473,33 @@ impl EnforcerService for Interrupted {
         request.get_mut().message().await?;
         let whole = self.whole.swap(false, Ordering::AcqRel);
         let (epoch, revision) = if whole { ("E", 10) } else { ("F", 20) };
-        let entries = if whole { vec![bytes(&grant("a"))] } else { vec![bytes(&grant("b")), bytes(&grant("c"))] };
-        let said = |message| Ok(v1::WatchGrantsResponse { epoch: epoch.into(), revision, message: Some(message) });
+        let entries = if whole {
+            vec![bytes(&grant("a"))]
+        } else {
+            vec![bytes(&grant("b")), bytes(&grant("c"))]
+        };
+        let said = |message| {
+            Ok(v1::WatchGrantsResponse {
+                epoch: epoch.into(),
+                revision,
+                message: Some(message),
+            })
+        };
         let (says, hears) = mpsc::channel(8);
         let begin = v1::SnapshotBegin {
             entries: i64::try_from(entries.len()).unwrap(),
             cause: v1::SnapshotCause::First.into(),
         };
         says.try_send(said(Message::SnapshotBegin(begin))).unwrap();
-        let chunk = v1::SnapshotChunk { put: entries.iter().take(1).cloned().collect() };
+        let chunk = v1::SnapshotChunk {
+            put: entries.iter().take(1).cloned().collect(),
+        };
         says.try_send(said(Message::SnapshotChunk(chunk))).unwrap();
         if whole {
-            says.try_send(said(Message::SnapshotEnd(v1::SnapshotEnd { digest: digest(&entries) }))).unwrap();
+            says.try_send(said(Message::SnapshotEnd(v1::SnapshotEnd {
+                digest: digest(&entries),
+            })))
+            .unwrap();
         }
         Ok(Response::new(ReceiverStream::new(hears)))
     }
@@ -381,10 +507,16 @@ impl EnforcerService for Interrupted {
 
 fn interrupted(whole: bool) -> (JoinSet<()>, SocketAddr) {
     let (listener, address) = listen();
-    let service = EnforcerServiceServer::new(Interrupted { whole: AtomicBool::new(whole) });
+    let service = EnforcerServiceServer::new(Interrupted {
+        whole: AtomicBool::new(whole),
+    });
     let mut server = JoinSet::new();
     server.spawn(async move {
-        Server::builder().add_service(service).serve_with_incoming(incoming(listener)).await.unwrap();
+        Server::builder()
+            .add_service(service)
+            .serve_with_incoming(incoming(listener))
+            .await
+            .unwrap();
     });
     (server, address)
 }
@@ -394,7 +526,10 @@ async fn half_a_snapshot_leaves_the_old_table_in_force() {
     let (server, address) = interrupted(true);
     let car = Car::start(address);
     eventually(|| car.report().attempts >= 4).await;
-    assert_eq!((car.ids(), car.table.revision(), &*car.table.epoch()), (vec!["a".into()], Some(Revision(10)), "E"));
+    assert_eq!(
+        (car.ids(), car.table.revision(), &*car.table.epoch()),
+        (vec!["a".into()], Some(Revision(10)), "E")
+    );
     drop(server);
 }
 

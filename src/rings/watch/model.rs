@@ -85,22 +85,46 @@ struct Session {
 }
 
 fn open(epoch: u32, revision: u64, state: &State, history: &[Commit]) -> Arc<Fanout> {
-    let config = FanoutConfig { changes_kept: 6, ..FanoutConfig::default() };
-    Arc::new(Fanout::new(format!("E{epoch}"), Revision(revision), state.values().cloned(), history, config))
+    let config = FanoutConfig {
+        changes_kept: 6,
+        ..FanoutConfig::default()
+    };
+    Arc::new(Fanout::new(
+        format!("E{epoch}"),
+        Revision(revision),
+        state.values().cloned(),
+        history,
+        config,
+    ))
 }
 
 impl World {
     fn new() -> Self {
-        let sidecar = Sidecar { table: Arc::default(), session: None, forget: false, tainted: false };
+        let sidecar = Sidecar {
+            table: Arc::default(),
+            session: None,
+            forget: false,
+            tainted: false,
+        };
         let fanout = open(1, 1, &State::new(), &[]);
-        let mut world =
-            Self { epoch: 1, state: State::new(), past: BTreeMap::new(), log: vec![], revision: 1, fanout, sidecar };
+        let mut world = Self {
+            epoch: 1,
+            state: State::new(),
+            past: BTreeMap::new(),
+            log: vec![],
+            revision: 1,
+            fanout,
+            sidecar,
+        };
         world.remember();
         world
     }
 
     fn remember(&mut self) {
-        self.past.insert((format!("E{}", self.epoch), self.revision), self.state.clone());
+        self.past.insert(
+            (format!("E{}", self.epoch), self.revision),
+            self.state.clone(),
+        );
     }
 
     async fn run(&mut self, op: Op) {
@@ -116,7 +140,8 @@ impl World {
             Op::Restore => {
                 self.epoch += 1;
                 self.revision = (self.revision / 2).max(1);
-                self.state.retain(|id, _| id.as_str().ends_with(['0', '2', '4']));
+                self.state
+                    .retain(|id, _| id.as_str().ends_with(['0', '2', '4']));
                 self.log.clear();
                 self.remember();
                 self.fanout = open(self.epoch, self.revision, &self.state, &[]);
@@ -137,18 +162,27 @@ impl World {
         let mut told = vec![];
         for (ours, n, becomes) in changes {
             let name = if ours { "payments" } else { "shop" };
-            let value = Grant { mod_revision: Revision(self.revision), ..grant_at(name, &format!("{name}{n}")) };
+            let value = Grant {
+                mod_revision: Revision(self.revision),
+                ..grant_at(name, &format!("{name}{n}"))
+            };
             let id = value.id.clone();
             told.push(match becomes {
                 Becomes::Granted => self.become_value(value),
                 Becomes::Revoked => self.become_value(revoked(value)),
                 Becomes::Forgotten => {
                     self.state.remove(&id);
-                    Change::Forget { id, service: service(name) }
+                    Change::Forget {
+                        id,
+                        service: service(name),
+                    }
                 }
             });
         }
-        let commit = Commit { revision: Revision(self.revision), changes: told };
+        let commit = Commit {
+            revision: Revision(self.revision),
+            changes: told,
+        };
         self.remember();
         self.log.push(commit.clone());
         self.fanout.publish(&commit);
@@ -161,20 +195,42 @@ impl World {
 
     async fn read(&mut self, messages: usize) {
         for _ in 0..messages {
-            let mut session = self.sidecar.session.take().unwrap_or_else(|| self.sidecar.connect(&self.fanout));
-            let Ok(Some(Ok(response))) = timeout(Duration::from_secs(5), session.hears.next()).await else {
+            let mut session = self
+                .sidecar
+                .session
+                .take()
+                .unwrap_or_else(|| self.sidecar.connect(&self.fanout));
+            let Ok(Some(Ok(response))) =
+                timeout(Duration::from_secs(5), session.hears.next()).await
+            else {
                 continue;
             };
             match session.follower.take(response) {
                 Ok(Step::GoAway(_)) => continue,
-                Ok(Step::Snapshot(..)) => (self.sidecar.forget, self.sidecar.tainted) = (false, false),
-                Ok(Step::Vouched { .. }) => {
-                    assert!(!self.sidecar.tainted, "vouched for a table that was corrupted");
-                    let sent_nanos = self.sidecar.table.clock().monotonic_nanos();
-                    let status = v1::SidecarStatus { sent_nanos, ..Default::default() };
-                    drop(session.says.try_send(Ok(v1::WatchGrantsRequest { message: Some(Message::Status(status)) })));
+                Ok(Step::Snapshot(..)) => {
+                    (self.sidecar.forget, self.sidecar.tainted) = (false, false)
                 }
-                Ok(Step::Noted | Step::TokenKeys | Step::Resumed | Step::Part(_) | Step::Delta { .. }) => {}
+                Ok(Step::Vouched { .. }) => {
+                    assert!(
+                        !self.sidecar.tainted,
+                        "vouched for a table that was corrupted"
+                    );
+                    let sent_nanos = self.sidecar.table.clock().monotonic_nanos();
+                    let status = v1::SidecarStatus {
+                        sent_nanos,
+                        ..Default::default()
+                    };
+                    drop(session.says.try_send(Ok(v1::WatchGrantsRequest {
+                        message: Some(Message::Status(status)),
+                    })));
+                }
+                Ok(
+                    Step::Noted
+                    | Step::TokenKeys
+                    | Step::Resumed
+                    | Step::Part(_)
+                    | Step::Delta { .. },
+                ) => {}
                 Err(fault) => {
                     assert!(self.sidecar.tainted, "a fault on a sound line: {fault}");
                     self.sidecar.forget |= fault.needs_snapshot();
@@ -189,12 +245,24 @@ impl World {
     /// The table is the state of its revision, entry by entry.
     fn check(&self) {
         let table = &self.sidecar.table;
-        let Some(index) = table.current().filter(|_| !self.sidecar.tainted) else { return };
+        let Some(index) = table.current().filter(|_| !self.sidecar.tainted) else {
+            return;
+        };
         let at = (table.epoch().to_string(), index.revision().0);
-        let expected = self.past.get(&at).unwrap_or_else(|| panic!("there never was {at:?}"));
-        let ours: Vec<_> =
-            expected.values().filter(|grant| *grant.scope.service() == service("payments")).cloned().collect();
-        let held: Vec<_> = index.grants().iter().map(|grant| Grant::clone(grant)).collect();
+        let expected = self
+            .past
+            .get(&at)
+            .unwrap_or_else(|| panic!("there never was {at:?}"));
+        let ours: Vec<_> = expected
+            .values()
+            .filter(|grant| *grant.scope.service() == service("payments"))
+            .cloned()
+            .collect();
+        let held: Vec<_> = index
+            .grants()
+            .iter()
+            .map(|grant| Grant::clone(grant))
+            .collect();
         assert_eq!(held, ours, "at {at:?}");
     }
 
@@ -202,8 +270,8 @@ impl World {
         for _ in 0..40 {
             self.read(1).await;
             let table = &self.sidecar.table;
-            let there =
-                table.revision() == Some(Revision(self.revision)) && *table.epoch() == *format!("E{}", self.epoch);
+            let there = table.revision() == Some(Revision(self.revision))
+                && *table.epoch() == *format!("E{}", self.epoch);
             if there && !self.sidecar.tainted {
                 return self.check();
             }
@@ -230,9 +298,18 @@ impl Sidecar {
         let resumable = !subscribe.epoch.is_empty();
         let follower = Follower::new(Arc::clone(&self.table), resumable, subscribe.sent_nanos);
         let (says, inbound) = mpsc::channel(16);
-        says.try_send(Ok(v1::WatchGrantsRequest { message: Some(Message::Subscribe(subscribe)) })).unwrap();
-        let hears = fanout.watch(ReceiverStream::new(inbound), |_: &[Service]| Ok(())).unwrap();
-        Session { follower, says, hears }
+        says.try_send(Ok(v1::WatchGrantsRequest {
+            message: Some(Message::Subscribe(subscribe)),
+        }))
+        .unwrap();
+        let hears = fanout
+            .watch(ReceiverStream::new(inbound), |_: &[Service]| Ok(()))
+            .unwrap();
+        Session {
+            follower,
+            says,
+            hears,
+        }
     }
 }
 

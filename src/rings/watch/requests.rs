@@ -34,28 +34,54 @@ struct Control {
 
 impl Control {
     fn open(directory: &Path, at: Option<std::net::TcpListener>) -> Self {
-        let (store, writer, opening) = Store::open(Embedded::open(directory).unwrap(), Arc::new(wall)).unwrap();
+        let (store, writer, opening) =
+            Store::open(Embedded::open(directory).unwrap(), Arc::new(wall)).unwrap();
         let mirror = Mirror::new(opening.revision, opening.grants, &opening.history, 100);
-        let config = FanoutConfig { changes_kept: 100, ..fast() };
-        let fanout = Fanout::on_clock(opening.epoch.to_string(), mirror, config, crate::clock::ControlClock::default());
+        let config = FanoutConfig {
+            changes_kept: 100,
+            ..fast()
+        };
+        let fanout = Fanout::on_clock(
+            opening.epoch.to_string(),
+            mirror,
+            config,
+            crate::clock::ControlClock::default(),
+        );
         let plane = Plane::start(fanout, at);
         let published = Arc::clone(&plane.fanout);
-        let writer = writer.publish(Box::new(move |committed| published.publish(&committed.commit)));
+        let writer = writer.publish(Box::new(move |committed| {
+            published.publish(&committed.commit)
+        }));
         let mut tasks = JoinSet::new();
         tasks.spawn(writer.run(CancellationToken::new()));
-        Self { store, plane, tasks }
+        Self {
+            store,
+            plane,
+            tasks,
+        }
     }
 
     async fn ask(&self, id: &str) -> Revision {
         let mut request = request(id);
-        self.store.write(move |change| change.create_request(&mut request)).await.unwrap().1
+        self.store
+            .write(move |change| change.create_request(&mut request))
+            .await
+            .unwrap()
+            .1
     }
 
     async fn end(&self, id: &'static str, step: AccessStep) -> Revision {
         let written = self.store.write(move |change| {
             let mut request = change.read().request(id)?.expect("written before");
-            let outcome = Outcome { time: change.now(), by: "test".into(), reason: "so".into(), grant: None };
-            change.end_request(&mut request, step, outcome).map_err(|error| StoreError::Damaged(error.to_string()))
+            let outcome = Outcome {
+                time: change.now(),
+                by: "test".into(),
+                reason: "so".into(),
+                grant: None,
+            };
+            change
+                .end_request(&mut request, step, outcome)
+                .map_err(|error| StoreError::Damaged(error.to_string()))
         });
         written.await.unwrap().1
     }
@@ -71,7 +97,11 @@ impl Control {
 /// Alice asks for everything of `payments`, which is what `grant` gives.
 fn request(id: &str) -> AccessRequest {
     let alice = Principal::parse(ALICE).unwrap();
-    let policy = PinnedPolicy { name: "p".into(), version: 1, digest: "d".into() };
+    let policy = PinnedPolicy {
+        name: "p".into(),
+        version: 1,
+        digest: "d".into(),
+    };
     let terms = Terms {
         subject: alice.clone(),
         via: vec![],
@@ -104,10 +134,20 @@ fn request(id: &str) -> AccessRequest {
 /// What the sidecar says to Alice, and about which entry.
 fn told(car: &Car, now: Timestamp) -> (DenyReason, Option<String>) {
     let (payments, index) = (service("payments"), car.table.current().unwrap());
-    let caller = Caller { principals: vec![Principal::parse(ALICE).unwrap()], ..Caller::default() };
-    let check = Check { service: &payments, target: Target::grpc("/a.B/C"), caller: Ok(caller) };
+    let caller = Caller {
+        principals: vec![Principal::parse(ALICE).unwrap()],
+        ..Caller::default()
+    };
+    let check = Check {
+        service: &payments,
+        target: Target::grpc("/a.B/C"),
+        caller: Ok(caller),
+    };
     match decide(&*index, Freshness::Fresh, &check, now) {
-        Decision::Deny(denial) => (denial.reason, denial.nearest.map(|nearest| nearest.id.to_string())),
+        Decision::Deny(denial) => (
+            denial.reason,
+            denial.nearest.map(|nearest| nearest.id.to_string()),
+        ),
         Decision::Permit(permit) => panic!("allowed by {permit:?}"),
     }
 }
@@ -122,7 +162,11 @@ async fn a_pending_request_reaches_the_refused_caller_and_goes_with_its_end() {
     car.is_fresh().await;
     let pending = (DenyReason::RequestPending, Some("01REQUEST".to_owned()));
     assert_eq!(told(&car, wall()), pending);
-    assert_eq!(told(&car, wall().plus(Duration::from_secs(700))).0, DenyReason::NoGrant, "nobody has to say so");
+    assert_eq!(
+        told(&car, wall().plus(Duration::from_secs(700))).0,
+        DenyReason::NoGrant,
+        "nobody has to say so"
+    );
 
     // A sidecar in step resumes, a new one gets a snapshot, from a store that was opened again.
     let socket = control.close().await;
@@ -135,14 +179,22 @@ async fn a_pending_request_reaches_the_refused_caller_and_goes_with_its_end() {
     for car in [&car, &fresh] {
         car.reaches(second.0).await;
     }
-    assert_eq!(car.report().snapshots, 1, "the digests agree: {:?}", car.report());
+    assert_eq!(
+        car.report().snapshots,
+        1,
+        "the digests agree: {:?}",
+        car.report()
+    );
 
     let denied = control.end("01REQUEST", AccessStep::Deny).await;
     let cancelled = control.end("01SECOND", AccessStep::Cancel).await;
     assert_eq!(cancelled.0, denied.0 + 1);
     for car in [car, fresh] {
         car.reaches(cancelled.0).await;
-        assert_eq!((told(&car, wall()), car.ids()), ((DenyReason::NoGrant, None), vec![]));
+        assert_eq!(
+            (told(&car, wall()), car.ids()),
+            ((DenyReason::NoGrant, None), vec![])
+        );
         assert_eq!(car.report().nacks, 0);
         car.stop().await;
     }
@@ -155,7 +207,12 @@ async fn a_request_decided_at_once_was_never_pending_anywhere() {
     let mut asked = request("01AUTO");
     let written = control.store.write(move |change| {
         change.create_request(&mut asked)?;
-        let outcome = Outcome { time: change.now(), by: "rule:x".into(), reason: "no".into(), grant: None };
+        let outcome = Outcome {
+            time: change.now(),
+            by: "rule:x".into(),
+            reason: "no".into(),
+            grant: None,
+        };
         change
             .end_request(&mut asked, AccessStep::Deny, outcome)
             .map_err(|error| StoreError::Damaged(error.to_string()))

@@ -34,10 +34,20 @@ impl Patience {
     /// For a check that has just arrived. Envoy says how long it waits, for all tries or for this one.
     pub(crate) fn of(metadata: &MetadataMap) -> Self {
         let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
-        let expected = text("x-envoy-expected-rq-timeout-ms").and_then(|millis| millis.parse().ok());
-        let deadlines = [expected.map(Duration::from_millis), text("grpc-timeout").and_then(grpc_timeout)];
-        let left = deadlines.into_iter().flatten().map(|left| left.saturating_sub(MARGIN)).fold(LONGEST, Duration::min);
-        Self { until: Instant::now() + left }
+        let expected =
+            text("x-envoy-expected-rq-timeout-ms").and_then(|millis| millis.parse().ok());
+        let deadlines = [
+            expected.map(Duration::from_millis),
+            text("grpc-timeout").and_then(grpc_timeout),
+        ];
+        let left = deadlines
+            .into_iter()
+            .flatten()
+            .map(|left| left.saturating_sub(MARGIN))
+            .fold(LONGEST, Duration::min);
+        Self {
+            until: Instant::now() + left,
+        }
     }
 }
 
@@ -59,23 +69,38 @@ fn grpc_timeout(text: &str) -> Option<Duration> {
 
 impl Default for Waiting {
     fn default() -> Self {
-        Self { revisions: Semaphore::new(FOR_REVISIONS), keys: Semaphore::new(FOR_KEYS) }
+        Self {
+            revisions: Semaphore::new(FOR_REVISIONS),
+            keys: Semaphore::new(FOR_KEYS),
+        }
     }
 }
 
 impl Waiting {
     /// What a revision brings; `None` when it did not come in time, or too many wait already.
-    pub(crate) async fn for_revision<T>(&self, patience: Patience, coming: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn for_revision<T>(
+        &self,
+        patience: Patience,
+        coming: impl Future<Output = T>,
+    ) -> Option<T> {
         wait(&self.revisions, patience, coming).await
     }
 
     /// What a key brings; as [`Waiting::for_revision`].
-    pub(crate) async fn for_key<T>(&self, patience: Patience, coming: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn for_key<T>(
+        &self,
+        patience: Patience,
+        coming: impl Future<Output = T>,
+    ) -> Option<T> {
         wait(&self.keys, patience, coming).await
     }
 }
 
-async fn wait<T>(room: &Semaphore, patience: Patience, coming: impl Future<Output = T>) -> Option<T> {
+async fn wait<T>(
+    room: &Semaphore,
+    patience: Patience,
+    coming: impl Future<Output = T>,
+) -> Option<T> {
     let _place = room.try_acquire().ok()?;
     timeout_at(patience.until, coming).await.ok()
 }
@@ -121,9 +146,17 @@ mod tests {
     async fn beyond_the_room_nobody_waits() {
         let waiting = Waiting::default();
         let patience = Patience::of(&MetadataMap::new());
-        let taken = waiting.keys.acquire_many(u32::try_from(FOR_KEYS).unwrap()).await.unwrap();
+        let taken = waiting
+            .keys
+            .acquire_many(u32::try_from(FOR_KEYS).unwrap())
+            .await
+            .unwrap();
         assert_eq!(waiting.for_key(patience, async {}).await, None);
-        assert_eq!(waiting.for_revision(patience, async {}).await, Some(()), "others have a room of their own");
+        assert_eq!(
+            waiting.for_revision(patience, async {}).await,
+            Some(()),
+            "others have a room of their own"
+        );
         drop(taken);
         assert_eq!(waiting.for_key(patience, async {}).await, Some(()));
     }
@@ -132,7 +165,12 @@ mod tests {
     async fn what_does_not_come_is_given_up_on_time() {
         let start = Instant::now();
         let patience = Patience::of(&MetadataMap::new());
-        assert_eq!(Waiting::default().for_revision(patience, std::future::pending::<()>()).await, None);
+        assert_eq!(
+            Waiting::default()
+                .for_revision(patience, std::future::pending::<()>())
+                .await,
+            None
+        );
         assert_eq!(start.elapsed(), LONGEST);
     }
 }

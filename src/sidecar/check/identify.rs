@@ -34,7 +34,12 @@ pub(crate) struct Verifiers {
 }
 
 /// Verifies what the call presents, at `now`. Waits for what a token needs, no longer than `patience`.
-pub(crate) async fn identify(by: &Verifiers, call: &Call<'_>, patience: Patience, now: Timestamp) -> Identified {
+pub(crate) async fn identify(
+    by: &Verifiers,
+    call: &Call<'_>,
+    patience: Patience,
+    now: Timestamp,
+) -> Identified {
     let mut ignored = SmallVec::new();
     let caller = prove(by, call, (patience, now), &mut ignored).await;
     Identified { caller, ignored }
@@ -49,7 +54,11 @@ async fn prove(
     let peer = prove_peer(call.peer, ignored)?;
     let mut proven = Proven::default();
     if let Some(token) = expect_token(call.token)? {
-        let at = Presentation { service: call.service, peer: peer.as_ref(), patience };
+        let at = Presentation {
+            service: call.service,
+            peer: peer.as_ref(),
+            patience,
+        };
         prove_token(by, token, (at, now), &mut proven).await?;
     }
     if call.bearer == Presented::Elsewhere {
@@ -101,12 +110,22 @@ fn prove_peer(text: &str, ignored: &mut Ignored) -> Result<Option<Principal>, De
     if text.is_empty() {
         return Ok(None);
     }
-    if !text.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:")) {
+    if !text
+        .get(..7)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:"))
+    {
         ignored.push("the peer certificate's identity is no SPIFFE ID");
         return Ok(None);
     }
-    let invalid = |error: String| Denial::new(DenyReason::PeerIdentityInvalid, format!("the peer's identity {error}"));
-    Principal::parse(text).map(Some).map_err(|error| invalid(error.to_string()))
+    let invalid = |error: String| {
+        Denial::new(
+            DenyReason::PeerIdentityInvalid,
+            format!("the peer's identity {error}"),
+        )
+    };
+    Principal::parse(text)
+        .map(Some)
+        .map_err(|error| invalid(error.to_string()))
 }
 
 fn expect_token(presented: Presented<'_>) -> Result<Option<&str>, Denial> {
@@ -120,7 +139,10 @@ fn expect_token(presented: Presented<'_>) -> Result<Option<&str>, Denial> {
 fn assemble(peer: Option<Principal>, proven: &Proven) -> Caller {
     let Proven { identities, token } = proven;
     let mut principals: Vec<Principal> = peer.iter().cloned().collect();
-    for principal in identities.iter().flat_map(|token| std::iter::once(&token.user).chain(&token.groups)) {
+    for principal in identities
+        .iter()
+        .flat_map(|token| std::iter::once(&token.user).chain(&token.groups))
+    {
         if !principals.contains(principal) {
             principals.push(principal.clone());
         }
@@ -131,7 +153,11 @@ fn assemble(peer: Option<Principal>, proven: &Proven) -> Caller {
         grant: token.claims.grant.clone(),
         revision: token.claims.revision,
     });
-    Caller { peer, principals, tokened }
+    Caller {
+        peer,
+        principals,
+        tokened,
+    }
 }
 
 #[cfg(test)]
@@ -140,23 +166,36 @@ mod tests {
 
     fn peer(text: &str) -> Result<Option<String>, DenyReason> {
         let proven = prove_peer(text, &mut Ignored::new());
-        proven.map(|peer| peer.map(|peer| peer.to_string())).map_err(|denial| denial.reason)
+        proven
+            .map(|peer| peer.map(|peer| peer.to_string()))
+            .map_err(|denial| denial.reason)
     }
 
     #[test]
     fn only_a_canonical_spiffe_id_names_a_workload() {
         let id = "spiffe://td.example/ns/shop/sa/checkout";
         assert_eq!(peer(id), Ok(Some(id.into())));
-        for bad in ["spiffe://TD/x", "SPIFFE://td/x", "spiffe:td/x", "spiffe://td", "spiffe://td/a/../b", "spiffe://"] {
+        for bad in [
+            "spiffe://TD/x",
+            "SPIFFE://td/x",
+            "spiffe:td/x",
+            "spiffe://td",
+            "spiffe://td/a/../b",
+            "spiffe://",
+        ] {
             assert_eq!(peer(bad), Err(DenyReason::PeerIdentityInvalid), "{bad}");
         }
     }
 
     #[test]
     fn a_certificate_never_proves_a_user_or_a_group() {
-        for other in
-            ["user:https://idp.example|alice", "group:https://idp.example|admins", "alice.example", "O=Lab", ""]
-        {
+        for other in [
+            "user:https://idp.example|alice",
+            "group:https://idp.example|admins",
+            "alice.example",
+            "O=Lab",
+            "",
+        ] {
             assert_eq!(peer(other), Ok(None), "{other}");
         }
     }
@@ -171,7 +210,13 @@ mod tests {
             expires: Timestamp::MAX,
             claims: Arc::default(),
         });
-        let caller = assemble(None, &Proven { identities: [token.clone(), token].into_iter().collect(), token: None });
+        let caller = assemble(
+            None,
+            &Proven {
+                identities: [token.clone(), token].into_iter().collect(),
+                token: None,
+            },
+        );
         assert_eq!(caller.principals, [alice, sre]);
     }
 

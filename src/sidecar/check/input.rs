@@ -104,18 +104,28 @@ pub struct Services {
 /// Reads a check. Total: what cannot be read ends in a denial.
 pub(crate) fn read<'a>(check: &'a CheckRequest, services: &'a Services) -> Inbound<'a> {
     let attributes = check.attributes.as_ref();
-    let http = attributes.and_then(|attributes| attributes.request.as_ref()).and_then(|request| request.http.as_ref());
+    let http = attributes
+        .and_then(|attributes| attributes.request.as_ref())
+        .and_then(|request| request.http.as_ref());
     let fields = http.map(Fields::collect).unwrap_or_default();
     let dialect = fields.dialect();
     let call = match (attributes, http) {
         (Some(attributes), Some(http)) => read_call(attributes, http, &fields, services),
-        _ => Err(bad("the check describes no HTTP request: ext_authz must run as an HTTP filter")),
+        _ => Err(bad(
+            "the check describes no HTTP request: ext_authz must run as an HTTP filter",
+        )),
     };
     let grpc_timeout = match fields.grpc_timeout.as_slice() {
         [one] => grpc_timeout(one),
         _ => None,
     };
-    Inbound { dialect, call, trace: fields.trace, grpc_timeout, ours: fields.ours }
+    Inbound {
+        dialect,
+        call,
+        trace: fields.trace,
+        grpc_timeout,
+        ours: fields.ours,
+    }
 }
 
 fn read_call<'a>(
@@ -125,7 +135,9 @@ fn read_call<'a>(
     services: &'a Services,
 ) -> Result<Call<'a>, Denial> {
     if fields.count > HEADERS_MAX {
-        return Err(bad("the check carries more headers than any request should"));
+        return Err(bad(
+            "the check carries more headers than any request should",
+        ));
     }
     if http.method.is_empty() {
         return Err(bad("the check names no method"));
@@ -133,14 +145,25 @@ fn read_call<'a>(
     if http.path.is_empty() && http.method != "CONNECT" {
         return Err(bad("the check names no path"));
     }
-    let service = services.pick(attributes.context_extensions.get(SERVICE_KEY).map(String::as_str))?;
-    let path = http.path.split_once('?').map_or(http.path.as_str(), |(path, _query)| path);
+    let service = services.pick(
+        attributes
+            .context_extensions
+            .get(SERVICE_KEY)
+            .map(String::as_str),
+    )?;
+    let path = http
+        .path
+        .split_once('?')
+        .map_or(http.path.as_str(), |(path, _query)| path);
     Ok(Call {
         service,
         method: &http.method,
         path,
         target: target(fields.dialect(), &http.method, path),
-        peer: attributes.source.as_ref().map_or("", |source| source.principal.as_str()),
+        peer: attributes
+            .source
+            .as_ref()
+            .map_or("", |source| source.principal.as_str()),
         bearer: bearer(&fields.authorization),
         token: own_token(&fields.token),
     })
@@ -172,7 +195,10 @@ impl Services {
         let Some(first) = services.next() else {
             anyhow::bail!("--service is missing: name at least one service to protect");
         };
-        Ok(Self { first, others: services.collect() })
+        Ok(Self {
+            first,
+            others: services.collect(),
+        })
     }
 
     /// All of them.
@@ -183,11 +209,15 @@ impl Services {
     fn pick(&self, named: Option<&str>) -> Result<&Service, Denial> {
         match named {
             None if self.others.is_empty() => Ok(&self.first),
-            None => Err(bad("the route names no jitgate_service and this sidecar protects several")),
+            None => Err(bad(
+                "the route names no jitgate_service and this sidecar protects several",
+            )),
             Some(name) => self
                 .iter()
                 .find(|service| service.as_str() == name)
-                .ok_or_else(|| bad("the route names a jitgate_service that this sidecar does not protect")),
+                .ok_or_else(|| {
+                    bad("the route names a jitgate_service that this sidecar does not protect")
+                }),
         }
     }
 }
@@ -207,11 +237,22 @@ struct Fields<'a> {
 impl<'a> Fields<'a> {
     fn collect(http: &'a HttpRequest) -> Self {
         let mut fields = Self::default();
-        let plain = http.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let raw = http.header_map.iter().flat_map(|map| &map.headers).map(|header| {
-            let value = if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value };
-            (header.key.as_str(), value)
-        });
+        let plain = http
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let raw = http
+            .header_map
+            .iter()
+            .flat_map(|map| &map.headers)
+            .map(|header| {
+                let value = if header.raw_value.is_empty() {
+                    header.value.as_bytes()
+                } else {
+                    &header.raw_value
+                };
+                (header.key.as_str(), value)
+            });
         for (name, value) in plain.chain(raw).take(HEADERS_MAX + 1) {
             fields.take_in(name, value);
         }
@@ -248,7 +289,9 @@ impl<'a> Fields<'a> {
 
     fn dialect(&self) -> Dialect {
         match self.content_type.as_slice() {
-            [one] if *one == b"application/grpc" || one.starts_with(b"application/grpc+") => Dialect::Grpc,
+            [one] if *one == b"application/grpc" || one.starts_with(b"application/grpc+") => {
+                Dialect::Grpc
+            }
             _ => Dialect::Http,
         }
     }
@@ -256,29 +299,48 @@ impl<'a> Fields<'a> {
 
 /// `x-jitgate-…`, and its twins with underscores, which many servers cannot tell from it.
 fn is_ours(name: &str) -> bool {
-    let same = |(given, ours): (&u8, &u8)| given.eq_ignore_ascii_case(ours) || (*given == b'_' && *ours == b'-');
-    name.as_bytes().get(..OUR_PREFIX.len()).is_some_and(|start| start.iter().zip(OUR_PREFIX).all(same))
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    let same = |(given, ours): (&u8, &u8)| {
+        given.eq_ignore_ascii_case(ours) || (*given == b'_' && *ours == b'-')
+    };
+    name.as_bytes()
+        .get(..OUR_PREFIX.len())
+        .is_some_and(|start| start.iter().zip(OUR_PREFIX).all(same))
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 /// The token of `authorization: Bearer …`. Envoy joins repeated headers with a comma, and a bearer token has none.
 fn bearer<'a>(values: &[&'a [u8]]) -> Presented<'a> {
-    let mut parts = values.iter().flat_map(|value| value.split(|b| *b == b',')).map(<[u8]>::trim_ascii);
+    let mut parts = values
+        .iter()
+        .flat_map(|value| value.split(|b| *b == b','))
+        .map(<[u8]>::trim_ascii);
     let is_bearer = |part: &[u8]| {
         let (scheme, rest) = part.split_at_checked(6).unwrap_or((part, b""));
         scheme.eq_ignore_ascii_case(b"bearer") && rest.first().is_none_or(u8::is_ascii_whitespace)
     };
-    let Some(first) = parts.next() else { return Presented::Nothing };
+    let Some(first) = parts.next() else {
+        return Presented::Nothing;
+    };
     let more = parts.clone().next().is_some();
     if !is_bearer(first) && !parts.any(is_bearer) {
         return Presented::Elsewhere;
     }
     if more {
-        return Presented::Malformed("the authorization header holds a bearer token and something else beside it");
+        return Presented::Malformed(
+            "the authorization header holds a bearer token and something else beside it",
+        );
     }
-    match std::str::from_utf8(first).ok().and_then(|text| text.get(6..)).map(str::trim_ascii) {
+    match std::str::from_utf8(first)
+        .ok()
+        .and_then(|text| text.get(6..))
+        .map(str::trim_ascii)
+    {
         Some(token) if is_token(token) => Presented::Token(token),
-        Some(_) | None => Presented::Malformed("the authorization header announces a bearer token and holds none"),
+        Some(_) | None => {
+            Presented::Malformed("the authorization header announces a bearer token and holds none")
+        }
     }
 }
 

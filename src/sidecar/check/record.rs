@@ -102,7 +102,13 @@ impl Recorder {
     /// The same, and every decision is reported.
     pub(crate) fn reporting(spans: Spans, metrics: &Metrics, reports: Reports) -> Self {
         reports.register(metrics);
-        Self { spans, decisions: Arc::new(Sinks { counters: Decisions::register(metrics), reports }) }
+        Self {
+            spans,
+            decisions: Arc::new(Sinks {
+                counters: Decisions::register(metrics),
+                reports,
+            }),
+        }
     }
 
     /// Opens the record of a check that has just arrived. Envoy's own check span is its parent.
@@ -141,15 +147,31 @@ impl Pending {
                 (outcome(denial.reason), denial.reason.as_str())
             }
         };
-        let Facts { shadowed: shadow, age, freshness, .. } = facts;
+        let Facts {
+            shadowed: shadow,
+            age,
+            freshness,
+            ..
+        } = facts;
         tracing::debug!(decision_id = %self.id, outcome, reason, shadow, ?took, ?age, %freshness, "decided");
-        let (traced, reported) = (self.recorder.spans.enabled(), self.recorder.decisions.reports.wanted());
+        let (traced, reported) = (
+            self.recorder.spans.enabled(),
+            self.recorder.decisions.reports.wanted(),
+        );
         if !traced && !reported {
             return;
         }
         let parent = self.parent.or_else(|| parent_in(&facts.inbound.trace));
-        let span = if traced { self.span(parent, took, describe(self.id, outcome, facts)) } else { None };
-        let trace = span.as_ref().map(|span| span.context).or(parent).map(|context| context.trace_id);
+        let span = if traced {
+            self.span(parent, took, describe(self.id, outcome, facts))
+        } else {
+            None
+        };
+        let trace = span
+            .as_ref()
+            .map(|span| span.context)
+            .or(parent)
+            .map(|context| context.trace_id);
         self.push(span);
         if reported {
             self.report(facts, trace);
@@ -176,9 +198,20 @@ impl Pending {
     }
 
     /// The decision's span, unless it is not sampled. A denial is kept whatever the sampler says.
-    fn span(&self, parent: Option<SpanContext>, took: Duration, attributes: Attributes) -> Option<SpanRecord> {
-        let mut context = parent.map_or_else(|| SpanContext::root(true), |parent| parent.child(true));
-        context.sampled = attributes.keep || self.recorder.spans.sampler().decide(parent.as_ref(), &context.trace_id);
+    fn span(
+        &self,
+        parent: Option<SpanContext>,
+        took: Duration,
+        attributes: Attributes,
+    ) -> Option<SpanRecord> {
+        let mut context =
+            parent.map_or_else(|| SpanContext::root(true), |parent| parent.child(true));
+        context.sampled = attributes.keep
+            || self
+                .recorder
+                .spans
+                .sampler()
+                .decide(parent.as_ref(), &context.trace_id);
         context.sampled.then(|| SpanRecord {
             name: names::SPAN_CHECK,
             context,
@@ -200,7 +233,10 @@ impl Drop for Pending {
         self.recorder.decisions.counters.aborted();
         tracing::debug!(decision_id = %self.id, "aborted: the check was given up before it was decided");
         if self.recorder.spans.enabled() {
-            let mut attributes = Attributes { keep: true, ..Attributes::default() };
+            let mut attributes = Attributes {
+                keep: true,
+                ..Attributes::default()
+            };
             attributes.fixed(names::DECISION, "aborted");
             attributes.owned(names::DECISION_ID, self.id.to_string());
             self.push(self.span(self.parent, self.began.elapsed(), attributes));
@@ -210,9 +246,14 @@ impl Drop for Pending {
 
 /// The trace of the request itself, for an Envoy without tracing.
 fn parent_in(fields: &TraceFields<'_>) -> Option<SpanContext> {
-    let several = || SpanContext::from_b3_multi(fields.b3_trace?, fields.b3_span?, fields.b3_sampled, None);
+    let several =
+        || SpanContext::from_b3_multi(fields.b3_trace?, fields.b3_span?, fields.b3_sampled, None);
     let single = || fields.b3.and_then(SpanContext::from_b3);
-    fields.traceparent.and_then(SpanContext::from_traceparent).or_else(single).or_else(several)
+    fields
+        .traceparent
+        .and_then(SpanContext::from_traceparent)
+        .or_else(single)
+        .or_else(several)
 }
 
 fn grant_of(decision: &Decision) -> Option<&Grant> {
@@ -240,11 +281,18 @@ fn describe(id: DecisionId, outcome: &'static str, facts: &Facts<'_>) -> Attribu
         attributes.owned(names::CREDENTIALS_IGNORED, facts.ignored.join("; "));
     }
     if let Some(grant) = grant_of(facts.decision) {
-        let name = if grant.is_request() { names::ACCESS_REQUEST_ID } else { names::GRANT_ID };
+        let name = if grant.is_request() {
+            names::ACCESS_REQUEST_ID
+        } else {
+            names::GRANT_ID
+        };
         attributes.owned(name, grant.id.to_string());
         attributes.shared(names::POLICY_NAME, &grant.policy.name);
         attributes.int(names::POLICY_VERSION, grant.policy.version);
-        attributes.link = grant.traceparent.as_deref().and_then(SpanContext::from_traceparent);
+        attributes.link = grant
+            .traceparent
+            .as_deref()
+            .and_then(SpanContext::from_traceparent);
     }
     match facts.decision {
         Decision::Permit(permit) => {
@@ -272,12 +320,18 @@ fn describe_call(call: &Call<'_>, attributes: &mut Attributes) {
     attributes.owned(names::SERVICE, call.service.to_string());
     match &call.target {
         Ok(Target::Grpc(method)) => {
-            let (service, name) = method.as_str().trim_start_matches('/').split_once('/').unwrap_or_default();
+            let (service, name) = method
+                .as_str()
+                .trim_start_matches('/')
+                .split_once('/')
+                .unwrap_or_default();
             attributes.fixed(names::RPC_SYSTEM, "grpc");
             attributes.owned(names::RPC_SERVICE, service.to_owned());
             attributes.owned(names::RPC_METHOD, name.to_owned());
         }
-        Ok(Target::Http(method, _)) => attributes.owned(names::HTTP_METHOD, method.as_str().to_owned()),
+        Ok(Target::Http(method, _)) => {
+            attributes.owned(names::HTTP_METHOD, method.as_str().to_owned())
+        }
         Err(_) => {}
     }
 }
@@ -287,7 +341,9 @@ fn principal_of<'a>(facts: &'a Facts<'_>) -> Option<&'a Principal> {
     match (facts.decision, facts.caller) {
         (Decision::Permit(permit), _) => Some(permit.principal()),
         (Decision::Deny(_), Some(caller)) => {
-            let person = caller.proven().find(|principal| principal.kind() == PrincipalKind::User);
+            let person = caller
+                .proven()
+                .find(|principal| principal.kind() == PrincipalKind::User);
             person.or(caller.peer.as_ref())
         }
         (Decision::Deny(_), None) => None,

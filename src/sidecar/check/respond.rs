@@ -10,7 +10,9 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
-use envoy_types::pb::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
+use envoy_types::pb::envoy::service::auth::v3::{
+    CheckResponse, DeniedHttpResponse, OkHttpResponse,
+};
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
@@ -44,7 +46,15 @@ const EXPIRES: &str = "x-jitgate-expires";
 const SHADOW: &str = "x-jitgate-shadow";
 /// What an upstream may take for our word: removed unless set, though the check does not show it (an Envoy may be told
 /// to show only some headers).
-const SPOKEN: [&str; 7] = [REASON, DECISION_ID, GRANT, SUBJECT, EXPIRES, SHADOW, TOKEN_HEADER];
+const SPOKEN: [&str; 7] = [
+    REASON,
+    DECISION_ID,
+    GRANT,
+    SUBJECT,
+    EXPIRES,
+    SHADOW,
+    TOKEN_HEADER,
+];
 /// When a caller whose check could not be decided may come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// What stands for the reason of an allow, beside the vocabulary of denials.
@@ -101,8 +111,11 @@ pub struct Responder {
 /// A refusal that explains nothing: what every answer starts from.
 impl Default for Answer {
     fn default() -> Self {
-        let denied =
-            DeniedHttpResponse { status: Some(HttpStatus { code: 403 }), headers: vec![], body: String::new() };
+        let denied = DeniedHttpResponse {
+            status: Some(HttpStatus { code: 403 }),
+            headers: vec![],
+            body: String::new(),
+        };
         Self {
             response: CheckResponse {
                 status: Some(status(DenyClass::PermissionDenied.grpc_code(), "")),
@@ -138,16 +151,24 @@ impl Responder {
 
     fn pass_by(permit: &Permit, mut headers: Vec<HeaderValueOption>, to: &To<'_>) -> Answer {
         let grant = permit.grant();
-        let expires = permit.expires().map_or_else(|| "never".to_owned(), |end| end.to_string());
+        let expires = permit
+            .expires()
+            .map_or_else(|| "never".to_owned(), |end| end.to_string());
         headers.extend([
             set(GRANT, grant.id.to_string()),
-            set(SUBJECT, header_safe(permit.principal().as_str()).into_owned()),
+            set(
+                SUBJECT,
+                header_safe(permit.principal().as_str()).into_owned(),
+            ),
             set(EXPIRES, expires.clone()),
             set(DECISION_ID, to.id.to_string()),
         ]);
         let mut metadata = Metadata::new(to, NO_REASON);
         metadata.text("grant", grant.id.as_str());
-        metadata.texts(tether::GRANTS, permit.grants().map(|grant| Carrier::of(grant).to_string()));
+        metadata.texts(
+            tether::GRANTS,
+            permit.grants().map(|grant| Carrier::of(grant).to_string()),
+        );
         metadata.truth(tether::GRPC, to.inbound.dialect == Dialect::Grpc);
         metadata.text("service", grant.scope.service().as_str());
         metadata.text("subject", permit.principal().as_str());
@@ -159,7 +180,10 @@ impl Responder {
 
     /// Lets the call pass although it would have been refused, and says so to the upstream.
     pub fn shadow(&self, _witness: Shadow, denial: &Denial, to: &To<'_>) -> Answer {
-        let headers = vec![set(SHADOW, denial.reason.as_str().to_owned()), set(DECISION_ID, to.id.to_string())];
+        let headers = vec![
+            set(SHADOW, denial.reason.as_str().to_owned()),
+            set(DECISION_ID, to.id.to_string()),
+        ];
         let mut metadata = Metadata::of_denial(to, denial);
         metadata.truth("shadow", true);
         pass(headers, to, metadata)
@@ -169,28 +193,47 @@ impl Responder {
     pub fn deny(&self, denial: &Denial, to: &To<'_>) -> Answer {
         let class = denial.reason.class();
         let explanation = Explanation::new(denial, to, self.detail, &self.ask_hint);
-        let mut headers = vec![set(REASON, explanation.word().to_owned()), set(DECISION_ID, to.id.to_string())];
+        let mut headers = vec![
+            set(REASON, explanation.word().to_owned()),
+            set(DECISION_ID, to.id.to_string()),
+        ];
         if class == DenyClass::Unavailable {
             headers.push(set("retry-after", RETRY_AFTER.as_secs().to_string()));
         }
         let body = match to.inbound.dialect {
             Dialect::Http => {
                 headers.push(set("content-type", "application/problem+json".to_owned()));
-                headers.extend(explanation.challenge().map(|challenge| set("www-authenticate", challenge)));
+                headers.extend(
+                    explanation
+                        .challenge()
+                        .map(|challenge| set("www-authenticate", challenge)),
+                );
                 explanation.problem()
             }
             Dialect::Grpc => {
                 // Envoy makes `grpc-message` of the body; without this header it would guess the code from the status.
                 headers.push(set("grpc-status", class.grpc_code().to_string()));
-                headers.extend(explanation.grpc_details().map(|details| set("grpc-status-details-bin", details)));
+                headers.extend(
+                    explanation
+                        .grpc_details()
+                        .map(|details| set("grpc-status-details-bin", details)),
+                );
                 explanation.message()
             }
         };
-        let http = HttpStatus { code: i32::from(class.http_status()) };
-        let denied = DeniedHttpResponse { status: Some(http), headers, body };
+        let http = HttpStatus {
+            code: i32::from(class.http_status()),
+        };
+        let denied = DeniedHttpResponse {
+            status: Some(http),
+            headers,
+            body,
+        };
         let http_response = match class {
             DenyClass::Unavailable => HttpResponse::ErrorResponse(denied),
-            DenyClass::Unauthenticated | DenyClass::PermissionDenied => HttpResponse::DeniedResponse(denied),
+            DenyClass::Unauthenticated | DenyClass::PermissionDenied => {
+                HttpResponse::DeniedResponse(denied)
+            }
         };
         Answer {
             response: CheckResponse {
@@ -206,13 +249,26 @@ impl Responder {
 ///
 /// Envoy removes after it has set, so a header that is set here must not be in the list: setting it overwrites anyway.
 fn pass(headers: Vec<HeaderValueOption>, to: &To<'_>, metadata: Metadata) -> Answer {
-    let is_set = |name: &str| headers.iter().any(|set| set.header.as_ref().is_some_and(|set| set.key == name));
-    let mut remove: Vec<String> = to.inbound.ours.iter().map(|name| name.to_ascii_lowercase()).collect();
+    let is_set = |name: &str| {
+        headers
+            .iter()
+            .any(|set| set.header.as_ref().is_some_and(|set| set.key == name))
+    };
+    let mut remove: Vec<String> = to
+        .inbound
+        .ours
+        .iter()
+        .map(|name| name.to_ascii_lowercase())
+        .collect();
     remove.extend(SPOKEN.map(str::to_owned));
     remove.retain(|name| !is_set(name));
     remove.sort_unstable();
     remove.dedup();
-    let ok = OkHttpResponse { headers, headers_to_remove: remove, ..OkHttpResponse::default() };
+    let ok = OkHttpResponse {
+        headers,
+        headers_to_remove: remove,
+        ..OkHttpResponse::default()
+    };
     Answer {
         response: CheckResponse {
             status: Some(status(0, "")),
@@ -223,12 +279,20 @@ fn pass(headers: Vec<HeaderValueOption>, to: &To<'_>, metadata: Metadata) -> Ans
 }
 
 fn status(code: i32, message: &str) -> Status {
-    Status { code, message: message.to_owned(), details: vec![] }
+    Status {
+        code,
+        message: message.to_owned(),
+        details: vec![],
+    }
 }
 
 fn set(name: &str, value: String) -> HeaderValueOption {
     HeaderValueOption {
-        header: Some(HeaderValue { key: name.to_owned(), value, raw_value: vec![] }),
+        header: Some(HeaderValue {
+            key: name.to_owned(),
+            value,
+            raw_value: vec![],
+        }),
         append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
         ..HeaderValueOption::default()
     }
@@ -241,14 +305,17 @@ fn header_safe(text: &str) -> Cow<'_, str> {
     if text.bytes().all(safe) {
         return Cow::Borrowed(text);
     }
-    Cow::Owned(text.bytes().fold(String::with_capacity(text.len() + 8), |mut encoded, byte| {
-        if safe(byte) {
-            encoded.push(char::from(byte));
-        } else if write!(encoded, "%{byte:02X}").is_err() {
-            encoded.push('%');
-        }
-        encoded
-    }))
+    Cow::Owned(text.bytes().fold(
+        String::with_capacity(text.len() + 8),
+        |mut encoded, byte| {
+            if safe(byte) {
+                encoded.push(char::from(byte));
+            } else if write!(encoded, "%{byte:02X}").is_err() {
+                encoded.push('%');
+            }
+            encoded
+        },
+    ))
 }
 
 /// What Envoy's access log can show: everything, whatever the caller is told.
@@ -258,13 +325,20 @@ struct Metadata {
 
 impl Metadata {
     fn new(to: &To<'_>, reason: &str) -> Self {
-        let mut metadata = Self { fields: Struct { fields: HashMap::with_capacity(14) } };
+        let mut metadata = Self {
+            fields: Struct {
+                fields: HashMap::with_capacity(14),
+            },
+        };
         metadata.text("reason", reason);
         metadata.text(tether::DECISION, &to.id.to_string());
         metadata.number("revision", to.revision.0);
         metadata.truth("stale", matches!(to.freshness, Freshness::Stale(_)));
         if let Some(age) = to.age {
-            metadata.number("table_age_ms", u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+            metadata.number(
+                "table_age_ms",
+                u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+            );
         }
         metadata.truth("shadow", false);
         metadata
@@ -273,11 +347,23 @@ impl Metadata {
     fn of_denial(to: &To<'_>, denial: &Denial) -> Self {
         let mut metadata = Self::new(to, denial.reason.as_str());
         if let Some(grant) = &denial.nearest {
-            metadata.text(if grant.is_request() { "request" } else { "grant" }, grant.id.as_str());
+            metadata.text(
+                if grant.is_request() {
+                    "request"
+                } else {
+                    "grant"
+                },
+                grant.id.as_str(),
+            );
             metadata.text("subject", grant.subject.as_str());
             metadata.text("policy", &grant.policy.name);
             metadata.number("policy_version", grant.policy.version);
-            metadata.text("expires", &grant.expires().map_or_else(|| "never".to_owned(), |end| end.to_string()));
+            metadata.text(
+                "expires",
+                &grant
+                    .expires()
+                    .map_or_else(|| "never".to_owned(), |end| end.to_string()),
+            );
         }
         metadata
     }
@@ -287,11 +373,18 @@ impl Metadata {
     }
 
     fn texts(&mut self, key: &str, values: impl Iterator<Item = String>) {
-        let values = values.map(|value| Value { kind: Some(Kind::StringValue(value)) }).collect();
+        let values = values
+            .map(|value| Value {
+                kind: Some(Kind::StringValue(value)),
+            })
+            .collect();
         self.put(key, Kind::ListValue(ListValue { values }));
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a Struct has no integers; exact below 2^53")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a Struct has no integers; exact below 2^53"
+    )]
     fn number(&mut self, key: &str, value: u64) {
         self.put(key, Kind::NumberValue(value as f64));
     }
@@ -301,7 +394,9 @@ impl Metadata {
     }
 
     fn put(&mut self, key: &str, kind: Kind) {
-        self.fields.fields.insert(key.to_owned(), Value { kind: Some(kind) });
+        self.fields
+            .fields
+            .insert(key.to_owned(), Value { kind: Some(kind) });
     }
 }
 

@@ -14,7 +14,9 @@ use crate::model::scope::{GrpcRule, HttpRule, Rule, Scope};
 use crate::sidecar::check::input::TOKEN_HEADER;
 use crate::sidecar::check::respond::DenyDetail;
 use crate::sidecar::fixtures::tokens;
-use crate::sidecar::fixtures::{CAPTURED, CHECKOUT, Sent, at, authorizer, checking, fill, grant, service, table};
+use crate::sidecar::fixtures::{
+    CAPTURED, CHECKOUT, Sent, at, authorizer, checking, fill, grant, service, table,
+};
 use crate::sidecar::serve::config::Mode;
 use crate::sidecar::state::skew::OnClockSkew;
 use crate::telemetry::metrics::Metrics;
@@ -22,7 +24,13 @@ use crate::telemetry::spans::Spans;
 
 /// The grant that let the check pass, or the reason why not.
 async fn answer(authorizer: &Authorizer, sent: &Sent) -> Result<String, String> {
-    outcome(&authorizer.check(Request::new(sent.0.clone())).await.unwrap().into_inner())
+    outcome(
+        &authorizer
+            .check(Request::new(sent.0.clone()))
+            .await
+            .unwrap()
+            .into_inner(),
+    )
 }
 
 fn outcome(response: &CheckResponse) -> Result<String, String> {
@@ -32,9 +40,11 @@ fn outcome(response: &CheckResponse) -> Result<String, String> {
             assert_eq!(status.code, 0);
             let value = |name| {
                 let mut set = ok.headers.iter().filter_map(|set| set.header.as_ref());
-                set.find(|header| header.key == name).map(|header| header.value.clone())
+                set.find(|header| header.key == name)
+                    .map(|header| header.value.clone())
             };
-            Ok(value("x-jitgate-grant").unwrap_or_else(|| format!("shadow {}", value("x-jitgate-shadow").unwrap())))
+            Ok(value("x-jitgate-grant")
+                .unwrap_or_else(|| format!("shadow {}", value("x-jitgate-shadow").unwrap())))
         }
         HttpResponse::DeniedResponse(_) | HttpResponse::ErrorResponse(_) => {
             assert_ne!(status.code, 0, "Envoy would take this for an allow");
@@ -43,8 +53,16 @@ fn outcome(response: &CheckResponse) -> Result<String, String> {
     }
 }
 
-async fn ask(grants: impl IntoIterator<Item = Grant>, now: u64, sent: &Sent) -> Result<String, String> {
-    answer(&authorizer(table(grants, now), Mode::Enforce, &Metrics::default()), sent).await
+async fn ask(
+    grants: impl IntoIterator<Item = Grant>,
+    now: u64,
+    sent: &Sent,
+) -> Result<String, String> {
+    answer(
+        &authorizer(table(grants, now), Mode::Enforce, &Metrics::default()),
+        sent,
+    )
+    .await
 }
 
 fn user_seven() -> Sent {
@@ -54,32 +72,114 @@ fn user_seven() -> Sent {
 #[tokio::test]
 async fn a_live_grant_lets_http_and_grpc_pass() {
     assert_eq!(ask([grant("g")], 150, &user_seven()).await, Ok("g".into()));
-    assert_eq!(ask([grant("g")], 150, &Sent::grpc("/pay.v1.Ledger/GetBalance")).await, Ok("g".into()));
+    assert_eq!(
+        ask([grant("g")], 150, &Sent::grpc("/pay.v1.Ledger/GetBalance")).await,
+        Ok("g".into())
+    );
 }
 
 #[tokio::test]
 async fn without_one_the_nearest_miss_is_named() {
-    let revoked = Hold::Ended { how: Ended::Revoked, keep_until: at(900) };
+    let revoked = Hold::Ended {
+        how: Ended::Revoked,
+        keep_until: at(900),
+    };
     for (grants, now, sent, reason) in [
         (vec![], 150, user_seven(), "NO_GRANT"),
         (vec![grant("g")], 99, user_seven(), "GRANT_NOT_STARTED"),
         (vec![grant("g")], 200, user_seven(), "GRANT_EXPIRED"),
-        (vec![Grant { hold: revoked, ..grant("g") }], 150, user_seven(), "GRANT_REVOKED"),
-        (vec![Grant { hold: Hold::Suspended, ..grant("g") }], 150, user_seven(), "GRANT_SUSPENDED"),
-        (vec![grant("g")], 150, Sent::http("GET", "/v1/keys/7"), "SCOPE_MISMATCH"),
-        (vec![grant("g")], 150, Sent::http("POST", "/pay.v1.Ledger/GetBalance"), "SCOPE_MISMATCH"),
-        (vec![grant("g")], 150, Sent::http("GET", "/v1/users/../users/7"), "PATH_NOT_CANONICAL"),
-        (vec![grant("g")], 150, Sent::http("CONNECT", ""), "PATH_NOT_CANONICAL"),
+        (
+            vec![Grant {
+                hold: revoked,
+                ..grant("g")
+            }],
+            150,
+            user_seven(),
+            "GRANT_REVOKED",
+        ),
+        (
+            vec![Grant {
+                hold: Hold::Suspended,
+                ..grant("g")
+            }],
+            150,
+            user_seven(),
+            "GRANT_SUSPENDED",
+        ),
+        (
+            vec![grant("g")],
+            150,
+            Sent::http("GET", "/v1/keys/7"),
+            "SCOPE_MISMATCH",
+        ),
+        (
+            vec![grant("g")],
+            150,
+            Sent::http("POST", "/pay.v1.Ledger/GetBalance"),
+            "SCOPE_MISMATCH",
+        ),
+        (
+            vec![grant("g")],
+            150,
+            Sent::http("GET", "/v1/users/../users/7"),
+            "PATH_NOT_CANONICAL",
+        ),
+        (
+            vec![grant("g")],
+            150,
+            Sent::http("CONNECT", ""),
+            "PATH_NOT_CANONICAL",
+        ),
         (vec![grant("g")], 150, Sent::http("", "/"), "BAD_CHECK"),
-        (vec![grant("g")], 150, user_seven().extension("jitgate_service", "orders"), "BAD_CHECK"),
-        (vec![grant("g")], 150, user_seven().with_peer(""), "CREDENTIAL_MISSING"),
-        (vec![grant("g")], 150, user_seven().with_peer("checkout.shop.svc"), "CREDENTIAL_MISSING"),
-        (vec![grant("g")], 150, user_seven().with_peer("spiffe://TD/x"), "PEER_IDENTITY_INVALID"),
-        (vec![grant("g")], 150, user_seven().header("authorization", "Bearer a,Bearer b"), "TOKEN_MALFORMED"),
-        (vec![grant("g")], 150, user_seven().header(TOKEN_HEADER, ""), "TOKEN_MALFORMED"),
-        (vec![grant("g")], 150, user_seven().header(TOKEN_HEADER, "x.y.z"), "TOKEN_MALFORMED"),
+        (
+            vec![grant("g")],
+            150,
+            user_seven().extension("jitgate_service", "orders"),
+            "BAD_CHECK",
+        ),
+        (
+            vec![grant("g")],
+            150,
+            user_seven().with_peer(""),
+            "CREDENTIAL_MISSING",
+        ),
+        (
+            vec![grant("g")],
+            150,
+            user_seven().with_peer("checkout.shop.svc"),
+            "CREDENTIAL_MISSING",
+        ),
+        (
+            vec![grant("g")],
+            150,
+            user_seven().with_peer("spiffe://TD/x"),
+            "PEER_IDENTITY_INVALID",
+        ),
+        (
+            vec![grant("g")],
+            150,
+            user_seven().header("authorization", "Bearer a,Bearer b"),
+            "TOKEN_MALFORMED",
+        ),
+        (
+            vec![grant("g")],
+            150,
+            user_seven().header(TOKEN_HEADER, ""),
+            "TOKEN_MALFORMED",
+        ),
+        (
+            vec![grant("g")],
+            150,
+            user_seven().header(TOKEN_HEADER, "x.y.z"),
+            "TOKEN_MALFORMED",
+        ),
     ] {
-        assert_eq!(ask(grants, now, &sent).await, Err(reason.into()), "{sent:?}", sent = sent.0);
+        assert_eq!(
+            ask(grants, now, &sent).await,
+            Err(reason.into()),
+            "{sent:?}",
+            sent = sent.0
+        );
     }
 }
 
@@ -96,14 +196,20 @@ fn issuer() -> (Issuers, impl Fn(serde_json::Value) -> String) {
     let random = aws_lc_rs::rand::SystemRandom::new();
     let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
     let key = EncodingKey::from_ec_der(pkcs8.as_ref());
-    let mut jwk = serde_json::to_value(Jwk::from_encoding_key(&key, Algorithm::ES256).unwrap()).unwrap();
+    let mut jwk =
+        serde_json::to_value(Jwk::from_encoding_key(&key, Algorithm::ES256).unwrap()).unwrap();
     jwk["kid"] = "k".into();
     let yaml = format!(
         "apiVersion: jitgate.dev/v1\nkind: Issuers\nissuers:\n  - issuer: https://idp.example\n    audiences: [jitgate]\n    jwks: {{\"keys\":[{jwk}]}}\n"
     );
     let issuers = Issuers::parse(&yaml, std::path::Path::new("issuers.yaml")).unwrap();
-    let header = Header { kid: Some("k".into()), ..Header::new(Algorithm::ES256) };
-    (issuers, move |claims| encode(&header, &claims, &key).unwrap())
+    let header = Header {
+        kid: Some("k".into()),
+        ..Header::new(Algorithm::ES256)
+    };
+    (issuers, move |claims| {
+        encode(&header, &claims, &key).unwrap()
+    })
 }
 
 fn claims(expires: u64) -> serde_json::Value {
@@ -115,20 +221,33 @@ fn claims(expires: u64) -> serde_json::Value {
 #[tokio::test]
 async fn a_token_proves_its_user_and_groups_in_either_header() {
     let (issuers, sign) = issuer();
-    let held_by = |subject: &str, id: &str| Grant { subject: Principal::parse(subject).unwrap(), ..grant(id) };
+    let held_by = |subject: &str, id: &str| Grant {
+        subject: Principal::parse(subject).unwrap(),
+        ..grant(id)
+    };
     let token = sign(claims(180));
     let checking = checking(Mode::Enforce, DenyDetail::Full);
     let table = table([held_by("user:https://idp.example|alice", "hers")], 150);
     let recorder = Recorder::new(Spans::default(), &Metrics::default());
     let authorizer = Authorizer::new(Arc::clone(&table), Arc::new(issuers), checking, recorder);
-    let bearer = user_seven().with_peer("").header("authorization", &format!("Bearer {token}"));
+    let bearer = user_seven()
+        .with_peer("")
+        .header("authorization", &format!("Bearer {token}"));
     let own = user_seven().with_peer("").header(TOKEN_HEADER, &token);
     for sent in [&bearer, &own] {
         assert_eq!(answer(&authorizer, sent).await, Ok("hers".into()));
     }
-    fill(&table, [held_by("group:https://idp.example|sre", "theirs")], 150);
+    fill(
+        &table,
+        [held_by("group:https://idp.example|sre", "theirs")],
+        150,
+    );
     assert_eq!(answer(&authorizer, &bearer).await, Ok("theirs".into()));
-    fill(&table, [held_by("group:https://idp.example|dev", "others")], 150);
+    fill(
+        &table,
+        [held_by("group:https://idp.example|dev", "others")],
+        150,
+    );
     assert_eq!(answer(&authorizer, &bearer).await, Err("NO_GRANT".into()));
 }
 
@@ -137,22 +256,38 @@ async fn a_bad_token_of_ours_denies_even_beside_a_peer_that_would_pass() {
     let (issuers, sign) = issuer();
     let recorder = Recorder::new(Spans::default(), &Metrics::default());
     let checking = checking(Mode::Enforce, DenyDetail::Full);
-    let authorizer = Authorizer::new(table([grant("g")], 150), Arc::new(issuers), checking, recorder);
+    let authorizer = Authorizer::new(
+        table([grant("g")], 150),
+        Arc::new(issuers),
+        checking,
+        recorder,
+    );
     let mut elsewhere = claims(180);
     elsewhere["aud"] = "somebody".into();
     let mut foreign = claims(180);
     foreign["iss"] = "https://other.example".into();
     for (token, in_bearer, in_ours) in [
         (sign(claims(180)), Ok("g"), Ok("g")),
-        (sign(claims(100)), Err("TOKEN_EXPIRED"), Err("TOKEN_EXPIRED")),
-        (sign(elsewhere), Err("TOKEN_AUDIENCE_MISMATCH"), Err("TOKEN_AUDIENCE_MISMATCH")),
+        (
+            sign(claims(100)),
+            Err("TOKEN_EXPIRED"),
+            Err("TOKEN_EXPIRED"),
+        ),
+        (
+            sign(elsewhere),
+            Err("TOKEN_AUDIENCE_MISMATCH"),
+            Err("TOKEN_AUDIENCE_MISMATCH"),
+        ),
         (sign(foreign), Ok("g"), Err("TOKEN_MALFORMED")),
         ("opaque".to_owned(), Ok("g"), Err("TOKEN_MALFORMED")),
     ] {
         let owned = |outcome: Result<&str, &str>| outcome.map(str::to_owned).map_err(str::to_owned);
         let bearer = user_seven().header("authorization", &format!("Bearer {token}"));
         assert_eq!(answer(&authorizer, &bearer).await, owned(in_bearer));
-        assert_eq!(answer(&authorizer, &user_seven().header(TOKEN_HEADER, &token)).await, owned(in_ours));
+        assert_eq!(
+            answer(&authorizer, &user_seven().header(TOKEN_HEADER, &token)).await,
+            owned(in_ours)
+        );
     }
 }
 
@@ -160,11 +295,18 @@ async fn a_bad_token_of_ours_denies_even_beside_a_peer_that_would_pass() {
 fn tokened(grants: impl IntoIterator<Item = Grant>) -> (Arc<Table>, Authorizer, KeyPair) {
     let (table, key) = (table(grants, 150), tokens::key("k"));
     table.publish_keys(tokens::published(&[&key]));
-    (Arc::clone(&table), authorizer(table, Mode::Enforce, &Metrics::default()), key)
+    (
+        Arc::clone(&table),
+        authorizer(table, Mode::Enforce, &Metrics::default()),
+        key,
+    )
 }
 
 fn alices_own(id: &str) -> Grant {
-    Grant { subject: Principal::parse(tokens::ALICE).unwrap(), ..grant(id) }
+    Grant {
+        subject: Principal::parse(tokens::ALICE).unwrap(),
+        ..grant(id)
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,22 +315,54 @@ async fn a_token_opens_its_grant_to_its_workload_alone() {
     let with = |claims: JitClaims| user_seven().header(TOKEN_HEADER, &claims.sign(&key).unwrap());
     let good = with(tokens::claims());
     assert_eq!(answer(&authorizer, &good).await, Ok("g".into()));
-    assert_eq!(answer(&authorizer, &user_seven()).await, Err("NO_GRANT".into()), "the workload itself has no grant");
+    assert_eq!(
+        answer(&authorizer, &user_seven()).await,
+        Err("NO_GRANT".into()),
+        "the workload itself has no grant"
+    );
     let other = "spiffe://td.example/ns/shop/sa/other";
     for peer in [other, "", "checkout.shop.svc"] {
-        assert_eq!(answer(&authorizer, &good.clone().with_peer(peer)).await, Err("TOKEN_BINDING_MISMATCH".into()));
+        assert_eq!(
+            answer(&authorizer, &good.clone().with_peer(peer)).await,
+            Err("TOKEN_BINDING_MISMATCH".into())
+        );
     }
-    let others = JitClaims { audience: service("shop"), ..tokens::claims() };
-    assert_eq!(answer(&authorizer, &with(others)).await, Err("TOKEN_AUDIENCE_MISMATCH".into()));
-    let nobodys = JitClaims { grant: GrantId::parse("x").unwrap(), ..tokens::claims() };
-    assert_eq!(answer(&authorizer, &with(nobodys)).await, Err("NO_GRANT".into()), "nor does it stand for another one");
+    let others = JitClaims {
+        audience: service("shop"),
+        ..tokens::claims()
+    };
+    assert_eq!(
+        answer(&authorizer, &with(others)).await,
+        Err("TOKEN_AUDIENCE_MISMATCH".into())
+    );
+    let nobodys = JitClaims {
+        grant: GrantId::parse("x").unwrap(),
+        ..tokens::claims()
+    };
+    assert_eq!(
+        answer(&authorizer, &with(nobodys)).await,
+        Err("NO_GRANT".into()),
+        "nor does it stand for another one"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_tokens_grant_that_is_over_or_held_back_is_what_the_denial_is_about() {
-    let revoked = Hold::Ended { how: Ended::Revoked, keep_until: at(900) };
-    for (hold, reason) in [(revoked, "GRANT_REVOKED"), (Hold::Suspended, "GRANT_SUSPENDED")] {
-        let (_, authorizer, key) = tokened([Grant { hold, ..alices_own("g") }, alices_own("h")]);
+    let revoked = Hold::Ended {
+        how: Ended::Revoked,
+        keep_until: at(900),
+    };
+    for (hold, reason) in [
+        (revoked, "GRANT_REVOKED"),
+        (Hold::Suspended, "GRANT_SUSPENDED"),
+    ] {
+        let (_, authorizer, key) = tokened([
+            Grant {
+                hold,
+                ..alices_own("g")
+            },
+            alices_own("h"),
+        ]);
         let sent = user_seven().header(TOKEN_HEADER, &tokens::claims().sign(&key).unwrap());
         assert_eq!(answer(&authorizer, &sent).await, Err(reason.into()));
     }
@@ -200,9 +374,15 @@ async fn a_bad_token_of_jitgates_own_denies_even_beside_a_peer_that_would_pass()
     let token = tokens::claims().sign(&tokens::key("k")).unwrap();
     assert_eq!(answer(&authorizer, &user_seven()).await, Ok("g".into()));
     let sent = user_seven().header(TOKEN_HEADER, &token);
-    assert_eq!(answer(&authorizer, &sent).await, Err("TOKEN_SIGNATURE_INVALID".into()));
+    assert_eq!(
+        answer(&authorizer, &sent).await,
+        Err("TOKEN_SIGNATURE_INVALID".into())
+    );
     // As a bearer token it belongs to the application: nobody's grant comes of it.
-    let bearer = user_seven().header("authorization", &format!("Bearer {}", tokens::claims().sign(&key).unwrap()));
+    let bearer = user_seven().header(
+        "authorization",
+        &format!("Bearer {}", tokens::claims().sign(&key).unwrap()),
+    );
     fill(&table, [alices_own("g")], 150);
     assert_eq!(answer(&authorizer, &bearer).await, Err("NO_GRANT".into()));
 }
@@ -210,17 +390,37 @@ async fn a_bad_token_of_jitgates_own_denies_even_beside_a_peer_that_would_pass()
 #[tokio::test(start_paused = true)]
 async fn a_token_ahead_of_the_table_is_waited_for_and_then_not_yet_visible() {
     let (table, authorizer, key) = tokened([]);
-    let ahead = JitClaims { revision: Revision(11), ..tokens::claims() };
+    let ahead = JitClaims {
+        revision: Revision(11),
+        ..tokens::claims()
+    };
     let sent = user_seven().header(TOKEN_HEADER, &ahead.sign(&key).unwrap());
     let begun = Instant::now();
-    let response = authorizer.check(Request::new(sent.0.clone())).await.unwrap().into_inner();
+    let response = authorizer
+        .check(Request::new(sent.0.clone()))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(
         (outcome(&response), begun.elapsed()),
-        (Err("GRANT_NOT_YET_VISIBLE".into()), Duration::from_millis(200))
+        (
+            Err("GRANT_NOT_YET_VISIBLE".into()),
+            Duration::from_millis(200)
+        )
     );
-    let Some(HttpResponse::ErrorResponse(error)) = &response.http_response else { panic!("no error_response") };
-    let headers: Vec<_> = error.headers.iter().filter_map(|set| set.header.as_ref()).map(|set| &*set.key).collect();
-    assert!(error.status.as_ref().unwrap().code == 503 && headers.contains(&"retry-after"), "{error:?}");
+    let Some(HttpResponse::ErrorResponse(error)) = &response.http_response else {
+        panic!("no error_response")
+    };
+    let headers: Vec<_> = error
+        .headers
+        .iter()
+        .filter_map(|set| set.header.as_ref())
+        .map(|set| &*set.key)
+        .collect();
+    assert!(
+        error.status.as_ref().unwrap().code == 503 && headers.contains(&"retry-after"),
+        "{error:?}"
+    );
 
     let arrives = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -229,15 +429,27 @@ async fn a_token_ahead_of_the_table_is_waited_for_and_then_not_yet_visible() {
     };
     let begun = Instant::now();
     let (allowed, ()) = tokio::join!(answer(&authorizer, &sent), arrives);
-    assert_eq!((allowed, begun.elapsed()), (Ok("g".into()), Duration::from_millis(50)));
+    assert_eq!(
+        (allowed, begun.elapsed()),
+        (Ok("g".into()), Duration::from_millis(50))
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_past_envoys_own_deadline() {
     let (_, authorizer, key) = tokened([]);
-    let ahead = JitClaims { revision: Revision(11), ..tokens::claims() };
-    let mut request = Request::new(user_seven().header(TOKEN_HEADER, &ahead.sign(&key).unwrap()).0);
-    request.metadata_mut().insert("x-envoy-expected-rq-timeout-ms", "100".parse().unwrap());
+    let ahead = JitClaims {
+        revision: Revision(11),
+        ..tokens::claims()
+    };
+    let mut request = Request::new(
+        user_seven()
+            .header(TOKEN_HEADER, &ahead.sign(&key).unwrap())
+            .0,
+    );
+    request
+        .metadata_mut()
+        .insert("x-envoy-expected-rq-timeout-ms", "100".parse().unwrap());
     let begun = Instant::now();
     let response = authorizer.check(request).await.unwrap().into_inner();
     assert_eq!(outcome(&response), Err("GRANT_NOT_YET_VISIBLE".into()));
@@ -247,7 +459,10 @@ async fn nobody_waits_past_envoys_own_deadline() {
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_allowed_anyway_waits_for_nothing() {
     let (_, authorizer, key) = tokened([grant("peers")]);
-    let ahead = JitClaims { revision: Revision(11), ..tokens::claims() };
+    let ahead = JitClaims {
+        revision: Revision(11),
+        ..tokens::claims()
+    };
     let begun = Instant::now();
     let sent = user_seven().header(TOKEN_HEADER, &ahead.sign(&key).unwrap());
     assert_eq!(answer(&authorizer, &sent).await, Ok("peers".into()));
@@ -255,29 +470,60 @@ async fn a_call_that_is_allowed_anyway_waits_for_nothing() {
 }
 
 #[tokio::test]
-async fn a_stream_that_a_token_let_pass_is_carried_by_that_grant_and_what_other_credentials_prove() {
+async fn a_stream_that_a_token_let_pass_is_carried_by_that_grant_and_what_other_credentials_prove()
+{
     let (_, authorizer, key) = tokened([alices_own("g"), alices_own("hers"), grant("peers")]);
     let sent = user_seven().header(TOKEN_HEADER, &tokens::claims().sign(&key).unwrap());
-    let response = authorizer.check(Request::new(sent.0)).await.unwrap().into_inner();
+    let response = authorizer
+        .check(Request::new(sent.0))
+        .await
+        .unwrap()
+        .into_inner();
     let carriers = format!("{:?}", response.dynamic_metadata.unwrap().fields["grants"]);
-    assert!(carriers.contains("\"g\"") && carriers.contains("\"peers\"") && !carriers.contains("hers"), "{carriers}");
+    assert!(
+        carriers.contains("\"g\"") && carriers.contains("\"peers\"") && !carriers.contains("hers"),
+        "{carriers}"
+    );
 }
 
 /// Anybody can name a key that does not exist, and sign by one of the same name: neither keeps others waiting.
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_bad_tokens_takes_no_place_that_a_good_one_needs() {
-    let (_, authorizer, key) = tokened([alices_own("g"), Grant { end: End::At(at(190)), ..grant("peers") }]);
-    let ahead = JitClaims { revision: Revision(u64::MAX >> 1), ..tokens::claims() };
+    let (_, authorizer, key) = tokened([
+        alices_own("g"),
+        Grant {
+            end: End::At(at(190)),
+            ..grant("peers")
+        },
+    ]);
+    let ahead = JitClaims {
+        revision: Revision(u64::MAX >> 1),
+        ..tokens::claims()
+    };
     let with = |token: String| user_seven().header(TOKEN_HEADER, &token);
     let unknown = with(ahead.sign(&tokens::key("unknown")).unwrap());
     let forged = with(ahead.sign(&tokens::key("k")).unwrap());
-    let mut flood: Vec<_> = (0..IN_FLIGHT_MAX).map(|_| Box::pin(answer(&authorizer, &unknown))).collect();
-    let waiting = flood.iter_mut().filter_map(|one| one.as_mut().now_or_never().is_none().then_some(())).count();
+    let mut flood: Vec<_> = (0..IN_FLIGHT_MAX)
+        .map(|_| Box::pin(answer(&authorizer, &unknown)))
+        .collect();
+    let waiting = flood
+        .iter_mut()
+        .filter_map(|one| one.as_mut().now_or_never().is_none().then_some(()))
+        .count();
     assert_eq!(waiting, 64, "the others are told at once");
-    assert_eq!(answer(&authorizer, &forged).now_or_never(), Some(Err("TOKEN_SIGNATURE_INVALID".into())));
+    assert_eq!(
+        answer(&authorizer, &forged).now_or_never(),
+        Some(Err("TOKEN_SIGNATURE_INVALID".into()))
+    );
     let good = with(tokens::claims().sign(&key).unwrap());
-    assert_eq!(answer(&authorizer, &good).now_or_never(), Some(Ok("g".into())));
-    assert_eq!(answer(&authorizer, &user_seven()).now_or_never(), Some(Ok("peers".into())));
+    assert_eq!(
+        answer(&authorizer, &good).now_or_never(),
+        Some(Ok("g".into()))
+    );
+    assert_eq!(
+        answer(&authorizer, &user_seven()).now_or_never(),
+        Some(Ok("peers".into()))
+    );
 }
 
 /// Nothing is decided anyway: then nobody waits for a key.
@@ -287,34 +533,74 @@ async fn by_clocks_in_doubt_no_credential_is_verified() {
     fill(&table, [grant("peers")], 150);
     table.publish_keys(tokens::published(&[&tokens::key("k")]));
     let authorizer = authorizer(table, Mode::Enforce, &Metrics::default());
-    let unknown = user_seven().header(TOKEN_HEADER, &tokens::claims().sign(&tokens::key("unknown")).unwrap());
-    assert_eq!(answer(&authorizer, &unknown).now_or_never(), Some(Err("STALE".into())));
-    assert_eq!(answer(&authorizer, &user_seven()).now_or_never(), Some(Err("STALE".into())));
+    let unknown = user_seven().header(
+        TOKEN_HEADER,
+        &tokens::claims().sign(&tokens::key("unknown")).unwrap(),
+    );
+    assert_eq!(
+        answer(&authorizer, &unknown).now_or_never(),
+        Some(Err("STALE".into()))
+    );
+    assert_eq!(
+        answer(&authorizer, &user_seven()).now_or_never(),
+        Some(Err("STALE".into()))
+    );
 }
 
 #[tokio::test]
 async fn a_token_of_jitgates_own_never_reaches_the_upstream() {
     let (_, authorizer, key) = tokened([alices_own("g")]);
     let token = tokens::claims().sign(&key).unwrap();
-    let response = authorizer.check(Request::new(user_seven().header(TOKEN_HEADER, &token).0)).await.unwrap();
+    let response = authorizer
+        .check(Request::new(user_seven().header(TOKEN_HEADER, &token).0))
+        .await
+        .unwrap();
     let response = response.into_inner();
-    let Some(HttpResponse::OkResponse(ok)) = &response.http_response else { panic!("refused: {response:?}") };
-    assert!(ok.headers_to_remove.iter().any(|name| name == TOKEN_HEADER), "{:?}", ok.headers_to_remove);
+    let Some(HttpResponse::OkResponse(ok)) = &response.http_response else {
+        panic!("refused: {response:?}")
+    };
+    assert!(
+        ok.headers_to_remove.iter().any(|name| name == TOKEN_HEADER),
+        "{:?}",
+        ok.headers_to_remove
+    );
     assert!(!shown(&response).contains(token.rsplit('.').next().unwrap()));
 }
 
 #[tokio::test]
 async fn who_waits_for_approval_is_told_so_and_how_to_look() {
-    let waits =
-        || Grant { not_before: at(180), end: End::At(at(180)), hold: Hold::Pending { until: at(180) }, ..grant("01R") };
-    assert_eq!(ask([waits()], 150, &user_seven()).await, Err("REQUEST_PENDING".into()));
-    assert_eq!(ask([waits(), grant("g")], 150, &user_seven()).await, Ok("g".into()));
+    let waits = || Grant {
+        not_before: at(180),
+        end: End::At(at(180)),
+        hold: Hold::Pending { until: at(180) },
+        ..grant("01R")
+    };
+    assert_eq!(
+        ask([waits()], 150, &user_seven()).await,
+        Err("REQUEST_PENDING".into())
+    );
+    assert_eq!(
+        ask([waits(), grant("g")], 150, &user_seven()).await,
+        Ok("g".into())
+    );
     let authorizer = authorizer(table([waits()], 150), Mode::Enforce, &Metrics::default());
-    let response = authorizer.check(Request::new(user_seven().0)).await.unwrap().into_inner();
-    let Some(HttpResponse::DeniedResponse(denied)) = &response.http_response else { panic!("{response:?}") };
+    let response = authorizer
+        .check(Request::new(user_seven().0))
+        .await
+        .unwrap()
+        .into_inner();
+    let Some(HttpResponse::DeniedResponse(denied)) = &response.http_response else {
+        panic!("{response:?}")
+    };
     let problem: serde_json::Value = serde_json::from_str(&denied.body).unwrap();
-    assert_eq!(problem["request"], serde_json::json!({ "id": "01R", "command": "jitgate requests show 01R" }));
-    assert_eq!((&problem["grant"], &problem["status"]), (&serde_json::Value::Null, &403.into()));
+    assert_eq!(
+        problem["request"],
+        serde_json::json!({ "id": "01R", "command": "jitgate requests show 01R" })
+    );
+    assert_eq!(
+        (&problem["grant"], &problem["status"]),
+        (&serde_json::Value::Null, &403.into())
+    );
     let metadata = &response.dynamic_metadata.as_ref().unwrap().fields;
     assert!(metadata.contains_key("request") && !metadata.contains_key("grant"));
 }
@@ -323,23 +609,45 @@ async fn who_waits_for_approval_is_told_so_and_how_to_look() {
 async fn before_the_first_snapshot_and_before_the_clock_nothing_is_decided() {
     let empty = Arc::new(Table::default());
     let authorizer = authorizer(Arc::clone(&empty), Mode::Enforce, &Metrics::default());
-    assert_eq!(answer(&authorizer, &user_seven()).await, Err("NOT_SYNCED".into()));
+    assert_eq!(
+        answer(&authorizer, &user_seven()).await,
+        Err("NOT_SYNCED".into())
+    );
     empty.publish(crate::index::Index::new());
     empty.heard();
-    assert_eq!(answer(&authorizer, &user_seven()).await, Err("NOT_SYNCED".into()), "no time to decide by");
+    assert_eq!(
+        answer(&authorizer, &user_seven()).await,
+        Err("NOT_SYNCED".into()),
+        "no time to decide by"
+    );
     fill(&empty, [grant("g")], 150);
     assert_eq!(answer(&authorizer, &user_seven()).await, Ok("g".into()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn grants_end_and_tables_go_stale_without_any_message() {
-    let longer = Grant { end: End::At(at(1000)), staleness: Staleness::LastKnown, ..grant("known") };
-    let authorizer = authorizer(table([grant("g"), longer], 190), Mode::Enforce, &Metrics::default());
+    let longer = Grant {
+        end: End::At(at(1000)),
+        staleness: Staleness::LastKnown,
+        ..grant("known")
+    };
+    let authorizer = authorizer(
+        table([grant("g"), longer], 190),
+        Mode::Enforce,
+        &Metrics::default(),
+    );
     let sent = Sent::http("GET", "/v1/users/7");
     assert_eq!(answer(&authorizer, &sent).await, Ok("known".into()));
     tokio::time::advance(Duration::from_secs(31)).await;
-    assert_eq!(answer(&authorizer, &sent).await, Ok("known".into()), "it says that it outlives the bound");
-    assert_eq!(answer(&authorizer, &Sent::http("GET", "/other")).await, Err("STALE".into()));
+    assert_eq!(
+        answer(&authorizer, &sent).await,
+        Ok("known".into()),
+        "it says that it outlives the bound"
+    );
+    assert_eq!(
+        answer(&authorizer, &Sent::http("GET", "/other")).await,
+        Err("STALE".into())
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -348,7 +656,10 @@ async fn a_grant_ends_on_the_microsecond_of_its_end() {
     tokio::time::advance(Duration::from_millis(999)).await;
     assert_eq!(answer(&authorizer, &user_seven()).await, Ok("g".into()));
     tokio::time::advance(Duration::from_millis(1)).await;
-    assert_eq!(answer(&authorizer, &user_seven()).await, Err("GRANT_EXPIRED".into()));
+    assert_eq!(
+        answer(&authorizer, &user_seven()).await,
+        Err("GRANT_EXPIRED".into())
+    );
 }
 
 #[tokio::test]
@@ -356,11 +667,22 @@ async fn shadow_lets_everything_pass_and_counts_what_it_would_have_refused() {
     let metrics = Metrics::default();
     let authorizer = authorizer(table([grant("g")], 150), Mode::Shadow, &metrics);
     assert_eq!(answer(&authorizer, &user_seven()).await, Ok("g".into()));
-    assert_eq!(answer(&authorizer, &Sent::http("GET", "/v1/keys/7")).await, Ok("shadow SCOPE_MISMATCH".into()));
-    assert_eq!(answer(&authorizer, &Sent::http("", "")).await, Ok("shadow BAD_CHECK".into()));
+    assert_eq!(
+        answer(&authorizer, &Sent::http("GET", "/v1/keys/7")).await,
+        Ok("shadow SCOPE_MISMATCH".into())
+    );
+    assert_eq!(
+        answer(&authorizer, &Sent::http("", "")).await,
+        Ok("shadow BAD_CHECK".into())
+    );
     let shown = metrics.render();
-    assert!(shown.contains("jitgate_shadow_refusals_total{reason=\"SCOPE_MISMATCH\"} 1"), "{shown}");
-    assert!(shown.contains("jitgate_decisions_total{outcome=\"deny\",reason=\"SCOPE_MISMATCH\"} 1"));
+    assert!(
+        shown.contains("jitgate_shadow_refusals_total{reason=\"SCOPE_MISMATCH\"} 1"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("jitgate_decisions_total{outcome=\"deny\",reason=\"SCOPE_MISMATCH\"} 1")
+    );
     assert!(shown.contains("jitgate_decisions_total{outcome=\"allow\",reason=\"NONE\"} 1"));
 }
 
@@ -368,10 +690,20 @@ async fn shadow_lets_everything_pass_and_counts_what_it_would_have_refused() {
 async fn beyond_the_bound_checks_are_turned_away_at_once_and_counted() {
     let metrics = Metrics::default();
     let authorizer = authorizer(table([grant("g")], 150), Mode::Enforce, &metrics);
-    let _all = authorizer.slots.try_acquire_many(u32::try_from(IN_FLIGHT_MAX).unwrap()).unwrap();
-    let refused = authorizer.check(Request::new(user_seven().0)).await.unwrap_err();
+    let _all = authorizer
+        .slots
+        .try_acquire_many(u32::try_from(IN_FLIGHT_MAX).unwrap())
+        .unwrap();
+    let refused = authorizer
+        .check(Request::new(user_seven().0))
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
-    assert!(metrics.render().contains("jitgate_decisions_total{outcome=\"aborted\",reason=\"NONE\"} 1"));
+    assert!(
+        metrics
+            .render()
+            .contains("jitgate_decisions_total{outcome=\"aborted\",reason=\"NONE\"} 1")
+    );
 }
 
 /// Collects what is logged.
@@ -407,9 +739,14 @@ async fn no_answer_and_no_log_line_holds_a_credential() {
             kind(&path).header("authorization", &format!("Basic {SECRET}")),
             kind(&path).header(TOKEN_HEADER, SECRET),
             kind(&path).header(TOKEN_HEADER, &format!("{SECRET} {SECRET}")),
-            kind(&path).header("cookie", SECRET).header("x-api-key", SECRET).header("x-jitgate-grant", SECRET),
+            kind(&path)
+                .header("cookie", SECRET)
+                .header("x-api-key", SECRET)
+                .header("x-jitgate-grant", SECRET),
             kind(&path).header("cookie", SECRET).with_peer(""),
-            kind(&path).header("cookie", SECRET).extension("jitgate_service", "nobody"),
+            kind(&path)
+                .header("cookie", SECRET)
+                .extension("jitgate_service", "nobody"),
         ]
     };
     let http = sents(&|path| Sent::http("GET", path));
@@ -422,7 +759,11 @@ async fn no_answer_and_no_log_line_holds_a_credential() {
         for mode in [Mode::Enforce, Mode::Shadow] {
             let authorizer = authorizer(table(grants.clone(), 150), mode, &Metrics::default());
             for sent in http.iter().chain(&grpc) {
-                let response = authorizer.check(Request::new(sent.0.clone())).await.unwrap().into_inner();
+                let response = authorizer
+                    .check(Request::new(sent.0.clone()))
+                    .await
+                    .unwrap()
+                    .into_inner();
                 assert!(!shown(&response).contains(SECRET), "{response:?}");
             }
         }
@@ -435,9 +776,13 @@ async fn no_answer_and_no_log_line_holds_a_credential() {
 fn shown(response: &CheckResponse) -> String {
     use base64::Engine as _;
     let mut shown = format!("{response:?}");
-    if let Some(HttpResponse::DeniedResponse(denied) | HttpResponse::ErrorResponse(denied)) = &response.http_response {
+    if let Some(HttpResponse::DeniedResponse(denied) | HttpResponse::ErrorResponse(denied)) =
+        &response.http_response
+    {
         for header in denied.headers.iter().filter_map(|set| set.header.as_ref()) {
-            let decoded = base64::engine::general_purpose::STANDARD_NO_PAD.decode(&header.value).unwrap_or_default();
+            let decoded = base64::engine::general_purpose::STANDARD_NO_PAD
+                .decode(&header.value)
+                .unwrap_or_default();
             shown.push_str(&String::from_utf8_lossy(&decoded));
         }
     }
@@ -464,8 +809,10 @@ const ALICE: &str = "spiffe://lab.local/ns/default/sa/alice";
 
 /// Alice may `GET /m` and call everything of `echo.Echo` here.
 fn alices() -> Grant {
-    let rules =
-        vec![Rule::Http(HttpRule::parse_line("GET /m").unwrap()), Rule::Grpc(GrpcRule::parse("/echo.Echo/*").unwrap())];
+    let rules = vec![
+        Rule::Http(HttpRule::parse_line("GET /m").unwrap()),
+        Rule::Grpc(GrpcRule::parse("/echo.Echo/*").unwrap()),
+    ];
     Grant {
         subject: Principal::parse(ALICE).unwrap(),
         scope: Scope::new(service("payments"), rules).unwrap(),
@@ -503,20 +850,45 @@ fn mutate_fields(check: &mut CheckRequest, other: &CheckRequest, dice: &mut Dice
         2 => sent.http_mut().headers = from.headers,
         3 => sent.http_mut().header_map = from.header_map,
         4 => {
-            sent.0.attributes.get_or_insert_default().source = other.attributes.as_ref().and_then(|a| a.source.clone())
+            sent.0.attributes.get_or_insert_default().source =
+                other.attributes.as_ref().and_then(|a| a.source.clone())
         }
         5 => {
-            let spoilt = ["/m/", "/m;x", "/./m", "//m", "/%6d", "/m%2f", "/M", "/m\\", "/m/..", "/x/../m", "m", ""];
+            let spoilt = [
+                "/m/", "/m;x", "/./m", "//m", "/%6d", "/m%2f", "/M", "/m\\", "/m/..", "/x/../m",
+                "m", "",
+            ];
             sent.http_mut().path = spoilt[dice.below(spoilt.len())].to_owned();
         }
         6 => {
-            let spoilt = [format!("{ALICE}/"), ALICE.to_uppercase(), format!("{ALICE} "), format!("x{ALICE}")];
+            let spoilt = [
+                format!("{ALICE}/"),
+                ALICE.to_uppercase(),
+                format!("{ALICE} "),
+                format!("x{ALICE}"),
+            ];
             sent = sent.with_peer(&spoilt[dice.below(spoilt.len())]);
         }
         _ => {
-            let names = ["authorization", TOKEN_HEADER, "content-type", "x-jitgate-grant"];
-            let values = ["Bearer", "Bearer a,b", "application/grpc", "application/grpc+json", "", "\u{0}", "alices"];
-            sent = sent.header(names[dice.below(names.len())], values[dice.below(values.len())]);
+            let names = [
+                "authorization",
+                TOKEN_HEADER,
+                "content-type",
+                "x-jitgate-grant",
+            ];
+            let values = [
+                "Bearer",
+                "Bearer a,b",
+                "application/grpc",
+                "application/grpc+json",
+                "",
+                "\u{0}",
+                "alices",
+            ];
+            sent = sent.header(
+                names[dice.below(names.len())],
+                values[dice.below(values.len())],
+            );
         }
     }
     *check = sent.0;
@@ -528,16 +900,30 @@ fn is_alices(check: &CheckRequest) -> bool {
     let http = attributes.request.as_ref().unwrap().http.as_ref().unwrap();
     let path = http.path.split('?').next().unwrap();
     let target = match path.strip_prefix("/echo.Echo/") {
-        Some(method) => http.method == "POST" && method.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'),
+        Some(method) => {
+            http.method == "POST"
+                && method
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        }
         None => http.method == "GET" && path == "/m",
     };
-    target && attributes.source.as_ref().unwrap().principal == ALICE && !http.headers.contains_key(TOKEN_HEADER)
+    target
+        && attributes.source.as_ref().unwrap().principal == ALICE
+        && !http.headers.contains_key(TOKEN_HEADER)
 }
 
 #[tokio::test]
 async fn ten_thousand_mutated_checks_neither_panic_nor_pass_without_a_live_grant() {
-    let authorizer = authorizer(table([alices(), grant("g")], 150), Mode::Enforce, &Metrics::default());
-    let captured: Vec<CheckRequest> = CAPTURED.iter().map(|(_, bytes)| CheckRequest::decode(*bytes).unwrap()).collect();
+    let authorizer = authorizer(
+        table([alices(), grant("g")], 150),
+        Mode::Enforce,
+        &Metrics::default(),
+    );
+    let captured: Vec<CheckRequest> = CAPTURED
+        .iter()
+        .map(|(_, bytes)| CheckRequest::decode(*bytes).unwrap())
+        .collect();
     let mut dice = Dice(20_260_101);
     let (mut allowed, mut refused) = (0, 0);
     while allowed + refused < 10_000 {
@@ -551,7 +937,9 @@ async fn ten_thousand_mutated_checks_neither_panic_nor_pass_without_a_live_grant
             mutate_bytes(&mut bytes, CAPTURED[other].1, &mut dice);
         }
         // What does not decode never reaches the service: tonic refuses it, which Envoy takes for an error.
-        let Ok(check) = CheckRequest::decode(bytes.as_slice()) else { continue };
+        let Ok(check) = CheckRequest::decode(bytes.as_slice()) else {
+            continue;
+        };
         match answer(&authorizer, &Sent(check.clone())).await {
             Ok(grant) => {
                 assert_eq!(grant, "alices");
@@ -562,5 +950,12 @@ async fn ten_thousand_mutated_checks_neither_panic_nor_pass_without_a_live_grant
         }
     }
     assert!(allowed > 500 && refused > 5000, "{allowed} {refused}");
-    assert_eq!(answer(&authorizer, &Sent::http("GET", "/v1/users/7").with_peer(CHECKOUT)).await, Ok("g".into()));
+    assert_eq!(
+        answer(
+            &authorizer,
+            &Sent::http("GET", "/v1/users/7").with_peer(CHECKOUT)
+        )
+        .await,
+        Ok("g".into())
+    );
 }

@@ -36,20 +36,29 @@ pub(crate) struct Presentation<'a> {
 impl Tokens {
     /// Verifies by the keys that reach `table`.
     pub(crate) fn new(table: Arc<Table>) -> Self {
-        Self { table, verified: TokenCache::default(), waiting: Waiting::default() }
+        Self {
+            table,
+            verified: TokenCache::default(),
+            waiting: Waiting::default(),
+        }
     }
 
     /// A token that was verified before, under the keys and within the time that still hold.
     pub(crate) fn remember(&self, token: &str) -> Option<Arc<JitToken>> {
         let number = self.table.token_keys()?.number;
-        self.verified.find(token, self.table.now()?, |basis| basis.generation == number)
+        self.verified
+            .find(token, self.table.now()?, |basis| basis.generation == number)
     }
 
     /// What a token proves here.
     ///
     /// # Errors
     /// A denial of its own for everything that is wrong with it.
-    pub(crate) async fn prove(&self, token: &str, at: Presentation<'_>) -> Result<Arc<JitToken>, Denial> {
+    pub(crate) async fn prove(
+        &self,
+        token: &str,
+        at: Presentation<'_>,
+    ) -> Result<Arc<JitToken>, Denial> {
         let proven = match self.remember(token) {
             Some(proven) => proven,
             None => self.verify(token, at.patience).await?,
@@ -79,18 +88,32 @@ impl Tokens {
             }
             std::future::pending().await
         };
-        self.waiting.for_key(patience, newer).await.unwrap_or(Err(first))
+        self.waiting
+            .for_key(patience, newer)
+            .await
+            .unwrap_or(Err(first))
     }
 
     fn judge(&self, token: &str, presented: &Presented<'_>) -> Result<Arc<JitToken>, Denial> {
         let not_synced = |what| Denial::new(DenyReason::NotSynced, what);
         let published = self.table.token_keys();
-        let published =
-            published.ok_or_else(|| not_synced("this sidecar has not yet received the control plane's token keys"))?;
-        let now =
-            self.table.now().ok_or_else(|| not_synced("this sidecar does not know the control plane's time yet"))?;
+        let published = published.ok_or_else(|| {
+            not_synced("this sidecar has not yet received the control plane's token keys")
+        })?;
+        let now = self
+            .table
+            .now()
+            .ok_or_else(|| not_synced("this sidecar does not know the control plane's time yet"))?;
         let proven = Arc::new(presented.judge(&published.keys, now)?);
-        self.verified.keep(token, &proven, Basis { issuer: 0, generation: published.number }, now);
+        self.verified.keep(
+            token,
+            &proven,
+            Basis {
+                issuer: 0,
+                generation: published.number,
+            },
+            now,
+        );
         Ok(proven)
     }
 
@@ -98,7 +121,10 @@ impl Tokens {
     pub(crate) async fn reached(&self, revision: Revision, patience: Patience) -> bool {
         let mut changes = self.table.changes();
         let known = async { changes.wait_for(|known| *known >= revision).await.is_ok() };
-        self.waiting.for_revision(patience, known).await.unwrap_or(false)
+        self.waiting
+            .for_revision(patience, known)
+            .await
+            .unwrap_or(false)
     }
 
     /// How the cache of verified tokens does.
@@ -110,7 +136,10 @@ impl Tokens {
 
 /// Whether newer keys may answer differently.
 fn may_be_on_its_way(denial: &Denial) -> bool {
-    matches!(denial.reason, DenyReason::TokenKeyUnknown | DenyReason::NotSynced)
+    matches!(
+        denial.reason,
+        DenyReason::TokenKeyUnknown | DenyReason::NotSynced
+    )
 }
 
 #[cfg(test)]

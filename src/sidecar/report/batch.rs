@@ -43,7 +43,13 @@ pub(super) struct Batch {
 impl Batch {
     pub(super) fn new(which: Which) -> Self {
         let (allowed_left, refused_left) = (BY_THEMSELVES, BY_THEMSELVES);
-        Self { which, allowed_left, refused_left, records: Vec::new(), kinds: HashMap::new() }
+        Self {
+            which,
+            allowed_left,
+            refused_left,
+            records: Vec::new(),
+            kinds: HashMap::new(),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -57,7 +63,11 @@ impl Batch {
     /// Adds a decision; says how many could not be. `ahead` is how far this machine's clock is ahead, in microseconds.
     pub(super) fn add(&mut self, seen: &Seen, ahead: i64) -> Option<u64> {
         let at = earlier(seen.at, ahead);
-        let left = if seen.refused.is_none() { &mut self.allowed_left } else { &mut self.refused_left };
+        let left = if seen.refused.is_none() {
+            &mut self.allowed_left
+        } else {
+            &mut self.refused_left
+        };
         if self.which == Which::All || *left > 0 {
             *left = left.saturating_sub(1);
             self.records.push(record(seen, at));
@@ -71,7 +81,11 @@ impl Batch {
             refused: seen.refused,
             shadow: seen.shadow,
         };
-        if let Some(known) = self.kinds.get(&kind).and_then(|place| self.records.get_mut(*place)) {
+        if let Some(known) = self
+            .kinds
+            .get(&kind)
+            .and_then(|place| self.records.get_mut(*place))
+        {
             known.count += 1;
             known.time = Some(timestamp_to(at));
             return None;
@@ -92,26 +106,48 @@ impl Batch {
 
 fn earlier(at: Timestamp, micros: i64) -> Timestamp {
     let span = std::time::Duration::from_micros(micros.unsigned_abs());
-    if micros >= 0 { at.minus(span) } else { at.plus(span) }
+    if micros >= 0 {
+        at.minus(span)
+    } else {
+        at.plus(span)
+    }
 }
 
 fn record(seen: &Seen, at: Timestamp) -> v1::Decision {
     let grant = seen.grant.as_ref();
-    let trace = seen.trace.map(|trace| format!("{:032x}", u128::from_be_bytes(trace)));
+    let trace = seen
+        .trace
+        .map(|trace| format!("{:032x}", u128::from_be_bytes(trace)));
     v1::Decision {
         id: seen.id.to_string(),
         time: Some(timestamp_to(at)),
         first_time: Some(timestamp_to(at)),
         sequence: 0,
         allowed: seen.refused.is_none(),
-        reason: seen.refused.map(DenyReason::as_str).unwrap_or_default().to_owned(),
+        reason: seen
+            .refused
+            .map(DenyReason::as_str)
+            .unwrap_or_default()
+            .to_owned(),
         grant: grant.map(|grant| grant.id.to_string()).unwrap_or_default(),
-        principal: seen.principal.as_ref().map(ToString::to_string).unwrap_or_default(),
-        service: seen.service.as_ref().map(ToString::to_string).unwrap_or_default(),
+        principal: seen
+            .principal
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        service: seen
+            .service
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         method: seen.method.clone(),
         trace_id: trace.unwrap_or_default(),
-        policy: grant.map(|grant| grant.policy.name.to_string()).unwrap_or_default(),
-        policy_version: grant.map_or(0, |grant| i64::try_from(grant.policy.version).unwrap_or(i64::MAX)),
+        policy: grant
+            .map(|grant| grant.policy.name.to_string())
+            .unwrap_or_default(),
+        policy_version: grant.map_or(0, |grant| {
+            i64::try_from(grant.policy.version).unwrap_or(i64::MAX)
+        }),
         revision: i64::try_from(seen.revision.0).unwrap_or(i64::MAX),
         count: 1,
         shadow: seen.shadow,

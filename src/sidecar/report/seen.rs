@@ -50,14 +50,27 @@ pub(in crate::sidecar) struct Place<'a> {
 
 impl Seen {
     /// Takes from a decision what may be told of it.
-    pub(in crate::sidecar) fn of(place: Place<'_>, decision: &Decision, call: Option<&Call<'_>>) -> Self {
-        let Place { id, at, principal, trace, revision, shadow } = place;
+    pub(in crate::sidecar) fn of(
+        place: Place<'_>,
+        decision: &Decision,
+        call: Option<&Call<'_>>,
+    ) -> Self {
+        let Place {
+            id,
+            at,
+            principal,
+            trace,
+            revision,
+            shadow,
+        } = place;
         let target = call.and_then(|call| call.target.as_ref().ok());
         let (refused, grant, rule) = match decision {
             Decision::Permit(permit) => (None, Some(Arc::clone(permit.grant())), permit.rule()),
             Decision::Deny(denial) => {
                 let nearest = denial.nearest.as_ref();
-                let rule = nearest.zip(target).and_then(|(grant, target)| grant.scope.covering(target));
+                let rule = nearest
+                    .zip(target)
+                    .and_then(|(grant, target)| grant.scope.covering(target));
                 (Some(denial.reason), nearest.map(Arc::clone), rule)
             }
         };
@@ -67,7 +80,9 @@ impl Seen {
             refused,
             principal: principal.cloned(),
             service: call.map(|call| call.service.clone()),
-            method: target.map(|target| method(target, rule)).unwrap_or_default(),
+            method: target
+                .map(|target| method(target, rule))
+                .unwrap_or_default(),
             // An access request is no grant, whatever it is called.
             grant: grant.filter(|grant| !grant.is_request()),
             trace,

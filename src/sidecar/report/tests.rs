@@ -17,8 +17,16 @@ fn seen_with(held: Grant, sent: &Sent) -> Seen {
     let services = services(&["payments"]);
     let inbound = read(&sent.0, &services);
     let call = inbound.call.as_ref().unwrap();
-    let caller = Caller { peer: None, principals: vec![Principal::parse(call.peer).unwrap()], tokened: None };
-    let check = Check { service: call.service, target: call.target.clone(), caller: Ok(caller.clone()) };
+    let caller = Caller {
+        peer: None,
+        principals: vec![Principal::parse(call.peer).unwrap()],
+        tokened: None,
+    };
+    let check = Check {
+        service: call.service,
+        target: call.target.clone(),
+        caller: Ok(caller.clone()),
+    };
     let grants = table([held], 150).current().unwrap();
     let decision = decide(&*grants, Freshness::Fresh, &check, at(150));
     let place = Place {
@@ -41,11 +49,16 @@ fn refused() -> Seen {
 }
 
 fn reports(which: Which) -> Reports {
-    ReportArgs { report_decisions: which }.build()
+    ReportArgs {
+        report_decisions: which,
+    }
+    .build()
 }
 
 fn all_of(reports: &Reports) -> Vec<v1::Decision> {
-    std::iter::from_fn(|| reports.next()).flat_map(|report| report.decisions).collect()
+    std::iter::from_fn(|| reports.next())
+        .flat_map(|report| report.decisions)
+        .collect()
 }
 
 /// Lets the batching task work, in paused time, for a while.
@@ -63,29 +76,61 @@ async fn work(reports: &Reports, span: Duration) {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_waits_is_not_reported_as_a_grant() {
     let reports = reports(Which::All);
-    let waiting = Grant { hold: Hold::Pending { until: at(900) }, ..grant("request") };
+    let waiting = Grant {
+        hold: Hold::Pending { until: at(900) },
+        ..grant("request")
+    };
     reports.push(seen_with(waiting, &Sent::http("GET", "/v1/users/7")));
     work(&reports, 3 * INTERVAL).await;
     let records = all_of(&reports);
-    assert_eq!((&*records[0].reason, &*records[0].grant), ("REQUEST_PENDING", ""));
+    assert_eq!(
+        (&*records[0].reason, &*records[0].grant),
+        ("REQUEST_PENDING", "")
+    );
     assert_eq!(records[0].method, "GET /v1/users/{id}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_record_names_the_template_and_never_the_path() {
     let reports = reports(Which::All);
-    [allowed(), refused(), seen(&Sent::grpc("/pay.v1.Ledger/Balance"))].into_iter().for_each(|seen| reports.push(seen));
+    [
+        allowed(),
+        refused(),
+        seen(&Sent::grpc("/pay.v1.Ledger/Balance")),
+    ]
+    .into_iter()
+    .for_each(|seen| reports.push(seen));
     work(&reports, 3 * INTERVAL).await;
     let records = all_of(&reports);
     assert_eq!(
-        records.iter().map(|record| &*record.method).collect::<Vec<_>>(),
+        records
+            .iter()
+            .map(|record| &*record.method)
+            .collect::<Vec<_>>(),
         ["GET /v1/users/{id}", "GET", "/pay.v1.Ledger/Balance"]
     );
-    assert_eq!((records[0].allowed, &*records[0].grant, &*records[0].policy), (true, "g", "on-call"));
-    assert_eq!((records[1].allowed, &*records[1].reason, &*records[1].grant), (false, "SCOPE_MISMATCH", "g"));
+    assert_eq!(
+        (records[0].allowed, &*records[0].grant, &*records[0].policy),
+        (true, "g", "on-call")
+    );
+    assert_eq!(
+        (records[1].allowed, &*records[1].reason, &*records[1].grant),
+        (false, "SCOPE_MISMATCH", "g")
+    );
     assert_eq!(records[0].trace_id, "ab".repeat(16));
-    assert!(records.iter().all(|record| !format!("{record:?}").contains("secret")), "{records:?}");
-    assert_eq!(records.iter().map(|record| record.sequence).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(
+        records
+            .iter()
+            .all(|record| !format!("{record:?}").contains("secret")),
+        "{records:?}"
+    );
+    assert_eq!(
+        records
+            .iter()
+            .map(|record| record.sequence)
+            .collect::<Vec<_>>(),
+        [1, 2, 3]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,8 +141,13 @@ async fn alike_calls_become_one_record_and_none_goes_uncounted() {
     work(&reports, 3 * INTERVAL).await;
     let records = all_of(&reports);
     assert_eq!(records.len(), 2 * (50 + 1));
-    let calls =
-        |allowed| records.iter().filter(|record| record.allowed == allowed).map(|record| record.count).sum::<i64>();
+    let calls = |allowed| {
+        records
+            .iter()
+            .filter(|record| record.allowed == allowed)
+            .map(|record| record.count)
+            .sum::<i64>()
+    };
     assert_eq!((calls(true), calls(false)), (5000, 70));
 }
 
@@ -121,7 +171,11 @@ async fn an_outage_keeps_the_newest_records_and_reports_stay_small() {
     }
     let mut records = 0;
     while let Some(report) = reports.next() {
-        assert!(report.encoded_len() < 60 << 10, "{} bytes", report.encoded_len());
+        assert!(
+            report.encoded_len() < 60 << 10,
+            "{} bytes",
+            report.encoded_len()
+        );
         assert_eq!(report.lost, 6000 - i64::try_from(OUTBOX_MAX).unwrap());
         records += report.decisions.len();
     }

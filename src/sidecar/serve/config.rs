@@ -14,7 +14,12 @@ pub struct CheckArgs {
     #[arg(long, env = "JITGATE_SERVICE", value_name = "NAME", required = true, value_delimiter = ',', value_parser = Service::parse)]
     pub service: Vec<Service>,
     /// An `aud` that callers' tokens may carry beside those of their issuer; repeatable [default: the services].
-    #[arg(long, env = "JITGATE_AUDIENCE", value_name = "NAME", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "JITGATE_AUDIENCE",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
     pub audience: Vec<String>,
     /// Past this silence of the control plane the answer is STALE, not the last one known.
     #[arg(long, env = "JITGATE_MAX_STALENESS", value_name = "TIME", default_value = "30s", value_parser = staleness)]
@@ -33,7 +38,12 @@ pub struct CheckArgs {
     #[arg(long, env = "JITGATE_DENY_DETAIL", value_enum, default_value_t = DenyDetail::Full)]
     pub deny_detail: DenyDetail,
     /// What the line to ask with begins with, as shown to a refused caller.
-    #[arg(long, env = "JITGATE_ASK_HINT", value_name = "COMMAND", default_value = "jitgate request")]
+    #[arg(
+        long,
+        env = "JITGATE_ASK_HINT",
+        value_name = "COMMAND",
+        default_value = "jitgate request"
+    )]
     pub ask_hint: String,
 }
 
@@ -98,29 +108,44 @@ impl CheckArgs {
             ask_hint,
         } = self;
         if ask_hint.is_empty() || ask_hint.len() > 256 || ask_hint.chars().any(char::is_control) {
-            anyhow::bail!("--ask-hint must be one line of 1 to 256 bytes, such as `jitgate request`");
+            anyhow::bail!(
+                "--ask-hint must be one line of 1 to 256 bytes, such as `jitgate request`"
+            );
         }
         Ok(Checking {
             services: Services::new(service)?,
             max_staleness,
             shadow: mode.shadow(),
-            responder: Responder { detail: deny_detail, ask_hint },
+            responder: Responder {
+                detail: deny_detail,
+                ask_hint,
+            },
         })
     }
 }
 
 /// Less than what a comparison over a network is off by would always be exceeded.
 fn skew(text: &str) -> Result<Duration, String> {
-    let bound = humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 5s"))?;
+    let bound =
+        humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 5s"))?;
     let sensible = Duration::from_millis(100)..=Duration::from_hours(24);
-    if sensible.contains(&bound) { Ok(bound) } else { Err("must lie between 100ms and 24h".to_owned()) }
+    if sensible.contains(&bound) {
+        Ok(bound)
+    } else {
+        Err("must lie between 100ms and 24h".to_owned())
+    }
 }
 
 /// Below a second every pause between two progress messages would count as silence.
 fn staleness(text: &str) -> Result<Duration, String> {
-    let bound = humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 30s"))?;
+    let bound =
+        humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 30s"))?;
     let sensible = Duration::from_secs(1)..=Duration::from_secs(86_400);
-    if sensible.contains(&bound) { Ok(bound) } else { Err("must lie between 1s and 24h".to_owned()) }
+    if sensible.contains(&bound) {
+        Ok(bound)
+    } else {
+        Err("must lie between 1s and 24h".to_owned())
+    }
 }
 
 #[cfg(test)]
@@ -136,7 +161,9 @@ mod tests {
 
     fn parse(arguments: &[&str]) -> Result<CheckArgs, String> {
         let line = std::iter::once("jitgate-sidecar").chain(arguments.iter().copied());
-        Line::try_parse_from(line).map(|line| line.check).map_err(|error| error.to_string())
+        Line::try_parse_from(line)
+            .map(|line| line.check)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
@@ -148,20 +175,35 @@ mod tests {
 
     #[test]
     fn tokens_may_be_meant_for_the_services_unless_other_audiences_are_named() {
-        assert_eq!(parse(&["--service", "a,b"]).unwrap().audiences(), ["a", "b"]);
-        assert_eq!(parse(&["--service", "a", "--audience", "x"]).unwrap().audiences(), ["x"]);
+        assert_eq!(
+            parse(&["--service", "a,b"]).unwrap().audiences(),
+            ["a", "b"]
+        );
+        assert_eq!(
+            parse(&["--service", "a", "--audience", "x"])
+                .unwrap()
+                .audiences(),
+            ["x"]
+        );
     }
 
     #[test]
     fn a_service_is_required_and_must_be_a_name() {
         assert!(parse(&[]).is_err());
-        assert!(parse(&["--service", "Pay ments"]).unwrap_err().contains("a-z"));
+        assert!(
+            parse(&["--service", "Pay ments"])
+                .unwrap_err()
+                .contains("a-z")
+        );
     }
 
     #[test]
     fn a_bound_on_staleness_that_would_never_or_always_strike_is_refused() {
         for bad in ["0s", "10ms", "25h", "soon"] {
-            assert!(parse(&["--service", "a", "--max-staleness", bad]).is_err(), "{bad}");
+            assert!(
+                parse(&["--service", "a", "--max-staleness", bad]).is_err(),
+                "{bad}"
+            );
         }
     }
 }

@@ -25,12 +25,21 @@ struct Gauges {
 }
 
 /// Shows them from now on.
-pub(crate) fn register(metrics: &Metrics, table: Arc<Table>, watch: Arc<WatchStatus>, issuers: Arc<Issuers>) {
+pub(crate) fn register(
+    metrics: &Metrics,
+    table: Arc<Table>,
+    watch: Arc<WatchStatus>,
+    issuers: Arc<Issuers>,
+) {
     let propagation = watch.propagation().clone();
     metrics.register(|registry| {
         let help = "From the commit of a change to its enforcement here";
         registry.register(names::PROPAGATION_DURATION, help, propagation);
-        registry.register_collector(Box::new(Gauges { table, watch, issuers }));
+        registry.register_collector(Box::new(Gauges {
+            table,
+            watch,
+            issuers,
+        }));
     });
 }
 
@@ -46,15 +55,31 @@ impl Gauges {
     fn encode_table(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let clock = self.table.clock();
         let gauges = [
-            (names::TABLE_REVISION_GAUGE, "Revision of the table", self.table.revision().map(|at| float(at.0))),
-            (names::TABLE_AGE, "Since the control plane vouched for it", self.table.age().map(|age| age.as_secs_f64())),
+            (
+                names::TABLE_REVISION_GAUGE,
+                "Revision of the table",
+                self.table.revision().map(|at| float(at.0)),
+            ),
+            (
+                names::TABLE_AGE,
+                "Since the control plane vouched for it",
+                self.table.age().map(|age| age.as_secs_f64()),
+            ),
             (
                 names::CLOCK_OFFSET,
                 "This machine's wall clock minus the control plane's",
                 clock.wall_offset_micros().map(seconds),
             ),
-            (names::CLOCK_ERROR, "Bound on that estimate", clock.error().map(|error| error.as_secs_f64())),
-            (names::CLOCK_SKEWED, "1 while they disagree beyond --max-clock-skew", skewed(clock.verdict())),
+            (
+                names::CLOCK_ERROR,
+                "Bound on that estimate",
+                clock.error().map(|error| error.as_secs_f64()),
+            ),
+            (
+                names::CLOCK_SKEWED,
+                "1 while they disagree beyond --max-clock-skew",
+                skewed(clock.verdict()),
+            ),
         ];
         for (name, help, value) in gauges {
             // What is not known yet is absent rather than zero.
@@ -64,9 +89,19 @@ impl Gauges {
         }
         let open = ConstGauge::new(i64::try_from(self.table.leashes().len()).unwrap_or(i64::MAX));
         let help = "Streams that end with their grant";
-        open.encode(encoder.encode_descriptor(names::LEASHES_OPEN, help, None, open.metric_type())?)?;
-        let counts = self.table.current().map(|index| index.counts()).unwrap_or_default();
-        let mut family = encoder.encode_descriptor(names::GRANTS, "Grants by state", None, MetricType::Gauge)?;
+        open.encode(encoder.encode_descriptor(
+            names::LEASHES_OPEN,
+            help,
+            None,
+            open.metric_type(),
+        )?)?;
+        let counts = self
+            .table
+            .current()
+            .map(|index| index.counts())
+            .unwrap_or_default();
+        let mut family =
+            encoder.encode_descriptor(names::GRANTS, "Grants by state", None, MetricType::Gauge)?;
         let states = [
             ("open", counts.open),
             ("standing", counts.standing),
@@ -80,7 +115,12 @@ impl Gauges {
         }
         let pending = ConstGauge::new(i64::try_from(counts.pending).unwrap_or(i64::MAX));
         let help = "Access requests that wait for approval: no grants";
-        pending.encode(encoder.encode_descriptor(names::REQUESTS_PENDING, help, None, pending.metric_type())?)
+        pending.encode(encoder.encode_descriptor(
+            names::REQUESTS_PENDING,
+            help,
+            None,
+            pending.metric_type(),
+        )?)
     }
 
     fn encode_watch(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -91,13 +131,21 @@ impl Gauges {
                 "Sessions with the control plane after the first",
                 report.sessions.saturating_sub(1),
             ),
-            (names::WATCH_NACKS, "Entries that could not be enforced here", report.nacks),
+            (
+                names::WATCH_NACKS,
+                "Entries that could not be enforced here",
+                report.nacks,
+            ),
         ];
         for (name, help, value) in counters {
             count(encoder, name, help, value)?;
         }
-        let mut family =
-            encoder.encode_descriptor(names::WATCH_RESYNCS, "Snapshots by cause", None, MetricType::Counter)?;
+        let mut family = encoder.encode_descriptor(
+            names::WATCH_RESYNCS,
+            "Snapshots by cause",
+            None,
+            MetricType::Counter,
+        )?;
         let causes = report.causes;
         let each = [
             ("first", causes.first),
@@ -115,15 +163,28 @@ impl Gauges {
 
     fn encode_issuers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let cache = self.issuers.cache_stats();
-        count(encoder, names::TOKEN_CACHE_HITS, "Tokens answered from memory", cache.hits)?;
-        count(encoder, names::TOKEN_CACHE_MISSES, "Tokens that had to be verified", cache.misses)?;
+        count(
+            encoder,
+            names::TOKEN_CACHE_HITS,
+            "Tokens answered from memory",
+            cache.hits,
+        )?;
+        count(
+            encoder,
+            names::TOKEN_CACHE_MISSES,
+            "Tokens that had to be verified",
+            cache.misses,
+        )?;
         let help = "How far past exp and before nbf a token is still taken";
-        let mut family = encoder.encode_descriptor(names::ISSUER_LEEWAY, help, None, MetricType::Gauge)?;
+        let mut family =
+            encoder.encode_descriptor(names::ISSUER_LEEWAY, help, None, MetricType::Gauge)?;
         for (issuer, leeway) in self.issuers.leeways() {
-            ConstGauge::new(leeway.as_secs_f64()).encode(family.encode_family(&[("issuer", issuer)])?)?;
+            ConstGauge::new(leeway.as_secs_f64())
+                .encode(family.encode_family(&[("issuer", issuer)])?)?;
         }
         let help = "Readings of an issuer's keys";
-        let mut family = encoder.encode_descriptor(names::ISSUER_REFRESHES, help, None, MetricType::Counter)?;
+        let mut family =
+            encoder.encode_descriptor(names::ISSUER_REFRESHES, help, None, MetricType::Counter)?;
         for status in self.issuers.key_status() {
             for (outcome, value) in [("ok", status.refreshes), ("failed", status.failures)] {
                 let labels = [("issuer", status.issuer), ("outcome", outcome)];
@@ -152,7 +213,10 @@ fn float(value: u64) -> f64 {
     value as f64
 }
 
-#[expect(clippy::cast_precision_loss, reason = "exact below 2^53 microseconds, which is 285 years")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "exact below 2^53 microseconds, which is 285 years"
+)]
 fn seconds(micros: i64) -> f64 {
     micros as f64 / 1e6
 }
@@ -169,13 +233,27 @@ mod tests {
         register(&metrics, Arc::default(), Arc::default(), Arc::default());
         let shown = metrics.render();
         assert!(
-            !shown.contains("jitgate_table_revision ") && shown.contains("jitgate_grants{state=\"open\"} 0"),
+            !shown.contains("jitgate_table_revision ")
+                && shown.contains("jitgate_grants{state=\"open\"} 0"),
             "{shown}"
         );
 
         let metrics = Metrics::default();
-        let waiting = Grant { hold: Hold::Pending { until: at(900) }, ..grant("c") };
-        let table = table([grant("a"), Grant { end: End::Standing, ..grant("b") }, waiting], 150);
+        let waiting = Grant {
+            hold: Hold::Pending { until: at(900) },
+            ..grant("c")
+        };
+        let table = table(
+            [
+                grant("a"),
+                Grant {
+                    end: End::Standing,
+                    ..grant("b")
+                },
+                waiting,
+            ],
+            150,
+        );
         register(&metrics, table, Arc::default(), Arc::default());
         let shown = metrics.render();
         for line in [
@@ -190,7 +268,9 @@ mod tests {
         ] {
             assert!(shown.contains(line), "{line} in {shown}");
         }
-        let grants = shown.lines().filter(|line| line.starts_with("jitgate_grants{") && !line.ends_with(" 0"));
+        let grants = shown
+            .lines()
+            .filter(|line| line.starts_with("jitgate_grants{") && !line.ends_with(" 0"));
         assert_eq!(grants.count(), 2, "a request is none: {shown}");
     }
 }

@@ -32,18 +32,23 @@ pub(crate) struct Readiness {
 impl Readiness {
     /// Of this table under this bound.
     pub(crate) fn new(table: Arc<Table>, max_staleness: Duration) -> Self {
-        Self { table, max_staleness }
+        Self {
+            table,
+            max_staleness,
+        }
     }
 
     /// What stands in the way, in words; `None` when ready.
     pub(crate) fn obstacle(&self) -> Option<String> {
         match self.freshness() {
-            Freshness::Fresh => {
-                self.table.skew_refusal().map(|denial| format!("checks answer STALE: {}", denial.detail))
-            }
-            Freshness::Never => {
-                Some("no complete snapshot from the control plane yet: every check answers NOT_SYNCED".to_owned())
-            }
+            Freshness::Fresh => self
+                .table
+                .skew_refusal()
+                .map(|denial| format!("checks answer STALE: {}", denial.detail)),
+            Freshness::Never => Some(
+                "no complete snapshot from the control plane yet: every check answers NOT_SYNCED"
+                    .to_owned(),
+            ),
             Freshness::Stale(age) => Some(format!(
                 "nothing heard from the control plane for {:.1} s, more than --max-staleness {}: checks answer STALE",
                 age.as_secs_f64(),
@@ -74,7 +79,10 @@ impl Readiness {
                 _ = ticks.tick() => {}
             }
             if let Some(span) = sleep.look() {
-                tracing::warn!(?span, "this machine was suspended; grants that ended meanwhile have ended");
+                tracing::warn!(
+                    ?span,
+                    "this machine was suspended; grants that ended meanwhile have ended"
+                );
                 self.table.slept(span);
             }
             skew.look(self.table.clock());
@@ -102,7 +110,11 @@ pub(crate) async fn reporter() -> HealthReporter {
 }
 
 async fn show(health: &HealthReporter, ready: bool) {
-    let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+    let status = if ready {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    };
     for service in ["", AuthorizationServer::<Authorizer>::NAME] {
         health.set_service_status(service, status).await;
     }
@@ -122,7 +134,10 @@ mod tests {
         assert!(readiness.obstacle().unwrap().contains("NOT_SYNCED"));
         table.publish(Index::new());
         table.heard();
-        assert!(readiness.obstacle().is_some(), "without the control plane's time nothing can be decided");
+        assert!(
+            readiness.obstacle().is_some(),
+            "without the control plane's time nothing can be decided"
+        );
         table.clock().observe(Timestamp::from_micros(1), None);
         assert!(readiness.obstacle().is_none());
         tokio::time::advance(Duration::from_secs(31)).await;
@@ -135,7 +150,10 @@ mod tests {
             let table = Arc::new(Table::ruled(Duration::from_secs(1), rule));
             table.publish(Index::new());
             table.heard();
-            table.clock().observe(crate::clock::wall().plus(Duration::from_secs(9)), Some(Duration::ZERO));
+            table.clock().observe(
+                crate::clock::wall().plus(Duration::from_secs(9)),
+                Some(Duration::ZERO),
+            );
             let obstacle = Readiness::new(table, Duration::from_secs(30)).obstacle();
             assert_eq!(obstacle.is_none(), ready, "{obstacle:?}");
             assert!(ready || obstacle.unwrap().contains("--max-clock-skew 1s"));

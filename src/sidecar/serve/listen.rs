@@ -70,7 +70,13 @@ impl ListenArgs {
     /// # Errors
     /// As [`Listener::bind`].
     pub async fn bind(self) -> anyhow::Result<Vec<Listener>> {
-        let Self { listen, socket_mode, insecure, max_check_bytes: _, reflection: _ } = self;
+        let Self {
+            listen,
+            socket_mode,
+            insecure,
+            max_check_bytes: _,
+            reflection: _,
+        } = self;
         let mut listeners = Vec::with_capacity(listen.len());
         for address in &listen {
             listeners.push(Listener::bind(address, socket_mode, insecure).await?);
@@ -95,9 +101,16 @@ impl FromStr for Address {
         match text.strip_prefix("unix:") {
             Some(path) => {
                 let path = path.strip_prefix("//").unwrap_or(path);
-                if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err("needs an absolute path".into()) }
+                if path.starts_with('/') {
+                    Ok(Self::Unix(path.into()))
+                } else {
+                    Err("needs an absolute path".into())
+                }
             }
-            None => text.parse().map(Self::Tcp).map_err(|_| "must be unix:/path or ip:port".to_owned()),
+            None => text
+                .parse()
+                .map(Self::Tcp)
+                .map_err(|_| "must be unix:/path or ip:port".to_owned()),
         }
     }
 }
@@ -147,7 +160,10 @@ impl Listener {
         match address {
             Address::Unix(path) => {
                 let (listener, file) = socket::bind(path, socket_mode).await?;
-                Ok(Self { address: address.clone(), kind: Kind::Unix(listener, file) })
+                Ok(Self {
+                    address: address.clone(),
+                    kind: Kind::Unix(listener, file),
+                })
             }
             Address::Tcp(tcp) => {
                 if !tls::is_local(tcp) {
@@ -159,7 +175,10 @@ impl Listener {
                 }
                 let listener = admin::bind("--listen", *tcp).await?;
                 let address = Address::Tcp(listener.local_addr().unwrap_or(*tcp));
-                Ok(Self { address, kind: Kind::Tcp(listener) })
+                Ok(Self {
+                    address,
+                    kind: Kind::Tcp(listener),
+                })
             }
         }
     }
@@ -185,7 +204,8 @@ impl Listener {
             .add_routes(routes);
         // The file goes when serving ends, so it must outlive the listener's use.
         let (incoming, _file) = kind.accept();
-        let serving = server.serve_with_incoming_shutdown(incoming.into_stream(), stop.clone().cancelled_owned());
+        let serving = server
+            .serve_with_incoming_shutdown(incoming.into_stream(), stop.clone().cancelled_owned());
         let overdue = async {
             stop.cancelled().await;
             tokio::time::sleep(DRAIN).await;

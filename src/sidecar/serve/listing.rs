@@ -53,7 +53,12 @@ async fn list(State(table): State<Arc<Table>>) -> Json<Listing> {
     // Nobody is told a phase by a clock that has not been set.
     let entries = current.iter().flat_map(|index| index.grants());
     let (requests, grants): (Vec<_>, Vec<_>) = entries.partition(|grant| grant.is_request());
-    let shown = |entries: Vec<_>| entries.iter().map(|entry: &Arc<Grant>| Entry::new(entry, now)).collect();
+    let shown = |entries: Vec<_>| {
+        entries
+            .iter()
+            .map(|entry: &Arc<Grant>| Entry::new(entry, now))
+            .collect()
+    };
     Json(Listing {
         epoch: table.epoch().to_string(),
         revision: current.as_ref().map(|index| index.revision().0),
@@ -72,7 +77,12 @@ impl Entry {
             subject: grant.subject.to_string(),
             via: grant.via.iter().map(ToString::to_string).collect(),
             service: grant.scope.service().to_string(),
-            scope: grant.scope.rules().iter().map(ToString::to_string).collect(),
+            scope: grant
+                .scope
+                .rules()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             not_before: grant.not_before.to_string(),
             expires: grant.expires().map(|end| end.to_string()),
             phase: now.map_or("unknown", |now| word(grant.phase(now))),
@@ -103,24 +113,58 @@ mod tests {
 
     #[tokio::test]
     async fn each_grant_is_listed_with_where_it_stands() {
-        let revoked = Hold::Ended { how: Ended::Revoked, keep_until: at(900) };
+        let revoked = Hold::Ended {
+            how: Ended::Revoked,
+            keep_until: at(900),
+        };
         let table = table(
             [
                 grant("a"),
-                Grant { end: End::Standing, ..grant("b") },
-                Grant { hold: revoked, ..grant("c") },
-                Grant { end: End::At(at(120)), ..grant("d") },
-                Grant { hold: Hold::Pending { until: at(900) }, ..grant("e") },
+                Grant {
+                    end: End::Standing,
+                    ..grant("b")
+                },
+                Grant {
+                    hold: revoked,
+                    ..grant("c")
+                },
+                Grant {
+                    end: End::At(at(120)),
+                    ..grant("d")
+                },
+                Grant {
+                    hold: Hold::Pending { until: at(900) },
+                    ..grant("e")
+                },
             ],
             150,
         );
         let Json(listing) = list(State(table)).await;
-        let shown: Vec<_> = listing.grants.iter().map(|entry| (entry.id.as_str(), entry.phase)).collect();
-        assert_eq!(shown, [("a", "active"), ("b", "standing"), ("c", "revoked"), ("d", "expired")]);
-        let requests: Vec<_> = listing.requests.iter().map(|entry| (entry.id.as_str(), entry.phase)).collect();
+        let shown: Vec<_> = listing
+            .grants
+            .iter()
+            .map(|entry| (entry.id.as_str(), entry.phase))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("a", "active"),
+                ("b", "standing"),
+                ("c", "revoked"),
+                ("d", "expired")
+            ]
+        );
+        let requests: Vec<_> = listing
+            .requests
+            .iter()
+            .map(|entry| (entry.id.as_str(), entry.phase))
+            .collect();
         assert_eq!(requests, [("e", "requested")], "no grant");
         assert_eq!(listing.grants[0].subject, CHECKOUT);
-        assert_eq!(listing.grants[0].scope, ["GET /v1/users/{id}", "/pay.v1.Ledger/*"]);
+        assert_eq!(
+            listing.grants[0].scope,
+            ["GET /v1/users/{id}", "/pay.v1.Ledger/*"]
+        );
         assert_eq!(
             (listing.grants[0].expires.as_deref(), listing.revision),
             (Some("1970-01-01T00:03:20.000Z"), Some(9))
@@ -130,6 +174,9 @@ mod tests {
     #[tokio::test]
     async fn an_empty_table_is_listed_as_never_synced() {
         let Json(listing) = list(State(Arc::default())).await;
-        assert_eq!((listing.revision, listing.age_ms, listing.now), (None, None, None));
+        assert_eq!(
+            (listing.revision, listing.age_ms, listing.now),
+            (None, None, None)
+        );
     }
 }

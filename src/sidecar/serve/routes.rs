@@ -33,11 +33,15 @@ pub(crate) fn build(
     health: HealthReporter,
     limits: Limits,
 ) -> anyhow::Result<Routes> {
-    let Limits { max_check_bytes, reflection } = limits;
+    let Limits {
+        max_check_bytes,
+        reflection,
+    } = limits;
     let checks = AuthorizationServer::new(authorizer).max_decoding_message_size(max_check_bytes);
     // An Envoy that is told to show all headers shows the leash as many as it shows the check.
     let streams = ExternalProcessorServer::new(leash).max_decoding_message_size(max_check_bytes);
-    let health = HealthServer::new(HealthService::from_health_reporter(health)).max_decoding_message_size(SMALL);
+    let health = HealthServer::new(HealthService::from_health_reporter(health))
+        .max_decoding_message_size(SMALL);
     let routes = Routes::new(checks).add_service(streams).add_service(health);
     if !reflection {
         return Ok(routes);

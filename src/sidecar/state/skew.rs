@@ -30,7 +30,12 @@ impl OnClockSkew {
             Self::Report => None,
             Self::Refuse => problem(clock.verdict(), clock.allowed()),
         };
-        problem.map(|problem| Denial::new(DenyReason::Stale, format!("{problem}: nothing is decided meanwhile")))
+        problem.map(|problem| {
+            Denial::new(
+                DenyReason::Stale,
+                format!("{problem}: nothing is decided meanwhile"),
+            )
+        })
     }
 }
 
@@ -82,7 +87,9 @@ impl SkewLog {
                 Change::Problem(problem) => {
                     tracing::warn!("{problem}; grants end by the control plane's time all the same")
                 }
-                Change::Over => tracing::info!("this machine's clock and the control plane's agree again"),
+                Change::Over => {
+                    tracing::info!("this machine's clock and the control plane's agree again")
+                }
             }
         }
     }
@@ -129,15 +136,26 @@ mod tests {
     fn by_the_rule_refuse_a_skewed_clock_decides_nothing_and_says_why() {
         let denial = OnClockSkew::Refuse.refusal(&clock(3600 * SECOND)).unwrap();
         assert_eq!(denial.reason, DenyReason::Stale);
-        assert!(denial.detail.contains("behind the control plane's") && denial.detail.contains("--max-clock-skew 5s"));
+        assert!(
+            denial.detail.contains("behind the control plane's")
+                && denial.detail.contains("--max-clock-skew 5s")
+        );
         assert!(OnClockSkew::Refuse.refusal(&clock(2 * SECOND)).is_none());
-        assert!(OnClockSkew::Refuse.refusal(&ServerClock::default()).is_none(), "NOT_SYNCED says it better");
+        assert!(
+            OnClockSkew::Refuse
+                .refusal(&ServerClock::default())
+                .is_none(),
+            "NOT_SYNCED says it better"
+        );
     }
 
     #[test]
     fn each_change_is_told_once() {
         let mut log = SkewLog::default();
-        let skewed = |micros| Verdict::Skewed { micros, error: Duration::ZERO };
+        let skewed = |micros| Verdict::Skewed {
+            micros,
+            error: Duration::ZERO,
+        };
         let contradicted = Verdict::Contradicted(Skew { micros: -7_000_000 });
         assert_eq!(log.change(Verdict::Agrees, SECOND), None);
         assert!(

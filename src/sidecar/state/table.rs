@@ -222,10 +222,18 @@ mod tests {
         let table = Table::default();
         assert_eq!(table.freshness(SECOND), Freshness::Never);
         table.heard();
-        assert_eq!(table.freshness(SECOND), Freshness::Never, "heard, but nothing complete yet");
+        assert_eq!(
+            table.freshness(SECOND),
+            Freshness::Never,
+            "heard, but nothing complete yet"
+        );
         let table = Table::default();
         table.publish(Index::new());
-        assert_eq!(table.freshness(SECOND), Freshness::Never, "complete, but nobody vouched for it");
+        assert_eq!(
+            table.freshness(SECOND),
+            Freshness::Never,
+            "complete, but nobody vouched for it"
+        );
         table.heard();
         assert_eq!(table.freshness(SECOND), Freshness::Fresh);
     }
@@ -251,7 +259,10 @@ mod tests {
         table.clock().observe(then, Some(Duration::ZERO));
         table.heard();
         table.slept(3600 * SECOND);
-        assert_eq!(table.freshness(30 * SECOND), Freshness::Stale(3600 * SECOND));
+        assert_eq!(
+            table.freshness(30 * SECOND),
+            Freshness::Stale(3600 * SECOND)
+        );
         assert!(table.now() >= Some(then.plus(3600 * SECOND)));
     }
 
@@ -260,11 +271,24 @@ mod tests {
         let table = Table::default();
         let mut changes = table.changes();
         table.advance(Revision(3));
-        assert_eq!(table.revision(), None, "nothing to advance before the first snapshot");
+        assert_eq!(
+            table.revision(),
+            None,
+            "nothing to advance before the first snapshot"
+        );
         table.publish_epoch("E", Index::new());
         assert!(changes.has_changed().unwrap());
         table.advance(Revision(4));
-        assert_eq!(*changes.wait_for(|revision| *revision >= Revision(4)).await.unwrap(), Revision(4));
-        assert_eq!((table.revision(), &*table.epoch()), (Some(Revision(4)), "E"));
+        assert_eq!(
+            *changes
+                .wait_for(|revision| *revision >= Revision(4))
+                .await
+                .unwrap(),
+            Revision(4)
+        );
+        assert_eq!(
+            (table.revision(), &*table.epoch()),
+            (Some(Revision(4)), "E")
+        );
     }
 }

@@ -25,7 +25,10 @@ pub(super) struct TokenKeys {
 
 impl Default for TokenKeys {
     fn default() -> Self {
-        Self { current: ArcSwapOption::empty(), changed: watch::Sender::new(0) }
+        Self {
+            current: ArcSwapOption::empty(),
+            changed: watch::Sender::new(0),
+        }
     }
 }
 
@@ -41,7 +44,8 @@ impl TokenKeys {
             return false;
         }
         let number = before.as_ref().map_or(0, |before| before.number) + 1;
-        self.current.store(Some(Arc::new(Published { number, keys })));
+        self.current
+            .store(Some(Arc::new(Published { number, keys })));
         self.changed.send_replace(number);
         true
     }

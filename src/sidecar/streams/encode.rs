@@ -6,8 +6,8 @@ use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use envoy_types::pb::envoy::service::ext_proc::v3::common_response::ResponseStatus;
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_response::Response;
 use envoy_types::pb::envoy::service::ext_proc::v3::{
-    CommonResponse, GrpcStatus, HeaderMutation, HeadersResponse, ImmediateResponse, ProcessingResponse,
-    TrailersResponse,
+    CommonResponse, GrpcStatus, HeaderMutation, HeadersResponse, ImmediateResponse,
+    ProcessingResponse, TrailersResponse,
 };
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use serde_json::json;
@@ -51,8 +51,13 @@ impl Why {
 
 /// The stream may open.
 pub(super) fn go_on() -> ProcessingResponse {
-    let common = CommonResponse { status: ResponseStatus::Continue.into(), ..CommonResponse::default() };
-    wrap(Response::RequestHeaders(HeadersResponse { response: Some(common) }))
+    let common = CommonResponse {
+        status: ResponseStatus::Continue.into(),
+        ..CommonResponse::default()
+    };
+    wrap(Response::RequestHeaders(HeadersResponse {
+        response: Some(common),
+    }))
 }
 
 /// The answer's trailers may pass.
@@ -78,10 +83,17 @@ pub(super) fn end(why: Why, to: Audience<'_>) -> ProcessingResponse {
         headers.push(set("retry-after", "1"));
     }
     wrap(Response::ImmediateResponse(ImmediateResponse {
-        status: Some(HttpStatus { code: i32::from(class.http_status()) }),
-        headers: Some(HeaderMutation { set_headers: headers, remove_headers: vec![] }),
+        status: Some(HttpStatus {
+            code: i32::from(class.http_status()),
+        }),
+        headers: Some(HeaderMutation {
+            set_headers: headers,
+            remove_headers: vec![],
+        }),
         body: body.into_bytes(),
-        grpc_status: Some(GrpcStatus { status: class.grpc_code().unsigned_abs() }),
+        grpc_status: Some(GrpcStatus {
+            status: class.grpc_code().unsigned_abs(),
+        }),
         details: why.word().to_owned(),
     }))
 }
@@ -104,7 +116,11 @@ fn problem(word: &str, title: &str, class: DenyClass, to: Audience<'_>) -> Strin
 
 /// From here Envoy takes `raw_value` alone, where from an answer to a check it takes `value` alone.
 fn set(name: &str, value: &str) -> HeaderValueOption {
-    let header = HeaderValue { key: name.to_owned(), value: String::new(), raw_value: value.as_bytes().to_vec() };
+    let header = HeaderValue {
+        key: name.to_owned(),
+        value: String::new(),
+        raw_value: value.as_bytes().to_vec(),
+    };
     HeaderValueOption {
         header: Some(header),
         append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
@@ -113,5 +129,8 @@ fn set(name: &str, value: &str) -> HeaderValueOption {
 }
 
 fn wrap(response: Response) -> ProcessingResponse {
-    ProcessingResponse { response: Some(response), ..ProcessingResponse::default() }
+    ProcessingResponse {
+        response: Some(response),
+        ..ProcessingResponse::default()
+    }
 }

@@ -37,7 +37,10 @@ pub(in crate::sidecar) struct Carrier {
 
 impl Carrier {
     pub(in crate::sidecar) fn of(grant: &Grant) -> Self {
-        Self { grant: grant.id.clone(), as_of: standing_since(grant) }
+        Self {
+            grant: grant.id.clone(),
+            as_of: standing_since(grant),
+        }
     }
 
     /// Whether the grant of this name is still the one that let the call pass.
@@ -83,19 +86,37 @@ impl Tether {
         if !matches!(message.request, Some(Request::RequestHeaders(_))) {
             return None;
         }
-        let answer = message.metadata_context.as_ref()?.filter_metadata.get(NAMESPACE)?;
-        let Kind::ListValue(grants) = kind(answer, GRANTS)? else { return None };
-        let ids = grants.values.iter().take(Permit::GRANTS_MAX).map(|value| match &value.kind {
-            Some(Kind::StringValue(carrier)) => Carrier::parse(carrier),
-            Some(_) | None => None,
-        });
-        let carriers = ids.collect::<Option<Carriers>>().filter(|carriers| !carriers.is_empty())?;
-        let Kind::StringValue(decision) = kind(answer, DECISION)? else { return None };
+        let answer = message
+            .metadata_context
+            .as_ref()?
+            .filter_metadata
+            .get(NAMESPACE)?;
+        let Kind::ListValue(grants) = kind(answer, GRANTS)? else {
+            return None;
+        };
+        let ids = grants
+            .values
+            .iter()
+            .take(Permit::GRANTS_MAX)
+            .map(|value| match &value.kind {
+                Some(Kind::StringValue(carrier)) => Carrier::parse(carrier),
+                Some(_) | None => None,
+            });
+        let carriers = ids
+            .collect::<Option<Carriers>>()
+            .filter(|carriers| !carriers.is_empty())?;
+        let Kind::StringValue(decision) = kind(answer, DECISION)? else {
+            return None;
+        };
         if !(1..=64).contains(&decision.len()) {
             return None;
         }
         let decision = decision.clone();
-        Some(Self { carriers, decision, grpc: speaks_grpc(answer) })
+        Some(Self {
+            carriers,
+            decision,
+            grpc: speaks_grpc(answer),
+        })
     }
 }
 
@@ -104,7 +125,10 @@ fn speaks_grpc(answer: &Struct) -> bool {
 }
 
 fn kind<'a>(answer: &'a Struct, key: &str) -> Option<&'a Kind> {
-    answer.fields.get(key).and_then(|Value { kind }| kind.as_ref())
+    answer
+        .fields
+        .get(key)
+        .and_then(|Value { kind }| kind.as_ref())
 }
 
 /// Whether Envoy has reached the end of the answer: then there is nothing left to end.

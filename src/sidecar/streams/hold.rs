@@ -43,7 +43,12 @@ type Said = Result<ProcessingResponse, Status>;
 
 impl<S: Stream<Item = Result<ProcessingRequest, Status>> + Unpin> Hold<S> {
     pub(super) fn new(leashing: Arc<Leashing>, inbound: S, life: Life) -> Self {
-        Self { leashing, inbound, life, phase: Phase::Opening }
+        Self {
+            leashing,
+            inbound,
+            life,
+            phase: Phase::Opening,
+        }
     }
 
     /// What is said to Envoy, one after the other.
@@ -80,7 +85,11 @@ impl<S: Stream<Item = Result<ProcessingRequest, Status>> + Unpin> Hold<S> {
         let message = match timeout(OPENING_WITHIN, self.inbound.next()).await {
             Ok(Some(Ok(message))) => message,
             Ok(Some(Err(_)) | None) => return None,
-            Err(_) => return Some(Err(Status::deadline_exceeded("nothing was said about the stream"))),
+            Err(_) => {
+                return Some(Err(Status::deadline_exceeded(
+                    "nothing was said about the stream",
+                )));
+            }
         };
         if self.leashing.shadow.is_some() {
             // Nothing is refused, so nothing is ended either. An orderly end lets the stream go its way.
@@ -127,7 +136,10 @@ impl<S: Stream<Item = Result<ProcessingRequest, Status>> + Unpin> Hold<S> {
         };
         let revision = self.leashing.table.revision().unwrap_or_default();
         self.leashing.record.ended(&cut, &self.life, revision);
-        Some(Ok(say::end(Why::Denied(cut.reason), self.audience(tether.grpc))))
+        Some(Ok(say::end(
+            Why::Denied(cut.reason),
+            self.audience(tether.grpc),
+        )))
     }
 
     fn refuse(&self, why: Why, grpc: bool) -> ProcessingResponse {
@@ -136,14 +148,21 @@ impl<S: Stream<Item = Result<ProcessingRequest, Status>> + Unpin> Hold<S> {
     }
 
     fn audience(&self, grpc: bool) -> Audience<'_> {
-        Audience { grpc, decision: &self.life.decision, detail: self.leashing.detail }
+        Audience {
+            grpc,
+            decision: &self.life.decision,
+            detail: self.leashing.detail,
+        }
     }
 }
 
 impl Leashing {
     /// When to look again at the latest, or why the stream ends now.
     fn look(&self, tied: &Tied) -> Result<Instant, Cut> {
-        let never = || Cut { reason: DenyReason::NotSynced, grant: None };
+        let never = || Cut {
+            reason: DenyReason::NotSynced,
+            grant: None,
+        };
         let index = self.table.current().ok_or_else(never)?;
         let now = self.table.now().ok_or_else(never)?;
         let age = self.table.age().ok_or_else(never)?;
@@ -155,6 +174,10 @@ impl Leashing {
         let end = held.until.map_or(LOOK_AT_MOST, |until| until.since(now));
         // The table is stale only after the bound has passed, not at it.
         let fresh = self.max_staleness.saturating_sub(age) + Duration::from_millis(1);
-        if held.strict { end.min(fresh).min(LOOK_AT_MOST) } else { end.min(LOOK_AT_MOST) }
+        if held.strict {
+            end.min(fresh).min(LOOK_AT_MOST)
+        } else {
+            end.min(LOOK_AT_MOST)
+        }
     }
 }

@@ -44,22 +44,47 @@ pub(super) fn judge(
             Ok(found) => held = Some(held.map_or(found, |held| held.or(found))),
             Err(cut) => {
                 let found = Gone { id, cut };
-                let nearer = gone.as_ref().is_none_or(|gone| found.rank(changed) > gone.rank(changed));
+                let nearer = gone
+                    .as_ref()
+                    .is_none_or(|gone| found.rank(changed) > gone.rank(changed));
                 gone = if nearer { Some(found) } else { gone };
             }
         }
     }
-    held.ok_or_else(|| gone.map_or(Cut { reason: DenyReason::NoGrant, grant: None }, |gone| gone.cut))
+    held.ok_or_else(|| {
+        gone.map_or(
+            Cut {
+                reason: DenyReason::NoGrant,
+                grant: None,
+            },
+            |gone| gone.cut,
+        )
+    })
 }
 
-fn examine(carrier: &Carrier, grant: Option<Arc<Grant>>, now: Timestamp, stale: bool) -> Result<Held, Cut> {
-    let Some(grant) = grant else { return Err(Cut { reason: DenyReason::NoGrant, grant: None }) };
+fn examine(
+    carrier: &Carrier,
+    grant: Option<Arc<Grant>>,
+    now: Timestamp,
+    stale: bool,
+) -> Result<Held, Cut> {
+    let Some(grant) = grant else {
+        return Err(Cut {
+            reason: DenyReason::NoGrant,
+            grant: None,
+        });
+    };
     let strict = grant.staleness == Staleness::Strict;
     let reason = match grant.phase(now) {
         // Declared anew: the grant that let the call pass was revoked for it.
         Phase::Live(_) if !carrier.is_still(&grant) => DenyReason::GrantRevoked,
         Phase::Live(_) if strict && stale => DenyReason::Stale,
-        Phase::Live(_) => return Ok(Held { until: grant.expires(), strict }),
+        Phase::Live(_) => {
+            return Ok(Held {
+                until: grant.expires(),
+                strict,
+            });
+        }
         Phase::NotStarted => DenyReason::GrantNotStarted,
         Phase::Suspended => DenyReason::GrantSuspended,
         Phase::Requested { .. } => DenyReason::RequestPending,
@@ -67,14 +92,23 @@ fn examine(carrier: &Carrier, grant: Option<Arc<Grant>>, now: Timestamp, stale: 
         Phase::Ended(Ended::Revoked) => DenyReason::GrantRevoked,
         Phase::Ended(Ended::Released) => DenyReason::GrantReleased,
     };
-    Err(Cut { reason, grant: Some(grant) })
+    Err(Cut {
+        reason,
+        grant: Some(grant),
+    })
 }
 
 impl Held {
     fn or(self, other: Self) -> Self {
-        let until = self.until.zip(other.until).map(|(one, other)| one.max(other));
+        let until = self
+            .until
+            .zip(other.until)
+            .map(|(one, other)| one.max(other));
         // One that outlives a stale table is enough, as long as it lives: looking again too often does no harm.
-        Self { until, strict: self.strict || other.strict }
+        Self {
+            until,
+            strict: self.strict || other.strict,
+        }
     }
 }
 
@@ -86,8 +120,15 @@ struct Gone<'a> {
 impl Gone<'_> {
     /// What happened last is why: what has just changed, else what time alone has done, else any, in the order given.
     fn rank(&self, changed: &[GrantId]) -> (bool, bool, Reverse<u8>) {
-        let by_time = matches!(self.cut.reason, DenyReason::Stale | DenyReason::GrantExpired);
-        (changed.contains(self.id), by_time, Reverse(u8::from(self.cut.grant.is_none())))
+        let by_time = matches!(
+            self.cut.reason,
+            DenyReason::Stale | DenyReason::GrantExpired
+        );
+        (
+            changed.contains(self.id),
+            by_time,
+            Reverse(u8::from(self.cut.grant.is_none())),
+        )
     }
 }
 
@@ -98,14 +139,25 @@ mod tests {
     use crate::sidecar::fixtures::{at, grant};
 
     fn ended(how: Ended) -> Hold {
-        Hold::Ended { how, keep_until: at(900) }
+        Hold::Ended {
+            how,
+            keep_until: at(900),
+        }
     }
 
     fn ids(names: &[&str]) -> Vec<GrantId> {
-        names.iter().map(|name| GrantId::parse(name).unwrap()).collect()
+        names
+            .iter()
+            .map(|name| GrantId::parse(name).unwrap())
+            .collect()
     }
 
-    fn judged(grants: &[Grant], now: u64, stale: bool, changed: &[&str]) -> Result<Held, DenyReason> {
+    fn judged(
+        grants: &[Grant],
+        now: u64,
+        stale: bool,
+        changed: &[&str],
+    ) -> Result<Held, DenyReason> {
         let index = Index::new();
         let held: Vec<_> = grants.iter().map(Carrier::of).collect();
         grants.iter().cloned().for_each(|grant| index.put(grant));
@@ -115,41 +167,127 @@ mod tests {
     #[test]
     fn each_way_of_ending_has_its_reason() {
         for (end, reason) in [
-            (Grant { hold: ended(Ended::Revoked), ..grant("g") }, DenyReason::GrantRevoked),
-            (Grant { hold: ended(Ended::Released), ..grant("g") }, DenyReason::GrantReleased),
-            (Grant { hold: Hold::Suspended, ..grant("g") }, DenyReason::GrantSuspended),
-            (Grant { end: End::At(at(150)), ..grant("g") }, DenyReason::GrantExpired),
-            (Grant { not_before: at(151), ..grant("g") }, DenyReason::GrantNotStarted),
+            (
+                Grant {
+                    hold: ended(Ended::Revoked),
+                    ..grant("g")
+                },
+                DenyReason::GrantRevoked,
+            ),
+            (
+                Grant {
+                    hold: ended(Ended::Released),
+                    ..grant("g")
+                },
+                DenyReason::GrantReleased,
+            ),
+            (
+                Grant {
+                    hold: Hold::Suspended,
+                    ..grant("g")
+                },
+                DenyReason::GrantSuspended,
+            ),
+            (
+                Grant {
+                    end: End::At(at(150)),
+                    ..grant("g")
+                },
+                DenyReason::GrantExpired,
+            ),
+            (
+                Grant {
+                    not_before: at(151),
+                    ..grant("g")
+                },
+                DenyReason::GrantNotStarted,
+            ),
         ] {
             assert_eq!(judged(&[end], 150, false, &[]), Err(reason));
         }
-        let forgotten = judge(&Index::new(), at(150), false, &[Carrier::of(&grant("g"))], &[]).unwrap_err();
+        let forgotten = judge(
+            &Index::new(),
+            at(150),
+            false,
+            &[Carrier::of(&grant("g"))],
+            &[],
+        )
+        .unwrap_err();
         assert_eq!(forgotten.reason, DenyReason::NoGrant);
-        assert_eq!(judge(&Index::new(), at(150), false, &[], &[]).unwrap_err().reason, DenyReason::NoGrant);
+        assert_eq!(
+            judge(&Index::new(), at(150), false, &[], &[])
+                .unwrap_err()
+                .reason,
+            DenyReason::NoGrant
+        );
     }
 
     #[test]
     fn one_live_grant_is_enough_and_the_longest_says_when_to_look_again() {
-        let revoked = Grant { hold: ended(Ended::Revoked), ..grant("a") };
-        let longer = Grant { end: End::At(at(300)), ..grant("b") };
+        let revoked = Grant {
+            hold: ended(Ended::Revoked),
+            ..grant("a")
+        };
+        let longer = Grant {
+            end: End::At(at(300)),
+            ..grant("b")
+        };
         let held = judged(&[revoked, grant("g"), longer], 150, false, &["a"]).unwrap();
-        assert_eq!(held, Held { until: Some(at(300)), strict: true });
-        let standing = Grant { end: End::Standing, ..grant("s") };
-        assert_eq!(judged(&[grant("g"), standing], 150, false, &[]).unwrap().until, None);
+        assert_eq!(
+            held,
+            Held {
+                until: Some(at(300)),
+                strict: true
+            }
+        );
+        let standing = Grant {
+            end: End::Standing,
+            ..grant("s")
+        };
+        assert_eq!(
+            judged(&[grant("g"), standing], 150, false, &[])
+                .unwrap()
+                .until,
+            None
+        );
     }
 
     #[test]
     fn a_stale_table_ends_what_is_strict_and_nothing_else() {
-        assert_eq!(judged(&[grant("g")], 150, true, &[]), Err(DenyReason::Stale));
-        let known = Grant { staleness: Staleness::LastKnown, ..grant("k") };
-        assert_eq!(judged(&[grant("g"), known], 150, true, &[]), Ok(Held { until: Some(at(200)), strict: false }));
+        assert_eq!(
+            judged(&[grant("g")], 150, true, &[]),
+            Err(DenyReason::Stale)
+        );
+        let known = Grant {
+            staleness: Staleness::LastKnown,
+            ..grant("k")
+        };
+        assert_eq!(
+            judged(&[grant("g"), known], 150, true, &[]),
+            Ok(Held {
+                until: Some(at(200)),
+                strict: false
+            })
+        );
     }
 
     #[test]
     fn the_reason_is_what_happened_last() {
-        let revoked = Grant { hold: ended(Ended::Revoked), ..grant("a") };
-        let expired = Grant { end: End::At(at(150)), ..grant("b") };
-        assert_eq!(judged(&[revoked.clone(), expired.clone()], 150, false, &[]), Err(DenyReason::GrantExpired));
-        assert_eq!(judged(&[revoked, expired], 150, false, &["a"]), Err(DenyReason::GrantRevoked));
+        let revoked = Grant {
+            hold: ended(Ended::Revoked),
+            ..grant("a")
+        };
+        let expired = Grant {
+            end: End::At(at(150)),
+            ..grant("b")
+        };
+        assert_eq!(
+            judged(&[revoked.clone(), expired.clone()], 150, false, &[]),
+            Err(DenyReason::GrantExpired)
+        );
+        assert_eq!(
+            judged(&[revoked, expired], 150, false, &["a"]),
+            Err(DenyReason::GrantRevoked)
+        );
     }
 }

@@ -33,7 +33,10 @@ pub(in crate::sidecar) struct Room {
 impl Room {
     pub(in crate::sidecar) fn of(all: u32) -> Self {
         let all = usize::try_from(all).unwrap_or(usize::MAX);
-        Self { all, one_grant: all.div_ceil(2) }
+        Self {
+            all,
+            one_grant: all.div_ceil(2),
+        }
     }
 }
 
@@ -90,20 +93,37 @@ impl Leashes {
     }
 
     /// Enters a stream, unless there is no room for it.
-    pub(in crate::sidecar) fn tie(self: &Arc<Self>, carriers: Carriers, room: Room) -> Option<Tied> {
+    pub(in crate::sidecar) fn tie(
+        self: &Arc<Self>,
+        carriers: Carriers,
+        room: Room,
+    ) -> Option<Tied> {
         // The first speaks for the stream. Two that enter at once may both find the last place: no harm.
         if self.held_by(&carriers.first()?.grant) >= room.one_grant {
             return None;
         }
         let place = |open: usize| (open < room.all).then_some(open + 1);
-        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, place).ok()?;
+        self.open
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, place)
+            .ok()?;
         let (sender, cut) = oneshot::channel();
         let key = self.next.fetch_add(1, Ordering::Relaxed);
-        let leash = Arc::new(Leash { key, carriers, cut: Mutex::new(Some(sender)) });
+        let leash = Arc::new(Leash {
+            key,
+            carriers,
+            cut: Mutex::new(Some(sender)),
+        });
         for Carrier { grant, .. } in &leash.carriers {
-            self.by_grant.entry(grant.clone()).or_default().insert(key, Arc::clone(&leash));
+            self.by_grant
+                .entry(grant.clone())
+                .or_default()
+                .insert(key, Arc::clone(&leash));
         }
-        Some(Tied { leash, leashes: Arc::clone(self), cut })
+        Some(Tied {
+            leash,
+            leashes: Arc::clone(self),
+            cut,
+        })
     }
 
     fn held_by(&self, grant: &GrantId) -> usize {
@@ -114,15 +134,25 @@ impl Leashes {
     pub(in crate::sidecar) fn review(&self, index: &Index, now: Timestamp, changed: &[GrantId]) {
         for id in changed {
             // Out of the map first: judging takes locks of the table, and ending a stream wakes it.
-            let tied: Vec<_> = self.by_grant.get(id).map(|tied| tied.values().cloned().collect()).unwrap_or_default();
-            tied.iter().for_each(|leash| self.end_if_gone(leash, index, now, changed));
+            let tied: Vec<_> = self
+                .by_grant
+                .get(id)
+                .map(|tied| tied.values().cloned().collect())
+                .unwrap_or_default();
+            tied.iter()
+                .for_each(|leash| self.end_if_gone(leash, index, now, changed));
         }
     }
 
     /// Ends every stream that nothing carries.
     pub(in crate::sidecar) fn review_all(&self, index: &Index, now: Timestamp) {
-        let tied: Vec<_> = self.by_grant.iter().flat_map(|tied| tied.values().cloned().collect::<Vec<_>>()).collect();
-        tied.iter().for_each(|leash| self.end_if_gone(leash, index, now, &[]));
+        let tied: Vec<_> = self
+            .by_grant
+            .iter()
+            .flat_map(|tied| tied.values().cloned().collect::<Vec<_>>())
+            .collect();
+        tied.iter()
+            .for_each(|leash| self.end_if_gone(leash, index, now, &[]));
     }
 
     fn end_if_gone(&self, leash: &Leash, index: &Index, now: Timestamp, changed: &[GrantId]) {
@@ -157,7 +187,9 @@ impl Drop for Tied {
             if let Some(mut tied) = self.leashes.by_grant.get_mut(grant) {
                 tied.remove(&self.leash.key);
             }
-            self.leashes.by_grant.remove_if(grant, |_, tied| tied.is_empty());
+            self.leashes
+                .by_grant
+                .remove_if(grant, |_, tied| tied.is_empty());
         }
         self.leashes.open.fetch_sub(1, Ordering::Relaxed);
     }
@@ -177,11 +209,20 @@ mod tests {
     }
 
     fn revoked(name: &str) -> Grant {
-        Grant { hold: Hold::Ended { how: Ended::Revoked, keep_until: at(900) }, ..grant(name) }
+        Grant {
+            hold: Hold::Ended {
+                how: Ended::Revoked,
+                keep_until: at(900),
+            },
+            ..grant(name)
+        }
     }
 
     fn carriers(names: &[&str]) -> Carriers {
-        names.iter().map(|name| Carrier::parse(name).unwrap()).collect()
+        names
+            .iter()
+            .map(|name| Carrier::parse(name).unwrap())
+            .collect()
     }
 
     fn reason(tied: &mut Tied) -> Option<DenyReason> {
@@ -192,22 +233,38 @@ mod tests {
     fn a_revoked_grant_ends_exactly_its_own_streams() {
         let table = table([grant("a"), grant("b")], 150);
         let leashes = table.leashes();
-        let mut on_a: Vec<_> = (0..10).map(|_| leashes.tie(carriers(&["a"]), Room::of(200)).unwrap()).collect();
-        let mut on_b: Vec<_> = (0..10).map(|_| leashes.tie(carriers(&["b"]), Room::of(200)).unwrap()).collect();
+        let mut on_a: Vec<_> = (0..10)
+            .map(|_| leashes.tie(carriers(&["a"]), Room::of(200)).unwrap())
+            .collect();
+        let mut on_b: Vec<_> = (0..10)
+            .map(|_| leashes.tie(carriers(&["b"]), Room::of(200)).unwrap())
+            .collect();
         table.current().unwrap().put(revoked("a"));
         table.changed(&[id("a"), id("unknown")]);
-        assert!(on_a.iter_mut().all(|tied| reason(tied) == Some(DenyReason::GrantRevoked)));
+        assert!(
+            on_a.iter_mut()
+                .all(|tied| reason(tied) == Some(DenyReason::GrantRevoked))
+        );
         assert!(on_b.iter_mut().all(|tied| reason(tied).is_none()));
         assert_eq!((leashes.take_closed(), leashes.take_closed()), (10, 0));
         drop((on_a, on_b));
-        assert!(leashes.is_empty() && leashes.by_grant.is_empty(), "nothing leaks");
+        assert!(
+            leashes.is_empty() && leashes.by_grant.is_empty(),
+            "nothing leaks"
+        );
     }
 
     #[test]
     fn a_stream_under_two_grants_lives_while_either_does() {
         let table = table([grant("a"), grant("b")], 150);
-        let mut tied = table.leashes().tie(carriers(&["a", "b"]), Room::of(1)).unwrap();
-        assert!(table.leashes().tie(carriers(&["a"]), Room::of(1)).is_none(), "bounded");
+        let mut tied = table
+            .leashes()
+            .tie(carriers(&["a", "b"]), Room::of(1))
+            .unwrap();
+        assert!(
+            table.leashes().tie(carriers(&["a"]), Room::of(1)).is_none(),
+            "bounded"
+        );
         let index = table.current().unwrap();
         index.put(revoked("a"));
         table.changed(&[id("a")]);
@@ -222,12 +279,21 @@ mod tests {
     #[test]
     fn a_snapshot_without_the_grant_ends_its_streams() {
         let table = table([grant("a"), grant("b")], 150);
-        let mut on_a = table.leashes().tie(carriers(&["a"]), Room::of(200)).unwrap();
-        let mut on_b = table.leashes().tie(carriers(&["b"]), Room::of(200)).unwrap();
+        let mut on_a = table
+            .leashes()
+            .tie(carriers(&["a"]), Room::of(200))
+            .unwrap();
+        let mut on_b = table
+            .leashes()
+            .tie(carriers(&["b"]), Room::of(200))
+            .unwrap();
         let index = Index::new();
         index.put(grant("b"));
         table.publish(index);
-        assert_eq!((reason(&mut on_a), reason(&mut on_b)), (Some(DenyReason::NoGrant), None));
+        assert_eq!(
+            (reason(&mut on_a), reason(&mut on_b)),
+            (Some(DenyReason::NoGrant), None)
+        );
     }
 
     #[test]
@@ -244,22 +310,43 @@ mod tests {
 
     #[test]
     fn a_standing_grant_declared_anew_ends_the_streams_of_the_former_declaration() {
-        let standing = |revision| Grant { end: End::Standing, mod_revision: Revision(revision), ..grant("mesh") };
+        let standing = |revision| Grant {
+            end: End::Standing,
+            mod_revision: Revision(revision),
+            ..grant("mesh")
+        };
         let other = Principal::parse("spiffe://td.example/ns/shop/sa/other").unwrap();
         let table = table([standing(7)], 150);
         let tied_to = |grant: &Grant| {
-            let carriers = [Carrier::parse(&Carrier::of(grant).to_string()).unwrap()].into_iter().collect();
+            let carriers = [Carrier::parse(&Carrier::of(grant).to_string()).unwrap()]
+                .into_iter()
+                .collect();
             table.leashes().tie(carriers, Room::of(9)).unwrap()
         };
         let mut former = tied_to(&standing(7));
-        table.current().unwrap().put(Grant { subject: other, ..standing(8) });
+        table.current().unwrap().put(Grant {
+            subject: other,
+            ..standing(8)
+        });
         let mut between_check_and_opening = tied_to(&standing(7));
         let index = table.current().unwrap();
-        assert!(judge(&index, at(150), false, between_check_and_opening.carriers(), &[]).is_err());
+        assert!(
+            judge(
+                &index,
+                at(150),
+                false,
+                between_check_and_opening.carriers(),
+                &[]
+            )
+            .is_err()
+        );
         let mut newer = tied_to(&standing(8));
         table.changed(&[id("mesh")]);
         assert_eq!(reason(&mut former), Some(DenyReason::GrantRevoked));
-        assert_eq!(reason(&mut between_check_and_opening), Some(DenyReason::GrantRevoked));
+        assert_eq!(
+            reason(&mut between_check_and_opening),
+            Some(DenyReason::GrantRevoked)
+        );
         assert_eq!(reason(&mut newer), None);
     }
 
@@ -267,7 +354,10 @@ mod tests {
     fn a_grant_with_an_end_is_the_same_through_its_changes() {
         let table = table([grant("g")], 150);
         let mut tied = table.leashes().tie(carriers(&["g"]), Room::of(2)).unwrap();
-        table.current().unwrap().put(Grant { mod_revision: Revision(99), ..grant("g") });
+        table.current().unwrap().put(Grant {
+            mod_revision: Revision(99),
+            ..grant("g")
+        });
         table.changed(&[id("g")]);
         assert_eq!(reason(&mut tied), None);
     }
@@ -309,7 +399,9 @@ mod tests {
                     (0..round % 7).for_each(|_| std::thread::yield_now());
                     let tied = table.leashes().tie(carriers(&["a"]), Room::of(9)).unwrap();
                     let index = table.current().unwrap();
-                    judge(&index, at(150), false, tied.carriers(), &[]).is_ok().then_some(tied)
+                    judge(&index, at(150), false, tied.carriers(), &[])
+                        .is_ok()
+                        .then_some(tied)
                 });
                 stream.join().unwrap()
             });

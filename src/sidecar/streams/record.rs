@@ -41,15 +41,27 @@ pub(super) struct Life {
 
 impl Life {
     pub(super) fn begin(parent: Option<SpanContext>) -> Self {
-        Self { decision: String::new(), parent, start: clock::wall(), began: Instant::now() }
+        Self {
+            decision: String::new(),
+            parent,
+            start: clock::wall(),
+            began: Instant::now(),
+        }
     }
 }
 
 impl Record {
     /// Registers both families with each child at zero: a rate over a reason that was never seen is zero, not absent.
     pub fn register(spans: Spans, metrics: &Metrics) -> Self {
-        let record = Self { spans, closed: Family::default(), refused: Family::default() };
-        let reasons = DenyReason::ALL.iter().map(|reason| Why::Denied(*reason)).chain([Why::NoRoom]);
+        let record = Self {
+            spans,
+            closed: Family::default(),
+            refused: Family::default(),
+        };
+        let reasons = DenyReason::ALL
+            .iter()
+            .map(|reason| Why::Denied(*reason))
+            .chain([Why::NoRoom]);
         for why in reasons {
             let labels = [("reason", why.word())];
             drop(record.refused.get_or_create(&labels));
@@ -58,7 +70,11 @@ impl Record {
             }
         }
         metrics.register(|registry| {
-            registry.register(names::STREAMS_CLOSED, "Open streams that were ended here", record.closed.clone());
+            registry.register(
+                names::STREAMS_CLOSED,
+                "Open streams that were ended here",
+                record.closed.clone(),
+            );
             let refused = "Streams not let open, although the check let them pass";
             registry.register(names::LEASHES_REFUSED, refused, record.refused.clone());
         });
@@ -83,7 +99,9 @@ impl Record {
 
     /// An open stream was ended.
     pub(super) fn ended(&self, cut: &Cut, life: &Life, revision: Revision) {
-        self.closed.get_or_create(&[("reason", cut.reason.as_str())]).inc();
+        self.closed
+            .get_or_create(&[("reason", cut.reason.as_str())])
+            .inc();
         let grant = cut.grant.as_ref().map_or("", |grant| grant.id.as_str());
         let lasted = life.began.elapsed();
         tracing::info!(
@@ -93,10 +111,15 @@ impl Record {
             return;
         }
         // Like a denial it is kept, whatever the caller's trace says.
-        let context = life.parent.map_or_else(|| SpanContext::root(true), |parent| parent.child(true));
+        let context = life
+            .parent
+            .map_or_else(|| SpanContext::root(true), |parent| parent.child(true));
         self.spans.push(SpanRecord {
             name: names::SPAN_STREAM,
-            context: SpanContext { sampled: true, ..context },
+            context: SpanContext {
+                sampled: true,
+                ..context
+            },
             parent: life.parent.map(|parent| parent.span_id),
             start: life.start,
             end: life.start.plus(lasted),
@@ -107,17 +130,27 @@ impl Record {
     }
 }
 
-fn attributes(cut: &Cut, life: &Life, revision: Revision) -> smallvec::SmallVec<[(&'static str, Value); 16]> {
+fn attributes(
+    cut: &Cut,
+    life: &Life,
+    revision: Revision,
+) -> smallvec::SmallVec<[(&'static str, Value); 16]> {
     let text = |text: String| Value::Text(Text::Cow(Cow::Owned(text)));
     let int = |value: u64| Value::Int(i64::try_from(value).unwrap_or(i64::MAX));
     let mut list = smallvec![
-        (names::REASON, Value::Text(Text::Cow(Cow::Borrowed(cut.reason.as_str())))),
+        (
+            names::REASON,
+            Value::Text(Text::Cow(Cow::Borrowed(cut.reason.as_str())))
+        ),
         (names::DECISION_ID, text(life.decision.clone())),
         (names::TABLE_REVISION, int(revision.0)),
     ];
     if let Some(grant) = &cut.grant {
         list.push((names::GRANT_ID, text(grant.id.to_string())));
-        list.push((names::POLICY_NAME, Value::Text(Text::Shared(Arc::clone(&grant.policy.name)))));
+        list.push((
+            names::POLICY_NAME,
+            Value::Text(Text::Shared(Arc::clone(&grant.policy.name))),
+        ));
         list.push((names::POLICY_VERSION, int(grant.policy.version)));
         list.push((names::PRINCIPAL, text(grant.subject.to_string())));
         list.push((names::SERVICE, text(grant.scope.service().to_string())));
@@ -126,5 +159,8 @@ fn attributes(cut: &Cut, life: &Life, revision: Revision) -> smallvec::SmallVec<
 }
 
 fn approval(grant: &Grant) -> Option<SpanContext> {
-    grant.traceparent.as_deref().and_then(SpanContext::from_traceparent)
+    grant
+        .traceparent
+        .as_deref()
+        .and_then(SpanContext::from_traceparent)
 }

@@ -40,15 +40,31 @@ impl Scene {
     fn with(table: Arc<Table>, mode: Mode, detail: DenyDetail) -> Self {
         let (metrics, stop) = (Metrics::default(), CancellationToken::new());
         let record = Record::register(Spans::default(), &metrics);
-        let leash =
-            LeashArgs { max_leashes: 6 }.build(Arc::clone(&table), &checking(mode, detail), record, stop.clone());
-        Self { table, metrics, stop, leash }
+        let leash = LeashArgs { max_leashes: 6 }.build(
+            Arc::clone(&table),
+            &checking(mode, detail),
+            record,
+            stop.clone(),
+        );
+        Self {
+            table,
+            metrics,
+            stop,
+            leash,
+        }
     }
 
     fn envoy(&self) -> Envoy {
         let (says, inbound) = mpsc::channel(4);
-        let hold = Hold::new(Arc::clone(&self.leash.leashing), ReceiverStream::new(inbound), Life::begin(None));
-        Envoy { says, hears: Box::pin(hold.into_stream()) }
+        let hold = Hold::new(
+            Arc::clone(&self.leash.leashing),
+            ReceiverStream::new(inbound),
+            Life::begin(None),
+        );
+        Envoy {
+            says,
+            hears: Box::pin(hold.into_stream()),
+        }
     }
 
     /// As the table above, by its own rule about clocks.
@@ -101,36 +117,61 @@ fn shown(said: Option<Result<ProcessingResponse, Status>>) -> String {
             let response = response.response.unwrap();
             if let Answers::RequestHeaders(headers) = &response {
                 let common = headers.response.as_ref().unwrap();
-                assert!(common.header_mutation.is_none() && common.status == 0 && !common.clear_route_cache);
+                assert!(
+                    common.header_mutation.is_none()
+                        && common.status == 0
+                        && !common.clear_route_cache
+                );
                 return "go on".to_owned();
             }
             if let Answers::ResponseTrailers(trailers) = &response {
                 assert!(trailers.header_mutation.is_none());
                 return "trailers".to_owned();
             }
-            let Answers::ImmediateResponse(end) = response else { panic!("{response:?}") };
-            format!("{} {} {}", end.status.unwrap().code, end.grpc_status.unwrap().status, end.details)
+            let Answers::ImmediateResponse(end) = response else {
+                panic!("{response:?}")
+            };
+            format!(
+                "{} {} {}",
+                end.status.unwrap().code,
+                end.grpc_status.unwrap().status,
+                end.details
+            )
         }
     }
 }
 
 fn text(value: &str) -> Value {
-    Value { kind: Some(Kind::StringValue(value.to_owned())) }
+    Value {
+        kind: Some(Kind::StringValue(value.to_owned())),
+    }
 }
 
 /// What the check put into the dynamic metadata.
 fn answer(grants: &[&str]) -> Struct {
     let values = grants.iter().map(|id| text(id)).collect();
-    let grants = Value { kind: Some(Kind::ListValue(ListValue { values })) };
-    let fields = [("grants".to_owned(), grants), ("decision_id".to_owned(), text("01JD"))];
-    Struct { fields: HashMap::from(fields) }
+    let grants = Value {
+        kind: Some(Kind::ListValue(ListValue { values })),
+    };
+    let fields = [
+        ("grants".to_owned(), grants),
+        ("decision_id".to_owned(), text("01JD")),
+    ];
+    Struct {
+        fields: HashMap::from(fields),
+    }
 }
 
 fn headers(answer: Option<Struct>) -> ProcessingRequest {
-    let filter_metadata =
-        answer.map(|answer| ("envoy.filters.http.ext_authz".to_owned(), answer)).into_iter().collect();
+    let filter_metadata = answer
+        .map(|answer| ("envoy.filters.http.ext_authz".to_owned(), answer))
+        .into_iter()
+        .collect();
     ProcessingRequest {
-        metadata_context: Some(Metadata { filter_metadata, ..Metadata::default() }),
+        metadata_context: Some(Metadata {
+            filter_metadata,
+            ..Metadata::default()
+        }),
         request: Some(Says::RequestHeaders(HttpHeaders::default())),
         ..ProcessingRequest::default()
     }
@@ -138,11 +179,20 @@ fn headers(answer: Option<Struct>) -> ProcessingRequest {
 
 fn trailers() -> ProcessingRequest {
     let request = Some(Says::ResponseTrailers(HttpTrailers::default()));
-    ProcessingRequest { request, ..ProcessingRequest::default() }
+    ProcessingRequest {
+        request,
+        ..ProcessingRequest::default()
+    }
 }
 
 fn ended(id: &str, how: Ended) -> Grant {
-    Grant { hold: Held::Ended { how, keep_until: at(900) }, ..grant(id) }
+    Grant {
+        hold: Held::Ended {
+            how,
+            keep_until: at(900),
+        },
+        ..grant(id)
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,17 +200,34 @@ async fn a_stream_lives_with_its_grant_and_ends_with_the_reason() {
     for (end, reason) in [
         (ended("g", Ended::Revoked), "403 7 GRANT_REVOKED"),
         (ended("g", Ended::Released), "403 7 GRANT_RELEASED"),
-        (Grant { hold: Held::Suspended, ..grant("g") }, "403 7 GRANT_SUSPENDED"),
+        (
+            Grant {
+                hold: Held::Suspended,
+                ..grant("g")
+            },
+            "403 7 GRANT_SUSPENDED",
+        ),
     ] {
         let scene = Scene::new(table([grant("g"), grant("other")], 150));
         let (mut envoy, mut other) = (scene.open(&["g"]).await, scene.open(&["other"]).await);
         assert!(envoy.is_held() && scene.table.leashes().len() == 2);
         scene.change(end);
-        assert_eq!((envoy.hear().await.as_str(), envoy.hear().await.as_str()), (reason, "closed"));
+        assert_eq!(
+            (envoy.hear().await.as_str(), envoy.hear().await.as_str()),
+            (reason, "closed")
+        );
         assert!(other.is_held());
-        assert_eq!((scene.table.leashes().len(), scene.table.leashes().take_closed()), (1, 1));
+        assert_eq!(
+            (
+                scene.table.leashes().len(),
+                scene.table.leashes().take_closed()
+            ),
+            (1, 1)
+        );
         let word = reason.rsplit(' ').next().unwrap();
-        assert!(scene.counted(&format!("jitgate_streams_closed_total{{reason=\"{word}\"}} 1")));
+        assert!(scene.counted(&format!(
+            "jitgate_streams_closed_total{{reason=\"{word}\"}} 1"
+        )));
     }
 }
 
@@ -168,7 +235,10 @@ async fn a_stream_lives_with_its_grant_and_ends_with_the_reason() {
 async fn a_revocation_between_the_check_and_the_opening_refuses() {
     let scene = Scene::new(table([grant("g")], 150));
     scene.change(ended("g", Ended::Revoked));
-    assert_eq!(scene.envoy().tell(headers(Some(answer(&["g"])))).await, "403 7 GRANT_REVOKED");
+    assert_eq!(
+        scene.envoy().tell(headers(Some(answer(&["g"])))).await,
+        "403 7 GRANT_REVOKED"
+    );
     assert!(scene.table.leashes().is_empty());
     assert!(scene.counted("jitgate_leashes_refused_total{reason=\"GRANT_REVOKED\"} 1"));
     assert!(scene.counted("jitgate_streams_closed_total{reason=\"GRANT_REVOKED\"} 0"));
@@ -181,12 +251,24 @@ async fn a_grant_that_ends_by_itself_ends_its_stream_on_the_monotonic_clock() {
     let began = tokio::time::Instant::now();
     assert_eq!(envoy.hear().await, "403 7 GRANT_EXPIRED");
     let took = began.elapsed();
-    assert!(took >= Duration::from_secs(10) && took < Duration::from_millis(10_005), "{took:?}");
+    assert!(
+        took >= Duration::from_secs(10) && took < Duration::from_millis(10_005),
+        "{took:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_under_two_grants_lives_as_long_as_the_longer() {
-    let scene = Scene::new(table([grant("g"), Grant { end: End::At(at(210)), ..grant("h") }], 190));
+    let scene = Scene::new(table(
+        [
+            grant("g"),
+            Grant {
+                end: End::At(at(210)),
+                ..grant("h")
+            },
+        ],
+        190,
+    ));
     let mut envoy = scene.open(&["g", "h"]).await;
     tokio::time::advance(Duration::from_secs(15)).await;
     assert!(envoy.is_held());
@@ -197,8 +279,21 @@ async fn a_stream_under_two_grants_lives_as_long_as_the_longer() {
 #[tokio::test(start_paused = true)]
 async fn a_stale_table_ends_strict_streams_and_leaves_those_that_may_outlive_it() {
     let far = End::At(at(100_000));
-    let known = Grant { end: far, staleness: Staleness::LastKnown, ..grant("known") };
-    let scene = Scene::new(table([Grant { end: far, ..grant("strict") }, known], 150));
+    let known = Grant {
+        end: far,
+        staleness: Staleness::LastKnown,
+        ..grant("known")
+    };
+    let scene = Scene::new(table(
+        [
+            Grant {
+                end: far,
+                ..grant("strict")
+            },
+            known,
+        ],
+        150,
+    ));
     let (mut strict, mut known) = (scene.open(&["strict"]).await, scene.open(&["known"]).await);
     tokio::time::advance(Duration::from_secs(20)).await;
     scene.table.heard();
@@ -217,7 +312,10 @@ async fn what_does_not_carry_the_answer_to_its_check_is_refused() {
         answer.fields.insert(key.to_owned(), value);
         headers(Some(answer))
     };
-    let bare = ProcessingRequest { metadata_context: None, ..headers(None) };
+    let bare = ProcessingRequest {
+        metadata_context: None,
+        ..headers(None)
+    };
     for message in [
         bare,
         headers(None),
@@ -230,23 +328,43 @@ async fn what_does_not_carry_the_answer_to_its_check_is_refused() {
         trailers(),
         ProcessingRequest::default(),
     ] {
-        assert_eq!(scene.envoy().tell(message.clone()).await, "503 14 BAD_CHECK", "{message:?}");
+        assert_eq!(
+            scene.envoy().tell(message.clone()).await,
+            "503 14 BAD_CHECK",
+            "{message:?}"
+        );
     }
     assert!(scene.table.leashes().is_empty());
-    assert_eq!(scene.envoy().tell(headers(Some(answer(&["unknown"])))).await, "403 7 NO_GRANT");
+    assert_eq!(
+        scene
+            .envoy()
+            .tell(headers(Some(answer(&["unknown"]))))
+            .await,
+        "403 7 NO_GRANT"
+    );
 }
 
 #[tokio::test]
 async fn nothing_opens_before_the_table_is_there() {
     let scene = Scene::new(Arc::default());
-    assert_eq!(scene.envoy().tell(headers(Some(answer(&["g"])))).await, "503 14 NOT_SYNCED");
+    assert_eq!(
+        scene.envoy().tell(headers(Some(answer(&["g"])))).await,
+        "503 14 NOT_SYNCED"
+    );
 }
 
 #[tokio::test]
 async fn beyond_the_bound_streams_are_refused_until_others_end() {
     let scene = Scene::new(table([grant("g")], 150));
-    let (first, _second, _third) = (scene.open(&["g"]).await, scene.open(&["g"]).await, scene.open(&["g"]).await);
-    assert_eq!(scene.envoy().tell(headers(Some(answer(&["g"])))).await, "503 14 UNAVAILABLE");
+    let (first, _second, _third) = (
+        scene.open(&["g"]).await,
+        scene.open(&["g"]).await,
+        scene.open(&["g"]).await,
+    );
+    assert_eq!(
+        scene.envoy().tell(headers(Some(answer(&["g"])))).await,
+        "503 14 UNAVAILABLE"
+    );
     assert!(scene.counted("jitgate_leashes_refused_total{reason=\"UNAVAILABLE\"} 1"));
     drop(first);
     scene.open(&["g"]).await;
@@ -278,7 +396,10 @@ async fn a_stream_that_ends_by_itself_is_forgotten_however_it_ends() {
 #[tokio::test]
 async fn by_clocks_in_doubt_no_stream_opens_where_the_rule_is_to_refuse() {
     let scene = Scene::skewed(OnClockSkew::Refuse);
-    assert_eq!(scene.envoy().tell(headers(Some(answer(&["g"])))).await, "503 14 STALE");
+    assert_eq!(
+        scene.envoy().tell(headers(Some(answer(&["g"])))).await,
+        "503 14 STALE"
+    );
     assert!(scene.table.leashes().is_empty());
     Scene::skewed(OnClockSkew::Report).open(&["g"]).await;
 }
@@ -288,7 +409,11 @@ async fn by_clocks_in_doubt_what_is_open_runs_on_and_can_be_revoked() {
     let table = Arc::new(Table::ruled(Duration::from_secs(5), OnClockSkew::Refuse));
     let now = crate::clock::wall();
     let hour = Duration::from_hours(1);
-    let living = Grant { not_before: now, end: End::At(now.plus(hour)), ..grant("g") };
+    let living = Grant {
+        not_before: now,
+        end: End::At(now.plus(hour)),
+        ..grant("g")
+    };
     let index = crate::index::Index::new();
     index.put(living.clone());
     table.publish(index);
@@ -297,9 +422,18 @@ async fn by_clocks_in_doubt_what_is_open_runs_on_and_can_be_revoked() {
     let scene = Scene::new(table);
     let mut envoy = scene.open(&["g"]).await;
     // The control plane says something else than before: one of the two clocks is wrong.
-    scene.table.clock().observe(now.minus(hour), Some(Duration::ZERO));
+    scene
+        .table
+        .clock()
+        .observe(now.minus(hour), Some(Duration::ZERO));
     assert!(scene.table.skew_refusal().is_some() && envoy.is_held());
-    scene.change(Grant { hold: Held::Ended { how: Ended::Revoked, keep_until: now.plus(hour) }, ..living });
+    scene.change(Grant {
+        hold: Held::Ended {
+            how: Ended::Revoked,
+            keep_until: now.plus(hour),
+        },
+        ..living
+    });
     assert_eq!(envoy.hear().await, "403 7 GRANT_REVOKED");
 }
 
@@ -347,17 +481,34 @@ async fn in_shadow_mode_nothing_is_refused_and_nothing_is_ended() {
 #[tokio::test]
 async fn the_end_is_told_as_a_denial_is_and_no_more_than_the_operator_allows() {
     let tell = async |detail, grpc: bool| -> ImmediateResponse {
-        let scene = Scene::with(table([ended("g", Ended::Revoked)], 150), Mode::Enforce, detail);
+        let scene = Scene::with(
+            table([ended("g", Ended::Revoked)], 150),
+            Mode::Enforce,
+            detail,
+        );
         let mut answer = answer(&["g"]);
-        answer.fields.insert("grpc".to_owned(), Value { kind: Some(Kind::BoolValue(grpc)) });
+        answer.fields.insert(
+            "grpc".to_owned(),
+            Value {
+                kind: Some(Kind::BoolValue(grpc)),
+            },
+        );
         let mut envoy = scene.envoy();
         envoy.says.send(Ok(headers(Some(answer)))).await.unwrap();
         let response = envoy.hears.next().await.unwrap().unwrap().response.unwrap();
-        let Answers::ImmediateResponse(end) = response else { panic!("{response:?}") };
+        let Answers::ImmediateResponse(end) = response else {
+            panic!("{response:?}")
+        };
         end
     };
     let header = |end: &ImmediateResponse, name: &str| {
-        let mut set = end.headers.as_ref().unwrap().set_headers.iter().filter_map(|set| set.header.as_ref());
+        let mut set = end
+            .headers
+            .as_ref()
+            .unwrap()
+            .set_headers
+            .iter()
+            .filter_map(|set| set.header.as_ref());
         let found = set.find(|header| header.key == name).unwrap();
         assert!(found.value.is_empty(), "Envoy ignores it here");
         String::from_utf8(found.raw_value.clone()).unwrap()
@@ -366,10 +517,16 @@ async fn the_end_is_told_as_a_denial_is_and_no_more_than_the_operator_allows() {
     assert_eq!(header(&http, "x-jitgate-reason"), "GRANT_REVOKED");
     assert_eq!(header(&http, "x-jitgate-decision-id"), "01JD");
     let problem: serde_json::Value = serde_json::from_slice(&http.body).unwrap();
-    assert_eq!((&problem["reason"], &problem["status"]), (&"GRANT_REVOKED".into(), &403.into()));
+    assert_eq!(
+        (&problem["reason"], &problem["status"]),
+        (&"GRANT_REVOKED".into(), &403.into())
+    );
     let grpc = tell(DenyDetail::Full, true).await;
     assert_eq!(
-        (String::from_utf8(grpc.body).unwrap().as_str(), grpc.details.as_str()),
+        (
+            String::from_utf8(grpc.body).unwrap().as_str(),
+            grpc.details.as_str()
+        ),
         ("Grant revoked", "GRANT_REVOKED")
     );
     let silent = tell(DenyDetail::None, false).await;
@@ -383,9 +540,15 @@ fn ids_are_read_up_to_a_bound() {
     let names: Vec<_> = (0..50).map(|i| format!("g{i}")).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let tether = grants::Tether::read(&headers(Some(answer(&names)))).unwrap();
-    assert_eq!(tether.carriers.len(), crate::model::decision::Permit::GRANTS_MAX);
+    assert_eq!(
+        tether.carriers.len(),
+        crate::model::decision::Permit::GRANTS_MAX
+    );
     assert_eq!(tether.carriers[0].grant, GrantId::parse("g0").unwrap());
     for bad in ["mesh@", "mesh@x", "mesh@1@2", "@1", "mesh@-1"] {
-        assert!(grants::Tether::read(&headers(Some(answer(&[bad])))).is_none(), "{bad}");
+        assert!(
+            grants::Tether::read(&headers(Some(answer(&[bad])))).is_none(),
+            "{bad}"
+        );
     }
 }

@@ -143,29 +143,52 @@ impl Fault {
 
 impl Follower {
     pub(crate) fn new(table: Arc<Table>, resumable: bool, subscribed_nanos: u64) -> Self {
-        Self { table, phase: Phase::Opening { resumable }, subscribed_nanos }
+        Self {
+            table,
+            phase: Phase::Opening { resumable },
+            subscribed_nanos,
+        }
     }
 
     /// Takes in the next message. After a fault the session must end.
     pub(crate) fn take(&mut self, response: v1::WatchGrantsResponse) -> Result<Step, Fault> {
-        let v1::WatchGrantsResponse { epoch, revision, message } = response;
-        let message = message.ok_or(Fault::Protocol("a message of a kind that this version does not know"))?;
+        let v1::WatchGrantsResponse {
+            epoch,
+            revision,
+            message,
+        } = response;
+        let message = message.ok_or(Fault::Protocol(
+            "a message of a kind that this version does not know",
+        ))?;
         if let Message::GoAway(go_away) = message {
             return Ok(Step::GoAway(go_away));
         }
         if epoch.is_empty() || epoch.len() > EPOCH_MAX {
             return Err(Fault::Protocol("an epoch must have 1 to 64 bytes"));
         }
-        let revision = u64::try_from(revision).map(Revision).map_err(|_| Fault::Protocol("a negative revision"))?;
-        match (std::mem::replace(&mut self.phase, Phase::Following), message) {
+        let revision = u64::try_from(revision)
+            .map(Revision)
+            .map_err(|_| Fault::Protocol("a negative revision"))?;
+        match (
+            std::mem::replace(&mut self.phase, Phase::Following),
+            message,
+        ) {
             (Phase::Opening { .. } | Phase::Following, Message::SnapshotBegin(begin)) => {
                 self.begin_snapshot(epoch, revision, &begin)
             }
-            (Phase::Opening { resumable: true }, Message::Resumed(resumed)) => self.resume(&epoch, revision, &resumed),
-            (Phase::Staging(staging), Message::SnapshotChunk(chunk)) => self.stage(staging, &epoch, revision, &chunk),
-            (Phase::Staging(staging), Message::SnapshotEnd(end)) => self.end_snapshot(staging, &epoch, revision, &end),
+            (Phase::Opening { resumable: true }, Message::Resumed(resumed)) => {
+                self.resume(&epoch, revision, &resumed)
+            }
+            (Phase::Staging(staging), Message::SnapshotChunk(chunk)) => {
+                self.stage(staging, &epoch, revision, &chunk)
+            }
+            (Phase::Staging(staging), Message::SnapshotEnd(end)) => {
+                self.end_snapshot(staging, &epoch, revision, &end)
+            }
             (Phase::Following, Message::Delta(delta)) => self.delta(&epoch, revision, &delta),
-            (Phase::Following, Message::Progress(progress)) => self.progress(&epoch, revision, &progress),
+            (Phase::Following, Message::Progress(progress)) => {
+                self.progress(&epoch, revision, &progress)
+            }
             (Phase::Following, Message::TokenKeys(keys)) => self.token_keys(&epoch, &keys),
             (
                 Phase::Opening { .. } | Phase::Staging(_) | Phase::Following,
@@ -181,14 +204,29 @@ impl Follower {
         }
     }
 
-    fn begin_snapshot(&mut self, epoch: String, revision: Revision, begin: &v1::SnapshotBegin) -> Result<Step, Fault> {
+    fn begin_snapshot(
+        &mut self,
+        epoch: String,
+        revision: Revision,
+        begin: &v1::SnapshotBegin,
+    ) -> Result<Step, Fault> {
         if *self.table.epoch() == *epoch {
             self.not_back(revision)?;
         }
-        let announced = usize::try_from(begin.entries).ok().filter(|entries| *entries <= ENTRIES_MAX);
-        let announced = announced.ok_or(Fault::Protocol("a snapshot must announce 0 to 4,000,000 entries"))?;
+        let announced = usize::try_from(begin.entries)
+            .ok()
+            .filter(|entries| *entries <= ENTRIES_MAX);
+        let announced = announced.ok_or(Fault::Protocol(
+            "a snapshot must announce 0 to 4,000,000 entries",
+        ))?;
         // Room is made as entries come, not for what is announced.
-        let staging = Staging { epoch, revision, announced, entries: Vec::new(), nacks: Nacks::default() };
+        let staging = Staging {
+            epoch,
+            revision,
+            announced,
+            entries: Vec::new(),
+            nacks: Nacks::default(),
+        };
         self.phase = Phase::Staging(staging);
         Ok(Step::Noted)
     }
@@ -202,7 +240,9 @@ impl Follower {
     ) -> Result<Step, Fault> {
         staging.same(epoch, revision)?;
         if staging.entries.len().saturating_add(chunk.put.len()) > staging.announced {
-            return Err(Fault::Protocol("a snapshot has more entries than it announced"));
+            return Err(Fault::Protocol(
+                "a snapshot has more entries than it announced",
+            ));
         }
         for bytes in &chunk.put {
             let entry = Entry::parse(bytes)?;
@@ -222,9 +262,12 @@ impl Follower {
     ) -> Result<Step, Fault> {
         staging.same(epoch, revision)?;
         if staging.entries.len() != staging.announced {
-            return Err(Fault::Protocol("a snapshot has fewer entries than it announced"));
+            return Err(Fault::Protocol(
+                "a snapshot has fewer entries than it announced",
+            ));
         }
-        let index = Index::collect(staging.entries).ok_or(Fault::Protocol("a snapshot has an id twice"))?;
+        let index =
+            Index::collect(staging.entries).ok_or(Fault::Protocol("a snapshot has an id twice"))?;
         if index.digest().to_bytes() != end.digest[..] {
             return Err(Fault::SnapshotCorrupt(revision));
         }
@@ -233,11 +276,18 @@ impl Follower {
         Ok(Step::Snapshot(revision, staging.nacks))
     }
 
-    fn resume(&mut self, epoch: &str, revision: Revision, resumed: &v1::Resumed) -> Result<Step, Fault> {
+    fn resume(
+        &mut self,
+        epoch: &str,
+        revision: Revision,
+        resumed: &v1::Resumed,
+    ) -> Result<Step, Fault> {
         self.same_history(epoch)?;
         let held = self.held();
         if revision != held || u64::try_from(resumed.from_revision) != Ok(held.0) {
-            return Err(Fault::Protocol("resumed from a revision that is not the one offered"));
+            return Err(Fault::Protocol(
+                "resumed from a revision that is not the one offered",
+            ));
         }
         Ok(Step::Resumed)
     }
@@ -246,13 +296,21 @@ impl Follower {
         self.same_history(epoch)?;
         self.not_back(revision)?;
         let held = self.held();
-        let from =
-            u64::try_from(delta.prev_revision).map(Revision).map_err(|_| Fault::Protocol("a negative revision"))?;
+        let from = u64::try_from(delta.prev_revision)
+            .map(Revision)
+            .map_err(|_| Fault::Protocol("a negative revision"))?;
         if from != held {
             return Err(Fault::Gap { held, found: from });
         }
-        let entries = delta.put.iter().map(Entry::parse).collect::<Result<Vec<_>, _>>()?;
-        let index = self.table.current().ok_or(Fault::Protocol("a delta before any snapshot"))?;
+        let entries = delta
+            .put
+            .iter()
+            .map(Entry::parse)
+            .collect::<Result<Vec<_>, _>>()?;
+        let index = self
+            .table
+            .current()
+            .ok_or(Fault::Protocol("a delta before any snapshot"))?;
         let mut nacks = Nacks::default();
         let mut changed = Vec::with_capacity(entries.len() + delta.del.len());
         for entry in entries {
@@ -274,26 +332,47 @@ impl Follower {
         }
         self.table.advance(revision);
         // For a metric only: what cannot be read is not worth a session.
-        let committed_at = delta.committed_at.as_ref().and_then(|at| timestamp_from(at, "committed_at").ok());
-        Ok(Step::Delta { revision, nacks, committed_at })
+        let committed_at = delta
+            .committed_at
+            .as_ref()
+            .and_then(|at| timestamp_from(at, "committed_at").ok());
+        Ok(Step::Delta {
+            revision,
+            nacks,
+            committed_at,
+        })
     }
 
-    fn progress(&mut self, epoch: &str, revision: Revision, progress: &v1::Progress) -> Result<Step, Fault> {
+    fn progress(
+        &mut self,
+        epoch: &str,
+        revision: Revision,
+        progress: &v1::Progress,
+    ) -> Result<Step, Fault> {
         self.same_history(epoch)?;
         self.not_back(revision)?;
-        let index = self.table.current().ok_or(Fault::Protocol("progress before any snapshot"))?;
+        let index = self
+            .table
+            .current()
+            .ok_or(Fault::Protocol("progress before any snapshot"))?;
         if index.digest().to_bytes() != progress.digest[..] {
             return Err(Fault::Diverged(revision));
         }
-        let server_time = progress.server_time.as_ref().ok_or(Fault::Protocol("progress without the server's time"))?;
-        let server_time =
-            timestamp_from(server_time, "server_time").map_err(|_| Fault::Protocol("a bad server time"))?;
+        let server_time = progress
+            .server_time
+            .as_ref()
+            .ok_or(Fault::Protocol("progress without the server's time"))?;
+        let server_time = timestamp_from(server_time, "server_time")
+            .map_err(|_| Fault::Protocol("a bad server time"))?;
         let span = |span: &Option<prost_types::Duration>| {
-            duration_from(&span.unwrap_or_default(), "span").map_err(|_| Fault::Protocol("a negative duration"))
+            duration_from(&span.unwrap_or_default(), "span")
+                .map_err(|_| Fault::Protocol("a negative duration"))
         };
         let (held, next_within) = (span(&progress.echo_held)?, span(&progress.next_within)?);
         if progress.echo_nanos < self.subscribed_nanos {
-            return Err(Fault::Protocol("progress echoes no message of this session"));
+            return Err(Fault::Protocol(
+                "progress echoes no message of this session",
+            ));
         }
         let clock = self.table.clock();
         let (sent, round_trip) = sent_no_earlier_than(clock, progress.echo_nanos, held)
@@ -306,14 +385,21 @@ impl Follower {
         if revision > self.held() {
             self.table.advance(revision);
         }
-        Ok(Step::Vouched { reading, next_within })
+        Ok(Step::Vouched {
+            reading,
+            next_within,
+        })
     }
 
     /// They belong to the history, not to a revision of it.
     fn token_keys(&self, epoch: &str, published: &v1::TokenKeys) -> Result<Step, Fault> {
         self.same_history(epoch)?;
         let keys = JitKeys::from_wire(published).map_err(Fault::TokenKeys)?;
-        Ok(if self.table.publish_keys(keys) { Step::TokenKeys } else { Step::Noted })
+        Ok(if self.table.publish_keys(keys) {
+            Step::TokenKeys
+        } else {
+            Step::Noted
+        })
     }
 
     fn held(&self) -> Revision {
@@ -321,12 +407,22 @@ impl Follower {
     }
 
     fn same_history(&self, epoch: &str) -> Result<(), Fault> {
-        if *self.table.epoch() == *epoch { Ok(()) } else { Err(Fault::OtherHistory { found: epoch.to_owned() }) }
+        if *self.table.epoch() == *epoch {
+            Ok(())
+        } else {
+            Err(Fault::OtherHistory {
+                found: epoch.to_owned(),
+            })
+        }
     }
 
     fn not_back(&self, found: Revision) -> Result<(), Fault> {
         let held = self.held();
-        if found < held { Err(Fault::WentBack { held, found }) } else { Ok(()) }
+        if found < held {
+            Err(Fault::WentBack { held, found })
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -355,12 +451,16 @@ impl Entry {
     /// An entry that is no entry at all cannot even be refused by its id: whatever it was meant to replace would stay
     /// in force. So it breaks the session, and the table goes stale.
     fn parse(bytes: &Bytes) -> Result<Self, Fault> {
-        let wire = v1::GrantEntry::decode(bytes.clone()).map_err(|error| Fault::Undecodable(error.to_string()))?;
+        let wire = v1::GrantEntry::decode(bytes.clone())
+            .map_err(|error| Fault::Undecodable(error.to_string()))?;
         let mark = EntryMark::of(bytes);
         if let Err(error) = GrantId::parse(&wire.id) {
             return Err(Fault::Undecodable(format!("its id {error}")));
         }
-        let grant = entry_from(&wire).map_err(|error| Refused { id: wire.id.into(), error: error.to_string() });
+        let grant = entry_from(&wire).map_err(|error| Refused {
+            id: wire.id.into(),
+            error: error.to_string(),
+        });
         Ok(Self { grant, mark })
     }
 
@@ -372,17 +472,26 @@ impl Entry {
     }
 
     fn staged(self) -> Staged {
-        (self.grant.map(Arc::new).map_err(|refused| refused.id), self.mark)
+        (
+            self.grant.map(Arc::new).map_err(|refused| refused.id),
+            self.mark,
+        )
     }
 }
 
 impl Nacks {
     fn note(&mut self, revision: Revision, entry: &Entry) {
-        let Err(Refused { id, error }) = &entry.grant else { return };
+        let Err(Refused { id, error }) = &entry.grant else {
+            return;
+        };
         self.count += 1;
         if self.reported.len() < NACKS_MAX {
             let revision = i64::try_from(revision.0).unwrap_or(i64::MAX);
-            self.reported.push(v1::Nack { revision, grant: id.to_string(), error: error.clone() });
+            self.reported.push(v1::Nack {
+                revision,
+                grant: id.to_string(),
+                error: error.clone(),
+            });
         }
     }
 }

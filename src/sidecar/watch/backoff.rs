@@ -15,7 +15,11 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// The first wait is at most `least`; the bound doubles up to `most`.
     pub(crate) fn new(least: Duration, most: Duration) -> Self {
-        Self { least, most: most.max(least), ceiling: least }
+        Self {
+            least,
+            most: most.max(least),
+            ceiling: least,
+        }
     }
 
     /// Anything from nothing to the current bound, which then doubles.
@@ -62,6 +66,9 @@ mod tests {
     fn waits_are_spread_over_the_whole_range() {
         let mut backoff = Backoff::new(MOST, MOST);
         let waits: Vec<_> = (0..500).map(|_| backoff.next()).collect();
-        assert!(waits.iter().any(|wait| *wait < MOST / 4) && waits.iter().any(|wait| *wait > MOST * 3 / 4));
+        assert!(
+            waits.iter().any(|wait| *wait < MOST / 4)
+                && waits.iter().any(|wait| *wait > MOST * 3 / 4)
+        );
     }
 }

@@ -48,7 +48,11 @@ impl Dial {
         let config = ca.map(|ca| tls::client_config(ca, identity)).transpose();
         let config = config.context("--tls-ca, --tls-cert, --tls-key")?;
         let route = Route::new("--control-plane", address, config, insecure)?;
-        let dial = Self { address: address.to_owned(), route, token_file };
+        let dial = Self {
+            address: address.to_owned(),
+            route,
+            token_file,
+        };
         dial.token()?;
         Ok(dial)
     }
@@ -61,17 +65,32 @@ impl Dial {
     /// A fresh connection.
     pub(super) async fn connect(&self) -> anyhow::Result<Channel> {
         let connected = tokio::time::timeout(CONNECT_WITHIN, self.route.connect()).await;
-        connected.map_err(|_| anyhow!("no connection within {} s", CONNECT_WITHIN.as_secs()))?.map_err(flat)
+        connected
+            .map_err(|_| anyhow!("no connection within {} s", CONNECT_WITHIN.as_secs()))?
+            .map_err(flat)
     }
 
     /// The value of the `authorization` header, if a token file is set.
     pub(super) fn token(&self) -> anyhow::Result<Option<MetadataValue<Ascii>>> {
-        let Some(path) = &self.token_file else { return Ok(None) };
+        let Some(path) = &self.token_file else {
+            return Ok(None);
+        };
         let text = read("--token-file", path, TOKEN_MAX)?;
-        let token = String::from_utf8(text).ok().map(|text| text.trim().to_owned()).filter(|token| !token.is_empty());
-        let value = token.and_then(|token| format!("Bearer {token}").parse::<MetadataValue<Ascii>>().ok());
-        let mut value =
-            value.ok_or_else(|| anyhow!("--token-file {}: must hold one token and nothing else", path.display()))?;
+        let token = String::from_utf8(text)
+            .ok()
+            .map(|text| text.trim().to_owned())
+            .filter(|token| !token.is_empty());
+        let value = token.and_then(|token| {
+            format!("Bearer {token}")
+                .parse::<MetadataValue<Ascii>>()
+                .ok()
+        });
+        let mut value = value.ok_or_else(|| {
+            anyhow!(
+                "--token-file {}: must hold one token and nothing else",
+                path.display()
+            )
+        })?;
         value.set_sensitive(true);
         Ok(Some(value))
     }
@@ -79,7 +98,9 @@ impl Dial {
 
 impl fmt::Debug for Dial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dial").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Dial")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -88,8 +109,15 @@ fn read(flag: &str, path: &Path, max: u64) -> anyhow::Result<Vec<u8>> {
     let named = || format!("{flag} {}", path.display());
     let file = std::fs::File::open(path).with_context(named)?;
     let mut bytes = Vec::new();
-    let length = file.take(max + 1).read_to_end(&mut bytes).with_context(named)?;
-    ensure!(u64::try_from(length).is_ok_and(|length| length <= max), "{}: is larger than {max} bytes", named());
+    let length = file
+        .take(max + 1)
+        .read_to_end(&mut bytes)
+        .with_context(named)?;
+    ensure!(
+        u64::try_from(length).is_ok_and(|length| length <= max),
+        "{}: is larger than {max} bytes",
+        named()
+    );
     Ok(bytes)
 }
 
@@ -112,16 +140,28 @@ mod tests {
     use super::*;
 
     fn dial(address: &str, insecure: bool) -> Result<Dial, String> {
-        Dial::new(address, TlsFiles::default(), None, insecure).map_err(|error| format!("{error:#}"))
+        Dial::new(address, TlsFiles::default(), None, insecure)
+            .map_err(|error| format!("{error:#}"))
     }
 
     #[test]
     fn plaintext_is_for_loopback_unless_insecure_is_spelled_out() {
-        for loopback in ["http://127.0.0.1:7400", "http://[::1]:7400", "http://localhost:7400"] {
+        for loopback in [
+            "http://127.0.0.1:7400",
+            "http://[::1]:7400",
+            "http://localhost:7400",
+        ] {
             assert!(dial(loopback, false).is_ok(), "{loopback}");
         }
-        for remote in ["http://10.0.0.1:7400", "http://control.example:7400", "http://127.0.0.1.example:7400"] {
-            assert!(dial(remote, false).unwrap_err().contains("--insecure"), "{remote}");
+        for remote in [
+            "http://10.0.0.1:7400",
+            "http://control.example:7400",
+            "http://127.0.0.1.example:7400",
+        ] {
+            assert!(
+                dial(remote, false).unwrap_err().contains("--insecure"),
+                "{remote}"
+            );
             assert!(dial(remote, true).is_ok(), "{remote}");
         }
     }
@@ -129,24 +169,46 @@ mod tests {
     #[test]
     fn a_wrong_address_or_file_is_named_with_the_way_out() {
         assert!(dial("ftp://x", false).unwrap_err().contains("http://"));
-        assert!(dial("127.0.0.1:7400", false).unwrap_err().contains("--control-plane 127.0.0.1:7400"));
-        assert!(dial("https://control.example", false).unwrap_err().contains("--tls-ca"));
-        let ca = TlsFiles { ca: Some("/nowhere/ca.pem".into()), identity: None };
+        assert!(
+            dial("127.0.0.1:7400", false)
+                .unwrap_err()
+                .contains("--control-plane 127.0.0.1:7400")
+        );
+        assert!(
+            dial("https://control.example", false)
+                .unwrap_err()
+                .contains("--tls-ca")
+        );
+        let ca = TlsFiles {
+            ca: Some("/nowhere/ca.pem".into()),
+            identity: None,
+        };
         let error = Dial::new("https://control.example", ca, None, false).unwrap_err();
         assert!(
-            format!("{error:#}").contains("--tls-ca") && format!("{error:#}").contains("/nowhere/ca.pem"),
+            format!("{error:#}").contains("--tls-ca")
+                && format!("{error:#}").contains("/nowhere/ca.pem"),
             "{error:#}"
         );
         let missing = Some(PathBuf::from("/nowhere/token"));
-        let error = Dial::new("http://127.0.0.1:1", TlsFiles::default(), missing, false).unwrap_err();
-        assert!(format!("{error:#}").contains("--token-file /nowhere/token"), "{error:#}");
+        let error =
+            Dial::new("http://127.0.0.1:1", TlsFiles::default(), missing, false).unwrap_err();
+        assert!(
+            format!("{error:#}").contains("--token-file /nowhere/token"),
+            "{error:#}"
+        );
     }
 
     #[test]
     fn a_token_is_read_anew_each_time_and_never_printed() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "first-secret\n").unwrap();
-        let dial = Dial::new("http://127.0.0.1:1", TlsFiles::default(), Some(file.path().into()), false).unwrap();
+        let dial = Dial::new(
+            "http://127.0.0.1:1",
+            TlsFiles::default(),
+            Some(file.path().into()),
+            false,
+        )
+        .unwrap();
         assert_eq!(dial.token().unwrap().unwrap(), "Bearer first-secret");
         std::fs::write(file.path(), "second-secret").unwrap();
         let token = dial.token().unwrap().unwrap();
@@ -154,6 +216,9 @@ mod tests {
         assert!(!format!("{dial:?} {token:?}").contains("secret\""));
         std::fs::write(file.path(), "two\nlines").unwrap();
         let error = dial.token().unwrap_err().to_string();
-        assert!(error.contains("--token-file") && !error.contains("lines"), "{error}");
+        assert!(
+            error.contains("--token-file") && !error.contains("lines"),
+            "{error}"
+        );
     }
 }

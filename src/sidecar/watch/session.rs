@@ -80,7 +80,12 @@ struct Answers {
 }
 
 impl Session {
-    pub(super) fn new(table: Arc<Table>, status: Arc<WatchStatus>, resumable: bool, subscribed_nanos: u64) -> Self {
+    pub(super) fn new(
+        table: Arc<Table>,
+        status: Arc<WatchStatus>,
+        resumable: bool,
+        subscribed_nanos: u64,
+    ) -> Self {
         let follower = Follower::new(Arc::clone(&table), resumable, subscribed_nanos);
         Self {
             table,
@@ -103,7 +108,9 @@ impl Session {
         S: Stream<Item = Result<v1::WatchGrantsResponse, Status>> + Unpin,
     {
         loop {
-            let patience = self.interval.map_or(FIRST_WITHIN, |interval| interval * MISSED_INTERVALS);
+            let patience = self
+                .interval
+                .map_or(FIRST_WITHIN, |interval| interval * MISSED_INTERVALS);
             tokio::select! {
                 message = inbound.next() => match message {
                     Some(Ok(response)) => {
@@ -144,7 +151,11 @@ impl Session {
                 self.tell_untold();
             }
             Step::Part(nacks) => self.nack(nacks),
-            Step::Delta { revision, nacks, committed_at } => {
+            Step::Delta {
+                revision,
+                nacks,
+                committed_at,
+            } => {
                 self.status.note(|report| report.deltas += 1);
                 if let Some((committed_at, now)) = committed_at.zip(self.table.now()) {
                     self.status.enforced(now.since(committed_at));
@@ -160,7 +171,10 @@ impl Session {
                 self.nack(nacks);
                 self.ack(revision);
             }
-            Step::Vouched { reading, next_within } => {
+            Step::Vouched {
+                reading,
+                next_within,
+            } => {
                 if !std::mem::replace(&mut self.vouched, true) {
                     tracing::info!(revision = %self.table.revision().unwrap_or_default(), "in step with the control plane");
                 }
@@ -172,16 +186,26 @@ impl Session {
             Step::TokenKeys => self.say_keys(),
             Step::GoAway(go_away) => {
                 let after = go_away.reconnect_after.unwrap_or_default();
-                let after = duration_from(&after, "reconnect_after").unwrap_or_default().min(AWAY_MOST);
-                return Ok(Some(End::SentAway { after, reason: go_away.reason }));
+                let after = duration_from(&after, "reconnect_after")
+                    .unwrap_or_default()
+                    .min(AWAY_MOST);
+                return Ok(Some(End::SentAway {
+                    after,
+                    reason: go_away.reason,
+                }));
             }
         }
         Ok(None)
     }
 
     fn say_keys(&self) {
-        let Some(published) = self.table.token_keys() else { return };
-        let (issuer, kids) = (published.keys.issuer(), published.keys.kids().collect::<Vec<_>>());
+        let Some(published) = self.table.token_keys() else {
+            return;
+        };
+        let (issuer, kids) = (
+            published.keys.issuer(),
+            published.keys.kids().collect::<Vec<_>>(),
+        );
         tracing::info!(issuer, ?kids, "took in the control plane's token keys");
         if !published.keys.skipped().is_empty() {
             tracing::warn!(skipped = ?published.keys.skipped(), "token keys that this version cannot use; their tokens are refused");
@@ -224,13 +248,17 @@ impl Session {
             );
         }
         let room = NACKS_WAITING.saturating_sub(self.answers.nacks.len());
-        self.answers.nacks.extend(nacks.reported.into_iter().take(room));
+        self.answers
+            .nacks
+            .extend(nacks.reported.into_iter().take(room));
     }
 
     fn clock(&mut self, reading: Reading) {
         let before = std::mem::replace(&mut self.skewed, matches!(reading, Reading::Skewed(_)));
         match reading {
-            Reading::Steady if before => tracing::info!("the control plane's clock agrees with what it said before"),
+            Reading::Steady if before => {
+                tracing::info!("the control plane's clock agrees with what it said before")
+            }
             Reading::Skewed(_) if before => {}
             Reading::Steady => {}
             Reading::Skewed(skew) => tracing::warn!(
@@ -249,7 +277,9 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if let Some(ack) = self.answers.ack.take() {
-            self.table.leashes().untold(u64::try_from(ack.streams_closed).unwrap_or(0));
+            self.table
+                .leashes()
+                .untold(u64::try_from(ack.streams_closed).unwrap_or(0));
         }
     }
 }
@@ -293,7 +323,10 @@ fn status(table: &Table) -> v1::SidecarStatus {
 
 fn signed(micros: i64) -> prost_types::Duration {
     let nanos = i32::try_from(micros % 1_000_000 * 1000).unwrap_or(0);
-    prost_types::Duration { seconds: micros / 1_000_000, nanos }
+    prost_types::Duration {
+        seconds: micros / 1_000_000,
+        nanos,
+    }
 }
 
 #[cfg(test)]

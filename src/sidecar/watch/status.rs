@@ -37,7 +37,10 @@ const PROPAGATION_BUCKETS: [u64; 14] = [
 
 impl Default for WatchStatus {
     fn default() -> Self {
-        Self { report: Mutex::default(), propagation: Latency::new(&PROPAGATION_BUCKETS) }
+        Self {
+            report: Mutex::default(),
+            propagation: Latency::new(&PROPAGATION_BUCKETS),
+        }
     }
 }
 

@@ -12,18 +12,34 @@ struct Line {
 
 fn build(arguments: &[&str], services: usize) -> Result<Watch, String> {
     let line = std::iter::once("jitgate-sidecar").chain(arguments.iter().copied());
-    let args = Line::try_parse_from(line).map_err(|error| error.to_string())?.watch;
-    let services = (0..services).map(|n| Service::parse(&format!("s{n}")).unwrap()).collect();
-    let watched = Watched { services, max_staleness: Duration::from_secs(30), insecure: false };
-    args.build(watched, Arc::default()).map_err(|error| format!("{error:#}"))
+    let args = Line::try_parse_from(line)
+        .map_err(|error| error.to_string())?
+        .watch;
+    let services = (0..services)
+        .map(|n| Service::parse(&format!("s{n}")).unwrap())
+        .collect();
+    let watched = Watched {
+        services,
+        max_staleness: Duration::from_secs(30),
+        insecure: false,
+    };
+    args.build(watched, Arc::default())
+        .map_err(|error| format!("{error:#}"))
 }
 
 #[test]
 fn the_defaults_watch_loopback_under_the_name_of_the_host() {
     let watch = build(&[], 1).unwrap();
     assert!(!watch.sidecar_id().is_empty());
-    assert_eq!(watch.subscription().epoch, "", "nothing held, nothing to resume");
-    assert_eq!(watch.subscription().max_staleness, Some(duration_to(Duration::from_secs(30))));
+    assert_eq!(
+        watch.subscription().epoch,
+        "",
+        "nothing held, nothing to resume"
+    );
+    assert_eq!(
+        watch.subscription().max_staleness,
+        Some(duration_to(Duration::from_secs(30)))
+    );
 }
 
 #[test]
@@ -32,8 +48,16 @@ fn wrong_flags_are_named() {
         (&[][..], 0, "--service"),
         (&[], 65, "--service"),
         (&["--sidecar-id", ""], 1, "--sidecar-id"),
-        (&["--control-plane", "http://control.example:7400"], 1, "--insecure"),
-        (&["--control-plane", "https://control.example:7400"], 1, "--tls-ca"),
+        (
+            &["--control-plane", "http://control.example:7400"],
+            1,
+            "--insecure",
+        ),
+        (
+            &["--control-plane", "https://control.example:7400"],
+            1,
+            "--tls-ca",
+        ),
         (&["--tls-cert", "c.pem"], 1, "--tls-key"),
         (&["--token-file", "/nowhere"], 1, "--token-file /nowhere"),
     ] {
@@ -49,7 +73,14 @@ fn after_a_divergence_everything_is_asked_for() {
     assert_eq!(watch.subscription().epoch, "E");
     watch.forget = true;
     let subscription = watch.subscription();
-    assert_eq!((&*subscription.epoch, subscription.resume_revision, subscription.digest.len()), ("", 0, 0));
+    assert_eq!(
+        (
+            &*subscription.epoch,
+            subscription.resume_revision,
+            subscription.digest.len()
+        ),
+        ("", 0, 0)
+    );
 }
 
 #[test]
@@ -71,7 +102,10 @@ async fn a_control_plane_that_is_not_there_is_waited_for_and_named() {
             look.tick().await;
         }
         let (_, error) = status.report().last_error.unwrap();
-        assert!(error.contains("not reachable") && error.contains("refused"), "{error}");
+        assert!(
+            error.contains("not reachable") && error.contains("refused"),
+            "{error}"
+        );
         stopped.cancel();
     });
     outcome.unwrap();

@@ -42,22 +42,44 @@ const BUCKETS: [u64; 13] = [
 impl Decisions {
     /// Registers the families, each child at zero: a rate over a reason that was never seen is zero, not absent.
     pub(crate) fn register(metrics: &Metrics) -> Self {
-        let (decisions, shadowed) = (Family::<Labels<2>, Counter>::default(), Family::<Labels<1>, Counter>::default());
+        let (decisions, shadowed) = (
+            Family::<Labels<2>, Counter>::default(),
+            Family::<Labels<1>, Counter>::default(),
+        );
         let duration = Latency::new(&BUCKETS);
         metrics.register(|registry| {
-            registry.register(names::DECISIONS, "Checks answered, by outcome and reason", decisions.clone());
+            registry.register(
+                names::DECISIONS,
+                "Checks answered, by outcome and reason",
+                decisions.clone(),
+            );
             let refusals = "Refusals that shadow mode recorded and let pass";
             registry.register(names::SHADOW_REFUSALS, refusals, shadowed.clone());
-            registry.register(names::DECISION_DURATION, "From a check's arrival to its answer", duration.clone());
+            registry.register(
+                names::DECISION_DURATION,
+                "From a check's arrival to its answer",
+                duration.clone(),
+            );
         });
-        let of = |outcome, reason| decisions.get_or_create(&[("outcome", outcome), ("reason", reason)]).clone();
+        let of = |outcome, reason| {
+            decisions
+                .get_or_create(&[("outcome", outcome), ("reason", reason)])
+                .clone()
+        };
         Self {
             allowed: of("allow", "NONE"),
             aborted: of("aborted", "NONE"),
-            denied: DenyReason::ALL.iter().map(|reason| of(outcome(*reason), reason.as_str())).collect(),
+            denied: DenyReason::ALL
+                .iter()
+                .map(|reason| of(outcome(*reason), reason.as_str()))
+                .collect(),
             shadowed: DenyReason::ALL
                 .iter()
-                .map(|reason| shadowed.get_or_create(&[("reason", reason.as_str())]).clone())
+                .map(|reason| {
+                    shadowed
+                        .get_or_create(&[("reason", reason.as_str())])
+                        .clone()
+                })
                 .collect(),
             duration,
         }
@@ -114,12 +136,22 @@ mod tests {
         }
         decisions.shadowed(DenyReason::NoGrant);
         let text = metrics.render();
-        assert!(text.contains("jitgate_decisions_total{outcome=\"allow\",reason=\"NONE\"} 1"), "{text}");
+        assert!(
+            text.contains("jitgate_decisions_total{outcome=\"allow\",reason=\"NONE\"} 1"),
+            "{text}"
+        );
         for (times, reason) in DenyReason::ALL.iter().enumerate() {
-            let line = format!("{{outcome=\"{}\",reason=\"{}\"}} {times}\n", outcome(*reason), reason.as_str());
+            let line = format!(
+                "{{outcome=\"{}\",reason=\"{}\"}} {times}\n",
+                outcome(*reason),
+                reason.as_str()
+            );
             assert!(text.contains(&line), "{line} in {text}");
         }
         assert!(text.contains("jitgate_shadow_refusals_total{reason=\"NO_GRANT\"} 1"));
-        assert!(text.contains("jitgate_decision_duration_seconds_bucket{le=\"0.00001\"} 1"), "{text}");
+        assert!(
+            text.contains("jitgate_decision_duration_seconds_bucket{le=\"0.00001\"} 1"),
+            "{text}"
+        );
     }
 }

@@ -24,7 +24,11 @@ impl Latency {
     /// With these upper bounds, in nanoseconds, ascending.
     pub fn new(bounds: &'static [u64]) -> Self {
         let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self(Arc::new(Inner { bounds, counts, sum: AtomicU64::new(0) }))
+        Self(Arc::new(Inner {
+            bounds,
+            counts,
+            sum: AtomicU64::new(0),
+        }))
     }
 
     /// Counts one duration.
@@ -44,11 +48,25 @@ impl TypedMetric for Latency {
 
 impl EncodeMetric for Latency {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        let bounds = self.0.bounds.iter().map(|bound| seconds(*bound)).chain([f64::INFINITY]);
-        let counts = self.0.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        let bounds = self
+            .0
+            .bounds
+            .iter()
+            .map(|bound| seconds(*bound))
+            .chain([f64::INFINITY]);
+        let counts = self
+            .0
+            .counts
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed));
         let buckets: Vec<_> = bounds.zip(counts).collect();
         let count = buckets.iter().map(|(_, count)| count).sum();
-        encoder.encode_histogram::<NoLabelSet>(seconds(self.0.sum.load(Ordering::Relaxed)), count, &buckets, None)
+        encoder.encode_histogram::<NoLabelSet>(
+            seconds(self.0.sum.load(Ordering::Relaxed)),
+            count,
+            &buckets,
+            None,
+        )
     }
 
     fn metric_type(&self) -> MetricType {
@@ -56,7 +74,10 @@ impl EncodeMetric for Latency {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "2^53 ns are 104 days of decisions")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "2^53 ns are 104 days of decisions"
+)]
 fn seconds(nanos: u64) -> f64 {
     nanos as f64 / 1e9
 }
@@ -75,7 +96,12 @@ mod tests {
         let metrics = Metrics::default();
         metrics.register(|registry| registry.register("took_seconds", "Time", latency));
         let text = metrics.render();
-        for line in ["le=\"0.000001\"} 2", "le=\"0.001\"} 3", "le=\"+Inf\"} 4", "took_seconds_count 4"] {
+        for line in [
+            "le=\"0.000001\"} 2",
+            "le=\"0.001\"} 3",
+            "le=\"+Inf\"} 4",
+            "took_seconds_count 4",
+        ] {
             assert!(text.contains(line), "{line} in {text}");
         }
         assert!(text.contains("took_seconds_sum 5.00000"), "{text}");

@@ -22,12 +22,25 @@ impl Collector for Process {
         let stat = Stat::read();
         if let Some(stat) = &stat {
             let cpu = ConstCounter::new(stat.cpu_seconds);
-            let to = encoder.encode_descriptor(names::PROCESS_CPU, "User and system time", None, cpu.metric_type())?;
+            let to = encoder.encode_descriptor(
+                names::PROCESS_CPU,
+                "User and system time",
+                None,
+                cpu.metric_type(),
+            )?;
             cpu.encode(to)?;
         }
         let gauges = [
-            (names::PROCESS_RESIDENT_MEMORY, "Resident memory", resident_bytes()),
-            (names::PROCESS_START_TIME, "Start, since the Unix epoch", stat.and_then(Stat::started)),
+            (
+                names::PROCESS_RESIDENT_MEMORY,
+                "Resident memory",
+                resident_bytes(),
+            ),
+            (
+                names::PROCESS_START_TIME,
+                "Start, since the Unix epoch",
+                stat.and_then(Stat::started),
+            ),
             (names::PROCESS_OPEN_FDS, "Open file descriptors", open_fds()),
         ];
         for (name, help, value) in gauges {
@@ -50,16 +63,28 @@ impl Stat {
     /// `man 5 proc_pid_stat`: fields are counted after the command, which ends at the last parenthesis.
     fn read() -> Option<Self> {
         let text = fs::read_to_string("/proc/self/stat").ok()?;
-        let fields: Vec<f64> =
-            text.rsplit_once(')')?.1.split_ascii_whitespace().map(|n| n.parse().unwrap_or(0.0)).collect();
+        let fields: Vec<f64> = text
+            .rsplit_once(')')?
+            .1
+            .split_ascii_whitespace()
+            .map(|n| n.parse().unwrap_or(0.0))
+            .collect();
         let field = |number: usize| fields.get(number - 3).copied();
         let (user, system, start) = (field(14)?, field(15)?, field(22)?);
-        Some(Self { cpu_seconds: (user + system) / USER_HZ, start_seconds: start / USER_HZ })
+        Some(Self {
+            cpu_seconds: (user + system) / USER_HZ,
+            start_seconds: start / USER_HZ,
+        })
     }
 
     fn started(self) -> Option<f64> {
         let text = fs::read_to_string("/proc/stat").ok()?;
-        let boot: f64 = text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+        let boot: f64 = text
+            .lines()
+            .find_map(|line| line.strip_prefix("btime "))?
+            .trim()
+            .parse()
+            .ok()?;
         Some(boot + self.start_seconds)
     }
 }

@@ -13,7 +13,13 @@ use crate::telemetry::span::{SpanRecord, Text, Value};
 
 /// Exports until the queue is closing and empty, and the last export has been answered.
 pub(super) async fn run<E: SpanExporter + 'static>(queue: &Arc<Queue>, exporter: Arc<E>) {
-    let mut flights = Flights { queue, exporter, scope: scope(), failing: Arc::default(), set: JoinSet::new() };
+    let mut flights = Flights {
+        queue,
+        exporter,
+        scope: scope(),
+        failing: Arc::default(),
+        set: JoinSet::new(),
+    };
     loop {
         let floor = queue.gather().await;
         while queue.spans.len() >= floor {
@@ -47,9 +53,15 @@ impl Queue {
                 self.wake.notified().await;
             }
         };
-        let in_time = tokio::time::timeout(self.batching.delay, wait).await.is_ok();
+        let in_time = tokio::time::timeout(self.batching.delay, wait)
+            .await
+            .is_ok();
         self.wake_at.store(0, Ordering::SeqCst);
-        if in_time && !self.closing.load(Ordering::SeqCst) { full } else { 1 }
+        if in_time && !self.closing.load(Ordering::SeqCst) {
+            full
+        } else {
+            1
+        }
     }
 }
 
@@ -90,9 +102,15 @@ impl<E: SpanExporter + 'static> Flights<'_, E> {
 /// Says when exporting begins to fail and when it works again, not for each batch.
 fn report(outcome: &Result<(), String>, failing: &AtomicBool, spans: usize) {
     match outcome {
-        Ok(()) if failing.swap(false, Ordering::Relaxed) => tracing::info!("spans are exported again"),
+        Ok(()) if failing.swap(false, Ordering::Relaxed) => {
+            tracing::info!("spans are exported again")
+        }
         Err(error) if !failing.swap(true, Ordering::Relaxed) => {
-            tracing::warn!(spans, error, "spans are lost: check OTEL_EXPORTER_OTLP_ENDPOINT and the collector there");
+            tracing::warn!(
+                spans,
+                error,
+                "spans are lost: check OTEL_EXPORTER_OTLP_ENDPOINT and the collector there"
+            );
         }
         Ok(()) | Err(_) => {}
     }
@@ -108,7 +126,11 @@ struct Flight {
 impl Flight {
     fn new(queue: Arc<Queue>, spans: usize) -> Self {
         queue.flying.fetch_add(spans, Ordering::SeqCst);
-        Self { queue, spans, taken: false }
+        Self {
+            queue,
+            spans,
+            taken: false,
+        }
     }
 
     fn settle(mut self, taken: bool) {
@@ -119,14 +141,20 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         let tally = &self.queue.tally;
-        let counter = if self.taken { &tally.exported } else { &tally.failed };
+        let counter = if self.taken {
+            &tally.exported
+        } else {
+            &tally.failed
+        };
         counter.inc_by(u64::try_from(self.spans).unwrap_or(u64::MAX));
         self.queue.flying.fetch_sub(self.spans, Ordering::SeqCst);
     }
 }
 
 fn scope() -> InstrumentationScope {
-    InstrumentationScope::builder("jitgate").with_version(env!("CARGO_PKG_VERSION")).build()
+    InstrumentationScope::builder("jitgate")
+        .with_version(env!("CARGO_PKG_VERSION"))
+        .build()
 }
 
 impl Finished {
@@ -139,9 +167,20 @@ impl Finished {
 }
 
 fn from_record(record: SpanRecord, scope: &InstrumentationScope) -> SpanData {
-    let SpanRecord { name, context, parent, start, end, attributes, link, error } = record;
+    let SpanRecord {
+        name,
+        context,
+        parent,
+        start,
+        end,
+        attributes,
+        link,
+        error,
+    } = record;
     let mut links = SpanLinks::default();
-    links.links.extend(link.map(|link| Link::with_context(link.to_otel(true))));
+    links
+        .links
+        .extend(link.map(|link| Link::with_context(link.to_otel(true))));
     SpanData {
         span_context: context.to_otel(false),
         parent_span_id: parent.map_or(SpanId::INVALID, SpanId::from_bytes),
@@ -150,7 +189,10 @@ fn from_record(record: SpanRecord, scope: &InstrumentationScope) -> SpanData {
         name: name.into(),
         start_time: start.to_system(),
         end_time: end.to_system(),
-        attributes: attributes.into_iter().map(|(key, value)| attribute(key, value)).collect(),
+        attributes: attributes
+            .into_iter()
+            .map(|(key, value)| attribute(key, value))
+            .collect(),
         dropped_attributes_count: 0,
         events: Default::default(),
         links,

@@ -1,8 +1,12 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use opentelemetry_proto::tonic::trace::v1::Span as OtlpSpan;
 use opentelemetry_sdk::error::OTelSdkError;
 use smallvec::smallvec;
@@ -28,9 +32,16 @@ fn span(number: i64) -> SpanRecord {
             (names::TABLE_REVISION, Value::Int(number)),
             (names::SHADOW, Value::Bool(false)),
             (names::DECISION, Value::Text(Text::Cow("allow".into()))),
-            (names::PRINCIPAL, Value::Text(Text::Shared("spiffe://td/a".into()))),
+            (
+                names::PRINCIPAL,
+                Value::Text(Text::Shared("spiffe://td/a".into()))
+            ),
         ],
-        link: Some(SpanContext { trace_id: [3; 16], span_id: [4; 8], sampled: true }),
+        link: Some(SpanContext {
+            trace_id: [3; 16],
+            span_id: [4; 8],
+            sampled: true,
+        }),
         error: None,
     }
 }
@@ -45,7 +56,11 @@ pub(in crate::telemetry) struct Gate {
 
 impl Gate {
     pub(in crate::telemetry) fn new(permits: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(permits)), taken: Arc::default(), refuse: Arc::default() }
+        Self {
+            permits: Arc::new(Semaphore::new(permits)),
+            taken: Arc::default(),
+            refuse: Arc::default(),
+        }
     }
 
     pub(in crate::telemetry) fn received(&self) -> Vec<SpanData> {
@@ -53,7 +68,10 @@ impl Gate {
     }
 
     pub(in crate::telemetry) fn spans(&self, batching: Batching) -> Spans {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         Spans::start(self.clone(), batching, Sampler::default(), runtime).unwrap()
     }
 }
@@ -70,7 +88,13 @@ impl SpanExporter for Gate {
 }
 
 fn batching(queue: usize, batch: usize, flights: usize) -> Batching {
-    Batching { queue, batch, flights, delay: Duration::from_millis(1), timeout: PLENTY }
+    Batching {
+        queue,
+        batch,
+        flights,
+        delay: Duration::from_millis(1),
+        timeout: PLENTY,
+    }
 }
 
 /// Waits for something that the exporting thread is about to do.
@@ -89,15 +113,42 @@ async fn every_span_ends_in_exactly_one_count() {
     let queue = Arc::clone(spans.queue.as_ref().unwrap());
     // Two batches in flight and one at the door leave the queue; then eight fill it; the rest have no room.
     (0..4).for_each(|n| spans.push(span(n)));
-    until("two exports in flight", || queue.flying.load(Ordering::SeqCst) == 4).await;
+    until("two exports in flight", || {
+        queue.flying.load(Ordering::SeqCst) == 4
+    })
+    .await;
     (0..13).for_each(|n| spans.push(span(n)));
-    assert_eq!(spans.counts(), Counts { exported: 0, failed: 0, dropped: 5 });
+    assert_eq!(
+        spans.counts(),
+        Counts {
+            exported: 0,
+            failed: 0,
+            dropped: 5
+        }
+    );
     gate.permits.add_permits(100);
     spans.shutdown(PLENTY).await.unwrap();
-    assert_eq!(spans.counts(), Counts { exported: 12, failed: 0, dropped: 5 });
-    assert!(gate.taken.lock().unwrap().iter().all(|batch| batch.len() <= 2));
+    assert_eq!(
+        spans.counts(),
+        Counts {
+            exported: 12,
+            failed: 0,
+            dropped: 5
+        }
+    );
+    assert!(
+        gate.taken
+            .lock()
+            .unwrap()
+            .iter()
+            .all(|batch| batch.len() <= 2)
+    );
     spans.push(span(0));
-    assert_eq!(spans.counts().dropped, 6, "after shutdown there is no room either");
+    assert_eq!(
+        spans.counts().dropped,
+        6,
+        "after shutdown there is no room either"
+    );
 }
 
 #[tokio::test]
@@ -107,7 +158,14 @@ async fn what_the_collector_refuses_is_counted_by_spans() {
     let spans = gate.spans(batching(64, 16, 4));
     (0..40).for_each(|n| spans.push(span(n)));
     spans.shutdown(PLENTY).await.unwrap();
-    assert_eq!(spans.counts(), Counts { exported: 0, failed: 40, dropped: 0 });
+    assert_eq!(
+        spans.counts(),
+        Counts {
+            exported: 0,
+            failed: 40,
+            dropped: 0
+        }
+    );
 }
 
 #[tokio::test]
@@ -141,9 +199,15 @@ async fn pushers_on_several_threads_lose_no_count() {
             std::thread::spawn(move || (0..5_000).for_each(|n| spans.push(span(n))))
         })
         .collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
     spans.shutdown(PLENTY).await.unwrap();
-    let Counts { exported, failed, dropped } = spans.counts();
+    let Counts {
+        exported,
+        failed,
+        dropped,
+    } = spans.counts();
     assert_eq!((exported + dropped, failed), (20_000, 0));
     assert_eq!(u64::try_from(gate.received().len()).unwrap(), exported);
 }
@@ -169,7 +233,9 @@ impl Collector {
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         let service = TraceServiceServer::new(self.clone()).max_decoding_message_size(64 << 20);
-        let server = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
+        let server = tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming(incoming);
         let mut set = JoinSet::new();
         set.spawn(async { server.await.unwrap() });
         (endpoint, set)
@@ -177,7 +243,10 @@ impl Collector {
 
     fn spans(&self) -> Vec<OtlpSpan> {
         let requests = self.requests.lock().unwrap();
-        let scopes = requests.iter().flat_map(|request| &request.resource_spans).flat_map(|spans| &spans.scope_spans);
+        let scopes = requests
+            .iter()
+            .flat_map(|request| &request.resource_spans)
+            .flat_map(|spans| &spans.scope_spans);
         scopes.flat_map(|scope| scope.spans.clone()).collect()
     }
 }
@@ -198,7 +267,11 @@ impl TraceService for Collector {
 async fn a_collector_receives_every_attribute_the_parent_and_the_link() {
     let collector = Collector::default();
     let (endpoint, _server) = collector.listen().await;
-    let args = OtelArgs { endpoint: Some(endpoint), service_name: Some("gate".to_owned()), ..OtelArgs::default() };
+    let args = OtelArgs {
+        endpoint: Some(endpoint),
+        service_name: Some("gate".to_owned()),
+        ..OtelArgs::default()
+    };
     let spans = args.start("unused").unwrap().spans;
     assert!(spans.enabled());
     let sent = span(42);
@@ -206,28 +279,62 @@ async fn a_collector_receives_every_attribute_the_parent_and_the_link() {
     spans.shutdown(PLENTY).await.unwrap();
 
     let [got] = collector.spans().try_into().unwrap();
-    assert_eq!((got.name.as_str(), got.kind), ("jitgate.check", 2), "2 is SERVER");
+    assert_eq!(
+        (got.name.as_str(), got.kind),
+        ("jitgate.check", 2),
+        "2 is SERVER"
+    );
     assert_eq!(
         (got.trace_id.as_slice(), got.span_id.as_slice()),
         (&sent.context.trace_id[..], &sent.context.span_id[..])
     );
     assert_eq!(got.parent_span_id, [7; 8]);
-    assert_eq!((got.start_time_unix_nano, got.end_time_unix_nano), (1_000_000_000, 1_000_250_000));
-    assert_eq!((got.links[0].trace_id.as_slice(), got.links[0].span_id.as_slice()), (&[3; 16][..], &[4; 8][..]));
-    let attributes: Vec<_> = got.attributes.iter().map(|pair| pair.key.as_str()).collect();
-    assert_eq!(attributes, [names::TABLE_REVISION, names::SHADOW, names::DECISION, names::PRINCIPAL]);
+    assert_eq!(
+        (got.start_time_unix_nano, got.end_time_unix_nano),
+        (1_000_000_000, 1_000_250_000)
+    );
+    assert_eq!(
+        (
+            got.links[0].trace_id.as_slice(),
+            got.links[0].span_id.as_slice()
+        ),
+        (&[3; 16][..], &[4; 8][..])
+    );
+    let attributes: Vec<_> = got
+        .attributes
+        .iter()
+        .map(|pair| pair.key.as_str())
+        .collect();
+    assert_eq!(
+        attributes,
+        [
+            names::TABLE_REVISION,
+            names::SHADOW,
+            names::DECISION,
+            names::PRINCIPAL
+        ]
+    );
     let request = collector.requests.lock().unwrap()[0].clone();
     let resource = format!("{:?}", request.resource_spans[0].resource);
-    assert!(resource.contains("service.name") && resource.contains("\"gate\""), "{resource}");
+    assert!(
+        resource.contains("service.name") && resource.contains("\"gate\""),
+        "{resource}"
+    );
 }
 
 /// 20,000 spans at once stand for a second of them: a collector that needs 50 ms an answer loses none with the
 /// defaults, and shutdown waits for the last.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_collector_loses_nothing_at_twenty_thousand_a_second() {
-    let collector = Collector { thinks: Duration::from_millis(50), ..Collector::default() };
+    let collector = Collector {
+        thinks: Duration::from_millis(50),
+        ..Collector::default()
+    };
     let (endpoint, _server) = collector.listen().await;
-    let args = OtelArgs { endpoint: Some(endpoint), ..OtelArgs::default() };
+    let args = OtelArgs {
+        endpoint: Some(endpoint),
+        ..OtelArgs::default()
+    };
     let spans = args.start("test").unwrap().spans;
     let mut ticks = tokio::time::interval(Duration::from_millis(10));
     for _ in 0..100 {
@@ -235,31 +342,72 @@ async fn a_slow_collector_loses_nothing_at_twenty_thousand_a_second() {
         (0..200).for_each(|n| spans.push(span(n)));
     }
     spans.shutdown(PLENTY).await.unwrap();
-    assert_eq!(spans.counts(), Counts { exported: 20_000, failed: 0, dropped: 0 });
+    assert_eq!(
+        spans.counts(),
+        Counts {
+            exported: 20_000,
+            failed: 0,
+            dropped: 0
+        }
+    );
     assert_eq!(collector.spans().len(), 20_000);
 }
 
 #[test]
 fn settings_that_cannot_be_followed_are_named() {
     let set = |change: fn(&mut OtelArgs)| {
-        let mut args = OtelArgs { endpoint: Some("http://127.0.0.1:1".to_owned()), ..OtelArgs::default() };
+        let mut args = OtelArgs {
+            endpoint: Some("http://127.0.0.1:1".to_owned()),
+            ..OtelArgs::default()
+        };
         change(&mut args);
-        args.start("test").map(|started| started.spans.enabled()).map_err(|error| format!("{error:#}"))
+        args.start("test")
+            .map(|started| started.spans.enabled())
+            .map_err(|error| format!("{error:#}"))
     };
     assert_eq!(set(|_| ()), Ok(true));
-    assert_eq!(set(|args| args.sdk_disabled = Some("TRUE".to_owned())), Ok(false));
-    assert_eq!(set(|args| args.traces_exporter = Some("none".to_owned())), Ok(false));
-    assert_eq!(set(|args| args.traces_exporter = Some(String::new())), Ok(true), "empty means unset");
-    assert!(set(|args| args.traces_exporter = Some("zipkin".to_owned())).unwrap_err().contains("zipkin"));
+    assert_eq!(
+        set(|args| args.sdk_disabled = Some("TRUE".to_owned())),
+        Ok(false)
+    );
+    assert_eq!(
+        set(|args| args.traces_exporter = Some("none".to_owned())),
+        Ok(false)
+    );
+    assert_eq!(
+        set(|args| args.traces_exporter = Some(String::new())),
+        Ok(true),
+        "empty means unset"
+    );
+    assert!(
+        set(|args| args.traces_exporter = Some("zipkin".to_owned()))
+            .unwrap_err()
+            .contains("zipkin")
+    );
     let error = set(|args| args.protocol = Some("http/protobuf".to_owned())).unwrap_err();
-    assert!(error.contains("OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf") && error.contains("4317"), "{error}");
-    assert!(set(|args| args.endpoint = Some("not a url".to_owned())).unwrap_err().contains("not a url"));
-    assert!(set(|args| args.batching.queue = Some("0".to_owned())).unwrap_err().contains("OTEL_BSP_MAX_QUEUE_SIZE=0"));
+    assert!(
+        error.contains("OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf") && error.contains("4317"),
+        "{error}"
+    );
+    assert!(
+        set(|args| args.endpoint = Some("not a url".to_owned()))
+            .unwrap_err()
+            .contains("not a url")
+    );
+    assert!(
+        set(|args| args.batching.queue = Some("0".to_owned()))
+            .unwrap_err()
+            .contains("OTEL_BSP_MAX_QUEUE_SIZE=0")
+    );
     let certificate = |args: &mut OtelArgs| {
         args.endpoint = Some("https://127.0.0.1:1".to_owned());
         args.certificate = Some("/nowhere.pem".to_owned());
     };
-    assert!(set(certificate).unwrap_err().contains("OTEL_EXPORTER_OTLP_CERTIFICATE=/nowhere.pem"));
+    assert!(
+        set(certificate)
+            .unwrap_err()
+            .contains("OTEL_EXPORTER_OTLP_CERTIFICATE=/nowhere.pem")
+    );
 }
 
 #[test]

@@ -25,7 +25,10 @@ impl Body for Flow {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         self.0.as_mut().poll_next(cx)
     }
 }
@@ -58,35 +61,60 @@ async fn connection(socket: TcpStream) {
                 .await,
         );
     } else {
-        let serving = hyper::server::conn::http1::Builder::new().serve_connection(io, service_fn(answer));
+        let serving =
+            hyper::server::conn::http1::Builder::new().serve_connection(io, service_fn(answer));
         drop(serving.with_upgrades().await);
     }
 }
 
 async fn is_post(io: &TokioIo<TcpStream>) -> bool {
     let mut start = [0; 2];
-    while io.inner().peek(&mut start).await.is_ok_and(|read| read == 1) {
+    while io
+        .inner()
+        .peek(&mut start)
+        .await
+        .is_ok_and(|read| read == 1)
+    {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     start == *b"PO"
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Flow>, Infallible> {
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let beat = header("x-beat-ms").and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
+    let header = |name: &str| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
+    let beat = header("x-beat-ms")
+        .and_then(|ms| ms.parse().ok())
+        .map(Duration::from_millis);
     let deadline = header("grpc-timeout");
     let ends_by_itself = request.uri().path().ends_with("UntilDeadline");
     let mut response = Response::new(Flow(Box::pin(stream::empty())));
-    if let Some(deadline) = deadline.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
-        response.headers_mut().insert("x-seen-grpc-timeout", deadline);
+    if let Some(deadline) = deadline
+        .as_deref()
+        .and_then(|text| HeaderValue::from_str(text).ok())
+    {
+        response
+            .headers_mut()
+            .insert("x-seen-grpc-timeout", deadline);
     }
     if header("content-type").as_deref() == Some("application/grpc") {
-        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        response
+            .headers_mut()
+            .insert("content-type", HeaderValue::from_static("application/grpc"));
     }
     if header("upgrade").is_some() {
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        response.headers_mut().insert("upgrade", HeaderValue::from_static("websocket"));
-        response.headers_mut().insert("connection", HeaderValue::from_static("upgrade"));
+        response
+            .headers_mut()
+            .insert("upgrade", HeaderValue::from_static("websocket"));
+        response
+            .headers_mut()
+            .insert("connection", HeaderValue::from_static("upgrade"));
         tokio::task::spawn(echo_upgraded(request));
         return Ok(response);
     }
@@ -100,12 +128,17 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Flow>, Infallible
         return Ok(response);
     }
     *response.body_mut() = if path.ends_with("/duplex") || path.ends_with("/WatchBoth") {
-        Flow(Box::pin(stream::unfold(request.into_body(), |mut body| async move {
-            let frame = next_frame(&mut body).await?;
-            Some((frame, body))
-        })))
+        Flow(Box::pin(stream::unfold(
+            request.into_body(),
+            |mut body| async move {
+                let frame = next_frame(&mut body).await?;
+                Some((frame, body))
+            },
+        )))
     } else {
-        let until = deadline.filter(|_| ends_by_itself).map(|text| millis(&text));
+        let until = deadline
+            .filter(|_| ends_by_itself)
+            .map(|text| millis(&text));
         Flow(beats(beat, until))
     };
     Ok(response)
@@ -127,9 +160,14 @@ fn beats(every: Option<Duration>, until: Option<Duration>) -> Frames {
             Some(every) => tokio::time::sleep(every).await,
             None => std::future::pending().await,
         }
-        Some((Ok(Frame::data(Bytes::copy_from_slice(&n.to_be_bytes()))), n + 1))
+        Some((
+            Ok(Frame::data(Bytes::copy_from_slice(&n.to_be_bytes()))),
+            n + 1,
+        ))
     });
-    let Some(until) = until else { return Box::pin(numbers) };
+    let Some(until) = until else {
+        return Box::pin(numbers);
+    };
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("4"));
     let last = stream::once(async move { Ok(Frame::trailers(trailers)) });
@@ -137,7 +175,9 @@ fn beats(every: Option<Duration>, until: Option<Duration>) -> Frames {
 }
 
 async fn echo_upgraded(request: Request<Incoming>) {
-    let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
+    let Ok(upgraded) = hyper::upgrade::on(request).await else {
+        return;
+    };
     let mut io = TokioIo::new(upgraded);
     let mut chunk = [0; 4096];
     while let Ok(read @ 1..) = io.read(&mut chunk).await {

@@ -22,13 +22,20 @@ impl Gate {
         tasks.spawn(async move {
             let mut lines = JoinSet::new();
             while let Ok((near, _)) = listener.accept().await {
-                let Ok(far) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
-                let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+                let Ok(far) = TcpStream::connect(("127.0.0.1", port)).await else {
+                    continue;
+                };
+                let ((near_in, near_out), (far_in, far_out)) =
+                    (near.into_split(), far.into_split());
                 lines.spawn(relay(near_in, far_out, opened.clone()));
                 lines.spawn(relay(far_in, near_out, opened.clone()));
             }
         });
-        Self { port: address.port(), open, _tasks: tasks }
+        Self {
+            port: address.port(),
+            open,
+            _tasks: tasks,
+        }
     }
 
     pub fn close(&self) {
@@ -43,8 +50,12 @@ impl Gate {
 async fn relay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut open: watch::Receiver<bool>) {
     let mut buffer = vec![0; 16 << 10];
     loop {
-        let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
-        if open.wait_for(|open| *open).await.is_err() || to.write_all(&buffer[..read]).await.is_err() {
+        let Ok(read @ 1..) = from.read(&mut buffer).await else {
+            return;
+        };
+        if open.wait_for(|open| *open).await.is_err()
+            || to.write_all(&buffer[..read]).await.is_err()
+        {
             return;
         }
     }

@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use serde_json::json;
 
@@ -28,23 +28,36 @@ impl Identities {
     /// Makes the authority, the issuer's key and `issuers.yaml`.
     pub fn create(dir: &Path) -> Self {
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "test authority");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "test authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
         fs::write(dir.join("ca.pem"), certificate.pem()).unwrap();
         let token_key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let made = Self { dir: dir.to_owned(), authority: Issuer::new(params, key), token_key };
+        let made = Self {
+            dir: dir.to_owned(),
+            authority: Issuer::new(params, key),
+            token_key,
+        };
         made.write_issuers();
         made
     }
 
     fn write_issuers(&self) {
         let point = self.token_key.public_key_raw();
-        let (x, y) = (URL_SAFE_NO_PAD.encode(&point[1..33]), URL_SAFE_NO_PAD.encode(&point[33..65]));
+        let (x, y) = (
+            URL_SAFE_NO_PAD.encode(&point[1..33]),
+            URL_SAFE_NO_PAD.encode(&point[33..65]),
+        );
         let key = json!({"kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": "k1", "x": x, "y": y});
-        fs::write(self.dir.join("jwks.json"), json!({"keys": [key]}).to_string()).unwrap();
+        fs::write(
+            self.dir.join("jwks.json"),
+            json!({"keys": [key]}).to_string(),
+        )
+        .unwrap();
         let text = format!(
             "apiVersion: jitgate.dev/v1\nkind: Issuers\nissuers:\n  - issuer: {ISSUER}\n    audiences: [jitgate]\n    jwksFile: jwks.json\n"
         );
@@ -58,7 +71,10 @@ impl Identities {
 
     /// A token for `sub` with these groups, good for an hour; an hour old, so that a clock that is wrong by less takes it.
     pub fn token(&self, sub: &str, groups: &[&str]) -> String {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
         self.sign(
             &json!({"iss": ISSUER, "sub": sub, "aud": "jitgate", "iat": now - 3600, "exp": now + 3600, "groups": groups}),
         )
@@ -82,8 +98,13 @@ impl Identities {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         let uri = format!("spiffe://td.test/{path}");
-        params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params
+            .subject_alt_names
+            .push(SanType::URI(uri.try_into().unwrap()));
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.authority).unwrap();
         let files = Credentials {

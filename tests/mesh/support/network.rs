@@ -21,7 +21,10 @@ impl Network {
     pub fn create() -> Option<Self> {
         // Test binaries that run at the same time must not meet.
         let number = (std::process::id() % 31) as u8 * 8 + NEXT.fetch_add(1, Ordering::SeqCst) % 8;
-        let network = Self { name: format!("jitgate-{}-{number}", std::process::id()), subnet: number };
+        let network = Self {
+            name: format!("jitgate-{}-{number}", std::process::id()),
+            subnet: number,
+        };
         if let Err(why) = network.set_up() {
             eprintln!("SKIPPED: no network namespace for a partition: {why}");
             return None;
@@ -33,13 +36,42 @@ impl Network {
         let name = self.name.clone();
         run("ip", &["netns", "add", &name])?;
         for (link, inside, address, peer) in [
-            (self.link(), "watch", self.control_host(), self.address(231, 2)),
-            (format!("jga{}", self.subnet), "admin", self.address(232, 1), self.sidecar_host()),
+            (
+                self.link(),
+                "watch",
+                self.control_host(),
+                self.address(231, 2),
+            ),
+            (
+                format!("jga{}", self.subnet),
+                "admin",
+                self.address(232, 1),
+                self.sidecar_host(),
+            ),
         ] {
-            run("ip", &["link", "add", &link, "type", "veth", "peer", "name", inside, "netns", &name])?;
-            run("ip", &["addr", "add", &format!("{address}/30"), "dev", &link])?;
+            run(
+                "ip",
+                &[
+                    "link", "add", &link, "type", "veth", "peer", "name", inside, "netns", &name,
+                ],
+            )?;
+            run(
+                "ip",
+                &["addr", "add", &format!("{address}/30"), "dev", &link],
+            )?;
             run("ip", &["link", "set", &link, "up"])?;
-            run("ip", &["-n", &name, "addr", "add", &format!("{peer}/30"), "dev", inside])?;
+            run(
+                "ip",
+                &[
+                    "-n",
+                    &name,
+                    "addr",
+                    "add",
+                    &format!("{peer}/30"),
+                    "dev",
+                    inside,
+                ],
+            )?;
             run("ip", &["-n", &name, "link", "set", inside, "up"])?;
         }
         run("ip", &["-n", &name, "link", "set", "lo", "up"])
@@ -65,28 +97,58 @@ impl Network {
 
     /// What comes before a program so that it runs inside. It keeps its process id.
     pub fn inside(&self) -> Vec<String> {
-        ["ip", "netns", "exec", &self.name].map(str::to_owned).to_vec()
+        ["ip", "netns", "exec", &self.name]
+            .map(str::to_owned)
+            .to_vec()
     }
 
     /// What the sidecar sends arrives nowhere.
     pub fn lose_from_sidecar(&self) {
         let control = self.control_host();
-        let lost =
-            ["-n", &self.name, "neigh", "replace", &control, "lladdr", NOBODY, "dev", "watch", "nud", "permanent"];
+        let lost = [
+            "-n",
+            &self.name,
+            "neigh",
+            "replace",
+            &control,
+            "lladdr",
+            NOBODY,
+            "dev",
+            "watch",
+            "nud",
+            "permanent",
+        ];
         run("ip", &lost).unwrap();
     }
 
     /// What the control plane sends arrives nowhere.
     pub fn lose_from_control(&self) {
         let (sidecar, link) = (self.address(231, 2), self.link());
-        run("ip", &["neigh", "replace", &sidecar, "lladdr", NOBODY, "dev", &link, "nud", "permanent"]).unwrap();
+        run(
+            "ip",
+            &[
+                "neigh",
+                "replace",
+                &sidecar,
+                "lladdr",
+                NOBODY,
+                "dev",
+                &link,
+                "nud",
+                "permanent",
+            ],
+        )
+        .unwrap();
     }
 
     /// Everything arrives again.
     pub fn heal(&self) {
         let (control, sidecar, link) = (self.control_host(), self.address(231, 2), self.link());
         // What was not lost is not there to be deleted.
-        drop(run("ip", &["-n", &self.name, "neigh", "del", &control, "dev", "watch"]));
+        drop(run(
+            "ip",
+            &["-n", &self.name, "neigh", "del", &control, "dev", "watch"],
+        ));
         drop(run("ip", &["neigh", "del", &sidecar, "dev", &link]));
         drop(run("tc", &["qdisc", "del", "dev", &link, "root"]));
     }
@@ -94,9 +156,16 @@ impl Network {
     /// The control plane's end sends no more than this; `false` where the kernel has no shaper.
     pub fn slow(&self, rate: &str) -> bool {
         let link = self.link();
-        let shaped =
-            run("tc", &["qdisc", "add", "dev", &link, "root", "tbf", "rate", rate, "burst", "2kb", "latency", "5s"]);
-        shaped.inspect_err(|why| eprintln!("SKIPPED: no slow link: {why}")).is_ok()
+        let shaped = run(
+            "tc",
+            &[
+                "qdisc", "add", "dev", &link, "root", "tbf", "rate", rate, "burst", "2kb",
+                "latency", "5s",
+            ],
+        );
+        shaped
+            .inspect_err(|why| eprintln!("SKIPPED: no slow link: {why}"))
+            .is_ok()
     }
 }
 
@@ -110,9 +179,16 @@ impl Drop for Network {
 }
 
 fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
-    let output = Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .map_err(|error| format!("{program}: {error}"))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(format!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
+    Err(format!(
+        "{program} {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr).trim()
+    ))
 }

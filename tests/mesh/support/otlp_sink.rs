@@ -2,8 +2,12 @@
 
 use std::sync::{Arc, Mutex};
 
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -35,11 +39,22 @@ impl TraceService for Sink {
         request: tonic::Request<ExportTraceServiceRequest>,
     ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
         for resource in request.into_inner().resource_spans {
-            let attributes = resource.resource.map(|resource| resource.attributes).unwrap_or_default();
-            let service = attributes.into_iter().find(|pair| pair.key == "service.name");
+            let attributes = resource
+                .resource
+                .map(|resource| resource.attributes)
+                .unwrap_or_default();
+            let service = attributes
+                .into_iter()
+                .find(|pair| pair.key == "service.name");
             let service = service.map(|pair| text(pair.value)).unwrap_or_default();
-            let spans = resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
-            self.0.lock().unwrap().extend(spans.map(|span| (service.clone(), span)));
+            let spans = resource
+                .scope_spans
+                .into_iter()
+                .flat_map(|scope| scope.spans);
+            self.0
+                .lock()
+                .unwrap()
+                .extend(spans.map(|span| (service.clone(), span)));
         }
         Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
     }
@@ -47,7 +62,11 @@ impl TraceService for Sink {
 
 /// An attribute of a span as text; empty when it is not there.
 pub fn attribute(span: &Span, key: &str) -> String {
-    span.attributes.iter().find(|pair| pair.key == key).map(|pair| text(pair.value.clone())).unwrap_or_default()
+    span.attributes
+        .iter()
+        .find(|pair| pair.key == key)
+        .map(|pair| text(pair.value.clone()))
+        .unwrap_or_default()
 }
 
 fn text(value: Option<opentelemetry_proto::tonic::common::v1::AnyValue>) -> String {

@@ -36,7 +36,11 @@ impl Process {
         environment: &[(&str, String)],
     ) -> Self {
         let log = dir.join(format!("{name}.log"));
-        let out = File::options().create(true).append(true).open(&log).unwrap();
+        let out = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
         let child = Command::new(program.as_ref())
             .args(args)
             .env_remove("JITGATE_TOKEN")
@@ -46,7 +50,11 @@ impl Process {
             .stderr(out)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {}: {error}", program.as_ref().display()));
-        Self { name: name.to_owned(), child, log }
+        Self {
+            name: name.to_owned(),
+            child,
+            log,
+        }
     }
 
     /// `kill -9`, and waits for the end.
@@ -67,7 +75,9 @@ impl Process {
             let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
             tasks.flatten().all(|task| {
                 let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-                stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+                stat.rsplit(") ")
+                    .next()
+                    .is_some_and(|rest| rest.starts_with('T'))
             })
         });
     }
@@ -79,7 +89,12 @@ impl Process {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status.code();
             }
-            assert!(start.elapsed() < PATIENCE, "{} does not end\n{}", self.name, self.output());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{} does not end\n{}",
+                self.name,
+                self.output()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -132,9 +147,16 @@ impl Ports {
         let blocks = (10_500..31_500).step_by(usize::from(Self::BLOCK));
         // Each process begins elsewhere.
         let skip = std::process::id() as usize % blocks.len();
-        let held = blocks.cycle().skip(skip).find_map(|first| Some((first, TcpListener::bind(local(first)).ok()?)));
+        let held = blocks
+            .cycle()
+            .skip(skip)
+            .find_map(|first| Some((first, TcpListener::bind(local(first)).ok()?)));
         let (first, held) = held.unwrap();
-        Self { first, next: AtomicU16::new(1), _held: held }
+        Self {
+            first,
+            next: AtomicU16::new(1),
+            _held: held,
+        }
     }
 }
 
@@ -148,7 +170,9 @@ pub fn free_port() -> u16 {
         let n = PORTS.next.fetch_add(1, Ordering::Relaxed);
         PORTS.first + 1 + n % (Ports::BLOCK - 1)
     });
-    ports.find(|port| TcpListener::bind(local(*port)).is_ok()).unwrap()
+    ports
+        .find(|port| TcpListener::bind(local(*port)).is_ok())
+        .unwrap()
 }
 
 /// Waits until `ready` says yes, looking every 5 ms; fails with `what` after [`PATIENCE`].
@@ -175,13 +199,26 @@ pub fn http_get_from(address: SocketAddr, path: &str, headers: &str) -> Option<(
     use std::io::{Read, Write};
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(500)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}connection: close\r\n\r\n").ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}connection: close\r\n\r\n"
+    )
+    .ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
     let status = text.split_whitespace().nth(1)?.parse().ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
-    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-    Some((status, if chunked { joined(body)? } else { body.to_owned() }))
+    let chunked = head
+        .to_ascii_lowercase()
+        .contains("transfer-encoding: chunked");
+    Some((
+        status,
+        if chunked {
+            joined(body)?
+        } else {
+            body.to_owned()
+        },
+    ))
 }
 
 /// A chunked body put together.

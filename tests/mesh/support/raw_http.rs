@@ -47,7 +47,12 @@ pub fn connector(credentials: &Credentials) -> TlsConnector {
 
 /// The same for the protocols named.
 pub fn speaking(credentials: &Credentials, alpn: &[&str]) -> TlsConnector {
-    let read = |path: &Path| CertificateDer::pem_file_iter(path).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
+    let read = |path: &Path| {
+        CertificateDer::pem_file_iter(path)
+            .unwrap()
+            .collect::<Result<Vec<_>, _>>()
+            .unwrap()
+    };
     let mut roots = rustls::RootCertStore::empty();
     for authority in read(&credentials.ca) {
         roots.add(authority).unwrap();
@@ -57,7 +62,10 @@ pub fn speaking(credentials: &Credentials, alpn: &[&str]) -> TlsConnector {
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
-        .with_client_auth_cert(read(&credentials.cert), PrivateKeyDer::from_pem_file(&credentials.key).unwrap())
+        .with_client_auth_cert(
+            read(&credentials.cert),
+            PrivateKeyDer::from_pem_file(&credentials.key).unwrap(),
+        )
         .unwrap();
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     TlsConnector::from(Arc::new(config))
@@ -68,13 +76,29 @@ impl Connection {
     pub async fn open(connector: &TlsConnector, port: u16) -> std::io::Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port)).await?;
         stream.set_nodelay(true)?;
-        let stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await?;
-        Ok(Self { stream, buffer: Vec::new() })
+        let stream = connector
+            .connect(ServerName::try_from("localhost").unwrap(), stream)
+            .await?;
+        Ok(Self {
+            stream,
+            buffer: Vec::new(),
+        })
     }
 
     /// Sends a request head without a body and reads the answer. `line` is the request line's target, byte for byte.
-    pub async fn request(&mut self, method: &str, target: &[u8], headers: &[(&str, &str)]) -> std::io::Result<Answer> {
-        let mut head = [method.as_bytes(), b" ", target, b" HTTP/1.1\r\nhost: localhost\r\n"].concat();
+    pub async fn request(
+        &mut self,
+        method: &str,
+        target: &[u8],
+        headers: &[(&str, &str)],
+    ) -> std::io::Result<Answer> {
+        let mut head = [
+            method.as_bytes(),
+            b" ",
+            target,
+            b" HTTP/1.1\r\nhost: localhost\r\n",
+        ]
+        .concat();
         for (name, value) in headers {
             head.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
         }
@@ -86,7 +110,11 @@ impl Connection {
 
     async fn answer(&mut self) -> std::io::Result<Answer> {
         let end = loop {
-            if let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+            if let Some(end) = self
+                .buffer
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n")
+            {
                 break end;
             }
             self.fill().await?;
@@ -94,17 +122,34 @@ impl Connection {
         let head = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
         self.buffer.drain(..end + 4);
         let mut lines = head.split("\r\n");
-        let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
-        let split = |line: &str| line.split_once(':').map(|(n, v)| (n.to_ascii_lowercase(), v.trim().to_owned()));
+        let status = lines
+            .next()
+            .and_then(|line| line.split(' ').nth(1))
+            .and_then(|code| code.parse().ok());
+        let split = |line: &str| {
+            line.split_once(':')
+                .map(|(n, v)| (n.to_ascii_lowercase(), v.trim().to_owned()))
+        };
         let headers: HashMap<String, String> = lines.filter_map(split).collect();
-        let body = if headers.get("transfer-encoding").is_some_and(|value| value == "chunked") {
+        let body = if headers
+            .get("transfer-encoding")
+            .is_some_and(|value| value == "chunked")
+        {
             self.chunks().await?
         } else {
-            let length = headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+            let length = headers
+                .get("content-length")
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(0);
             self.take(length).await?
         };
-        let status = status.ok_or_else(|| std::io::Error::other(format!("no status in {head:?}")))?;
-        Ok(Answer { status, headers, body: String::from_utf8_lossy(&body).into_owned() })
+        let status =
+            status.ok_or_else(|| std::io::Error::other(format!("no status in {head:?}")))?;
+        Ok(Answer {
+            status,
+            headers,
+            body: String::from_utf8_lossy(&body).into_owned(),
+        })
     }
 
     async fn chunks(&mut self) -> std::io::Result<Vec<u8>> {
@@ -116,8 +161,9 @@ impl Connection {
                 }
                 self.fill().await?;
             };
-            let size =
-                std::str::from_utf8(&self.buffer[..end]).ok().and_then(|text| usize::from_str_radix(text, 16).ok());
+            let size = std::str::from_utf8(&self.buffer[..end])
+                .ok()
+                .and_then(|text| usize::from_str_radix(text, 16).ok());
             self.buffer.drain(..end + 2);
             let size = size.ok_or_else(|| std::io::Error::other("bad chunk size"))?;
             let chunk = self.take(size + 2).await?;

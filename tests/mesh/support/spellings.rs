@@ -143,13 +143,20 @@ fn encode_one(target: &mut Vec<u8>, at: usize) {
 
 fn flip_case(target: &mut [u8], at: usize) {
     if let Some(byte) = target.get_mut(at) {
-        *byte = if byte.is_ascii_lowercase() { byte.to_ascii_uppercase() } else { byte.to_ascii_lowercase() };
+        *byte = if byte.is_ascii_lowercase() {
+            byte.to_ascii_uppercase()
+        } else {
+            byte.to_ascii_lowercase()
+        };
     }
 }
 
 /// What the most lenient server could take the path for: decoded until nothing changes, parameters cut, dots resolved.
 pub fn most_lenient_reading(path: &[u8]) -> String {
-    let path = path.split(|byte| *byte == b'?' || *byte == b'#').next().unwrap_or_default();
+    let path = path
+        .split(|byte| *byte == b'?' || *byte == b'#')
+        .next()
+        .unwrap_or_default();
     let mut text = path.to_vec();
     loop {
         let decoded = decode_once(&text);
@@ -158,7 +165,9 @@ pub fn most_lenient_reading(path: &[u8]) -> String {
         }
         text = decoded;
     }
-    let text = String::from_utf8_lossy(&text).replace('\\', "/").to_ascii_lowercase();
+    let text = String::from_utf8_lossy(&text)
+        .replace('\\', "/")
+        .to_ascii_lowercase();
     let mut segments: Vec<&str> = Vec::new();
     for segment in text.split('/') {
         match segment.split(';').next().unwrap_or_default() {
@@ -175,7 +184,8 @@ fn decode_once(text: &[u8]) -> Vec<u8> {
     let mut rest = text;
     while let Some((first, tail)) = rest.split_first() {
         let escape = (*first == b'%').then(|| tail.get(..2)).flatten();
-        let value = escape.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        let value =
+            escape.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
         match value {
             Some(value) => {
                 decoded.push(value);
@@ -194,5 +204,7 @@ fn decode_once(text: &[u8]) -> Vec<u8> {
 pub fn is_granted(path: &[u8]) -> bool {
     let reading = most_lenient_reading(path);
     let mut parts = reading.trim_start_matches('/').split('/');
-    (parts.next(), parts.next()) == (Some("v1"), Some("users")) && parts.next().is_some() && parts.next().is_none()
+    (parts.next(), parts.next()) == (Some("v1"), Some("users"))
+        && parts.next().is_some()
+        && parts.next().is_none()
 }

@@ -100,7 +100,11 @@ pub struct Live {
 
 enum Io {
     One(Box<TlsStream<TcpStream>>, bool),
-    Two { response: Option<ResponseFuture>, body: Option<RecvStream>, send: Option<SendStream<Bytes>> },
+    Two {
+        response: Option<ResponseFuture>,
+        body: Option<RecvStream>,
+        send: Option<SendStream<Bytes>>,
+    },
 }
 
 /// One HTTP/2 connection.
@@ -117,29 +121,39 @@ impl Scene {
 
     /// A grant of everything for `sub`, known to the sidecar; its id and when it ends.
     pub async fn grant(&self, sub: &str, span: Duration) -> (String, SystemTime) {
-        let name = format!("{sub}-{:?}", Instant::now()).replace(|c: char| !c.is_ascii_alphanumeric(), "");
+        let name =
+            format!("{sub}-{:?}", Instant::now()).replace(|c: char| !c.is_ascii_alphanumeric(), "");
         let name = &name[..name.len().min(60)];
-        let (id, end) = Caller::connect(&self.world, sub, &["sre"]).ask_for_all(name, span).await;
+        let (id, end) = Caller::connect(&self.world, sub, &["sre"])
+            .ask_for_all(name, span)
+            .await;
         self.until_known(&id);
         (id, end)
     }
 
     pub fn until_known(&self, id: &str) {
-        let known =
-            || http_get(self.world.admin_port, "/grants?limit=100000").is_some_and(|(_, text)| text.contains(id));
+        let known = || {
+            http_get(self.world.admin_port, "/grants?limit=100000")
+                .is_some_and(|(_, text)| text.contains(id))
+        };
         tokio::task::block_in_place(|| wait_until("the grant is known", known));
     }
 
     pub fn metric(&self, line: &str) -> Option<u64> {
         let (_, text) = http_get(self.world.admin_port, "/metrics")?;
-        text.lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok())
+        text.lines()
+            .find_map(|found| found.strip_prefix(line)?.trim().parse().ok())
     }
 
     /// By how much a stream may end before its grant: what the sidecar's estimate of the control plane's clock may be off
     /// by, as it says itself, and the rounding to a millisecond.
     pub fn early(&self) -> Duration {
         let (_, text) = http_get(self.world.admin_port, "/metrics").unwrap();
-        let error = text.lines().find_map(|line| line.strip_prefix("jitgate_clock_error_seconds ")?.parse().ok());
+        let error = text.lines().find_map(|line| {
+            line.strip_prefix("jitgate_clock_error_seconds ")?
+                .parse()
+                .ok()
+        });
         Duration::from_secs_f64(error.unwrap()) + Duration::from_millis(20)
     }
 
@@ -149,9 +163,14 @@ impl Scene {
     }
 
     async fn tls(&self, connector: &TlsConnector) -> TlsStream<TcpStream> {
-        let socket = TcpStream::connect(("127.0.0.1", self.world.envoy_port)).await.unwrap();
+        let socket = TcpStream::connect(("127.0.0.1", self.world.envoy_port))
+            .await
+            .unwrap();
         socket.set_nodelay(true).unwrap();
-        connector.connect(ServerName::try_from("localhost").unwrap(), socket).await.unwrap()
+        connector
+            .connect(ServerName::try_from("localhost").unwrap(), socket)
+            .await
+            .unwrap()
     }
 
     /// A new HTTP/2 connection; Envoy allows a hundred streams on it.
@@ -183,29 +202,51 @@ impl Scene {
     async fn open_one(&self, kind: Kind, sub: &str, headers: &[(&str, &str)]) -> Live {
         let mut stream = self.tls(&self.one).await;
         let token = self.world.identities.token(sub, &["sre"]);
-        let mut head = format!("GET {} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n", kind.path());
+        let mut head = format!(
+            "GET {} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n",
+            kind.path()
+        );
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         if kind == Kind::WebsocketHttp1 {
-            head.push_str("upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-version: 13\r\n");
+            head.push_str(
+                "upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-version: 13\r\n",
+            );
         }
         head.push_str("\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut seen = Vec::new();
         while !seen.windows(4).any(|window| window == b"\r\n\r\n") {
             let mut byte = [0];
-            assert_eq!(stream.read(&mut byte).await.unwrap(), 1, "{}", String::from_utf8_lossy(&seen));
+            assert_eq!(
+                stream.read(&mut byte).await.unwrap(),
+                1,
+                "{}",
+                String::from_utf8_lossy(&seen)
+            );
             seen.push(byte[0]);
         }
         let text = String::from_utf8_lossy(&seen).into_owned();
         let status = text.split(' ').nth(1).unwrap().parse().unwrap();
-        Live::new(Io::One(Box::new(stream), kind == Kind::WebsocketHttp1), status)
+        Live::new(
+            Io::One(Box::new(stream), kind == Kind::WebsocketHttp1),
+            status,
+        )
     }
 
     /// Opens a stream on a connection.
-    pub async fn open_two(&self, connection: &mut Two, kind: Kind, sub: &str, headers: &[(&str, &str)]) -> Live {
-        let sends = matches!(kind, Kind::WebsocketHttp2 | Kind::GrpcBoth | Kind::Upload | Kind::Duplex);
+    pub async fn open_two(
+        &self,
+        connection: &mut Two,
+        kind: Kind,
+        sub: &str,
+        headers: &[(&str, &str)],
+    ) -> Live {
+        let sends = matches!(
+            kind,
+            Kind::WebsocketHttp2 | Kind::GrpcBoth | Kind::Upload | Kind::Duplex
+        );
         let grpc = matches!(kind, Kind::GrpcServer | Kind::GrpcBoth);
         let method = if kind == Kind::WebsocketHttp2 {
             Method::CONNECT
@@ -221,20 +262,30 @@ impl Scene {
             .uri(format!("https://localhost{}", kind.path()))
             .header("authorization", format!("Bearer {token}"));
         if grpc {
-            request = request.header("content-type", "application/grpc").header("te", "trailers");
+            request = request
+                .header("content-type", "application/grpc")
+                .header("te", "trailers");
         }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let mut request = request.body(()).unwrap();
         if kind == Kind::WebsocketHttp2 {
-            request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+            request
+                .extensions_mut()
+                .insert(h2::ext::Protocol::from_static("websocket"));
         }
         self.send(connection, request, sends, kind.answers()).await
     }
 
     /// Sends a request and waits for its answer, if it is one that comes.
-    pub async fn send(&self, connection: &mut Two, request: Request<()>, sends: bool, answers: bool) -> Live {
+    pub async fn send(
+        &self,
+        connection: &mut Two,
+        request: Request<()>,
+        sends: bool,
+        answers: bool,
+    ) -> Live {
         let mut ready = connection.clone().ready().await.unwrap();
         let (response, mut send) = ready.send_request(request, !sends).unwrap();
         if sends {
@@ -242,10 +293,24 @@ impl Scene {
         }
         let send = sends.then_some(send);
         if !answers {
-            return Live::new(Io::Two { response: Some(response), body: None, send }, 0);
+            return Live::new(
+                Io::Two {
+                    response: Some(response),
+                    body: None,
+                    send,
+                },
+                0,
+            );
         }
         let (parts, body) = response.await.unwrap().into_parts();
-        let mut live = Live::new(Io::Two { response: None, body: Some(body), send }, parts.status.as_u16());
+        let mut live = Live::new(
+            Io::Two {
+                response: None,
+                body: Some(body),
+                send,
+            },
+            parts.status.as_u16(),
+        );
         live.headers = parts.headers;
         live
     }
@@ -253,7 +318,13 @@ impl Scene {
 
 impl Live {
     fn new(io: Io, status: u16) -> Self {
-        Self { io, bytes: Vec::new(), progress: Arc::default(), status, headers: http::HeaderMap::new() }
+        Self {
+            io,
+            bytes: Vec::new(),
+            progress: Arc::default(),
+            status,
+            headers: http::HeaderMap::new(),
+        }
     }
 
     pub fn status(&self) -> u16 {
@@ -261,7 +332,10 @@ impl Live {
     }
 
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
     }
 
     /// How many bytes have come, for whoever looks on.
@@ -275,10 +349,18 @@ impl Live {
         loop {
             let more = match &mut self.io {
                 Io::One(stream, sends) => read_one(stream, *sends).await,
-                Io::Two { response, body, send } => match body {
+                Io::Two {
+                    response,
+                    body,
+                    send,
+                } => match body {
                     None => {
-                        let Some(response) = response.take() else { break };
-                        let Ok(answer) = answered(response, send).await else { break };
+                        let Some(response) = response.take() else {
+                            break;
+                        };
+                        let Ok(answer) = answered(response, send).await else {
+                            break;
+                        };
                         let (parts, incoming) = answer.into_parts();
                         (self.status, self.headers) = (parts.status.as_u16(), parts.headers);
                         *body = Some(incoming);
@@ -297,10 +379,23 @@ impl Live {
             };
             let Some(more) = more else { break };
             self.bytes.extend_from_slice(&more);
-            self.progress.fetch_add(more.len() as u64, Ordering::Relaxed);
+            self.progress
+                .fetch_add(more.len() as u64, Ordering::Relaxed);
         }
-        let Self { bytes, status, headers, .. } = self;
-        Ended { at: SystemTime::now(), instant: Instant::now(), status, headers, grpc_status, bytes }
+        let Self {
+            bytes,
+            status,
+            headers,
+            ..
+        } = self;
+        Ended {
+            at: SystemTime::now(),
+            instant: Instant::now(),
+            status,
+            headers,
+            grpc_status,
+            bytes,
+        }
     }
 }
 
@@ -352,13 +447,22 @@ async fn read_two(body: &mut RecvStream, send: &mut Option<SendStream<Bytes>>) -
 
 impl Ended {
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
     }
 
     /// Fails unless the bytes are the numbers from 0 on without a gap; how many.
     pub fn assert_unbroken(&self) -> usize {
-        let numbers = self.bytes.chunks_exact(8).map(|eight| u64::from_be_bytes(eight.try_into().unwrap()));
-        let count = numbers.enumerate().map(|(n, found)| assert_eq!(n as u64, found, "a byte is lost")).count();
+        let numbers = self
+            .bytes
+            .chunks_exact(8)
+            .map(|eight| u64::from_be_bytes(eight.try_into().unwrap()));
+        let count = numbers
+            .enumerate()
+            .map(|(n, found)| assert_eq!(n as u64, found, "a byte is lost"))
+            .count();
         assert_eq!(self.bytes.len(), count * 8, "a number is cut");
         count
     }

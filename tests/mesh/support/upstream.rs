@@ -14,9 +14,17 @@ pub async fn serve() -> u16 {
 }
 
 async fn echo(request: Request) -> Response {
-    let path = request.uri().path_and_query().map_or("", |path| path.as_str()).to_owned();
-    let seen = request.headers().iter().filter(|(name, _)| name.as_str().starts_with("x-"));
-    let body: String =
-        seen.map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()))).collect();
+    let path = request
+        .uri()
+        .path_and_query()
+        .map_or("", |path| path.as_str())
+        .to_owned();
+    let seen = request
+        .headers()
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("x-"));
+    let body: String = seen
+        .map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())))
+        .collect();
     ([("x-seen-path", path)], body).into_response()
 }

@@ -19,15 +19,33 @@ impl WallClock {
         let dir = tempfile::tempdir().unwrap();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/clock/clock.c");
         let mut compile = Command::new("cc");
-        compile.args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o"]);
-        let compiled = compile.arg(dir.path().join("clock.so")).arg(source).arg("-ldl").output();
+        compile.args([
+            "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o",
+        ]);
+        let compiled = compile
+            .arg(dir.path().join("clock.so"))
+            .arg(source)
+            .arg("-ldl")
+            .output();
         let Ok(output) = compiled else {
-            eprintln!("SKIPPED: no C compiler (cc), and without one no process gets a clock of its own");
-            assert!(std::env::var_os("CI").is_none(), "CI must have a C compiler");
+            eprintln!(
+                "SKIPPED: no C compiler (cc), and without one no process gets a clock of its own"
+            );
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "CI must have a C compiler"
+            );
             return None;
         };
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let clock = Self { dir: Arc::new(dir), changes: Arc::default() };
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let clock = Self {
+            dir: Arc::new(dir),
+            changes: Arc::default(),
+        };
         clock.write(0, 0);
         Some(clock)
     }
@@ -35,7 +53,10 @@ impl WallClock {
     /// What a process needs in its environment to follow it.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let path = |path: PathBuf| path.to_string_lossy().into_owned();
-        vec![("LD_PRELOAD", path(self.dir.path().join("clock.so"))), ("JITGATE_TEST_CLOCK", path(self.file()))]
+        vec![
+            ("LD_PRELOAD", path(self.dir.path().join("clock.so"))),
+            ("JITGATE_TEST_CLOCK", path(self.file())),
+        ]
     }
 
     /// Off by this many seconds from now on.
@@ -53,7 +74,12 @@ impl WallClock {
         let words = [offset, ppm, self.changes.fetch_add(1, Ordering::SeqCst)];
         let bytes: Vec<u8> = words.into_iter().flat_map(i64::to_ne_bytes).collect();
         // In place: the process has it mapped.
-        let file = fs::File::options().create(true).truncate(false).write(true).open(self.file()).unwrap();
+        let file = fs::File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.file())
+            .unwrap();
         file.write_all_at(&bytes, 0).unwrap();
     }
 

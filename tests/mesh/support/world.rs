@@ -86,8 +86,15 @@ impl World {
     pub fn start(settings: Settings) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let identities = Identities::create(dir.path());
-        let control_host = settings.network.as_ref().map(|network| network.control_host());
-        let names = ["localhost", "127.0.0.1", control_host.as_deref().unwrap_or("localhost")];
+        let control_host = settings
+            .network
+            .as_ref()
+            .map(|network| network.control_host());
+        let names = [
+            "localhost",
+            "127.0.0.1",
+            control_host.as_deref().unwrap_or("localhost"),
+        ];
         identities.certificate_at("control", "ns/jitgate/sa/control-plane", &names);
         identities.certificate("sidecar", "ns/shop/sa/payments");
         identities.certificate("envoy", "ns/shop/sa/payments");
@@ -136,7 +143,9 @@ impl World {
 
     fn behind(settings: Settings, file: &str, upstream: u16) -> Option<Self> {
         let Some(envoy) = find_envoy() else {
-            eprintln!("SKIPPED: no Envoy found. `make test` installs one; or set JITGATE_ENVOY, or put envoy on PATH.");
+            eprintln!(
+                "SKIPPED: no Envoy found. `make test` installs one; or set JITGATE_ENVOY, or put envoy on PATH."
+            );
             assert!(std::env::var_os("CI").is_none(), "CI must have an Envoy");
             return None;
         };
@@ -159,13 +168,19 @@ impl World {
     pub fn start_control(&mut self) {
         let file = |name: &str| self.path(name).to_string_lossy().into_owned();
         let arguments: Vec<String> = [
-            ("--listen", format!("{}:{}", self.control_host("127.0.0.1"), self.grpc_port)),
+            (
+                "--listen",
+                format!("{}:{}", self.control_host("127.0.0.1"), self.grpc_port),
+            ),
             ("--http-listen", format!("127.0.0.1:{}", self.http_port)),
             ("--data-dir", file("data")),
             ("--policies", file("policies")),
             ("--issuers", file("issuers.yaml")),
             ("--admin", "group:https://idp.test|admins".to_owned()),
-            ("--entitle", "spiffe://td.test/ns/shop/sa/payments=payments".to_owned()),
+            (
+                "--entitle",
+                "spiffe://td.test/ns/shop/sa/payments=payments".to_owned(),
+            ),
             ("--tls-cert", file("control.pem")),
             ("--tls-key", file("control.key")),
             ("--tls-client-ca", file("ca.pem")),
@@ -173,7 +188,12 @@ impl World {
         .into_iter()
         .flat_map(|(flag, value)| [flag.to_owned(), value])
         .collect();
-        let flags = self.settings.control_flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let flags = self
+            .settings
+            .control_flags
+            .iter()
+            .map(|flag| (*flag).to_owned())
+            .collect();
         let arguments = [vec!["control-plane".to_owned()], arguments, flags].concat();
         self.control = Some(Process::start_with(
             self.dir.path(),
@@ -186,13 +206,24 @@ impl World {
 
     /// Where the control plane is: on this machine, or at this end of the network.
     fn control_host(&self, local: &str) -> String {
-        self.settings.network.as_ref().map_or_else(|| local.to_owned(), |network| network.control_host())
+        self.settings
+            .network
+            .as_ref()
+            .map_or_else(|| local.to_owned(), |network| network.control_host())
     }
 
     /// The sidecar's admin listener.
     pub fn admin(&self, path: &str) -> Option<(u16, String)> {
-        let host = self.settings.network.as_ref().map_or("127.0.0.1".to_owned(), |network| network.sidecar_host());
-        http_get_from(SocketAddr::new(host.parse().unwrap(), self.admin_port), path, "")
+        let host = self
+            .settings
+            .network
+            .as_ref()
+            .map_or("127.0.0.1".to_owned(), |network| network.sidecar_host());
+        http_get_from(
+            SocketAddr::new(host.parse().unwrap(), self.admin_port),
+            path,
+            "",
+        )
     }
 
     fn environment(&self, service: &str, clock: Option<&WallClock>) -> Vec<(&'static str, String)> {
@@ -202,9 +233,14 @@ impl World {
 
     /// Where spans go, when the test wants them.
     fn telemetry(&self, service: &str) -> Vec<(&'static str, String)> {
-        let Some(port) = self.settings.otlp else { return vec![] };
+        let Some(port) = self.settings.otlp else {
+            return vec![];
+        };
         vec![
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{port}")),
+            (
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                format!("http://127.0.0.1:{port}"),
+            ),
             ("OTEL_SERVICE_NAME", service.to_owned()),
             ("OTEL_BSP_SCHEDULE_DELAY", "100".to_owned()),
         ]
@@ -217,11 +253,18 @@ impl World {
     /// With the control plane behind this port.
     pub fn start_sidecar_through(&mut self, port: u16) {
         let file = |name: &str| self.path(name).to_string_lossy().into_owned();
-        let elsewhere = self.settings.network.as_ref().map(|network| network.sidecar_host());
+        let elsewhere = self
+            .settings
+            .network
+            .as_ref()
+            .map(|network| network.sidecar_host());
         let admin = elsewhere.unwrap_or_else(|| "127.0.0.1".to_owned());
         let arguments: Vec<String> = [
             ("--listen", format!("unix:{}", file("authz.sock"))),
-            ("--control-plane", format!("https://{}:{port}", self.control_host("localhost"))),
+            (
+                "--control-plane",
+                format!("https://{}:{port}", self.control_host("localhost")),
+            ),
             ("--service", "payments".to_owned()),
             ("--admin-listen", format!("{admin}:{}", self.admin_port)),
             ("--issuers", file("issuers.yaml")),
@@ -234,14 +277,33 @@ impl World {
         .into_iter()
         .flat_map(|(flag, value)| [flag.to_owned(), value])
         .collect();
-        let flags = self.settings.sidecar_flags.iter().map(|flag| (*flag).to_owned());
-        let inside = self.settings.network.as_ref().map(|network| network.inside()).unwrap_or_default();
+        let flags = self
+            .settings
+            .sidecar_flags
+            .iter()
+            .map(|flag| (*flag).to_owned());
+        let inside = self
+            .settings
+            .network
+            .as_ref()
+            .map(|network| network.inside())
+            .unwrap_or_default();
         let program = [env!("CARGO_BIN_EXE_jitgate-sidecar").to_owned()];
-        let mut line = inside.into_iter().chain(program).chain(arguments).chain(flags);
+        let mut line = inside
+            .into_iter()
+            .chain(program)
+            .chain(arguments)
+            .chain(flags);
         let program = line.next().unwrap();
         let arguments: Vec<String> = line.collect();
         let environment = self.environment("sidecar", self.settings.sidecar_clock.as_ref());
-        self.sidecar = Some(Process::start_with(self.dir.path(), "sidecar", program, &arguments, &environment));
+        self.sidecar = Some(Process::start_with(
+            self.dir.path(),
+            "sidecar",
+            program,
+            &arguments,
+            &environment,
+        ));
     }
 
     /// Waits until control plane and sidecar say that they are ready.
@@ -258,7 +320,8 @@ impl World {
 
     /// Whether the sidecar says that it can decide.
     pub fn sidecar_ready(&self) -> bool {
-        self.admin("/readyz").is_some_and(|(status, _)| status == 200)
+        self.admin("/readyz")
+            .is_some_and(|(status, _)| status == 200)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -266,16 +329,32 @@ impl World {
     }
 
     /// Runs the command line as `sub` of these groups; its exit code and what it printed.
-    pub fn jitgate(&self, sub: &str, groups: &[&str], args: &[&str]) -> (Option<i32>, String, String) {
+    pub fn jitgate(
+        &self,
+        sub: &str,
+        groups: &[&str],
+        args: &[&str],
+    ) -> (Option<i32>, String, String) {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_jitgate"))
             .args(args)
-            .env("JITGATE_SERVER", format!("https://{}:{}", self.control_host("localhost"), self.grpc_port))
+            .env(
+                "JITGATE_SERVER",
+                format!(
+                    "https://{}:{}",
+                    self.control_host("localhost"),
+                    self.grpc_port
+                ),
+            )
             .env("JITGATE_CA", self.path("ca.pem"))
             .env("JITGATE_TOKEN", self.identities.token(sub, groups))
             .output()
             .unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (output.status.code(), text(&output.stdout), text(&output.stderr))
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
     }
 
     /// Runs the command line and expects it to succeed; its standard output as JSON.
@@ -288,7 +367,8 @@ impl World {
     /// The shipped configuration with this test's ports and files put in.
     fn envoy_config(&self, file: &str, upstream: u16) -> PathBuf {
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-        let mut config: Value = serde_saphyr::from_str(&fs::read_to_string(shipped).unwrap()).unwrap();
+        let mut config: Value =
+            serde_saphyr::from_str(&fs::read_to_string(shipped).unwrap()).unwrap();
         let ports = BTreeMap::from([
             (10000, self.envoy_port),
             (9901, self.envoy_admin),
@@ -306,10 +386,17 @@ impl World {
         if self.settings.leash_open {
             let text = config.to_string();
             let strict = "\"failure_mode_allow\":false";
-            let of_leash = text.rfind(strict).filter(|_| text.matches(strict).count() == 2).unwrap();
+            let of_leash = text
+                .rfind(strict)
+                .filter(|_| text.matches(strict).count() == 2)
+                .unwrap();
             let (before, after) = (&text[..of_leash], &text[of_leash + strict.len()..]);
-            assert!(after.contains("ext_proc"), "the members of an object are in order of their names");
-            config = serde_json::from_str(&format!("{before}\"failure_mode_allow\":true{after}")).unwrap();
+            assert!(
+                after.contains("ext_proc"),
+                "the members of an object are in order of their names"
+            );
+            config = serde_json::from_str(&format!("{before}\"failure_mode_allow\":true{after}"))
+                .unwrap();
         }
         let rewritten = self.path("envoy.json");
         fs::write(&rewritten, config.to_string()).unwrap();
@@ -327,8 +414,9 @@ fn put_in(value: &mut Value, ports: &BTreeMap<u64, u16>, files: &BTreeMap<&str, 
                         *member = Value::from(*port.expect("a port that the test does not know"));
                     }
                     ("filename" | "path", Value::String(text)) if text.contains("/jitgate/") => {
-                        let file =
-                            files.get(text.as_str()).unwrap_or_else(|| panic!("{text} is not known to the test"));
+                        let file = files
+                            .get(text.as_str())
+                            .unwrap_or_else(|| panic!("{text} is not known to the test"));
                         *member = Value::from(file.to_string_lossy());
                     }
                     _ => put_in(member, ports, files),
@@ -346,5 +434,9 @@ pub fn find_envoy() -> Option<PathBuf> {
     let local = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/envoy");
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|folder| folder.join("envoy"));
-    named.into_iter().chain([local]).chain(on_path).find(|candidate| candidate.is_file())
+    named
+        .into_iter()
+        .chain([local])
+        .chain(on_path)
+        .find(|candidate| candidate.is_file())
 }

@@ -80,10 +80,19 @@ impl Line {
     /// What is wrong with it.
     pub(crate) fn parse(text: &str) -> Result<Event, String> {
         let line: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let number = |value: i64, field: &str| u64::try_from(value).map_err(|_| format!("{field} is negative"));
-        let time = humantime::parse_rfc3339(&line.time).map_err(|error| format!("time: {error}"))?;
-        let time = time.duration_since(UNIX_EPOCH).map_err(|_| "time: lies before 1970".to_owned())?;
-        let change = |change: Changed| Difference { field: change.field, before: change.before, after: change.after };
+        let number = |value: i64, field: &str| {
+            u64::try_from(value).map_err(|_| format!("{field} is negative"))
+        };
+        let time =
+            humantime::parse_rfc3339(&line.time).map_err(|error| format!("time: {error}"))?;
+        let time = time
+            .duration_since(UNIX_EPOCH)
+            .map_err(|_| "time: lies before 1970".to_owned())?;
+        let change = |change: Changed| Difference {
+            field: change.field,
+            before: change.before,
+            after: change.after,
+        };
         Ok(Event {
             index: number(line.index, "index")?,
             time: (time.as_secs(), time.subsec_nanos()),
@@ -105,7 +114,11 @@ impl Line {
 fn moment(time: &prost_types::Timestamp) -> String {
     let seconds = u64::try_from(time.seconds).unwrap_or_default();
     let span = Duration::new(seconds, u32::try_from(time.nanos).unwrap_or_default());
-    UNIX_EPOCH.checked_add(span).map_or_else(String::new, |time| humantime::format_rfc3339_nanos(time).to_string())
+    UNIX_EPOCH
+        .checked_add(span)
+        .map_or_else(String::new, |time| {
+            humantime::format_rfc3339_nanos(time).to_string()
+        })
 }
 
 /// Hexadecimal.
@@ -116,9 +129,20 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 /// The bytes again.
 pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
     let pairs = text.as_bytes().chunks(2);
-    let byte =
-        |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?, 16).ok();
-    if text.bytes().all(|byte| byte.is_ascii_hexdigit()) { pairs.map(byte).collect() } else { None }
+    let byte = |pair: &[u8]| {
+        u8::from_str_radix(
+            std::str::from_utf8(pair)
+                .ok()
+                .filter(|pair| pair.len() == 2)?,
+            16,
+        )
+        .ok()
+    };
+    if text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        pairs.map(byte).collect()
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -129,11 +153,18 @@ mod tests {
     fn event() -> v1::AuditEvent {
         v1::AuditEvent {
             index: 7,
-            time: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 123_456_789 }),
+            time: Some(prost_types::Timestamp {
+                seconds: 1_700_000_000,
+                nanos: 123_456_789,
+            }),
             r#type: "grant.revoked".into(),
             actor: "user:i|a".into(),
             reason: "two\nlines \u{1} \"quoted\"".into(),
-            changes: vec![v1::AuditChange { field: "f".into(), before: "é".into(), after: String::new() }],
+            changes: vec![v1::AuditChange {
+                field: "f".into(),
+                before: "é".into(),
+                after: String::new(),
+            }],
             prev_hash: vec![0, 255].into(),
             hash: vec![16; 32].into(),
             ..v1::AuditEvent::default()

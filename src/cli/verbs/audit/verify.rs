@@ -30,7 +30,12 @@ pub(super) struct VerifyArgs {
     #[arg(long, env = "JITGATE_AUDIT_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// What `jitgate audit checkpoint` said, as a file or as INDEX:HASH; repeatable
-    #[arg(long, env = "JITGATE_AUDIT_CHECKPOINT", value_name = "FILE|INDEX:HASH", value_delimiter = '\n')]
+    #[arg(
+        long,
+        env = "JITGATE_AUDIT_CHECKPOINT",
+        value_name = "FILE|INDEX:HASH",
+        value_delimiter = '\n'
+    )]
     checkpoint: Vec<String>,
     /// Where the export begins (export --from); what lies before is not verified here
     #[arg(long, env = "JITGATE_AUDIT_VERIFY_FROM", value_name = "INDEX", default_value_t = 1, requires = "file",
@@ -38,8 +43,17 @@ pub(super) struct VerifyArgs {
     from: u64,
 }
 
-pub(super) async fn verify(args: VerifyArgs, client: ClientArgs, offline: Offline) -> Result<Exit, Trouble> {
-    let VerifyArgs { file, data_dir, checkpoint, from } = args;
+pub(super) async fn verify(
+    args: VerifyArgs,
+    client: ClientArgs,
+    offline: Offline,
+) -> Result<Exit, Trouble> {
+    let VerifyArgs {
+        file,
+        data_dir,
+        checkpoint,
+        from,
+    } = args;
     let mut checkpoints = Vec::new();
     for text in &checkpoint {
         checkpoints.extend(kept(text)?);
@@ -56,7 +70,9 @@ pub(super) async fn verify(args: VerifyArgs, client: ClientArgs, offline: Offlin
         return Ok(Exit::Refused);
     }
     if alone {
-        say("hint: against a cut tail, or a chain written anew, only a checkpoint kept elsewhere helps: --checkpoint");
+        say(
+            "hint: against a cut tail, or a chain written anew, only a checkpoint kept elsewhere helps: --checkpoint",
+        );
     }
     Ok(Exit::Done)
 }
@@ -69,13 +85,17 @@ fn kept(text: &str) -> Result<Vec<Checkpoint>, Trouble> {
     let content = values::read_small("--checkpoint", Path::new(text))?;
     let found: Vec<_> = if content.trim_start().starts_with('{') {
         let values = serde_json::Deserializer::from_str(&content).into_iter::<serde_json::Value>();
-        values.map_while(Result::ok).filter_map(|value| object(&value)).collect()
+        values
+            .map_while(Result::ok)
+            .filter_map(|value| object(&value))
+            .collect()
     } else {
         content.split_whitespace().filter_map(pair).collect()
     };
     if found.is_empty() {
         let problem = format!("--checkpoint: {text}: holds no checkpoint");
-        return Err(Trouble::usage(problem).hint("keep what `jitgate audit checkpoint` prints, or write INDEX:HASH"));
+        return Err(Trouble::usage(problem)
+            .hint("keep what `jitgate audit checkpoint` prints, or write INDEX:HASH"));
     }
     Ok(found)
 }
@@ -83,20 +103,36 @@ fn kept(text: &str) -> Result<Vec<Checkpoint>, Trouble> {
 fn pair(text: &str) -> Option<Checkpoint> {
     let (index, hash) = text.split_once(':')?;
     let hash = Hash::from_slice(&unhex(hash)?)?;
-    Some(Checkpoint { index: index.parse().ok().filter(|index| *index > 0)?, hash, epoch: String::new() })
+    Some(Checkpoint {
+        index: index.parse().ok().filter(|index| *index > 0)?,
+        hash,
+        epoch: String::new(),
+    })
 }
 
 fn object(value: &serde_json::Value) -> Option<Checkpoint> {
-    let text = |name: &str| value.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+    let text = |name: &str| {
+        value
+            .get(name)
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or_default()
+    };
     let index = value.get("index")?.as_u64().filter(|index| *index > 0)?;
-    Some(Checkpoint { index, hash: Hash::from_slice(&unhex(text("hash"))?)?, epoch: text("epoch").to_owned() })
+    Some(Checkpoint {
+        index,
+        hash: Hash::from_slice(&unhex(text("hash"))?)?,
+        epoch: text("epoch").to_owned(),
+    })
 }
 
 type Outcome = Result<Verified, Broken>;
 
 fn exported(file: Option<&PathBuf>, mut chain: Chain) -> Result<Outcome, Trouble> {
     let source: Box<dyn Read> = match file {
-        Some(path) => Box::new(File::open(path).map_err(|error| Trouble::new(format!("{}: {error}", path.display())))?),
+        Some(path) => Box::new(
+            File::open(path)
+                .map_err(|error| Trouble::new(format!("{}: {error}", path.display())))?,
+        ),
         None => Box::new(std::io::stdin()),
     };
     walk(BufReader::new(source), &mut chain)?;
@@ -134,15 +170,23 @@ fn walk(mut source: impl BufRead, chain: &mut Chain) -> Result<(), Trouble> {
 async fn served(client: ClientArgs, mut checkpoints: Vec<Checkpoint>) -> Result<Outcome, Trouble> {
     let mut connection = connect(client).await?;
     let refusal = connection.refusal();
-    let head = connection.audit.get_audit_checkpoint(patient(v1::GetAuditCheckpointRequest {})).await;
-    let head =
-        checkpoint_from(&head.map_err(&refusal)?.into_inner()).map_err(|error| Trouble::new(error.to_string()))?;
+    let head = connection
+        .audit
+        .get_audit_checkpoint(patient(v1::GetAuditCheckpointRequest {}))
+        .await;
+    let head = checkpoint_from(&head.map_err(&refusal)?.into_inner())
+        .map_err(|error| Trouble::new(error.to_string()))?;
     let (epoch, own) = (head.epoch.clone(), usize::from(head.index > 0));
     checkpoints.extend(Some(head).filter(|head| head.index > 0));
     let mut chain = Chain::new(1, checkpoints);
     chain.of_store(&epoch);
     let ask = v1::ExportAuditEventsRequest { from_index: 1 };
-    let mut events = connection.audit.export_audit_events(ask).await.map_err(&refusal)?.into_inner();
+    let mut events = connection
+        .audit
+        .export_audit_events(ask)
+        .await
+        .map_err(&refusal)?
+        .into_inner();
     let mut expected = 1;
     while let Some(event) = events.message().await.map_err(&refusal)? {
         match event_from(&event) {
@@ -154,9 +198,10 @@ async fn served(client: ClientArgs, mut checkpoints: Vec<Checkpoint>) -> Result<
             }
         }
     }
-    Ok(chain
-        .finish(None)
-        .map(|verified| Verified { checkpoints: verified.checkpoints.saturating_sub(own), ..verified }))
+    Ok(chain.finish(None).map(|verified| Verified {
+        checkpoints: verified.checkpoints.saturating_sub(own),
+        ..verified
+    }))
 }
 
 #[cfg(test)]
@@ -170,12 +215,20 @@ mod tests {
             .map(|index| {
                 let mut event = v1::AuditEvent {
                     index: i64::try_from(index).unwrap(),
-                    time: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 5_000 }),
+                    time: Some(prost_types::Timestamp {
+                        seconds: 1_700_000_000,
+                        nanos: 5_000,
+                    }),
                     r#type: "grant.issued".into(),
                     prev_hash: before.clone(),
                     ..v1::AuditEvent::default()
                 };
-                event.hash = event_from(&event).unwrap().expected_hash().as_bytes().to_vec().into();
+                event.hash = event_from(&event)
+                    .unwrap()
+                    .expected_hash()
+                    .as_bytes()
+                    .to_vec()
+                    .into();
                 before = event.hash.clone();
                 Line::of(&event).text()
             })
@@ -194,7 +247,10 @@ mod tests {
     }
 
     fn hash_of(line: &str) -> String {
-        serde_json::from_str::<serde_json::Value>(line).unwrap()["hash"].as_str().unwrap().to_owned()
+        serde_json::from_str::<serde_json::Value>(line).unwrap()["hash"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     #[test]
@@ -215,7 +271,10 @@ mod tests {
         moved.swap(1, 4);
         assert_eq!(flaw(&moved, vec![]), (2, Flaw::OutOfOrder));
         assert_eq!(flaw(&whole[..4], kept()), (6, Flaw::CutOff(4)));
-        assert!(verdict(&whole[..4], vec![]).is_ok(), "a cut tail alone cannot be told");
+        assert!(
+            verdict(&whole[..4], vec![]).is_ok(),
+            "a cut tail alone cannot be told"
+        );
     }
 
     #[test]
@@ -223,7 +282,10 @@ mod tests {
         let mut lines = export(3);
         lines[1] = "{}".into();
         let (index, flaw) = flaw(&lines, vec![]);
-        assert!(index == 2 && matches!(flaw, Flaw::Unreadable(_)), "{index} {flaw:?}");
+        assert!(
+            index == 2 && matches!(flaw, Flaw::Unreadable(_)),
+            "{index} {flaw:?}"
+        );
     }
 
     #[test]
@@ -234,12 +296,22 @@ mod tests {
         let json = format!("{{\"index\": 7, \"hash\": \"{hash}\", \"epoch\": \"E\"}}");
         for (content, epochs) in [
             (format!("{json}\n{json}\n"), vec!["E", "E"]),
-            (format!("Index:  7\nHash:   {hash}\nKeep:   7:{hash}\n"), vec![""]),
+            (
+                format!("Index:  7\nHash:   {hash}\nKeep:   7:{hash}\n"),
+                vec![""],
+            ),
         ] {
             std::fs::write(&path, content).unwrap();
             let found = kept(path.to_str().unwrap()).unwrap();
-            assert_eq!(found.iter().map(|kept| &*kept.epoch).collect::<Vec<_>>(), epochs);
-            assert!(found.iter().all(|kept| kept.index == 7 && kept.hash.to_string() == hash));
+            assert_eq!(
+                found.iter().map(|kept| &*kept.epoch).collect::<Vec<_>>(),
+                epochs
+            );
+            assert!(
+                found
+                    .iter()
+                    .all(|kept| kept.index == 7 && kept.hash.to_string() == hash)
+            );
         }
         std::fs::write(&path, "nothing").unwrap();
         assert!(kept(path.to_str().unwrap()).is_err() && kept("7:ab").is_err());

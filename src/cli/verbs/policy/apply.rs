@@ -29,7 +29,12 @@ pub struct ApplyArgs {
     #[arg(long, env = "JITGATE_POLICY_DRY_RUN")]
     dry_run: bool,
     /// Why, for the record
-    #[arg(long, env = "JITGATE_POLICY_REASON", value_name = "TEXT", default_value = "")]
+    #[arg(
+        long,
+        env = "JITGATE_POLICY_REASON",
+        value_name = "TEXT",
+        default_value = ""
+    )]
     reason: String,
     /// Makes a repetition safe: the same ID is applied once
     #[arg(long, env = "JITGATE_POLICY_REQUEST_ID", value_name = "ID")]
@@ -49,7 +54,11 @@ pub async fn plan(files: Files, prune: bool, client: ClientArgs) -> Result<Exit,
     let mut connection = connect(client).await?;
     let plan = planned(&mut connection, to_wire(files)?, prune).await?;
     connection.screen.show(&Planned(&plan))?;
-    Ok(if plan.errors.is_empty() { Exit::Done } else { Exit::Refused })
+    Ok(if plan.errors.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Refused
+    })
 }
 
 /// Applies the files.
@@ -57,7 +66,16 @@ pub async fn plan(files: Files, prune: bool, client: ClientArgs) -> Result<Exit,
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn apply(files: Files, args: ApplyArgs) -> Result<Exit, Trouble> {
-    let ApplyArgs { dir: _, prune, plan_digest, revoke_withdrawn, dry_run, reason, request_id, client } = args;
+    let ApplyArgs {
+        dir: _,
+        prune,
+        plan_digest,
+        revoke_withdrawn,
+        dry_run,
+        reason,
+        request_id,
+        client,
+    } = args;
     let mut connection = connect(client).await?;
     let files = to_wire(files)?;
     let etag = match plan_digest {
@@ -80,8 +98,16 @@ pub async fn apply(files: Files, args: ApplyArgs) -> Result<Exit, Trouble> {
         request_id: request_id.unwrap_or_else(|| Ulid::generate().to_string()),
         reason,
     };
-    let applied = connection.policies.apply_policies(patient(ask)).await.map_err(connection.refusal())?.into_inner();
-    connection.screen.show(&Applied { response: &applied, dry_run })?;
+    let applied = connection
+        .policies
+        .apply_policies(patient(ask))
+        .await
+        .map_err(connection.refusal())?
+        .into_inner();
+    connection.screen.show(&Applied {
+        response: &applied,
+        dry_run,
+    })?;
     if applied.repeated {
         say("this was applied before, by the same request ID; nothing was done again");
     }
@@ -94,7 +120,12 @@ async fn planned(
     prune: bool,
 ) -> Result<v1::PolicyPlan, Trouble> {
     let ask = patient(v1::PlanPoliciesRequest { files, prune });
-    Ok(connection.policies.plan_policies(ask).await.map_err(connection.refusal())?.into_inner())
+    Ok(connection
+        .policies
+        .plan_policies(ask)
+        .await
+        .map_err(connection.refusal())?
+        .into_inner())
 }
 
 /// An empty directory is a mistake more often than a wish to withdraw everything.
@@ -104,7 +135,10 @@ fn to_wire(files: Files) -> Result<Vec<v1::PolicyFile>, Trouble> {
             "name the one that holds *.yaml; to withdraw everything with --prune, keep one file with nothing but a comment",
         ));
     }
-    Ok(files.into_iter().map(|(name, text)| v1::PolicyFile { name, text }).collect())
+    Ok(files
+        .into_iter()
+        .map(|(name, text)| v1::PolicyFile { name, text })
+        .collect())
 }
 
 /// Reading and comparing thousands of documents takes longer than one request.

@@ -18,8 +18,16 @@ pub async fn history(name: String, client: ClientArgs) -> Result<Exit, Trouble> 
     let mut connection = connect(client).await?;
     let (mut versions, mut page_token) = (Vec::new(), String::new());
     loop {
-        let ask = v1::ListPolicyVersionsRequest { name: name.clone(), page_size: 1000, page_token };
-        let page = connection.policies.list_policy_versions(patient(ask)).await.map_err(connection.refusal())?;
+        let ask = v1::ListPolicyVersionsRequest {
+            name: name.clone(),
+            page_size: 1000,
+            page_token,
+        };
+        let page = connection
+            .policies
+            .list_policy_versions(patient(ask))
+            .await
+            .map_err(connection.refusal())?;
         let page = page.into_inner();
         versions.extend(page.versions);
         page_token = page.next_page_token;
@@ -36,8 +44,15 @@ pub async fn history(name: String, client: ClientArgs) -> Result<Exit, Trouble> 
 /// What the control plane refuses, and what keeps it from answering.
 pub async fn show(name: String, version: u32, client: ClientArgs) -> Result<Exit, Trouble> {
     let mut connection = connect(client).await?;
-    let ask = v1::GetPolicyRequest { name, version: version.into() };
-    let shown = connection.policies.get_policy(patient(ask)).await.map_err(connection.refusal())?;
+    let ask = v1::GetPolicyRequest {
+        name,
+        version: version.into(),
+    };
+    let shown = connection
+        .policies
+        .get_policy(patient(ask))
+        .await
+        .map_err(connection.refusal())?;
     connection.screen.show(&Version(shown.into_inner()))?;
     Ok(Exit::Done)
 }
@@ -59,12 +74,20 @@ impl View for Versions {
         let row = |version: &v1::PolicyVersion| {
             vec![
                 version.version.to_string(),
-                if version.in_force { "in force".to_owned() } else { String::new() },
+                if version.in_force {
+                    "in force".to_owned()
+                } else {
+                    String::new()
+                },
                 moment(version.create_time.as_ref(), paper),
                 version.digest.clone(),
             ]
         };
-        table(paper, &["VERSION", "", "FIRST IN FORCE", "DIGEST"], self.0.iter().map(row).collect())
+        table(
+            paper,
+            &["VERSION", "", "FIRST IN FORCE", "DIGEST"],
+            self.0.iter().map(row).collect(),
+        )
     }
 }
 
@@ -74,7 +97,8 @@ impl View for Version {
     fn json(&self) -> Value {
         let Self(version) = self;
         // Canonical text is JSON already; what is not would be damage, and is shown as it is.
-        let content = serde_json::from_str(&version.text).unwrap_or_else(|_| Value::from(version.text.as_str()));
+        let content = serde_json::from_str(&version.text)
+            .unwrap_or_else(|_| Value::from(version.text.as_str()));
         json!({
             "name": version.name, "version": version.version, "digest": version.digest,
             "createTime": time(version.create_time.as_ref()), "inForce": version.in_force,
@@ -87,7 +111,10 @@ impl View for Version {
         let head = block(&[
             ("Policy", version.name.clone()),
             ("Version", version.version.to_string()),
-            ("In force", if version.in_force { "yes" } else { "no" }.to_owned()),
+            (
+                "In force",
+                if version.in_force { "yes" } else { "no" }.to_owned(),
+            ),
             ("From", version.origin.clone()),
             ("Since", moment(version.create_time.as_ref(), paper)),
             ("Digest", version.digest.clone()),

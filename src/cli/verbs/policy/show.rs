@@ -24,9 +24,12 @@ impl View for Planned<'_> {
             text += &format!("To apply exactly this, add --plan-digest {}\n", plan.etag);
         } else {
             text += "Nothing of it would be in force.\n";
-            if plan.errors.iter().any(|error| error.cause.contains("is declared at")) {
-                text +=
-                    "What the control plane reads from its own --policies directory is changed there, not applied.\n";
+            if plan
+                .errors
+                .iter()
+                .any(|error| error.cause.contains("is declared at"))
+            {
+                text += "What the control plane reads from its own --policies directory is changed there, not applied.\n";
             }
         }
         text
@@ -60,19 +63,29 @@ impl View for Applied<'_> {
         let plan = response.plan.clone().unwrap_or_default();
         let listed = changes(&plan, paper);
         if self.dry_run {
-            return format!("{listed}Dry run, nothing was changed: {}.\n{}", counts(&plan), consequence(&plan));
+            return format!(
+                "{listed}Dry run, nothing was changed: {}.\n{}",
+                counts(&plan),
+                consequence(&plan)
+            );
         }
         if response.repeated {
             return format!("Applied before, at revision {}.\n", response.revision);
         }
-        let mut text = format!("{listed}Applied at revision {}: {}.\n", response.revision, counts(&plan));
+        let mut text = format!(
+            "{listed}Applied at revision {}: {}.\n",
+            response.revision,
+            counts(&plan)
+        );
         if response.standing_issued + response.standing_ended > 0 {
             let (issued, ended) = (response.standing_issued, response.standing_ended);
             text += &format!("Standing grants: {issued} issued, {ended} ended.\n");
         }
         if response.grants_revoked + response.requests_cancelled > 0 {
             let (grants, requests) = (response.grants_revoked, response.requests_cancelled);
-            text += &format!("Withdrawn: {grants} grants revoked, {requests} pending requests cancelled.\n");
+            text += &format!(
+                "Withdrawn: {grants} grants revoked, {requests} pending requests cancelled.\n"
+            );
         } else {
             text += &consequence(&plan);
         }
@@ -100,20 +113,35 @@ fn consequence(plan: &v1::PolicyPlan) -> String {
 
 fn changes(plan: &v1::PolicyPlan, paper: &Paper) -> String {
     let mut text = String::new();
-    for (problem, kind) in
-        plan.errors.iter().map(|error| (error, "")).chain(plan.warnings.iter().map(|warning| (warning, " warning:")))
+    for (problem, kind) in plan
+        .errors
+        .iter()
+        .map(|error| (error, ""))
+        .chain(plan.warnings.iter().map(|warning| (warning, " warning:")))
     {
         text += &(printable(&problem_line(problem, kind)) + "\n");
     }
-    for change in plan.changes.iter().filter(|change| change.action() != v1::PolicyAction::Keep) {
+    for change in plan
+        .changes
+        .iter()
+        .filter(|change| change.action() != v1::PolicyAction::Keep)
+    {
         text += &change_text(change, paper);
     }
     text
 }
 
 fn problem_line(problem: &v1::PolicyProblem, kind: &str) -> String {
-    let place = if problem.line == 0 { String::new() } else { format!("{}:{}:", problem.line, problem.column) };
-    let field = if problem.field.is_empty() { String::new() } else { format!(" {}:", problem.field) };
+    let place = if problem.line == 0 {
+        String::new()
+    } else {
+        format!("{}:{}:", problem.line, problem.column)
+    };
+    let field = if problem.field.is_empty() {
+        String::new()
+    } else {
+        format!(" {}:", problem.field)
+    };
     format!("{}:{place}{kind}{field} {}", problem.file, problem.cause)
 }
 
@@ -124,9 +152,20 @@ fn change_text(change: &v1::PolicyChange, paper: &Paper) -> String {
         v1::PolicyAction::Remove => "-",
         v1::PolicyAction::Keep | v1::PolicyAction::Unspecified => "=",
     };
-    let version = if change.from_version == 0 { String::new() } else { format!(" (version {})", change.from_version) };
-    let file = if change.file.is_empty() { String::new() } else { format!("  {}", change.file) };
-    let mut lines = vec![format!("{mark} {} {}{version}{file}", change.kind, change.name)];
+    let version = if change.from_version == 0 {
+        String::new()
+    } else {
+        format!(" (version {})", change.from_version)
+    };
+    let file = if change.file.is_empty() {
+        String::new()
+    } else {
+        format!("  {}", change.file)
+    };
+    let mut lines = vec![format!(
+        "{mark} {} {}{version}{file}",
+        change.kind, change.name
+    )];
     if change.action() != v1::PolicyAction::Add {
         lines.extend(change.diff.lines().map(|line| format!("    {line}")));
         if change.diff_cut {
@@ -137,7 +176,11 @@ fn change_text(change: &v1::PolicyChange, paper: &Paper) -> String {
         lines.push("  decides nothing after this".to_owned());
     }
     lines.extend(change.grants.iter().map(|grant| grant_line(grant, paper)));
-    lines.extend(more(change.grants.len(), change.grants_total, "live grants"));
+    lines.extend(more(
+        change.grants.len(),
+        change.grants_total,
+        "live grants",
+    ));
     lines.extend(change.requests.iter().map(|request| {
         format!(
             "  pending request {} of {}, made under version {}",
@@ -146,16 +189,28 @@ fn change_text(change: &v1::PolicyChange, paper: &Paper) -> String {
             request.policy_version
         )
     }));
-    lines.extend(more(change.requests.len(), change.requests_total, "pending requests"));
+    lines.extend(more(
+        change.requests.len(),
+        change.requests_total,
+        "pending requests",
+    ));
     lines.iter().map(|line| printable(line) + "\n").collect()
 }
 
 fn grant_line(grant: &v1::TouchedGrant, paper: &Paper) -> String {
     let ends = match &grant.expire_time {
-        Some(end) => format!("of version {}, ends {}", grant.policy_version, relative(Some(end), paper)),
+        Some(end) => format!(
+            "of version {}, ends {}",
+            grant.policy_version,
+            relative(Some(end), paper)
+        ),
         None => "standing".to_owned(),
     };
-    format!("  live grant {} of {}, {ends}", grant.id, short(&grant.subject))
+    format!(
+        "  live grant {} of {}, {ends}",
+        grant.id,
+        short(&grant.subject)
+    )
 }
 
 fn more(listed: usize, total: i32, what: &str) -> Option<String> {

@@ -55,7 +55,11 @@ async fn follow(
                     return Ok(Followed::Decided(Box::new(request)));
                 }
             }
-            Ok(None) => return Ok(Followed::Broken(Status::unavailable("the stream ended before a decision"))),
+            Ok(None) => {
+                return Ok(Followed::Broken(Status::unavailable(
+                    "the stream ended before a decision",
+                )));
+            }
             Err(status) => return Ok(Followed::Broken(status)),
         }
     }
@@ -83,7 +87,10 @@ impl Away {
 
     /// Waits a little for it to come back; gives up on what does not pass, or not in time.
     async fn outlast(&mut self, connection: &Connection, status: Status) -> Result<(), Trouble> {
-        let passing = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal);
+        let passing = matches!(
+            status.code(),
+            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal
+        );
         if self.0.is_none() && passing {
             say("the control plane does not answer; waiting for it");
         }
@@ -116,9 +123,13 @@ pub(super) async fn watch_all(
             match stream.message().await {
                 Ok(Some(message)) => {
                     away.is_back();
-                    let Some(Event::Put(request) | Event::Gone(request)) = message.event else { continue };
+                    let Some(Event::Put(request) | Event::Gone(request)) = message.event else {
+                        continue;
+                    };
                     // A watch that is renewed begins anew: what has not changed since is not told twice.
-                    if shown.insert(request.id.clone(), request.mod_revision) != Some(request.mod_revision) {
+                    if shown.insert(request.id.clone(), request.mod_revision)
+                        != Some(request.mod_revision)
+                    {
                         screen.show_next(&RequestLine(&request))?;
                     }
                     if is_terminal(request.state()) {

@@ -63,7 +63,11 @@ impl Signals {
     }
 
     async fn next(&mut self) -> Sent {
-        let sent = |name, signal, by_terminal| Sent { name, signal, by_terminal };
+        let sent = |name, signal, by_terminal| Sent {
+            name,
+            signal,
+            by_terminal,
+        };
         let terminal = self.terminal;
         tokio::select! {
             _ = self.interrupt.recv() => sent("SIGINT", Signal::INT, terminal),
@@ -86,11 +90,18 @@ pub(super) async fn run(
     let program = words.next().unwrap_or_default();
     let name = program.to_string_lossy().into_owned();
     let mut starting = Command::new(program);
-    starting.args(words).envs(environment.iter().map(|(name, value)| (name, value))).kill_on_drop(true);
+    starting
+        .args(words)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .kill_on_drop(true);
     let mut child = starting.spawn().map_err(|error| {
-        Trouble::new(format!("{name} cannot be started: {error}")).hint("name a program on PATH, or by its path")
+        Trouble::new(format!("{name} cannot be started: {error}"))
+            .hint("name a program on PATH, or by its path")
     })?;
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let pid = child
+        .id()
+        .and_then(|id| i32::try_from(id).ok())
+        .and_then(Pid::from_raw);
     loop {
         tokio::select! {
             ended = child.wait() => return Ok(exit(ended?)),
@@ -107,7 +118,9 @@ pub(super) async fn run(
 
 /// The command's own code, or what a shell makes of the signal that ended it.
 fn exit(status: ExitStatus) -> Exit {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal));
     Exit::Of(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
 
@@ -118,7 +131,9 @@ mod tests {
     async fn ran(script: &str) -> Exit {
         let command = ["/bin/sh", "-c", script].map(OsString::from).to_vec();
         let environment = [("JITGATE_GRANT", "01J".to_owned())];
-        run(command, &environment, &mut Signals::listen().unwrap()).await.unwrap()
+        run(command, &environment, &mut Signals::listen().unwrap())
+            .await
+            .unwrap()
     }
 
     #[tokio::test]
@@ -131,7 +146,12 @@ mod tests {
     #[tokio::test]
     async fn a_command_that_cannot_start_is_named() {
         let mut signals = Signals::listen().unwrap();
-        let trouble = run(vec!["/nonexistent/tool".into()], &[], &mut signals).await.unwrap_err();
-        assert!(trouble.lines()[0].contains("/nonexistent/tool cannot be started"), "{trouble:?}");
+        let trouble = run(vec!["/nonexistent/tool".into()], &[], &mut signals)
+            .await
+            .unwrap_err();
+        assert!(
+            trouble.lines()[0].contains("/nonexistent/tool cannot be started"),
+            "{trouble:?}"
+        );
     }
 }

@@ -16,8 +16,18 @@ pub(super) async fn issue(
     grant: &str,
     workload: Option<&str>,
 ) -> Result<Option<Token>, Trouble> {
-    let Some(workload) = workload else { return Ok(None) };
-    let ask = v1::IssueTokenRequest { grant: grant.to_owned(), workload: workload.to_owned(), duration: None };
-    let issued = connection.tokens.issue_token(patient(ask)).await.map_err(connection.refusal())?;
+    let Some(workload) = workload else {
+        return Ok(None);
+    };
+    let ask = v1::IssueTokenRequest {
+        grant: grant.to_owned(),
+        workload: workload.to_owned(),
+        duration: None,
+    };
+    let issued = connection
+        .tokens
+        .issue_token(patient(ask))
+        .await
+        .map_err(connection.refusal())?;
     Ok(Some(Token::new(&issued.into_inner().token)))
 }

@@ -73,7 +73,13 @@ impl View for Keys {
         };
         let row = |key: &v1::TokenKeyStatus| {
             let state = state(key.state().as_str_name(), KEY_STATE);
-            vec![key.kid.clone(), key.alg.clone(), state, moment(key.publish_time.as_ref(), paper), next(key)]
+            vec![
+                key.kid.clone(),
+                key.alg.clone(),
+                state,
+                moment(key.publish_time.as_ref(), paper),
+                next(key),
+            ]
         };
         let rows = self.0.keys.iter().map(row).collect();
         table(paper, &["KID", "ALG", "STATE", "PUBLISHED", "NEXT"], rows)
@@ -113,7 +119,12 @@ impl Inspected {
             Some(there) => there.answer.checks.iter().map(line_of_there).collect(),
             None => here.checks.iter().map(line_of_here).collect(),
         };
-        Self { header: object(here.header), claims: object(here.claims), checks, there }
+        Self {
+            header: object(here.header),
+            claims: object(here.claims),
+            checks,
+            there,
+        }
     }
 
     fn instant(&self, claim: &str) -> Option<Timestamp> {
@@ -125,7 +136,9 @@ impl Inspected {
         let there = self.there.as_ref()?;
         // Milliseconds are what the way there and back leaves of it.
         let millis = micros_between(there.server, there.local) / 1000;
-        i32::try_from(millis).ok().map(|millis| f64::from(millis) / 1000.0)
+        i32::try_from(millis)
+            .ok()
+            .map(|millis| f64::from(millis) / 1000.0)
     }
 }
 
@@ -135,7 +148,12 @@ fn line_of_there(check: &v1::TokenCheck) -> Line {
         v1::TokenCheckOutcome::Failed => "FAILED",
         v1::TokenCheckOutcome::Skipped | v1::TokenCheckOutcome::Unspecified => "skipped",
     };
-    Line { name: check.name.clone(), outcome, reason: check.reason.clone(), detail: check.detail.clone() }
+    Line {
+        name: check.name.clone(),
+        outcome,
+        reason: check.reason.clone(),
+        detail: check.detail.clone(),
+    }
 }
 
 fn line_of_here(check: &crate::jose::jit::inspect::Check) -> Line {
@@ -144,7 +162,12 @@ fn line_of_here(check: &crate::jose::jit::inspect::Check) -> Line {
         Outcome::Failed(reason) => ("FAILED", reason.as_str()),
         Outcome::Skipped => ("skipped", ""),
     };
-    Line { name: check.name.to_owned(), outcome, reason: reason.to_owned(), detail: check.detail.clone() }
+    Line {
+        name: check.name.to_owned(),
+        outcome,
+        reason: reason.to_owned(),
+        detail: check.detail.clone(),
+    }
 }
 
 impl View for Inspected {
@@ -175,18 +198,40 @@ impl View for Inspected {
     }
 
     fn text(&self, paper: &Paper) -> String {
-        let shown = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let mut fields: Vec<_> = self.header.iter().map(|(name, value)| (name.as_str(), shown(value))).collect();
+        let shown = |value: &Value| {
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned)
+        };
+        let mut fields: Vec<_> = self
+            .header
+            .iter()
+            .map(|(name, value)| (name.as_str(), shown(value)))
+            .collect();
         for (name, value) in &self.claims {
-            let time = matches!(name.as_str(), "exp" | "iat" | "nbf").then(|| self.instant(name)).flatten();
+            let time = matches!(name.as_str(), "exp" | "iat" | "nbf")
+                .then(|| self.instant(name))
+                .flatten();
             let text = time.map(|time| format!("{time} ({})", distance(time, paper.now)));
             fields.push((name, text.unwrap_or_else(|| shown(value))));
         }
         let row = |line: &Line| {
-            let why = if line.reason.is_empty() { String::new() } else { format!("{}: ", line.reason) };
-            vec![line.name.clone(), line.outcome.to_owned(), format!("{why}{}", line.detail)]
+            let why = if line.reason.is_empty() {
+                String::new()
+            } else {
+                format!("{}: ", line.reason)
+            };
+            vec![
+                line.name.clone(),
+                line.outcome.to_owned(),
+                format!("{why}{}", line.detail),
+            ]
         };
-        let checks = table(paper, &["CHECK", "OUTCOME", "DETAIL"], self.checks.iter().map(row).collect());
+        let checks = table(
+            paper,
+            &["CHECK", "OUTCOME", "DETAIL"],
+            self.checks.iter().map(row).collect(),
+        );
         let clocks = match (&self.there, self.ahead()) {
             (Some(there), Some(ahead)) => block(&[
                 ("Clock here", there.local.to_string()),
@@ -208,13 +253,29 @@ mod tests {
     use crate::jose::jit::inspect::{Against, inspect};
 
     fn jwt(claims: &str) -> String {
-        format!("{}.{}.c2lnbmF0dXJl", URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256"}"#), URL_SAFE_NO_PAD.encode(claims))
+        format!(
+            "{}.{}.c2lnbmF0dXJl",
+            URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256"}"#),
+            URL_SAFE_NO_PAD.encode(claims)
+        )
     }
 
-    const PAPER: Paper = Paper { now: Timestamp::from_micros(1_700_000_060_000_000), width: None };
+    const PAPER: Paper = Paper {
+        now: Timestamp::from_micros(1_700_000_060_000_000),
+        width: None,
+    };
 
     fn offline(token: &str) -> Inspected {
-        Inspected::new(inspect(token, &Against { now: PAPER.now, ..Against::default() }), None)
+        Inspected::new(
+            inspect(
+                token,
+                &Against {
+                    now: PAPER.now,
+                    ..Against::default()
+                },
+            ),
+            None,
+        )
     }
 
     #[test]
@@ -223,9 +284,15 @@ mod tests {
         let value = inspected.json();
         assert_eq!(value["claims"]["sub"], "alice");
         assert_eq!(value["expireTime"], "2023-11-14T22:13:20.000Z");
-        assert_eq!((&value["verified"], &value["active"]), (&json!(false), &json!(false)));
+        assert_eq!(
+            (&value["verified"], &value["active"]),
+            (&json!(false), &json!(false))
+        );
         let text = inspected.text(&PAPER);
-        assert!(text.contains("(1m ago)") && !text.contains("c2lnbmF0dXJl"), "{text}");
+        assert!(
+            text.contains("(1m ago)") && !text.contains("c2lnbmF0dXJl"),
+            "{text}"
+        );
         assert!(!value.to_string().contains("c2lnbmF0dXJl"));
     }
 
@@ -243,18 +310,35 @@ mod tests {
             ..Default::default()
         };
         let local = PAPER.now.plus(std::time::Duration::from_millis(2500));
-        let there = There { answer, server: PAPER.now, local };
-        let here = inspect(&jwt("{}"), &Against { now: PAPER.now, ..Against::default() });
+        let there = There {
+            answer,
+            server: PAPER.now,
+            local,
+        };
+        let here = inspect(
+            &jwt("{}"),
+            &Against {
+                now: PAPER.now,
+                ..Against::default()
+            },
+        );
         let inspected = Inspected::new(here, Some(there));
         assert_eq!(inspected.json()["localAheadSeconds"], 2.5);
         assert_eq!(inspected.json()["checks"][0]["outcome"], "FAILED");
         let text = inspected.text(&PAPER);
-        assert!(text.contains("+2.500s") && text.contains("TOKEN_EXPIRED: the token ended"), "{text}");
+        assert!(
+            text.contains("+2.500s") && text.contains("TOKEN_EXPIRED: the token ended"),
+            "{text}"
+        );
     }
 
     #[test]
     fn an_issued_token_stands_alone_on_its_line() {
-        let issued = Issued(v1::IssueTokenResponse { token: "a.b.c".into(), kid: "k".into(), ..Default::default() });
+        let issued = Issued(v1::IssueTokenResponse {
+            token: "a.b.c".into(),
+            kid: "k".into(),
+            ..Default::default()
+        });
         assert_eq!(issued.text(&PAPER), "a.b.c\n");
         assert_eq!(issued.json()["kid"], "k");
     }

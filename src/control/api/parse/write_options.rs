@@ -50,9 +50,17 @@ pub(in crate::control::api) fn manner<W: Write>(wire: &W, etag: &str) -> Result<
     let mut asked = wire.clone();
     let (request_id, validate_only) = asked.take_manner();
     if request_id.chars().count() > REQUEST_ID_MAX {
-        return Err(Fault::invalid("request_id", format!("is longer than {REQUEST_ID_MAX} characters")));
+        return Err(Fault::invalid(
+            "request_id",
+            format!("is longer than {REQUEST_ID_MAX} characters"),
+        ));
     }
-    Ok(Manner { request_id, fingerprint: fingerprint(W::DOMAIN, &asked), validate_only, etag: etag.to_owned() })
+    Ok(Manner {
+        request_id,
+        fingerprint: fingerprint(W::DOMAIN, &asked),
+        validate_only,
+        etag: etag.to_owned(),
+    })
 }
 
 fn fingerprint(domain: &str, asked: &impl Message) -> Hash {

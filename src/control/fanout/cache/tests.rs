@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::model::identity::Principal;
-use crate::rings::watch::grants::{bytes, commit, digest, forget, grant, grant_at, put, revoked, service};
+use crate::rings::watch::grants::{
+    bytes, commit, digest, forget, grant, grant_at, put, revoked, service,
+};
 
 fn payments() -> Vec<Service> {
     vec![service("payments")]
@@ -18,11 +20,18 @@ fn made(revision: u64) -> Timestamp {
 }
 
 fn apply(mirror: &mut Mirror, revision: u64, change: impl IntoIterator<Item = Change>) {
-    assert_eq!(mirror.apply(&commit(revision, change), made(revision)), Ok(true));
+    assert_eq!(
+        mirror.apply(&commit(revision, change), made(revision)),
+        Ok(true)
+    );
 }
 
 fn ids(changed: &Changed) -> Vec<String> {
-    let id = |entry: &Bytes| crate::wire::v1::GrantEntry::decode(entry.clone()).unwrap().id;
+    let id = |entry: &Bytes| {
+        crate::wire::v1::GrantEntry::decode(entry.clone())
+            .unwrap()
+            .id
+    };
     changed.put.iter().map(id).collect()
 }
 
@@ -30,8 +39,14 @@ fn ids(changed: &Changed) -> Vec<String> {
 fn a_snapshot_holds_exactly_the_entries_of_the_services_asked_for() {
     let mirror = mirror(8);
     let snapshot = mirror.snapshot(&payments());
-    assert_eq!((snapshot.revision, snapshot.entries.len()), (Revision(10), 1));
-    assert_eq!(snapshot.digest.to_bytes()[..], digest(&snapshot.entries)[..]);
+    assert_eq!(
+        (snapshot.revision, snapshot.entries.len()),
+        (Revision(10), 1)
+    );
+    assert_eq!(
+        snapshot.digest.to_bytes()[..],
+        digest(&snapshot.entries)[..]
+    );
     let both = mirror.snapshot(&[service("payments"), service("shop"), service("none")]);
     assert_eq!(both.digest.to_bytes()[..], digest(&both.entries)[..]);
     assert_eq!(both.entries.len(), 2);
@@ -40,13 +55,30 @@ fn a_snapshot_holds_exactly_the_entries_of_the_services_asked_for() {
 #[test]
 fn only_the_newest_value_of_what_changed_is_told() {
     let mut mirror = mirror(8);
-    let value = |revision| Grant { mod_revision: Revision(revision), ..grant("b") };
+    let value = |revision| Grant {
+        mod_revision: Revision(revision),
+        ..grant("b")
+    };
     apply(&mut mirror, 11, [put(value(11))]);
     apply(&mut mirror, 12, [put(value(12))]);
-    apply(&mut mirror, 13, [put(grant_at("shop", "t")), forget("payments", "a")]);
+    apply(
+        &mut mirror,
+        13,
+        [put(grant_at("shop", "t")), forget("payments", "a")],
+    );
     let changed = mirror.changed_since(Revision(10), &payments()).unwrap();
-    assert_eq!(changed, Changed { put: vec![bytes(&value(12))], del: vec!["a".into()], oldest: Some(made(11)) });
-    assert_eq!(mirror.changed_since(Revision(13), &payments()), Some(Changed::default()));
+    assert_eq!(
+        changed,
+        Changed {
+            put: vec![bytes(&value(12))],
+            del: vec!["a".into()],
+            oldest: Some(made(11))
+        }
+    );
+    assert_eq!(
+        mirror.changed_since(Revision(13), &payments()),
+        Some(Changed::default())
+    );
 }
 
 #[test]
@@ -55,8 +87,14 @@ fn the_digest_follows_every_change() {
     apply(&mut mirror, 11, [put(revoked(grant("a"))), put(grant("b"))]);
     apply(&mut mirror, 12, [forget("payments", "b")]);
     let snapshot = mirror.snapshot(&payments());
-    assert_eq!(mirror.digest(&payments()).to_bytes()[..], digest(&snapshot.entries)[..]);
-    assert_eq!(mirror.index().digest(), mirror.digest(&[service("payments"), service("shop")]));
+    assert_eq!(
+        mirror.digest(&payments()).to_bytes()[..],
+        digest(&snapshot.entries)[..]
+    );
+    assert_eq!(
+        mirror.index().digest(),
+        mirror.digest(&[service("payments"), service("shop")])
+    );
 }
 
 /// Compaction has a name and an edge (spicedb#1168, etcd `compact_revision`).
@@ -69,32 +107,58 @@ fn what_can_be_resumed_from_is_stated_exactly() {
     }
     assert_eq!(mirror.compacted_through(), Revision(12));
     assert_eq!(mirror.changed_since(Revision(11), &payments()), None);
-    assert_eq!(ids(&mirror.changed_since(Revision(12), &payments()).unwrap()), ["g13", "g14"]);
-    assert_eq!(mirror.changed_since(Revision(15), &payments()), None, "nothing is known of the future");
+    assert_eq!(
+        ids(&mirror.changed_since(Revision(12), &payments()).unwrap()),
+        ["g13", "g14"]
+    );
+    assert_eq!(
+        mirror.changed_since(Revision(15), &payments()),
+        None,
+        "nothing is known of the future"
+    );
 }
 
 #[test]
 fn commits_that_change_nothing_here_take_no_room_in_the_window() {
     let mut mirror = mirror(2);
     (11..1000).for_each(|revision| apply(&mut mirror, revision, []));
-    assert_eq!(mirror.changed_since(Revision(10), &payments()), Some(Changed::default()));
+    assert_eq!(
+        mirror.changed_since(Revision(10), &payments()),
+        Some(Changed::default())
+    );
 }
 
 #[test]
 fn one_commit_larger_than_the_window_forces_a_snapshot_and_nothing_less() {
     let mut mirror = mirror(3);
-    apply(&mut mirror, 11, ["a", "b", "c", "d", "e"].map(|id| put(grant(id))));
+    apply(
+        &mut mirror,
+        11,
+        ["a", "b", "c", "d", "e"].map(|id| put(grant(id))),
+    );
     assert_eq!(mirror.changed_since(Revision(10), &payments()), None);
-    assert_eq!(mirror.changed_since(Revision(11), &payments()), Some(Changed::default()));
+    assert_eq!(
+        mirror.changed_since(Revision(11), &payments()),
+        Some(Changed::default())
+    );
 }
 
 #[test]
 fn a_commit_twice_is_passed_over_and_a_missing_one_is_an_error() {
     let mut mirror = mirror(8);
     apply(&mut mirror, 11, [put(grant("b"))]);
-    assert_eq!(mirror.apply(&commit(11, [forget("payments", "b")]), made(11)), Ok(false));
-    let gap = Gap { newest: Revision(11), found: Revision(13) };
-    assert_eq!(mirror.apply(&commit(13, [forget("payments", "b")]), made(13)), Err(gap));
+    assert_eq!(
+        mirror.apply(&commit(11, [forget("payments", "b")]), made(11)),
+        Ok(false)
+    );
+    let gap = Gap {
+        newest: Revision(11),
+        found: Revision(13),
+    };
+    assert_eq!(
+        mirror.apply(&commit(13, [forget("payments", "b")]), made(13)),
+        Err(gap)
+    );
     assert_eq!(mirror.snapshot(&payments()).entries.len(), 2);
 }
 
@@ -104,7 +168,9 @@ fn a_grant_that_moves_to_another_service_is_forgotten_at_the_first() {
     apply(&mut mirror, 11, [put(grant_at("shop", "a"))]);
     let changed = mirror.changed_since(Revision(10), &payments()).unwrap();
     assert_eq!((changed.put.len(), changed.del), (0, vec!["a".to_owned()]));
-    let both = mirror.changed_since(Revision(10), &[service("payments"), service("shop")]).unwrap();
+    let both = mirror
+        .changed_since(Revision(10), &[service("payments"), service("shop")])
+        .unwrap();
     assert_eq!((both.put.len(), both.del.len()), (1, 0));
     assert_eq!(mirror.digest(&payments()), TableDigest::default());
 }
@@ -126,7 +192,14 @@ fn history_survives_a_restart_only_if_it_is_complete() {
 fn an_entry_too_large_to_send_is_withheld_and_its_older_value_with_it() {
     let mut mirror = mirror(8);
     let via = Principal::parse(&format!("spiffe://td/{}", "x".repeat(2000))).unwrap();
-    apply(&mut mirror, 11, [put(Grant { via: vec![via; 600], ..grant("a") })]);
+    apply(
+        &mut mirror,
+        11,
+        [put(Grant {
+            via: vec![via; 600],
+            ..grant("a")
+        })],
+    );
     let changed = mirror.changed_since(Revision(10), &payments()).unwrap();
     assert_eq!((changed.put.len(), changed.del), (0, vec!["a".to_owned()]));
     assert_eq!(mirror.digest(&payments()), TableDigest::default());

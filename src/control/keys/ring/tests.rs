@@ -72,7 +72,11 @@ fn a_retired_key_stays_until_no_token_by_it_can_be_alive_and_has_lost_its_privat
     settle(&mut ring, &SCHEDULE, NOON);
     publish(&mut ring, &SCHEDULE, NOON);
     settle(&mut ring, &SCHEDULE, after(60));
-    let retired = ring.0.iter().find(|key| matches!(key.stage(), Stage::Retired(_))).unwrap();
+    let retired = ring
+        .0
+        .iter()
+        .find(|key| matches!(key.stage(), Stage::Retired(_)))
+        .unwrap();
     assert!(retired.pair().is_err() && retired.to_row().pkcs8.is_empty());
     let keep = SCHEDULE.keep_retired();
     assert!(keep >= TOKEN_LIFETIME_MAX + ALLOWED_SKEW + SCHEDULE.lead);
@@ -87,9 +91,17 @@ fn a_retired_key_stays_until_no_token_by_it_can_be_alive_and_has_lost_its_privat
 fn another_algorithm_replaces_the_key_in_the_usual_order() {
     let mut ring = Ring::default();
     settle(&mut ring, &SCHEDULE, NOON);
-    let wanted = Schedule { algorithm: Algorithm::Es256, rotate_every: None, ..SCHEDULE };
+    let wanted = Schedule {
+        algorithm: Algorithm::Es256,
+        rotate_every: None,
+        ..SCHEDULE
+    };
     settle(&mut ring, &wanted, after(5));
-    assert_eq!(ring.signing().unwrap().algorithm, Algorithm::EdDsa, "not before everybody knows the other one");
+    assert_eq!(
+        ring.signing().unwrap().algorithm,
+        Algorithm::EdDsa,
+        "not before everybody knows the other one"
+    );
     settle(&mut ring, &wanted, after(65));
     assert_eq!(ring.signing().unwrap().algorithm, Algorithm::Es256);
     assert_eq!(ring.step(&wanted, after(66)), None);
@@ -98,9 +110,15 @@ fn another_algorithm_replaces_the_key_in_the_usual_order() {
 #[test]
 fn without_rotation_a_key_signs_for_ever() {
     let mut ring = Ring::default();
-    let never = Schedule { rotate_every: None, ..SCHEDULE };
+    let never = Schedule {
+        rotate_every: None,
+        ..SCHEDULE
+    };
     settle(&mut ring, &never, NOON);
-    assert_eq!((ring.wakes_at(&never), ring.step(&never, Timestamp::MAX)), (None, None));
+    assert_eq!(
+        (ring.wakes_at(&never), ring.step(&never, Timestamp::MAX)),
+        (None, None)
+    );
 }
 
 #[test]
@@ -114,9 +132,18 @@ fn a_row_keeps_a_key_whole_and_a_damaged_one_is_refused() {
     }
     let signing = ring.signing().unwrap().to_row();
     for damaged in [
-        store::TokenKey { pkcs8: Default::default(), ..signing.clone() },
-        store::TokenKey { alg: "HS256".into(), ..signing.clone() },
-        store::TokenKey { publish_time: None, ..signing.clone() },
+        store::TokenKey {
+            pkcs8: Default::default(),
+            ..signing.clone()
+        },
+        store::TokenKey {
+            alg: "HS256".into(),
+            ..signing.clone()
+        },
+        store::TokenKey {
+            publish_time: None,
+            ..signing.clone()
+        },
     ] {
         assert!(TokenKey::from_row(damaged).is_err());
     }
@@ -129,8 +156,15 @@ fn no_debug_output_holds_a_private_key() {
     let row = ring.signing().unwrap().to_row();
     let bytes = format!("{:?}", &row.pkcs8[..]);
     let (inside, escaped) = (bytes.trim_matches(['[', ']']), format!("{:?}", row.pkcs8));
-    for shown in [format!("{ring:?}"), format!("{row:?}"), format!("{:?}", ring.signing().unwrap().pair().unwrap())] {
-        assert!(!shown.contains(inside) && !shown.contains(escaped.trim_matches('"')), "{shown}");
+    for shown in [
+        format!("{ring:?}"),
+        format!("{row:?}"),
+        format!("{:?}", ring.signing().unwrap().pair().unwrap()),
+    ] {
+        assert!(
+            !shown.contains(inside) && !shown.contains(escaped.trim_matches('"')),
+            "{shown}"
+        );
     }
 }
 

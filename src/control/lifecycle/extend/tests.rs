@@ -15,18 +15,36 @@ fn minutes(minutes: u64) -> Duration {
 }
 
 fn more(id: &GrantId, span: Duration) -> Extending {
-    Extending { id: id.to_string(), duration: Some(span), reason: "not done".into(), ..Extending::default() }
+    Extending {
+        id: id.to_string(),
+        duration: Some(span),
+        reason: "not done".into(),
+        ..Extending::default()
+    }
 }
 
 async fn rig(policies_text: &str) -> Rig {
     let rig = Rig::empty().await;
-    rig.plane.apply(Arc::new(policies(policies_text))).await.unwrap();
+    rig.plane
+        .apply(Arc::new(policies(policies_text)))
+        .await
+        .unwrap();
     rig
 }
 
 async fn grant_of(rig: &Rig, span: Duration) -> GrantId {
-    let asking = Asking { duration: Some(span), ..asking() };
-    rig.plane.request_access(&alice(), asking).await.unwrap().outcome.unwrap().grant.unwrap()
+    let asking = Asking {
+        duration: Some(span),
+        ..asking()
+    };
+    rig.plane
+        .request_access(&alice(), asking)
+        .await
+        .unwrap()
+        .outcome
+        .unwrap()
+        .grant
+        .unwrap()
 }
 
 async fn refused(rig: &Rig, caller: &Caller, extending: Extending) -> Fault {
@@ -39,9 +57,21 @@ async fn refused(rig: &Rig, caller: &Caller, extending: Extending) -> Fault {
 /// What a call of Alice would find.
 fn decided(rig: &Rig, after: Duration) -> Decision {
     let service = Service::parse("payments").unwrap();
-    let caller = decide::Caller { principals: vec![Principal::parse(ALICE).unwrap()], ..decide::Caller::default() };
-    let check = Check { service: &service, target: Target::http("GET", "/v1/users/7"), caller: Ok(caller) };
-    decide::decide(&*rig.plane.fanout.index(), Freshness::Fresh, &check, NOON.plus(after))
+    let caller = decide::Caller {
+        principals: vec![Principal::parse(ALICE).unwrap()],
+        ..decide::Caller::default()
+    };
+    let check = Check {
+        service: &service,
+        target: Target::http("GET", "/v1/users/7"),
+        caller: Ok(caller),
+    };
+    decide::decide(
+        &*rig.plane.fanout.index(),
+        Freshness::Fresh,
+        &check,
+        NOON.plus(after),
+    )
 }
 
 #[tokio::test]
@@ -49,19 +79,46 @@ async fn an_extension_goes_on_where_the_grant_ends_and_moves_no_end() {
     let rig = rig(POLICIES).await;
     let old = grant_of(&rig, minutes(10)).await;
     rig.advance(300);
-    let request = rig.plane.extend(&alice(), more(&old, minutes(10))).await.unwrap();
-    assert_eq!((request.state, request.terms.extends.as_ref()), (AccessState::Approved, Some(&old)));
-    let new = rig.plane.grant(&alice(), request.outcome.unwrap().grant.unwrap().as_str()).await.unwrap();
-    assert_eq!(new.grant.not_before, NOON.plus(minutes(5)), "in force at once");
+    let request = rig
+        .plane
+        .extend(&alice(), more(&old, minutes(10)))
+        .await
+        .unwrap();
+    assert_eq!(
+        (request.state, request.terms.extends.as_ref()),
+        (AccessState::Approved, Some(&old))
+    );
+    let new = rig
+        .plane
+        .grant(&alice(), request.outcome.unwrap().grant.unwrap().as_str())
+        .await
+        .unwrap();
+    assert_eq!(
+        new.grant.not_before,
+        NOON.plus(minutes(5)),
+        "in force at once"
+    );
     assert_eq!(new.grant.expires(), Some(NOON.plus(minutes(20))));
     let old = rig.plane.grant(&alice(), old.as_str()).await.unwrap();
-    assert_eq!(old.grant.expires(), Some(NOON.plus(minutes(10))), "never moved");
+    assert_eq!(
+        old.grant.expires(),
+        Some(NOON.plus(minutes(10))),
+        "never moved"
+    );
     assert_eq!(old.origin.chain.extended_by.as_ref(), Some(&new.grant.id));
-    let chain = Chain { extends: Some(old.grant.id), extended_by: None, extensions: 1, since: Some(NOON) };
+    let chain = Chain {
+        extends: Some(old.grant.id),
+        extended_by: None,
+        extensions: 1,
+        since: Some(NOON),
+    };
     assert_eq!(new.origin.chain, chain);
     assert_eq!(new.grant.scope, old.grant.scope);
     for after in [6, 9, 10, 11, 19] {
-        assert!(matches!(decided(&rig, minutes(after)), Decision::Permit(_)), "no gap at minute {after}");
+        assert!(
+            matches!(decided(&rig, minutes(after)), Decision::Permit(_)),
+            "no gap at minute {after}"
+        );
     }
     assert!(matches!(decided(&rig, minutes(20)), Decision::Deny(_)));
 }
@@ -71,16 +128,40 @@ async fn how_often_and_how_long_in_all_is_bounded_and_a_refusal_says_what_is_lef
     let rig = rig(&POLICIES.replace("max: 1h", "max: 1h, maxExtensions: 2, maxTotal: 70m")).await;
     let first = grant_of(&rig, minutes(10)).await;
     rig.advance(60);
-    let fault = refused(&rig, &alice(), Extending { duration: Some(minutes(61)), ..more(&first, minutes(1)) }).await;
-    assert_eq!(fault.kind.reason(), "LIMIT_EXCEEDED", "no extension is longer than a grant may be");
+    let fault = refused(
+        &rig,
+        &alice(),
+        Extending {
+            duration: Some(minutes(61)),
+            ..more(&first, minutes(1))
+        },
+    )
+    .await;
+    assert_eq!(
+        fault.kind.reason(),
+        "LIMIT_EXCEEDED",
+        "no extension is longer than a grant may be"
+    );
     let mut last = first;
     for _ in 0..2 {
-        let request = rig.plane.extend(&alice(), more(&last, minutes(10))).await.unwrap();
+        let request = rig
+            .plane
+            .extend(&alice(), more(&last, minutes(10)))
+            .await
+            .unwrap();
         last = request.outcome.unwrap().grant.unwrap();
     }
     let fault = refused(&rig, &alice(), more(&last, minutes(1))).await;
-    assert_eq!((fault.kind.reason(), fault.field.as_deref()), ("LIMIT_EXCEEDED", None));
-    assert!(fault.message.contains("extended 2 times at most (duration.maxExtensions)"), "{fault}");
+    assert_eq!(
+        (fault.kind.reason(), fault.field.as_deref()),
+        ("LIMIT_EXCEEDED", None)
+    );
+    assert!(
+        fault
+            .message
+            .contains("extended 2 times at most (duration.maxExtensions)"),
+        "{fault}"
+    );
     assert!(fault.message.contains("nothing is left"), "{fault}");
 }
 
@@ -90,14 +171,29 @@ async fn the_total_counts_from_where_the_first_grant_began() {
     let first = grant_of(&rig, minutes(10)).await;
     rig.advance(300);
     let fault = refused(&rig, &alice(), more(&first, minutes(51))).await;
-    assert_eq!((fault.kind.reason(), fault.field.as_deref()), ("LIMIT_EXCEEDED", Some("duration")));
+    assert_eq!(
+        (fault.kind.reason(), fault.field.as_deref()),
+        ("LIMIT_EXCEEDED", Some("duration"))
+    );
     assert!(
-        fault.message.contains("1h in all (duration.maxTotal)") && fault.message.contains("50m are left"),
+        fault.message.contains("1h in all (duration.maxTotal)")
+            && fault.message.contains("50m are left"),
         "{fault}"
     );
-    assert!(fault.metadata.contains(&("left", "3000s".to_owned())), "{fault:?}");
-    let exactly = rig.plane.extend(&alice(), more(&first, minutes(50))).await.unwrap();
-    assert_eq!(exactly.state, AccessState::Pending, "over what a rule approves");
+    assert!(
+        fault.metadata.contains(&("left", "3000s".to_owned())),
+        "{fault:?}"
+    );
+    let exactly = rig
+        .plane
+        .extend(&alice(), more(&first, minutes(50)))
+        .await
+        .unwrap();
+    assert_eq!(
+        exactly.state,
+        AccessState::Pending,
+        "over what a rule approves"
+    );
 }
 
 #[tokio::test]
@@ -112,7 +208,13 @@ async fn a_policy_can_forbid_extensions() {
 async fn only_its_subject_its_requester_or_an_administrator_extends_a_grant() {
     let rig = rig(POLICIES).await;
     let id = grant_of(&rig, minutes(10)).await;
-    assert_eq!(refused(&rig, &bob(), more(&id, minutes(1))).await.kind.reason(), "NOT_FOUND");
+    assert_eq!(
+        refused(&rig, &bob(), more(&id, minutes(1)))
+            .await
+            .kind
+            .reason(),
+        "NOT_FOUND"
+    );
     let fault = refused(&rig, &root(), more(&id, minutes(1))).await;
     assert_eq!(
         fault.kind.reason(),
@@ -122,9 +224,19 @@ async fn only_its_subject_its_requester_or_an_administrator_extends_a_grant() {
     let mut of_group = grant("of-group");
     of_group.grant.subject = principal("group:https://idp.example|sre");
     of_group.grant.not_before = NOON;
-    rig.plane.store.write(move |change| change.issue(&mut of_group, "test", "")).await.unwrap();
+    rig.plane
+        .store
+        .write(move |change| change.issue(&mut of_group, "test", ""))
+        .await
+        .unwrap();
     let of_group = GrantId::parse("of-group").unwrap();
-    assert_eq!(refused(&rig, &alice(), more(&of_group, minutes(1))).await.kind.reason(), "NOT_ELIGIBLE");
+    assert_eq!(
+        refused(&rig, &alice(), more(&of_group, minutes(1)))
+            .await
+            .kind
+            .reason(),
+        "NOT_ELIGIBLE"
+    );
 }
 
 #[tokio::test]
@@ -133,15 +245,28 @@ async fn another_policy_that_decides_by_now_does_not_extend() {
     let id = grant_of(&rig, minutes(10)).await;
     let other = POLICIES.replace("name: payments}", "name: stricter}");
     rig.plane.apply(Arc::new(policies(&other))).await.unwrap();
-    assert_eq!(refused(&rig, &alice(), more(&id, minutes(1))).await.kind.reason(), "POLICY_MISMATCH");
+    assert_eq!(
+        refused(&rig, &alice(), more(&id, minutes(1)))
+            .await
+            .kind
+            .reason(),
+        "POLICY_MISMATCH"
+    );
 }
 
 /// Alice has ten minutes and has asked people for ten more.
 async fn waiting_for_people() -> (Rig, GrantId, AccessRequest) {
     let rig = rig(&format!("{}{PEOPLE}", POLICIES.trim_end())).await;
     let old = grant_of(&rig, minutes(10)).await;
-    let request = rig.plane.extend(&alice(), more(&old, minutes(15))).await.unwrap();
-    assert_eq!((request.state, request.pending_until), (AccessState::Pending, NOON.plus(minutes(10))));
+    let request = rig
+        .plane
+        .extend(&alice(), more(&old, minutes(15)))
+        .await
+        .unwrap();
+    assert_eq!(
+        (request.state, request.pending_until),
+        (AccessState::Pending, NOON.plus(minutes(10)))
+    );
     (rig, old, request)
 }
 
@@ -149,8 +274,16 @@ async fn waiting_for_people() -> (Rig, GrantId, AccessRequest) {
 async fn people_approve_an_extension_and_its_end_does_not_wait_for_them() {
     let (rig, old, request) = waiting_for_people().await;
     rig.advance(599);
-    let approved = rig.plane.review_request(&bob(), approval(&request)).await.unwrap();
-    let new = rig.plane.grant(&alice(), approved.outcome.unwrap().grant.unwrap().as_str()).await.unwrap();
+    let approved = rig
+        .plane
+        .review_request(&bob(), approval(&request))
+        .await
+        .unwrap();
+    let new = rig
+        .plane
+        .grant(&alice(), approved.outcome.unwrap().grant.unwrap().as_str())
+        .await
+        .unwrap();
     assert_eq!(new.grant.expires(), Some(NOON.plus(minutes(25))));
     assert_eq!(new.origin.chain.extends, Some(old));
 }
@@ -165,19 +298,37 @@ async fn an_extension_of_a_grant_that_was_ended_meanwhile_fails() {
             _ => rig.plane.suspend(&root(), to(old.as_str(), "odd")).await,
         };
         ended.unwrap();
-        let failed = rig.plane.review_request(&bob(), approval(&request)).await.unwrap();
+        let failed = rig
+            .plane
+            .review_request(&bob(), approval(&request))
+            .await
+            .unwrap();
         assert_eq!(failed.state, AccessState::Failed);
         let outcome = failed.outcome.unwrap();
-        assert!(outcome.grant.is_none() && outcome.reason.contains(how), "{outcome:?}");
+        assert!(
+            outcome.grant.is_none() && outcome.reason.contains(how),
+            "{outcome:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn of_two_extensions_that_wait_only_one_is_carried_out() {
     let (rig, old, first) = waiting_for_people().await;
-    let second = rig.plane.extend(&alice(), more(&old, minutes(15))).await.unwrap();
-    rig.plane.review_request(&bob(), approval(&first)).await.unwrap();
-    let failed = rig.plane.review_request(&bob(), approval(&second)).await.unwrap();
+    let second = rig
+        .plane
+        .extend(&alice(), more(&old, minutes(15)))
+        .await
+        .unwrap();
+    rig.plane
+        .review_request(&bob(), approval(&first))
+        .await
+        .unwrap();
+    let failed = rig
+        .plane
+        .review_request(&bob(), approval(&second))
+        .await
+        .unwrap();
     assert_eq!(failed.state, AccessState::Failed);
     let fault = refused(&rig, &alice(), more(&old, minutes(15))).await;
     assert_eq!(fault.kind.reason(), "GRANT_EXTENDED");
@@ -187,10 +338,16 @@ async fn of_two_extensions_that_wait_only_one_is_carried_out() {
 async fn a_suspended_grant_is_not_extended_and_the_refusal_says_so() {
     let rig = rig(POLICIES).await;
     let id = grant_of(&rig, minutes(10)).await;
-    rig.plane.suspend(&root(), to(id.as_str(), "odd")).await.unwrap();
+    rig.plane
+        .suspend(&root(), to(id.as_str(), "odd"))
+        .await
+        .unwrap();
     let fault = refused(&rig, &alice(), more(&id, minutes(1))).await;
     assert_eq!(fault.kind.reason(), "GRANT_SUSPENDED");
-    assert!(fault.message.contains("cannot be extended while it is"), "{fault}");
+    assert!(
+        fault.message.contains("cannot be extended while it is"),
+        "{fault}"
+    );
 }
 
 #[tokio::test]
@@ -199,11 +356,26 @@ async fn an_extension_that_its_window_cuts_off_too_early_extends_nothing() {
     let rig = rig(&always).await;
     let old = grant_of(&rig, minutes(50)).await;
     // It is 22:13 there. The grant was issued before there were windows, and ends within the second of these.
-    let windows =
-        "  windows: [{from: '22:00', to: '22:30', timeZone: UTC}, {from: '23:00', to: '23:30', timeZone: UTC}]\n";
-    rig.plane.apply(Arc::new(policies(&format!("{always}{windows}")))).await.unwrap();
-    let request = rig.plane.extend(&alice(), more(&old, minutes(10))).await.unwrap();
+    let windows = "  windows: [{from: '22:00', to: '22:30', timeZone: UTC}, {from: '23:00', to: '23:30', timeZone: UTC}]\n";
+    rig.plane
+        .apply(Arc::new(policies(&format!("{always}{windows}"))))
+        .await
+        .unwrap();
+    let request = rig
+        .plane
+        .extend(&alice(), more(&old, minutes(10)))
+        .await
+        .unwrap();
     assert_eq!(request.state, AccessState::Failed, "{request:?}");
     assert!(request.outcome.unwrap().reason.contains("window closes"));
-    assert_eq!(rig.plane.grant(&alice(), old.as_str()).await.unwrap().origin.chain.extended_by, None);
+    assert_eq!(
+        rig.plane
+            .grant(&alice(), old.as_str())
+            .await
+            .unwrap()
+            .origin
+            .chain
+            .extended_by,
+        None
+    );
 }

@@ -7,7 +7,14 @@ use crate::model::access::Issued;
 use crate::model::grant::{GrantId, GrantState, Hold};
 
 async fn granted(rig: &Rig) -> GrantId {
-    rig.plane.request_access(&alice(), asking()).await.unwrap().outcome.unwrap().grant.unwrap()
+    rig.plane
+        .request_access(&alice(), asking())
+        .await
+        .unwrap()
+        .outcome
+        .unwrap()
+        .grant
+        .unwrap()
 }
 
 fn of(id: &GrantId) -> Transition {
@@ -26,15 +33,25 @@ async fn a_suspended_grant_is_held_back_everywhere_and_its_time_runs_on() {
     let id = granted(&rig).await;
     let end = now(&rig, id.as_str()).await.0.grant.expires();
     let held = rig.plane.suspend(&root(), of(&id)).await.unwrap();
-    assert_eq!(rig.plane.fanout.index().find(&id).unwrap().hold, Hold::Suspended, "published to the sidecars");
+    assert_eq!(
+        rig.plane.fanout.index().find(&id).unwrap().hold,
+        Hold::Suspended,
+        "published to the sidecars"
+    );
     assert_eq!(held.revision, rig.plane.fanout.revision());
     let (issued, state) = now(&rig, id.as_str()).await;
     let suspension = issued.suspension.unwrap();
-    assert_eq!((state, &*suspension.by, &*suspension.reason), (GrantState::Suspended, ROOT, "odd calls"));
+    assert_eq!(
+        (state, &*suspension.by, &*suspension.reason),
+        (GrantState::Suspended, ROOT, "odd calls")
+    );
     rig.advance(30);
     rig.plane.resume(&root(), of(&id)).await.unwrap();
     let (issued, state) = now(&rig, id.as_str()).await;
-    assert_eq!((state, issued.suspension, issued.grant.expires()), (GrantState::Active, None, end));
+    assert_eq!(
+        (state, issued.suspension, issued.grant.expires()),
+        (GrantState::Active, None, end)
+    );
     assert_eq!(rig.events("grant.suspended").await, 1);
     assert_eq!(rig.events("grant.resumed").await, 1);
 }
@@ -46,11 +63,22 @@ async fn a_grant_expires_while_it_is_suspended_and_is_not_resumed_then() {
     rig.plane.suspend(&root(), of(&id)).await.unwrap();
     rig.advance(60);
     assert_eq!(now(&rig, id.as_str()).await.1, GrantState::Expired);
-    assert_eq!(rig.plane.resume(&root(), of(&id)).await.unwrap_err().kind.reason(), "STATE_TERMINAL");
+    assert_eq!(
+        rig.plane
+            .resume(&root(), of(&id))
+            .await
+            .unwrap_err()
+            .kind
+            .reason(),
+        "STATE_TERMINAL"
+    );
     rig.advance(3);
     rig.plane.sweep().await.unwrap();
     let (issued, state) = now(&rig, id.as_str()).await;
-    assert_eq!((state, issued.suspension.is_some()), (GrantState::Expired, true));
+    assert_eq!(
+        (state, issued.suspension.is_some()),
+        (GrantState::Expired, true)
+    );
     assert_eq!(rig.events("grant.expired").await, 1);
 }
 
@@ -58,11 +86,31 @@ async fn a_grant_expires_while_it_is_suspended_and_is_not_resumed_then() {
 async fn only_administrators_suspend_and_resume() {
     let rig = Rig::start().await;
     let id = granted(&rig).await;
-    assert_eq!(rig.plane.suspend(&alice(), of(&id)).await.unwrap_err().kind.reason(), "NOT_ELIGIBLE");
+    assert_eq!(
+        rig.plane
+            .suspend(&alice(), of(&id))
+            .await
+            .unwrap_err()
+            .kind
+            .reason(),
+        "NOT_ELIGIBLE"
+    );
     rig.plane.suspend(&root(), of(&id)).await.unwrap();
-    assert_eq!(rig.plane.resume(&alice(), of(&id)).await.unwrap_err().kind.reason(), "NOT_ELIGIBLE");
+    assert_eq!(
+        rig.plane
+            .resume(&alice(), of(&id))
+            .await
+            .unwrap_err()
+            .kind
+            .reason(),
+        "NOT_ELIGIBLE"
+    );
     rig.plane.revoke(&root(), of(&id)).await.unwrap();
-    assert_eq!(now(&rig, id.as_str()).await.1, GrantState::Revoked, "a suspended grant can be ended");
+    assert_eq!(
+        now(&rig, id.as_str()).await.1,
+        GrantState::Revoked,
+        "a suspended grant can be ended"
+    );
 }
 
 #[tokio::test]
@@ -84,18 +132,31 @@ async fn a_standing_grant_that_is_held_back_stays_so_through_another_declaration
     let rig = Rig::empty().await;
     let apply = |text: String| rig.plane.apply(Arc::new(policies(&text)));
     apply(standing("/a")).await.unwrap();
-    rig.plane.suspend(&root(), to("baseline", "incident")).await.unwrap();
+    rig.plane
+        .suspend(&root(), to("baseline", "incident"))
+        .await
+        .unwrap();
     rig.advance(3600);
     rig.plane.sweep().await.unwrap();
     assert_eq!(apply(standing("/a")).await.unwrap().issued, 0);
     assert_eq!(now(&rig, "baseline").await.1, GrantState::Suspended);
     assert_eq!(apply(standing("/b")).await.unwrap().issued, 1);
     let (issued, state) = now(&rig, "baseline").await;
-    assert_eq!((state, &*issued.suspension.unwrap().reason), (GrantState::Suspended, "incident"));
+    assert_eq!(
+        (state, &*issued.suspension.unwrap().reason),
+        (GrantState::Suspended, "incident")
+    );
     apply(String::new()).await.unwrap();
     apply(standing("/b")).await.unwrap();
-    assert_eq!(now(&rig, "baseline").await.1, GrantState::Suspended, "removed and declared again");
-    rig.plane.resume(&root(), to("baseline", "over")).await.unwrap();
+    assert_eq!(
+        now(&rig, "baseline").await.1,
+        GrantState::Suspended,
+        "removed and declared again"
+    );
+    rig.plane
+        .resume(&root(), to("baseline", "over"))
+        .await
+        .unwrap();
     assert_eq!(now(&rig, "baseline").await.1, GrantState::Active);
 }
 
@@ -103,7 +164,10 @@ async fn a_standing_grant_that_is_held_back_stays_so_through_another_declaration
 async fn nothing_brings_a_released_grant_back() {
     let rig = Rig::start().await;
     let id = granted(&rig).await;
-    rig.plane.release(&alice(), to(id.as_str(), "")).await.unwrap();
+    rig.plane
+        .release(&alice(), to(id.as_str(), ""))
+        .await
+        .unwrap();
     let extending = crate::control::lifecycle::extend::Extending {
         id: id.to_string(),
         duration: Some(Duration::from_secs(60)),
@@ -121,9 +185,15 @@ async fn nothing_brings_a_released_grant_back() {
     }
     rig.advance(120);
     rig.plane.sweep().await.unwrap();
-    rig.plane.apply(Arc::new(policies(&POLICIES.replace("max: 1h", "max: 2h")))).await.unwrap();
+    rig.plane
+        .apply(Arc::new(policies(&POLICIES.replace("max: 1h", "max: 2h"))))
+        .await
+        .unwrap();
     let (issued, state) = now(&rig, id.as_str()).await;
-    assert_eq!((state, &*issued.ending.unwrap().reason), (GrantState::Released, "released by its subject"));
+    assert_eq!(
+        (state, &*issued.ending.unwrap().reason),
+        (GrantState::Released, "released by its subject")
+    );
     assert_eq!(rig.events("grant.released").await, 1);
     assert_eq!(rig.events("grant.expired").await, 0);
 }

@@ -31,7 +31,9 @@ impl std::fmt::Debug for Bindings {
 impl Bindings {
     /// `duration` is the one that the policy settled on; `environment` is what the policy calls the place.
     pub(crate) fn new(ask: &Ask<'_>, duration: Duration, environment: &str) -> Self {
-        Self { context: context(ask, duration, environment) }
+        Self {
+            context: context(ask, duration, environment),
+        }
     }
 
     /// Ready to evaluate, or why not.
@@ -40,12 +42,21 @@ impl Bindings {
     }
 }
 
-fn context(ask: &Ask<'_>, duration: Duration, environment: &str) -> Result<Context<'static, 'static>, &'static str> {
+fn context(
+    ask: &Ask<'_>,
+    duration: Duration,
+    environment: &str,
+) -> Result<Context<'static, 'static>, &'static str> {
     let request = map([
         ("service", text(ask.scope.service().as_str())),
         ("grpc", list(rules(ask, true))?),
         ("http", list(rules(ask, false))?),
-        ("duration", Value::Duration(chrono::Duration::from_std(duration).map_err(|_| "the duration is too long")?)),
+        (
+            "duration",
+            Value::Duration(
+                chrono::Duration::from_std(duration).map_err(|_| "the duration is too long")?,
+            ),
+        ),
         ("reason", text(ask.reason)),
         ("tickets", list(ask.tickets.iter().map(String::as_str))?),
         ("via", list(ask.via.iter().map(Principal::as_str))?),
@@ -61,15 +72,25 @@ fn context(ask: &Ask<'_>, duration: Duration, environment: &str) -> Result<Conte
 }
 
 fn requester(ask: &Ask<'_>) -> Result<Value, &'static str> {
-    let of = |kind| ask.requester.iter().filter(move |principal| principal.kind() == kind).map(Principal::as_str);
+    let of = |kind| {
+        ask.requester
+            .iter()
+            .filter(move |principal| principal.kind() == kind)
+            .map(Principal::as_str)
+    };
     let first = |kind| text(of(kind).next().unwrap_or_default());
     let mut left = CLAIMS_MAX;
     let claims = match ask.claims {
         Some(claims) => object(claims, &mut left)?,
-        None => Value::Map(Map { map: Arc::default() }),
+        None => Value::Map(Map {
+            map: Arc::default(),
+        }),
     };
     Ok(map([
-        ("principals", list(ask.requester.iter().map(Principal::as_str))?),
+        (
+            "principals",
+            list(ask.requester.iter().map(Principal::as_str))?,
+        ),
         ("user", first(PrincipalKind::User)),
         ("workload", first(PrincipalKind::Workload)),
         ("groups", list(of(PrincipalKind::Group))?),
@@ -78,7 +99,11 @@ fn requester(ask: &Ask<'_>) -> Result<Value, &'static str> {
 }
 
 fn rules<'a>(ask: &Ask<'a>, grpc: bool) -> impl Iterator<Item = String> + 'a {
-    ask.scope.rules().iter().filter(move |rule| matches!(rule, Rule::Grpc(_)) == grpc).map(Rule::to_string)
+    ask.scope
+        .rules()
+        .iter()
+        .filter(move |rule| matches!(rule, Rule::Grpc(_)) == grpc)
+        .map(Rule::to_string)
 }
 
 fn now(now: Timestamp) -> Result<Value, &'static str> {
@@ -93,7 +118,10 @@ fn text(text: &str) -> Value {
 }
 
 fn list<S: AsRef<str>>(items: impl Iterator<Item = S>) -> Result<Value, &'static str> {
-    let items: Vec<Value> = items.take(LIST_MAX + 1).map(|item| text(item.as_ref())).collect();
+    let items: Vec<Value> = items
+        .take(LIST_MAX + 1)
+        .map(|item| text(item.as_ref()))
+        .collect();
     if items.len() > LIST_MAX {
         return Err("the request holds a list of more than 256 entries");
     }
@@ -101,32 +129,46 @@ fn list<S: AsRef<str>>(items: impl Iterator<Item = S>) -> Result<Value, &'static
 }
 
 fn map<const N: usize>(entries: [(&str, Value); N]) -> Value {
-    let entries = entries.into_iter().map(|(key, value)| (Key::String(Arc::new(key.to_owned())), value));
-    Value::Map(Map { map: Arc::new(entries.collect()) })
+    let entries = entries
+        .into_iter()
+        .map(|(key, value)| (Key::String(Arc::new(key.to_owned())), value));
+    Value::Map(Map {
+        map: Arc::new(entries.collect()),
+    })
 }
 
-fn object(entries: &serde_json::Map<String, serde_json::Value>, left: &mut usize) -> Result<Value, &'static str> {
+fn object(
+    entries: &serde_json::Map<String, serde_json::Value>,
+    left: &mut usize,
+) -> Result<Value, &'static str> {
     if entries.len() > LIST_MAX {
         return Err("a claim of the token has more than 256 entries");
     }
     let mut map = HashMap::with_capacity(entries.len());
     for (key, value) in entries {
-        map.insert(Key::String(Arc::new(bounded(key)?.to_owned())), json(value, left)?);
+        map.insert(
+            Key::String(Arc::new(bounded(key)?.to_owned())),
+            json(value, left)?,
+        );
     }
     Ok(Value::Map(Map { map: Arc::new(map) }))
 }
 
 /// Recursion is bounded by the JSON parser's own limit of 128 levels.
 fn json(value: &serde_json::Value, left: &mut usize) -> Result<Value, &'static str> {
-    *left = left.checked_sub(1).ok_or("the token's claims hold more than 4096 values")?;
+    *left = left
+        .checked_sub(1)
+        .ok_or("the token's claims hold more than 4096 values")?;
     Ok(match value {
         serde_json::Value::Null => Value::Null,
         serde_json::Value::Bool(value) => Value::Bool(*value),
-        serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
-            (Some(number), ..) => Value::Int(number),
-            (None, Some(number), _) => Value::UInt(number),
-            (None, None, number) => Value::Float(number.unwrap_or(f64::NAN)),
-        },
+        serde_json::Value::Number(number) => {
+            match (number.as_i64(), number.as_u64(), number.as_f64()) {
+                (Some(number), ..) => Value::Int(number),
+                (None, Some(number), _) => Value::UInt(number),
+                (None, None, number) => Value::Float(number.unwrap_or(f64::NAN)),
+            }
+        }
         serde_json::Value::String(value) => text(bounded(value)?),
         serde_json::Value::Array(items) if items.len() > LIST_MAX => {
             return Err("a claim of the token has more than 256 entries");
@@ -140,5 +182,9 @@ fn json(value: &serde_json::Value, left: &mut usize) -> Result<Value, &'static s
 }
 
 fn bounded(text: &str) -> Result<&str, &'static str> {
-    if text.len() > CLAIM_BYTES_MAX { Err("a claim of the token is longer than 8192 bytes") } else { Ok(text) }
+    if text.len() > CLAIM_BYTES_MAX {
+        Err("a claim of the token is longer than 8192 bytes")
+    } else {
+        Ok(text)
+    }
 }

@@ -33,9 +33,18 @@ mod tests {
 
     #[test]
     fn alternatives_stand_at_the_top_only() {
-        assert_eq!(alternatives("a || b && c || (d || e)"), ["a", "b && c", "(d || e)"]);
-        assert_eq!(alternatives("x == 'a || b' || y.exists(z, z || w)"), ["x == 'a || b'", "y.exists(z, z || w)"]);
-        assert_eq!(alternatives(r"x == 'it\'s || so' || y"), [r"x == 'it\'s || so'", "y"]);
+        assert_eq!(
+            alternatives("a || b && c || (d || e)"),
+            ["a", "b && c", "(d || e)"]
+        );
+        assert_eq!(
+            alternatives("x == 'a || b' || y.exists(z, z || w)"),
+            ["x == 'a || b'", "y.exists(z, z || w)"]
+        );
+        assert_eq!(
+            alternatives(r"x == 'it\'s || so' || y"),
+            [r"x == 'it\'s || so'", "y"]
+        );
         assert_eq!(alternatives("a ? b : c || d"), ["a ? b : c || d"]);
         assert_eq!(alternatives(" a "), ["a"]);
     }

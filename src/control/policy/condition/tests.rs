@@ -8,9 +8,12 @@ use std::time::Duration;
 
 fn evaluate(text: &str) -> Result<bool, String> {
     let condition = Condition::compile(text).unwrap_or_else(|errors| panic!("{text}: {errors:?}"));
-    let requester: Vec<Principal> = ["user:https://idp.example|alice", "group:https://idp.example|sre"]
-        .map(|text| Principal::parse(text).unwrap())
-        .into();
+    let requester: Vec<Principal> = [
+        "user:https://idp.example|alice",
+        "group:https://idp.example|sre",
+    ]
+    .map(|text| Principal::parse(text).unwrap())
+    .into();
     let claims = serde_json::json!({"level": 3, "ratio": 0.5, "amr": ["hwk", "pin"], "org": {"unit": "shop"}});
     let rules = vec![
         Rule::Http(HttpRule::parse_line("GET /v1/users/{id}").unwrap()),
@@ -78,12 +81,21 @@ fn every_variable_and_function_of_the_documentation_works() {
 #[test]
 fn an_error_or_a_value_of_another_type_is_no_answer() {
     for (text, cause) in [
-        ("requester.claims.missing == 1", "finds no field \"missing\"; test for it with has()"),
+        (
+            "requester.claims.missing == 1",
+            "finds no field \"missing\"; test for it with has()",
+        ),
         ("request.reason", "gives string instead of true or false"),
         ("1 / 0 == 1", "divides by zero"),
         ("request.tickets[7] == 'x'", "reads past the end of a list"),
-        ("request.reason > 3", "found no matching overload for '_>_' applied to '(string, int)'"),
-        ("duration(request.reason) > duration('1s')", "calls duration with something it cannot take"),
+        (
+            "request.reason > 3",
+            "found no matching overload for '_>_' applied to '(string, int)'",
+        ),
+        (
+            "duration(request.reason) > duration('1s')",
+            "calls duration with something it cannot take",
+        ),
     ] {
         assert_eq!(evaluate(text), Err(cause.to_owned()), "{text}");
     }
@@ -94,17 +106,41 @@ fn what_cannot_work_is_refused_with_its_place() {
     for (text, line, column, part) in [
         ("", 1, 1, "is empty"),
         ("requester.user ==", 1, 18, "is no CEL expression"),
-        ("true &&\n  requestor.user == ''", 2, 3, "names \"requestor\", which is no variable"),
+        (
+            "true &&\n  requestor.user == ''",
+            2,
+            3,
+            "names \"requestor\", which is no variable",
+        ),
         ("request.tikets == []", 1, 8, "reads request.tikets"),
         ("subject.name == 'x'", 1, 8, "it has none"),
-        ("lower(subject) == 'x'", 1, 6, "calls lower, which is not available"),
+        (
+            "lower(subject) == 'x'",
+            1,
+            6,
+            "calls lower, which is not available",
+        ),
         ("request.tickets.map(t, t + t) == []", 1, 20, "uses map"),
-        ("request.reason.matches(request.reason)", 1, 23, "must be written out"),
-        ("request.reason.matches('(')", 1, 23, "no regular expression: unclosed group"),
+        (
+            "request.reason.matches(request.reason)",
+            1,
+            23,
+            "must be written out",
+        ),
+        (
+            "request.reason.matches('(')",
+            1,
+            23,
+            "no regular expression: unclosed group",
+        ),
     ] {
         let error = refusal(text);
         assert!(error.cause.contains(part), "{text}: {error:?}");
-        assert_eq!((error.line, error.column), (line, column), "{text}: {error:?}");
+        assert_eq!(
+            (error.line, error.column),
+            (line, column),
+            "{text}: {error:?}"
+        );
     }
 }
 
@@ -116,15 +152,26 @@ fn a_runaway_is_refused_before_it_runs() {
     let three = format!("{list}.exists(a, {list}.exists(b, {list}.exists(c, a == b + c)))");
     assert!(refusal(&three).cause.contains("steps"), "{three}");
     let long = vec![list; 50].join(" + ");
-    assert!(refusal(&format!("({long}).exists(a, ({long}).exists(b, a == b))")).cause.contains("steps"));
-    assert!(refusal(&"a".repeat(5000)).cause.contains("longer than 4096 bytes"));
+    assert!(
+        refusal(&format!("({long}).exists(a, ({long}).exists(b, a == b))"))
+            .cause
+            .contains("steps")
+    );
+    assert!(
+        refusal(&"a".repeat(5000))
+            .cause
+            .contains("longer than 4096 bytes")
+    );
 }
 
 #[test]
 fn the_words_true_and_false_are_known_as_such() {
     assert_eq!(Condition::compile("true").unwrap().constant(), Some(true));
     assert_eq!(Condition::compile("false").unwrap().constant(), Some(false));
-    assert_eq!(Condition::compile("subject == ''").unwrap().constant(), None);
+    assert_eq!(
+        Condition::compile("subject == ''").unwrap().constant(),
+        None
+    );
 }
 
 proptest! {

@@ -18,10 +18,20 @@ impl Reader<'_> {
         let listed = self.required(&fields, "stages", "[{name: leads, steps: […]}]")?;
         let entries = self.list(&listed, STAGES_MAX);
         let mut names = BTreeSet::new();
-        let stages: Vec<Stage> = entries.iter().filter_map(|entry| self.stage(entry, &mut names)).collect();
-        let people: usize = stages.iter().flat_map(|stage| &stage.steps).map(|step| step.approvals).sum();
+        let stages: Vec<Stage> = entries
+            .iter()
+            .filter_map(|entry| self.stage(entry, &mut names))
+            .collect();
+        let people: usize = stages
+            .iter()
+            .flat_map(|stage| &stage.steps)
+            .map(|step| step.approvals)
+            .sum();
         if people > PEOPLE_MAX {
-            self.error(&listed, format!("wants {people} people in all; at most {PEOPLE_MAX} can be asked for"));
+            self.error(
+                &listed,
+                format!("wants {people} people in all; at most {PEOPLE_MAX} can be asked for"),
+            );
         }
         if self.findings.errors() > before || stages.is_empty() {
             return None;
@@ -40,10 +50,17 @@ impl Reader<'_> {
     fn stage(&mut self, entry: &Field<'_>, names: &mut BTreeSet<Arc<str>>) -> Option<Stage> {
         let fields = self.open(entry, STAGE)?;
         let name = self.unique_name(entry, &fields, names);
-        let steps = self.required(&fields, "steps", "[{name: leads, approvers: ['group:…|leads']}]")?;
+        let steps = self.required(
+            &fields,
+            "steps",
+            "[{name: leads, approvers: ['group:…|leads']}]",
+        )?;
         let mut names = BTreeSet::new();
         let entries = self.list(&steps, STAGES_MAX);
-        let steps = entries.iter().filter_map(|entry| self.step(entry, &mut names)).collect();
+        let steps = entries
+            .iter()
+            .filter_map(|entry| self.step(entry, &mut names))
+            .collect();
         Some(Stage { name: name?, steps })
     }
 
@@ -53,13 +70,21 @@ impl Reader<'_> {
         let approvers = self.required(&fields, "approvers", "['group:https://idp.example|leads']");
         let approvers = approvers.map(|field| self.people(&field));
         let count = |reader: &mut Self, field: &Field<'_>| {
-            reader.integer(field, 1, PEOPLE_MAX as i64).and_then(|count| usize::try_from(count).ok())
+            reader
+                .integer(field, 1, PEOPLE_MAX as i64)
+                .and_then(|count| usize::try_from(count).ok())
         };
         let approvals = self.or(&fields, "approvals", 1, count);
         let denials = self.or(&fields, "denials", 1, count);
         let escalate = self.or(&fields, "escalate", Vec::new(), Self::escalations);
         let (approvers, approvals) = (approvers?, approvals?);
-        Some(Step { name: name?, approvers, approvals, denials: denials?, escalate: escalate? })
+        Some(Step {
+            name: name?,
+            approvers,
+            approvals,
+            denials: denials?,
+            escalate: escalate?,
+        })
     }
 
     /// Earliest first.
@@ -67,9 +92,17 @@ impl Reader<'_> {
         let entries = self.list(field, ESCALATIONS_MAX);
         let mut escalations: Vec<Escalation> = Vec::new();
         for entry in &entries {
-            let Some(escalation) = self.escalation(entry) else { continue };
-            if escalations.iter().any(|other| other.after == escalation.after) {
-                self.error(entry, "comes after the same time as one above; put their approvers into one");
+            let Some(escalation) = self.escalation(entry) else {
+                continue;
+            };
+            if escalations
+                .iter()
+                .any(|other| other.after == escalation.after)
+            {
+                self.error(
+                    entry,
+                    "comes after the same time as one above; put their approvers into one",
+                );
             }
             escalations.push(escalation);
         }
@@ -81,19 +114,34 @@ impl Reader<'_> {
         let fields = self.open(entry, ESCALATION)?;
         let after = self.required(&fields, "after", "30m");
         let after = after.and_then(|field| self.duration(&field, PENDING_MIN, PENDING_MAX));
-        let approvers = self.required(&fields, "approvers", "['group:https://idp.example|managers']");
+        let approvers = self.required(
+            &fields,
+            "approvers",
+            "['group:https://idp.example|managers']",
+        );
         let approvers = approvers.map(|field| self.people(&field));
-        Some(Escalation { after: after?, approvers: approvers? })
+        Some(Escalation {
+            after: after?,
+            approvers: approvers?,
+        })
     }
 
     /// What comes when the request is over never comes.
     pub(super) fn escalates_in_time(&mut self, spec: &Fields<'_>, ttl: Duration, stages: &[Stage]) {
-        let Some(field) = spec.field("approval") else { return };
+        let Some(field) = spec.field("approval") else {
+            return;
+        };
         for step in stages.iter().flat_map(|stage| &stage.steps) {
-            if let Some(late) = step.escalate.iter().find(|escalation| escalation.after >= ttl) {
-                let (name, after, ttl) = (&step.name, write_duration(late.after), write_duration(ttl));
-                let cause =
-                    format!("step {name} escalates after {after}, but a request waits only {ttl}; raise pendingTtl");
+            if let Some(late) = step
+                .escalate
+                .iter()
+                .find(|escalation| escalation.after >= ttl)
+            {
+                let (name, after, ttl) =
+                    (&step.name, write_duration(late.after), write_duration(ttl));
+                let cause = format!(
+                    "step {name} escalates after {after}, but a request waits only {ttl}; raise pendingTtl"
+                );
                 self.error(&field, cause);
             }
         }
@@ -105,9 +153,17 @@ impl Reader<'_> {
         fields: &Fields<'_>,
         names: &mut BTreeSet<Arc<str>>,
     ) -> Option<Arc<str>> {
-        let name = self.required(fields, "name", "leads").and_then(|field| self.name(&field))?;
+        let name = self
+            .required(fields, "name", "leads")
+            .and_then(|field| self.name(&field))?;
         if !names.insert(Arc::clone(&name)) {
-            self.error(entry, format!("has the name {:?} of one above; give it another", shorten(&name)));
+            self.error(
+                entry,
+                format!(
+                    "has the name {:?} of one above; give it another",
+                    shorten(&name)
+                ),
+            );
         }
         Some(name)
     }
@@ -120,7 +176,10 @@ impl Reader<'_> {
             Ok(_) => Err("must be a user or a group: only people review".to_owned()),
             Err(error) => Err(error.to_string()),
         };
-        let mut people: Vec<Matcher> = entries.iter().filter_map(|entry| self.parsed(entry, person)).collect();
+        let mut people: Vec<Matcher> = entries
+            .iter()
+            .filter_map(|entry| self.parsed(entry, person))
+            .collect();
         people.sort();
         people.dedup();
         people

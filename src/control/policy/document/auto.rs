@@ -18,9 +18,17 @@ impl Reader<'_> {
         let mut names = BTreeSet::new();
         let mut rules = Vec::new();
         for entry in &entries {
-            let Some((rule, condition)) = self.auto_rule(entry, policy) else { continue };
+            let Some((rule, condition)) = self.auto_rule(entry, policy) else {
+                continue;
+            };
             if !names.insert(rule.name.clone()) {
-                self.error(entry, format!("has the name {:?} of a rule above; give it another", shorten(&rule.name)));
+                self.error(
+                    entry,
+                    format!(
+                        "has the name {:?} of a rule above; give it another",
+                        shorten(&rule.name)
+                    ),
+                );
             }
             rules.push((rule, condition));
         }
@@ -31,24 +39,38 @@ impl Reader<'_> {
         None
     }
 
-    fn auto_rule(&mut self, entry: &Field<'_>, policy: Option<&DurationRule>) -> Option<(AutoRule, Condition)> {
+    fn auto_rule(
+        &mut self,
+        entry: &Field<'_>,
+        policy: Option<&DurationRule>,
+    ) -> Option<(AutoRule, Condition)> {
         let fields = self.open(entry, AUTO)?;
-        let name = self.required(&fields, "name", "on-call").and_then(|field| self.name(&field));
+        let name = self
+            .required(&fields, "name", "on-call")
+            .and_then(|field| self.name(&field));
         let when = self.required(&fields, "when", "'…' in requester.groups");
         let when = when.and_then(|field| Some((self.text(&field)?, self.condition(&field)?)));
         let effects = [("APPROVE", Effect::Approve), ("DENY", Effect::Deny)];
-        let effect = self.required(&fields, "effect", "APPROVE").and_then(|field| self.choice(&field, &effects));
+        let effect = self
+            .required(&fields, "effect", "APPROVE")
+            .and_then(|field| self.choice(&field, &effects));
         let longest = policy.map_or(crate::model::policy::DURATION_MAX, |policy| policy.max);
         let max_duration = self.or(&fields, "maxDuration", None, |reader, field| {
             if effect == Some(Effect::Deny) {
-                return reader.refuse(field, "means nothing on a denial; write request.duration into its condition");
+                return reader.refuse(
+                    field,
+                    "means nothing on a denial; write request.duration into its condition",
+                );
             }
             let value = reader.parsed(field, crate::control::policy::read::parse_duration)?;
             if (DURATION_MIN..=longest).contains(&value) {
                 return Some(Some(value));
             }
             let longest = write_duration(longest);
-            reader.refuse(field, format!("must be from 1s to the policy's duration.max of {longest}"))
+            reader.refuse(
+                field,
+                format!("must be from 1s to the policy's duration.max of {longest}"),
+            )
         });
         let message = self.or(&fields, "message", None, Self::words);
         let (when, condition) = when?;
@@ -70,7 +92,9 @@ impl Reader<'_> {
                 for error in errors {
                     let place = self.within(field, text, error.line, error.column);
                     let cause = match place == field.place() {
-                        true if error.line > 1 => format!("{} (line {} of it)", error.cause, error.line),
+                        true if error.line > 1 => {
+                            format!("{} (line {} of it)", error.cause, error.line)
+                        }
                         _ => error.cause,
                     };
                     self.findings.error(place, &field.path, cause);
@@ -86,18 +110,28 @@ impl Reader<'_> {
         rules: &[(AutoRule, Condition)],
         policy: Option<&DurationRule>,
     ) {
-        let denial = rules.iter().position(|rule| is_constant(rule, Effect::Deny, true));
+        let denial = rules
+            .iter()
+            .position(|rule| is_constant(rule, Effect::Deny, true));
         for (index, (entry, (rule, condition))) in entries.iter().zip(rules).enumerate() {
             let mut warn = |cause: String| self.findings.warning(entry.place(), &entry.path, cause);
             if condition.constant() == Some(false) {
-                warn(format!("rule {} never matches: its condition is false; remove it", rule.name));
+                warn(format!(
+                    "rule {} never matches: its condition is false; remove it",
+                    rule.name
+                ));
                 continue;
             }
-            let denied = denial.is_some_and(|at| at < index || (at > index && rule.effect == Effect::Approve));
+            let denied = denial
+                .is_some_and(|at| at < index || (at > index && rule.effect == Effect::Approve));
             let before = rules.iter().take(index);
-            let shadowed = rule.effect == Effect::Approve && before.clone().any(|earlier| takes_all_of(earlier, rule));
+            let shadowed = rule.effect == Effect::Approve
+                && before.clone().any(|earlier| takes_all_of(earlier, rule));
             if denied || shadowed {
-                warn(format!("rule {} decides nothing: another rule always matches first; remove one", rule.name));
+                warn(format!(
+                    "rule {} decides nothing: another rule always matches first; remove one",
+                    rule.name
+                ));
             }
             if let (Some(policy), Some(limit)) = (policy, rule.max_duration)
                 && limit < policy.default

@@ -20,9 +20,16 @@ pub(in crate::control::policy) struct LoadedPerson {
 }
 
 impl Reader<'_> {
-    pub(super) fn person(&mut self, name: Option<(Arc<str>, Place)>, spec: &Fields<'_>) -> Option<LoadedPerson> {
-        let listed =
-            self.required(spec, "accounts", "['user:https://idp.example|bob', 'spiffe://td.example/bob/laptop']")?;
+    pub(super) fn person(
+        &mut self,
+        name: Option<(Arc<str>, Place)>,
+        spec: &Fields<'_>,
+    ) -> Option<LoadedPerson> {
+        let listed = self.required(
+            spec,
+            "accounts",
+            "['user:https://idp.example|bob', 'spiffe://td.example/bob/laptop']",
+        )?;
         let entries = self.list(&listed, ACCOUNTS_MAX);
         let account = |text: &str| match Principal::parse(text) {
             Ok(principal) if principal.kind() == PrincipalKind::Group => {
@@ -33,7 +40,9 @@ impl Reader<'_> {
         };
         let mut accounts: Vec<(Principal, Place)> = Vec::new();
         for entry in &entries {
-            let Some(account) = self.parsed(entry, account) else { continue };
+            let Some(account) = self.parsed(entry, account) else {
+                continue;
+            };
             if accounts.iter().any(|(other, _)| *other == account) {
                 self.error(entry, "is listed above already; remove one");
             }
@@ -44,8 +53,17 @@ impl Reader<'_> {
         }
         let (name, place) = name?;
         let (accounts, places) = accounts.into_iter().unzip();
-        let mut person = Person { name, digest: PolicyDigest::default(), canonical: Arc::default(), accounts };
+        let mut person = Person {
+            name,
+            digest: PolicyDigest::default(),
+            canonical: Arc::default(),
+            accounts,
+        };
         canonical::seal_person(&mut person);
-        Some(LoadedPerson { person, name: place, accounts: places })
+        Some(LoadedPerson {
+            person,
+            name: place,
+            accounts: places,
+        })
     }
 }

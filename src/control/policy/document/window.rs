@@ -9,7 +9,10 @@ impl Reader<'_> {
     /// The entries of `windows`, in an order of their own: what they mean together has none.
     pub(super) fn windows(&mut self, field: &Field<'_>) -> Option<Vec<Window>> {
         let entries = self.list(field, WINDOWS_MAX);
-        let mut windows: Vec<Window> = entries.iter().filter_map(|entry| self.window(entry)).collect();
+        let mut windows: Vec<Window> = entries
+            .iter()
+            .filter_map(|entry| self.window(entry))
+            .collect();
         if windows.len() < entries.len() || windows.is_empty() {
             return None;
         }
@@ -23,16 +26,31 @@ impl Reader<'_> {
         let days = self.or(&fields, "days", Days::ALL, Self::days);
         let from = self.time(&fields, "from", "\"22:00\"", DAY - 1);
         let to = self.time(&fields, "to", "\"06:00\"", DAY);
-        let zone = self.required(&fields, "timeZone", "Europe/Berlin").and_then(|field| self.zone(&field));
-        Some(Window { days: days?, from: from?, to: to?, zone: zone?.into() })
+        let zone = self
+            .required(&fields, "timeZone", "Europe/Berlin")
+            .and_then(|field| self.zone(&field));
+        Some(Window {
+            days: days?,
+            from: from?,
+            to: to?,
+            zone: zone?.into(),
+        })
     }
 
     fn days(&mut self, field: &Field<'_>) -> Option<Days> {
         let entries = self.list(field, Days::NAMES.len());
-        let names: Vec<(&str, usize)> =
-            Days::NAMES.into_iter().enumerate().map(|(number, name)| (name, number)).collect();
-        let listed: Vec<usize> = entries.iter().filter_map(|entry| self.choice(entry, &names)).collect();
-        let days = listed.iter().fold(Days::default(), |days, day| days.with(*day));
+        let names: Vec<(&str, usize)> = Days::NAMES
+            .into_iter()
+            .enumerate()
+            .map(|(number, name)| (name, number))
+            .collect();
+        let listed: Vec<usize> = entries
+            .iter()
+            .filter_map(|entry| self.choice(entry, &names))
+            .collect();
+        let days = listed
+            .iter()
+            .fold(Days::default(), |days, day| days.with(*day));
         (listed.len() == entries.len() && !days.is_empty()).then_some(days)
     }
 
@@ -43,7 +61,10 @@ impl Reader<'_> {
             Some(minute) => Some(minute),
             None => self.refuse(
                 &field,
-                format!("is no time of the clock: {:?}; write hours and minutes, {example}, in quotes", shorten(text)),
+                format!(
+                    "is no time of the clock: {:?}; write hours and minutes, {example}, in quotes",
+                    shorten(text)
+                ),
             ),
         }
     }
@@ -53,8 +74,10 @@ impl Reader<'_> {
         if zone(name).is_some() {
             return Some(name);
         }
-        let cause =
-            format!("is no time zone: {:?}; write an IANA name exactly, such as Europe/Berlin or UTC", shorten(name));
+        let cause = format!(
+            "is no time zone: {:?}; write an IANA name exactly, such as Europe/Berlin or UTC",
+            shorten(name)
+        );
         self.refuse(field, cause)
     }
 }

@@ -28,12 +28,19 @@ fn scope(rules: &[&str]) -> Scope {
         true => Rule::Http(HttpRule::parse_line(text).unwrap()),
         false => Rule::Grpc(GrpcRule::parse(text).unwrap()),
     };
-    Scope::new(Service::parse("payments").unwrap(), rules.iter().map(rule).collect()).unwrap()
+    Scope::new(
+        Service::parse("payments").unwrap(),
+        rules.iter().map(rule).collect(),
+    )
+    .unwrap()
 }
 
 fn alice() -> Asking {
     Asking {
-        requester: vec![principal("user:https://idp.example|alice"), principal("group:https://idp.example|sre")],
+        requester: vec![
+            principal("user:https://idp.example|alice"),
+            principal("group:https://idp.example|sre"),
+        ],
         claims: serde_json::json!({"amr": ["pwd"]}),
         subject: principal("user:https://idp.example|alice"),
         via: Vec::new(),
@@ -88,30 +95,54 @@ fn without_a_matching_rule_people_decide() {
     let set = load(GOOD);
     let ruling = alice().of(&set).unwrap();
     assert_eq!(ruling.policy.digest, set.policy("pay").unwrap().digest);
-    let Outcome::Pending { duration, pending_ttl, .. } = ruling.outcome else { panic!("{ruling:?}") };
+    let Outcome::Pending {
+        duration,
+        pending_ttl,
+        ..
+    } = ruling.outcome
+    else {
+        panic!("{ruling:?}")
+    };
     assert_eq!((duration.as_secs(), pending_ttl.as_secs()), (900, 86_400));
 }
 
 #[test]
 fn an_approving_rule_issues_what_was_asked() {
     let set = load(&auto(APPROVE));
-    let ruling = Asking { duration: minutes(20), ..alice() }.of(&set).unwrap();
-    let Outcome::Approved { duration, rule, .. } = ruling.outcome else { panic!("{ruling:?}") };
+    let ruling = Asking {
+        duration: minutes(20),
+        ..alice()
+    }
+    .of(&set)
+    .unwrap();
+    let Outcome::Approved { duration, rule, .. } = ruling.outcome else {
+        panic!("{ruling:?}")
+    };
     assert_eq!((duration.as_secs(), &*rule), (1200, "yes"));
 }
 
 #[test]
 fn a_longer_request_is_left_to_people_and_told_why() {
-    let ruling = Asking { duration: minutes(45), ..alice() }.of(&load(&auto(APPROVE))).unwrap();
+    let ruling = Asking {
+        duration: minutes(45),
+        ..alice()
+    }
+    .of(&load(&auto(APPROVE)))
+    .unwrap();
     assert_eq!(ruling.outcome.as_str(), "PENDING");
-    assert_eq!(ruling.notes, ["rule yes approves at most 30m, and this asks for 45m"]);
+    assert_eq!(
+        ruling.notes,
+        ["rule yes approves at most 30m, and this asks for 45m"]
+    );
 }
 
 #[test]
 fn a_denial_beats_an_approval_in_any_order() {
     for rules in [format!("{APPROVE}{DENY}"), format!("{DENY}{APPROVE}")] {
         let ruling = alice().of(&load(&auto(&rules))).unwrap();
-        let Outcome::Denied { rule, message } = ruling.outcome else { panic!("{ruling:?}") };
+        let Outcome::Denied { rule, message } = ruling.outcome else {
+            panic!("{ruling:?}")
+        };
         assert_eq!((&*rule, message.as_str()), ("no", "not today"));
     }
 }
@@ -126,9 +157,16 @@ fn a_condition_that_cannot_be_evaluated_never_approves_and_always_denies() {
         ["rule yes does not match: its condition finds no field \"level\"; test for it with has()"]
     );
     for when in ["requester.claims.level > 3", "request.reason"] {
-        let deny = approve.replace("APPROVE", "DENY").replace("yes", "no").replace("requester.claims.level > 3", when);
-        let ruling = alice().of(&load(&auto(&format!("{deny}{APPROVE}")))).unwrap();
-        let Outcome::Denied { message, .. } = ruling.outcome else { panic!("{ruling:?}") };
+        let deny = approve
+            .replace("APPROVE", "DENY")
+            .replace("yes", "no")
+            .replace("requester.claims.level > 3", when);
+        let ruling = alice()
+            .of(&load(&auto(&format!("{deny}{APPROVE}"))))
+            .unwrap();
+        let Outcome::Denied { message, .. } = ruling.outcome else {
+            panic!("{ruling:?}")
+        };
         assert!(message.contains("until it can, it denies"), "{message}");
     }
 }
@@ -136,18 +174,30 @@ fn a_condition_that_cannot_be_evaluated_never_approves_and_always_denies() {
 #[test]
 fn claims_too_large_to_look_at_approve_nothing() {
     let claims = serde_json::json!({"big": vec![0; 300]});
-    let set = load(&auto("    - {name: yes, when: 'subject == requester.user', effect: APPROVE}\n"));
+    let set = load(&auto(
+        "    - {name: yes, when: 'subject == requester.user', effect: APPROVE}\n",
+    ));
     let ruling = Asking { claims, ..alice() }.of(&set).unwrap();
     assert_eq!(ruling.outcome.as_str(), "PENDING");
-    assert!(ruling.notes[0].contains("more than 256 entries"), "{:?}", ruling.notes);
+    assert!(
+        ruling.notes[0].contains("more than 256 entries"),
+        "{:?}",
+        ruling.notes
+    );
 }
 
 #[test]
 fn a_stranger_learns_of_no_policy() {
-    let nobody = Asking { requester: vec![principal("user:https://idp.example|mallory")], ..alice() };
+    let nobody = Asking {
+        requester: vec![principal("user:https://idp.example|mallory")],
+        ..alice()
+    };
     let (reason, field, message) = nobody.refused(GOOD);
     assert_eq!((reason, field), (RefusalReason::NoPolicy, "scope"));
-    assert!(!message.contains("pay\"") && !message.contains("policy pay"), "{message}");
+    assert!(
+        !message.contains("pay\"") && !message.contains("policy pay"),
+        "{message}"
+    );
     let mut disabled = GOOD.to_owned();
     disabled.push_str("  mode: disabled\n");
     assert_eq!(alice().refused(&disabled).0, RefusalReason::NoPolicy);
@@ -161,21 +211,30 @@ fn each_refusal_names_the_field_and_what_would_satisfy() {
     let wide = GOOD.replace("/v1/users/{id}", "/v1/**");
     let cases = [
         (
-            Asking { scope: scope(&["GET /v1/users/{id}", "POST /v1/users/{id}"]), ..alice() },
+            Asking {
+                scope: scope(&["GET /v1/users/{id}", "POST /v1/users/{id}"]),
+                ..alice()
+            },
             GOOD.to_owned(),
             R::ScopeNotRequestable,
             "scope",
             "policy pay lets you ask for GET /v1/users/{id}, which does not cover POST /v1/users/{id}",
         ),
         (
-            Asking { subject: principal("user:https://idp.example|bob"), ..alice() },
+            Asking {
+                subject: principal("user:https://idp.example|bob"),
+                ..alice()
+            },
             GOOD.to_owned(),
             R::SubjectNotAllowed,
             "subject",
             "policy pay lets you ask for yourself, not for user:https://idp.example|bob",
         ),
         (
-            Asking { subject: principal("group:https://idp.example|sre"), ..alice() },
+            Asking {
+                subject: principal("group:https://idp.example|sre"),
+                ..alice()
+            },
             GOOD.to_owned(),
             R::SubjectNotAllowed,
             "subject",
@@ -189,42 +248,60 @@ fn each_refusal_names_the_field_and_what_would_satisfy() {
             "policy pay lets you ask only through spiffe://td/ns/edge/sa/*; name such workloads, and no other, as via",
         ),
         (
-            Asking { via: vec![principal("spiffe://td/ns/shop/sa/web")], ..alice() },
+            Asking {
+                via: vec![principal("spiffe://td/ns/shop/sa/web")],
+                ..alice()
+            },
             with(gateway),
             R::ViaNotAllowed,
             "via",
             "policy pay lets you ask only through spiffe://td/ns/edge/sa/*; name such workloads, and no other, as via",
         ),
         (
-            Asking { scope: scope(&["GET /v1/**"]), ..alice() },
+            Asking {
+                scope: scope(&["GET /v1/**"]),
+                ..alice()
+            },
             wide,
             R::WildcardNotAllowed,
             "scope",
             "policy pay wants each target named, and GET /v1/** is a wildcard; ask for the methods and paths you need",
         ),
         (
-            Asking { duration: minutes(120), ..alice() },
+            Asking {
+                duration: minutes(120),
+                ..alice()
+            },
             GOOD.to_owned(),
             R::LimitExceeded,
             "duration",
             "policy pay allows at most 1h, and this asks for 2h",
         ),
         (
-            Asking { duration: Some(Duration::ZERO), ..alice() },
+            Asking {
+                duration: Some(Duration::ZERO),
+                ..alice()
+            },
             GOOD.to_owned(),
             R::LimitExceeded,
             "duration",
             "the duration must be at least 1s",
         ),
         (
-            Asking { reason: " ".to_owned(), ..alice() },
+            Asking {
+                reason: " ".to_owned(),
+                ..alice()
+            },
             with("  reason: {help: name the customer}"),
             R::ReasonRequired,
             "reason",
             "policy pay wants a reason: name the customer",
         ),
         (
-            Asking { reason: "because".to_owned(), ..alice() },
+            Asking {
+                reason: "because".to_owned(),
+                ..alice()
+            },
             with("  reason: {minLength: 10}"),
             R::ReasonRequired,
             "reason",
@@ -238,29 +315,47 @@ fn each_refusal_names_the_field_and_what_would_satisfy() {
             "policy pay wants a reason with the form OPS-\\d+",
         ),
         (
-            Asking { reason: "x".repeat(1001), ..alice() },
+            Asking {
+                reason: "x".repeat(1001),
+                ..alice()
+            },
             GOOD.to_owned(),
             R::LimitExceeded,
             "reason",
             "the reason is longer than 1000 characters; shorten it",
         ),
-        (alice(), with("  tickets: {required: true}"), R::TicketRequired, "tickets", "policy pay wants a ticket"),
         (
-            Asking { tickets: vec!["x OPS-1".to_owned()], ..alice() },
+            alice(),
+            with("  tickets: {required: true}"),
+            R::TicketRequired,
+            "tickets",
+            "policy pay wants a ticket",
+        ),
+        (
+            Asking {
+                tickets: vec!["x OPS-1".to_owned()],
+                ..alice()
+            },
             with("  tickets: {pattern: 'OPS-\\d+'}"),
             R::TicketRequired,
             "tickets",
             "policy pay wants tickets of the form OPS-\\d+, and \"x OPS-1\" is not",
         ),
         (
-            Asking { tickets: vec!["a".to_owned(); 17], ..alice() },
+            Asking {
+                tickets: vec!["a".to_owned(); 17],
+                ..alice()
+            },
             GOOD.to_owned(),
             R::LimitExceeded,
             "tickets",
             "there are more than 16 tickets; name fewer",
         ),
         (
-            Asking { policy: Some("lax"), ..alice() },
+            Asking {
+                policy: Some("lax"),
+                ..alice()
+            },
             GOOD.to_owned(),
             R::PolicyMismatch,
             "policy",
@@ -274,14 +369,24 @@ fn each_refusal_names_the_field_and_what_would_satisfy() {
 
 #[test]
 fn via_within_the_list_and_others_on_the_list_are_accepted() {
-    let text = format!("{GOOD}  via: ['spiffe://td/ns/edge/sa/*']\n  subjects: ['spiffe://td/ns/shop/sa/web']\n");
+    let text = format!(
+        "{GOOD}  via: ['spiffe://td/ns/edge/sa/*']\n  subjects: ['spiffe://td/ns/shop/sa/web']\n"
+    );
     let asking = Asking {
         via: vec![principal("spiffe://td/ns/edge/sa/gateway")],
         subject: principal("spiffe://td/ns/shop/sa/web"),
         ..alice()
     };
     assert!(asking.of(&load(&text)).is_ok());
-    assert_eq!(Asking { via: asking.via.clone(), ..alice() }.refused(&text).0, RefusalReason::SubjectNotAllowed);
+    assert_eq!(
+        Asking {
+            via: asking.via.clone(),
+            ..alice()
+        }
+        .refused(&text)
+        .0,
+        RefusalReason::SubjectNotAllowed
+    );
 }
 
 #[test]
@@ -293,11 +398,31 @@ fn the_highest_priority_decides_and_a_pin_cannot_step_around_it() {
     let lax = auto(APPROVE);
     let set = load(&format!("{lax}---\n{strict}"));
     assert_eq!(&*alice().of(&set).unwrap().policy.name, "strict");
-    let refusal = Asking { duration: minutes(25), ..alice() }.of(&set).unwrap_err();
-    assert_eq!((refusal.reason, refusal.policy.as_deref()), (RefusalReason::LimitExceeded, Some("strict")));
-    let refusal = Asking { policy: Some("pay"), ..alice() }.of(&set).unwrap_err();
+    let refusal = Asking {
+        duration: minutes(25),
+        ..alice()
+    }
+    .of(&set)
+    .unwrap_err();
+    assert_eq!(
+        (refusal.reason, refusal.policy.as_deref()),
+        (RefusalReason::LimitExceeded, Some("strict"))
+    );
+    let refusal = Asking {
+        policy: Some("pay"),
+        ..alice()
+    }
+    .of(&set)
+    .unwrap_err();
     assert_eq!(refusal.reason, RefusalReason::PolicyMismatch);
-    assert!(Asking { policy: Some("strict"), ..alice() }.of(&set).is_ok());
+    assert!(
+        Asking {
+            policy: Some("strict"),
+            ..alice()
+        }
+        .of(&set)
+        .is_ok()
+    );
 }
 
 #[test]
@@ -307,10 +432,21 @@ fn a_policy_in_shadow_is_reported_and_decides_nothing() {
         .replace("\nspec:\n", "\nspec:\n  mode: shadow\n  priority: 9\n");
     let set = load(&format!("{GOOD}---\n{shadow}"));
     let ruling = alice().of(&set).unwrap();
-    assert_eq!((&*ruling.policy.name, ruling.outcome.as_str()), ("pay", "PENDING"));
-    assert_eq!((&*ruling.would[0].policy.name, ruling.would[0].outcome), ("shadow", "DENIED"));
+    assert_eq!(
+        (&*ruling.policy.name, ruling.outcome.as_str()),
+        ("pay", "PENDING")
+    );
+    assert_eq!(
+        (&*ruling.would[0].policy.name, ruling.would[0].outcome),
+        ("shadow", "DENIED")
+    );
     assert_eq!(ruling.would[0].detail, "rule no: not today");
-    let refusal = Asking { duration: minutes(120), ..alice() }.of(&set).unwrap_err();
+    let refusal = Asking {
+        duration: minutes(120),
+        ..alice()
+    }
+    .of(&set)
+    .unwrap_err();
     assert_eq!(refusal.would[0].outcome, "LIMIT_EXCEEDED");
 }
 
@@ -362,22 +498,52 @@ const GLASS: &str =
 ";
 
 fn breaking() -> Asking {
-    Asking { break_glass: true, ..alice() }
+    Asking {
+        break_glass: true,
+        ..alice()
+    }
 }
 
 #[test]
 fn broken_glass_passes_over_people_and_over_nothing_else() {
     let ruling = breaking().of(&load(&format!("{GOOD}{GLASS}"))).unwrap();
-    let Outcome::BreakGlass { duration, review_within, .. } = ruling.outcome else { panic!("{ruling:?}") };
-    assert_eq!((duration.as_secs(), review_within.as_secs()), (600, 7200), "not longer than behind broken glass");
+    let Outcome::BreakGlass {
+        duration,
+        review_within,
+        ..
+    } = ruling.outcome
+    else {
+        panic!("{ruling:?}")
+    };
+    assert_eq!(
+        (duration.as_secs(), review_within.as_secs()),
+        (600, 7200),
+        "not longer than behind broken glass"
+    );
     let denied = format!("{}{GLASS}", auto(DENY));
-    assert_eq!(breaking().of(&load(&denied)).unwrap().outcome.as_str(), "DENIED");
+    assert_eq!(
+        breaking().of(&load(&denied)).unwrap().outcome.as_str(),
+        "DENIED"
+    );
     let only_then = auto("    - {name: no, when: request.breakGlass, effect: DENY}\n") + GLASS;
-    assert_eq!(breaking().of(&load(&only_then)).unwrap().outcome.as_str(), "DENIED");
-    assert_eq!(alice().of(&load(&only_then)).unwrap().outcome.as_str(), "PENDING");
-    let scope = Asking { scope: scope(&["POST /v1/users/{id}"]), ..breaking() };
-    assert_eq!(scope.refused(&format!("{GOOD}{GLASS}")).0, RefusalReason::ScopeNotRequestable);
-    let closed = format!("{GOOD}{GLASS}  windows: [{{from: '08:00', to: '09:00', timeZone: UTC}}]\n");
+    assert_eq!(
+        breaking().of(&load(&only_then)).unwrap().outcome.as_str(),
+        "DENIED"
+    );
+    assert_eq!(
+        alice().of(&load(&only_then)).unwrap().outcome.as_str(),
+        "PENDING"
+    );
+    let scope = Asking {
+        scope: scope(&["POST /v1/users/{id}"]),
+        ..breaking()
+    };
+    assert_eq!(
+        scope.refused(&format!("{GOOD}{GLASS}")).0,
+        RefusalReason::ScopeNotRequestable
+    );
+    let closed =
+        format!("{GOOD}{GLASS}  windows: [{{from: '08:00', to: '09:00', timeZone: UTC}}]\n");
     assert_eq!(breaking().refused(&closed).0, RefusalReason::OutsideWindow);
 }
 
@@ -385,7 +551,9 @@ fn broken_glass_passes_over_people_and_over_nothing_else() {
 fn a_denial_without_words_of_its_own_says_which_alternative_holds() {
     let rule = "    - {name: freeze, when: 'now.getDate() == 1 || requester.user.endsWith(\"alice\") || false', effect: DENY}\n";
     let ruling = alice().of(&load(&auto(rule))).unwrap();
-    let Outcome::Denied { message, .. } = ruling.outcome else { panic!("{ruling:?}") };
+    let Outcome::Denied { message, .. } = ruling.outcome else {
+        panic!("{ruling:?}")
+    };
     assert_eq!(
         message,
         "rule freeze of policy pay denies this, because this holds: requester.user.endsWith(\"alice\")"
@@ -404,10 +572,18 @@ fn a_condition_knows_the_environment_of_its_policy() {
 #[test]
 fn a_request_outside_every_window_is_told_when_the_next_one_opens() {
     // It is 2023-11-14T22:13:20Z, a Tuesday.
-    let text = format!("{GOOD}  windows: [{{days: [wed], from: '08:00', to: '18:00', timeZone: America/New_York}}]\n");
+    let text = format!(
+        "{GOOD}  windows: [{{days: [wed], from: '08:00', to: '18:00', timeZone: America/New_York}}]\n"
+    );
     let (reason, field, message) = alice().refused(&text);
-    assert_eq!((reason, field), (RefusalReason::OutsideWindow, "start_time"));
+    assert_eq!(
+        (reason, field),
+        (RefusalReason::OutsideWindow, "start_time")
+    );
     assert!(message.ends_with("the next opens at 2023-11-15T13:00:00Z (Wed 08:00 in America/New_York): ask for a start then (--start 2023-11-15T13:00:00Z), or ask again then"), "{message}");
-    let open = Asking { now: Timestamp::from_micros(1_700_056_800_000_000), ..alice() };
+    let open = Asking {
+        now: Timestamp::from_micros(1_700_056_800_000_000),
+        ..alice()
+    };
     assert!(open.of(&load(&text)).is_ok());
 }

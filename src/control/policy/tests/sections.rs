@@ -27,18 +27,44 @@ spec: {accounts: ['user:https://idp.example|bob', 'spiffe://td/bob/laptop']}
 
 #[test]
 fn every_section_is_read_and_reads_back_from_the_canonical_text() {
-    let set = load(&format!("{}{WHOLE}", GOOD.replace("max: 1h", "max: 1h, unusedTtl: 10m")));
+    let set = load(&format!(
+        "{}{WHOLE}",
+        GOOD.replace("max: 1h", "max: 1h, unusedTtl: 10m")
+    ));
     let policy = set.policy("pay").unwrap();
-    assert_eq!((&*policy.environment, policy.unused_ttl().map(|ttl| ttl.as_secs())), ("production", Some(600)));
+    assert_eq!(
+        (
+            &*policy.environment,
+            policy.unused_ttl().map(|ttl| ttl.as_secs())
+        ),
+        ("production", Some(600))
+    );
     let shown: Vec<String> = policy.windows.iter().map(ToString::to_string).collect();
-    assert_eq!(shown, ["mon,fri 22:00-06:00 Europe/Berlin", "daily 00:00-24:00 UTC"]);
+    assert_eq!(
+        shown,
+        ["mon,fri 22:00-06:00 Europe/Berlin", "daily 00:00-24:00 UTC"]
+    );
     assert_eq!(policy.windows[1].days, Days::ALL);
-    let after: Vec<u64> = policy.approval[0].steps[0].escalate.iter().map(|further| further.after.as_secs()).collect();
+    let after: Vec<u64> = policy.approval[0].steps[0]
+        .escalate
+        .iter()
+        .map(|further| further.after.as_secs())
+        .collect();
     assert_eq!(after, [1800, 7200], "earliest first");
     let glass = policy.break_glass.as_ref().unwrap();
-    assert_eq!((glass.max_duration.as_secs(), glass.review_within.as_secs(), glass.reason_min), (900, 86_400, 20));
+    assert_eq!(
+        (
+            glass.max_duration.as_secs(),
+            glass.review_within.as_secs(),
+            glass.reason_min
+        ),
+        (900, 86_400, 20)
+    );
     let read = pinned(&policy.canonical, &policy.digest.to_string()).unwrap();
-    assert_eq!((read.stages, read.windows), (policy.approval.clone(), policy.windows.clone()));
+    assert_eq!(
+        (read.stages, read.windows),
+        (policy.approval.clone(), policy.windows.clone())
+    );
 }
 
 #[test]
@@ -56,12 +82,21 @@ fn each_section_is_part_of_what_a_policy_means() {
         ("maxDuration: 15m", "maxDuration: 15m, reviewWithin: 1h"),
         ("max: 1h", "max: 1h, unusedTtl: 10m"),
     ] {
-        assert_ne!(digest(&whole), digest(&whole.replacen(from, to, 1)), "{from}");
+        assert_ne!(
+            digest(&whole),
+            digest(&whole.replacen(from, to, 1)),
+            "{from}"
+        );
     }
-    let same = whole
-        .replace("[mon, fri]", "[fri, mon, mon]")
-        .replace("from: \"00:00\"", "days: [mon, tue, wed, thu, fri, sat, sun], from: \"00:00\"");
-    assert_eq!(digest(&whole), digest(&same), "the order of days means nothing, and all days is the default");
+    let same = whole.replace("[mon, fri]", "[fri, mon, mon]").replace(
+        "from: \"00:00\"",
+        "days: [mon, tue, wed, thu, fri, sat, sun], from: \"00:00\"",
+    );
+    assert_eq!(
+        digest(&whole),
+        digest(&same),
+        "the order of days means nothing, and all days is the default"
+    );
 }
 
 #[test]
@@ -69,7 +104,9 @@ fn an_error_in_a_section_names_its_line_column_and_field() {
     let with = |section: &str| format!("{GOOD}{section}\n");
     let window = |window: &str| with(&format!("  windows: [{{{window}}}]"));
     let step = |more: &str| {
-        with(&format!("  approval: {{stages: [{{name: s, steps: [{{name: p, approvers: ['group:i|g'], {more}}}]}}]}}"))
+        with(&format!(
+            "  approval: {{stages: [{{name: s, steps: [{{name: p, approvers: ['group:i|g'], {more}}}]}}]}}"
+        ))
     };
     refused(&[
         (
@@ -92,9 +129,20 @@ fn an_error_in_a_section_names_its_line_column_and_field() {
             window("days: [monday], from: \"22:00\", to: \"06:00\", timeZone: UTC"),
             "8:21: spec.windows[0].days[0]: must be mon or tue",
         ),
-        (with("  windows: []"), "8:12: spec.windows: must have 1 to 32 entries"),
-        (step("escalate: [{after: 30m, approvers: ['spiffe://td/a']}]"), "8:"),
-        (step("escalate: [{after: 30m, approvers: ['group:i|h']}, {after: 30m, approvers: ['group:i|k']}]"), "8:"),
+        (
+            with("  windows: []"),
+            "8:12: spec.windows: must have 1 to 32 entries",
+        ),
+        (
+            step("escalate: [{after: 30m, approvers: ['spiffe://td/a']}]"),
+            "8:",
+        ),
+        (
+            step(
+                "escalate: [{after: 30m, approvers: ['group:i|h']}, {after: 30m, approvers: ['group:i|k']}]",
+            ),
+            "8:",
+        ),
         (
             step("escalate: [{after: 24h, approvers: ['group:i|h']}]"),
             "8:13: spec.approval: step p escalates after 1d, but a request waits only 1d; raise pendingTtl",
@@ -104,10 +152,14 @@ fn an_error_in_a_section_names_its_line_column_and_field() {
             "8:15: spec.breakGlass: has nobody who would look at it afterwards",
         ),
         (
-            step("approvals: 1").trim_end().to_owned() + "\n  breakGlass: {who: ['group:i|g'], maxDuration: 2h}\n",
+            step("approvals: 1").trim_end().to_owned()
+                + "\n  breakGlass: {who: ['group:i|g'], maxDuration: 2h}\n",
             "9:49: spec.breakGlass.maxDuration: is 2h, over duration.max: 1h",
         ),
-        (with("  environment: \"\""), "8:16: spec.environment: must be 1 to 63 characters"),
+        (
+            with("  environment: \"\""),
+            "8:16: spec.environment: must be 1 to 63 characters",
+        ),
         (
             GOOD.replace("max: 1h", "max: 1h, unusedTtl: 1h"),
             "7:48: spec.duration.unusedTtl: is no shorter than max: 1h",
@@ -117,9 +169,10 @@ fn an_error_in_a_section_names_its_line_column_and_field() {
 
 #[test]
 fn an_account_of_two_persons_is_an_error_that_names_both() {
-    let other = BOB
-        .replace("name: bob", "name: robert")
-        .replace("user:https://idp.example|bob", "user:https://idp.example|rob");
+    let other = BOB.replace("name: bob", "name: robert").replace(
+        "user:https://idp.example|bob",
+        "user:https://idp.example|rob",
+    );
     let found = problems(&[("a.yaml", &format!("{GOOD}---\n{BOB}")), ("b.yaml", &other)]);
     let wanted = "b.yaml:4:51: spec.accounts[1]: spiffe://td/bob/laptop is an account of robert here and of bob at a.yaml:12:51; an \
                   account belongs to one person";
@@ -130,15 +183,24 @@ fn an_account_of_two_persons_is_an_error_that_names_both() {
 fn a_person_is_users_and_workloads_each_once() {
     refused(&[
         (
-            format!("{GOOD}---\n{}", BOB.replace("spiffe://td/bob/laptop", "group:i|g")),
+            format!(
+                "{GOOD}---\n{}",
+                BOB.replace("spiffe://td/bob/laptop", "group:i|g")
+            ),
             "12:51: spec.accounts[1]: must be a user or a workload",
         ),
         (
-            format!("{GOOD}---\n{}", BOB.replace("spiffe://td/bob/laptop", "user:https://idp.example|bob")),
+            format!(
+                "{GOOD}---\n{}",
+                BOB.replace("spiffe://td/bob/laptop", "user:https://idp.example|bob")
+            ),
             "12:51: spec.accounts[1]: is listed above already",
         ),
         (
-            format!("{GOOD}---\n{BOB}---\n{}", BOB.replace("|bob", "|bo").replace("/bob/", "/bo/")),
+            format!(
+                "{GOOD}---\n{BOB}---\n{}",
+                BOB.replace("|bob", "|bo").replace("/bob/", "/bo/")
+            ),
             "16:18: metadata.name: the Person bob is declared at",
         ),
         (
@@ -148,6 +210,13 @@ fn a_person_is_users_and_workloads_each_once() {
     ]);
     let set = load(&format!("{GOOD}---\n{BOB}"));
     let principal = |text: &str| Principal::parse(text).unwrap();
-    assert!(set.persons().same(&principal("user:https://idp.example|bob"), &principal("spiffe://td/bob/laptop")));
-    assert_ne!(set.digest(), load(GOOD).digest(), "who is whom is part of a set");
+    assert!(set.persons().same(
+        &principal("user:https://idp.example|bob"),
+        &principal("spiffe://td/bob/laptop")
+    ));
+    assert_ne!(
+        set.digest(),
+        load(GOOD).digest(),
+        "who is whom is part of a set"
+    );
 }

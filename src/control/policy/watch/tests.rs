@@ -18,7 +18,13 @@ fn start() -> Running {
     let (send, sets) = mpsc::unbounded_channel();
     let mut task = tokio::task::JoinSet::new();
     task.spawn(reloader.run(stop.clone(), move |set| drop(send.send(set))));
-    Running { dir, counts, sets, stop, task }
+    Running {
+        dir,
+        counts,
+        sets,
+        stop,
+        task,
+    }
 }
 
 impl Running {
@@ -47,7 +53,10 @@ async fn a_changed_set_is_put_in_force() {
     let mut running = start();
     running.write(&GOOD.replace("1h", "2h"));
     let set = running.sets.recv().await.unwrap();
-    assert_eq!(set.policy("pay").unwrap().duration.max, Duration::from_secs(7200));
+    assert_eq!(
+        set.policy("pay").unwrap().duration.max,
+        Duration::from_secs(7200)
+    );
     assert_eq!((running.counts.applied(), running.counts.refused()), (1, 0));
     running.end().await;
 }
@@ -61,7 +70,19 @@ async fn a_bad_set_is_counted_once_and_changes_nothing() {
     assert_eq!((running.counts.applied(), running.counts.refused()), (0, 1));
     assert!(running.sets.try_recv().is_err());
     running.write(&GOOD.replace("1h", "3h"));
-    assert_eq!(running.sets.recv().await.unwrap().policy("pay").unwrap().duration.max.as_secs(), 10_800);
+    assert_eq!(
+        running
+            .sets
+            .recv()
+            .await
+            .unwrap()
+            .policy("pay")
+            .unwrap()
+            .duration
+            .max
+            .as_secs(),
+        10_800
+    );
     running.end().await;
 }
 
@@ -100,5 +121,7 @@ async fn a_change_is_heard_without_waiting_for_the_poll() {
     let changed = Arc::new(Notify::new());
     let _watcher = watch(dir.path(), &changed).unwrap();
     fs::write(dir.path().join("b.yaml"), "").unwrap();
-    tokio::time::timeout(Duration::from_secs(10), changed.notified()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), changed.notified())
+        .await
+        .unwrap();
 }

@@ -47,7 +47,12 @@ impl Plane {
     ) -> Result<(Vec<v1::AuditEvent>, String), Fault> {
         let caller = caller.clone();
         let read = self.store.read(move |reader| {
-            let mut looking = Looking { reader, caller: &caller, filter: &filter, seen: HashMap::new() };
+            let mut looking = Looking {
+                reader,
+                caller: &caller,
+                filter: &filter,
+                seen: HashMap::new(),
+            };
             looking.page(page)
         });
         Ok(read.await?)
@@ -81,10 +86,16 @@ impl Plane {
     ///
     /// # Errors
     /// NOT_ELIGIBLE unless an administrator.
-    pub(crate) async fn audit_checkpoint(&self, caller: &Caller) -> Result<v1::AuditCheckpoint, Fault> {
+    pub(crate) async fn audit_checkpoint(
+        &self,
+        caller: &Caller,
+    ) -> Result<v1::AuditCheckpoint, Fault> {
         caller.must_be_admin("take a checkpoint of the audit chain")?;
         let now = self.now();
-        Ok(self.store.read(move |reader| super::checkpoint(reader, now)).await?)
+        Ok(self
+            .store
+            .read(move |reader| super::checkpoint(reader, now))
+            .await?)
     }
 }
 
@@ -107,7 +118,9 @@ impl Looking<'_> {
                 return Ok::<_, StoreError>(ControlFlow::Break(()));
             }
             (looked, last) = (looked + 1, at);
-            let Some(event) = event else { return Ok(ControlFlow::Continue(())) };
+            let Some(event) = event else {
+                return Ok(ControlFlow::Continue(()));
+            };
             if this.is_before(&event) {
                 return Ok(ControlFlow::Break(()));
             }
@@ -119,7 +132,10 @@ impl Looking<'_> {
         };
         match self.filter.resource.clone() {
             Some(resource) => {
-                for at in self.reader.audit_of(&resource, page.below(), LOOK_MAX + 1)? {
+                for at in self
+                    .reader
+                    .audit_of(&resource, page.below(), LOOK_MAX + 1)?
+                {
                     let event = self.reader.audit_event(at)?;
                     if visit(self, at, event)?.is_break() {
                         break;
@@ -129,7 +145,8 @@ impl Looking<'_> {
             // A damaged row is passed over here: to find it is the verifier's work.
             None => {
                 let reader = *self.reader;
-                reader.newest_audit_rows(page.below(), &mut |(at, row)| visit(self, at, row.ok()))?;
+                reader
+                    .newest_audit_rows(page.below(), &mut |(at, row)| visit(self, at, row.ok()))?;
             }
         }
         Ok((events, next))
@@ -141,8 +158,16 @@ impl Looking<'_> {
     }
 
     fn takes(&mut self, event: &store::AuditEvent) -> Result<bool, StoreError> {
-        let EventFilter { resource, actor, type_prefix, since: _, until } = self.filter;
-        let matches = resource.as_ref().is_none_or(|resource| event.resource == *resource)
+        let EventFilter {
+            resource,
+            actor,
+            type_prefix,
+            since: _,
+            until,
+        } = self.filter;
+        let matches = resource
+            .as_ref()
+            .is_none_or(|resource| event.resource == *resource)
             && actor.as_ref().is_none_or(|actor| event.actor == *actor)
             && event.r#type.starts_with(type_prefix)
             && until.is_none_or(|until| time(event) < until);
@@ -154,10 +179,14 @@ impl Looking<'_> {
             return Ok(*sees);
         }
         let sees = match resource.split_once('/') {
-            Some(("grants", id)) => self.reader.grant(id)?.is_some_and(|issued| self.caller.sees_grant(&issued)),
-            Some(("accessRequests", id)) => {
-                self.reader.request(id)?.is_some_and(|request| self.caller.sees_request(&request))
-            }
+            Some(("grants", id)) => self
+                .reader
+                .grant(id)?
+                .is_some_and(|issued| self.caller.sees_grant(&issued)),
+            Some(("accessRequests", id)) => self
+                .reader
+                .request(id)?
+                .is_some_and(|request| self.caller.sees_request(&request)),
             Some(_) | None => false,
         };
         self.seen.insert(resource.to_owned(), sees);
@@ -166,7 +195,11 @@ impl Looking<'_> {
 }
 
 fn time(event: &store::AuditEvent) -> Timestamp {
-    event.time.as_ref().and_then(|time| timestamp_from(time, "time").ok()).unwrap_or_default()
+    event
+        .time
+        .as_ref()
+        .and_then(|time| timestamp_from(time, "time").ok())
+        .unwrap_or_default()
 }
 
 /// How many events there are.

@@ -26,7 +26,10 @@ async fn history() -> (TempDir, Checkpoint) {
     let rig = Rig::start().await;
     let request = rig.plane.request_access(&alice(), asking()).await.unwrap();
     let grant = request.outcome.unwrap().grant.unwrap();
-    rig.plane.revoke_grant(&root(), grant.as_str(), "leak".into()).await.unwrap();
+    rig.plane
+        .revoke_grant(&root(), grant.as_str(), "leak".into())
+        .await
+        .unwrap();
     let kept = checkpoint_from(&rig.plane.audit_checkpoint(&root()).await.unwrap()).unwrap();
     (rig.close().await, kept)
 }
@@ -48,16 +51,30 @@ fn rows(view: &dyn View) -> Vec<store::AuditEvent> {
 fn tamper(directory: &Path, head: bool, alter: impl FnOnce(&mut Vec<(u64, Vec<u8>)>)) {
     let engine = Embedded::open_existing(directory).unwrap();
     let view = engine.view().unwrap();
-    let before: Vec<_> = rows(&*view).iter().map(|event| (count(event.index), event.encode_to_vec())).collect();
+    let before: Vec<_> = rows(&*view)
+        .iter()
+        .map(|event| (count(event.index), event.encode_to_vec()))
+        .collect();
     let mut after = before.clone();
     alter(&mut after);
-    let mut writes: Writes = before.iter().map(|(at, _)| ((Table::Audit, keys::number(*at)), None)).collect();
-    writes.extend(after.iter().map(|(at, row)| ((Table::Audit, keys::number(*at)), Some(row.clone()))));
+    let mut writes: Writes = before
+        .iter()
+        .map(|(at, _)| ((Table::Audit, keys::number(*at)), None))
+        .collect();
+    writes.extend(
+        after
+            .iter()
+            .map(|(at, row)| ((Table::Audit, keys::number(*at)), Some(row.clone()))),
+    );
     let guard = view.fetch(Table::Meta, META_KEY).unwrap().unwrap();
     if head {
         let last = store::AuditEvent::decode(after.last().unwrap().1.as_slice()).unwrap();
         let meta = store::Meta::decode(guard.as_slice()).unwrap();
-        let meta = store::Meta { audit_index: last.index, audit_hash: last.hash, ..meta };
+        let meta = store::Meta {
+            audit_index: last.index,
+            audit_hash: last.hash,
+            ..meta
+        };
         writes.insert((Table::Meta, META_KEY.to_vec()), Some(meta.encode_to_vec()));
     }
     engine.commit(Some(&guard), &writes).unwrap();
@@ -73,11 +90,19 @@ fn altered(row: &mut Vec<u8>, alter: impl FnOnce(&mut store::AuditEvent)) {
 async fn by_the_server(directory: Arc<TempDir>, kept: Vec<Checkpoint>) -> Result<Verified, Broken> {
     let served = Served::start_in(directory, &[]).await;
     let token = served.provider.token("root", &[]);
-    let mut api = AuditServiceClient::with_interceptor(served.channel().await, move |mut call: tonic::Request<()>| {
-        call.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
-        Ok(call)
-    });
-    let mut events = api.export_audit_events(v1::ExportAuditEventsRequest::default()).await.unwrap().into_inner();
+    let mut api = AuditServiceClient::with_interceptor(
+        served.channel().await,
+        move |mut call: tonic::Request<()>| {
+            call.metadata_mut()
+                .insert("authorization", format!("Bearer {token}").parse().unwrap());
+            Ok(call)
+        },
+    );
+    let mut events = api
+        .export_audit_events(v1::ExportAuditEventsRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     let mut chain = Chain::new(1, kept);
     while let Some(event) = events.message().await.unwrap() {
         if !chain.take(&event_from(&event).unwrap()) {
@@ -92,7 +117,11 @@ type Alter = fn(&mut Vec<(u64, Vec<u8>)>);
 
 #[tokio::test]
 async fn five_tamperings_of_the_stores_copy_are_found_offline_and_by_the_server() {
-    let edit: Alter = |rows| altered(&mut rows[1].1, |event| event.actor = "user:https://idp.example|mallory".into());
+    let edit: Alter = |rows| {
+        altered(&mut rows[1].1, |event| {
+            event.actor = "user:https://idp.example|mallory".into()
+        })
+    };
     let insert: Alter = |rows| {
         let mut copy = rows[1].1.clone();
         altered(&mut copy, |event| event.index = 3);
@@ -114,16 +143,36 @@ async fn five_tamperings_of_the_stores_copy_are_found_offline_and_by_the_server(
         ("deletion", delete, false, vec![(3, Flaw::Missing)]),
         ("reordering", reorder, false, vec![(2, Flaw::OutOfOrder)]),
         // A server that starts on it writes on: then other events stand where the checkpoint was.
-        ("cut tail", cut, true, vec![(5, Flaw::CutOff(3)), (5, Flaw::Rewritten)]),
+        (
+            "cut tail",
+            cut,
+            true,
+            vec![(5, Flaw::CutOff(3)), (5, Flaw::Rewritten)],
+        ),
     ] {
         let (directory, kept) = history().await;
-        assert!(verify_directory(&data(&directory), vec![kept.clone()]).unwrap().is_ok(), "{name}");
+        assert!(
+            verify_directory(&data(&directory), vec![kept.clone()])
+                .unwrap()
+                .is_ok(),
+            "{name}"
+        );
         tamper(&data(&directory), head, alter);
-        let found = verify_directory(&data(&directory), vec![kept.clone()]).unwrap().unwrap_err();
-        assert!(expected.contains(&(found.index, found.flaw.clone())), "{name} offline: {found:?}");
+        let found = verify_directory(&data(&directory), vec![kept.clone()])
+            .unwrap()
+            .unwrap_err();
+        assert!(
+            expected.contains(&(found.index, found.flaw.clone())),
+            "{name} offline: {found:?}"
+        );
         // The server serves all the same, and its own stream gives it away.
-        let found = by_the_server(Arc::new(directory), vec![kept]).await.unwrap_err();
-        assert!(expected.contains(&(found.index, found.flaw.clone())), "{name} by the server: {found:?}");
+        let found = by_the_server(Arc::new(directory), vec![kept])
+            .await
+            .unwrap_err();
+        assert!(
+            expected.contains(&(found.index, found.flaw.clone())),
+            "{name} by the server: {found:?}"
+        );
     }
 }
 
@@ -131,7 +180,9 @@ async fn five_tamperings_of_the_stores_copy_are_found_offline_and_by_the_server(
 async fn a_cut_tail_is_told_by_the_stores_own_head_unless_that_was_altered_too() {
     let (directory, _) = history().await;
     tamper(&data(&directory), false, |rows| rows.truncate(3));
-    let found = verify_directory(&data(&directory), vec![]).unwrap().unwrap_err();
+    let found = verify_directory(&data(&directory), vec![])
+        .unwrap()
+        .unwrap_err();
     assert_eq!((found.index, found.flaw), (5, Flaw::NotTheHead(3)));
 }
 
@@ -139,12 +190,22 @@ async fn a_cut_tail_is_told_by_the_stores_own_head_unless_that_was_altered_too()
 async fn a_row_of_garbage_and_a_row_under_another_key_are_found_by_their_index() {
     let (directory, _) = history().await;
     tamper(&data(&directory), false, |rows| rows[3].1 = vec![0xff; 9]);
-    let found = verify_directory(&data(&directory), vec![]).unwrap().unwrap_err();
-    assert!(found.index == 4 && matches!(found.flaw, Flaw::Unreadable(_)), "{found:?}");
+    let found = verify_directory(&data(&directory), vec![])
+        .unwrap()
+        .unwrap_err();
+    assert!(
+        found.index == 4 && matches!(found.flaw, Flaw::Unreadable(_)),
+        "{found:?}"
+    );
     let (directory, _) = history().await;
     tamper(&data(&directory), false, |rows| rows[4].0 = 9);
-    let found = verify_directory(&data(&directory), vec![]).unwrap().unwrap_err();
-    assert!(found.index == 5 && found.to_string().contains("lies at 9"), "{found}");
+    let found = verify_directory(&data(&directory), vec![])
+        .unwrap()
+        .unwrap_err();
+    assert!(
+        found.index == 5 && found.to_string().contains("lies at 9"),
+        "{found}"
+    );
 }
 
 #[tokio::test]
@@ -152,12 +213,19 @@ async fn a_broken_chain_keeps_nobody_out_and_is_shown() {
     let (directory, _) = history().await;
     // The newest event, which dates the control plane's clock, and far into the future.
     tamper(&data(&directory), false, |rows| {
-        altered(&mut rows[4].1, |event| event.time.as_mut().unwrap().seconds = 250_000_000_000);
+        altered(&mut rows[4].1, |event| {
+            event.time.as_mut().unwrap().seconds = 250_000_000_000
+        });
     });
     let served = Served::start_in(Arc::new(directory), &[]).await;
     crate::tls::install_provider();
     let shown = loop {
-        let shown = reqwest::get(format!("http://{}/metrics", served.http)).await.unwrap().text().await.unwrap();
+        let shown = reqwest::get(format!("http://{}/metrics", served.http))
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
         if shown.contains("jitgate_audit_broken_at 5") {
             break shown;
         }
@@ -167,10 +235,14 @@ async fn a_broken_chain_keeps_nobody_out_and_is_shown() {
     let token = served.provider.token("root", &[]);
     let mut api = AuditServiceClient::new(served.channel().await);
     let mut ask = tonic::Request::new(v1::GetAuditCheckpointRequest {});
-    ask.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    ask.metadata_mut()
+        .insert("authorization", format!("Bearer {token}").parse().unwrap());
     let taken = api.get_audit_checkpoint(ask).await.unwrap().into_inner();
     let year = taken.time.unwrap().seconds / (365 * 86_400) + 1970;
-    assert!(year < 3000, "a tampered event does not date anything: {year}");
+    assert!(
+        year < 3000,
+        "a tampered event does not date anything: {year}"
+    );
     served.stop().await.unwrap();
 }
 
@@ -179,27 +251,70 @@ async fn an_event_says_what_was_before_and_after() {
     let rig = Rig::start().await;
     let request = rig.plane.request_access(&alice(), asking()).await.unwrap();
     let grant = request.outcome.unwrap().grant.unwrap();
-    rig.plane.revoke_grant(&root(), grant.as_str(), "leak".into()).await.unwrap();
-    let filter = EventFilter { resource: Some(format!("grants/{grant}")), ..EventFilter::default() };
-    let (events, next) = rig.plane.audit_events(&root(), page(0, ""), filter).await.unwrap();
+    rig.plane
+        .revoke_grant(&root(), grant.as_str(), "leak".into())
+        .await
+        .unwrap();
+    let filter = EventFilter {
+        resource: Some(format!("grants/{grant}")),
+        ..EventFilter::default()
+    };
+    let (events, next) = rig
+        .plane
+        .audit_events(&root(), page(0, ""), filter)
+        .await
+        .unwrap();
     assert_eq!(next, "");
-    let [revoked, issued] = events.as_slice() else { panic!("{events:?}") };
+    let [revoked, issued] = events.as_slice() else {
+        panic!("{events:?}")
+    };
     let change = |event: &v1::AuditEvent, field: &str| {
         let found = event.changes.iter().find(|change| change.field == field);
-        found.map(|change| (change.before.clone(), change.after.clone())).unwrap_or_default()
+        found
+            .map(|change| (change.before.clone(), change.after.clone()))
+            .unwrap_or_default()
     };
     let set = |before: &str, after: &str| (before.to_owned(), after.to_owned());
     assert_eq!(change(issued, "entry.subject"), set("", ALICE));
-    assert_eq!(change(issued, "entry.scope.http[0].path"), set("", "/v1/users/{id}"));
+    assert_eq!(
+        change(issued, "entry.scope.http[0].path"),
+        set("", "/v1/users/{id}")
+    );
     assert_eq!(change(revoked, "end_reason"), set("", "leak"));
-    assert_eq!(change(revoked, "entry.tombstone.state"), set("", "GRANT_STATE_REVOKED"));
-    assert_eq!(change(revoked, "entry.subject"), set("", ""), "what stayed is not listed");
-    assert_eq!((&*revoked.actor, &*revoked.from_state, &*revoked.to_state), (ROOT, "ACTIVE", "REVOKED"));
+    assert_eq!(
+        change(revoked, "entry.tombstone.state"),
+        set("", "GRANT_STATE_REVOKED")
+    );
+    assert_eq!(
+        change(revoked, "entry.subject"),
+        set("", ""),
+        "what stayed is not listed"
+    );
+    assert_eq!(
+        (&*revoked.actor, &*revoked.from_state, &*revoked.to_state),
+        (ROOT, "ACTIVE", "REVOKED")
+    );
     // Two transitions of one request in one change: each says its own.
-    let filter = EventFilter { resource: Some(format!("accessRequests/{}", request.id)), ..EventFilter::default() };
-    let (events, _) = rig.plane.audit_events(&root(), page(0, ""), filter).await.unwrap();
-    assert_eq!(change(&events[1], "state"), set("", "ACCESS_REQUEST_STATE_PENDING"));
-    assert_eq!(change(&events[0], "state"), set("ACCESS_REQUEST_STATE_PENDING", "ACCESS_REQUEST_STATE_APPROVED"));
+    let filter = EventFilter {
+        resource: Some(format!("accessRequests/{}", request.id)),
+        ..EventFilter::default()
+    };
+    let (events, _) = rig
+        .plane
+        .audit_events(&root(), page(0, ""), filter)
+        .await
+        .unwrap();
+    assert_eq!(
+        change(&events[1], "state"),
+        set("", "ACCESS_REQUEST_STATE_PENDING")
+    );
+    assert_eq!(
+        change(&events[0], "state"),
+        set(
+            "ACCESS_REQUEST_STATE_PENDING",
+            "ACCESS_REQUEST_STATE_APPROVED"
+        )
+    );
     assert_eq!(rig.plane.store.read(verify).await.unwrap(), Ok(5));
 }
 
@@ -209,10 +324,24 @@ async fn an_administrator_sees_every_event_and_others_those_of_their_own() {
     rig.plane.request_access(&alice(), asking()).await.unwrap();
     rig.plane.request_access(&bob(), asking()).await.unwrap();
     let all = EventFilter::default;
-    let (of_root, _) = rig.plane.audit_events(&root(), page(0, ""), all()).await.unwrap();
-    assert_eq!(of_root.iter().map(|event| event.index).collect::<Vec<_>>(), [7, 6, 5, 4, 3, 2, 1]);
-    let (of_bob, _) = rig.plane.audit_events(&bob(), page(0, ""), all()).await.unwrap();
-    assert_eq!(of_bob.iter().map(|event| event.index).collect::<Vec<_>>(), [7, 6, 5]);
+    let (of_root, _) = rig
+        .plane
+        .audit_events(&root(), page(0, ""), all())
+        .await
+        .unwrap();
+    assert_eq!(
+        of_root.iter().map(|event| event.index).collect::<Vec<_>>(),
+        [7, 6, 5, 4, 3, 2, 1]
+    );
+    let (of_bob, _) = rig
+        .plane
+        .audit_events(&bob(), page(0, ""), all())
+        .await
+        .unwrap();
+    assert_eq!(
+        of_bob.iter().map(|event| event.index).collect::<Vec<_>>(),
+        [7, 6, 5]
+    );
     assert!(rig.plane.audit_checkpoint(&bob()).await.is_err());
 }
 
@@ -220,12 +349,25 @@ async fn an_administrator_sees_every_event_and_others_those_of_their_own() {
 async fn pages_follow_each_other_and_filters_apply() {
     let rig = Rig::start().await;
     for second in 0..4 {
-        rig.plane.request_access(&alice(), Asking { reason: format!("{second}"), ..asking() }).await.unwrap();
+        rig.plane
+            .request_access(
+                &alice(),
+                Asking {
+                    reason: format!("{second}"),
+                    ..asking()
+                },
+            )
+            .await
+            .unwrap();
         rig.advance(10);
     }
     let (mut token, mut seen) = (String::new(), vec![]);
     loop {
-        let (events, next) = rig.plane.audit_events(&root(), page(2, &token), EventFilter::default()).await.unwrap();
+        let (events, next) = rig
+            .plane
+            .audit_events(&root(), page(2, &token), EventFilter::default())
+            .await
+            .unwrap();
         assert!(events.len() <= 2);
         seen.extend(events.iter().map(|event| event.index));
         if next.is_empty() {
@@ -234,12 +376,47 @@ async fn pages_follow_each_other_and_filters_apply() {
         token = next;
     }
     assert_eq!(seen, (1..=13).rev().collect::<Vec<_>>());
-    let count = async |filter: EventFilter| rig.plane.audit_events(&root(), page(0, ""), filter).await.unwrap().0.len();
-    assert_eq!(count(EventFilter { type_prefix: "grant.".into(), ..EventFilter::default() }).await, 4);
-    assert_eq!(count(EventFilter { actor: Some("rule:short".into()), ..EventFilter::default() }).await, 8);
+    let count = async |filter: EventFilter| {
+        rig.plane
+            .audit_events(&root(), page(0, ""), filter)
+            .await
+            .unwrap()
+            .0
+            .len()
+    };
+    assert_eq!(
+        count(EventFilter {
+            type_prefix: "grant.".into(),
+            ..EventFilter::default()
+        })
+        .await,
+        4
+    );
+    assert_eq!(
+        count(EventFilter {
+            actor: Some("rule:short".into()),
+            ..EventFilter::default()
+        })
+        .await,
+        8
+    );
     let since = Some(NOON.plus(std::time::Duration::from_secs(10)));
-    assert_eq!(count(EventFilter { since, ..EventFilter::default() }).await, 9);
-    assert_eq!(count(EventFilter { until: since, ..EventFilter::default() }).await, 4);
+    assert_eq!(
+        count(EventFilter {
+            since,
+            ..EventFilter::default()
+        })
+        .await,
+        9
+    );
+    assert_eq!(
+        count(EventFilter {
+            until: since,
+            ..EventFilter::default()
+        })
+        .await,
+        4
+    );
 }
 
 #[tokio::test]
@@ -250,32 +427,58 @@ async fn a_store_of_an_earlier_version_gets_its_index_and_stays_verifiable() {
         let view = engine.view().unwrap();
         let guard = view.fetch(Table::Meta, META_KEY).unwrap().unwrap();
         let writes = rows(&*view).into_iter().map(|event| {
-            ((Table::AuditByResource, keys::pair(&event.resource, &keys::number(count(event.index)))), None)
+            (
+                (
+                    Table::AuditByResource,
+                    keys::pair(&event.resource, &keys::number(count(event.index))),
+                ),
+                None,
+            )
         });
         engine.commit(Some(&guard), &writes.collect()).unwrap();
     }
     let engine = Embedded::open_existing(&data(&directory)).unwrap();
     let (store, _writer, _) = crate::control::Store::open(engine, Arc::new(|| NOON)).unwrap();
-    let of = store.read(|reader| reader.audit_of("policies/payments", u64::MAX, 9)).await.unwrap();
+    let of = store
+        .read(|reader| reader.audit_of("policies/payments", u64::MAX, 9))
+        .await
+        .unwrap();
     assert_eq!(of, [1]);
-    assert_eq!(store.read(move |reader| verify_against(reader, vec![kept])).await.unwrap().unwrap().last, 5);
+    assert_eq!(
+        store
+            .read(move |reader| verify_against(reader, vec![kept]))
+            .await
+            .unwrap()
+            .unwrap()
+            .last,
+        5
+    );
 }
 
 #[test]
 fn a_directory_without_a_store_is_not_made_into_one() {
     let directory = tempfile::tempdir().unwrap();
-    let error = verify_directory(directory.path(), vec![]).unwrap_err().to_string();
+    let error = verify_directory(directory.path(), vec![])
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("holds no store"), "{error}");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
 #[test]
 fn an_event_without_changes_has_the_hash_that_it_always_had() {
-    let event = store::AuditEvent { index: 1, time: Some(timestamp_to(NOON)), ..Default::default() };
+    let event = store::AuditEvent {
+        index: 1,
+        time: Some(timestamp_to(NOON)),
+        ..Default::default()
+    };
     let sealed = seal(event, &[]).unwrap();
     let text = Hash::from_slice(&sealed.hash).unwrap().to_string();
     let mut canonical = crate::model::canonical::Canonical::new("jitgate.audit_event.v1");
-    canonical.number(1).number(NOON.as_micros() / 1_000_000).number(0);
+    canonical
+        .number(1)
+        .number(NOON.as_micros() / 1_000_000)
+        .number(0);
     for _ in 0..7 {
         canonical.text("");
     }

@@ -14,7 +14,9 @@ const STRANGER: &str = "01JQ0000000000000000000003";
 
 fn decision(id: &str, sequence: i64, after: u64) -> v1::Decision {
     assert!(Ulid::from_string(id).is_ok());
-    let time = Some(timestamp_to(NOON.plus(std::time::Duration::from_secs(after))));
+    let time = Some(timestamp_to(
+        NOON.plus(std::time::Duration::from_secs(after)),
+    ));
     v1::Decision {
         id: id.into(),
         sequence,
@@ -32,15 +34,40 @@ async fn told() -> (Rig, String, String) {
     let request = rig.plane.request_access(&alice(), asking()).await.unwrap();
     let grant = request.outcome.unwrap().grant.unwrap().to_string();
     rig.advance(10);
-    rig.plane.revoke_grant(&root(), &grant, "leak".into()).await.unwrap();
+    rig.plane
+        .revoke_grant(&root(), &grant, "leak".into())
+        .await
+        .unwrap();
     rig.advance(10);
-    let refused = |decision: v1::Decision, reason: &str| v1::Decision { reason: reason.into(), ..decision };
+    let refused = |decision: v1::Decision, reason: &str| v1::Decision {
+        reason: reason.into(),
+        ..decision
+    };
     let decisions = vec![
-        v1::Decision { allowed: true, grant: grant.clone(), ..decision(USED, 1, 5) },
-        refused(v1::Decision { grant: grant.clone(), ..decision(REFUSED, 2, 15) }, "GRANT_REVOKED"),
-        refused(v1::Decision { principal: BOB.into(), ..decision(STRANGER, 3, 16) }, "NO_GRANT"),
+        v1::Decision {
+            allowed: true,
+            grant: grant.clone(),
+            ..decision(USED, 1, 5)
+        },
+        refused(
+            v1::Decision {
+                grant: grant.clone(),
+                ..decision(REFUSED, 2, 15)
+            },
+            "GRANT_REVOKED",
+        ),
+        refused(
+            v1::Decision {
+                principal: BOB.into(),
+                ..decision(STRANGER, 3, 16)
+            },
+            "NO_GRANT",
+        ),
     ];
-    let args = UsesArgs { keep_decisions: std::time::Duration::from_secs(600), keep_decisions_max: 100 };
+    let args = UsesArgs {
+        keep_decisions: std::time::Duration::from_secs(600),
+        keep_decisions_max: 100,
+    };
     let (intake, uses) = Uses::new(args, &rig.plane.metrics).unwrap();
     intake.take(Reported {
         sidecar: "payments-1".into(),
@@ -69,7 +96,14 @@ fn kinds(story: &v1::Story) -> Vec<String> {
 #[tokio::test]
 async fn a_grant_its_request_and_its_decisions_tell_one_story() {
     let (rig, request, grant) = told().await;
-    for id in [&*request, &*grant, USED, REFUSED, &format!("grants/{grant}"), &format!("accessRequests/{request}")] {
+    for id in [
+        &*request,
+        &*grant,
+        USED,
+        REFUSED,
+        &format!("grants/{grant}"),
+        &format!("accessRequests/{request}"),
+    ] {
         let story = rig.plane.story(&alice(), id).await.unwrap();
         let expected = [
             "access_request.created",
@@ -80,10 +114,19 @@ async fn a_grant_its_request_and_its_decisions_tell_one_story() {
             "GRANT_REVOKED",
         ];
         assert_eq!(kinds(&story), expected, "{id}");
-        assert_eq!((story.access_requests[0].id.as_str(), story.grants[0].id.as_str()), (&*request, &*grant));
+        assert_eq!(
+            (
+                story.access_requests[0].id.as_str(),
+                story.grants[0].id.as_str()
+            ),
+            (&*request, &*grant)
+        );
         assert_eq!(story.grants[0].use_count, 1);
         assert_eq!(
-            story.decision.map(|decision| decision.id).unwrap_or_default(),
+            story
+                .decision
+                .map(|decision| decision.id)
+                .unwrap_or_default(),
             if id.starts_with("01JQ") { id } else { "" }
         );
     }
@@ -100,7 +143,14 @@ async fn a_refusal_without_a_grant_is_told_by_itself() {
 #[tokio::test]
 async fn nobody_is_told_the_story_of_others() {
     let (rig, request, grant) = told().await;
-    for id in [&*request, &*grant, USED, REFUSED, "01JQ0000000000000000000009", ""] {
+    for id in [
+        &*request,
+        &*grant,
+        USED,
+        REFUSED,
+        "01JQ0000000000000000000009",
+        "",
+    ] {
         let fault = rig.plane.story(&bob(), id).await.unwrap_err();
         assert_eq!(fault.kind.reason(), "NOT_FOUND", "{id}");
     }
@@ -117,5 +167,10 @@ async fn a_grant_that_has_just_expired_has_its_end_in_the_story() {
     assert_eq!(kinds(&story).last().unwrap(), "expired");
     rig.advance(10);
     rig.plane.sweep().await.unwrap();
-    assert_eq!(kinds(&rig.plane.story(&alice(), &request.id).await.unwrap()).last().unwrap(), "grant.expired");
+    assert_eq!(
+        kinds(&rig.plane.story(&alice(), &request.id).await.unwrap())
+            .last()
+            .unwrap(),
+        "grant.expired"
+    );
 }

@@ -33,7 +33,11 @@ pub(super) struct Added {
     pub(super) refused: u64,
 }
 
-pub(super) fn add(rows: &mut Overlay<'_>, batch: Vec<Reported>, now: Timestamp) -> Result<Added, StoreError> {
+pub(super) fn add(
+    rows: &mut Overlay<'_>,
+    batch: Vec<Reported>,
+    now: Timestamp,
+) -> Result<Added, StoreError> {
     let mut added = Added::default();
     for reported in batch {
         add_report(rows, &reported, now, &mut added)?;
@@ -49,12 +53,20 @@ fn add_report(
 ) -> Result<(), StoreError> {
     let instance = reported.instance.as_str();
     let mut reporter = Reader::new(rows).reporter(instance)?.unwrap_or_default();
-    let lost = reported.report.lost.saturating_sub(reporter.lost).clamp(0, COUNT_MAX);
+    let lost = reported
+        .report
+        .lost
+        .saturating_sub(reporter.lost)
+        .clamp(0, COUNT_MAX);
     let missing = reporter.missing;
     added.lost += lost.unsigned_abs();
     reporter.lost += lost;
     for decision in &reported.report.decisions {
-        let Some(ahead) = decision.sequence.checked_sub(reporter.sequence).filter(|ahead| *ahead > 0) else {
+        let Some(ahead) = decision
+            .sequence
+            .checked_sub(reporter.sequence)
+            .filter(|ahead| *ahead > 0)
+        else {
             // Known already: nothing is counted twice.
             continue;
         };
@@ -74,7 +86,11 @@ fn add_report(
     }
     reporter.sidecar.clone_from(&reported.sidecar);
     reporter.last = Some(timestamp_to(now));
-    rows.put(Table::Reporters, instance.as_bytes().to_vec(), reporter.encode_to_vec());
+    rows.put(
+        Table::Reporters,
+        instance.as_bytes().to_vec(),
+        reporter.encode_to_vec(),
+    );
     Ok(())
 }
 
@@ -89,7 +105,11 @@ fn keep(
         return Ok(false);
     }
     // A grant that is unknown here, or of another service, is none that this sidecar can have decided by.
-    let grant = if decision.grant.is_empty() { None } else { reader.grant(&decision.grant)? };
+    let grant = if decision.grant.is_empty() {
+        None
+    } else {
+        reader.grant(&decision.grant)?
+    };
     let grant = grant.filter(|issued| issued.grant.scope.service().as_str() == decision.service);
     if decision.allowed && grant.is_none() {
         return Ok(false);
@@ -99,11 +119,17 @@ fn keep(
         time.unwrap_or(now).min(now)
     };
     let last = time(decision.time.as_ref());
-    let first = if decision.first_time.is_some() { time(decision.first_time.as_ref()).min(last) } else { last };
+    let first = if decision.first_time.is_some() {
+        time(decision.first_time.as_ref()).min(last)
+    } else {
+        last
+    };
     let row = v1::Decision {
         time: Some(timestamp_to(last)),
         first_time: Some(timestamp_to(first)),
-        grant: grant.map(|issued| issued.grant.id.to_string()).unwrap_or_default(),
+        grant: grant
+            .map(|issued| issued.grant.id.to_string())
+            .unwrap_or_default(),
         count: decision.count.max(1),
         sidecar: reported.sidecar.clone(),
         instance: reported.instance.clone(),
@@ -115,45 +141,85 @@ fn keep(
     }
     let arrival = keys::arrival(now, row.id.as_bytes());
     if !row.grant.is_empty() {
-        rows.put(Table::DecisionsByGrant, keys::pair(&row.grant, &arrival), vec![]);
+        rows.put(
+            Table::DecisionsByGrant,
+            keys::pair(&row.grant, &arrival),
+            vec![],
+        );
     }
     rows.put(Table::DecisionsByArrival, arrival, vec![]);
-    rows.put(Table::Decisions, row.id.as_bytes().to_vec(), row.encode_to_vec());
+    rows.put(
+        Table::Decisions,
+        row.id.as_bytes().to_vec(),
+        row.encode_to_vec(),
+    );
     Ok(true)
 }
 
 /// Adds an allowed record to what is known of its grant.
-fn count(rows: &mut Overlay<'_>, row: &v1::Decision, first: Timestamp, last: Timestamp) -> Result<(), StoreError> {
+fn count(
+    rows: &mut Overlay<'_>,
+    row: &v1::Decision,
+    first: Timestamp,
+    last: Timestamp,
+) -> Result<(), StoreError> {
     let mut known = Reader::new(rows).grant_use(&row.grant)?.unwrap_or_default();
-    let parsed =
-        |time: &Option<prost_types::Timestamp>| time.as_ref().and_then(|time| timestamp_from(time, "time").ok());
-    known.first = Some(timestamp_to(parsed(&known.first).map_or(first, |known| known.min(first))));
-    known.last = Some(timestamp_to(parsed(&known.last).map_or(last, |known| known.max(last))));
+    let parsed = |time: &Option<prost_types::Timestamp>| {
+        time.as_ref()
+            .and_then(|time| timestamp_from(time, "time").ok())
+    };
+    known.first = Some(timestamp_to(
+        parsed(&known.first).map_or(first, |known| known.min(first)),
+    ));
+    known.last = Some(timestamp_to(
+        parsed(&known.last).map_or(last, |known| known.max(last)),
+    ));
     known.count = known.count.saturating_add(row.count);
     if known.sidecars.len() < SIDECARS_MAX && !known.sidecars.contains(&row.sidecar) {
         known.sidecars.push(row.sidecar.clone());
     }
-    rows.put(Table::Uses, row.grant.as_bytes().to_vec(), store::GrantUse::encode_to_vec(&known));
+    rows.put(
+        Table::Uses,
+        row.grant.as_bytes().to_vec(),
+        store::GrantUse::encode_to_vec(&known),
+    );
     Ok(())
 }
 
 /// What a record may hold, and nothing else: it is shown to people later.
 fn is_sound(reported: &Reported, decision: &v1::Decision) -> bool {
     let fits = |text: &str, most: usize| text.len() <= most && !text.chars().any(char::is_control);
-    let known = DenyReason::ALL.iter().any(|reason| reason.as_str() == decision.reason);
+    let known = DenyReason::ALL
+        .iter()
+        .any(|reason| reason.as_str() == decision.reason);
     let undirected = decision.service.is_empty() && !decision.allowed;
     Ulid::from_string(&decision.id).is_ok_and(|id| id.to_string() == decision.id)
-        && (undirected || reported.services.iter().any(|service| service.as_str() == decision.service))
-        && if decision.allowed { decision.reason.is_empty() } else { known }
+        && (undirected
+            || reported
+                .services
+                .iter()
+                .any(|service| service.as_str() == decision.service))
+        && if decision.allowed {
+            decision.reason.is_empty()
+        } else {
+            known
+        }
         && (decision.principal.is_empty() || Principal::parse(&decision.principal).is_ok())
         && fits(&decision.method, METHOD_MAX)
         && !decision.method.contains(['?', '#'])
-        && [&decision.policy, &decision.trace_id, &decision.grant].iter().all(|text| fits(text, NAME_MAX))
+        && [&decision.policy, &decision.trace_id, &decision.grant]
+            .iter()
+            .all(|text| fits(text, NAME_MAX))
         && (0..=COUNT_MAX).contains(&decision.count)
 }
 
 /// Forgets the `over` oldest records, and those that arrived before `before`; at most `most`. Says how many.
-pub(super) fn forget(rows: &mut Overlay<'_>, before: Timestamp, over: usize, most: usize) -> Result<usize, StoreError> {
+pub(super) fn forget(
+    rows: &mut Overlay<'_>,
+    before: Timestamp,
+    over: usize,
+    most: usize,
+) -> Result<usize, StoreError> {
     let oldest = Reader::new(rows).oldest_decisions(most)?;
     let mut forgotten = 0;
     for (place, (at, id)) in oldest.into_iter().enumerate() {
@@ -161,8 +227,14 @@ pub(super) fn forget(rows: &mut Overlay<'_>, before: Timestamp, over: usize, mos
             break;
         }
         let arrival = keys::arrival(at, id.as_bytes());
-        if let Some(decision) = Reader::new(rows).decision(&id)?.filter(|decision| !decision.grant.is_empty()) {
-            rows.remove(Table::DecisionsByGrant, keys::pair(&decision.grant, &arrival));
+        if let Some(decision) = Reader::new(rows)
+            .decision(&id)?
+            .filter(|decision| !decision.grant.is_empty())
+        {
+            rows.remove(
+                Table::DecisionsByGrant,
+                keys::pair(&decision.grant, &arrival),
+            );
         }
         rows.remove(Table::DecisionsByArrival, arrival);
         rows.remove(Table::Decisions, id.into_bytes());
@@ -172,12 +244,22 @@ pub(super) fn forget(rows: &mut Overlay<'_>, before: Timestamp, over: usize, mos
 }
 
 /// Forgets instances that have said nothing since `before`; of more than there can be, those that were heard least lately.
-pub(super) fn forget_reporters(rows: &mut Overlay<'_>, before: Timestamp) -> Result<(), StoreError> {
+pub(super) fn forget_reporters(
+    rows: &mut Overlay<'_>,
+    before: Timestamp,
+) -> Result<(), StoreError> {
     let last = |reporter: &store::Reporter| {
-        reporter.last.as_ref().and_then(|last| timestamp_from(last, "last").ok()).unwrap_or_default()
+        reporter
+            .last
+            .as_ref()
+            .and_then(|last| timestamp_from(last, "last").ok())
+            .unwrap_or_default()
     };
-    let mut reporters: Vec<_> =
-        Reader::new(rows).reporters()?.into_iter().map(|(instance, reporter)| (last(&reporter), instance)).collect();
+    let mut reporters: Vec<_> = Reader::new(rows)
+        .reporters()?
+        .into_iter()
+        .map(|(instance, reporter)| (last(&reporter), instance))
+        .collect();
     reporters.sort_unstable();
     let over = reporters.len().saturating_sub(REPORTERS_MAX);
     for (place, (last, instance)) in reporters.into_iter().enumerate() {

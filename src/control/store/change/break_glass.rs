@@ -15,14 +15,21 @@ impl Change<'_> {
     /// Puts on the sweeper's list when further people may review a request.
     pub(super) fn plan_escalations(&mut self, request: &AccessRequest) {
         for at in request.escalates_at() {
-            self.rows.put(Table::Due, keys::due(at, DueKind::Escalate, request.id.as_bytes()), vec![]);
+            self.rows.put(
+                Table::Due,
+                keys::due(at, DueKind::Escalate, request.id.as_bytes()),
+                vec![],
+            );
         }
     }
 
     /// Takes all of them off again: the request is over.
     pub(super) fn drop_escalations(&mut self, request: &AccessRequest) {
         for at in request.escalates_at() {
-            self.rows.remove(Table::Due, keys::due(at, DueKind::Escalate, request.id.as_bytes()));
+            self.rows.remove(
+                Table::Due,
+                keys::due(at, DueKind::Escalate, request.id.as_bytes()),
+            );
         }
     }
 
@@ -37,7 +44,10 @@ impl Change<'_> {
         actor: &str,
         reason: &str,
     ) -> Result<(), StoreError> {
-        self.rows.remove(Table::Due, keys::due(at, DueKind::Escalate, request.id.as_bytes()));
+        self.rows.remove(
+            Table::Due,
+            keys::due(at, DueKind::Escalate, request.id.as_bytes()),
+        );
         self.note(request, "access_request.escalated", actor, reason)
     }
 
@@ -46,19 +56,36 @@ impl Change<'_> {
         let id = request.id.as_bytes();
         let mut value = keys::number(review.due.as_micros());
         value.extend(request.terms.policy.name.as_bytes());
-        self.rows.put(Table::OpenReviews, keys::pair(request.requester.as_str(), id), value);
-        self.rows.put(Table::Due, keys::due(review.due, DueKind::ReviewDue, id), vec![]);
+        self.rows.put(
+            Table::OpenReviews,
+            keys::pair(request.requester.as_str(), id),
+            value,
+        );
+        self.rows.put(
+            Table::Due,
+            keys::due(review.due, DueKind::ReviewDue, id),
+            vec![],
+        );
     }
 
     /// Records that nobody has looked at it in time. It stays outstanding.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub(crate) fn review_overdue(&mut self, request: &mut AccessRequest, actor: &str) -> Result<(), StoreError> {
-        let Some(review) = &mut request.break_glass else { return Ok(()) };
+    pub(crate) fn review_overdue(
+        &mut self,
+        request: &mut AccessRequest,
+        actor: &str,
+    ) -> Result<(), StoreError> {
+        let Some(review) = &mut request.break_glass else {
+            return Ok(());
+        };
         review.overdue_since = Some(review.due);
         let due = review.due;
-        self.rows.remove(Table::Due, keys::due(due, DueKind::ReviewDue, request.id.as_bytes()));
+        self.rows.remove(
+            Table::Due,
+            keys::due(due, DueKind::ReviewDue, request.id.as_bytes()),
+        );
         let reason = format!("nobody of those who were passed over has looked at it by {due}");
         self.note(request, "break_glass.overdue", actor, &reason)
     }
@@ -67,13 +94,24 @@ impl Change<'_> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub(crate) fn review_afterwards(&mut self, request: &mut AccessRequest, said: Said) -> Result<(), StoreError> {
-        let (actor, opinion, reason) = (said.reviewer.to_string(), said.opinion, said.reason.clone());
-        let Some(review) = &mut request.break_glass else { return Ok(()) };
+    pub(crate) fn review_afterwards(
+        &mut self,
+        request: &mut AccessRequest,
+        said: Said,
+    ) -> Result<(), StoreError> {
+        let (actor, opinion, reason) =
+            (said.reviewer.to_string(), said.opinion, said.reason.clone());
+        let Some(review) = &mut request.break_glass else {
+            return Ok(());
+        };
         review.said = Some(said);
         let (due, id) = (review.due, request.id.as_bytes().to_vec());
-        self.rows.remove(Table::OpenReviews, keys::pair(request.requester.as_str(), &id));
-        self.rows.remove(Table::Due, keys::due(due, DueKind::ReviewDue, &id));
+        self.rows.remove(
+            Table::OpenReviews,
+            keys::pair(request.requester.as_str(), &id),
+        );
+        self.rows
+            .remove(Table::Due, keys::due(due, DueKind::ReviewDue, &id));
         let kind = match opinion {
             Opinion::Fine => "break_glass.accepted",
             Opinion::Objection => "break_glass.objected",
@@ -84,11 +122,18 @@ impl Change<'_> {
     /// Writes what became known of a grant and changes nothing that is enforced: no sidecar hears of it.
     pub(crate) fn annotate(&mut self, issued: &Issued) {
         let id = issued.grant.id.as_str().as_bytes().to_vec();
-        self.rows.put(Table::Grants, id, stored_to(issued).encode_to_vec());
+        self.rows
+            .put(Table::Grants, id, stored_to(issued).encode_to_vec());
     }
 
     /// Something happened to a request that stays in its state.
-    fn note(&mut self, request: &mut AccessRequest, kind: &str, actor: &str, reason: &str) -> Result<(), StoreError> {
+    fn note(
+        &mut self,
+        request: &mut AccessRequest,
+        kind: &str,
+        actor: &str,
+        reason: &str,
+    ) -> Result<(), StoreError> {
         request.mod_revision = self.revision();
         self.put_request(request);
         let state = request.state.as_str();

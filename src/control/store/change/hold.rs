@@ -13,13 +13,20 @@ impl Change<'_> {
     ///
     /// # Errors
     /// [`ChangeError::Grant`] when it is not active.
-    pub(crate) fn suspend_grant(&mut self, issued: &mut Issued, suspension: &Suspension) -> Result<(), ChangeError> {
+    pub(crate) fn suspend_grant(
+        &mut self,
+        issued: &mut Issued,
+        suspension: &Suspension,
+    ) -> Result<(), ChangeError> {
         let from = issued.grant.state(self.now);
         from.after(GrantStep::Suspend)?;
         issued.grant.hold = Hold::Suspended;
         issued.suspension = Some(suspension.clone());
         self.put_grant(issued);
-        let said = Said { by: &suspension.by, reason: &suspension.reason };
+        let said = Said {
+            by: &suspension.by,
+            reason: &suspension.reason,
+        };
         self.audit_grant("grant.suspended", from.as_str(), issued, said)?;
         Ok(())
     }
@@ -28,7 +35,12 @@ impl Change<'_> {
     ///
     /// # Errors
     /// [`ChangeError::Grant`] when it is not suspended.
-    pub(crate) fn resume_grant(&mut self, issued: &mut Issued, by: &str, reason: &str) -> Result<(), ChangeError> {
+    pub(crate) fn resume_grant(
+        &mut self,
+        issued: &mut Issued,
+        by: &str,
+        reason: &str,
+    ) -> Result<(), ChangeError> {
         let from = issued.grant.state(self.now);
         from.after(GrantStep::Resume)?;
         issued.grant.hold = Hold::None;
@@ -43,6 +55,7 @@ impl Change<'_> {
     pub(crate) fn link_extension(&mut self, issued: &mut Issued, by: GrantId) {
         issued.origin.chain.extended_by = Some(by);
         let id = issued.grant.id.as_str().as_bytes().to_vec();
-        self.rows.put(Table::Grants, id, stored_to(issued).encode_to_vec());
+        self.rows
+            .put(Table::Grants, id, stored_to(issued).encode_to_vec());
     }
 }

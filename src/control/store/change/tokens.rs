@@ -13,7 +13,12 @@ impl Change<'_> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub(crate) fn publish_token_key(&mut self, key: &TokenKey, by: &str, reason: &str) -> Result<(), StoreError> {
+    pub(crate) fn publish_token_key(
+        &mut self,
+        key: &TokenKey,
+        by: &str,
+        reason: &str,
+    ) -> Result<(), StoreError> {
         self.put_token_key(key);
         self.audit_token_key("token_key.published", ("", key), Said { by, reason })
     }
@@ -26,18 +31,36 @@ impl Change<'_> {
         let from = key.stage().as_str();
         key.sign_since(self.now);
         self.put_token_key(key);
-        self.audit_token_key("token_key.signing", (from, key), Said { by, reason: "it was published for long enough" })
+        self.audit_token_key(
+            "token_key.signing",
+            (from, key),
+            Said {
+                by,
+                reason: "it was published for long enough",
+            },
+        )
     }
 
     /// Nothing is signed with this key any more; its private half is gone for good.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub(crate) fn retire_token_key(&mut self, key: &mut TokenKey, by: &str) -> Result<(), StoreError> {
+    pub(crate) fn retire_token_key(
+        &mut self,
+        key: &mut TokenKey,
+        by: &str,
+    ) -> Result<(), StoreError> {
         let from = key.stage().as_str();
         key.retire_at(self.now);
         self.put_token_key(key);
-        self.audit_token_key("token_key.retired", (from, key), Said { by, reason: "another key signs" })
+        self.audit_token_key(
+            "token_key.retired",
+            (from, key),
+            Said {
+                by,
+                reason: "another key signs",
+            },
+        )
     }
 
     /// Withdraws a key: no token by it can be alive.
@@ -45,7 +68,8 @@ impl Change<'_> {
     /// # Errors
     /// [`StoreError`].
     pub(crate) fn remove_token_key(&mut self, key: &TokenKey, by: &str) -> Result<(), StoreError> {
-        self.rows.remove(Table::TokenKeys, key.kid.as_bytes().to_vec());
+        self.rows
+            .remove(Table::TokenKeys, key.kid.as_bytes().to_vec());
         self.audit(&Entry {
             kind: "token_key.removed",
             actor: by,
@@ -67,7 +91,12 @@ impl Change<'_> {
         kid: &str,
         traceparent: Option<&str>,
     ) -> Result<(), StoreError> {
-        let JitClaims { id, workload, expires, .. } = claims;
+        let JitClaims {
+            id,
+            workload,
+            expires,
+            ..
+        } = claims;
         self.audit(&Entry {
             kind: "token.issued",
             actor: claims.subject.as_str(),
@@ -80,7 +109,11 @@ impl Change<'_> {
     }
 
     fn put_token_key(&mut self, key: &TokenKey) {
-        self.rows.put(Table::TokenKeys, key.kid.as_bytes().to_vec(), key.to_row().encode_to_vec());
+        self.rows.put(
+            Table::TokenKeys,
+            key.kid.as_bytes().to_vec(),
+            key.to_row().encode_to_vec(),
+        );
     }
 
     fn audit_token_key(

@@ -22,6 +22,7 @@ impl Change<'_> {
     /// Has the sweeper look at `at` whether the grant was used. A look that finds it ended does nothing.
     pub(crate) fn look_at_use(&mut self, issued: &Issued, at: Timestamp) {
         let id = issued.grant.id.as_str().as_bytes();
-        self.rows.put(Table::Due, keys::due(at, DueKind::Unused, id), vec![]);
+        self.rows
+            .put(Table::Due, keys::due(at, DueKind::Unused, id), vec![]);
     }
 }

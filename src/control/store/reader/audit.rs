@@ -20,7 +20,13 @@ impl Reader<'_> {
         index: u64,
         visit: &mut dyn FnMut(Row) -> Result<ControlFlow<()>, StoreError>,
     ) -> Read<()> {
-        self.rows_of_audit(&Span { from: keys::number(index), ..Span::ALL }, visit)
+        self.rows_of_audit(
+            &Span {
+                from: keys::number(index),
+                ..Span::ALL
+            },
+            visit,
+        )
     }
 
     /// The same from the end towards the beginning, below `index`.
@@ -42,7 +48,10 @@ impl Reader<'_> {
     ) -> Read<()> {
         self.0.scan(Table::Audit, span, &mut |key, value| {
             let event = decode::<store::AuditEvent>(Table::Audit, key, value);
-            visit((keys::number_of(key)?, event.map_err(|error| error.to_string())))
+            visit((
+                keys::number_of(key)?,
+                event.map_err(|error| error.to_string()),
+            ))
         })
     }
 
@@ -60,11 +69,19 @@ impl Reader<'_> {
     /// As every reading.
     pub(crate) fn audit_of(&self, resource: &str, below: u64, limit: usize) -> Read<Vec<u64>> {
         let prefix = keys::party_prefix(resource);
-        let span = Span::prefix(&prefix).below(keys::pair(resource, &keys::number(below))).descending();
+        let span = Span::prefix(&prefix)
+            .below(keys::pair(resource, &keys::number(below)))
+            .descending();
         let mut found = Vec::new();
         self.0.scan(Table::AuditByResource, &span, &mut |key, _| {
-            found.push(keys::number_of(key.get(prefix.len()..).unwrap_or_default())?);
-            Ok(if found.len() >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            found.push(keys::number_of(
+                key.get(prefix.len()..).unwrap_or_default(),
+            )?);
+            Ok(if found.len() >= limit {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
         })?;
         Ok(found)
     }

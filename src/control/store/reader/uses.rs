@@ -34,9 +34,14 @@ impl Reader<'_> {
     /// # Errors
     /// As every reading.
     pub(crate) fn linked_grants(&self, grant: &str) -> Read<Vec<String>> {
-        let Some(row) = self.0.fetch(Table::Grants, grant.as_bytes())? else { return Ok(vec![]) };
+        let Some(row) = self.0.fetch(Table::Grants, grant.as_bytes())? else {
+            return Ok(vec![]);
+        };
         let mut found = fields("jitgate.store.v1.StoredGrant", &row);
-        Ok(["extends", "extended_by"].iter().filter_map(|field| found.remove(*field)).collect())
+        Ok(["extends", "extended_by"]
+            .iter()
+            .filter_map(|field| found.remove(*field))
+            .collect())
     }
 
     /// One decision.
@@ -54,10 +59,22 @@ impl Reader<'_> {
     pub(crate) fn decisions_of(&self, grant: &str, limit: usize) -> Read<Vec<v1::Decision>> {
         let prefix = keys::party_prefix(grant);
         let mut ids = Vec::new();
-        self.0.scan(Table::DecisionsByGrant, &Span::prefix(&prefix).descending(), &mut |key, _| {
-            ids.push(arrival_parts(key.get(prefix.len()..).unwrap_or_default())?.1.to_owned());
-            Ok(if ids.len() >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-        })?;
+        self.0.scan(
+            Table::DecisionsByGrant,
+            &Span::prefix(&prefix).descending(),
+            &mut |key, _| {
+                ids.push(
+                    arrival_parts(key.get(prefix.len()..).unwrap_or_default())?
+                        .1
+                        .to_owned(),
+                );
+                Ok(if ids.len() >= limit {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                })
+            },
+        )?;
         let decisions = ids.iter().filter_map(|id| self.decision(id).transpose());
         decisions.collect()
     }
@@ -68,10 +85,14 @@ impl Reader<'_> {
     /// As every reading.
     pub(crate) fn decisions_counted(&self, grant: &str) -> Read<usize> {
         let mut counted = 0;
-        self.0.scan(Table::DecisionsByGrant, &Span::prefix(&keys::party_prefix(grant)), &mut |_, _| {
-            counted += 1;
-            Ok(ControlFlow::Continue(()))
-        })?;
+        self.0.scan(
+            Table::DecisionsByGrant,
+            &Span::prefix(&keys::party_prefix(grant)),
+            &mut |_, _| {
+                counted += 1;
+                Ok(ControlFlow::Continue(()))
+            },
+        )?;
         Ok(counted)
     }
 
@@ -81,11 +102,16 @@ impl Reader<'_> {
     /// As every reading.
     pub(crate) fn oldest_decisions(&self, limit: usize) -> Read<Vec<(Timestamp, String)>> {
         let mut oldest = Vec::new();
-        self.0.scan(Table::DecisionsByArrival, &Span::ALL, &mut |key, _| {
-            let (at, id) = arrival_parts(key)?;
-            oldest.push((at, id.to_owned()));
-            Ok(if oldest.len() >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-        })?;
+        self.0
+            .scan(Table::DecisionsByArrival, &Span::ALL, &mut |key, _| {
+                let (at, id) = arrival_parts(key)?;
+                oldest.push((at, id.to_owned()));
+                Ok(if oldest.len() >= limit {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                })
+            })?;
         Ok(oldest)
     }
 
@@ -95,10 +121,11 @@ impl Reader<'_> {
     /// As every reading.
     pub(crate) fn decisions_kept(&self) -> Read<u64> {
         let mut kept = 0;
-        self.0.scan(Table::DecisionsByArrival, &Span::ALL, &mut |_, _| {
-            kept += 1;
-            Ok(ControlFlow::Continue(()))
-        })?;
+        self.0
+            .scan(Table::DecisionsByArrival, &Span::ALL, &mut |_, _| {
+                kept += 1;
+                Ok(ControlFlow::Continue(()))
+            })?;
         Ok(kept)
     }
 
@@ -116,8 +143,12 @@ impl Reader<'_> {
     /// As every reading.
     pub(crate) fn lost_records(&self, service: &str, since: Timestamp) -> Read<bool> {
         let lost = |reporter: &store::Reporter| {
-            let at = reporter.loss_time.as_ref().and_then(|at| timestamp_from(at, "loss_time").ok());
-            at.is_some_and(|at| at >= since) && reporter.services.iter().any(|watched| watched == service)
+            let at = reporter
+                .loss_time
+                .as_ref()
+                .and_then(|at| timestamp_from(at, "loss_time").ok());
+            at.is_some_and(|at| at >= since)
+                && reporter.services.iter().any(|watched| watched == service)
         };
         Ok(self.reporters()?.iter().any(|(_, reporter)| lost(reporter)))
     }
@@ -128,7 +159,10 @@ impl Reader<'_> {
     /// As every reading.
     pub(crate) fn reporters(&self) -> Read<Vec<(String, store::Reporter)>> {
         self.all(Table::Reporters, |key, value| {
-            Ok((keys::text(key)?.to_owned(), decode(Table::Reporters, key, value)?))
+            Ok((
+                keys::text(key)?.to_owned(),
+                decode(Table::Reporters, key, value)?,
+            ))
         })
     }
 }
@@ -136,5 +170,8 @@ impl Reader<'_> {
 /// `moment id`, as it stands in a key.
 fn arrival_parts(key: &[u8]) -> Read<(Timestamp, &str)> {
     let (at, id) = key.split_at_checked(8).unwrap_or_default();
-    Ok((Timestamp::from_micros(keys::number_of(at)?), keys::text(id)?))
+    Ok((
+        Timestamp::from_micros(keys::number_of(at)?),
+        keys::text(id)?,
+    ))
 }

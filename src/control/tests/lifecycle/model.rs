@@ -26,7 +26,10 @@ pub(super) fn same(a: Person, b: Person) -> bool {
 }
 
 pub(super) fn caller(who: Person) -> Caller {
-    Caller::stand_in(&[&format!("user:https://idp.example|{}", PEOPLE[who])], who == ROOT)
+    Caller::stand_in(
+        &[&format!("user:https://idp.example|{}", PEOPLE[who])],
+        who == ROOT,
+    )
 }
 
 #[derive(Debug, Clone)]
@@ -90,7 +93,13 @@ impl Default for Model {
     fn default() -> Self {
         // The policy and the person were put in force: an event each.
         let now = crate::control::testing::NOON;
-        Self { now, requests: vec![], grants: vec![], events: 2, windowed: false }
+        Self {
+            now,
+            requests: vec![],
+            grants: vec![],
+            events: 2,
+            windowed: false,
+        }
     }
 }
 
@@ -119,8 +128,10 @@ impl Model {
                 request.state = AccessState::Expired;
                 self.events += 1;
             }
-            if let Some(glass) =
-                request.glass.as_mut().filter(|glass| !glass.said && !glass.overdue && glass.due <= until)
+            if let Some(glass) = request
+                .glass
+                .as_mut()
+                .filter(|glass| !glass.said && !glass.overdue && glass.due <= until)
             {
                 glass.overdue = true;
                 self.events += 1;
@@ -136,12 +147,19 @@ impl Model {
 
     pub(super) fn perform(&mut self, who: Person, act: &Act) -> Result<Changed, Failure> {
         match act {
-            Act::Ask { span, start, denied } => self.ask(who, *span, *start, *denied),
+            Act::Ask {
+                span,
+                start,
+                denied,
+            } => self.ask(who, *span, *start, *denied),
             Act::Break { span } => self.break_glass(who, *span),
             Act::Afterwards { request, objection } => self.look_at_glass(who, *request, *objection),
-            Act::Review { request, verdict, other, narrowed } => {
-                self.review(who, *request, *verdict, (*other, *narrowed))
-            }
+            Act::Review {
+                request,
+                verdict,
+                other,
+                narrowed,
+            } => self.review(who, *request, *verdict, (*other, *narrowed)),
             Act::Cancel(id) => self.cancel(who, *id),
             Act::Revoke(id) => self.end(who, *id, GrantState::Revoked),
             Act::Release(id) => self.end(who, *id, GrantState::Released),
@@ -151,7 +169,13 @@ impl Model {
         }
     }
 
-    fn ask(&mut self, who: Person, span: u64, start: Option<u64>, denied: bool) -> Result<Changed, Failure> {
+    fn ask(
+        &mut self,
+        who: Person,
+        span: u64,
+        start: Option<u64>,
+        denied: bool,
+    ) -> Result<Changed, Failure> {
         if start == Some(0) {
             return Err("INVALID_ARGUMENT");
         }
@@ -164,7 +188,10 @@ impl Model {
             self.requests.push(self.asked(who, span, start, None));
             self.events += 2;
             self.requests.last_mut().unwrap().state = AccessState::Denied;
-            return Ok(Changed { new_request: true, new_grant: false });
+            return Ok(Changed {
+                new_request: true,
+                new_grant: false,
+            });
         }
         self.submit(who, span, start, None)
     }
@@ -175,9 +202,9 @@ impl Model {
         let (hour, into) = (seconds / 3600 % 24, seconds % 3600);
         match self.windowed {
             false => Ok(Timestamp::MAX),
-            true if into < 45 * 60 && (hour >= 22 || hour <= 4) => {
-                Ok(Timestamp::from_micros((seconds - into + 45 * 60) * 1_000_000))
-            }
+            true if into < 45 * 60 && (hour >= 22 || hour <= 4) => Ok(Timestamp::from_micros(
+                (seconds - into + 45 * 60) * 1_000_000,
+            )),
             true => Err("OUTSIDE_WINDOW"),
         }
     }
@@ -191,8 +218,13 @@ impl Model {
         if span > 900 {
             return Err("LIMIT_EXCEEDED");
         }
-        let mine = self.requests.iter().filter(|request| same(request.requester, who));
-        let open: Vec<_> = mine.filter_map(|request| request.glass.as_ref().filter(|glass| !glass.said)).collect();
+        let mine = self
+            .requests
+            .iter()
+            .filter(|request| same(request.requester, who));
+        let open: Vec<_> = mine
+            .filter_map(|request| request.glass.as_ref().filter(|glass| !glass.said))
+            .collect();
         if open.iter().any(|glass| self.now >= glass.due) {
             return Err("BREAK_GLASS_SUSPENDED");
         }
@@ -200,11 +232,22 @@ impl Model {
             return Err("LIMIT_EXCEEDED");
         }
         let due = self.now.plus(Duration::from_secs(1200));
-        let glass = Some(Glass { due, said: false, overdue: false });
-        self.requests.push(Request { by_people: true, glass, ..self.asked(who, span, None, None) });
+        let glass = Some(Glass {
+            due,
+            said: false,
+            overdue: false,
+        });
+        self.requests.push(Request {
+            by_people: true,
+            glass,
+            ..self.asked(who, span, None, None)
+        });
         self.events += 1;
         self.approve(self.requests.len() - 1)?;
-        Ok(Changed { new_request: true, new_grant: true })
+        Ok(Changed {
+            new_request: true,
+            new_grant: true,
+        })
     }
 
     /// Somebody else says what they think of it; an objection ends the grant.
@@ -214,7 +257,9 @@ impl Model {
         if !request.by_people && who != request.requester && who != ROOT {
             return Err("NOT_FOUND");
         }
-        let Some(glass) = &mut request.glass else { return Err("NOT_ELIGIBLE") };
+        let Some(glass) = &mut request.glass else {
+            return Err("NOT_ELIGIBLE");
+        };
         if glass.said {
             return Err("STATE_TERMINAL");
         }
@@ -231,7 +276,13 @@ impl Model {
         Ok(Changed::default())
     }
 
-    fn asked(&self, who: Person, span: u64, start: Option<Timestamp>, extends: Option<Id>) -> Request {
+    fn asked(
+        &self,
+        who: Person,
+        span: u64,
+        start: Option<Timestamp>,
+        extends: Option<Id>,
+    ) -> Request {
         Request {
             requester: who,
             state: AccessState::Pending,
@@ -265,18 +316,27 @@ impl Model {
             let request = &mut self.requests[id];
             (request.by_people, request.pending_until) = (true, until);
         }
-        Ok(Changed { new_request: true, new_grant: by_rule })
+        Ok(Changed {
+            new_request: true,
+            new_grant: by_rule,
+        })
     }
 
     /// From when to when a grant would last that is approved now; nothing once that is over.
     fn lasts(&self, request: &Request) -> Result<Option<(Timestamp, Timestamp)>, Failure> {
         let ends = request.start.unwrap_or(self.now).plus(request.span);
-        let begins = if request.extends.is_some() { self.now } else { request.start.unwrap_or(self.now).max(self.now) };
+        let begins = if request.extends.is_some() {
+            self.now
+        } else {
+            request.start.unwrap_or(self.now).max(self.now)
+        };
         if ends <= begins {
             return Ok(None);
         }
         let ends = ends.min(self.closes(begins)?);
-        let shorter = request.extends.is_some_and(|old| ends <= self.grants[old].ends);
+        let shorter = request
+            .extends
+            .is_some_and(|old| ends <= self.grants[old].ends);
         Ok(Some((begins, ends)).filter(|_| !shorter))
     }
 
@@ -286,7 +346,9 @@ impl Model {
         let lasts = self.lasts(&request)?;
         let extended = request.extends.map(|old| self.grants[old].clone());
         let lost = extended.as_ref().is_some_and(|old| {
-            old.extended || old.suspended || matches!(old.over, Some(GrantState::Revoked | GrantState::Released))
+            old.extended
+                || old.suspended
+                || matches!(old.over, Some(GrantState::Revoked | GrantState::Released))
         });
         let Some((begins, ends)) = lasts.filter(|_| !lost) else {
             self.requests[id].state = AccessState::Failed;
@@ -336,7 +398,11 @@ impl Model {
         if same(who, request.requester) {
             return Err("SELF_APPROVAL");
         }
-        if request.reviews.iter().any(|(reviewer, _)| same(*reviewer, who)) {
+        if request
+            .reviews
+            .iter()
+            .any(|(reviewer, _)| same(*reviewer, who))
+        {
             return Err("ALREADY_REVIEWED");
         }
         if other {
@@ -347,7 +413,11 @@ impl Model {
             return Err("INVALID_ARGUMENT");
         }
         let span = narrowed.unwrap_or(request.span);
-        let approvals = request.reviews.iter().filter(|(_, verdict)| *verdict == Verdict::Approve).count();
+        let approvals = request
+            .reviews
+            .iter()
+            .filter(|(_, verdict)| *verdict == Verdict::Approve)
+            .count();
         if verdict == Verdict::Approve && approvals == 1 {
             // Out of hours nothing is approved, and nothing written.
             self.lasts(&Request { span, ..request })?;
@@ -356,20 +426,33 @@ impl Model {
         request.span = span;
         request.reviews.push((who, verdict));
         self.events += 1;
-        let count = |of: Verdict| request.reviews.iter().filter(|(_, verdict)| *verdict == of).count();
+        let count = |of: Verdict| {
+            request
+                .reviews
+                .iter()
+                .filter(|(_, verdict)| *verdict == of)
+                .count()
+        };
         if count(Verdict::Deny) >= 2 {
             request.state = AccessState::Denied;
             self.events += 1;
             return Ok(Changed::default());
         }
         let new_grant = count(Verdict::Approve) >= 2 && self.approve(id)?;
-        Ok(Changed { new_request: false, new_grant })
+        Ok(Changed {
+            new_request: false,
+            new_grant,
+        })
     }
 
     fn cancel(&mut self, who: Person, id: Id) -> Result<Changed, Failure> {
         let request = &self.requests[id];
         if who != request.requester && who != ROOT {
-            return Err(if request.by_people { "NOT_ELIGIBLE" } else { "NOT_FOUND" });
+            return Err(if request.by_people {
+                "NOT_ELIGIBLE"
+            } else {
+                "NOT_FOUND"
+            });
         }
         self.open(id)?;
         self.requests[id].state = AccessState::Cancelled;
@@ -381,7 +464,13 @@ impl Model {
         let grant = &mut self.grants[id];
         match (who == grant.subject, who == ROOT) {
             // Everybody was passed over, so everybody sees it.
-            (false, false) => return Err(if grant.broken { "NOT_ELIGIBLE" } else { "NOT_FOUND" }),
+            (false, false) => {
+                return Err(if grant.broken {
+                    "NOT_ELIGIBLE"
+                } else {
+                    "NOT_FOUND"
+                });
+            }
             (false, true) if how == GrantState::Released => return Err("NOT_ELIGIBLE"),
             _ => {}
         }
@@ -404,7 +493,9 @@ impl Model {
             (GrantState::Scheduled, _) => return Err("GRANT_NOT_STARTED"),
             (GrantState::Active, false) => return Err("GRANT_NOT_SUSPENDED"),
             (GrantState::Suspended, true) => return Err("GRANT_SUSPENDED"),
-            (GrantState::Expired | GrantState::Revoked | GrantState::Released, _) => return Err("STATE_TERMINAL"),
+            (GrantState::Expired | GrantState::Revoked | GrantState::Released, _) => {
+                return Err("STATE_TERMINAL");
+            }
         }
         self.events += 1;
         Ok(Changed::default())
@@ -413,7 +504,13 @@ impl Model {
     fn extend(&mut self, who: Person, id: Id, span: u64) -> Result<Changed, Failure> {
         let grant = self.grants[id].clone();
         match (who == grant.subject, who == ROOT) {
-            (false, false) => return Err(if grant.broken { "NOT_ELIGIBLE" } else { "NOT_FOUND" }),
+            (false, false) => {
+                return Err(if grant.broken {
+                    "NOT_ELIGIBLE"
+                } else {
+                    "NOT_FOUND"
+                });
+            }
             // The policy lets people ask for themselves only.
             (false, true) => return Err("SUBJECT_NOT_ALLOWED"),
             _ if span > 3600 => return Err("LIMIT_EXCEEDED"),
@@ -424,12 +521,17 @@ impl Model {
             GrantState::Active => {}
             GrantState::Scheduled => return Err("GRANT_NOT_STARTED"),
             GrantState::Suspended => return Err("GRANT_SUSPENDED"),
-            GrantState::Expired | GrantState::Revoked | GrantState::Released => return Err("STATE_TERMINAL"),
+            GrantState::Expired | GrantState::Revoked | GrantState::Released => {
+                return Err("STATE_TERMINAL");
+            }
         }
         if grant.extended {
             return Err("GRANT_EXTENDED");
         }
-        let total = grant.ends.plus(Duration::from_secs(span)).since(grant.since);
+        let total = grant
+            .ends
+            .plus(Duration::from_secs(span))
+            .since(grant.since);
         if grant.extensions >= 2 || total > Duration::from_secs(90 * 60) {
             return Err("LIMIT_EXCEEDED");
         }

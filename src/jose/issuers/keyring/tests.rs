@@ -41,7 +41,10 @@ enum Answer {
 
 impl Provider {
     async fn start(answer: Answer) -> Self {
-        let desk = Arc::new(Desk { answer: Mutex::new(answer), ..Desk::default() });
+        let desk = Arc::new(Desk {
+            answer: Mutex::new(answer),
+            ..Desk::default()
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/jwks.json", listener.local_addr().unwrap());
         let mut serving = JoinSet::new();
@@ -54,7 +57,11 @@ impl Provider {
     /// It stops; whoever connects to where it was finds nobody who answers, and is counted.
     async fn goes_away(&mut self) -> Arc<AtomicUsize> {
         self.serving.shutdown().await;
-        let address = self.url.trim_start_matches("http://").trim_end_matches("/jwks.json").to_owned();
+        let address = self
+            .url
+            .trim_start_matches("http://")
+            .trim_end_matches("/jwks.json")
+            .to_owned();
         let listener = TcpListener::bind(address).await.unwrap();
         let attempts = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&attempts);
@@ -113,7 +120,10 @@ async fn until(issuers: &Issuers, wanted: impl Fn(KeyStatus<'_>) -> bool) {
     let mut readings = keyring.served.subscribe();
     while !wanted(keyring.status()) {
         let read = tokio::time::timeout(Duration::from_secs(60), readings.changed()).await;
-        assert!(read.is_ok_and(|read| read.is_ok()), "it never came to that: {issuers:?}");
+        assert!(
+            read.is_ok_and(|read| read.is_ok()),
+            "it never came to that: {issuers:?}"
+        );
     }
 }
 
@@ -131,7 +141,11 @@ async fn keys_at_a_url_count_once_they_are_fetched() {
     let provider = Provider::start(Answer::Keys(jwks(&[signer.jwk("k1")]))).await;
     let issuers = provider.issuers();
     let token = signer.token("k1", &claims());
-    assert_eq!(judged(&issuers, &token).now_or_never(), Some(Err(DenyReason::TokenKeyUnknown)), "nothing runs");
+    assert_eq!(
+        judged(&issuers, &token).now_or_never(),
+        Some(Err(DenyReason::TokenKeyUnknown)),
+        "nothing runs"
+    );
     let _running = run(&issuers);
     until(&issuers, |status| status.keys == 1).await;
     assert_eq!(judged(&issuers, &token).await, Ok(()));
@@ -146,7 +160,10 @@ async fn an_issuer_that_is_down_at_first_is_waited_for() {
     let _running = run(&issuers);
     until(&issuers, |status| status.failures == 1).await;
     let token = signer.token("k1", &claims());
-    assert_eq!(judged(&issuers, &token).await, Err(DenyReason::TokenKeyUnknown));
+    assert_eq!(
+        judged(&issuers, &token).await,
+        Err(DenyReason::TokenKeyUnknown)
+    );
     provider.publish(&[signer.jwk("k1")]);
     pass(31).await;
     until(&issuers, |status| status.keys == 1).await;
@@ -174,7 +191,11 @@ async fn both_keys_are_good_while_they_overlap() {
     pass(301).await;
     until(&issuers, |status| status.refreshes == 3).await;
     assert_eq!(judged(&issuers, &new_token).await, Ok(()));
-    assert_eq!(judged(&issuers, &old_token).await, Err(DenyReason::TokenKeyUnknown), "not from the cache either");
+    assert_eq!(
+        judged(&issuers, &old_token).await,
+        Err(DenyReason::TokenKeyUnknown),
+        "not from the cache either"
+    );
 }
 
 #[tokio::test]
@@ -186,13 +207,25 @@ async fn a_flood_of_unknown_kids_fetches_once_per_cooldown() {
     until(&issuers, |status| status.keys == 1).await;
     assert_eq!(provider.fetches(), 1);
     for round in 1..=3 {
-        let tokens: Vec<_> = (0..50).map(|n| signer.token(&format!("x{round}-{n}"), &claims())).collect();
-        let verdicts = futures_util::future::join_all(tokens.iter().map(|token| judged(&issuers, token))).await;
-        assert!(verdicts.iter().all(|verdict| *verdict == Err(DenyReason::TokenKeyUnknown)));
+        let tokens: Vec<_> = (0..50)
+            .map(|n| signer.token(&format!("x{round}-{n}"), &claims()))
+            .collect();
+        let verdicts =
+            futures_util::future::join_all(tokens.iter().map(|token| judged(&issuers, token)))
+                .await;
+        assert!(
+            verdicts
+                .iter()
+                .all(|verdict| *verdict == Err(DenyReason::TokenKeyUnknown))
+        );
         until(&issuers, |status| status.refreshes == 1 + round as u64).await;
         for token in &tokens {
             let at_once = judged(&issuers, token).now_or_never();
-            assert_eq!(at_once, Some(Err(DenyReason::TokenKeyUnknown)), "and none waits any more");
+            assert_eq!(
+                at_once,
+                Some(Err(DenyReason::TokenKeyUnknown)),
+                "and none waits any more"
+            );
         }
         assert_eq!(provider.fetches(), 1 + round);
         pass(31).await;
@@ -212,7 +245,10 @@ async fn a_bad_token_of_a_known_key_fetches_nothing() {
         signer.seal(r#"{"alg":"none","kid":"k9"}"#, &claims().to_string()),
         signer.token("k1", &claims_with(&serde_json::json!({ "exp": 1 }))),
     ] {
-        assert!(matches!(judged(&issuers, &token).now_or_never(), Some(Err(_))));
+        assert!(matches!(
+            judged(&issuers, &token).now_or_never(),
+            Some(Err(_))
+        ));
     }
     assert_eq!(provider.fetches(), 1);
 }
@@ -237,7 +273,11 @@ async fn the_last_good_keys_stay_through_an_outage() {
         provider.set(answer);
         pass(301).await;
         until(&issuers, |status| status.failures > round as u64).await;
-        assert_eq!(judged(&issuers, &signer.token("k1", &claims)).await, Ok(()), "round {round}");
+        assert_eq!(
+            judged(&issuers, &signer.token("k1", &claims)).await,
+            Ok(()),
+            "round {round}"
+        );
     }
     provider.publish(&[signer.jwk("k1"), es256().jwk("k2")]);
     pass(46).await;
@@ -253,19 +293,46 @@ async fn while_the_provider_is_gone_known_keys_go_on_and_a_flood_connects_once_p
     until(&issuers, |status| status.keys == 1).await;
     let attempts = provider.goes_away().await;
     for round in 1..=4 {
-        let tokens: Vec<_> = (0..200).map(|n| signer.token(&format!("x{round}-{n}"), &claims())).collect();
-        let verdicts = futures_util::future::join_all(tokens.iter().map(|token| judged(&issuers, token))).await;
-        assert!(verdicts.iter().all(|verdict| *verdict == Err(DenyReason::TokenKeyUnknown)));
+        let tokens: Vec<_> = (0..200)
+            .map(|n| signer.token(&format!("x{round}-{n}"), &claims()))
+            .collect();
+        let verdicts =
+            futures_util::future::join_all(tokens.iter().map(|token| judged(&issuers, token)))
+                .await;
+        assert!(
+            verdicts
+                .iter()
+                .all(|verdict| *verdict == Err(DenyReason::TokenKeyUnknown))
+        );
         until(&issuers, |status| status.failures >= round as u64).await;
         for token in &tokens {
             let at_once = judged(&issuers, token).now_or_never();
-            assert_eq!(at_once, Some(Err(DenyReason::TokenKeyUnknown)), "and none waits for it");
+            assert_eq!(
+                at_once,
+                Some(Err(DenyReason::TokenKeyUnknown)),
+                "and none waits for it"
+            );
         }
-        assert_eq!(judged(&issuers, &signer.token("k1", &claims())).now_or_never(), Some(Ok(())), "known keys go on");
-        assert_eq!(attempts.load(Ordering::SeqCst), round, "one attempt to connect in each cool-down");
+        assert_eq!(
+            judged(&issuers, &signer.token("k1", &claims())).now_or_never(),
+            Some(Ok(())),
+            "known keys go on"
+        );
+        assert_eq!(
+            attempts.load(Ordering::SeqCst),
+            round,
+            "one attempt to connect in each cool-down"
+        );
         pass(20).await;
-        assert_eq!(judged(&issuers, &tokens[0]).now_or_never(), Some(Err(DenyReason::TokenKeyUnknown)));
-        assert_eq!(attempts.load(Ordering::SeqCst), round, "not before it is over");
+        assert_eq!(
+            judged(&issuers, &tokens[0]).now_or_never(),
+            Some(Err(DenyReason::TokenKeyUnknown))
+        );
+        assert_eq!(
+            attempts.load(Ordering::SeqCst),
+            round,
+            "not before it is over"
+        );
         pass(26).await;
         until(&issuers, |status| status.failures > round as u64).await;
     }
@@ -283,14 +350,36 @@ async fn a_check_does_not_wait_for_an_issuer_that_hangs() {
     let asked = Instant::now();
     let token = signer.token("k2", &claims());
     // Of a flood most are told at once: those who wait take a bounded number of places.
-    let mut flood: Vec<_> = (0..WAITING + 50).map(|_| Box::pin(judged(&issuers, &token))).collect();
-    let told = flood.iter_mut().filter_map(|one| one.as_mut().now_or_never());
-    assert_eq!(told.filter(|verdict| *verdict == Err(DenyReason::TokenKeyUnknown)).count(), 50);
+    let mut flood: Vec<_> = (0..WAITING + 50)
+        .map(|_| Box::pin(judged(&issuers, &token)))
+        .collect();
+    let told = flood
+        .iter_mut()
+        .filter_map(|one| one.as_mut().now_or_never());
+    assert_eq!(
+        told.filter(|verdict| *verdict == Err(DenyReason::TokenKeyUnknown))
+            .count(),
+        50
+    );
     drop(flood);
-    assert_eq!(judged(&issuers, &token).await, Err(DenyReason::TokenKeyUnknown));
-    assert!((PATIENCE..Duration::from_secs(4)).contains(&asked.elapsed()), "{:?}", asked.elapsed());
-    assert_eq!(judged(&issuers, &token).now_or_never(), Some(Err(DenyReason::TokenKeyUnknown)));
-    assert_eq!(judged(&issuers, &signer.token("k1", &claims())).now_or_never(), Some(Ok(())), "known keys go on");
+    assert_eq!(
+        judged(&issuers, &token).await,
+        Err(DenyReason::TokenKeyUnknown)
+    );
+    assert!(
+        (PATIENCE..Duration::from_secs(4)).contains(&asked.elapsed()),
+        "{:?}",
+        asked.elapsed()
+    );
+    assert_eq!(
+        judged(&issuers, &token).now_or_never(),
+        Some(Err(DenyReason::TokenKeyUnknown))
+    );
+    assert_eq!(
+        judged(&issuers, &signer.token("k1", &claims())).now_or_never(),
+        Some(Ok(())),
+        "known keys go on"
+    );
 }
 
 #[tokio::test]
@@ -314,7 +403,10 @@ async fn rotation_empties_the_cache() {
     let issuers = provider.issuers();
     let _running = run(&issuers);
     until(&issuers, |status| status.keys == 1).await;
-    assert_eq!(judged(&issuers, &first.token("k1", &claims())).await, Ok(()));
+    assert_eq!(
+        judged(&issuers, &first.token("k1", &claims())).await,
+        Ok(())
+    );
     assert_eq!(issuers.cache_stats().entries, 1);
     pass(301).await;
     until(&issuers, |status| status.refreshes == 2).await;
@@ -338,13 +430,21 @@ fn in_a_file(keys: &str) -> KeyFileIssuers {
     std::fs::write(&path, keys).unwrap();
     let text = yaml("jwksFile: idp.jwks.json");
     let issuers = Arc::new(Issuers::parse(&text, &directory.path().join("issuers.yaml")).unwrap());
-    KeyFileIssuers { _directory: directory, path, issuers }
+    KeyFileIssuers {
+        _directory: directory,
+        path,
+        issuers,
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_key_file_is_read_again_when_it_changes() {
     let (old, new) = (es256(), es256());
-    let KeyFileIssuers { path, issuers, _directory } = in_a_file(&jwks(&[old.jwk("old")]));
+    let KeyFileIssuers {
+        path,
+        issuers,
+        _directory,
+    } = in_a_file(&jwks(&[old.jwk("old")]));
     let _running = run(&issuers);
     assert_eq!(judged(&issuers, &old.token("old", &claims())).await, Ok(()));
     std::fs::write(&path, jwks(&[old.jwk("old"), new.jwk("new")])).unwrap();
@@ -356,16 +456,27 @@ async fn a_key_file_is_read_again_when_it_changes() {
 #[tokio::test(start_paused = true)]
 async fn a_key_file_gone_bad_changes_nothing() {
     let signer = es256();
-    let KeyFileIssuers { path, issuers, _directory } = in_a_file(&jwks(&[signer.jwk("k1")]));
+    let KeyFileIssuers {
+        path,
+        issuers,
+        _directory,
+    } = in_a_file(&jwks(&[signer.jwk("k1")]));
     let _running = run(&issuers);
     for (failures, contents) in [(1, ""), (3, "{"), (5, r#"{"keys":[]}"#)] {
         std::fs::write(&path, contents).unwrap();
         until(&issuers, |status| status.failures >= failures).await;
-        assert_eq!(judged(&issuers, &signer.token("k1", &claims())).await, Ok(()), "{contents:?}");
+        assert_eq!(
+            judged(&issuers, &signer.token("k1", &claims())).await,
+            Ok(()),
+            "{contents:?}"
+        );
     }
     std::fs::remove_file(&path).unwrap();
     until(&issuers, |status| status.failures >= 9).await;
-    assert_eq!(judged(&issuers, &signer.token("k1", &claims())).await, Ok(()));
+    assert_eq!(
+        judged(&issuers, &signer.token("k1", &claims())).await,
+        Ok(())
+    );
     std::fs::write(&path, jwks(&[signer.jwk("k1"), es256().jwk("k2")])).unwrap();
     until(&issuers, |status| status.keys == 2).await;
 }
@@ -373,7 +484,11 @@ async fn a_key_file_gone_bad_changes_nothing() {
 #[tokio::test(start_paused = true)]
 async fn an_unknown_kid_reads_the_key_file_at_once() {
     let (old, new) = (es256(), es256());
-    let KeyFileIssuers { path, issuers, _directory } = in_a_file(&jwks(&[old.jwk("old")]));
+    let KeyFileIssuers {
+        path,
+        issuers,
+        _directory,
+    } = in_a_file(&jwks(&[old.jwk("old")]));
     let _running = run(&issuers);
     tokio::task::yield_now().await;
     std::fs::write(&path, jwks(&[old.jwk("old"), new.jwk("new")])).unwrap();
@@ -395,7 +510,9 @@ async fn keys_come_over_tls_from_whom_the_ca_file_vouches_for() {
 
     let path = directory.path().join("issuers.yaml");
     let with_ca = |ca: &str| {
-        let text = yaml(&format!("jwksUrl: https://localhost:{port}/jwks\ncaFile: {ca}"));
+        let text = yaml(&format!(
+            "jwksUrl: https://localhost:{port}/jwks\ncaFile: {ca}"
+        ));
         Issuers::parse(&text, &path).map(Arc::new)
     };
     assert!(format!("{:#}", with_ca("empty.pem").unwrap_err()).contains("no certificate"));
@@ -406,13 +523,20 @@ async fn keys_come_over_tls_from_whom_the_ca_file_vouches_for() {
     let issuers = with_ca("ca.pem").unwrap();
     let _running = run(&issuers);
     until(&issuers, |status| status.keys == 1).await;
-    assert_eq!(judged(&issuers, &signer.token("k1", &claims())).await, Ok(()));
+    assert_eq!(
+        judged(&issuers, &signer.token("k1", &claims())).await,
+        Ok(())
+    );
 }
 
 /// Answers every connection with `body`, over TLS.
-async fn serve_tls(certified: &rcgen::CertifiedKey<rcgen::KeyPair>, body: String) -> (u16, JoinSet<()>) {
+async fn serve_tls(
+    certified: &rcgen::CertifiedKey<rcgen::KeyPair>,
+    body: String,
+) -> (u16, JoinSet<()>) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+    let key =
+        rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -426,10 +550,15 @@ async fn serve_tls(certified: &rcgen::CertifiedKey<rcgen::KeyPair>, body: String
     let mut serving = JoinSet::new();
     serving.spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                continue;
+            };
             let mut request = [0; 4096];
             let _read = stream.read(&mut request).await;
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                body.len()
+            );
             let _written = stream.write_all(format!("{head}{body}").as_bytes()).await;
             let _closed = stream.shutdown().await;
         }

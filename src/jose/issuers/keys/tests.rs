@@ -28,7 +28,9 @@ fn why_refused(keys: &[Value]) -> String {
 #[test]
 fn each_kind_of_key_allows_its_algorithms_and_no_other() {
     use Algorithm::{ES256, ES384, EdDSA, HS256, PS256, PS384, PS512, RS256, RS384, RS512};
-    let all = [ES256, ES384, EdDSA, HS256, PS256, PS384, PS512, RS256, RS384, RS512];
+    let all = [
+        ES256, ES384, EdDSA, HS256, PS256, PS384, PS512, RS256, RS384, RS512,
+    ];
     for (signer, allowed) in [
         (es256(), &[ES256][..]),
         (es384(), &[ES384][..]),
@@ -37,7 +39,11 @@ fn each_kind_of_key_allows_its_algorithms_and_no_other() {
     ] {
         let keys = read(&[signer.jwk("k")]).unwrap();
         for algorithm in all {
-            assert_eq!(keys.select(Some("k"), algorithm).is_ok(), allowed.contains(&algorithm), "{algorithm:?}");
+            assert_eq!(
+                keys.select(Some("k"), algorithm).is_ok(),
+                allowed.contains(&algorithm),
+                "{algorithm:?}"
+            );
         }
     }
 }
@@ -48,8 +54,14 @@ fn what_no_jwks_should_hold_refuses_it_whole() {
     let rsa = rsa(Algorithm::RS256).jwk("r");
     for (bad, word) in [
         (json!({ "kty": "oct", "k": "c2VjcmV0" }), "symmetric"),
-        (json!({ "kty": "oct", "use": "enc", "k": "c2VjcmV0" }), "symmetric"),
-        (changed(es256().jwk("k"), &json!({ "d": "AAAA" })), "private"),
+        (
+            json!({ "kty": "oct", "use": "enc", "k": "c2VjcmV0" }),
+            "symmetric",
+        ),
+        (
+            changed(es256().jwk("k"), &json!({ "d": "AAAA" })),
+            "private",
+        ),
         (changed(rsa.clone(), &json!({ "p": "AAAA" })), "private"),
         (json!({}), "kty"),
         (json!({ "kty": 7 }), "kty"),
@@ -57,10 +69,22 @@ fn what_no_jwks_should_hold_refuses_it_whole() {
         (changed(es256().jwk("k"), &json!({ "kid": 7 })), "kid"),
         (changed(es256().jwk("k"), &json!({ "kid": "" })), "kid"),
         (changed(es256().jwk("k"), &json!({ "x": null })), "\"x\""),
-        (changed(es256().jwk("k"), &json!({ "x": "AAAA" })), "3 bytes"),
-        (changed(es256().jwk("k"), &json!({ "x": "A+/=" })), "base64url"),
-        (changed(es256().jwk("k"), &json!({ "x": es256().jwk("k")["x"] })), "no valid public key"),
-        (changed(eddsa().jwk("k"), &json!({ "x": "AAAA" })), "3 bytes"),
+        (
+            changed(es256().jwk("k"), &json!({ "x": "AAAA" })),
+            "3 bytes",
+        ),
+        (
+            changed(es256().jwk("k"), &json!({ "x": "A+/=" })),
+            "base64url",
+        ),
+        (
+            changed(es256().jwk("k"), &json!({ "x": es256().jwk("k")["x"] })),
+            "no valid public key",
+        ),
+        (
+            changed(eddsa().jwk("k"), &json!({ "x": "AAAA" })),
+            "3 bytes",
+        ),
         (changed(rsa.clone(), &json!({ "n": "" })), "\"n\""),
         (changed(rsa.clone(), &json!({ "e": "AQ" })), "\"e\""),
         (changed(rsa.clone(), &json!({ "e": "Ag" })), "\"e\""),
@@ -80,15 +104,24 @@ fn a_key_of_no_use_here_is_left_out() {
         changed(es256().jwk("k"), &json!({ "key_ops": ["sign"] })),
         changed(es256().jwk("k"), &json!({ "alg": "ECDH-ES" })),
         changed(es256().jwk("k"), &json!({ "alg": "RS256" })),
-        changed(rsa(Algorithm::RS256).jwk("k"), &json!({ "alg": "RSA-OAEP" })),
-        changed(rsa(Algorithm::RS256).jwk("k"), &json!({ "n": format!("{weak}w") })),
+        changed(
+            rsa(Algorithm::RS256).jwk("k"),
+            &json!({ "alg": "RSA-OAEP" }),
+        ),
+        changed(
+            rsa(Algorithm::RS256).jwk("k"),
+            &json!({ "n": format!("{weak}w") }),
+        ),
         json!({ "kty": "EC", "crv": "P-521", "x": "AAAA", "y": "AAAA", "kid": "k" }),
         json!({ "kty": "OKP", "crv": "X25519", "x": "AAAA", "kid": "k" }),
         json!({ "kty": "AKP", "kid": "k" }),
     ] {
         let keys = read(&[good.clone(), useless.clone()]).unwrap();
         assert_eq!((keys.len(), keys.skipped().len()), (1, 1), "{useless}");
-        assert!(why_refused(std::slice::from_ref(&useless)).contains("no key that can verify"), "{useless}");
+        assert!(
+            why_refused(std::slice::from_ref(&useless)).contains("no key that can verify"),
+            "{useless}"
+        );
     }
 }
 
@@ -107,7 +140,9 @@ fn what_is_no_jwks_is_refused() {
         assert!(why.contains(word), "{text:?}: {why}");
     }
     let key = es256().jwk("k");
-    let many: Vec<_> = (0..65).map(|n| changed(key.clone(), &json!({ "kid": n.to_string() }))).collect();
+    let many: Vec<_> = (0..65)
+        .map(|n| changed(key.clone(), &json!({ "kid": n.to_string() })))
+        .collect();
     assert!(why_refused(&many).contains("65 keys"));
     assert_eq!(read(&many[..64]).unwrap().len(), 64);
 }
@@ -126,7 +161,10 @@ fn one_kid_for_two_keys_of_one_algorithm_is_refused() {
 #[test]
 fn a_key_without_a_kid_answers_to_none() {
     let keys = read(&[changed(es256().jwk("k"), &json!({ "kid": null }))]).unwrap();
-    assert_eq!(keys.select(Some("k"), Algorithm::ES256).err(), Some(NoKey::Unknown));
+    assert_eq!(
+        keys.select(Some("k"), Algorithm::ES256).err(),
+        Some(NoKey::Unknown)
+    );
     assert!(keys.select(None, Algorithm::ES256).is_ok());
 }
 
@@ -178,9 +216,14 @@ fn degenerate() -> Vec<[u8; 32]> {
         hex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"),
         hex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"),
     ];
-    for (first, rest, last) in
-        [(0, 0, 0), (1, 0, 0), (0xec, 0xff, 0x7f), (0xed, 0xff, 0x7f), (0xee, 0xff, 0x7f), (0xff, 0xff, 0x7f)]
-    {
+    for (first, rest, last) in [
+        (0, 0, 0),
+        (1, 0, 0),
+        (0xec, 0xff, 0x7f),
+        (0xed, 0xff, 0x7f),
+        (0xee, 0xff, 0x7f),
+        (0xff, 0xff, 0x7f),
+    ] {
         let mut key = [rest; 32];
         (key[0], key[31]) = (first, last);
         keys.push(key);
@@ -204,8 +247,10 @@ fn an_ed25519_key_that_anybody_could_sign_for_is_refused() {
     let mut dangerous = 0;
     for key in degenerate() {
         let raw = signature::ParsedPublicKey::new(&signature::ED25519, key);
-        dangerous +=
-            usize::from((0..100_u8).any(|n| raw.as_ref().is_ok_and(|raw| raw.verify_sig(&[n], &forged).is_ok())));
+        dangerous += usize::from((0..100_u8).any(|n| {
+            raw.as_ref()
+                .is_ok_and(|raw| raw.verify_sig(&[n], &forged).is_ok())
+        }));
         let x = URL_SAFE_NO_PAD.encode(key);
         let why = why_refused(&[json!({ "kty": "OKP", "crv": "Ed25519", "x": x, "kid": "k" })]);
         assert!(why.contains("small order or out of range"), "{why}");

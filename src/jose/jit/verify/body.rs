@@ -32,7 +32,10 @@ impl JitToken {
         if self.claims.audience == *service {
             return Ok(());
         }
-        Err(Denial::new(DenyReason::TokenAudienceMismatch, format!("the token is not for service {service}")))
+        Err(Denial::new(
+            DenyReason::TokenAudienceMismatch,
+            format!("the token is not for service {service}"),
+        ))
     }
 
     /// # Errors
@@ -41,23 +44,37 @@ impl JitToken {
         let detail = match peer {
             Some(peer) if *peer == self.claims.workload => return Ok(()),
             Some(_) => "the token is bound to another workload than the one that presents it",
-            None => "the token is bound to a workload, and the call comes from none: it has no mTLS identity",
+            None => {
+                "the token is bound to a workload, and the call comes from none: it has no mTLS identity"
+            }
         };
         Err(Denial::new(DenyReason::TokenBindingMismatch, detail))
     }
 
     /// Whether `now` lies in its time.
     pub(super) fn timely(&self, now: Timestamp) -> Result<(), Denial> {
-        let JitClaims { issued, not_before, expires, .. } = &self.claims;
+        let JitClaims {
+            issued,
+            not_before,
+            expires,
+            ..
+        } = &self.claims;
         if now >= *expires {
-            return Err(Denial::new(DenyReason::TokenExpired, format!("the token ended at {expires}")));
+            return Err(Denial::new(
+                DenyReason::TokenExpired,
+                format!("the token ended at {expires}"),
+            ));
         }
         let latest = now.plus(LEEWAY);
         if *not_before > latest {
-            return Err(Denial::new(DenyReason::TokenNotYetValid, format!("the token begins at {not_before}")));
+            return Err(Denial::new(
+                DenyReason::TokenNotYetValid,
+                format!("the token begins at {not_before}"),
+            ));
         }
         if *issued > latest {
-            let detail = format!("the token says that it is issued at {issued}, which has not come yet");
+            let detail =
+                format!("the token says that it is issued at {issued}, which has not come yet");
             return Err(Denial::new(DenyReason::TokenNotYetValid, detail));
         }
         Ok(())
@@ -81,14 +98,21 @@ pub(super) fn expect_issuer(claims: &Map<String, Value>, issuer: &str) -> Result
 
 /// All claims. What is not one of ours is passed over, so that later versions can add some.
 pub(super) fn read(issuer: &str, claims: &Map<String, Value>) -> Result<JitClaims, Denial> {
-    let (issued, not_before, expires) = (date(claims, "iat")?, date(claims, "nbf")?, date(claims, "exp")?);
+    let (issued, not_before, expires) = (
+        date(claims, "iat")?,
+        date(claims, "nbf")?,
+        date(claims, "exp")?,
+    );
     if expires <= issued || expires <= not_before {
-        return Err(malformed("the token's \"exp\" does not lie after its \"iat\" and \"nbf\""));
+        return Err(malformed(
+            "the token's \"exp\" does not lie after its \"iat\" and \"nbf\"",
+        ));
     }
     if expires.since(issued) > TOKEN_LIFETIME_MAX {
         return Err(malformed("the token lives longer than 5 minutes"));
     }
-    let principal = |claim, text: &str| Principal::parse(text).map_err(|_| no(claim, "canonical principal"));
+    let principal =
+        |claim, text: &str| Principal::parse(text).map_err(|_| no(claim, "canonical principal"));
     let id = text(claims, "jti")?;
     if !(1..=ID_MAX).contains(&id.len()) {
         return Err(no("jti", "id of 1 to 64 bytes"));
@@ -96,7 +120,8 @@ pub(super) fn read(issuer: &str, claims: &Map<String, Value>) -> Result<JitClaim
     Ok(JitClaims {
         issuer: issuer.to_owned(),
         subject: principal("sub", text(claims, "sub")?)?,
-        audience: Service::parse(text(claims, "aud")?).map_err(|_| no("aud", "name of one service"))?,
+        audience: Service::parse(text(claims, "aud")?)
+            .map_err(|_| no("aud", "name of one service"))?,
         issued,
         not_before,
         expires,
@@ -110,21 +135,33 @@ pub(super) fn read(issuer: &str, claims: &Map<String, Value>) -> Result<JitClaim
 /// `cnf` must confirm by a SPIFFE ID and by nothing beside it: what is not understood cannot be checked.
 fn workload(claims: &Map<String, Value>) -> Result<Principal, Denial> {
     let bound = match claims.get("cnf") {
-        None => return Err(malformed("the token has no \"cnf\": it is bound to no workload")),
+        None => {
+            return Err(malformed(
+                "the token has no \"cnf\": it is bound to no workload",
+            ));
+        }
         Some(Value::Object(bound)) if bound.len() == 1 => bound,
         Some(_) => return Err(no("cnf", "object of \"spiffe_id\" alone")),
     };
-    let id =
-        bound.get("spiffe_id").and_then(Value::as_str).ok_or_else(|| no("cnf", "object of \"spiffe_id\" alone"))?;
-    let workload = Principal::parse(id).ok().filter(|principal| principal.kind() == PrincipalKind::Workload);
+    let id = bound
+        .get("spiffe_id")
+        .and_then(Value::as_str)
+        .ok_or_else(|| no("cnf", "object of \"spiffe_id\" alone"))?;
+    let workload = Principal::parse(id)
+        .ok()
+        .filter(|principal| principal.kind() == PrincipalKind::Workload);
     workload.ok_or_else(|| no("cnf", "canonical SPIFFE ID"))
 }
 
 fn revision(claims: &Map<String, Value>) -> Result<Revision, Denial> {
     let value = claims.get("rev").ok_or_else(|| absent("rev"))?;
     // Revisions travel as int64.
-    let revision = value.as_u64().filter(|revision| i64::try_from(*revision).is_ok());
-    revision.map(Revision).ok_or_else(|| no("rev", "whole number from 0 to 2^63 - 1"))
+    let revision = value
+        .as_u64()
+        .filter(|revision| i64::try_from(*revision).is_ok());
+    revision
+        .map(Revision)
+        .ok_or_else(|| no("rev", "whole number from 0 to 2^63 - 1"))
 }
 
 /// A NumericDate (RFC 7519 section 2), whole seconds only.
@@ -137,7 +174,11 @@ fn date(claims: &Map<String, Value>, claim: &str) -> Result<Timestamp, Denial> {
 }
 
 fn text<'c>(claims: &'c Map<String, Value>, claim: &str) -> Result<&'c str, Denial> {
-    claims.get(claim).ok_or_else(|| absent(claim))?.as_str().ok_or_else(|| no(claim, "string"))
+    claims
+        .get(claim)
+        .ok_or_else(|| absent(claim))?
+        .as_str()
+        .ok_or_else(|| no(claim, "string"))
 }
 
 fn absent(claim: &str) -> Denial {

@@ -42,19 +42,36 @@ impl JitKeys {
     pub fn from_wire(published: &v1::TokenKeys) -> Result<Self, KeysError> {
         let v1::TokenKeys { issuer, keys } = published;
         if !(1..=ISSUER_MAX).contains(&issuer.len()) {
-            return Err(KeysError(format!("token_keys.issuer must have 1 to {ISSUER_MAX} bytes")));
+            return Err(KeysError(format!(
+                "token_keys.issuer must have 1 to {ISSUER_MAX} bytes"
+            )));
         }
         if keys.len() > KEYS_MAX {
-            return Err(KeysError(format!("token_keys has {} keys; at most {KEYS_MAX} are read", keys.len())));
+            return Err(KeysError(format!(
+                "token_keys has {} keys; at most {KEYS_MAX} are read",
+                keys.len()
+            )));
         }
-        let mut parsed = Self { issuer: issuer.clone(), ..Self::default() };
+        let mut parsed = Self {
+            issuer: issuer.clone(),
+            ..Self::default()
+        };
         for (place, key) in keys.iter().enumerate() {
-            if keys.iter().skip(place + 1).any(|other| other.kid == key.kid) {
-                return Err(KeysError(format!("token_keys has two keys of one kid ({:?})", key.kid)));
+            if keys
+                .iter()
+                .skip(place + 1)
+                .any(|other| other.kid == key.kid)
+            {
+                return Err(KeysError(format!(
+                    "token_keys has two keys of one kid ({:?})",
+                    key.kid
+                )));
             }
             match JitKey::parse(key) {
                 Ok(key) => parsed.keys.push(key),
-                Err(why) => parsed.skipped.push(format!("token_keys.keys[{place}] ({:?}) {why}", key.kid)),
+                Err(why) => parsed
+                    .skipped
+                    .push(format!("token_keys.keys[{place}] ({:?}) {why}", key.kid)),
             }
         }
         Ok(parsed)
@@ -87,17 +104,27 @@ impl JitKey {
         if !(1..=KID_MAX).contains(&kid.len()) {
             return Err(format!("has a kid of no or over {KID_MAX} bytes"));
         }
-        let algorithm: Algorithm = alg.parse().map_err(|_| "is for an algorithm that is not known here".to_owned())?;
-        let jwk = json::object(jwk.as_bytes()).filter(|jwk| !jwk.repeats).ok_or("has a jwk that is no JSON object")?;
-        let same = |member: &str, ours: &str| jwk.members.get(member).is_none_or(|value| value == ours);
+        let algorithm: Algorithm = alg
+            .parse()
+            .map_err(|_| "is for an algorithm that is not known here".to_owned())?;
+        let jwk = json::object(jwk.as_bytes())
+            .filter(|jwk| !jwk.repeats)
+            .ok_or("has a jwk that is no JSON object")?;
+        let same =
+            |member: &str, ours: &str| jwk.members.get(member).is_none_or(|value| value == ours);
         if !same("kid", kid) || !same("alg", alg) {
             return Err("has a jwk of another kid or alg".to_owned());
         }
         let document = serde_json::json!({ "keys": [jwk.members] }).to_string();
         let key = KeySet::from_jwks(document.as_bytes()).map_err(|error| format!("{error:#}"))?;
         // An Ed25519 or P-256 key serves one algorithm; an RSA key, say, would serve none of ours.
-        key.select(None, of_jose(algorithm)).map_err(|_| "is no key for its alg".to_owned())?;
-        Ok(Self { kid: kid.clone(), algorithm, key })
+        key.select(None, of_jose(algorithm))
+            .map_err(|_| "is no key for its alg".to_owned())?;
+        Ok(Self {
+            kid: kid.clone(),
+            algorithm,
+            key,
+        })
     }
 
     pub(super) fn algorithm(&self) -> Algorithm {
@@ -106,7 +133,9 @@ impl JitKey {
 
     /// Whether `signature` is this key's over `message`.
     pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        self.key.select(None, of_jose(self.algorithm)).is_ok_and(|key| key.verifies(message, signature))
+        self.key
+            .select(None, of_jose(self.algorithm))
+            .is_ok_and(|key| key.verifies(message, signature))
     }
 }
 
@@ -124,18 +153,28 @@ mod tests {
 
     fn wire(algorithm: Algorithm, kid: &str) -> v1::TokenKey {
         let public = KeyPair::generate(algorithm, kid).unwrap().public();
-        v1::TokenKey { kid: public.kid, alg: algorithm.to_string(), jwk: public.jwk.to_string() }
+        v1::TokenKey {
+            kid: public.kid,
+            alg: algorithm.to_string(),
+            jwk: public.jwk.to_string(),
+        }
     }
 
     fn published(keys: Vec<v1::TokenKey>) -> v1::TokenKeys {
-        v1::TokenKeys { issuer: "jitgate:E".into(), keys }
+        v1::TokenKeys {
+            issuer: "jitgate:E".into(),
+            keys,
+        }
     }
 
     #[test]
     fn both_algorithms_are_read() {
         let keys = vec![wire(Algorithm::EdDsa, "a"), wire(Algorithm::Es256, "b")];
         let keys = JitKeys::from_wire(&published(keys)).unwrap();
-        assert_eq!((keys.issuer(), keys.kids().collect::<Vec<_>>()), ("jitgate:E", vec!["a", "b"]));
+        assert_eq!(
+            (keys.issuer(), keys.kids().collect::<Vec<_>>()),
+            ("jitgate:E", vec!["a", "b"])
+        );
         assert!(keys.skipped().is_empty());
         assert!(keys.find("a").is_some() && keys.find("A").is_none() && keys.find("").is_none());
     }
@@ -158,14 +197,27 @@ mod tests {
             (with(&|key| key.kid = "other".into()), "another kid or alg"),
             (with(&|key| key.jwk = "{}".into()), "kty"),
             (with(&|key| key.jwk.push_str(",{}")), "no JSON object"),
-            (with(&|key| key.jwk = key.jwk.replace("\"crv\"", "\"crv\":\"Ed25519\",\"crv\"")), "no JSON object"),
+            (
+                with(&|key| key.jwk = key.jwk.replace("\"crv\"", "\"crv\":\"Ed25519\",\"crv\"")),
+                "no JSON object",
+            ),
             (with(&|key| key.jwk = private.into()), "private"),
-            (with(&|key| key.jwk = r#"{"kty":"oct","k":"AAAA"}"#.into()), "symmetric"),
+            (
+                with(&|key| key.jwk = r#"{"kty":"oct","k":"AAAA"}"#.into()),
+                "symmetric",
+            ),
         ] {
             let keys = JitKeys::from_wire(&published(vec![bad, good.clone()])).unwrap();
             assert_eq!(keys.kids().collect::<Vec<_>>(), ["good"], "{why}");
-            assert!(keys.skipped()[0].contains(why), "{why}: {:?}", keys.skipped());
-            assert!(!keys.skipped()[0].contains("nWGx"), "no private key in a log");
+            assert!(
+                keys.skipped()[0].contains(why),
+                "{why}: {:?}",
+                keys.skipped()
+            );
+            assert!(
+                !keys.skipped()[0].contains("nWGx"),
+                "no private key in a log"
+            );
         }
     }
 
@@ -173,8 +225,19 @@ mod tests {
     fn a_list_that_says_two_things_is_refused_whole() {
         let key = || wire(Algorithm::EdDsa, "k");
         assert!(JitKeys::from_wire(&published(vec![key(), key()])).is_err());
-        assert!(JitKeys::from_wire(&v1::TokenKeys { issuer: String::new(), keys: vec![key()] }).is_err());
-        let many = (0..65).map(|n| v1::TokenKey { kid: n.to_string(), ..key() }).collect();
+        assert!(
+            JitKeys::from_wire(&v1::TokenKeys {
+                issuer: String::new(),
+                keys: vec![key()]
+            })
+            .is_err()
+        );
+        let many = (0..65)
+            .map(|n| v1::TokenKey {
+                kid: n.to_string(),
+                ..key()
+            })
+            .collect();
         assert!(JitKeys::from_wire(&published(many)).is_err());
     }
 }

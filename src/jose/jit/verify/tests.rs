@@ -29,9 +29,17 @@ fn world() -> World {
         .map(|(kid, algorithm)| KeyPair::generate(algorithm, kid).unwrap());
     let keys = pairs.iter().map(|pair| {
         let public = pair.public();
-        v1::TokenKey { kid: public.kid, alg: public.algorithm.to_string(), jwk: public.jwk.to_string() }
+        v1::TokenKey {
+            kid: public.kid,
+            alg: public.algorithm.to_string(),
+            jwk: public.jwk.to_string(),
+        }
     });
-    let keys = JitKeys::from_wire(&v1::TokenKeys { issuer: ISSUER.into(), keys: keys.collect() }).unwrap();
+    let keys = JitKeys::from_wire(&v1::TokenKeys {
+        issuer: ISSUER.into(),
+        keys: keys.collect(),
+    })
+    .unwrap();
     World { keys, pairs }
 }
 
@@ -67,7 +75,11 @@ fn seal(pair: &KeyPair, header: &str, claims: &str) -> String {
 }
 
 fn message(header: &str, claims: &str) -> String {
-    format!("{}.{}", encoded(header.as_bytes()), encoded(claims.as_bytes()))
+    format!(
+        "{}.{}",
+        encoded(header.as_bytes()),
+        encoded(claims.as_bytes())
+    )
 }
 
 fn encoded(bytes: &[u8]) -> String {
@@ -100,7 +112,10 @@ fn with(mut value: Value, changes: &Value) -> Value {
 
 /// HMAC with a public key as the secret: what an algorithm taken from the header would fall for.
 fn confused(algorithm: &str, secret: &[u8]) -> String {
-    let message = message(&with(header("ec"), &json!({ "alg": algorithm })).to_string(), &claims().to_string());
+    let message = message(
+        &with(header("ec"), &json!({ "alg": algorithm })).to_string(),
+        &claims().to_string(),
+    );
     let hash = match algorithm {
         "HS256" => aws_lc_rs::hmac::HMAC_SHA256,
         "HS384" => aws_lc_rs::hmac::HMAC_SHA384,
@@ -116,10 +131,20 @@ fn a_good_token_proves_what_it_says() {
     for kid in ["ed", "ec"] {
         let JitToken { claims } = world.judge(&world.good(kid)).unwrap();
         assert_eq!(claims.subject.as_str(), "user:https://idp.example|alice");
-        assert_eq!((claims.grant.as_str(), claims.revision.0), ("01J9Z3NDEKTSV4RRFFQ69G5FAB", 41));
-        assert_eq!((claims.workload.as_str(), claims.expires), (SHOP, NOW.plus(Duration::from_secs(290))));
+        assert_eq!(
+            (claims.grant.as_str(), claims.revision.0),
+            ("01J9Z3NDEKTSV4RRFFQ69G5FAB", 41)
+        );
+        assert_eq!(
+            (claims.workload.as_str(), claims.expires),
+            (SHOP, NOW.plus(Duration::from_secs(290)))
+        );
         let signed = claims.sign(world.pair(kid)).unwrap();
-        assert_eq!(world.judge(&signed).unwrap().claims, claims, "as the control plane writes it");
+        assert_eq!(
+            world.judge(&signed).unwrap().claims,
+            claims,
+            "as the control plane writes it"
+        );
     }
 }
 
@@ -128,16 +153,30 @@ type Attack = (&'static str, String, R, &'static str);
 
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn forged_headers(world: &World) -> Vec<Attack> {
-    let ed = |changes: Value| world.seal("ed", &with(header("ed"), &changes).to_string(), &claims().to_string());
+    let ed = |changes: Value| {
+        world.seal(
+            "ed",
+            &with(header("ed"), &changes).to_string(),
+            &claims().to_string(),
+        )
+    };
     let raw = |header: &str| world.seal("ed", header, &claims().to_string());
     let jwk = KeyPair::generate(Algorithm::EdDsa, "ed").unwrap();
     let own = |member: &str, value: Value| {
         // Signed by the key that it brings along.
-        seal(&jwk, &with(header("ed"), &json!({ member: value })).to_string(), &claims().to_string())
+        seal(
+            &jwk,
+            &with(header("ed"), &json!({ member: value })).to_string(),
+            &claims().to_string(),
+        )
     };
     let unsigned = |alg: &str| {
         let header = with(header("ed"), &json!({ "alg": alg })).to_string();
-        format!("{}.{}", message(&header, &claims().to_string()), encoded(b"x"))
+        format!(
+            "{}.{}",
+            message(&header, &claims().to_string()),
+            encoded(b"x")
+        )
     };
     let public = world.pair("ec").public().jwk;
     let point = [public["x"].as_str().unwrap(), public["y"].as_str().unwrap()].concat();
@@ -152,43 +191,228 @@ fn forged_headers(world: &World) -> Vec<Attack> {
             R::TokenAlgNotAllowed,
             "symmetric",
         ),
-        ("HS384 with the point as secret", confused("HS384", point.as_bytes()), R::TokenAlgNotAllowed, "symmetric"),
-        ("HS512 with nothing as secret", confused("HS512", b""), R::TokenAlgNotAllowed, "symmetric"),
-        ("RS256", ed(json!({ "alg": "RS256" })), R::TokenAlgNotAllowed, "neither"),
-        ("ES256K", ed(json!({ "alg": "ES256K" })), R::TokenAlgNotAllowed, "neither"),
-        ("eddsa", ed(json!({ "alg": "eddsa" })), R::TokenAlgNotAllowed, "neither"),
-        ("Ed25519", ed(json!({ "alg": "Ed25519" })), R::TokenAlgNotAllowed, "neither"),
-        ("the other key's algorithm", ed(json!({ "alg": "ES256" })), R::TokenAlgNotAllowed, "key is for EdDSA"),
-        ("no alg", ed(json!({ "alg": null })), R::TokenMalformed, "no \"alg\""),
-        ("alg as a list", ed(json!({ "alg": ["EdDSA"] })), R::TokenMalformed, "\"alg\" is no string"),
-        ("embedded jwk", own("jwk", jwk.public().jwk), R::TokenMalformed, "\"jwk\""),
-        ("jku", own("jku", json!("https://evil.example/jwks")), R::TokenMalformed, "\"jku\""),
-        ("x5u", own("x5u", json!("https://evil.example/cert")), R::TokenMalformed, "\"x5u\""),
-        ("x5c", own("x5c", json!(["MIIB"])), R::TokenMalformed, "\"x5c\""),
-        ("x5t", own("x5t", json!("AAAA")), R::TokenMalformed, "\"x5t\""),
-        ("x5t#S256", own("x5t#S256", json!("AAAA")), R::TokenMalformed, "\"x5t#S256\""),
-        ("crit", ed(json!({ "crit": ["exp"] })), R::TokenMalformed, "\"crit\""),
-        ("empty crit", ed(json!({ "crit": [] })), R::TokenMalformed, "\"crit\""),
-        ("b64:false", ed(json!({ "b64": false })), R::TokenMalformed, "\"b64\""),
-        ("b64:false, critical", ed(json!({ "b64": false, "crit": ["b64"] })), R::TokenMalformed, "not accepted"),
-        ("compression", ed(json!({ "zip": "DEF" })), R::TokenMalformed, "\"zip\""),
-        ("a JWE's header", ed(json!({ "enc": "A256GCM" })), R::TokenMalformed, "\"enc\""),
-        ("nested by cty", ed(json!({ "cty": "JWT" })), R::TokenMalformed, "\"cty\""),
-        ("any other member", ed(json!({ "nonce": "x" })), R::TokenMalformed, "other than"),
-        ("typ JWT", ed(json!({ "typ": "JWT" })), R::TokenMalformed, "\"typ\" is not"),
-        ("typ at+jwt", ed(json!({ "typ": "at+jwt" })), R::TokenMalformed, "\"typ\" is not"),
-        ("typ in another case", ed(json!({ "typ": "JIT+JWT" })), R::TokenMalformed, "\"typ\" is not"),
-        ("typ missing", ed(json!({ "typ": null })), R::TokenMalformed, "no \"typ\""),
-        ("typ as a number", ed(json!({ "typ": 7 })), R::TokenMalformed, "\"typ\" is no string"),
-        ("kid missing", ed(json!({ "kid": null })), R::TokenMalformed, "no \"kid\""),
-        ("kid empty", ed(json!({ "kid": "" })), R::TokenMalformed, "\"kid\" has not"),
-        ("kid too long", ed(json!({ "kid": "k".repeat(257) })), R::TokenMalformed, "\"kid\" has not"),
-        ("kid as a number", ed(json!({ "kid": 1 })), R::TokenMalformed, "\"kid\" is no string"),
-        ("kid as a path", ed(json!({ "kid": "../../../../dev/null" })), R::TokenKeyUnknown, "published no key"),
-        ("kid as SQL", ed(json!({ "kid": "x' UNION SELECT 'ed' -- " })), R::TokenKeyUnknown, "published no key"),
-        ("kid as a command", ed(json!({ "kid": "|sleep 9" })), R::TokenKeyUnknown, "published no key"),
-        ("kid with NUL", ed(json!({ "kid": "ed\u{0}" })), R::TokenKeyUnknown, "published no key"),
-        ("kid in another case", ed(json!({ "kid": "ED" })), R::TokenKeyUnknown, "published no key"),
+        (
+            "HS384 with the point as secret",
+            confused("HS384", point.as_bytes()),
+            R::TokenAlgNotAllowed,
+            "symmetric",
+        ),
+        (
+            "HS512 with nothing as secret",
+            confused("HS512", b""),
+            R::TokenAlgNotAllowed,
+            "symmetric",
+        ),
+        (
+            "RS256",
+            ed(json!({ "alg": "RS256" })),
+            R::TokenAlgNotAllowed,
+            "neither",
+        ),
+        (
+            "ES256K",
+            ed(json!({ "alg": "ES256K" })),
+            R::TokenAlgNotAllowed,
+            "neither",
+        ),
+        (
+            "eddsa",
+            ed(json!({ "alg": "eddsa" })),
+            R::TokenAlgNotAllowed,
+            "neither",
+        ),
+        (
+            "Ed25519",
+            ed(json!({ "alg": "Ed25519" })),
+            R::TokenAlgNotAllowed,
+            "neither",
+        ),
+        (
+            "the other key's algorithm",
+            ed(json!({ "alg": "ES256" })),
+            R::TokenAlgNotAllowed,
+            "key is for EdDSA",
+        ),
+        (
+            "no alg",
+            ed(json!({ "alg": null })),
+            R::TokenMalformed,
+            "no \"alg\"",
+        ),
+        (
+            "alg as a list",
+            ed(json!({ "alg": ["EdDSA"] })),
+            R::TokenMalformed,
+            "\"alg\" is no string",
+        ),
+        (
+            "embedded jwk",
+            own("jwk", jwk.public().jwk),
+            R::TokenMalformed,
+            "\"jwk\"",
+        ),
+        (
+            "jku",
+            own("jku", json!("https://evil.example/jwks")),
+            R::TokenMalformed,
+            "\"jku\"",
+        ),
+        (
+            "x5u",
+            own("x5u", json!("https://evil.example/cert")),
+            R::TokenMalformed,
+            "\"x5u\"",
+        ),
+        (
+            "x5c",
+            own("x5c", json!(["MIIB"])),
+            R::TokenMalformed,
+            "\"x5c\"",
+        ),
+        (
+            "x5t",
+            own("x5t", json!("AAAA")),
+            R::TokenMalformed,
+            "\"x5t\"",
+        ),
+        (
+            "x5t#S256",
+            own("x5t#S256", json!("AAAA")),
+            R::TokenMalformed,
+            "\"x5t#S256\"",
+        ),
+        (
+            "crit",
+            ed(json!({ "crit": ["exp"] })),
+            R::TokenMalformed,
+            "\"crit\"",
+        ),
+        (
+            "empty crit",
+            ed(json!({ "crit": [] })),
+            R::TokenMalformed,
+            "\"crit\"",
+        ),
+        (
+            "b64:false",
+            ed(json!({ "b64": false })),
+            R::TokenMalformed,
+            "\"b64\"",
+        ),
+        (
+            "b64:false, critical",
+            ed(json!({ "b64": false, "crit": ["b64"] })),
+            R::TokenMalformed,
+            "not accepted",
+        ),
+        (
+            "compression",
+            ed(json!({ "zip": "DEF" })),
+            R::TokenMalformed,
+            "\"zip\"",
+        ),
+        (
+            "a JWE's header",
+            ed(json!({ "enc": "A256GCM" })),
+            R::TokenMalformed,
+            "\"enc\"",
+        ),
+        (
+            "nested by cty",
+            ed(json!({ "cty": "JWT" })),
+            R::TokenMalformed,
+            "\"cty\"",
+        ),
+        (
+            "any other member",
+            ed(json!({ "nonce": "x" })),
+            R::TokenMalformed,
+            "other than",
+        ),
+        (
+            "typ JWT",
+            ed(json!({ "typ": "JWT" })),
+            R::TokenMalformed,
+            "\"typ\" is not",
+        ),
+        (
+            "typ at+jwt",
+            ed(json!({ "typ": "at+jwt" })),
+            R::TokenMalformed,
+            "\"typ\" is not",
+        ),
+        (
+            "typ in another case",
+            ed(json!({ "typ": "JIT+JWT" })),
+            R::TokenMalformed,
+            "\"typ\" is not",
+        ),
+        (
+            "typ missing",
+            ed(json!({ "typ": null })),
+            R::TokenMalformed,
+            "no \"typ\"",
+        ),
+        (
+            "typ as a number",
+            ed(json!({ "typ": 7 })),
+            R::TokenMalformed,
+            "\"typ\" is no string",
+        ),
+        (
+            "kid missing",
+            ed(json!({ "kid": null })),
+            R::TokenMalformed,
+            "no \"kid\"",
+        ),
+        (
+            "kid empty",
+            ed(json!({ "kid": "" })),
+            R::TokenMalformed,
+            "\"kid\" has not",
+        ),
+        (
+            "kid too long",
+            ed(json!({ "kid": "k".repeat(257) })),
+            R::TokenMalformed,
+            "\"kid\" has not",
+        ),
+        (
+            "kid as a number",
+            ed(json!({ "kid": 1 })),
+            R::TokenMalformed,
+            "\"kid\" is no string",
+        ),
+        (
+            "kid as a path",
+            ed(json!({ "kid": "../../../../dev/null" })),
+            R::TokenKeyUnknown,
+            "published no key",
+        ),
+        (
+            "kid as SQL",
+            ed(json!({ "kid": "x' UNION SELECT 'ed' -- " })),
+            R::TokenKeyUnknown,
+            "published no key",
+        ),
+        (
+            "kid as a command",
+            ed(json!({ "kid": "|sleep 9" })),
+            R::TokenKeyUnknown,
+            "published no key",
+        ),
+        (
+            "kid with NUL",
+            ed(json!({ "kid": "ed\u{0}" })),
+            R::TokenKeyUnknown,
+            "published no key",
+        ),
+        (
+            "kid in another case",
+            ed(json!({ "kid": "ED" })),
+            R::TokenKeyUnknown,
+            "published no key",
+        ),
         (
             "alg twice",
             raw(r#"{"alg":"none","alg":"EdDSA","kid":"ed","typ":"jit+jwt"}"#),
@@ -201,46 +425,119 @@ fn forged_headers(world: &World) -> Vec<Attack> {
             R::TokenMalformed,
             "member twice",
         ),
-        ("a header that is no object", raw("[]"), R::TokenMalformed, "header is no JSON object"),
+        (
+            "a header that is no object",
+            raw("[]"),
+            R::TokenMalformed,
+            "header is no JSON object",
+        ),
         (
             "a header with more behind it",
             raw(&format!("{} {{}}", header("ed"))),
             R::TokenMalformed,
             "header is no JSON object",
         ),
-        ("a deep header", raw(&deep), R::TokenMalformed, "header is no JSON object"),
+        (
+            "a deep header",
+            raw(&deep),
+            R::TokenMalformed,
+            "header is no JSON object",
+        ),
     ]
 }
 
 fn forged_shapes(world: &World) -> Vec<Attack> {
     let good = world.good("ed");
     let parts: Vec<_> = good.split('.').collect();
-    let [head, body, seal] = parts[..] else { panic!("three parts") };
+    let [head, body, seal] = parts[..] else {
+        panic!("three parts")
+    };
     let padded = |part: &str| URL_SAFE.encode(URL_SAFE_NO_PAD.decode(part).unwrap());
     let flattened = json!({ "payload": body, "protected": head, "signature": seal }).to_string();
-    let general = json!({ "payload": body, "signatures": [{ "protected": head, "signature": seal }] });
+    let general =
+        json!({ "payload": body, "signatures": [{ "protected": head, "signature": seal }] });
     let nested = world.seal("ed", &header("ed").to_string(), &good);
     vec![
         ("empty", String::new(), R::TokenMalformed, "three parts"),
         ("one part", head.into(), R::TokenMalformed, "three parts"),
-        ("two parts", format!("{head}.{body}"), R::TokenMalformed, "three parts"),
-        ("four parts", format!("{good}.x"), R::TokenMalformed, "more than three"),
-        ("five parts, a JWE", format!("{good}.x.x"), R::TokenMalformed, "encrypted"),
-        ("six parts", format!("{good}.x.x.x"), R::TokenMalformed, "more than three"),
-        ("JWS JSON, flattened", flattened, R::TokenMalformed, "JSON serialization"),
-        ("JWS JSON, general", general.to_string(), R::TokenMalformed, "JSON serialization"),
-        ("a token in a token", nested, R::TokenMalformed, "payload is no JSON object"),
-        ("no signature", format!("{head}.{body}."), R::TokenSignatureInvalid, "no signature"),
-        ("detached payload", format!("{head}..{seal}"), R::TokenMalformed, "payload is no JSON object"),
-        ("huge", format!("{good}{}", "A".repeat(TOKEN_MAX)), R::TokenMalformed, "longer than"),
+        (
+            "two parts",
+            format!("{head}.{body}"),
+            R::TokenMalformed,
+            "three parts",
+        ),
+        (
+            "four parts",
+            format!("{good}.x"),
+            R::TokenMalformed,
+            "more than three",
+        ),
+        (
+            "five parts, a JWE",
+            format!("{good}.x.x"),
+            R::TokenMalformed,
+            "encrypted",
+        ),
+        (
+            "six parts",
+            format!("{good}.x.x.x"),
+            R::TokenMalformed,
+            "more than three",
+        ),
+        (
+            "JWS JSON, flattened",
+            flattened,
+            R::TokenMalformed,
+            "JSON serialization",
+        ),
+        (
+            "JWS JSON, general",
+            general.to_string(),
+            R::TokenMalformed,
+            "JSON serialization",
+        ),
+        (
+            "a token in a token",
+            nested,
+            R::TokenMalformed,
+            "payload is no JSON object",
+        ),
+        (
+            "no signature",
+            format!("{head}.{body}."),
+            R::TokenSignatureInvalid,
+            "no signature",
+        ),
+        (
+            "detached payload",
+            format!("{head}..{seal}"),
+            R::TokenMalformed,
+            "payload is no JSON object",
+        ),
+        (
+            "huge",
+            format!("{good}{}", "A".repeat(TOKEN_MAX)),
+            R::TokenMalformed,
+            "longer than",
+        ),
         (
             "padding of the signature",
             format!("{head}.{body}.{}", padded(seal)),
             R::TokenMalformed,
             "signature is no unpadded",
         ),
-        ("padding of the header", format!("{head}=.{body}.{seal}"), R::TokenMalformed, "header is no unpadded"),
-        ("padding of the payload", format!("{head}.{body}=.{seal}"), R::TokenMalformed, "payload is no unpadded"),
+        (
+            "padding of the header",
+            format!("{head}=.{body}.{seal}"),
+            R::TokenMalformed,
+            "header is no unpadded",
+        ),
+        (
+            "padding of the payload",
+            format!("{head}.{body}=.{seal}"),
+            R::TokenMalformed,
+            "payload is no unpadded",
+        ),
         (
             "standard alphabet",
             format!("{head}.{body}.{}", STANDARD_NO_PAD.encode([0xff; 64])),
@@ -253,10 +550,30 @@ fn forged_shapes(world: &World) -> Vec<Attack> {
             R::TokenMalformed,
             "signature is no unpadded",
         ),
-        ("spare bits", format!("{head}.{body}.{}", spare_bits(seal)), R::TokenMalformed, "signature is no unpadded"),
-        ("a space before", format!(" {good}"), R::TokenMalformed, "header is no unpadded"),
-        ("a space behind", format!("{good} "), R::TokenMalformed, "signature is no unpadded"),
-        ("a line break inside", format!("{head}.\n{body}.{seal}"), R::TokenMalformed, "payload is no unpadded"),
+        (
+            "spare bits",
+            format!("{head}.{body}.{}", spare_bits(seal)),
+            R::TokenMalformed,
+            "signature is no unpadded",
+        ),
+        (
+            "a space before",
+            format!(" {good}"),
+            R::TokenMalformed,
+            "header is no unpadded",
+        ),
+        (
+            "a space behind",
+            format!("{good} "),
+            R::TokenMalformed,
+            "signature is no unpadded",
+        ),
+        (
+            "a line break inside",
+            format!("{head}.\n{body}.{seal}"),
+            R::TokenMalformed,
+            "payload is no unpadded",
+        ),
     ]
 }
 
@@ -264,12 +581,22 @@ fn forged_shapes(world: &World) -> Vec<Attack> {
 fn spare_bits(part: &str) -> String {
     let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let last = alphabet.find(part.chars().last().unwrap()).unwrap();
-    format!("{}{}", &part[..part.len() - 1], alphabet.chars().nth(last + 1).unwrap())
+    format!(
+        "{}{}",
+        &part[..part.len() - 1],
+        alphabet.chars().nth(last + 1).unwrap()
+    )
 }
 
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn forged_claims(world: &World) -> Vec<Attack> {
-    let claim = |changes: Value| world.seal("ed", &header("ed").to_string(), &with(claims(), &changes).to_string());
+    let claim = |changes: Value| {
+        world.seal(
+            "ed",
+            &header("ed").to_string(),
+            &with(claims(), &changes).to_string(),
+        )
+    };
     let raw = |payload: &str| world.seal("ed", &header("ed").to_string(), payload);
     let text = claims().to_string();
     let replaced = |from: &str, to: &str| {
@@ -282,79 +609,369 @@ fn forged_claims(world: &World) -> Vec<Attack> {
     let deep = format!("\"x\":{}1{}", "[".repeat(200), "]".repeat(200));
     let no_date = "\"exp\" is no whole number";
     vec![
-        ("exp as a string", exp_as("\"1700000290\""), R::TokenMalformed, no_date),
-        ("exp as a float", exp_as("1700000290.5"), R::TokenMalformed, no_date),
-        ("exp as a whole float", exp_as("1700000290.0"), R::TokenMalformed, no_date),
-        ("exp with an exponent", exp_as("17e8"), R::TokenMalformed, no_date),
+        (
+            "exp as a string",
+            exp_as("\"1700000290\""),
+            R::TokenMalformed,
+            no_date,
+        ),
+        (
+            "exp as a float",
+            exp_as("1700000290.5"),
+            R::TokenMalformed,
+            no_date,
+        ),
+        (
+            "exp as a whole float",
+            exp_as("1700000290.0"),
+            R::TokenMalformed,
+            no_date,
+        ),
+        (
+            "exp with an exponent",
+            exp_as("17e8"),
+            R::TokenMalformed,
+            no_date,
+        ),
         ("exp negative", exp_as("-1"), R::TokenMalformed, no_date),
-        ("exp negative zero", exp_as("-0"), R::TokenMalformed, no_date),
+        (
+            "exp negative zero",
+            exp_as("-0"),
+            R::TokenMalformed,
+            no_date,
+        ),
         ("exp null", exp_as("null"), R::TokenMalformed, no_date),
         ("exp true", exp_as("true"), R::TokenMalformed, no_date),
-        ("exp in a list", exp_as("[1700000290]"), R::TokenMalformed, no_date),
-        ("exp 1e400", exp_as("1e400"), R::TokenMalformed, "payload is no JSON object"),
-        ("exp infinite", exp_as("Infinity"), R::TokenMalformed, "payload is no JSON object"),
-        ("exp hexadecimal", exp_as("0x6553f100"), R::TokenMalformed, "payload is no JSON object"),
-        ("exp with a leading zero", exp_as("01700000290"), R::TokenMalformed, "payload is no JSON object"),
-        ("exp i64::MAX", exp_as("9223372036854775807"), R::TokenMalformed, no_date),
-        ("exp i64::MAX + 1", exp_as("9223372036854775808"), R::TokenMalformed, no_date),
-        ("exp u64::MAX + 1", exp_as("18446744073709551616"), R::TokenMalformed, no_date),
-        ("exp in the year 10000", exp_as("253402300800"), R::TokenMalformed, no_date),
-        ("exp in 9999", exp_as("253402300799"), R::TokenMalformed, "longer than 5 minutes"),
-        ("exp missing", claim(json!({ "exp": null })), R::TokenMalformed, "no \"exp\""),
-        ("nbf missing", claim(json!({ "nbf": null })), R::TokenMalformed, "no \"nbf\""),
-        ("iat missing", claim(json!({ "iat": null })), R::TokenMalformed, "no \"iat\""),
-        ("nbf as a string", claim(json!({ "nbf": "0" })), R::TokenMalformed, "\"nbf\" is no whole number"),
-        ("iat negative", claim(json!({ "iat": -1 })), R::TokenMalformed, "\"iat\" is no whole number"),
-        ("exp before iat", claim(json!({ "exp": SECONDS - 11 })), R::TokenMalformed, "does not lie after"),
-        ("exp at iat", claim(json!({ "exp": SECONDS - 10 })), R::TokenMalformed, "does not lie after"),
-        ("exp at nbf", claim(json!({ "nbf": SECONDS + 290 })), R::TokenMalformed, "does not lie after"),
-        ("a lifetime of 301 s", claim(json!({ "exp": SECONDS + 291 })), R::TokenMalformed, "longer than 5 minutes"),
-        ("ended", claim(json!({ "iat": SECONDS - 100, "exp": SECONDS })), R::TokenExpired, "ended at"),
-        ("not begun", claim(json!({ "nbf": SECONDS + 6 })), R::TokenNotYetValid, "begins at"),
+        (
+            "exp in a list",
+            exp_as("[1700000290]"),
+            R::TokenMalformed,
+            no_date,
+        ),
+        (
+            "exp 1e400",
+            exp_as("1e400"),
+            R::TokenMalformed,
+            "payload is no JSON object",
+        ),
+        (
+            "exp infinite",
+            exp_as("Infinity"),
+            R::TokenMalformed,
+            "payload is no JSON object",
+        ),
+        (
+            "exp hexadecimal",
+            exp_as("0x6553f100"),
+            R::TokenMalformed,
+            "payload is no JSON object",
+        ),
+        (
+            "exp with a leading zero",
+            exp_as("01700000290"),
+            R::TokenMalformed,
+            "payload is no JSON object",
+        ),
+        (
+            "exp i64::MAX",
+            exp_as("9223372036854775807"),
+            R::TokenMalformed,
+            no_date,
+        ),
+        (
+            "exp i64::MAX + 1",
+            exp_as("9223372036854775808"),
+            R::TokenMalformed,
+            no_date,
+        ),
+        (
+            "exp u64::MAX + 1",
+            exp_as("18446744073709551616"),
+            R::TokenMalformed,
+            no_date,
+        ),
+        (
+            "exp in the year 10000",
+            exp_as("253402300800"),
+            R::TokenMalformed,
+            no_date,
+        ),
+        (
+            "exp in 9999",
+            exp_as("253402300799"),
+            R::TokenMalformed,
+            "longer than 5 minutes",
+        ),
+        (
+            "exp missing",
+            claim(json!({ "exp": null })),
+            R::TokenMalformed,
+            "no \"exp\"",
+        ),
+        (
+            "nbf missing",
+            claim(json!({ "nbf": null })),
+            R::TokenMalformed,
+            "no \"nbf\"",
+        ),
+        (
+            "iat missing",
+            claim(json!({ "iat": null })),
+            R::TokenMalformed,
+            "no \"iat\"",
+        ),
+        (
+            "nbf as a string",
+            claim(json!({ "nbf": "0" })),
+            R::TokenMalformed,
+            "\"nbf\" is no whole number",
+        ),
+        (
+            "iat negative",
+            claim(json!({ "iat": -1 })),
+            R::TokenMalformed,
+            "\"iat\" is no whole number",
+        ),
+        (
+            "exp before iat",
+            claim(json!({ "exp": SECONDS - 11 })),
+            R::TokenMalformed,
+            "does not lie after",
+        ),
+        (
+            "exp at iat",
+            claim(json!({ "exp": SECONDS - 10 })),
+            R::TokenMalformed,
+            "does not lie after",
+        ),
+        (
+            "exp at nbf",
+            claim(json!({ "nbf": SECONDS + 290 })),
+            R::TokenMalformed,
+            "does not lie after",
+        ),
+        (
+            "a lifetime of 301 s",
+            claim(json!({ "exp": SECONDS + 291 })),
+            R::TokenMalformed,
+            "longer than 5 minutes",
+        ),
+        (
+            "ended",
+            claim(json!({ "iat": SECONDS - 100, "exp": SECONDS })),
+            R::TokenExpired,
+            "ended at",
+        ),
+        (
+            "not begun",
+            claim(json!({ "nbf": SECONDS + 6 })),
+            R::TokenNotYetValid,
+            "begins at",
+        ),
         (
             "issued in the future",
             claim(json!({ "iat": SECONDS + 6, "nbf": 0 })),
             R::TokenNotYetValid,
             "has not come yet",
         ),
-        ("exp twice", also("\"exp\":9999999999"), R::TokenMalformed, "claim twice"),
-        ("sub twice, escaped", also("\"s\\u0075b\":\"user:i|root\""), R::TokenMalformed, "claim twice"),
-        ("a member twice inside a claim", also("\"x\":{\"a\":1,\"\\u0061\":2}"), R::TokenMalformed, "claim twice"),
-        ("deeply nested", also(&deep), R::TokenMalformed, "payload is no JSON object"),
-        ("a payload that is a list", raw(&format!("[{text}]")), R::TokenMalformed, "payload is no JSON object"),
-        ("a payload with more behind it", raw(&format!("{text}{{}}")), R::TokenMalformed, "payload is no JSON object"),
-        ("a payload with a BOM", raw(&format!("\u{feff}{text}")), R::TokenMalformed, "payload is no JSON object"),
+        (
+            "exp twice",
+            also("\"exp\":9999999999"),
+            R::TokenMalformed,
+            "claim twice",
+        ),
+        (
+            "sub twice, escaped",
+            also("\"s\\u0075b\":\"user:i|root\""),
+            R::TokenMalformed,
+            "claim twice",
+        ),
+        (
+            "a member twice inside a claim",
+            also("\"x\":{\"a\":1,\"\\u0061\":2}"),
+            R::TokenMalformed,
+            "claim twice",
+        ),
+        (
+            "deeply nested",
+            also(&deep),
+            R::TokenMalformed,
+            "payload is no JSON object",
+        ),
+        (
+            "a payload that is a list",
+            raw(&format!("[{text}]")),
+            R::TokenMalformed,
+            "payload is no JSON object",
+        ),
+        (
+            "a payload with more behind it",
+            raw(&format!("{text}{{}}")),
+            R::TokenMalformed,
+            "payload is no JSON object",
+        ),
+        (
+            "a payload with a BOM",
+            raw(&format!("\u{feff}{text}")),
+            R::TokenMalformed,
+            "payload is no JSON object",
+        ),
         (
             "iss of another",
             claim(json!({ "iss": "jitgate:01J9Z3NDEKTSV4RRFFQ69G5FAW" })),
             R::TokenIssuerUnknown,
             "\"iss\" is not",
         ),
-        ("iss with a slash", claim(json!({ "iss": format!("{ISSUER}/") })), R::TokenIssuerUnknown, "\"iss\" is not"),
-        ("iss empty", claim(json!({ "iss": "" })), R::TokenIssuerUnknown, "\"iss\" is not"),
-        ("iss missing", claim(json!({ "iss": null })), R::TokenMalformed, "no \"iss\""),
-        ("iss in a list", claim(json!({ "iss": [ISSUER] })), R::TokenMalformed, "\"iss\" is no string"),
-        ("aud of another", claim(json!({ "aud": "payments2" })), R::TokenAudienceMismatch, "not for service"),
-        ("aud in another case", claim(json!({ "aud": "Payments" })), R::TokenMalformed, "\"aud\" is no name"),
-        ("aud as a list", claim(json!({ "aud": ["payments"] })), R::TokenMalformed, "\"aud\" is no string"),
-        ("aud missing", claim(json!({ "aud": null })), R::TokenMalformed, "no \"aud\""),
-        ("sub missing", claim(json!({ "sub": null })), R::TokenMalformed, "no \"sub\""),
-        ("sub as a number", claim(json!({ "sub": 7 })), R::TokenMalformed, "\"sub\" is no string"),
-        ("sub that is no principal", claim(json!({ "sub": "alice" })), R::TokenMalformed, "\"sub\" is no canonical"),
-        ("jti missing", claim(json!({ "jti": null })), R::TokenMalformed, "no \"jti\""),
-        ("jti empty", claim(json!({ "jti": "" })), R::TokenMalformed, "\"jti\" is no id"),
-        ("grant missing", claim(json!({ "grant": null })), R::TokenMalformed, "no \"grant\""),
-        ("grant that is a path", claim(json!({ "grant": "a/b" })), R::TokenMalformed, "\"grant\" is no grant id"),
-        ("grants in a list", claim(json!({ "grant": ["a"] })), R::TokenMalformed, "\"grant\" is no string"),
-        ("rev missing", claim(json!({ "rev": null })), R::TokenMalformed, "no \"rev\""),
-        ("rev negative", claim(json!({ "rev": -1 })), R::TokenMalformed, "\"rev\" is no whole"),
-        ("rev as a float", claim(json!({ "rev": 1.5 })), R::TokenMalformed, "\"rev\" is no whole"),
-        ("rev as a string", claim(json!({ "rev": "41" })), R::TokenMalformed, "\"rev\" is no whole"),
-        ("rev i64::MAX + 1", claim(json!({ "rev": 1_u64 << 63 })), R::TokenMalformed, "\"rev\" is no whole"),
-        ("cnf missing", claim(json!({ "cnf": null })), R::TokenMalformed, "no \"cnf\""),
-        ("cnf empty", claim(json!({ "cnf": {} })), R::TokenMalformed, "\"cnf\" is no object"),
-        ("cnf as a string", claim(json!({ "cnf": SHOP })), R::TokenMalformed, "\"cnf\" is no object"),
-        ("cnf by a key", claim(json!({ "cnf": { "jkt": "AAAA" } })), R::TokenMalformed, "\"cnf\" is no object"),
+        (
+            "iss with a slash",
+            claim(json!({ "iss": format!("{ISSUER}/") })),
+            R::TokenIssuerUnknown,
+            "\"iss\" is not",
+        ),
+        (
+            "iss empty",
+            claim(json!({ "iss": "" })),
+            R::TokenIssuerUnknown,
+            "\"iss\" is not",
+        ),
+        (
+            "iss missing",
+            claim(json!({ "iss": null })),
+            R::TokenMalformed,
+            "no \"iss\"",
+        ),
+        (
+            "iss in a list",
+            claim(json!({ "iss": [ISSUER] })),
+            R::TokenMalformed,
+            "\"iss\" is no string",
+        ),
+        (
+            "aud of another",
+            claim(json!({ "aud": "payments2" })),
+            R::TokenAudienceMismatch,
+            "not for service",
+        ),
+        (
+            "aud in another case",
+            claim(json!({ "aud": "Payments" })),
+            R::TokenMalformed,
+            "\"aud\" is no name",
+        ),
+        (
+            "aud as a list",
+            claim(json!({ "aud": ["payments"] })),
+            R::TokenMalformed,
+            "\"aud\" is no string",
+        ),
+        (
+            "aud missing",
+            claim(json!({ "aud": null })),
+            R::TokenMalformed,
+            "no \"aud\"",
+        ),
+        (
+            "sub missing",
+            claim(json!({ "sub": null })),
+            R::TokenMalformed,
+            "no \"sub\"",
+        ),
+        (
+            "sub as a number",
+            claim(json!({ "sub": 7 })),
+            R::TokenMalformed,
+            "\"sub\" is no string",
+        ),
+        (
+            "sub that is no principal",
+            claim(json!({ "sub": "alice" })),
+            R::TokenMalformed,
+            "\"sub\" is no canonical",
+        ),
+        (
+            "jti missing",
+            claim(json!({ "jti": null })),
+            R::TokenMalformed,
+            "no \"jti\"",
+        ),
+        (
+            "jti empty",
+            claim(json!({ "jti": "" })),
+            R::TokenMalformed,
+            "\"jti\" is no id",
+        ),
+        (
+            "grant missing",
+            claim(json!({ "grant": null })),
+            R::TokenMalformed,
+            "no \"grant\"",
+        ),
+        (
+            "grant that is a path",
+            claim(json!({ "grant": "a/b" })),
+            R::TokenMalformed,
+            "\"grant\" is no grant id",
+        ),
+        (
+            "grants in a list",
+            claim(json!({ "grant": ["a"] })),
+            R::TokenMalformed,
+            "\"grant\" is no string",
+        ),
+        (
+            "rev missing",
+            claim(json!({ "rev": null })),
+            R::TokenMalformed,
+            "no \"rev\"",
+        ),
+        (
+            "rev negative",
+            claim(json!({ "rev": -1 })),
+            R::TokenMalformed,
+            "\"rev\" is no whole",
+        ),
+        (
+            "rev as a float",
+            claim(json!({ "rev": 1.5 })),
+            R::TokenMalformed,
+            "\"rev\" is no whole",
+        ),
+        (
+            "rev as a string",
+            claim(json!({ "rev": "41" })),
+            R::TokenMalformed,
+            "\"rev\" is no whole",
+        ),
+        (
+            "rev i64::MAX + 1",
+            claim(json!({ "rev": 1_u64 << 63 })),
+            R::TokenMalformed,
+            "\"rev\" is no whole",
+        ),
+        (
+            "cnf missing",
+            claim(json!({ "cnf": null })),
+            R::TokenMalformed,
+            "no \"cnf\"",
+        ),
+        (
+            "cnf empty",
+            claim(json!({ "cnf": {} })),
+            R::TokenMalformed,
+            "\"cnf\" is no object",
+        ),
+        (
+            "cnf as a string",
+            claim(json!({ "cnf": SHOP })),
+            R::TokenMalformed,
+            "\"cnf\" is no object",
+        ),
+        (
+            "cnf by a key",
+            claim(json!({ "cnf": { "jkt": "AAAA" } })),
+            R::TokenMalformed,
+            "\"cnf\" is no object",
+        ),
         (
             "cnf by a key too",
             claim(json!({ "cnf": { "spiffe_id": SHOP, "jkt": "A" } })),
@@ -395,14 +1012,54 @@ fn forged_signatures(world: &World) -> Vec<Attack> {
             R::TokenSignatureInvalid,
             not_one,
         ),
-        ("r = 0", sealed("ec", &|bytes| bytes[..32].fill(0)), R::TokenSignatureInvalid, not_one),
-        ("s = 0", sealed("ec", &|bytes| bytes[32..].fill(0)), R::TokenSignatureInvalid, not_one),
-        ("r = s = 0", sealed("ec", &|bytes| bytes.fill(0)), R::TokenSignatureInvalid, not_one),
-        ("r = n", sealed("ec", &|bytes| bytes[..32].copy_from_slice(&order)), R::TokenSignatureInvalid, not_one),
-        ("s = n", sealed("ec", &|bytes| bytes[32..].copy_from_slice(&order)), R::TokenSignatureInvalid, not_one),
-        ("r = 2^256 - 1", sealed("ec", &|bytes| bytes[..32].fill(0xff)), R::TokenSignatureInvalid, not_one),
-        ("ECDSA, short", sealed("ec", &|bytes| bytes.truncate(63)), R::TokenSignatureInvalid, not_one),
-        ("ECDSA, long", sealed("ec", &|bytes| bytes.push(0)), R::TokenSignatureInvalid, not_one),
+        (
+            "r = 0",
+            sealed("ec", &|bytes| bytes[..32].fill(0)),
+            R::TokenSignatureInvalid,
+            not_one,
+        ),
+        (
+            "s = 0",
+            sealed("ec", &|bytes| bytes[32..].fill(0)),
+            R::TokenSignatureInvalid,
+            not_one,
+        ),
+        (
+            "r = s = 0",
+            sealed("ec", &|bytes| bytes.fill(0)),
+            R::TokenSignatureInvalid,
+            not_one,
+        ),
+        (
+            "r = n",
+            sealed("ec", &|bytes| bytes[..32].copy_from_slice(&order)),
+            R::TokenSignatureInvalid,
+            not_one,
+        ),
+        (
+            "s = n",
+            sealed("ec", &|bytes| bytes[32..].copy_from_slice(&order)),
+            R::TokenSignatureInvalid,
+            not_one,
+        ),
+        (
+            "r = 2^256 - 1",
+            sealed("ec", &|bytes| bytes[..32].fill(0xff)),
+            R::TokenSignatureInvalid,
+            not_one,
+        ),
+        (
+            "ECDSA, short",
+            sealed("ec", &|bytes| bytes.truncate(63)),
+            R::TokenSignatureInvalid,
+            not_one,
+        ),
+        (
+            "ECDSA, long",
+            sealed("ec", &|bytes| bytes.push(0)),
+            R::TokenSignatureInvalid,
+            not_one,
+        ),
         (
             "ECDSA, widened",
             sealed("ec", &|bytes| {
@@ -412,10 +1069,30 @@ fn forged_signatures(world: &World) -> Vec<Attack> {
             R::TokenSignatureInvalid,
             not_one,
         ),
-        ("ECDSA in DER", sealed("ec", &|bytes| *bytes = der(bytes)), R::TokenSignatureInvalid, not_one),
-        ("Ed25519, short", sealed("ed", &|bytes| bytes.truncate(63)), R::TokenSignatureInvalid, not_one),
-        ("Ed25519, long", sealed("ed", &|bytes| bytes.push(0)), R::TokenSignatureInvalid, not_one),
-        ("Ed25519, S + L", sealed("ed", &|bytes| add_order(&mut bytes[32..])), R::TokenSignatureInvalid, not_one),
+        (
+            "ECDSA in DER",
+            sealed("ec", &|bytes| *bytes = der(bytes)),
+            R::TokenSignatureInvalid,
+            not_one,
+        ),
+        (
+            "Ed25519, short",
+            sealed("ed", &|bytes| bytes.truncate(63)),
+            R::TokenSignatureInvalid,
+            not_one,
+        ),
+        (
+            "Ed25519, long",
+            sealed("ed", &|bytes| bytes.push(0)),
+            R::TokenSignatureInvalid,
+            not_one,
+        ),
+        (
+            "Ed25519, S + L",
+            sealed("ed", &|bytes| add_order(&mut bytes[32..])),
+            R::TokenSignatureInvalid,
+            not_one,
+        ),
         (
             "Ed25519, S = L",
             sealed("ed", &|bytes| bytes[32..].copy_from_slice(&ED25519_ORDER)),
@@ -441,13 +1118,13 @@ fn forged_signatures(world: &World) -> Vec<Attack> {
 
 /// The order of P-256 (FIPS 186-4, D.1.2.3), big-endian.
 const P256_ORDER: [u8; 32] = [
-    0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa,
-    0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+    0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+    0xbc, 0xe6, 0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
 ];
 /// The order of Ed25519's base point (RFC 8032, section 5.1), little-endian.
 const ED25519_ORDER: [u8; 32] = [
-    0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0, 0,
-    0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+    0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14,
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
 ];
 
 /// `s + L`, which a verifier that does not look takes for `s`.
@@ -480,8 +1157,13 @@ fn der(fixed: &[u8]) -> Vec<u8> {
 #[test]
 fn each_published_attack_is_refused_for_its_own_reason() {
     let world = world();
-    let attacks =
-        [forged_headers(&world), forged_shapes(&world), forged_claims(&world), forged_signatures(&world)].concat();
+    let attacks = [
+        forged_headers(&world),
+        forged_shapes(&world),
+        forged_claims(&world),
+        forged_signatures(&world),
+    ]
+    .concat();
     let (mut names, mut words) = (HashSet::new(), HashSet::new());
     for (name, token, reason, word) in &attacks {
         let (found, detail) = world.judge(token).expect_err(name);
@@ -490,7 +1172,12 @@ fn each_published_attack_is_refused_for_its_own_reason() {
         assert!(names.insert(name), "{name} is there twice");
         words.insert(detail);
     }
-    assert!(attacks.len() > 120 && words.len() > 60, "{} attacks, {} sentences", attacks.len(), words.len());
+    assert!(
+        attacks.len() > 120 && words.len() > 60,
+        "{} attacks, {} sentences",
+        attacks.len(),
+        words.len()
+    );
 }
 
 #[test]
@@ -504,7 +1191,10 @@ fn no_bit_of_a_good_token_may_flip() {
                 let mut bytes = token.clone().into_bytes();
                 bytes[place] ^= 1 << bit;
                 let flipped = String::from_utf8(bytes).unwrap();
-                assert!(world.judge(&flipped).is_err(), "bit {bit} of byte {place}: {flipped}");
+                assert!(
+                    world.judge(&flipped).is_err(),
+                    "bit {bit} of byte {place}: {flipped}"
+                );
             }
         }
     }
@@ -518,7 +1208,10 @@ fn the_twin_of_an_ecdsa_signature_is_the_same_token() {
     let good = world.good("ec");
     let (message, signature) = good.rsplit_once('.').unwrap();
     let bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();
-    let twin = format!("{message}.{}", encoded(&[&bytes[..32], &subtracted(&bytes[32..])].concat()));
+    let twin = format!(
+        "{message}.{}",
+        encoded(&[&bytes[..32], &subtracted(&bytes[32..])].concat())
+    );
     assert_ne!(twin, good);
     assert_eq!(world.judge(&twin).unwrap(), world.judge(&good).unwrap());
 }
@@ -527,7 +1220,8 @@ fn the_twin_of_an_ecdsa_signature_is_the_same_token() {
 fn a_token_counts_from_its_beginning_and_never_at_its_end() {
     let world = world();
     let token = world.good("ed");
-    let at = |seconds: i64| Timestamp::from_micros(SECONDS.saturating_add_signed(seconds) * 1_000_000);
+    let at =
+        |seconds: i64| Timestamp::from_micros(SECONDS.saturating_add_signed(seconds) * 1_000_000);
     let tick = Duration::from_micros(1);
     for (now, expected) in [
         (at(-15).minus(tick), Err(R::TokenNotYetValid)),
@@ -536,7 +1230,14 @@ fn a_token_counts_from_its_beginning_and_never_at_its_end() {
         (at(290), Err(R::TokenExpired)),
         (at(9000), Err(R::TokenExpired)),
     ] {
-        assert_eq!(world.judge_at(&token, now).map(|_| ()).map_err(|(reason, _)| reason), expected, "{now}");
+        assert_eq!(
+            world
+                .judge_at(&token, now)
+                .map(|_| ())
+                .map_err(|(reason, _)| reason),
+            expected,
+            "{now}"
+        );
     }
 }
 
@@ -547,7 +1248,10 @@ fn a_token_is_for_one_service_and_one_workload() {
     let reason = |verdict: Result<(), Denial>| verdict.map_err(|denial| denial.reason);
     let service = |name| Service::parse(name).unwrap();
     assert_eq!(reason(token.meant_for(&service("payments"))), Ok(()));
-    assert_eq!(reason(token.meant_for(&service("payments.shop"))), Err(R::TokenAudienceMismatch));
+    assert_eq!(
+        reason(token.meant_for(&service("payments.shop"))),
+        Err(R::TokenAudienceMismatch)
+    );
     let peer = |id| Principal::parse(id).unwrap();
     assert_eq!(reason(token.bound_to(Some(&peer(SHOP)))), Ok(()));
     assert_eq!(
@@ -561,16 +1265,34 @@ fn a_token_is_for_one_service_and_one_workload() {
 fn claims_of_later_versions_are_passed_over() {
     let world = world();
     let claims = with(claims(), &json!({ "act": { "sub": "x" }, "scope": "y" }));
-    assert!(world.judge(&world.seal("ec", &header("ec").to_string(), &claims.to_string())).is_ok());
+    assert!(
+        world
+            .judge(&world.seal("ec", &header("ec").to_string(), &claims.to_string()))
+            .is_ok()
+    );
 }
 
 #[test]
 fn without_keys_nothing_counts() {
     let world = world();
-    let verdict = verify(&JitKeys::default(), &world.good("ed"), &Service::parse("payments").unwrap(), NOW);
+    let verdict = verify(
+        &JitKeys::default(),
+        &world.good("ed"),
+        &Service::parse("payments").unwrap(),
+        NOW,
+    );
     assert_eq!(verdict.unwrap_err().reason, R::TokenIssuerUnknown);
-    let bare = JitKeys::from_wire(&v1::TokenKeys { issuer: ISSUER.into(), keys: vec![] }).unwrap();
-    let verdict = verify(&bare, &world.good("ed"), &Service::parse("payments").unwrap(), NOW);
+    let bare = JitKeys::from_wire(&v1::TokenKeys {
+        issuer: ISSUER.into(),
+        keys: vec![],
+    })
+    .unwrap();
+    let verdict = verify(
+        &bare,
+        &world.good("ed"),
+        &Service::parse("payments").unwrap(),
+        NOW,
+    );
     assert_eq!(verdict.unwrap_err().reason, R::TokenKeyUnknown);
 }
 

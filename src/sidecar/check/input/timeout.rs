@@ -44,9 +44,22 @@ mod tests {
 
     #[test]
     fn what_the_protocol_does_not_define_says_nothing() {
-        for text in
-            ["", "S", "5", "5s", "5 S", " 5S", "5S ", "+5S", "-5S", "5.0S", "1e3m", "123456789S", "5S,9S", "5\u{e9}"]
-        {
+        for text in [
+            "",
+            "S",
+            "5",
+            "5s",
+            "5 S",
+            " 5S",
+            "5S ",
+            "+5S",
+            "-5S",
+            "5.0S",
+            "1e3m",
+            "123456789S",
+            "5S,9S",
+            "5\u{e9}",
+        ] {
             assert_eq!(grpc_timeout(text.as_bytes()), None, "{text:?}");
         }
     }

@@ -22,19 +22,23 @@ pub(super) struct Attributes {
 
 impl Attributes {
     pub(super) fn fixed(&mut self, name: &'static str, value: &'static str) {
-        self.list.push((name, Value::Text(Text::Cow(Cow::Borrowed(value)))));
+        self.list
+            .push((name, Value::Text(Text::Cow(Cow::Borrowed(value)))));
     }
 
     pub(super) fn owned(&mut self, name: &'static str, value: String) {
-        self.list.push((name, Value::Text(Text::Cow(Cow::Owned(value)))));
+        self.list
+            .push((name, Value::Text(Text::Cow(Cow::Owned(value)))));
     }
 
     pub(super) fn shared(&mut self, name: &'static str, value: &Arc<str>) {
-        self.list.push((name, Value::Text(Text::Shared(Arc::clone(value)))));
+        self.list
+            .push((name, Value::Text(Text::Shared(Arc::clone(value)))));
     }
 
     pub(super) fn int(&mut self, name: &'static str, value: u64) {
-        self.list.push((name, Value::Int(i64::try_from(value).unwrap_or(i64::MAX))));
+        self.list
+            .push((name, Value::Int(i64::try_from(value).unwrap_or(i64::MAX))));
     }
 
     pub(super) fn truth(&mut self, name: &'static str, value: bool) {

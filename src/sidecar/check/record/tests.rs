@@ -20,8 +20,16 @@ fn span(sent: &Sent, traceparent: Option<&str>) -> Option<SpanRecord> {
     let services = services(&["payments"]);
     let inbound = read(&sent.0, &services);
     let call = inbound.call.as_ref().unwrap();
-    let caller = Caller { peer: None, principals: vec![Principal::parse(call.peer).unwrap()], tokened: None };
-    let check = Check { service: call.service, target: call.target.clone(), caller: Ok(caller.clone()) };
+    let caller = Caller {
+        peer: None,
+        principals: vec![Principal::parse(call.peer).unwrap()],
+        tokened: None,
+    };
+    let check = Check {
+        service: call.service,
+        target: call.target.clone(),
+        caller: Ok(caller.clone()),
+    };
     let grants = table([grant("g")], 150).current().unwrap();
     let decision = decide(&*grants, Freshness::Fresh, &check, at(150));
     let facts = Facts {
@@ -34,25 +42,38 @@ fn span(sent: &Sent, traceparent: Option<&str>) -> Option<SpanRecord> {
         age: Some(Duration::from_millis(40)),
         freshness: Freshness::Fresh,
     };
-    let pending = Recorder::new(Spans::default(), &Metrics::default()).begin(&metadata(traceparent));
+    let pending =
+        Recorder::new(Spans::default(), &Metrics::default()).begin(&metadata(traceparent));
     let parent = pending.parent.or_else(|| parent_in(&inbound.trace));
-    pending.span(parent, Duration::from_micros(300), describe(pending.id, "x", &facts))
+    pending.span(
+        parent,
+        Duration::from_micros(300),
+        describe(pending.id, "x", &facts),
+    )
 }
 
 fn text<'a>(span: &'a SpanRecord, name: &str) -> Option<&'a str> {
-    span.attributes.iter().find(|(key, _)| *key == name).map(|(_, value)| match value {
-        Value::Text(Text::Cow(text)) => &**text,
-        Value::Text(Text::Shared(text)) => text,
-        Value::Int(_) | Value::Bool(_) => "",
-    })
+    span.attributes
+        .iter()
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| match value {
+            Value::Text(Text::Cow(text)) => &**text,
+            Value::Text(Text::Shared(text)) => text,
+            Value::Int(_) | Value::Bool(_) => "",
+        })
 }
 
 #[test]
 fn a_decision_is_a_child_of_envoys_check_span_and_links_to_the_approval() {
-    let sent = Sent::http("GET", "/v1/users/7")
-        .header("traceparent", "00-11111111111111111111111111111111-2222222222222222-01");
+    let sent = Sent::http("GET", "/v1/users/7").header(
+        "traceparent",
+        "00-11111111111111111111111111111111-2222222222222222-01",
+    );
     let span = span(&sent, Some(PARENT)).unwrap();
-    assert_eq!(span.context.trace_id[0], 0x0a, "the metadata's trace, not the client's");
+    assert_eq!(
+        span.context.trace_id[0], 0x0a,
+        "the metadata's trace, not the client's"
+    );
     assert_eq!(span.parent.unwrap()[0], 0xb7);
     assert_eq!(span.link.unwrap().trace_id[0], 0x4b);
     assert_eq!(span.end.since(span.start), Duration::from_micros(300));
@@ -67,7 +88,12 @@ fn a_decision_is_a_child_of_envoys_check_span_and_links_to_the_approval() {
 fn without_tracing_in_envoy_the_requests_own_trace_is_the_parent() {
     let sent = Sent::http("GET", "/v1/users/7").header("traceparent", PARENT);
     assert_eq!(span(&sent, None).unwrap().parent.unwrap()[0], 0xb7);
-    assert!(span(&Sent::http("GET", "/v1/users/7"), None).unwrap().parent.is_none());
+    assert!(
+        span(&Sent::http("GET", "/v1/users/7"), None)
+            .unwrap()
+            .parent
+            .is_none()
+    );
 }
 
 #[test]
@@ -81,7 +107,9 @@ fn an_unsampled_trace_keeps_its_denials_only() {
 #[test]
 fn a_span_holds_neither_the_path_nor_the_query_nor_a_credential() {
     for path in ["/v1/users/hunter2?x=hunter2", "/v1/keys/hunter2?x=hunter2"] {
-        let sent = Sent::http("GET", path).header("authorization", "Bearer hunter2").header("cookie", "hunter2");
+        let sent = Sent::http("GET", path)
+            .header("authorization", "Bearer hunter2")
+            .header("cookie", "hunter2");
         let span = span(&sent, Some(PARENT)).unwrap();
         assert!(!format!("{span:?}").contains("hunter2"), "{span:?}");
     }
@@ -114,6 +142,9 @@ fn a_record_that_is_dropped_counts_as_aborted_and_a_finished_one_does_not() {
     });
     let shown = metrics.render();
     assert!(shown.contains(aborted), "still one");
-    assert!(shown.contains("jitgate_decisions_total{outcome=\"unavailable\",reason=\"BAD_CHECK\"} 1"), "{shown}");
+    assert!(
+        shown.contains("jitgate_decisions_total{outcome=\"unavailable\",reason=\"BAD_CHECK\"} 1"),
+        "{shown}"
+    );
     assert!(shown.contains("jitgate_decision_duration_seconds_count 1"));
 }

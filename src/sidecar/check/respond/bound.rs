@@ -11,13 +11,23 @@ const MARGIN: Duration = Duration::from_millis(50);
 /// Envoy's limit: what is left, rounded down. Envoy takes only a plain integer of 1 and more for one: 0, a sign or a
 /// fraction would silently mean "no limit".
 pub(super) fn stream_ms(remaining: Option<Duration>) -> String {
-    remaining.map_or(STREAM_MS_MAX, |left| left.as_millis().clamp(1, STREAM_MS_MAX)).to_string()
+    remaining
+        .map_or(STREAM_MS_MAX, |left| {
+            left.as_millis().clamp(1, STREAM_MS_MAX)
+        })
+        .to_string()
 }
 
 /// The `grpc-timeout` to set; `None` where the caller's own may stay because it is no longer than ours, or where the
 /// grant has no end.
-pub(super) fn grpc_timeout(remaining: Option<Duration>, callers: Option<Duration>) -> Option<String> {
-    let left = remaining?.saturating_sub(MARGIN).as_millis().clamp(1, STREAM_MS_MAX);
+pub(super) fn grpc_timeout(
+    remaining: Option<Duration>,
+    callers: Option<Duration>,
+) -> Option<String> {
+    let left = remaining?
+        .saturating_sub(MARGIN)
+        .as_millis()
+        .clamp(1, STREAM_MS_MAX);
     let shorter = callers.is_some_and(|own| own.as_nanos() <= left * 1_000_000);
     (!shorter).then(|| format!("{left}m"))
 }
@@ -58,7 +68,11 @@ mod tests {
             (None, None, None),
             (None, ms(5), None),
         ] {
-            assert_eq!(grpc_timeout(left, own).as_deref(), expected, "{left:?} {own:?}");
+            assert_eq!(
+                grpc_timeout(left, own).as_deref(),
+                expected,
+                "{left:?} {own:?}"
+            );
         }
     }
 }

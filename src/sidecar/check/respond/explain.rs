@@ -140,10 +140,25 @@ impl HowToAsk {
     fn shown(&self) -> Request<'_> {
         let (grpc, http) = match &self.rule {
             Rule::Grpc(method) => (Some([method.as_str()]), None),
-            Rule::Http { method, path } => (None, Some([AskHttp { methods: [method], path }])),
+            Rule::Http { method, path } => (
+                None,
+                Some([AskHttp {
+                    methods: [method],
+                    path,
+                }]),
+            ),
         };
-        let scope = AskScope { service: &self.service, grpc, http };
-        Request { id: None, command: Some(&self.command), subject: self.subject.as_deref(), scope: Some(scope) }
+        let scope = AskScope {
+            service: &self.service,
+            grpc,
+            http,
+        };
+        Request {
+            id: None,
+            command: Some(&self.command),
+            subject: self.subject.as_deref(),
+            scope: Some(scope),
+        }
     }
 
     fn method(&self) -> Option<&str> {
@@ -155,12 +170,30 @@ impl HowToAsk {
 }
 
 impl<'a> Explanation<'a> {
-    pub(super) fn new(denial: &'a Denial, to: &'a To<'a>, level: DenyDetail, ask_hint: &str) -> Self {
-        let call = to.inbound.call.as_ref().ok().filter(|_| level == DenyDetail::Full && worth_asking(denial.reason));
+    pub(super) fn new(
+        denial: &'a Denial,
+        to: &'a To<'a>,
+        level: DenyDetail,
+        ask_hint: &str,
+    ) -> Self {
+        let call = to
+            .inbound
+            .call
+            .as_ref()
+            .ok()
+            .filter(|_| level == DenyDetail::Full && worth_asking(denial.reason));
         let waits = waiting(denial);
         let look = waits.and_then(|id| show_command(ask_hint, id));
-        let ask = call.filter(|_| waits.is_none()).and_then(|call| how_to_ask(ask_hint, call, to.caller));
-        Self { denial, to, level, ask, look }
+        let ask = call
+            .filter(|_| waits.is_none())
+            .and_then(|call| how_to_ask(ask_hint, call, to.caller));
+        Self {
+            denial,
+            to,
+            level,
+            ask,
+            look,
+        }
     }
 
     /// What `x-jitgate-reason` says: the reason, or its class alone where nothing may be told.
@@ -172,7 +205,11 @@ impl<'a> Explanation<'a> {
     pub(super) fn problem(&self) -> String {
         let whole = self.problem_at(self.level);
         // Escapes can make a sentence much longer than it was; then the general one has to do.
-        if whole.len() <= BODY_MAX { whole } else { self.problem_at(DenyDetail::Reason) }
+        if whole.len() <= BODY_MAX {
+            whole
+        } else {
+            self.problem_at(DenyDetail::Reason)
+        }
     }
 
     fn problem_at(&self, level: DenyDetail) -> String {
@@ -181,9 +218,10 @@ impl<'a> Explanation<'a> {
         let problem = Problem {
             kind: match level {
                 DenyDetail::None => Cow::Borrowed("about:blank"),
-                DenyDetail::Full | DenyDetail::Reason => {
-                    Cow::Owned(format!("https://{DOMAIN}/reasons/{}", self.denial.reason.as_str()))
-                }
+                DenyDetail::Full | DenyDetail::Reason => Cow::Owned(format!(
+                    "https://{DOMAIN}/reasons/{}",
+                    self.denial.reason.as_str()
+                )),
             },
             title: self.title(),
             status: self.denial.reason.class().http_status(),
@@ -214,7 +252,11 @@ impl<'a> Explanation<'a> {
             return None;
         }
         let whole = self.encoded_details(self.ask.as_ref());
-        Some(if whole.len() <= DETAILS_MAX { whole } else { self.encoded_details(None) })
+        Some(if whole.len() <= DETAILS_MAX {
+            whole
+        } else {
+            self.encoded_details(None)
+        })
     }
 
     fn encoded_details(&self, ask: Option<&HowToAsk>) -> String {
@@ -224,17 +266,29 @@ impl<'a> Explanation<'a> {
             let told = [
                 ("service", self.service()),
                 ("grant", self.grant()),
-                ("request", ask.map(|ask| ask.command.as_str()).or(self.look.as_deref())),
+                (
+                    "request",
+                    ask.map(|ask| ask.command.as_str()).or(self.look.as_deref()),
+                ),
                 ("request_id", waiting(self.denial)),
-                ("request_subject", ask.and_then(|ask| ask.subject.as_deref())),
+                (
+                    "request_subject",
+                    ask.and_then(|ask| ask.subject.as_deref()),
+                ),
                 ("request_grpc", ask.and_then(HowToAsk::method)),
             ];
-            metadata.extend(told.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned()))));
+            metadata.extend(
+                told.into_iter()
+                    .filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned()))),
+            );
         }
         let reason = self.denial.reason.as_str();
         let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
         if let Some(ask) = ask {
-            details.add_help_link(ask.command.as_str(), format!("https://{DOMAIN}/reasons/{reason}"));
+            details.add_help_link(
+                ask.command.as_str(),
+                format!("https://{DOMAIN}/reasons/{reason}"),
+            );
         }
         if class == DenyClass::Unavailable {
             details.set_retry_info(Some(super::RETRY_AFTER));
@@ -250,10 +304,15 @@ impl<'a> Explanation<'a> {
         if reason.class() != DenyClass::Unauthenticated {
             return None;
         }
-        let silent = matches!(reason, DenyReason::CredentialMissing | DenyReason::PeerIdentityInvalid);
+        let silent = matches!(
+            reason,
+            DenyReason::CredentialMissing | DenyReason::PeerIdentityInvalid
+        );
         Some(match self.level {
             DenyDetail::None => "Bearer".to_owned(),
-            DenyDetail::Full | DenyDetail::Reason if silent => "Bearer realm=\"jitgate\"".to_owned(),
+            DenyDetail::Full | DenyDetail::Reason if silent => {
+                "Bearer realm=\"jitgate\"".to_owned()
+            }
             DenyDetail::Full | DenyDetail::Reason => format!(
                 "Bearer realm=\"jitgate\", error=\"invalid_token\", error_description=\"{}\"",
                 quotable(&self.message())
@@ -278,23 +337,41 @@ impl<'a> Explanation<'a> {
     }
 
     fn service(&self) -> Option<&'a str> {
-        self.to.inbound.call.as_ref().ok().map(|call| call.service.as_str())
+        self.to
+            .inbound
+            .call
+            .as_ref()
+            .ok()
+            .map(|call| call.service.as_str())
     }
 
     fn grant(&self) -> Option<&'a str> {
-        self.denial.nearest.as_ref().filter(|nearest| !nearest.is_request()).map(|grant| grant.id.as_str())
+        self.denial
+            .nearest
+            .as_ref()
+            .filter(|nearest| !nearest.is_request())
+            .map(|grant| grant.id.as_str())
     }
 
     fn request(&self) -> Option<Request<'_>> {
         let waits = waiting(self.denial);
-        let look = waits.map(|id| Request { id: Some(id), command: self.look.as_deref(), subject: None, scope: None });
+        let look = waits.map(|id| Request {
+            id: Some(id),
+            command: self.look.as_deref(),
+            subject: None,
+            scope: None,
+        });
         look.or_else(|| self.ask.as_ref().map(HowToAsk::shown))
     }
 }
 
 /// The access request that waits for approval.
 fn waiting(denial: &Denial) -> Option<&str> {
-    denial.nearest.as_ref().filter(|nearest| nearest.is_request()).map(|request| request.id.as_str())
+    denial
+        .nearest
+        .as_ref()
+        .filter(|nearest| nearest.is_request())
+        .map(|request| request.id.as_str())
 }
 
 /// Where a new access request would change the answer.
@@ -312,7 +389,8 @@ const fn worth_asking(reason: DenyReason) -> bool {
 /// The line to look at a request with. Requests are shown by the plural of the word that asks; of another hint nothing
 /// follows.
 fn show_command(ask_hint: &str, id: &str) -> Option<String> {
-    (ask_hint == "request" || ask_hint.ends_with(" request")).then(|| format!("{ask_hint}s show {id}"))
+    (ask_hint == "request" || ask_hint.ends_with(" request"))
+        .then(|| format!("{ask_hint}s show {id}"))
 }
 
 /// The line to ask with, safe to paste into a shell; `None` where the target cannot be written as exactly itself.
@@ -323,20 +401,41 @@ fn show_command(ask_hint: &str, id: &str) -> Option<String> {
 /// Whoever asks is the subject unless another is named. A workload does not ask by itself: a person does, for it.
 fn how_to_ask(ask_hint: &str, call: &Call<'_>, caller: Option<&Caller>) -> Option<HowToAsk> {
     let (rule, flag) = match call.target.as_ref().ok()? {
-        Target::Grpc(method) => (Rule::Grpc(method.as_str().to_owned()), format!("--grpc {}", quoted(method.as_str()))),
+        Target::Grpc(method) => (
+            Rule::Grpc(method.as_str().to_owned()),
+            format!("--grpc {}", quoted(method.as_str())),
+        ),
         Target::Http(..) => {
             let line = format!("{} {}", call.method, call.path);
-            HttpRule::parse_line(&line).ok().filter(|_| !line.contains('*'))?;
+            HttpRule::parse_line(&line)
+                .ok()
+                .filter(|_| !line.contains('*'))?;
             let (method, path) = (call.method.to_string(), call.path.to_string());
-            (Rule::Http { method, path }, format!("--http {}", quoted(&line)))
+            (
+                Rule::Http { method, path },
+                format!("--http {}", quoted(&line)),
+            )
         }
     };
-    let workload = caller.filter(|caller| !caller.proven().any(is_user)).and_then(|caller| caller.peer.as_ref());
+    let workload = caller
+        .filter(|caller| !caller.proven().any(is_user))
+        .and_then(|caller| caller.peer.as_ref());
     let subject = workload.map(|id| id.to_string());
-    let flags = subject.iter().map(|id| format!(" --subject {}", quoted(id))).collect::<String>();
-    let command = format!("{ask_hint} --service {} {flag}{flags} --for 15m --reason '…'", call.service);
+    let flags = subject
+        .iter()
+        .map(|id| format!(" --subject {}", quoted(id)))
+        .collect::<String>();
+    let command = format!(
+        "{ask_hint} --service {} {flag}{flags} --for 15m --reason '…'",
+        call.service
+    );
     let fits = command.len() <= COMMAND_MAX;
-    fits.then(|| HowToAsk { command, service: call.service.to_string(), rule, subject })
+    fits.then(|| HowToAsk {
+        command,
+        service: call.service.to_string(),
+        rule,
+        subject,
+    })
 }
 
 fn is_user(principal: &Principal) -> bool {
@@ -350,7 +449,9 @@ fn quoted(text: &str) -> String {
 
 /// The characters that `error_description` may have (RFC 6750, section 3).
 fn quotable(text: &str) -> String {
-    text.chars().filter(|c| matches!(c, ' '..='~') && !matches!(c, '"' | '\\')).collect()
+    text.chars()
+        .filter(|c| matches!(c, ' '..='~') && !matches!(c, '"' | '\\'))
+        .collect()
 }
 
 const fn class_word(class: DenyClass) -> &'static str {

@@ -28,18 +28,36 @@ impl Place {
 
     fn without() -> Self {
         let table = table([], 150);
-        Self { tokens: Tokens::new(Arc::clone(&table)), table }
+        Self {
+            tokens: Tokens::new(Arc::clone(&table)),
+            table,
+        }
     }
 
     async fn prove(&self, token: &str) -> Result<Arc<JitToken>, R> {
         self.prove_from(token, "payments", Some(CHECKOUT)).await
     }
 
-    async fn prove_from(&self, token: &str, called: &str, peer: Option<&str>) -> Result<Arc<JitToken>, R> {
-        let (called, peer) = (service(called), peer.map(|peer| Principal::parse(peer).unwrap()));
+    async fn prove_from(
+        &self,
+        token: &str,
+        called: &str,
+        peer: Option<&str>,
+    ) -> Result<Arc<JitToken>, R> {
+        let (called, peer) = (
+            service(called),
+            peer.map(|peer| Principal::parse(peer).unwrap()),
+        );
         let patience = Patience::of(&MetadataMap::new());
-        let at = Presentation { service: &called, peer: peer.as_ref(), patience };
-        self.tokens.prove(token, at).await.map_err(|denial| denial.reason)
+        let at = Presentation {
+            service: &called,
+            peer: peer.as_ref(),
+            patience,
+        };
+        self.tokens
+            .prove(token, at)
+            .await
+            .map_err(|denial| denial.reason)
     }
 }
 
@@ -50,7 +68,14 @@ async fn a_token_is_verified_once() {
     let token = claims().sign(&key).unwrap();
     let first = place.prove(&token).await.unwrap();
     assert!(Arc::ptr_eq(&first, &place.prove(&token).await.unwrap()));
-    assert_eq!(place.tokens.cache_stats(), CacheStats { hits: 1, misses: 1, entries: 1 });
+    assert_eq!(
+        place.tokens.cache_stats(),
+        CacheStats {
+            hits: 1,
+            misses: 1,
+            entries: 1
+        }
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -60,10 +85,19 @@ async fn a_remembered_token_is_still_for_one_service_and_one_workload() {
     let token = claims().sign(&key).unwrap();
     for _ in 0..2 {
         assert!(place.prove(&token).await.is_ok());
-        assert_eq!(place.prove_from(&token, "shop", Some(CHECKOUT)).await, Err(R::TokenAudienceMismatch));
+        assert_eq!(
+            place.prove_from(&token, "shop", Some(CHECKOUT)).await,
+            Err(R::TokenAudienceMismatch)
+        );
         let other = Some("spiffe://td.example/ns/shop/sa/other");
-        assert_eq!(place.prove_from(&token, "payments", other).await, Err(R::TokenBindingMismatch));
-        assert_eq!(place.prove_from(&token, "payments", None).await, Err(R::TokenBindingMismatch));
+        assert_eq!(
+            place.prove_from(&token, "payments", other).await,
+            Err(R::TokenBindingMismatch)
+        );
+        assert_eq!(
+            place.prove_from(&token, "payments", None).await,
+            Err(R::TokenBindingMismatch)
+        );
     }
 }
 
@@ -78,7 +112,12 @@ async fn a_remembered_token_outlives_neither_its_end_nor_its_key() {
     place.table.publish_keys(published(&[&new]));
     assert_eq!(place.prove(&token).await, Err(R::TokenKeyUnknown));
     let ending = Place::with(&[&new]);
-    let token = JitClaims { expires: at(151), ..claims() }.sign(&new).unwrap();
+    let token = JitClaims {
+        expires: at(151),
+        ..claims()
+    }
+    .sign(&new)
+    .unwrap();
     assert!(ending.prove(&token).await.is_ok());
     tokio::time::advance(Duration::from_secs(1)).await;
     assert_eq!(ending.prove(&token).await, Err(R::TokenExpired));
@@ -105,7 +144,9 @@ async fn an_unknown_key_is_waited_for_and_then_unknown() {
     assert_eq!(start.elapsed(), WAIT);
     let rotated = async {
         tokio::time::sleep(WAIT / 4).await;
-        place.table.publish_keys(published(&[&old, &key("another")]));
+        place
+            .table
+            .publish_keys(published(&[&old, &key("another")]));
         tokio::time::sleep(WAIT / 4).await;
         place.table.publish_keys(published(&[&old, &new]));
     };
@@ -122,9 +163,16 @@ async fn before_any_keys_nothing_is_decided() {
     let start = Instant::now();
     assert_eq!(place.prove(&token).await, Err(R::NotSynced));
     assert_eq!(start.elapsed(), WAIT);
-    assert_eq!(place.prove("x").await, Err(R::TokenMalformed), "that no key can change");
+    assert_eq!(
+        place.prove("x").await,
+        Err(R::TokenMalformed),
+        "that no key can change"
+    );
     let came = async { place.table.publish_keys(published(&[&key])) };
-    assert!(matches!(tokio::join!(place.prove(&token), came), (Ok(_), true)));
+    assert!(matches!(
+        tokio::join!(place.prove(&token), came),
+        (Ok(_), true)
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,34 +182,65 @@ async fn only_a_missing_key_is_waited_for() {
     let start = Instant::now();
     for (token, reason) in [
         (claims().sign(&stranger).unwrap(), R::TokenSignatureInvalid),
-        (JitClaims { issuer: "jitgate:other".into(), ..claims() }.sign(&good).unwrap(), R::TokenIssuerUnknown),
-        (JitClaims { expires: at(149), ..claims() }.sign(&good).unwrap(), R::TokenExpired),
+        (
+            JitClaims {
+                issuer: "jitgate:other".into(),
+                ..claims()
+            }
+            .sign(&good)
+            .unwrap(),
+            R::TokenIssuerUnknown,
+        ),
+        (
+            JitClaims {
+                expires: at(149),
+                ..claims()
+            }
+            .sign(&good)
+            .unwrap(),
+            R::TokenExpired,
+        ),
         ("a.b.c".to_owned(), R::TokenMalformed),
     ] {
         assert_eq!(place.prove(&token).await, Err(reason));
     }
     assert_eq!(start.elapsed(), Duration::ZERO);
-    assert_eq!(place.tokens.cache_stats().entries, 0, "what is bad is not kept");
+    assert_eq!(
+        place.tokens.cache_stats().entries,
+        0,
+        "what is bad is not kept"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_token_is_judged_by_the_time_after_the_wait() {
     let (place, late) = (Place::with(&[&key("old")]), key("late"));
     // It ends while its key is on the way.
-    let token = JitClaims { expires: at(151), ..claims() }.sign(&late).unwrap();
+    let token = JitClaims {
+        expires: at(151),
+        ..claims()
+    }
+    .sign(&late)
+    .unwrap();
     tokio::time::advance(Duration::from_millis(900)).await;
     let comes = async {
         tokio::time::sleep(WAIT * 3 / 4).await;
         place.table.publish_keys(published(&[&late]));
     };
-    assert_eq!(tokio::join!(place.prove(&token), comes).0, Err(R::TokenExpired));
+    assert_eq!(
+        tokio::join!(place.prove(&token), comes).0,
+        Err(R::TokenExpired)
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_revision_is_waited_for_and_no_longer_than_the_bound() {
     let place = Place::without();
     let patience = || Patience::of(&MetadataMap::new());
-    assert!(place.tokens.reached(Revision(9), patience()).await, "it is there");
+    assert!(
+        place.tokens.reached(Revision(9), patience()).await,
+        "it is there"
+    );
     let start = Instant::now();
     assert!(!place.tokens.reached(Revision(10), patience()).await);
     assert_eq!(start.elapsed(), WAIT);

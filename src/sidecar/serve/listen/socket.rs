@@ -37,17 +37,28 @@ pub(super) async fn bind(path: &Path, mode: u32) -> anyhow::Result<(UnixListener
     let flag = format!("--listen unix:{}", path.display());
     if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
         fs::create_dir_all(parent).with_context(|| {
-            format!("{flag}: cannot create {}; create it, or choose a directory this user may write", parent.display())
+            format!(
+                "{flag}: cannot create {}; create it, or choose a directory this user may write",
+                parent.display()
+            )
         })?;
     }
     clear_stale(path, &flag).await?;
     // Nobody can connect before `listen`, so the mode is in force before the first connection.
-    let socket = UnixSocket::new_stream().with_context(|| format!("{flag}: cannot make a socket"))?;
-    socket.bind(path).with_context(|| format!("{flag}: cannot bind; is its directory writable by this user?"))?;
-    let file = SocketFile { path: path.to_owned(), identity: identity(path) };
+    let socket =
+        UnixSocket::new_stream().with_context(|| format!("{flag}: cannot make a socket"))?;
+    socket
+        .bind(path)
+        .with_context(|| format!("{flag}: cannot bind; is its directory writable by this user?"))?;
+    let file = SocketFile {
+        path: path.to_owned(),
+        identity: identity(path),
+    };
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
         .with_context(|| format!("{flag}: cannot set mode {mode:04o}"))?;
-    let listener = socket.listen(BACKLOG).with_context(|| format!("{flag}: cannot listen"))?;
+    let listener = socket
+        .listen(BACKLOG)
+        .with_context(|| format!("{flag}: cannot listen"))?;
     Ok((listener, file))
 }
 
@@ -63,11 +74,12 @@ async fn clear_stale(path: &Path, flag: &str) -> anyhow::Result<()> {
     }
     let probe = tokio::time::timeout(PROBE, UnixStream::connect(path)).await;
     match probe {
-        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).with_context(|| format!("{flag}: cannot remove the socket of a dead process"))
-        }
+        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)
+            .with_context(|| format!("{flag}: cannot remove the socket of a dead process")),
         Ok(Err(error)) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Ok(Err(error)) => Err(error).with_context(|| format!("{flag}: cannot tell whether its process is alive")),
+        Ok(Err(error)) => {
+            Err(error).with_context(|| format!("{flag}: cannot tell whether its process is alive"))
+        }
         Ok(Ok(_)) | Err(_) => {
             bail!("{flag}: another process is listening there; stop it or choose another path")
         }
@@ -76,5 +88,7 @@ async fn clear_stale(path: &Path, flag: &str) -> anyhow::Result<()> {
 
 /// Device and inode: which file stands at a path.
 fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+    fs::symlink_metadata(path)
+        .ok()
+        .map(|found| (found.dev(), found.ino()))
 }

@@ -25,11 +25,22 @@ impl Line {
         let (says, inbound) = mpsc::channel(64);
         let (outgoing, hears) = mpsc::channel(queue);
         let session = Session::new(table, Arc::clone(&status), false, 1);
-        Self { session, status, says, inbound: ReceiverStream::new(inbound), outgoing, hears }
+        Self {
+            session,
+            status,
+            says,
+            inbound: ReceiverStream::new(inbound),
+            outgoing,
+            hears,
+        }
     }
 
     fn say(&self, revision: i64, message: Said) {
-        let response = v1::WatchGrantsResponse { epoch: "E".into(), revision, message: Some(message) };
+        let response = v1::WatchGrantsResponse {
+            epoch: "E".into(),
+            revision,
+            message: Some(message),
+        };
         self.says.try_send(Ok(response)).unwrap();
     }
 
@@ -37,10 +48,23 @@ impl Line {
         let entries = vec![bytes(&grant("a"))];
         self.say(
             revision,
-            Said::SnapshotBegin(v1::SnapshotBegin { entries: 1, cause: v1::SnapshotCause::First.into() }),
+            Said::SnapshotBegin(v1::SnapshotBegin {
+                entries: 1,
+                cause: v1::SnapshotCause::First.into(),
+            }),
         );
-        self.say(revision, Said::SnapshotChunk(v1::SnapshotChunk { put: entries.clone() }));
-        self.say(revision, Said::SnapshotEnd(v1::SnapshotEnd { digest: digest(&entries) }));
+        self.say(
+            revision,
+            Said::SnapshotChunk(v1::SnapshotChunk {
+                put: entries.clone(),
+            }),
+        );
+        self.say(
+            revision,
+            Said::SnapshotEnd(v1::SnapshotEnd {
+                digest: digest(&entries),
+            }),
+        );
     }
 
     fn say_progress(&self, revision: i64, next_within: Duration) {
@@ -57,8 +81,21 @@ impl Line {
         );
     }
 
-    async fn end(self) -> (End, Arc<WatchStatus>, mpsc::Receiver<v1::WatchGrantsRequest>) {
-        let Self { mut session, status, says, inbound, outgoing, hears } = self;
+    async fn end(
+        self,
+    ) -> (
+        End,
+        Arc<WatchStatus>,
+        mpsc::Receiver<v1::WatchGrantsRequest>,
+    ) {
+        let Self {
+            mut session,
+            status,
+            says,
+            inbound,
+            outgoing,
+            hears,
+        } = self;
         let end = session.follow(inbound, &outgoing).await;
         drop(says);
         (end, status, hears)
@@ -83,7 +120,10 @@ async fn three_missed_intervals_are_the_end_of_a_session() {
     assert!(matches!(end, End::Silent(_)), "{end:?}");
     assert_eq!(begin.elapsed(), 6 * SECOND);
     let report = status.report();
-    assert_eq!((report.snapshots, report.progress, report.causes.first), (1, 1, 1));
+    assert_eq!(
+        (report.snapshots, report.progress, report.causes.first),
+        (1, 1, 1)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -106,9 +146,16 @@ async fn what_is_applied_is_acknowledged_and_progress_is_answered() {
     while let Ok(request) = hears.try_recv() {
         heard.push(request.message.unwrap());
     }
-    assert!(heard.iter().any(|message| matches!(message, Message::Ack(ack) if ack.revision == 7)), "{heard:?}");
     assert!(
-        heard.iter().any(|message| matches!(message, Message::Status(status) if status.revision == 7)),
+        heard
+            .iter()
+            .any(|message| matches!(message, Message::Ack(ack) if ack.revision == 7)),
+        "{heard:?}"
+    );
+    assert!(
+        heard
+            .iter()
+            .any(|message| matches!(message, Message::Status(status) if status.revision == 7)),
         "{heard:?}"
     );
 }
@@ -119,11 +166,26 @@ async fn the_time_from_commit_to_enforcement_is_measured_on_the_control_planes_c
     line.say_snapshot(7);
     line.say_progress(7, SECOND);
     let committed_at = Some(timestamp_to(wall().minus(2 * SECOND)));
-    line.say(8, Said::Delta(v1::Delta { prev_revision: 7, committed_at, ..v1::Delta::default() }));
-    line.say(9, Said::Delta(v1::Delta { prev_revision: 8, ..v1::Delta::default() }));
+    line.say(
+        8,
+        Said::Delta(v1::Delta {
+            prev_revision: 7,
+            committed_at,
+            ..v1::Delta::default()
+        }),
+    );
+    line.say(
+        9,
+        Said::Delta(v1::Delta {
+            prev_revision: 8,
+            ..v1::Delta::default()
+        }),
+    );
     let (_, status, _) = line.end().await;
     let metrics = crate::telemetry::metrics::Metrics::default();
-    metrics.register(|registry| registry.register("spread_seconds", "Spread", status.propagation().clone()));
+    metrics.register(|registry| {
+        registry.register("spread_seconds", "Spread", status.propagation().clone())
+    });
     let text = metrics.render();
     for shown in ["le=\"1.0\"} 0", "le=\"2.5\"} 1", "spread_seconds_count 1"] {
         assert!(text.contains(shown), "{shown} in {text}");
@@ -134,7 +196,11 @@ async fn the_time_from_commit_to_enforcement_is_measured_on_the_control_planes_c
 async fn a_skewed_clock_is_reported_once() {
     let mut session = Line::open(16).session;
     let skew = crate::clock::Skew { micros: -9_000_000 };
-    for (reading, skewed) in [(Reading::Skewed(skew), true), (Reading::Skewed(skew), true), (Reading::Steady, false)] {
+    for (reading, skewed) in [
+        (Reading::Skewed(skew), true),
+        (Reading::Skewed(skew), true),
+        (Reading::Steady, false),
+    ] {
         session.clock(reading);
         assert_eq!(session.skewed, skewed);
     }
@@ -148,11 +214,18 @@ async fn a_control_plane_that_reads_nothing_does_not_stop_the_table() {
     let table = Arc::clone(&line.session.table);
     for revision in 8..40 {
         let put = vec![bytes(&grant("a"))];
-        let delta = v1::Delta { prev_revision: revision - 1, put, ..v1::Delta::default() };
+        let delta = v1::Delta {
+            prev_revision: revision - 1,
+            put,
+            ..v1::Delta::default()
+        };
         line.say(revision, Said::Delta(delta));
     }
     let (_, status, mut hears) = line.end().await;
-    assert_eq!((table.revision(), status.report().deltas), (Some(Revision(39)), 32));
+    assert_eq!(
+        (table.revision(), status.report().deltas),
+        (Some(Revision(39)), 32)
+    );
     let mut waiting = 0;
     while hears.try_recv().is_ok() {
         waiting += 1;
@@ -162,17 +235,33 @@ async fn a_control_plane_that_reads_nothing_does_not_stop_the_table() {
 
 #[tokio::test(start_paused = true)]
 async fn go_away_is_honoured_within_reason() {
-    for (asked, kept) in [(3 * SECOND, 3 * SECOND), (Duration::from_hours(24 * 365), AWAY_MOST)] {
+    for (asked, kept) in [
+        (3 * SECOND, 3 * SECOND),
+        (Duration::from_hours(24 * 365), AWAY_MOST),
+    ] {
         let line = Line::open(16);
-        line.say(0, Said::GoAway(v1::GoAway { reconnect_after: Some(duration_to(asked)), reason: "busy".into() }));
+        line.say(
+            0,
+            Said::GoAway(v1::GoAway {
+                reconnect_after: Some(duration_to(asked)),
+                reason: "busy".into(),
+            }),
+        );
         let (end, ..) = line.end().await;
-        assert!(matches!(&end, End::SentAway { after, reason } if *after == kept && reason == "busy"), "{end:?}");
+        assert!(
+            matches!(&end, End::SentAway { after, reason } if *after == kept && reason == "busy"),
+            "{end:?}"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_grant_is_reported_before_the_revision_is_acknowledged() {
-    let mut answers = Answers { ack: Some(v1::Ack::default()), status: true, ..Answers::default() };
+    let mut answers = Answers {
+        ack: Some(v1::Ack::default()),
+        status: true,
+        ..Answers::default()
+    };
     answers.nacks.push_back(v1::Nack::default());
     let table = Table::default();
     assert!(matches!(answers.next(&table), Some(Message::Nack(_))));
@@ -187,11 +276,21 @@ async fn an_acknowledgement_counts_the_streams_that_its_changes_ended() {
     line.session.table.clock().observe(wall(), None);
     let tie = |name: &str| {
         let carriers = [Carrier::parse(name).unwrap()].into_iter().collect();
-        line.session.table.leashes().tie(carriers, Room::of(9)).unwrap()
+        line.session
+            .table
+            .leashes()
+            .tie(carriers, Room::of(9))
+            .unwrap()
     };
     let _streams = [tie("a"), tie("a"), tie("b")];
     let put = |grant| vec![bytes(&grant)];
-    let delta = |prev_revision, put| Said::Delta(v1::Delta { prev_revision, put, ..Default::default() });
+    let delta = |prev_revision, put| {
+        Said::Delta(v1::Delta {
+            prev_revision,
+            put,
+            ..Default::default()
+        })
+    };
     line.say_snapshot(7);
     line.say(8, delta(7, put(grant("b"))));
     line.say(9, delta(8, put(revoked(grant("a")))));
@@ -204,8 +303,16 @@ async fn an_acknowledgement_counts_the_streams_that_its_changes_ended() {
         }
     }
     // The snapshot ends the stream of `b`, which it does not hold; revision 9 the two of `a`.
-    assert_eq!(acks.iter().map(|(_, closed)| closed).sum::<i32>(), 3, "{acks:?}");
-    assert_eq!(acks.last().map(|(revision, _)| *revision), Some(10), "{acks:?}");
+    assert_eq!(
+        acks.iter().map(|(_, closed)| closed).sum::<i32>(),
+        3,
+        "{acks:?}"
+    );
+    assert_eq!(
+        acks.last().map(|(revision, _)| *revision),
+        Some(10),
+        "{acks:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -215,11 +322,17 @@ async fn what_a_broken_session_ended_is_told_by_the_next() {
     let table = Arc::clone(&line.session.table);
     line.say_snapshot(7);
     // The one place for an answer is taken: nothing can be said in this session.
-    line.outgoing.try_send(v1::WatchGrantsRequest::default()).unwrap();
+    line.outgoing
+        .try_send(v1::WatchGrantsRequest::default())
+        .unwrap();
     let streams = [Carrier::parse("a").unwrap()].into_iter().collect();
     let stream = table.leashes().tie(streams, Room::of(9)).unwrap();
     let revoked = vec![bytes(&revoked(grant("a")))];
-    let delta = v1::Delta { prev_revision: 7, put: revoked.clone(), ..Default::default() };
+    let delta = v1::Delta {
+        prev_revision: 7,
+        put: revoked.clone(),
+        ..Default::default()
+    };
     line.say(8, Said::Delta(delta));
     let (_, _, hears) = line.end().await;
     drop((hears, stream));
@@ -227,9 +340,16 @@ async fn what_a_broken_session_ended_is_told_by_the_next() {
     let (says, inbound) = mpsc::channel(64);
     let (outgoing, mut hears) = mpsc::channel(16);
     let resumed = Said::Resumed(v1::Resumed { from_revision: 8 });
-    says.try_send(Ok(v1::WatchGrantsResponse { epoch: "E".into(), revision: 8, message: Some(resumed) })).unwrap();
+    says.try_send(Ok(v1::WatchGrantsResponse {
+        epoch: "E".into(),
+        revision: 8,
+        message: Some(resumed),
+    }))
+    .unwrap();
     let mut session = Session::new(table, Arc::default(), true, 1);
-    session.follow(ReceiverStream::new(inbound), &outgoing).await;
+    session
+        .follow(ReceiverStream::new(inbound), &outgoing)
+        .await;
     drop(says);
     let mut acks = vec![];
     while let Ok(request) = hears.try_recv() {
@@ -237,5 +357,8 @@ async fn what_a_broken_session_ended_is_told_by_the_next() {
             acks.push((ack.revision, ack.streams_closed));
         }
     }
-    assert_eq!((acks, session.table.leashes().any_closed()), (vec![(8, 1)], false));
+    assert_eq!(
+        (acks, session.table.leashes().any_closed()),
+        (vec![(8, 1)], false)
+    );
 }

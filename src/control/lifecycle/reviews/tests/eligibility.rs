@@ -19,7 +19,10 @@ fn persons(of: &[(&str, &[&str])]) -> String {
 }
 
 fn named(names: &[&str], approvals: usize) -> String {
-    let names: Vec<String> = names.iter().map(|name| format!("user:{ISSUER}|{name}")).collect();
+    let names: Vec<String> = names
+        .iter()
+        .map(|name| format!("user:{ISSUER}|{name}"))
+        .collect();
     format!(
         "\n  approval: {{stages: [{{name: s, steps: [{{name: p, approvers: {names:?}, approvals: {approvals}}}]}}]}}\n"
     )
@@ -32,12 +35,25 @@ impl Scene {
     }
 
     async fn shown(&self) -> AccessRequest {
-        self.rig.plane.access_request(&root(), &self.request.id).await.unwrap()
+        self.rig
+            .plane
+            .access_request(&root(), &self.request.id)
+            .await
+            .unwrap()
     }
 
     async fn waiting_for(&self, caller: &Caller) -> usize {
-        let filter = RequestFilter { for_review: true, ..RequestFilter::default() };
-        self.rig.plane.access_requests(caller, Page::parse(0, "", &[]).unwrap(), filter).await.unwrap().0.len()
+        let filter = RequestFilter {
+            for_review: true,
+            ..RequestFilter::default()
+        };
+        self.rig
+            .plane
+            .access_requests(caller, Page::parse(0, "", &[]).unwrap(), filter)
+            .await
+            .unwrap()
+            .0
+            .len()
     }
 }
 
@@ -49,14 +65,26 @@ async fn further_people_may_review_after_their_time_and_not_before() {
     assert_eq!(scene.refused(&boss, scene.yes()).await, "NOT_ELIGIBLE");
     assert_eq!(scene.waiting_for(&boss).await, 0);
     scene.rig.advance(1);
-    assert_eq!(scene.waiting_for(&boss).await, 1, "by the clock, before anything is swept");
-    assert_eq!(scene.review(&boss, scene.yes()).await.unwrap().state, AccessState::Approved);
+    assert_eq!(
+        scene.waiting_for(&boss).await,
+        1,
+        "by the clock, before anything is swept"
+    );
+    assert_eq!(
+        scene.review(&boss, scene.yes()).await.unwrap().state,
+        AccessState::Approved
+    );
 }
 
 #[tokio::test]
 async fn an_escalation_is_recorded_once_and_wakes_whoever_watches() {
     let scene = Scene::start(&escalating(1)).await;
-    let (_, mut wait) = scene.rig.plane.watch_request(&alice(), &scene.request.id).await.unwrap();
+    let (_, mut wait) = scene
+        .rig
+        .plane
+        .watch_request(&alice(), &scene.request.id)
+        .await
+        .unwrap();
     scene.rig.advance(303);
     for _ in 0..3 {
         scene.rig.plane.sweep().await.unwrap();
@@ -64,7 +92,16 @@ async fn an_escalation_is_recorded_once_and_wakes_whoever_watches() {
     wait.changed().await;
     assert_eq!(scene.events("access_request.escalated").await, 1);
     assert!(scene.shown().await.mod_revision > scene.request.mod_revision);
-    assert!(scene.rig.plane.store.read(audit::verify).await.unwrap().is_ok());
+    assert!(
+        scene
+            .rig
+            .plane
+            .store
+            .read(audit::verify)
+            .await
+            .unwrap()
+            .is_ok()
+    );
 }
 
 #[tokio::test]
@@ -77,18 +114,27 @@ async fn an_escalation_survives_a_restart() {
     scene.rig.plane.sweep().await.unwrap();
     assert_eq!(scene.events("access_request.escalated").await, 1);
     let Scene { rig, request } = scene;
-    let scene = Scene { rig: rig.restart().await, request };
+    let scene = Scene {
+        rig: rig.restart().await,
+        request,
+    };
     scene.put_in_force(&escalating(1)).await;
     scene.rig.plane.sweep().await.unwrap();
     assert_eq!(scene.events("access_request.escalated").await, 1);
-    let approved = scene.review(&who("bea", &["bosses"]), scene.yes()).await.unwrap();
+    let approved = scene
+        .review(&who("bea", &["bosses"]), scene.yes())
+        .await
+        .unwrap();
     assert_eq!(approved.state, AccessState::Approved);
 }
 
 #[tokio::test]
 async fn what_is_decided_or_complete_does_not_escalate() {
     let scene = Scene::start(&escalating(1)).await;
-    scene.review(&who("bob", &["leads"]), scene.yes()).await.unwrap();
+    scene
+        .review(&who("bob", &["leads"]), scene.yes())
+        .await
+        .unwrap();
     scene.rig.advance(303);
     scene.rig.plane.sweep().await.unwrap();
     assert_eq!(scene.events("access_request.escalated").await, 0);
@@ -100,9 +146,19 @@ async fn an_escalation_takes_no_fewer_people_and_lets_nobody_approve_their_own()
     scene.rig.advance(300);
     let own = Caller::stand_in(&[ALICE, "group:https://idp.example|bosses"], false);
     assert_eq!(scene.refused(&own, scene.yes()).await, "SELF_APPROVAL");
-    let one = scene.review(&who("bea", &["bosses"]), scene.yes()).await.unwrap();
+    let one = scene
+        .review(&who("bea", &["bosses"]), scene.yes())
+        .await
+        .unwrap();
     assert_eq!(one.state, AccessState::Pending);
-    assert_eq!(scene.review(&who("bob", &["leads"]), scene.yes()).await.unwrap().state, AccessState::Approved);
+    assert_eq!(
+        scene
+            .review(&who("bob", &["leads"]), scene.yes())
+            .await
+            .unwrap()
+            .state,
+        AccessState::Approved
+    );
 }
 
 #[tokio::test]
@@ -110,32 +166,76 @@ async fn one_person_with_two_accounts_counts_once() {
     let linked = persons(&[("bob", &[BOB, "user:https://idp.example|bob-admin"])]);
     let scene = Scene::start(&format!("{}{linked}", many(2))).await;
     scene.review(&bob(), scene.yes()).await.unwrap();
-    assert_eq!(scene.refused(&who("bob-admin", &[]), scene.yes()).await, "ALREADY_REVIEWED");
+    assert_eq!(
+        scene.refused(&who("bob-admin", &[]), scene.yes()).await,
+        "ALREADY_REVIEWED"
+    );
     assert_eq!(scene.waiting_for(&who("bob-admin", &[])).await, 0);
-    assert_eq!(scene.review(&who("carol", &[]), scene.yes()).await.unwrap().state, AccessState::Approved);
+    assert_eq!(
+        scene
+            .review(&who("carol", &[]), scene.yes())
+            .await
+            .unwrap()
+            .state,
+        AccessState::Approved
+    );
 }
 
 #[tokio::test]
 async fn no_account_of_the_requester_approves() {
-    let linked = persons(&[("alice", &[ALICE, "user:https://idp.example|alice-admin", "spiffe://td/laptop"])]);
+    let linked = persons(&[(
+        "alice",
+        &[
+            ALICE,
+            "user:https://idp.example|alice-admin",
+            "spiffe://td/laptop",
+        ],
+    )]);
     let scene = Scene::start(&format!("{}{linked}", many(1))).await;
-    assert_eq!(scene.refused(&who("alice-admin", &[]), scene.yes()).await, "SELF_APPROVAL");
-    assert_eq!(scene.refused(&who("alice-admin", &[]), scene.no()).await, "SELF_APPROVAL");
+    assert_eq!(
+        scene.refused(&who("alice-admin", &[]), scene.yes()).await,
+        "SELF_APPROVAL"
+    );
+    assert_eq!(
+        scene.refused(&who("alice-admin", &[]), scene.no()).await,
+        "SELF_APPROVAL"
+    );
     let through = Caller::stand_in(&[BOB, "spiffe://td/laptop"], false);
-    assert_eq!(scene.refused(&through, scene.yes()).await, "SELF_APPROVAL", "nor anybody who comes from her machine");
+    assert_eq!(
+        scene.refused(&through, scene.yes()).await,
+        "SELF_APPROVAL",
+        "nor anybody who comes from her machine"
+    );
 }
 
 #[tokio::test]
 async fn no_account_of_the_subject_approves() {
-    let linked = persons(&[("carol", &["user:https://idp.example|carol", "user:https://idp.example|carol-admin"])]);
+    let linked = persons(&[(
+        "carol",
+        &[
+            "user:https://idp.example|carol",
+            "user:https://idp.example|carol-admin",
+        ],
+    )]);
     let rig = Rig::empty().await;
-    let text = format!("{}\n  subjects: ['user:{ISSUER}|*']{}{linked}", POLICIES.trim_end(), many(1));
+    let text = format!(
+        "{}\n  subjects: ['user:{ISSUER}|*']{}{linked}",
+        POLICIES.trim_end(),
+        many(1)
+    );
     rig.plane.apply(Arc::new(policies(&text))).await.unwrap();
     let subject = Some(principal("user:https://idp.example|carol"));
-    let asking = Asking { subject, duration: Some(Duration::from_secs(1200)), ..asking() };
+    let asking = Asking {
+        subject,
+        duration: Some(Duration::from_secs(1200)),
+        ..asking()
+    };
     let request = rig.plane.request_access(&alice(), asking).await.unwrap();
     let scene = Scene { rig, request };
-    assert_eq!(scene.refused(&who("carol-admin", &[]), scene.yes()).await, "SELF_APPROVAL");
+    assert_eq!(
+        scene.refused(&who("carol-admin", &[]), scene.yes()).await,
+        "SELF_APPROVAL"
+    );
 }
 
 #[tokio::test]
@@ -143,37 +243,85 @@ async fn a_workload_linked_to_a_person_counts_as_that_person() {
     let linked = persons(&[("bob", &[BOB, "spiffe://td/job"])]);
     let rig = Rig::empty().await;
     let mine = POLICIES.replace("[\"user:https://idp.example|*\"]", "[\"spiffe://td/job\"]");
-    rig.plane.apply(Arc::new(policies(&format!("{}{}{linked}", mine.trim_end(), many(1))))).await.unwrap();
+    rig.plane
+        .apply(Arc::new(policies(&format!(
+            "{}{}{linked}",
+            mine.trim_end(),
+            many(1)
+        ))))
+        .await
+        .unwrap();
     let job = Caller::stand_in(&["spiffe://td/job"], false);
-    let asking = Asking { duration: Some(Duration::from_secs(1200)), ..asking() };
+    let asking = Asking {
+        duration: Some(Duration::from_secs(1200)),
+        ..asking()
+    };
     let request = rig.plane.request_access(&job, asking).await.unwrap();
     let scene = Scene { rig, request };
     assert_eq!(scene.refused(&bob(), scene.yes()).await, "SELF_APPROVAL");
-    assert_eq!(scene.review(&who("carol", &[]), scene.yes()).await.unwrap().state, AccessState::Approved);
+    assert_eq!(
+        scene
+            .review(&who("carol", &[]), scene.yes())
+            .await
+            .unwrap()
+            .state,
+        AccessState::Approved
+    );
 }
 
 #[tokio::test]
 async fn accounts_that_are_linked_later_count_once_when_the_quorum_is_counted() {
     let scene = Scene::start(&many(3)).await;
     scene.review(&bob(), scene.yes()).await.unwrap();
-    scene.review(&who("bob-admin", &[]), scene.yes()).await.unwrap();
+    scene
+        .review(&who("bob-admin", &[]), scene.yes())
+        .await
+        .unwrap();
     let linked = persons(&[("bob", &[BOB, "user:https://idp.example|bob-admin"])]);
     scene.put_in_force(&format!("{}{linked}", many(3))).await;
     let third = scene.review(&who("carol", &[]), scene.yes()).await.unwrap();
-    assert_eq!(third.state, AccessState::Pending, "two people, three accounts");
+    assert_eq!(
+        third.state,
+        AccessState::Pending,
+        "two people, three accounts"
+    );
     let void = third.reviews[1].void.as_deref();
-    assert_eq!(void, Some("another account of bob has reviewed already, and a person counts once"));
-    assert_eq!(scene.review(&who("dora", &[]), scene.yes()).await.unwrap().state, AccessState::Approved);
+    assert_eq!(
+        void,
+        Some("another account of bob has reviewed already, and a person counts once")
+    );
+    assert_eq!(
+        scene
+            .review(&who("dora", &[]), scene.yes())
+            .await
+            .unwrap()
+            .state,
+        AccessState::Approved
+    );
 }
 
 #[tokio::test]
 async fn a_request_that_only_an_account_of_its_requester_could_approve_fails_at_once() {
     let linked = persons(&[("alice", &[ALICE, "user:https://idp.example|alice-admin"])]);
     let rig = Rig::empty().await;
-    let text = format!("{}{}{linked}", POLICIES.trim_end(), named(&["alice-admin"], 1));
+    let text = format!(
+        "{}{}{linked}",
+        POLICIES.trim_end(),
+        named(&["alice-admin"], 1)
+    );
     rig.plane.apply(Arc::new(policies(&text))).await.unwrap();
-    let asking = Asking { duration: Some(Duration::from_secs(1200)), ..asking() };
-    assert_eq!(rig.plane.request_access(&alice(), asking).await.unwrap().state, AccessState::Failed);
+    let asking = Asking {
+        duration: Some(Duration::from_secs(1200)),
+        ..asking()
+    };
+    assert_eq!(
+        rig.plane
+            .request_access(&alice(), asking)
+            .await
+            .unwrap()
+            .state,
+        AccessState::Failed
+    );
 }
 
 #[tokio::test]
@@ -183,28 +331,57 @@ async fn who_is_no_approver_any_more_does_not_count() {
     scene.put_in_force(&named(&["carol", "dora"], 2)).await;
     let shown = scene.shown().await;
     let void = Some("no approver under policy payments as it is in force now");
-    assert_eq!((shown.reviews[0].void.as_deref(), shown.progress().steps[0].have), (void, 0), "visibly");
-    assert_eq!(scene.review(&who("carol", &[]), scene.yes()).await.unwrap().state, AccessState::Pending);
+    assert_eq!(
+        (
+            shown.reviews[0].void.as_deref(),
+            shown.progress().steps[0].have
+        ),
+        (void, 0),
+        "visibly"
+    );
+    assert_eq!(
+        scene
+            .review(&who("carol", &[]), scene.yes())
+            .await
+            .unwrap()
+            .state,
+        AccessState::Pending
+    );
     let last = scene.review(&who("dora", &[]), scene.yes()).await.unwrap();
     assert_eq!(last.outcome.unwrap().reason, "approved by carol, dora");
-    let bob = last.reviews.iter().find(|review| review.reviewer == principal(BOB)).unwrap();
+    let bob = last
+        .reviews
+        .iter()
+        .find(|review| review.reviewer == principal(BOB))
+        .unwrap();
     assert_eq!(bob.void.as_deref(), void, "for good, in the record");
 }
 
 #[tokio::test]
 async fn a_denial_by_who_is_no_approver_any_more_denies_nothing() {
-    let twice = |names: &[&str]| named(names, 1).replace("approvals: 1", "approvals: 1, denials: 2");
+    let twice =
+        |names: &[&str]| named(names, 1).replace("approvals: 1", "approvals: 1, denials: 2");
     let scene = Scene::start(&twice(&["bob", "carol", "dora"])).await;
     scene.review(&bob(), scene.no()).await.unwrap();
     scene.put_in_force(&twice(&["carol", "dora"])).await;
-    assert_eq!(scene.review(&who("carol", &[]), scene.no()).await.unwrap().state, AccessState::Pending);
+    assert_eq!(
+        scene
+            .review(&who("carol", &[]), scene.no())
+            .await
+            .unwrap()
+            .state,
+        AccessState::Pending
+    );
 }
 
 #[tokio::test]
 async fn who_comes_to_be_an_approver_later_is_none_of_what_was_asked_before() {
     let scene = Scene::start(&named(&["bob"], 1)).await;
     scene.put_in_force(&named(&["bob", "carol"], 1)).await;
-    assert_eq!(scene.refused(&who("carol", &[]), scene.yes()).await, "NOT_FOUND");
+    assert_eq!(
+        scene.refused(&who("carol", &[]), scene.yes()).await,
+        "NOT_FOUND"
+    );
 }
 
 #[tokio::test]
@@ -212,39 +389,93 @@ async fn under_a_policy_that_is_removed_or_disabled_nobody_approves() {
     let scene = Scene::start(&many(2)).await;
     scene.review(&bob(), scene.yes()).await.unwrap();
     let carol = who("carol", &[]);
-    scene.rig.plane.apply(Arc::new(PolicySet::default())).await.unwrap();
+    scene
+        .rig
+        .plane
+        .apply(Arc::new(PolicySet::default()))
+        .await
+        .unwrap();
     let fault = scene.review(&carol, scene.yes()).await.unwrap_err();
     assert_eq!(fault.kind.reason(), "NOT_ELIGIBLE");
-    assert!(fault.message.contains("policy payments is not in force any more"), "{fault}");
+    assert!(
+        fault
+            .message
+            .contains("policy payments is not in force any more"),
+        "{fault}"
+    );
     assert_eq!(scene.waiting_for(&carol).await, 0);
     for mode in ["disabled", "shadow"] {
-        scene.put_in_force(&format!("\n  mode: {mode}{}", many(2))).await;
-        assert_eq!(scene.refused(&carol, scene.yes()).await, "NOT_ELIGIBLE", "{mode}");
+        scene
+            .put_in_force(&format!("\n  mode: {mode}{}", many(2)))
+            .await;
+        assert_eq!(
+            scene.refused(&carol, scene.yes()).await,
+            "NOT_ELIGIBLE",
+            "{mode}"
+        );
     }
     scene.put_in_force(&many(2)).await;
-    assert_eq!(scene.review(&carol, scene.yes()).await.unwrap().state, AccessState::Approved, "and again in force");
+    assert_eq!(
+        scene.review(&carol, scene.yes()).await.unwrap().state,
+        AccessState::Approved,
+        "and again in force"
+    );
 }
 
 /// It is 23:13:20 in Berlin, on a Tuesday.
 fn open_until(to: &str) -> String {
-    format!("\n  windows: [{{days: [tue], from: '22:00', to: '{to}', timeZone: Europe/Berlin}}]{}", many(1))
+    format!(
+        "\n  windows: [{{days: [tue], from: '22:00', to: '{to}', timeZone: Europe/Berlin}}]{}",
+        many(1)
+    )
 }
 
 #[tokio::test]
 async fn a_grant_never_outlives_its_window() {
     let rig = Rig::empty().await;
-    rig.plane.apply(Arc::new(policies(&format!("{}{}", POLICIES.trim_end(), open_until("23:30"))))).await.unwrap();
+    rig.plane
+        .apply(Arc::new(policies(&format!(
+            "{}{}",
+            POLICIES.trim_end(),
+            open_until("23:30")
+        ))))
+        .await
+        .unwrap();
     rig.advance(15 * 60);
-    let ten = Asking { duration: Some(Duration::from_secs(600)), ..asking() };
-    let request = rig.plane.request_access(&alice(), ten.clone()).await.unwrap();
-    let grant = rig.plane.grant(&alice(), request.outcome.unwrap().grant.unwrap().as_str()).await.unwrap();
+    let ten = Asking {
+        duration: Some(Duration::from_secs(600)),
+        ..asking()
+    };
+    let request = rig
+        .plane
+        .request_access(&alice(), ten.clone())
+        .await
+        .unwrap();
+    let grant = rig
+        .plane
+        .grant(&alice(), request.outcome.unwrap().grant.unwrap().as_str())
+        .await
+        .unwrap();
     let left = grant.grant.expires().unwrap().since(rig.plane.now());
-    assert_eq!(left, Duration::from_secs(100), "of the ten minutes, what is left of the window");
+    assert_eq!(
+        left,
+        Duration::from_secs(100),
+        "of the ten minutes, what is left of the window"
+    );
     rig.advance(100);
     let fault = rig.plane.request_access(&alice(), ten).await.unwrap_err();
-    assert_eq!((fault.kind.reason(), fault.field.as_deref()), ("OUTSIDE_WINDOW", Some("start_time")));
-    assert!(fault.message.contains("(Tue 22:00 in Europe/Berlin)"), "{fault}");
-    assert!(fault.message.contains("--start 2023-11-21T21:00:00Z"), "{fault}");
+    assert_eq!(
+        (fault.kind.reason(), fault.field.as_deref()),
+        ("OUTSIDE_WINDOW", Some("start_time"))
+    );
+    assert!(
+        fault.message.contains("(Tue 22:00 in Europe/Berlin)"),
+        "{fault}"
+    );
+    assert!(
+        fault.message.contains("--start 2023-11-21T21:00:00Z"),
+        "{fault}"
+    );
 }
 
 #[tokio::test]
@@ -255,7 +486,10 @@ async fn an_approval_after_the_window_has_closed_is_refused_and_the_request_goes
     scene.rig.advance(120);
     assert_eq!(scene.refused(&bob(), scene.yes()).await, "OUTSIDE_WINDOW");
     let shown = scene.shown().await;
-    assert_eq!((shown.state, shown.reviews.len(), scene.grants().await), (AccessState::Pending, 0, 0));
+    assert_eq!(
+        (shown.state, shown.reviews.len(), scene.grants().await),
+        (AccessState::Pending, 0, 0)
+    );
 }
 
 #[tokio::test]
@@ -263,6 +497,14 @@ async fn an_approval_within_the_window_gives_what_is_left_of_it() {
     let scene = Scene::start(&open_until("23:20")).await;
     scene.rig.advance(100);
     let approved = scene.review(&bob(), scene.yes()).await.unwrap();
-    let issued = scene.rig.plane.grant(&alice(), approved.outcome.unwrap().grant.unwrap().as_str()).await.unwrap();
-    assert_eq!(issued.grant.expires(), Some(NOON.plus(Duration::from_secs(400))));
+    let issued = scene
+        .rig
+        .plane
+        .grant(&alice(), approved.outcome.unwrap().grant.unwrap().as_str())
+        .await
+        .unwrap();
+    assert_eq!(
+        issued.grant.expires(),
+        Some(NOON.plus(Duration::from_secs(400)))
+    );
 }
