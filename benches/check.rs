@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Parser;
 
-use crate::checks::Scene;
+use crate::checks::Fixture;
 use crate::load::{Load, Shape};
 use crate::report::{Report, Round, Run};
 use crate::servers::Contestant;
@@ -94,16 +94,16 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(bench: &Bench) -> anyhow::Result<Report> {
-    let scene = Scene::new(bench.grants)?;
+    let fixture = Fixture::new(bench.grants)?;
     let reference = servers::reference("reference").await?;
     let mut candidate = if bench.self_check {
         servers::reference("reference again").await?
     } else {
-        servers::sidecar(&scene, &bench.sidecar).await?
+        servers::sidecar(&fixture, &bench.sidecar).await?
     };
-    let mut load = Load::new(&scene);
+    let mut load = Load::new(&fixture);
     if candidate.decides() {
-        load.refusals(&candidate, &scene.refusals).await?;
+        load.refusals(&candidate, &fixture.refusals).await?;
     }
     let mut runs = Vec::with_capacity(bench.shapes.len());
     for &shape in &bench.shapes {
@@ -134,7 +134,7 @@ async fn run(bench: &Bench) -> anyhow::Result<Report> {
     Ok(Report {
         candidate: candidate.name,
         burst: bench.burst,
-        check_bytes: scene.checks.first().map_or(0, |asked| asked.check.len()),
+        check_bytes: fixture.checks.first().map_or(0, |asked| asked.check.len()),
         grants: bench.grants,
         runs,
         memory,

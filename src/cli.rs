@@ -15,7 +15,7 @@ pub(crate) mod values;
 pub(crate) mod verbs;
 pub(crate) mod write_options;
 
-pub use error::{Exit, Trouble};
+pub use error::{CliError, Exit};
 pub use render::{OutputArgs, Screen};
 pub use verbs::audit::{AuditArgs, audit};
 
@@ -83,18 +83,18 @@ pub async fn run(verb: Verb, whole: clap::Command) -> ExitCode {
     conclude(perform(verb, whole).await)
 }
 
-/// Tells the trouble, if there was one, and chooses the exit code.
-pub fn conclude(outcome: Result<Exit, Trouble>) -> ExitCode {
+/// Tells the error, if there was one, and chooses the exit code.
+pub fn conclude(outcome: Result<Exit, CliError>) -> ExitCode {
     match outcome {
         Ok(exit) => exit.into(),
-        Err(trouble) => {
-            trouble.tell();
-            trouble.exit().into()
+        Err(error) => {
+            error.tell();
+            error.exit().into()
         }
     }
 }
 
-async fn perform(verb: Verb, whole: clap::Command) -> Result<Exit, Trouble> {
+async fn perform(verb: Verb, whole: clap::Command) -> Result<Exit, CliError> {
     match verb {
         Verb::Request(args) => verbs::requests::request(args).await,
         Verb::Requests(args) => verbs::requests::requests(args).await,
@@ -117,7 +117,7 @@ async fn perform(verb: Verb, whole: clap::Command) -> Result<Exit, Trouble> {
     }
 }
 
-fn completions(shell: clap_complete::Shell, mut whole: clap::Command) -> Result<Exit, Trouble> {
+fn completions(shell: clap_complete::Shell, mut whole: clap::Command) -> Result<Exit, CliError> {
     let name = whole.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut whole, name, &mut script);

@@ -65,7 +65,7 @@ use lifecycle::plane::Plane;
 use metrics::{ControlMetrics, StoreMetrics};
 use policies::Sources;
 use policy::{PolicySet, Reloader};
-use query::usage::{Uses, UsesArgs};
+use query::usage::{Usage, UsageArgs};
 use store::embedded::Embedded;
 use store::{Clock, Store, StoreError, Writer};
 use tokens::TokenApi;
@@ -96,7 +96,7 @@ pub struct ControlPlane {
     identify: Identify,
     entitlements: Entitlements,
     policies: PolicySet,
-    uses: UsesArgs,
+    uses: UsageArgs,
     metrics: Metrics,
 }
 
@@ -227,7 +227,7 @@ impl ControlPlane {
         spawn_records(&mut tasks, &plane, uses, &stop);
         let reloader = plane.sources.reloader(&policies);
         reloader.counts().register(&metrics);
-        keys.turn_over()
+        keys.rotate_due()
             .await
             .context("the token keys cannot be used")?;
         let applied = plane
@@ -289,7 +289,7 @@ async fn open(
         progress_interval,
         ..FanoutConfig::default()
     };
-    let mirror = fanout::cache::Mirror::new(
+    let cache = fanout::cache::GrantCache::new(
         opening.revision,
         opening.grants,
         &opening.history,
@@ -297,7 +297,7 @@ async fn open(
     );
     let fanout = Arc::new(Fanout::on_clock(
         opening.epoch.to_string(),
-        mirror,
+        cache,
         config,
         anchored,
     ));
@@ -372,12 +372,12 @@ fn shown(plane: &Plane, metrics: Metrics, keys: &Arc<TokenKeys>) -> Admin {
 }
 
 /// What is remembered beside the grants themselves: the audit chain, looked at once, and what sidecars decide.
-fn spawn_records(tasks: &mut Tasks, plane: &Plane, args: UsesArgs, stop: &CancellationToken) {
+fn spawn_records(tasks: &mut Tasks, plane: &Plane, args: UsageArgs, stop: &CancellationToken) {
     tasks.spawn(
         "the look at the audit chain",
         plane.clone().look_at_audit_chain(stop.clone()),
     );
-    if let Some((intake, uses)) = Uses::new(args, &plane.metrics) {
+    if let Some((intake, uses)) = Usage::new(args, &plane.metrics) {
         plane.fanout.take_decisions(intake);
         tasks.spawn(
             "the record of decisions",

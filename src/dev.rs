@@ -10,7 +10,7 @@ use clap::Subcommand;
 use crate::clock;
 use crate::runtime::{self, Tasks};
 
-use super::cli::error::{Exit, Trouble, say};
+use super::cli::error::{CliError, Exit, say};
 use super::cli::render::write_out;
 
 pub(crate) mod call;
@@ -18,9 +18,9 @@ pub(crate) mod certs;
 pub(crate) mod envoy;
 pub(crate) mod guide;
 pub(crate) mod issuer;
-pub(crate) mod keeper;
 pub(crate) mod ports;
 pub(crate) mod processes;
+pub(crate) mod reaper;
 pub(crate) mod shell;
 pub(crate) mod state;
 pub(crate) mod upstream;
@@ -74,14 +74,14 @@ pub enum DevVerb {
     Call(call::CallArgs),
     /// Ends the processes of a `jitgate dev` that died; started by it, never by hand
     #[command(hide = true)]
-    Keeper,
+    Reaper,
 }
 
 /// Runs the demo until Ctrl-C, or one of the verbs beside it.
 ///
 /// # Errors
 /// What cannot be found, made, bound or started.
-pub async fn dev(args: DevArgs) -> Result<Exit, Trouble> {
+pub async fn dev(args: DevArgs) -> Result<Exit, CliError> {
     let DevArgs {
         verb,
         state_dir,
@@ -91,11 +91,11 @@ pub async fn dev(args: DevArgs) -> Result<Exit, Trouble> {
         None => run(&state_dir, launch).await,
         Some(DevVerb::Token(args)) => issuer::token(args, &StateDir::open(&state_dir)?),
         Some(DevVerb::Call(args)) => call::call(args, &StateDir::open(&state_dir)?).await,
-        Some(DevVerb::Keeper) => keeper::keep().await,
+        Some(DevVerb::Reaper) => reaper::keep().await,
     }
 }
 
-async fn run(state_dir: &Path, launch: LaunchArgs) -> Result<Exit, Trouble> {
+async fn run(state_dir: &Path, launch: LaunchArgs) -> Result<Exit, CliError> {
     let LaunchArgs {
         envoy,
         no_envoy,
@@ -119,15 +119,15 @@ async fn run(state_dir: &Path, launch: LaunchArgs) -> Result<Exit, Trouble> {
     let until_over = async {
         tokio::select! {
             () = interrupted => say("stopping"),
-            trouble = plan.live(&mut processes, state_dir) => failed = Some(trouble),
+            error = plan.live(&mut processes, state_dir) => failed = Some(error),
         }
     };
     let upstream = tasks.run_until(until_over).await;
     processes.stop().await;
     drop(std::fs::remove_file(plan.state.at("processes.json")));
     match failed {
-        Some(trouble) => Err(trouble),
-        None => upstream.map(|()| Exit::Done).map_err(Trouble::from),
+        Some(error) => Err(error),
+        None => upstream.map(|()| Exit::Done).map_err(CliError::from),
     }
 }
 
@@ -140,12 +140,12 @@ struct Binaries {
 }
 
 impl Binaries {
-    fn find(envoy: Option<PathBuf>, no_envoy: bool) -> Result<Self, Trouble> {
+    fn find(envoy: Option<PathBuf>, no_envoy: bool) -> Result<Self, CliError> {
         let jitgate = std::env::current_exe()?;
         let sidecar = jitgate.with_file_name("jitgate-sidecar");
         if !sidecar.is_file() {
             return Err(
-                Trouble::new(format!("no sidecar: {} is not there", sidecar.display()))
+                CliError::new(format!("no sidecar: {} is not there", sidecar.display()))
                     .hint("build or install jitgate-sidecar beside jitgate: cargo build --bins"),
             );
         }
@@ -171,7 +171,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn prepare(state: StateDir, ports: Ports, binaries: &Binaries) -> Result<Self, Trouble> {
+    fn prepare(state: StateDir, ports: Ports, binaries: &Binaries) -> Result<Self, CliError> {
         certs::ensure(&state, clock::wall())?;
         let issuer = DevIssuer::ensure(&state)?;
         if std::fs::read_dir(state.at("policies"))?.next().is_none() {
@@ -197,16 +197,16 @@ impl Plan {
     }
 
     /// Starts everything, says so, and then tells whatever ends unasked. Comes back only with a failed start.
-    async fn live(&self, processes: &mut Processes, shown: &Path) -> Trouble {
+    async fn live(&self, processes: &mut Processes, shown: &Path) -> CliError {
         match self.start(processes, shown).await {
-            Err(trouble) => trouble,
+            Err(error) => error,
             Ok(()) => loop {
                 let ended = processes.ended().await;
                 say(&format!(
                     "\n{}; the rest stays up. The end of its log:",
                     ended.describe()
                 ));
-                processes::tell_log(&ended.program.log);
+                processes::tail_log(&ended.program.log);
                 say(&format!(
                     "To bring it back:\n\n     {}\n",
                     ended.program.command_line()
@@ -215,7 +215,7 @@ impl Plan {
         }
     }
 
-    async fn start(&self, processes: &mut Processes, shown: &Path) -> Result<(), Trouble> {
+    async fn start(&self, processes: &mut Processes, shown: &Path) -> Result<(), CliError> {
         let mut running = Vec::new();
         for program in &self.programs {
             say(&format!("starting {}", program.name));

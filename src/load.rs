@@ -24,9 +24,9 @@ mod session;
 
 pub use report::{FanOut, Joined, Memory, Report, Spread, Storm};
 
-use control_plane::Plant;
+use control_plane::SpawnedControlPlane;
 use driver::Driver;
-use fleet::Swarm;
+use fleet::SimulatedFleet;
 
 /// What load to make, and against what.
 #[derive(Debug, Clone, clap::Args)]
@@ -131,28 +131,31 @@ pub async fn fleet(args: FleetLoadArgs) -> anyhow::Result<Report> {
         patience,
         ..
     } = &args;
-    let mut plant = if *spawn {
-        Some(Plant::start(jitgate.clone(), service)?)
+    let mut control_plane = if *spawn {
+        Some(SpawnedControlPlane::start(jitgate.clone(), service)?)
     } else {
         None
     };
-    let target = Target::of(&args, plant.as_ref())?;
+    let target = Target::of(&args, control_plane.as_ref())?;
     let mut driver = target.driver(service).await?;
     if let Some(driver) = &mut driver {
         driver.fill(*grants).await?;
     }
-    let mut pid = plant.as_ref().map(Plant::id).or(args.pid);
+    let mut pid = control_plane
+        .as_ref()
+        .map(SpawnedControlPlane::id)
+        .or(args.pid);
 
     let before = sample(pid)?;
-    let mut swarm = Swarm::open(&target.route, service, *sidecars);
-    let joined = swarm
+    let mut fleet = SimulatedFleet::open(&target.route, service, *sidecars);
+    let joined = fleet
         .in_step(*patience)
         .await
         .context("the fleet does not get in step")?;
     let joined = Joined {
         took: joined,
         cpu: cpu_since(pid, before)?,
-        attempts: swarm.attempts(),
+        attempts: fleet.attempts(),
     };
     tokio::time::sleep(SETTLE).await;
     let memory = match (before, sample(pid)?) {
@@ -162,24 +165,24 @@ pub async fn fleet(args: FleetLoadArgs) -> anyhow::Result<Report> {
     let idle = idle_share(pid).await?;
 
     let fan_out = match &mut driver {
-        Some(driver) => Some(driver.rounds(&mut swarm, *rounds, *patience).await?),
+        Some(driver) => Some(driver.rounds(&mut fleet, *rounds, *patience).await?),
         None => None,
     };
     let mut storm = None;
-    if let Some(plant) = plant.as_mut().filter(|_| *restart) {
-        let counts = swarm.counts();
-        plant.kill().await?;
-        swarm.start_over();
-        let began = plant.start_again()?;
-        pid = Some(plant.id());
-        let took = swarm
+    if let Some(control_plane) = control_plane.as_mut().filter(|_| *restart) {
+        let counts = fleet.counts();
+        control_plane.kill().await?;
+        fleet.start_over();
+        let began = control_plane.start_again()?;
+        pid = Some(control_plane.id());
+        let took = fleet
             .in_step_again(began, *patience)
             .await
             .context("after the restart")?;
         let cpu = sample(pid)?.map(|sample| sample.cpu);
-        storm = Some(Storm::of(took, cpu, swarm.counts().since(&counts)));
+        storm = Some(Storm::of(took, cpu, fleet.counts().since(&counts)));
     }
-    let faults = swarm.counts().faults;
+    let faults = fleet.counts().faults;
     Ok(Report {
         sidecars: *sidecars,
         grants: *grants,
@@ -199,12 +202,15 @@ struct Target {
 }
 
 impl Target {
-    fn of(args: &FleetLoadArgs, plant: Option<&Plant>) -> anyhow::Result<Self> {
-        if let Some(plant) = plant {
-            let route = Route::new("--control-plane", &plant.address(), None, false)?;
+    fn of(
+        args: &FleetLoadArgs,
+        control_plane: Option<&SpawnedControlPlane>,
+    ) -> anyhow::Result<Self> {
+        if let Some(control_plane) = control_plane {
+            let route = Route::new("--control-plane", &control_plane.address(), None, false)?;
             return Ok(Self {
                 route,
-                token: Some(plant.token()?),
+                token: Some(control_plane.token()?),
             });
         }
         let Some(address) = &args.control_plane else {

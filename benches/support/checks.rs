@@ -1,4 +1,4 @@
-//! The scene: an issuer, people with tokens, their grants, and the checks that Envoy would send for their calls.
+//! The fixture: an issuer, people with tokens, their grants, and the checks that Envoy would send for their calls.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub(crate) enum Due {
 }
 
 /// Everything that the servers are asked about.
-pub(crate) struct Scene {
+pub(crate) struct Fixture {
     /// Those of the load, one a caller.
     pub(crate) checks: Arc<[Asked]>,
     /// Those that the sidecar must refuse, so that a sidecar which lets everything pass is not measured.
@@ -57,7 +57,7 @@ pub(crate) struct Scene {
     pub(crate) jwks: String,
 }
 
-impl Scene {
+impl Fixture {
     /// With that many grants: those of the callers, and of people who never call.
     pub(crate) fn new(grants: usize) -> anyhow::Result<Self> {
         let (key, stranger) = (rcgen::KeyPair::generate()?, rcgen::KeyPair::generate()?);

@@ -20,7 +20,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use crate::checks::{Asked, Due, Scene};
+use crate::checks::{Asked, Due, Fixture};
 use crate::servers::Contestant;
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -42,9 +42,9 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn new(scene: &Scene) -> Self {
+    pub(crate) fn new(fixture: &Fixture) -> Self {
         Self {
-            checks: Arc::clone(&scene.checks),
+            checks: Arc::clone(&fixture.checks),
             open: HashMap::new(),
             answered: HashMap::new(),
         }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
-use crate::checks::{self, Scene};
+use crate::checks::{self, Fixture};
 use crate::control::Control;
 use crate::proc;
 use crate::report::{Memory, Spans};
@@ -113,15 +113,15 @@ pub(crate) async fn reference(name: &'static str) -> anyhow::Result<Contestant> 
 }
 
 /// Starts a sidecar with a control plane, an issuer and a collector of its own.
-pub(crate) async fn sidecar(scene: &Scene, program: &Path) -> anyhow::Result<Contestant> {
+pub(crate) async fn sidecar(fixture: &Fixture, program: &Path) -> anyhow::Result<Contestant> {
     let name = "jitgate-sidecar";
     let files = tempfile::tempdir()?;
-    std::fs::write(files.path().join("jwks.json"), &scene.jwks)?;
+    std::fs::write(files.path().join("jwks.json"), &fixture.jwks)?;
     std::fs::write(
         files.path().join("issuers.yaml"),
         checks::issuers("jwks.json"),
     )?;
-    let (control, sink) = (Control::new(&scene.grants), Sink::default());
+    let (control, sink) = (Control::new(&fixture.grants), Sink::default());
     let mut servers = JoinSet::new();
     let (listener, control_url) = listen().await?;
     servers.spawn(

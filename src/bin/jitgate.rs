@@ -8,7 +8,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use jitgate::cli::policy::{
     self as policy_cli, Case, Checked, Found, PolicyArgs, PolicyVerb, Tested,
 };
-use jitgate::cli::{self, AuditArgs, Exit, Trouble};
+use jitgate::cli::{self, AuditArgs, CliError, Exit};
 use jitgate::control::{self, ControlPlaneArgs, documents};
 use jitgate::runtime;
 use jitgate::telemetry::{self, TelemetryArgs};
@@ -57,7 +57,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn policy(PolicyArgs { verb }: PolicyArgs) -> Result<Exit, Trouble> {
+async fn policy(PolicyArgs { verb }: PolicyArgs) -> Result<Exit, CliError> {
     match verb {
         PolicyVerb::Check {
             dir,
@@ -83,14 +83,14 @@ async fn policy(PolicyArgs { verb }: PolicyArgs) -> Result<Exit, Trouble> {
 }
 
 /// What is wrong by itself is not sent anywhere.
-fn files(dir: &Path) -> Result<policy_cli::Files, Trouble> {
+fn files(dir: &Path) -> Result<policy_cli::Files, CliError> {
     if documents::check(dir).errors() > 0 {
         let hint = format!("jitgate policy check {} names each problem", dir.display());
         return Err(
-            Trouble::new(format!("the policies in {} have errors", dir.display())).hint(hint),
+            CliError::new(format!("the policies in {} have errors", dir.display())).hint(hint),
         );
     }
-    documents::files(dir).map_err(Trouble::new)
+    documents::files(dir).map_err(CliError::new)
 }
 
 fn check(dir: &Path, strict: bool) -> Checked {
@@ -142,7 +142,9 @@ fn found(problem: &documents::Problem) -> Found {
     }
 }
 
-async fn control_plane(ControlPlane { control, telemetry }: ControlPlane) -> Result<Exit, Trouble> {
+async fn control_plane(
+    ControlPlane { control, telemetry }: ControlPlane,
+) -> Result<Exit, CliError> {
     let stopped = runtime::shutdown_signal()?;
     runtime::raise_open_files();
     let telemetry = telemetry::init(&telemetry, "jitgate-control-plane")?;

@@ -16,7 +16,7 @@ use crate::wire::v1::audit_service_client::AuditServiceClient;
 use crate::wire::v1::policy_service_client::PolicyServiceClient;
 use crate::wire::v1::token_service_client::TokenServiceClient;
 
-use super::error::{Trouble, root_cause};
+use super::error::{CliError, root_cause};
 use super::render::{OutputArgs, Screen};
 use super::values::{self, Token};
 
@@ -91,9 +91,9 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// For `map_err`: what the control plane's refusal means.
-    pub(crate) fn refusal(&self) -> impl Fn(Status) -> Trouble + use<> {
+    pub(crate) fn refusal(&self) -> impl Fn(Status) -> CliError + use<> {
         let server = self.server.clone();
-        move |status| Trouble::from_status(&status, &server)
+        move |status| CliError::from_status(&status, &server)
     }
 }
 
@@ -110,12 +110,12 @@ impl std::fmt::Debug for Bearer {
 impl Bearer {
     /// # Errors
     /// When the token has characters that no header can carry.
-    pub(crate) fn new(token: Option<&Token>) -> Result<Self, Trouble> {
+    pub(crate) fn new(token: Option<&Token>) -> Result<Self, CliError> {
         let Some(token) = token else {
             return Ok(Self(None));
         };
         let mut value = MetadataValue::try_from(format!("Bearer {}", token.reveal()))
-            .map_err(|_| Trouble::usage("--token: has characters that no JWT has"))?;
+            .map_err(|_| CliError::usage("--token: has characters that no JWT has"))?;
         value.set_sensitive(true);
         Ok(Self(Some(value)))
     }
@@ -136,7 +136,7 @@ impl Interceptor for Bearer {
 ///
 /// # Errors
 /// When a file cannot be read, the token would travel in the clear, or nobody answers.
-pub(crate) async fn connect(args: ClientArgs) -> Result<Connection, Trouble> {
+pub(crate) async fn connect(args: ClientArgs) -> Result<Connection, CliError> {
     let ClientArgs {
         server,
         ca,
@@ -158,7 +158,7 @@ pub(crate) async fn connect(args: ClientArgs) -> Result<Connection, Trouble> {
     let channel = endpoint
         .connect()
         .await
-        .map_err(|error| Trouble::unreachable(&server, &root_cause(&error)))?;
+        .map_err(|error| CliError::unreachable(&server, &root_cause(&error)))?;
     let policies = PolicyServiceClient::with_interceptor(channel.clone(), bearer.clone());
     let policies = policies
         .max_decoding_message_size(ANSWER_MAX)
@@ -181,13 +181,13 @@ impl ClientArgs {
     ///
     /// # Errors
     /// When it would travel in the clear.
-    pub fn may_carry_secrets(&self) -> Result<(), Trouble> {
+    pub fn may_carry_secrets(&self) -> Result<(), CliError> {
         endpoint(&self.server, true, self.insecure).map(drop)
     }
 }
 
-fn endpoint(server: &str, with_token: bool, insecure: bool) -> Result<Endpoint, Trouble> {
-    let refuse = |cause: &str| Trouble::usage(format!("--server: {server:?} {cause}"));
+fn endpoint(server: &str, with_token: bool, insecure: bool) -> Result<Endpoint, CliError> {
+    let refuse = |cause: &str| CliError::usage(format!("--server: {server:?} {cause}"));
     let endpoint = Endpoint::from_shared(server.to_owned()).map_err(|_| refuse("is no URL"))?;
     let host = endpoint.uri().host().unwrap_or_default().to_owned();
     match endpoint.uri().scheme_str() {
@@ -212,12 +212,12 @@ fn secure(
     endpoint: Endpoint,
     ca: Option<&Path>,
     own: Option<(&Path, &Path)>,
-) -> Result<Endpoint, Trouble> {
+) -> Result<Endpoint, CliError> {
     if endpoint.uri().scheme_str() != Some("https") {
         return Ok(endpoint);
     }
     let Some(ca) = ca else {
-        return Err(Trouble::usage("--ca: is needed for an https server").hint(
+        return Err(CliError::usage("--ca: is needed for an https server").hint(
             "name the file with the certificate that signed the control plane's (JITGATE_CA)",
         ));
     };
@@ -227,7 +227,7 @@ fn secure(
         let cert = values::read_small("--cert", cert)?;
         tls = tls.identity(Identity::from_pem(cert, values::read_small("--key", key)?));
     }
-    let refuse = |error| Trouble::new(format!("--ca, --cert or --key: {}", root_cause(&error)));
+    let refuse = |error| CliError::new(format!("--ca, --cert or --key: {}", root_cause(&error)));
     endpoint.tls_config(tls).map_err(refuse)
 }
 
@@ -250,8 +250,8 @@ mod tests {
             "http://cp.example:7400",
             "http://127.0.0.1.example:7400",
         ] {
-            let trouble = endpoint(server, true, false).unwrap_err();
-            assert!(trouble.lines().join(" ").contains("--insecure"), "{server}");
+            let error = endpoint(server, true, false).unwrap_err();
+            assert!(error.lines().join(" ").contains("--insecure"), "{server}");
             assert!(endpoint(server, true, true).is_ok(), "{server}");
             assert!(endpoint(server, false, false).is_ok(), "{server}");
         }
@@ -268,8 +268,8 @@ mod tests {
     #[test]
     fn a_server_that_is_no_url_is_wrong_usage() {
         for server in ["", "localhost:7400", "ftp://x", "http://", "::"] {
-            let trouble = endpoint(server, false, false).unwrap_err();
-            assert_eq!(trouble.exit(), super::super::Exit::Usage, "{server}");
+            let error = endpoint(server, false, false).unwrap_err();
+            assert_eq!(error.exit(), super::super::Exit::Usage, "{server}");
         }
     }
 

@@ -32,13 +32,13 @@ impl From<Exit> for ExitCode {
 
 /// One or more lines of cause, and a line with the way out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
+pub struct CliError {
     causes: Vec<String>,
     hint: Option<String>,
     exit: Exit,
 }
 
-impl Trouble {
+impl CliError {
     /// A refusal or failure.
     pub fn new(cause: impl Into<String>) -> Self {
         Self {
@@ -272,7 +272,7 @@ pub(crate) fn code_name(code: Code) -> &'static str {
     }
 }
 
-impl From<std::io::Error> for Trouble {
+impl From<std::io::Error> for CliError {
     fn from(error: std::io::Error) -> Self {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             Self::reader_left()
@@ -282,7 +282,7 @@ impl From<std::io::Error> for Trouble {
     }
 }
 
-impl From<anyhow::Error> for Trouble {
+impl From<anyhow::Error> for CliError {
     fn from(error: anyhow::Error) -> Self {
         // Such an error is our own, line by line: the policies that cannot be used are a list.
         let causes = format!("{error:#}").lines().map(str::to_owned).collect();

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::clock;
 use crate::model::time::Timestamp;
 
-use super::error::Trouble;
+use super::error::CliError;
 
 pub(crate) mod audit;
 pub(crate) mod json;
@@ -62,12 +62,12 @@ pub trait View {
     /// For scripts.
     fn json(&self) -> Value;
     /// For people, ending in a newline.
-    fn text(&self, paper: &Paper) -> String;
+    fn text(&self, style: &TextStyle) -> String;
 }
 
 /// What a text is laid out on.
 #[derive(Debug, Clone, Copy)]
-pub struct Paper {
+pub struct TextStyle {
     /// "in 19s" is relative to this.
     pub now: Timestamp,
     /// Columns of the terminal; `None` when there is none, and nothing is wrapped.
@@ -86,7 +86,7 @@ impl Screen {
     ///
     /// # Errors
     /// When standard output cannot be written; that its reader has left is no failure.
-    pub fn show(&self, view: &impl View) -> Result<(), Trouble> {
+    pub fn show(&self, view: &impl View) -> Result<(), CliError> {
         write_out(self.rendered(view, false, clock::wall())?.as_bytes())
     }
 
@@ -94,16 +94,16 @@ impl Screen {
     ///
     /// # Errors
     /// As [`Screen::show`].
-    pub fn show_next(&self, view: &impl View) -> Result<(), Trouble> {
+    pub fn show_next(&self, view: &impl View) -> Result<(), CliError> {
         write_out(self.rendered(view, true, clock::wall())?.as_bytes())
     }
 
-    fn rendered(&self, view: &impl View, stream: bool, now: Timestamp) -> Result<String, Trouble> {
+    fn rendered(&self, view: &impl View, stream: bool, now: Timestamp) -> Result<String, CliError> {
         let failed = |error: &dyn std::fmt::Display| {
-            Trouble::new(format!("cannot print the result: {error}"))
+            CliError::new(format!("cannot print the result: {error}"))
         };
         match self.format {
-            Format::Table => Ok(view.text(&Paper {
+            Format::Table => Ok(view.text(&TextStyle {
                 now,
                 width: self.width,
             })),
@@ -128,7 +128,7 @@ impl Screen {
 ///
 /// # Errors
 /// When it cannot be written; that its reader has left is no failure.
-pub(crate) fn write_out(bytes: &[u8]) -> Result<(), Trouble> {
+pub(crate) fn write_out(bytes: &[u8]) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
     out.write_all(bytes)?;
     Ok(out.flush()?)

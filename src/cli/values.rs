@@ -8,7 +8,7 @@ use crate::model::identity::{Principal, Service};
 use crate::model::scope::{GrpcRule, HttpRule};
 use crate::model::time::Timestamp;
 
-use super::error::Trouble;
+use super::error::CliError;
 
 /// A bearer token. Its `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
@@ -151,9 +151,9 @@ pub(crate) fn start(text: &str) -> Result<Moment, String> {
 ///
 /// # Errors
 /// Names the flag, the file and the cause.
-pub(crate) fn read_small(flag: &str, path: &Path) -> Result<String, Trouble> {
+pub(crate) fn read_small(flag: &str, path: &Path) -> Result<String, CliError> {
     const LIMIT: u64 = 1 << 20;
-    let refuse = |cause: String| Trouble::new(format!("{flag}: {}: {cause}", path.display()));
+    let refuse = |cause: String| CliError::new(format!("{flag}: {}: {cause}", path.display()));
     let length = std::fs::metadata(path)
         .map_err(|error| refuse(error.to_string()))?
         .len();

@@ -7,7 +7,7 @@ use super::error::say;
 
 /// How a write is to be made.
 #[derive(Debug, Clone)]
-pub(super) struct Manner {
+pub(super) struct WriteOptions {
     /// Everything but the writing.
     pub(super) dry_run: bool,
     /// The ID given, or a new one.
@@ -16,7 +16,7 @@ pub(super) struct Manner {
     pub(super) etag: String,
 }
 
-impl Manner {
+impl WriteOptions {
     fn new(dry_run: bool, request_id: Option<String>, etag: String) -> Self {
         Self {
             dry_run,
@@ -34,7 +34,7 @@ impl Manner {
 }
 
 /// One set of flags for a verb; with a condition in brackets for the one that names a state.
-macro_rules! manners {
+macro_rules! write_options {
     ($($(#[$doc:meta])* $name:ident $verb:literal $([$($condition:tt)*])?;)*) => {
         $($(#[$doc])*
         #[derive(Debug, Clone, Default, clap::Args)]
@@ -51,15 +51,15 @@ macro_rules! manners {
         }
 
         impl $name {
-            pub(super) fn settle(self) -> Manner {
+            pub(super) fn settle(self) -> WriteOptions {
                 let Self { dry_run, request_id, if_match } = self;
-                Manner::new(dry_run, request_id, if_match.unwrap_or_default())
+                WriteOptions::new(dry_run, request_id, if_match.unwrap_or_default())
             }
         })*
     };
 }
 
-manners! {
+write_options! {
     /// Of `jitgate cancel`.
     CancelManner "CANCEL";
     /// Of `jitgate approve`.
@@ -92,11 +92,11 @@ pub(crate) struct RequestManner {
 }
 
 impl RequestManner {
-    pub(super) fn settle(self) -> Manner {
+    pub(super) fn settle(self) -> WriteOptions {
         let Self {
             dry_run,
             request_id,
         } = self;
-        Manner::new(dry_run, request_id, String::new())
+        WriteOptions::new(dry_run, request_id, String::new())
     }
 }

@@ -396,9 +396,9 @@ impl AccessService for Api {
     ) -> Result<Response<v1::RevokeGrantsResponse>, Status> {
         self.call("RevokeGrants", request, |plane, caller, wire| async move {
             let patience = parse::patience(wire.wait, wire.timeout)?;
-            let (sweep, manner) = (parse::revoked(&wire)?, parse::manner(&wire, "")?);
+            let (sweep, options) = (parse::revoked(&wire)?, parse::options(&wire, "")?);
             let ends = plane
-                .revoke_all(&caller, sweep, (parse::reason(wire.reason)?, manner))
+                .revoke_all(&caller, sweep, (parse::reason(wire.reason)?, options))
                 .await?;
             Ok(reply::ends(&plane, &ends, patience).await)
         })

@@ -11,7 +11,7 @@ use rustls::ServerConfig;
 use super::api::entitle::Entitlement;
 use super::keys::TokenArgs;
 use super::policy::PolicySet;
-use super::query::usage::UsesArgs;
+use super::query::usage::UsageArgs;
 use crate::jose::issuers::IssuersArgs;
 use crate::model::identity::Principal;
 use crate::tls::{self, ALPN_H2, ClientAuth};
@@ -103,7 +103,7 @@ pub struct ControlPlaneArgs {
     pub tokens: TokenArgs,
     /// What is kept of decisions.
     #[command(flatten)]
-    pub uses: UsesArgs,
+    pub uses: UsageArgs,
 }
 
 fn principal(text: &str) -> Result<Principal, String> {

@@ -1,4 +1,4 @@
-//! The server end of the watch: a mirror of all grants at the newest revision, and one session for each sidecar.
+//! The server end of the watch: a cache of all grants at the newest revision, and one session for each sidecar.
 //!
 //! The control plane calls it in this order: [`Fanout::new`] with what the store holds, [`Fanout::run`] in its set of
 //! tasks, [`Fanout::service`] into its gRPC server, and [`Fanout::publish`] with each commit, in order of revision, after
@@ -32,10 +32,10 @@ pub(crate) mod service;
 mod session;
 mod subscription;
 
-pub(crate) use fleet::{Enforcement, Sidecar, Untold};
+pub(crate) use fleet::{Enforcement, Sidecar, Unreported};
 pub(crate) use service::{Enforcer, Entitle};
 
-use cache::{Gap, Mirror};
+use cache::{Gap, GrantCache};
 use fleet::{Fleet, Times};
 
 /// What one committed revision changed, for the sidecars.
@@ -106,7 +106,7 @@ type TokenKeys = watch::Sender<Option<Arc<v1::TokenKeys>>>;
 struct Hub {
     epoch: String,
     config: FanoutConfig,
-    mirror: RwLock<Mirror>,
+    cache: RwLock<GrantCache>,
     head: watch::Sender<Revision>,
     fleet: Fleet,
     snapshots: Arc<Semaphore>,
@@ -114,7 +114,7 @@ struct Hub {
     clock: ControlClock,
     opened: AtomicU64,
     open: AtomicU64,
-    /// Cancelled when the control plane stops, or when the mirror can no longer become current.
+    /// Cancelled when the control plane stops, or when the cache can no longer become current.
     stop: CancellationToken,
     gap: Mutex<Option<Gap>>,
     /// Where sidecars' decisions go; empty: they are not asked for any.
@@ -134,7 +134,7 @@ impl Fanout {
     ) -> Self {
         Self::on_clock(
             epoch,
-            Mirror::new(revision, grants, history, config.changes_kept),
+            GrantCache::new(revision, grants, history, config.changes_kept),
             config,
             ControlClock::default(),
         )
@@ -143,14 +143,14 @@ impl Fanout {
     /// As [`Fanout::new`], on the clock that the rest of the control plane judges expiry by.
     pub(crate) fn on_clock(
         epoch: impl Into<String>,
-        mirror: Mirror,
+        cache: GrantCache,
         config: FanoutConfig,
         clock: ControlClock,
     ) -> Self {
         let hub = Hub {
             epoch: epoch.into(),
-            head: watch::Sender::new(mirror.revision()),
-            mirror: RwLock::new(mirror),
+            head: watch::Sender::new(cache.revision()),
+            cache: RwLock::new(cache),
             fleet: Fleet::default(),
             snapshots: Arc::new(Semaphore::new(config.snapshots_at_once)),
             config,
@@ -180,7 +180,7 @@ impl Fanout {
     /// A commit that leaves out a revision ends every session and lets [`Fanout::run`] fail: with a change unknown,
     /// sidecars had better go stale than trust what follows.
     pub(crate) fn publish(&self, commit: &Commit) {
-        let applied = self.hub.mirror.write().apply(commit, self.hub.clock.now());
+        let applied = self.hub.cache.write().apply(commit, self.hub.clock.now());
         match applied {
             Ok(true) => {
                 self.hub.head.send_replace(commit.revision);
@@ -239,7 +239,7 @@ impl Fanout {
 
     /// All grants and tombstones at the newest revision, for explanations and listings.
     pub(crate) fn index(&self) -> Arc<Index> {
-        Arc::clone(self.hub.mirror.read().index())
+        Arc::clone(self.hub.cache.read().index())
     }
 
     /// The newest revision published.
@@ -262,16 +262,16 @@ impl Fanout {
         self.hub.decisions.get().is_some()
     }
 
-    /// As [`Fleet::untold`], now.
-    pub(crate) fn untold(
+    /// As [`Fleet::unreported`], now.
+    pub(crate) fn unreported(
         &self,
         service: &Service,
         issued: Timestamp,
         moment: Timestamp,
-    ) -> Option<Untold> {
+    ) -> Option<Unreported> {
         self.hub
             .fleet
-            .untold(service, issued, moment, self.hub.clock.now())
+            .unreported(service, issued, moment, self.hub.clock.now())
     }
 
     /// Every sidecar connected, or gone for less than a day.
@@ -300,7 +300,7 @@ impl Fanout {
         services: &[Service],
         patience: Duration,
     ) -> Enforcement {
-        let committed_at = self.hub.mirror.read().committed_at(revision);
+        let committed_at = self.hub.cache.read().committed_at(revision);
         let committed = committed_at.unwrap_or_else(|| self.hub.clock.now());
         let times = || Times {
             committed,

@@ -72,7 +72,7 @@ impl fmt::Debug for Keys {
 }
 
 impl TokenKeys {
-    /// The keys of a store. There is none before [`TokenKeys::turn_over`] has run once.
+    /// The keys of a store. There is none before [`TokenKeys::rotate_due`] has run once.
     pub(crate) fn new(store: Store, fanout: Arc<Fanout>, args: TokenArgs) -> Self {
         let (issuer, schedule) = args.resolve(&store.epoch().to_string());
         Self {
@@ -107,7 +107,7 @@ impl TokenKeys {
     /// Never: what cannot be written now is tried again, and the key that signs goes on signing.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) -> runtime::Outcome {
         loop {
-            let wait = match self.turn_over().await {
+            let wait = match self.rotate_due().await {
                 Ok(()) => self.until_next(),
                 Err(fault) => {
                     tracing::warn!(%fault, "the token keys could not be turned over; trying again");
@@ -132,7 +132,7 @@ impl TokenKeys {
     ///
     /// # Errors
     /// [`Fault`] when the store cannot be used or no key can be made.
-    pub(crate) async fn turn_over(&self) -> Result<(), Fault> {
+    pub(crate) async fn rotate_due(&self) -> Result<(), Fault> {
         let _turn = self.turn.lock().await;
         let (schedule, fresh) = (self.schedule, self.fresh_key()?);
         let written = self.store.write(move |change| {

@@ -73,7 +73,7 @@ pub(crate) enum Table {
     /// Resource and index of its audit events.
     AuditByResource,
     /// Grant id -> when and how often it was used. From here on: what sidecars report, in no revision.
-    Uses,
+    Usage,
     /// Decision id -> what was decided.
     Decisions,
     /// Grant id, arrival and id of the decisions that name it.
@@ -105,7 +105,7 @@ impl Table {
         Self::TokenKeys,
         Self::AppliedDocuments,
         Self::AuditByResource,
-        Self::Uses,
+        Self::Usage,
         Self::Decisions,
         Self::DecisionsByGrant,
         Self::DecisionsByArrival,
@@ -133,7 +133,7 @@ impl Table {
             Self::TokenKeys => "token_keys",
             Self::AppliedDocuments => "applied_documents",
             Self::AuditByResource => "audit_by_resource",
-            Self::Uses => "uses",
+            Self::Usage => "uses",
             Self::Decisions => "decisions",
             Self::DecisionsByGrant => "decisions_by_grant",
             Self::DecisionsByArrival => "decisions_by_arrival",

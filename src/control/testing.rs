@@ -17,16 +17,16 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use super::fanout::cache::Mirror;
+use super::fanout::cache::GrantCache;
 use super::fanout::{Fanout, FanoutConfig};
 use super::lifecycle::caller::Caller;
 use super::lifecycle::fault::Fault;
-use super::lifecycle::grants::{Ends, Sweep};
+use super::lifecycle::grants::{EndReport, Sweep};
 use super::lifecycle::notify::Waiting;
 use super::lifecycle::plane::Plane;
-use super::lifecycle::requests::Asking;
-use super::lifecycle::reviews::Reviewing;
-use super::lifecycle::write_options::{Manner, Transition};
+use super::lifecycle::requests::RequestInput;
+use super::lifecycle::reviews::ReviewInput;
+use super::lifecycle::write_options::{Transition, WriteOptions};
 use super::metrics::ControlMetrics;
 use super::policy::PolicySet;
 use super::store::embedded::Embedded;
@@ -138,9 +138,9 @@ pub(super) fn request(id: &str) -> AccessRequest {
     }
 }
 
-/// Asking for one minute of the scope above.
-pub(super) fn asking() -> Asking {
-    Asking {
+/// RequestInput for one minute of the scope above.
+pub(super) fn asking() -> RequestInput {
+    RequestInput {
         subject: None,
         via: vec![],
         scope: scope(),
@@ -159,8 +159,8 @@ pub(super) fn asking() -> Asking {
 }
 
 /// The plainest approval of a request as it is.
-pub(super) fn approval(request: &AccessRequest) -> Reviewing {
-    Reviewing {
+pub(super) fn approval(request: &AccessRequest) -> ReviewInput {
+    ReviewInput {
         request: request.id.to_string(),
         verdict: Verdict::Approve,
         digest: request.terms.digest().to_string(),
@@ -187,16 +187,16 @@ pub(super) fn root() -> Caller {
     Caller::stand_in(&[ROOT], true)
 }
 
-/// Doing something to an access request or grant, in the plainest manner.
+/// Doing something to an access request or grant, in the plainest options.
 pub(super) fn to(id: &str, reason: &str) -> Transition {
     Transition {
         id: id.to_owned(),
         reason: reason.to_owned(),
-        manner: Manner::default(),
+        options: WriteOptions::default(),
     }
 }
 
-/// Transitions in the plainest manner.
+/// Transitions in the plainest options.
 impl Plane {
     pub(super) async fn cancel_request(
         &self,
@@ -212,11 +212,15 @@ impl Plane {
         caller: &Caller,
         id: &str,
         reason: String,
-    ) -> Result<Ends, Fault> {
+    ) -> Result<EndReport, Fault> {
         self.revoke(caller, to(id, &reason)).await
     }
 
-    pub(super) async fn release_grant(&self, caller: &Caller, id: &str) -> Result<Ends, Fault> {
+    pub(super) async fn release_grant(
+        &self,
+        caller: &Caller,
+        id: &str,
+    ) -> Result<EndReport, Fault> {
         self.release(caller, to(id, "")).await
     }
 
@@ -225,8 +229,8 @@ impl Plane {
         caller: &Caller,
         sweep: Sweep,
         reason: String,
-    ) -> Result<Ends, Fault> {
-        self.revoke_all(caller, sweep, (reason, Manner::default()))
+    ) -> Result<EndReport, Fault> {
+        self.revoke_all(caller, sweep, (reason, WriteOptions::default()))
             .await
     }
 }
@@ -285,11 +289,11 @@ impl Rig {
         let ticking = Arc::clone(&clock);
         let now = Arc::new(move || Timestamp::from_micros(ticking.load(Ordering::Acquire)));
         let (store, writer, opening) = Store::open(engine, now).unwrap();
-        let mirror = Mirror::new(opening.revision, opening.grants, &opening.history, 100);
+        let cache = GrantCache::new(opening.revision, opening.grants, &opening.history, 100);
         let epoch = opening.epoch.to_string();
         let fanout = Arc::new(Fanout::on_clock(
             epoch,
-            mirror,
+            cache,
             FanoutConfig::default(),
             ControlClock::starting_at(NOON),
         ));
@@ -312,7 +316,7 @@ impl Rig {
         }
     }
 
-    /// Ends it; its store is in `data` of what is left.
+    /// EndReport it; its store is in `data` of what is left.
     pub(super) async fn close(self) -> TempDir {
         let Self {
             plane,

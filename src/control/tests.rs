@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::lifecycle::fault::{Fault, FaultKind};
 use super::lifecycle::grants::{GrantFilter, Sweep};
-use super::lifecycle::requests::{Asking, RequestFilter};
+use super::lifecycle::requests::{RequestFilter, RequestInput};
 use super::query::page::Page;
 use super::store::StoreError;
 use super::testing::*;
@@ -27,8 +27,8 @@ fn minutes(minutes: u64) -> Option<Duration> {
     Some(Duration::from_secs(minutes * 60))
 }
 
-fn pending() -> Asking {
-    Asking {
+fn pending() -> RequestInput {
+    RequestInput {
         duration: minutes(20),
         ..asking()
     }
@@ -79,7 +79,7 @@ async fn an_approved_request_has_its_grant_before_it_is_answered() {
 #[tokio::test]
 async fn what_a_rule_denies_is_kept_as_denied_and_what_no_rule_decides_waits() {
     let rig = Rig::start().await;
-    let denied = Asking {
+    let denied = RequestInput {
         reason: "deny me".into(),
         ..asking()
     };
@@ -104,7 +104,7 @@ async fn what_a_rule_denies_is_kept_as_denied_and_what_no_rule_decides_waits() {
 #[tokio::test]
 async fn what_no_policy_takes_is_refused_and_leaves_nothing() {
     let rig = Rig::start().await;
-    let too_long = Asking {
+    let too_long = RequestInput {
         duration: minutes(120),
         ..asking()
     };
@@ -117,7 +117,7 @@ async fn what_no_policy_takes_is_refused_and_leaves_nothing() {
         ),
         "LIMIT_EXCEEDED"
     );
-    let for_bob = Asking {
+    let for_bob = RequestInput {
         subject: Some(principal(BOB)),
         ..asking()
     };
@@ -154,7 +154,7 @@ async fn what_no_policy_takes_is_refused_and_leaves_nothing() {
 #[tokio::test]
 async fn a_retry_with_the_same_request_id_gets_the_first_answer() {
     let rig = Rig::start().await;
-    let retry = Asking {
+    let retry = RequestInput {
         request_id: "once".into(),
         ..asking()
     };
@@ -183,7 +183,7 @@ async fn a_retry_with_the_same_request_id_gets_the_first_answer() {
     );
     let mut other = Canonical::new("test");
     other.text("other");
-    let misused = Asking {
+    let misused = RequestInput {
         fingerprint: other.finish(),
         ..retry.clone()
     };
@@ -724,19 +724,19 @@ async fn a_policy_that_changes_is_pinned_in_the_version_that_ruled() {
     assert_eq!(first.terms.digest(), third.terms.digest());
 }
 
-/// Other policies come into force between its ruling and the writing of it.
+/// Other policies come into force between its decision and the writing of it.
 #[derive(Debug)]
 struct Overtaken {
     policies: PolicySet,
     plane: Plane,
 }
 
-impl plane::Rulings for Overtaken {
+impl plane::ActivePolicies for Overtaken {
     fn rule(
         &self,
         ask: &crate::model::policy::Ask<'_>,
-    ) -> Result<crate::model::policy::Ruling, crate::model::policy::Refusal> {
-        self.plane.rule_by(Arc::new(plane::NoRulings));
+    ) -> Result<crate::model::policy::PolicyDecision, crate::model::policy::Refusal> {
+        self.plane.put_in_force(Arc::new(plane::NoPolicies));
         self.policies.rule(ask)
     }
 

@@ -12,9 +12,9 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
 use super::super::cli::connect::Bearer;
-use super::super::cli::error::{Exit, Trouble, code_name, root_cause};
+use super::super::cli::error::{CliError, Exit, code_name, root_cause};
 use super::super::cli::render::text::block;
-use super::super::cli::render::{OutputArgs, Paper, Screen, View};
+use super::super::cli::render::{OutputArgs, Screen, TextStyle, View};
 use super::super::cli::values::{self, Token};
 use super::ports::Ports;
 use super::state::StateDir;
@@ -52,7 +52,7 @@ fn method(text: &str) -> Result<PathAndQuery, String> {
 ///
 /// # Errors
 /// When no `jitgate dev` runs there, or Envoy does not answer.
-pub(crate) async fn call(args: CallArgs, state: &StateDir) -> Result<Exit, Trouble> {
+pub(crate) async fn call(args: CallArgs, state: &StateDir) -> Result<Exit, CliError> {
     let CallArgs {
         grpc,
         account,
@@ -84,14 +84,14 @@ pub(crate) async fn call(args: CallArgs, state: &StateDir) -> Result<Exit, Troub
     })
 }
 
-async fn channel(state: &StateDir) -> Result<Channel, Trouble> {
+async fn channel(state: &StateDir) -> Result<Channel, CliError> {
     let port = Ports::saved_envoy(state)?;
     let own = Identity::from_pem(state.read("client.pem")?, state.read("client.key")?);
     let tls = ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(state.read("ca.pem")?))
         .identity(own);
     let refuse = |error: tonic::transport::Error| {
-        Trouble::new(format!(
+        CliError::new(format!(
             "no answer from Envoy at https://localhost:{port}: {}",
             root_cause(&error)
         ))
@@ -114,7 +114,7 @@ async fn stream<M>(
     path: PathAndQuery,
     message: M,
     screen: &Screen,
-) -> Result<Answer, Trouble>
+) -> Result<Answer, CliError>
 where
     M: prost::Message + Send + Sync + 'static,
 {
@@ -163,7 +163,7 @@ impl View for pay::Balance {
         json!({ "account": self.account, "cents": self.cents })
     }
 
-    fn text(&self, _: &Paper) -> String {
+    fn text(&self, _: &TextStyle) -> String {
         block(&[
             ("Account", self.account.clone()),
             ("Cents", self.cents.to_string()),
@@ -208,7 +208,7 @@ impl View for Answer {
         })
     }
 
-    fn text(&self, _: &Paper) -> String {
+    fn text(&self, _: &TextStyle) -> String {
         let mut fields = vec![(
             "Status".to_owned(),
             code_name(self.status.code()).to_owned(),
@@ -261,7 +261,7 @@ ErrorInfo domain: jitgate.dev
 x-jitgate-reason: NO_GRANT
 ";
         assert_eq!(
-            answer.text(&Paper {
+            answer.text(&TextStyle {
                 now: Timestamp::default(),
                 width: None
             }),

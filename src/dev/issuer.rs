@@ -15,7 +15,7 @@ use crate::clock;
 use crate::model::identity::Principal;
 use crate::model::time::Timestamp;
 
-use super::super::cli::error::{Exit, Trouble, say};
+use super::super::cli::error::{CliError, Exit, say};
 use super::super::cli::render::write_out;
 use super::super::cli::values;
 use super::state::StateDir;
@@ -54,7 +54,7 @@ impl DevIssuer {
     ///
     /// # Errors
     /// When the key is unreadable or a file cannot be written.
-    pub(crate) fn ensure(state: &StateDir) -> Result<Self, Trouble> {
+    pub(crate) fn ensure(state: &StateDir) -> Result<Self, CliError> {
         let pem = if state.at("issuer.key").exists() {
             state.read("issuer.key")?
         } else {
@@ -66,9 +66,9 @@ impl DevIssuer {
         };
         let (issuer, jwk) = Self::parse(&pem)
             .map_err(|error| {
-                Trouble::new(format!("{}: {error:#}", state.at("issuer.key").display()))
+                CliError::new(format!("{}: {error:#}", state.at("issuer.key").display()))
             })
-            .map_err(|trouble| trouble.hint("remove the file: the next start makes a new key"))?;
+            .map_err(|error| error.hint("remove the file: the next start makes a new key"))?;
         state.write("jwks.json", &json!({ "keys": [jwk] }).to_string())?;
         state.write("issuers.yaml", ISSUERS)?;
         Ok(issuer)
@@ -78,7 +78,7 @@ impl DevIssuer {
     ///
     /// # Errors
     /// When there is none.
-    pub(crate) fn open(state: &StateDir) -> Result<Self, Trouble> {
+    pub(crate) fn open(state: &StateDir) -> Result<Self, CliError> {
         Ok(Self::parse(&state.read("issuer.key")?)?.0)
     }
 
@@ -115,12 +115,12 @@ impl DevIssuer {
         groups: &[String],
         life: Duration,
         now: Timestamp,
-    ) -> Result<String, Trouble> {
+    ) -> Result<String, CliError> {
         Principal::user(ISSUER, user)
-            .map_err(|error| Trouble::usage(format!("--user: {error}")))?;
+            .map_err(|error| CliError::usage(format!("--user: {error}")))?;
         for group in groups {
             Principal::group(ISSUER, group)
-                .map_err(|error| Trouble::usage(format!("--group: {error}")))?;
+                .map_err(|error| CliError::usage(format!("--group: {error}")))?;
         }
         let seconds = |time: Timestamp| time.as_micros() / 1_000_000;
         let claims = json!({
@@ -163,7 +163,7 @@ pub struct TokenArgs {
 ///
 /// # Errors
 /// When no `jitgate dev` has made a key yet.
-pub(crate) fn token(args: TokenArgs, state: &StateDir) -> Result<Exit, Trouble> {
+pub(crate) fn token(args: TokenArgs, state: &StateDir) -> Result<Exit, CliError> {
     let TokenArgs { user, group, life } = args;
     let token = DevIssuer::open(state)?.mint(&user, &group, life, clock::wall())?;
     let groups: String = group

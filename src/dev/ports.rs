@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use serde_json::{Value, json};
 
-use super::super::cli::error::Trouble;
+use super::super::cli::error::CliError;
 use super::state::StateDir;
 
 /// The port flags of `jitgate dev`; 0 means any free port.
@@ -92,7 +92,7 @@ impl PortArgs {
     ///
     /// # Errors
     /// Names the taken port, what it was for, and its flag.
-    pub(crate) fn claim(self) -> Result<(Ports, TcpListener), Trouble> {
+    pub(crate) fn claim(self) -> Result<(Ports, TcpListener), CliError> {
         let Self {
             control_plane_port,
             http_port,
@@ -127,7 +127,7 @@ impl PortArgs {
     }
 }
 
-fn bind(whose: &str, flag: &str, port: u16) -> Result<TcpListener, Trouble> {
+fn bind(whose: &str, flag: &str, port: u16) -> Result<TcpListener, CliError> {
     TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).map_err(|error| {
         let taken = error.kind() == std::io::ErrorKind::AddrInUse;
         let cause = if taken {
@@ -135,7 +135,7 @@ fn bind(whose: &str, flag: &str, port: u16) -> Result<TcpListener, Trouble> {
         } else {
             format!("cannot be used: {error}")
         };
-        Trouble::new(format!("{flag}: port {port} for the {whose} {cause}")).hint(format!(
+        CliError::new(format!("{flag}: port {port} for the {whose} {cause}")).hint(format!(
             "end what listens there, or start with {flag} 0 for any free port"
         ))
     })
@@ -146,7 +146,7 @@ impl Ports {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(crate) fn save(&self, state: &StateDir) -> Result<(), Trouble> {
+    pub(crate) fn save(&self, state: &StateDir) -> Result<(), CliError> {
         let Self {
             control_plane,
             http,
@@ -172,14 +172,14 @@ impl Ports {
     ///
     /// # Errors
     /// When no `jitgate dev` has run there.
-    pub(crate) fn saved_envoy(state: &StateDir) -> Result<u16, Trouble> {
+    pub(crate) fn saved_envoy(state: &StateDir) -> Result<u16, CliError> {
         let text = state.read("ports.json")?;
         let value: Option<Value> = serde_json::from_str(&text).ok();
         let port = value
             .and_then(|value| value.get("envoy")?.as_u64())
             .and_then(|port| u16::try_from(port).ok());
         port.ok_or_else(|| {
-            Trouble::new(format!(
+            CliError::new(format!(
                 "{}: names no Envoy port",
                 state.at("ports.json").display()
             ))

@@ -1,7 +1,7 @@
 //! The processes of `jitgate dev`: started one after the other, each ready before the next, and none of them outlives it.
 //!
 //! Each is the leader of its own process group, so that Ctrl-C in the terminal reaches `jitgate dev` alone, which then ends
-//! them by their ids. Should `jitgate dev` itself die without a word, the [keeper](super::keeper) ends them.
+//! them by their ids. Should `jitgate dev` itself die without a word, the [reaper](super::reaper) ends them.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -18,8 +18,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::super::cli::error::{Trouble, printable, say};
-use super::keeper::Keeper;
+use super::super::cli::error::{CliError, printable, say};
+use super::reaper::Reaper;
 use super::shell::quote;
 
 /// How long a process may take to get ready.
@@ -51,9 +51,9 @@ impl Program {
         words.map(|word| quote(&word)).collect::<Vec<_>>().join(" ")
     }
 
-    fn spawn(&self) -> Result<Child, Trouble> {
+    fn spawn(&self) -> Result<Child, CliError> {
         let refuse = |error: std::io::Error| {
-            Trouble::new(format!(
+            CliError::new(format!(
                 "{}: cannot start {}: {error}",
                 self.name,
                 self.executable.display()
@@ -107,19 +107,19 @@ impl Ended {
 pub(crate) struct Processes {
     running: JoinSet<Ended>,
     stop: CancellationToken,
-    keeper: Keeper,
+    reaper: Reaper,
 }
 
 impl Processes {
-    /// None yet, and a keeper for those to come.
+    /// None yet, and a reaper for those to come.
     ///
     /// # Errors
-    /// When the keeper cannot be started.
-    pub(crate) fn new() -> Result<Self, Trouble> {
+    /// When the reaper cannot be started.
+    pub(crate) fn new() -> Result<Self, CliError> {
         Ok(Self {
             running: JoinSet::new(),
             stop: CancellationToken::new(),
-            keeper: Keeper::start()?,
+            reaper: Reaper::start()?,
         })
     }
 
@@ -127,20 +127,20 @@ impl Processes {
     ///
     /// # Errors
     /// When it cannot be started, ends, or is not ready in time; the end of its log has been told then.
-    pub(crate) async fn start(&mut self, program: &Program) -> Result<u32, Trouble> {
+    pub(crate) async fn start(&mut self, program: &Program) -> Result<u32, CliError> {
         let child = program.spawn()?;
         let pid = child
             .id()
-            .ok_or_else(|| Trouble::new(format!("{}: ended at once", program.name)))?;
-        self.keeper.add(pid).await?;
+            .ok_or_else(|| CliError::new(format!("{}: ended at once", program.name)))?;
+        self.reaper.add(pid).await?;
         self.running
-            .spawn(mind(program.clone(), child, pid, self.stop.clone()));
+            .spawn(supervise(program.clone(), child, pid, self.stop.clone()));
         let deadline = Instant::now() + START;
         loop {
             tokio::select! {
                 ended = self.ended() => {
-                    tell_log(&ended.program.log);
-                    return Err(Trouble::new(ended.describe()).hint(format!("its log: {}", ended.program.log.display())));
+                    tail_log(&ended.program.log);
+                    return Err(CliError::new(ended.describe()).hint(format!("its log: {}", ended.program.log.display())));
                 }
                 () = sleep(Duration::from_millis(30)) => {}
             }
@@ -149,13 +149,15 @@ impl Processes {
                 return Ok(pid);
             }
             if Instant::now() > deadline {
-                tell_log(&program.log);
+                tail_log(&program.log);
                 let cause = format!(
                     "{}: not ready after {START:?}: {}",
                     program.name,
                     answer.describe(program.ready)
                 );
-                return Err(Trouble::new(cause).hint(format!("its log: {}", program.log.display())));
+                return Err(
+                    CliError::new(cause).hint(format!("its log: {}", program.log.display()))
+                );
             }
         }
     }
@@ -165,7 +167,7 @@ impl Processes {
         loop {
             match self.running.join_next().await {
                 Some(Ok(ended)) => {
-                    self.keeper.remove(ended.pid).await;
+                    self.reaper.remove(ended.pid).await;
                     return ended;
                 }
                 Some(Err(error)) => say(&format!("a process is out of sight: {error}")),
@@ -178,11 +180,11 @@ impl Processes {
     pub(crate) async fn stop(mut self) {
         self.stop.cancel();
         while self.running.join_next().await.is_some() {}
-        self.keeper.dismiss().await;
+        self.reaper.dismiss().await;
     }
 }
 
-async fn mind(program: Program, mut child: Child, pid: u32, stop: CancellationToken) -> Ended {
+async fn supervise(program: Program, mut child: Child, pid: u32, stop: CancellationToken) -> Ended {
     let status = tokio::select! {
         status = child.wait() => status.ok(),
         () = stop.cancelled() => {
@@ -249,7 +251,7 @@ async fn ask((port, path): (u16, &str)) -> std::io::Result<String> {
 }
 
 /// The last lines of a log, indented, on standard error.
-pub(crate) fn tell_log(log: &Path) {
+pub(crate) fn tail_log(log: &Path) {
     for line in tail(log).unwrap_or_default() {
         say(&format!("  | {}", printable(&line)));
     }
@@ -288,7 +290,7 @@ mod tests {
         Processes {
             running: JoinSet::new(),
             stop: CancellationToken::new(),
-            keeper: Keeper::none(),
+            reaper: Reaper::none(),
         }
     }
 
@@ -324,8 +326,8 @@ mod tests {
         let log = dir.path().join("log");
         let mut processes = processes();
         let program = program("echo cannot; exit 3", &log, 1);
-        let trouble = processes.start(&program).await.unwrap_err();
-        let lines = trouble.lines();
+        let error = processes.start(&program).await.unwrap_err();
+        let lines = error.lines();
         assert!(
             lines[0].contains("script (pid ") && lines[0].contains("exit status: 3"),
             "{lines:?}"

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::super::cli::error::Trouble;
+use super::super::cli::error::CliError;
 
 /// Longest path of a Unix socket: 108 bytes on Linux and 104 elsewhere, with a closing zero.
 const SOCKET_PATH_MAX: usize = 103;
@@ -25,9 +25,9 @@ impl StateDir {
     ///
     /// # Errors
     /// Names the path and the cause.
-    pub(crate) fn create(path: &Path) -> Result<Self, Trouble> {
+    pub(crate) fn create(path: &Path) -> Result<Self, CliError> {
         let refuse = |error: std::io::Error| {
-            Trouble::new(format!("--state-dir: {}: {error}", path.display()))
+            CliError::new(format!("--state-dir: {}: {error}", path.display()))
                 .hint("name a directory that you may write to (JITGATE_STATE_DIR)")
         };
         let builder = |path: &Path| DirBuilder::new().recursive(true).mode(0o700).create(path);
@@ -43,7 +43,7 @@ impl StateDir {
                 "--state-dir: {} is too long a path for a Unix socket",
                 socket.display()
             );
-            return Err(Trouble::new(cause)
+            return Err(CliError::new(cause)
                 .hint("name a directory nearer to the root: --state-dir /tmp/jitgate"));
         }
         Ok(state)
@@ -53,9 +53,9 @@ impl StateDir {
     ///
     /// # Errors
     /// When there is none.
-    pub(crate) fn open(path: &Path) -> Result<Self, Trouble> {
+    pub(crate) fn open(path: &Path) -> Result<Self, CliError> {
         let cause = |error| {
-            Trouble::new(format!("--state-dir: {}: {error}", path.display()))
+            CliError::new(format!("--state-dir: {}: {error}", path.display()))
                 .hint("run `jitgate dev` first")
         };
         path.canonicalize().map(Self).map_err(cause)
@@ -65,11 +65,11 @@ impl StateDir {
     ///
     /// # Errors
     /// When another `jitgate dev` has it.
-    pub(crate) fn lock(&self) -> Result<Lock, Trouble> {
+    pub(crate) fn lock(&self) -> Result<Lock, CliError> {
         let file = self.options(0o600).truncate(false).open(self.at("lock"))?;
         match file.try_lock() {
             Ok(()) => Ok(Lock { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(Trouble::new(format!(
+            Err(TryLockError::WouldBlock) => Err(CliError::new(format!(
                 "--state-dir: {} is in use by another `jitgate dev`",
                 self.0.display()
             ))
@@ -97,7 +97,7 @@ impl StateDir {
     ///
     /// # Errors
     /// Names the path and the cause.
-    pub(crate) fn write(&self, name: &str, text: &str) -> Result<PathBuf, Trouble> {
+    pub(crate) fn write(&self, name: &str, text: &str) -> Result<PathBuf, CliError> {
         let path = self.at(name);
         let next = self.at(&format!("{name}.new"));
         let write = || {
@@ -106,7 +106,7 @@ impl StateDir {
             file.write_all(text.as_bytes())?;
             fs::rename(&next, &path)
         };
-        write().map_err(|error| Trouble::new(format!("{}: {error}", path.display())))?;
+        write().map_err(|error| CliError::new(format!("{}: {error}", path.display())))?;
         Ok(path)
     }
 
@@ -114,10 +114,10 @@ impl StateDir {
     ///
     /// # Errors
     /// Names the path and the cause.
-    pub(crate) fn read(&self, name: &str) -> Result<String, Trouble> {
+    pub(crate) fn read(&self, name: &str) -> Result<String, CliError> {
         let path = self.at(name);
         fs::read_to_string(&path).map_err(|error| {
-            Trouble::new(format!("{}: {error}", path.display()))
+            CliError::new(format!("{}: {error}", path.display()))
                 .hint("run `jitgate dev` first, or name its --state-dir")
         })
     }
@@ -166,11 +166,7 @@ mod tests {
     #[test]
     fn a_path_too_long_for_a_socket_is_refused_at_once() {
         let parent = tempfile::tempdir().unwrap();
-        let trouble = StateDir::create(&parent.path().join("d".repeat(120))).unwrap_err();
-        assert!(
-            trouble.lines()[0].contains("too long"),
-            "{:?}",
-            trouble.lines()
-        );
+        let error = StateDir::create(&parent.path().join("d".repeat(120))).unwrap_err();
+        assert!(error.lines()[0].contains("too long"), "{:?}", error.lines());
     }
 }

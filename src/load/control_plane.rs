@@ -25,7 +25,7 @@ const TOKEN_LIFE_SECONDS: u64 = 3600;
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 
 /// The process and its files.
-pub(super) struct Plant {
+pub(super) struct SpawnedControlPlane {
     dir: Scratch,
     program: PathBuf,
     key: KeyPair,
@@ -44,7 +44,7 @@ impl Drop for Scratch {
     }
 }
 
-impl Plant {
+impl SpawnedControlPlane {
     /// Starts the program; it may not answer yet.
     pub(super) fn start(program: Option<PathBuf>, service: &str) -> anyhow::Result<Self> {
         let program = match program {

@@ -9,7 +9,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use ulid::Ulid;
 
-use super::fleet::Swarm;
+use super::fleet::SimulatedFleet;
 use super::report::{FanOut, Spread};
 use crate::tls::Route;
 use crate::wire::grant::duration_to;
@@ -113,20 +113,20 @@ impl Driver {
     /// Revokes one grant after the other and waits each time until every sidecar has applied it.
     pub(super) async fn rounds(
         &mut self,
-        swarm: &mut Swarm,
+        fleet: &mut SimulatedFleet,
         rounds: u32,
         patience: Duration,
     ) -> anyhow::Result<FanOut> {
         let (mut each, mut last, mut answered) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..rounds {
-            swarm.forget_applied();
+            fleet.forget_applied();
             let (id, granted) = self
                 .grant(&format!("/jitgate.bench.Round/Method{round}"))
                 .await?;
-            swarm.applied(granted, patience).await?;
+            fleet.applied(granted, patience).await?;
             let pause = rand::rng().random_range(0..PAUSE_MS);
             tokio::time::sleep(Duration::from_millis(pause)).await;
-            swarm.forget_applied();
+            fleet.forget_applied();
             let revoke = self.with(v1::RevokeGrantRequest {
                 id,
                 ..v1::RevokeGrantRequest::default()
@@ -139,7 +139,7 @@ impl Driver {
                 .into_inner()
                 .revision;
             let answer = Instant::now();
-            let applied = swarm.applied(revoked, patience).await?;
+            let applied = fleet.applied(revoked, patience).await?;
             let delays = || applied.iter().filter_map(|applied| applied.delay);
             ensure!(
                 delays().count() == applied.len(),
@@ -154,7 +154,7 @@ impl Driver {
             answered.extend(after_answer);
         }
         Ok(FanOut {
-            sidecars: swarm.sidecars(),
+            sidecars: fleet.sidecars(),
             each: Spread::of(each),
             last: Spread::of(last),
             after_answer: Spread::of(answered),

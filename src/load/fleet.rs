@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use ulid::Ulid;
 
-use super::session::Light;
+use super::session::SimulatedSidecar;
 use crate::tls::Route;
 use crate::wire::v1;
 
@@ -18,7 +18,7 @@ use crate::wire::v1;
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// Every sidecar. Dropping it ends all sessions.
-pub(super) struct Swarm {
+pub(super) struct SimulatedFleet {
     sidecars: u32,
     tally: Arc<Tally>,
     began: Instant,
@@ -31,7 +31,7 @@ pub(super) struct Tally {
     attempts: AtomicU64,
     resumed: AtomicU64,
     snapshots: AtomicU64,
-    sent_away: AtomicU64,
+    closed: AtomicU64,
     faults: AtomicU64,
     steps: Mutex<Steps>,
     applied: Mutex<Vec<Applied>>,
@@ -60,11 +60,11 @@ pub(super) struct Counts {
     pub(super) attempts: u64,
     pub(super) resumed: u64,
     pub(super) snapshots: u64,
-    pub(super) sent_away: u64,
+    pub(super) closed: u64,
     pub(super) faults: u64,
 }
 
-impl Swarm {
+impl SimulatedFleet {
     /// Opens every stream at once.
     pub(super) fn open(route: &Route, service: &str, sidecars: u32) -> Self {
         let (tally, mut sessions) = (Arc::new(Tally::default()), JoinSet::new());
@@ -77,7 +77,9 @@ impl Swarm {
                 software: concat!("jitgate-bench ", env!("CARGO_PKG_VERSION")).to_owned(),
                 ..v1::Subscribe::default()
             };
-            sessions.spawn(Light::new(number, route.clone(), subscribe, Arc::clone(&tally)).run());
+            sessions.spawn(
+                SimulatedSidecar::new(number, route.clone(), subscribe, Arc::clone(&tally)).run(),
+            );
         }
         Self {
             sidecars,
@@ -182,8 +184,8 @@ impl Tally {
         self.snapshots.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn sent_away(&self) {
-        self.sent_away.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn closed(&self) {
+        self.closed.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn fault(&self) {
@@ -219,7 +221,7 @@ impl Tally {
             attempts: read(&self.attempts),
             resumed: read(&self.resumed),
             snapshots: read(&self.snapshots),
-            sent_away: read(&self.sent_away),
+            closed: read(&self.closed),
             faults: read(&self.faults),
         }
     }
@@ -231,7 +233,7 @@ impl Counts {
             attempts: self.attempts.saturating_sub(before.attempts),
             resumed: self.resumed.saturating_sub(before.resumed),
             snapshots: self.snapshots.saturating_sub(before.snapshots),
-            sent_away: self.sent_away.saturating_sub(before.sent_away),
+            closed: self.closed.saturating_sub(before.closed),
             faults: self.faults.saturating_sub(before.faults),
         }
     }

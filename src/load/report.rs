@@ -95,7 +95,7 @@ pub struct Storm {
     /// Snapshots sent.
     pub snapshots: u64,
     /// Sessions that were asked to come back later.
-    pub sent_away: u64,
+    pub closed: u64,
     /// Attempts to connect, failed ones included.
     pub attempts: u64,
 }
@@ -137,7 +137,7 @@ impl Storm {
             attempts,
             resumed,
             snapshots,
-            sent_away,
+            closed,
             faults: _,
         } = counts;
         Self {
@@ -145,7 +145,7 @@ impl Storm {
             cpu,
             resumed,
             snapshots,
-            sent_away,
+            closed,
             attempts,
         }
     }
@@ -209,14 +209,14 @@ impl fmt::Display for Report {
             let Storm {
                 resumed,
                 snapshots,
-                sent_away,
+                closed,
                 attempts,
                 ..
             } = storm;
             let share = storm.resumed_share();
             writeln!(
                 f,
-                "  {resumed} resumed ({share:.1} %), {snapshots} snapshots, {sent_away} sent away, {attempts} attempts"
+                "  {resumed} resumed ({share:.1} %), {snapshots} snapshots, {closed} sent away, {attempts} attempts"
             )?;
         }
         Ok(())

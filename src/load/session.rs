@@ -32,8 +32,8 @@ const MAX_STALENESS: Duration = Duration::from_secs(30);
 /// Silence after which a session is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// One sidecar of the swarm.
-pub(super) struct Light {
+/// One sidecar of the fleet.
+pub(super) struct SimulatedSidecar {
     pub(super) number: u32,
     pub(super) route: Route,
     pub(super) subscribe: v1::Subscribe,
@@ -66,7 +66,7 @@ enum End {
 
 /// A session under way.
 struct Session<'a> {
-    light: &'a mut Light,
+    light: &'a mut SimulatedSidecar,
     outgoing: mpsc::Sender<v1::WatchGrantsRequest>,
     staged: Option<Held>,
     /// The generation in which it counts as in step, once it does.
@@ -74,7 +74,7 @@ struct Session<'a> {
     generation: u64,
 }
 
-impl Light {
+impl SimulatedSidecar {
     pub(super) fn new(
         number: u32,
         route: Route,
@@ -99,7 +99,7 @@ impl Light {
             let (end, worked) = self.session().await;
             let pause = match end {
                 Ok(End::Away(after)) => {
-                    self.tally.sent_away();
+                    self.tally.closed();
                     backoff.reset();
                     away(after, worked) + backoff.next()
                 }
@@ -266,7 +266,7 @@ impl Session<'_> {
     }
 
     async fn vouch(&mut self, revision: i64, progress: &v1::Progress) -> anyhow::Result<()> {
-        let Light {
+        let SimulatedSidecar {
             held, clock, tally, ..
         } = &mut *self.light;
         if held.digest.to_bytes() != progress.digest[..] {

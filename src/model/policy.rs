@@ -15,14 +15,14 @@ use super::time::Timestamp;
 use super::window::Window;
 
 mod break_glass;
+mod decision;
 mod matcher;
 mod person;
-mod ruling;
 
 pub(crate) use break_glass::{BREAK_GLASS_OPEN_MAX, BREAK_GLASS_REASON_MIN, BreakGlass};
+pub(crate) use decision::{Ask, Outcome, PolicyDecision, PolicyPin, Refusal, RefusalReason, Would};
 pub(crate) use matcher::{Matcher, Subjects};
 pub(crate) use person::{ACCOUNTS_MAX, Person, Persons};
-pub(crate) use ruling::{Ask, Outcome, PolicyPin, Refusal, RefusalReason, Ruling, Would};
 
 /// Longest reason that any policy accepts, in characters.
 pub(crate) const REASON_MAX: usize = 1000;

@@ -24,7 +24,7 @@ use crate::model::decide::{Caller, Check, Freshness, Grants, Held, decide};
 use crate::model::decision::{Decision, Denial, DenyReason};
 use crate::model::grant::Revision;
 use crate::model::identity::Principal;
-use deadline::Patience;
+use deadline::WaitBudget;
 use identify::{Identified, Verifiers, identify};
 use input::{Call, Inbound};
 use record::{Facts, Pending, Recorder};
@@ -61,13 +61,13 @@ impl Authorization for Authorizer {
         request: Request<CheckRequest>,
     ) -> Result<Response<CheckResponse>, Status> {
         let pending = self.recorder.begin(request.metadata());
-        let patience = Patience::of(request.metadata());
+        let wait_budget = WaitBudget::of(request.metadata());
         let Ok(_slot) = self.slots.try_acquire() else {
             // An RPC error is no decision to Envoy: it fails the call unless its operator chose to fail open.
             return Err(Status::resource_exhausted("too many checks in flight"));
         };
         Ok(Response::new(
-            self.answer(pending, patience, request.get_ref())
+            self.answer(pending, wait_budget, request.get_ref())
                 .await
                 .into_message(),
         ))
@@ -95,9 +95,14 @@ impl Authorizer {
         }
     }
 
-    async fn answer(&self, pending: Pending, patience: Patience, check: &CheckRequest) -> Answer {
+    async fn answer(
+        &self,
+        pending: Pending,
+        wait_budget: WaitBudget,
+        check: &CheckRequest,
+    ) -> Answer {
         let inbound = input::read(check, &self.checking.services);
-        let ruling = self.rule(&inbound, patience).await;
+        let ruling = self.rule(&inbound, wait_budget).await;
         let caller = ruling.caller.as_ref();
         let Ruling {
             revision,
@@ -138,7 +143,7 @@ impl Authorizer {
     }
 
     /// Rules, and once more when a token's grant was on its way here and has come.
-    async fn rule(&self, inbound: &Inbound<'_>, patience: Patience) -> Ruling {
+    async fn rule(&self, inbound: &Inbound<'_>, wait_budget: WaitBudget) -> Ruling {
         let call = match &inbound.call {
             Ok(call) => call,
             Err(denial) => return self.undecided(denial.clone()),
@@ -151,7 +156,7 @@ impl Authorizer {
                 && self.table.skew_refusal().is_none()
         };
         let identified = match self.table.now() {
-            Some(now) if worth_it() => identify(&self.verifiers, call, patience, now).await,
+            Some(now) if worth_it() => identify(&self.verifiers, call, wait_budget, now).await,
             Some(_) | None => Identified {
                 caller: Ok(Caller::default()),
                 ignored: SmallVec::new(),
@@ -159,7 +164,7 @@ impl Authorizer {
         };
         let mut ruling = self.decide(call, identified);
         if let Some(revision) = ruling.awaits()
-            && self.verifiers.tokens.reached(revision, patience).await
+            && self.verifiers.tokens.reached(revision, wait_budget).await
             && let Some(caller) = ruling.caller.take()
         {
             ruling = self.decide(

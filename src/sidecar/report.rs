@@ -76,14 +76,14 @@ impl ReportArgs {
         let Self {
             report_decisions: which,
         } = self;
-        let desk = || Arc::new(Desk::new(which));
-        Reports((which != Which::None).then(desk))
+        let queue = || Arc::new(Queue::new(which));
+        Reports((which != Which::None).then(queue))
     }
 }
 
 /// The handle that the decision path and the watch hold. Clones share one queue; the default takes nothing.
 #[derive(Clone, Default)]
-pub struct Reports(Option<Arc<Desk>>);
+pub struct Reports(Option<Arc<Queue>>);
 
 impl fmt::Debug for Reports {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -92,7 +92,7 @@ impl fmt::Debug for Reports {
 }
 
 /// Shared by those who push, the one who batches and the one who sends.
-struct Desk {
+struct Queue {
     which: Which,
     queue: ArrayQueue<Box<Seen>>,
     /// Whether the queue is being emptied already.
@@ -125,36 +125,36 @@ impl Reports {
     pub(super) fn wanted(&self) -> bool {
         self.0
             .as_ref()
-            .is_some_and(|desk| !desk.unwanted.load(Ordering::Relaxed))
+            .is_some_and(|queue| !queue.unwanted.load(Ordering::Relaxed))
     }
 
     /// Queues a decision; the oldest makes room. Never waits.
     pub(super) fn push(&self, seen: Seen) {
-        let Some(desk) = &self.0 else { return };
-        if desk.queue.force_push(Box::new(seen)).is_some() {
-            desk.lose(1);
+        let Some(queue) = &self.0 else { return };
+        if queue.queue.force_push(Box::new(seen)).is_some() {
+            queue.lose(1);
         }
-        if !desk.awake.load(Ordering::SeqCst) && !desk.awake.swap(true, Ordering::SeqCst) {
-            desk.wake.notify_one();
+        if !queue.awake.load(Ordering::SeqCst) && !queue.awake.swap(true, Ordering::SeqCst) {
+            queue.wake.notify_one();
         }
     }
 
     /// The control plane says whether it takes reports; where it does not, nothing is kept for it.
     pub(super) fn ask(&self, takes: bool) {
-        let Some(desk) = &self.0 else { return };
-        if desk.unwanted.swap(!takes, Ordering::Relaxed) == takes && !takes {
-            desk.outbox.lock().records.clear();
+        let Some(queue) = &self.0 else { return };
+        if queue.unwanted.swap(!takes, Ordering::Relaxed) == takes && !takes {
+            queue.outbox.lock().records.clear();
         }
     }
 
     /// Completes when there is something to report.
     pub(super) async fn ready(&self) {
-        let Some(desk) = &self.0 else {
+        let Some(queue) = &self.0 else {
             return std::future::pending().await;
         };
         loop {
-            let ready = desk.ready.notified();
-            if !desk.outbox.lock().records.is_empty() {
+            let ready = queue.ready.notified();
+            if !queue.outbox.lock().records.is_empty() {
                 return;
             }
             ready.await;
@@ -163,8 +163,8 @@ impl Reports {
 
     /// The next report. Its records are numbered as they leave: one that does not arrive leaves a gap.
     pub(super) fn next(&self) -> Option<v1::DecisionReport> {
-        let desk = self.0.as_ref()?;
-        let mut outbox = desk.outbox.lock();
+        let queue = self.0.as_ref()?;
+        let mut outbox = queue.outbox.lock();
         let (mut decisions, mut bytes) = (Vec::new(), 0);
         while decisions.len() < REPORT_MAX
             && let Some(next) = outbox.records.front()
@@ -185,17 +185,18 @@ impl Reports {
         if decisions.is_empty() {
             return None;
         }
-        desk.sent
+        queue
+            .sent
             .inc_by(u64::try_from(decisions.len()).unwrap_or(0));
-        let lost = i64::try_from(desk.lost.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        let lost = i64::try_from(queue.lost.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
         Some(v1::DecisionReport { decisions, lost })
     }
 
     /// Shows what was reported and what was lost.
     pub fn register(&self, metrics: &Metrics) {
-        let desk = self.0.as_ref();
-        let (sent, lost) = desk
-            .map(|desk| (desk.sent.clone(), desk.lost_shown.clone()))
+        let queue = self.0.as_ref();
+        let (sent, lost) = queue
+            .map(|queue| (queue.sent.clone(), queue.lost_shown.clone()))
             .unwrap_or_default();
         metrics.register(|registry| {
             let help = "Records of decisions handed to the watch stream";
@@ -213,17 +214,17 @@ impl Reports {
     /// # Errors
     /// Never.
     pub async fn run(self, table: Arc<Table>, stop: CancellationToken) -> Outcome {
-        let Some(desk) = self.0 else {
+        let Some(queue) = self.0 else {
             stop.cancelled().await;
             return Ok(());
         };
-        let mut batch = Batch::new(desk.which);
+        let mut batch = Batch::new(queue.which);
         let mut due = Instant::now() + INTERVAL;
         loop {
-            if batch.is_empty() && desk.rest() {
+            if batch.is_empty() && queue.rest() {
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
-                    () = desk.wake.notified() => due = Instant::now() + INTERVAL,
+                    () = queue.wake.notified() => due = Instant::now() + INTERVAL,
                 }
             }
             tokio::select! {
@@ -232,20 +233,20 @@ impl Reports {
             }
             let ahead = table.clock().wall_offset_micros().unwrap_or(0);
             // No more than fits at once: who pushes as fast as this empties would keep it here for ever.
-            for seen in std::iter::from_fn(|| desk.queue.pop()).take(QUEUE) {
+            for seen in std::iter::from_fn(|| queue.queue.pop()).take(QUEUE) {
                 if let Some(left_out) = batch.add(&seen, ahead) {
-                    desk.lose(left_out);
+                    queue.lose(left_out);
                 }
             }
             if Instant::now() >= due || batch.is_full() {
-                desk.put(batch.take());
+                queue.put(batch.take());
                 due = Instant::now() + INTERVAL;
             }
         }
     }
 }
 
-impl Desk {
+impl Queue {
     fn new(which: Which) -> Self {
         Self {
             which,

@@ -3,7 +3,7 @@
 //! the last grant that carries the stream is gone. It never lets a stream open that it could not end.
 //!
 //! ```text
-//! opening:  tether (read) -> open (enter) -> judge (look up again) -> say (go on | refused)
+//! opening:  entry (read) -> open (enter) -> judge (look up again) -> say (go on | refused)
 //! change:   watch applies -> table -> open (whose last grant was it?) -> hold -> say (end) ; record
 //! time:     hold looks again when the last grant ends, or when the table would be stale
 //! ```
@@ -35,8 +35,8 @@ mod record;
 
 use hold::Hold;
 use open::Room;
-use record::Life;
 pub(crate) use record::Record;
+use record::StreamRecord;
 
 /// How many streams are held.
 #[derive(Debug, Clone, clap::Args)]
@@ -101,7 +101,7 @@ impl ExternalProcessor for Leash {
         &self,
         request: Request<Streaming<ProcessingRequest>>,
     ) -> Result<Response<Self::ProcessStream>, Status> {
-        let life = Life::begin(SpanContext::from_metadata(request.metadata()));
+        let life = StreamRecord::begin(SpanContext::from_metadata(request.metadata()));
         let hold = Hold::new(Arc::clone(&self.leashing), request.into_inner(), life);
         Ok(Response::new(Box::pin(hold.into_stream())))
     }

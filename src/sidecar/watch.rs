@@ -294,7 +294,7 @@ impl Watch {
                 format!("{fault}; fetching a complete snapshot")
             }
             End::Fault(fault) => fault.to_string(),
-            End::Silent(patience) => format!("silent for {}", seconds(*patience)),
+            End::Silent(wait_budget) => format!("silent for {}", seconds(*wait_budget)),
             End::Closed(Some(status)) => format!("{:#}", refused(status)),
             End::Closed(None) => "ended the session".to_owned(),
         }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::support::caller::Caller;
 use crate::support::process::wait_until;
-use crate::support::streams::{Ended, Kind, Scene, Two};
+use crate::support::streams::{Ended, Fixture, Kind, Two};
 use crate::support::world::Settings;
 
 const GRANTS: usize = 40;
@@ -30,7 +30,7 @@ struct Streams {
 }
 
 impl Streams {
-    async fn none(scene: &Scene, connections: usize) -> Self {
+    async fn none(fixture: &Fixture, connections: usize) -> Self {
         let (report, ended) = mpsc::unbounded_channel();
         let mut streams = Self {
             tasks: JoinSet::new(),
@@ -40,18 +40,18 @@ impl Streams {
             connections: vec![],
         };
         for _ in 0..connections {
-            streams.connections.push(scene.two().await);
+            streams.connections.push(fixture.two().await);
         }
         streams
     }
 
     /// Opens one more for grant `of`, every other one busy.
-    async fn open(&mut self, scene: &Scene, of: usize, sub: &str) {
+    async fn open(&mut self, fixture: &Fixture, of: usize, sub: &str) {
         let n = self.progress.len();
         let headers = if n.is_multiple_of(2) { BUSY } else { &[] };
         let connection = n % self.connections.len();
         let connection = &mut self.connections[connection];
-        let mut live = scene
+        let mut live = fixture
             .open_two(connection, Kind::SseHttp2, sub, headers)
             .await;
         // A machine that is too busy to decide in time is no failure of what is tested here.
@@ -59,7 +59,7 @@ impl Streams {
             if live.status() != 503 {
                 break;
             }
-            live = scene
+            live = fixture
                 .open_two(connection, Kind::SseHttp2, sub, headers)
                 .await;
         }
@@ -104,21 +104,21 @@ impl Streams {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn revoking_one_grant_ends_exactly_its_streams_and_no_other_loses_a_byte() {
-    let Some(scene) = Scene::start(Settings::default()).await else {
+    let Some(fixture) = Fixture::start(Settings::default()).await else {
         return;
     };
-    let mut streams = Streams::none(&scene, 5).await;
+    let mut streams = Streams::none(&fixture, 5).await;
     let mut grants = Vec::new();
     for n in 0..GRANTS {
-        grants.push(scene.grant(&format!("user{n}"), MINUTES).await.0);
+        grants.push(fixture.grant(&format!("user{n}"), MINUTES).await.0);
     }
     for n in 0..GRANTS * PER_GRANT {
         // Pairs of an idle and a busy one.
         let of = n / 2 % GRANTS;
-        streams.open(&scene, of, &format!("user{of}")).await;
+        streams.open(&fixture, of, &format!("user{of}")).await;
     }
-    scene.until_open(400);
-    let mut root = Caller::connect(&scene.world, "root", &["admins"]);
+    fixture.until_open(400);
+    let mut root = Caller::connect(&fixture.world, "root", &["admins"]);
     let (mut from_ask, mut from_answer) = (Vec::new(), Vec::new());
     for (n, id) in grants.iter().enumerate().take(REVOKED) {
         let asked = Instant::now();
@@ -142,7 +142,7 @@ async fn revoking_one_grant_ends_exactly_its_streams_and_no_other_loses_a_byte()
         "all",
     ];
     let receipt =
-        tokio::task::block_in_place(|| scene.world.jitgate_json("root", &["admins"], &args))
+        tokio::task::block_in_place(|| fixture.world.jitgate_json("root", &["admins"], &args))
             .to_string();
     assert!(receipt.contains("\"streamsClosed\":10"), "{receipt}");
     for _ in 0..PER_GRANT {
@@ -154,14 +154,14 @@ async fn revoking_one_grant_ends_exactly_its_streams_and_no_other_loses_a_byte()
     streams.until_all_go_on(|of| of <= last);
     streams.assert_none_ended();
     let left = (GRANTS - REVOKED - 1) * PER_GRANT;
-    scene.until_open(left as u64);
+    fixture.until_open(left as u64);
     assert_eq!(
-        scene.metric("jitgate_streams_closed_total{reason=\"GRANT_REVOKED\"} "),
+        fixture.metric("jitgate_streams_closed_total{reason=\"GRANT_REVOKED\"} "),
         Some(130)
     );
     // Everybody leaves: nothing is left behind.
     let args = ["revoke", "--service", "payments", "--reason", "a test"];
-    tokio::task::block_in_place(|| scene.world.jitgate_json("root", &["admins"], &args));
+    tokio::task::block_in_place(|| fixture.world.jitgate_json("root", &["admins"], &args));
     let mut counts = BTreeMap::new();
     for _ in 0..left {
         let (of, ended) = streams.next_ended().await;
@@ -172,26 +172,26 @@ async fn revoking_one_grant_ends_exactly_its_streams_and_no_other_loses_a_byte()
         counts.values().all(|count| *count == PER_GRANT),
         "{counts:?}"
     );
-    scene.until_open(0);
+    fixture.until_open(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_that_races_the_opening_leaves_no_stream_alive() {
-    let Some(scene) = Scene::start(Settings::default()).await else {
+    let Some(fixture) = Fixture::start(Settings::default()).await else {
         return;
     };
-    let mut root = Caller::connect(&scene.world, "root", &["admins"]);
-    let mut connection = scene.two().await;
+    let mut root = Caller::connect(&fixture.world, "root", &["admins"]);
+    let mut connection = fixture.two().await;
     let (mut refused, mut ended) = (0, 0);
     for round in 0..20 {
-        let (id, _) = scene.grant("alice", MINUTES).await;
+        let (id, _) = fixture.grant("alice", MINUTES).await;
         let mut opening = connection.clone();
         let revoke = async {
             tokio::time::sleep(Duration::from_micros(300 * round)).await;
             root.revoke(&id).await.unwrap();
         };
         let (live, ()) = tokio::join!(
-            scene.open_two(&mut opening, Kind::SseHttp2, "alice", &[]),
+            fixture.open_two(&mut opening, Kind::SseHttp2, "alice", &[]),
             revoke
         );
         if live.status() == 403 {
@@ -207,23 +207,23 @@ async fn a_revocation_that_races_the_opening_leaves_no_stream_alive() {
     println!(
         "measured: of 20 openings raced by a revocation {refused} were refused and {ended} ended"
     );
-    scene.until_open(0);
+    fixture.until_open(0);
 }
 
 /// The recommended configuration: without its sidecar no leashed stream runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_streams_end_with_their_sidecar_and_open_again_once_it_is_back() {
-    let Some(mut scene) = Scene::start(Settings::default()).await else {
+    let Some(mut fixture) = Fixture::start(Settings::default()).await else {
         return;
     };
-    let (id, _) = scene.grant("alice", MINUTES).await;
-    let mut streams = Streams::none(&scene, 6).await;
+    let (id, _) = fixture.grant("alice", MINUTES).await;
+    let mut streams = Streams::none(&fixture, 6).await;
     for _ in 0..500 {
-        streams.open(&scene, 0, "alice").await;
+        streams.open(&fixture, 0, "alice").await;
     }
-    scene.until_open(500);
+    fixture.until_open(500);
     let killed = Instant::now();
-    scene.world.sidecar.take().unwrap().kill();
+    fixture.world.sidecar.take().unwrap().kill();
     let mut ends = Vec::new();
     for _ in 0..500 {
         let (_, ended) = streams.next_ended().await;
@@ -231,20 +231,20 @@ async fn five_hundred_streams_end_with_their_sidecar_and_open_again_once_it_is_b
         ends.push(ended.instant.saturating_duration_since(killed));
     }
     report("sidecar killed to streams ended", ends);
-    scene.world.start_sidecar();
-    tokio::task::block_in_place(|| scene.world.wait_ready());
-    let mut again = Streams::none(&scene, 1).await;
+    fixture.world.start_sidecar();
+    tokio::task::block_in_place(|| fixture.world.wait_ready());
+    let mut again = Streams::none(&fixture, 1).await;
     for _ in 0..10 {
-        again.open(&scene, 0, "alice").await;
+        again.open(&fixture, 0, "alice").await;
     }
-    Caller::connect(&scene.world, "root", &["admins"])
+    Caller::connect(&fixture.world, "root", &["admins"])
         .revoke(&id)
         .await
         .unwrap();
     for _ in 0..10 {
         again.next_ended().await;
     }
-    scene.until_open(0);
+    fixture.until_open(0);
 }
 
 /// The other choice: streams outlive the sidecar, are out of reach, and still end with their grant.
@@ -254,21 +254,21 @@ async fn where_the_leash_may_fail_open_streams_outlive_the_sidecar_and_end_by_ti
         leash_open: true,
         ..Settings::default()
     };
-    let Some(mut scene) = Scene::start(settings).await else {
+    let Some(mut fixture) = Fixture::start(settings).await else {
         return;
     };
-    let (id, end) = scene.grant("alice", Duration::from_secs(8)).await;
-    let mut streams = Streams::none(&scene, 1).await;
+    let (id, end) = fixture.grant("alice", Duration::from_secs(8)).await;
+    let mut streams = Streams::none(&fixture, 1).await;
     for _ in 0..50 {
-        streams.open(&scene, 0, "alice").await;
+        streams.open(&fixture, 0, "alice").await;
     }
-    scene.until_open(50);
-    let may_be_early = scene.early();
-    scene.world.sidecar.take().unwrap().kill();
+    fixture.until_open(50);
+    let may_be_early = fixture.early();
+    fixture.world.sidecar.take().unwrap().kill();
     streams.until_all_go_on(|_| false);
-    scene.world.start_sidecar();
-    tokio::task::block_in_place(|| scene.world.wait_ready());
-    Caller::connect(&scene.world, "root", &["admins"])
+    fixture.world.start_sidecar();
+    tokio::task::block_in_place(|| fixture.world.wait_ready());
+    Caller::connect(&fixture.world, "root", &["admins"])
         .revoke(&id)
         .await
         .unwrap();
@@ -293,16 +293,16 @@ async fn where_the_leash_may_fail_open_streams_outlive_the_sidecar_and_end_by_ti
 /// A sidecar that stands still, under the recommended configuration: nothing runs out of reach for long.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_sidecar_loses_its_streams_and_new_ones_open_once_it_goes_on() {
-    let Some(scene) = Scene::start(Settings::default()).await else {
+    let Some(fixture) = Fixture::start(Settings::default()).await else {
         return;
     };
-    let (id, _) = scene.grant("alice", MINUTES).await;
-    let mut streams = Streams::none(&scene, 1).await;
+    let (id, _) = fixture.grant("alice", MINUTES).await;
+    let mut streams = Streams::none(&fixture, 1).await;
     for _ in 0..20 {
-        streams.open(&scene, 0, "alice").await;
+        streams.open(&fixture, 0, "alice").await;
     }
-    scene.until_open(20);
-    let sidecar = scene.world.sidecar.as_ref().unwrap();
+    fixture.until_open(20);
+    let sidecar = fixture.world.sidecar.as_ref().unwrap();
     sidecar.freeze();
     let frozen = Instant::now();
     let mut ends = Vec::new();
@@ -313,10 +313,10 @@ async fn a_frozen_sidecar_loses_its_streams_and_new_ones_open_once_it_goes_on() 
     }
     report("sidecar frozen to streams ended", ends);
     sidecar.signal(Signal::CONT);
-    scene.until_open(0);
-    let mut again = Streams::none(&scene, 1).await;
-    again.open(&scene, 0, "alice").await;
-    Caller::connect(&scene.world, "root", &["admins"])
+    fixture.until_open(0);
+    let mut again = Streams::none(&fixture, 1).await;
+    again.open(&fixture, 0, "alice").await;
+    Caller::connect(&fixture.world, "root", &["admins"])
         .revoke(&id)
         .await
         .unwrap();
@@ -330,23 +330,23 @@ async fn where_the_leash_may_fail_open_a_frozen_sidecar_loses_sight_of_its_strea
         leash_open: true,
         ..Settings::default()
     };
-    let Some(scene) = Scene::start(settings).await else {
+    let Some(fixture) = Fixture::start(settings).await else {
         return;
     };
-    let (id, end) = scene.grant("alice", Duration::from_secs(10)).await;
-    let mut streams = Streams::none(&scene, 1).await;
+    let (id, end) = fixture.grant("alice", Duration::from_secs(10)).await;
+    let mut streams = Streams::none(&fixture, 1).await;
     for _ in 0..20 {
-        streams.open(&scene, 0, "alice").await;
+        streams.open(&fixture, 0, "alice").await;
     }
-    scene.until_open(20);
-    let (may_be_early, sidecar) = (scene.early(), scene.world.sidecar.as_ref().unwrap());
+    fixture.until_open(20);
+    let (may_be_early, sidecar) = (fixture.early(), fixture.world.sidecar.as_ref().unwrap());
     sidecar.freeze();
     // Envoy asks each second whether the connection lives, and waits another one for the answer.
     tokio::time::sleep(Duration::from_secs(3)).await;
     streams.until_all_go_on(|_| false);
     sidecar.signal(Signal::CONT);
-    scene.until_open(0);
-    Caller::connect(&scene.world, "root", &["admins"])
+    fixture.until_open(0);
+    Caller::connect(&fixture.world, "root", &["admins"])
         .revoke(&id)
         .await
         .unwrap();
@@ -373,18 +373,18 @@ async fn in_shadow_mode_streams_outlive_their_grant() {
         sidecar_flags: &["--mode", "shadow"],
         ..Settings::default()
     };
-    let Some(scene) = Scene::start(settings).await else {
+    let Some(fixture) = Fixture::start(settings).await else {
         return;
     };
-    let (id, end) = scene.grant("alice", Duration::from_secs(3)).await;
-    let (revoked, _) = scene.grant("bob", MINUTES).await;
-    let mut streams = Streams::none(&scene, 1).await;
+    let (id, end) = fixture.grant("alice", Duration::from_secs(3)).await;
+    let (revoked, _) = fixture.grant("bob", MINUTES).await;
+    let mut streams = Streams::none(&fixture, 1).await;
     for (n, sub) in ["alice", "bob", "nobody"].into_iter().enumerate() {
         // Pairs of a busy and an idle one.
-        streams.open(&scene, n, sub).await;
-        streams.open(&scene, n, sub).await;
+        streams.open(&fixture, n, sub).await;
+        streams.open(&fixture, n, sub).await;
     }
-    Caller::connect(&scene.world, "root", &["admins"])
+    Caller::connect(&fixture.world, "root", &["admins"])
         .revoke(&revoked)
         .await
         .unwrap();
@@ -392,7 +392,7 @@ async fn in_shadow_mode_streams_outlive_their_grant() {
     tokio::time::sleep(over).await;
     streams.until_all_go_on(|_| false);
     streams.assert_none_ended();
-    assert_eq!(scene.metric("jitgate_leashes_open "), Some(0), "{id}");
+    assert_eq!(fixture.metric("jitgate_leashes_open "), Some(0), "{id}");
 }
 
 fn report(what: &str, mut spans: Vec<Duration>) {

@@ -7,7 +7,7 @@ use http::Request;
 use tokio::task::JoinSet;
 
 use crate::support::process::wait_until;
-use crate::support::streams::{Ended, Kind, Scene};
+use crate::support::streams::{Ended, Fixture, Kind};
 use crate::support::world::Settings;
 
 const LATE: Duration = Duration::from_secs(1);
@@ -15,10 +15,10 @@ const LEFT: Duration = Duration::from_millis(1500);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_stream_ends_with_its_grant_whatever_the_client_says() {
-    let Some(scene) = Scene::start(Settings::default()).await else {
+    let Some(fixture) = Fixture::start(Settings::default()).await else {
         return;
     };
-    let (_, end) = scene.grant("alice", Duration::from_secs(4)).await;
+    let (_, end) = fixture.grant("alice", Duration::from_secs(4)).await;
     let until = end - LEFT;
     tokio::time::sleep(until.duration_since(SystemTime::now()).unwrap_or_default()).await;
     let wishes: &[(&str, &str)] = &[
@@ -28,11 +28,11 @@ async fn every_kind_of_stream_ends_with_its_grant_whatever_the_client_says() {
         ("x-envoy-max-retries", "5"),
         ("x-envoy-retry-on", "5xx,reset"),
     ];
-    let earliest = end - scene.early();
+    let earliest = end - fixture.early();
     let mut running = JoinSet::new();
     for kind in Kind::ALL {
         for (says, headers) in [("nothing", &[][..]), ("its own times", wishes)] {
-            let live = scene.open(kind, "alice", headers).await;
+            let live = fixture.open(kind, "alice", headers).await;
             running.spawn(async move { (kind, says, live.until_end().await) });
         }
     }
@@ -46,14 +46,14 @@ async fn every_kind_of_stream_ends_with_its_grant_whatever_the_client_says() {
         assert_ended(kind, says, &ended, (end, earliest));
     }
     assert_eq!(
-        scene.metric("jitgate_leashes_open "),
+        fixture.metric("jitgate_leashes_open "),
         Some(0),
         "nothing is left"
     );
     let mut logged = vec![];
     tokio::task::block_in_place(|| {
         wait_until("Envoy has logged every stream", || {
-            logged = ends_in_log(&scene.world.envoy.as_ref().unwrap().output());
+            logged = ends_in_log(&fixture.world.envoy.as_ref().unwrap().output());
             logged.len() >= 2 * Kind::ALL.len()
         });
     });
@@ -124,21 +124,21 @@ fn assert_ended(kind: Kind, says: &str, ended: &Ended, (end, earliest): (SystemT
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grpc_upstream_is_told_to_end_a_moment_earlier_and_does() {
-    let Some(scene) = Scene::start(Settings::default()).await else {
+    let Some(fixture) = Fixture::start(Settings::default()).await else {
         return;
     };
-    let (_, end) = scene.grant("alice", Duration::from_secs(3)).await;
-    let mut connection = scene.two().await;
+    let (_, end) = fixture.grant("alice", Duration::from_secs(3)).await;
+    let mut connection = fixture.two().await;
     let mut seen = async |timeout: &str| {
         let left = end.duration_since(SystemTime::now()).unwrap();
-        let token = scene.world.identities.token("alice", &["sre"]);
+        let token = fixture.world.identities.token("alice", &["sre"]);
         let request = Request::post("https://localhost/pay.v1.Ledger/WatchUntilDeadline")
             .header("content-type", "application/grpc")
             .header("authorization", format!("Bearer {token}"))
             .header("grpc-timeout", timeout)
             .body(())
             .unwrap();
-        let live = scene.send(&mut connection, request, false, true).await;
+        let live = fixture.send(&mut connection, request, false, true).await;
         assert_eq!(live.status(), 200);
         let told: u64 = live
             .header("x-seen-grpc-timeout")
@@ -157,7 +157,7 @@ async fn a_grpc_upstream_is_told_to_end_a_moment_earlier_and_does() {
     for longer in ["1H", "99999999S", "5 S", "nonsense", "1S,1S"] {
         let (told, left, live) = seen(longer).await;
         assert!(
-            told + Duration::from_millis(50) < left + scene.early(),
+            told + Duration::from_millis(50) < left + fixture.early(),
             "{longer}: told {told:?} with {left:?} left"
         );
         if longer == "1S,1S" {

@@ -7,7 +7,7 @@ use super::*;
 const SERVER: &str = "http://127.0.0.1:7400";
 
 fn lines(status: &Status) -> Vec<String> {
-    Trouble::from_status(status, SERVER).lines()
+    CliError::from_status(status, SERVER).lines()
 }
 
 #[test]
@@ -96,15 +96,15 @@ fn what_a_server_writes_cannot_steer_the_terminal() {
 
 #[test]
 fn a_reader_that_left_is_no_failure() {
-    let trouble = Trouble::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
-    assert_eq!((trouble.exit(), trouble.lines().len()), (Exit::Done, 0));
+    let error = CliError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
+    assert_eq!((error.exit(), error.lines().len()), (Exit::Done, 0));
 }
 
 #[test]
 fn an_error_of_several_lines_is_told_line_by_line() {
-    let trouble = Trouble::from(anyhow::anyhow!("cannot be used:\na.yaml:1:1: is wrong"));
+    let error = CliError::from(anyhow::anyhow!("cannot be used:\na.yaml:1:1: is wrong"));
     assert_eq!(
-        trouble.lines(),
+        error.lines(),
         ["error: cannot be used:", "error: a.yaml:1:1: is wrong"]
     );
 }

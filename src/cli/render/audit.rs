@@ -11,7 +11,7 @@ use crate::wire::v1::story_entry::What;
 
 use super::json::{access_request, grant, time as json_time};
 use super::text::{Grant, block, moment, rules, short, span, table, time};
-use super::{Paper, View};
+use super::{TextStyle, View};
 
 /// Audit events, newest first.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl View for Events<'_> {
         json!({ "events": self.0.iter().map(|event| Line::of(event).json()).collect::<Vec<_>>() })
     }
 
-    fn text(&self, paper: &Paper) -> String {
+    fn text(&self, style: &TextStyle) -> String {
         let row = |event: &v1::AuditEvent| {
             vec![
                 event.index.to_string(),
@@ -36,7 +36,7 @@ impl View for Events<'_> {
         };
         let rows = self.0.iter().map(row).collect();
         table(
-            paper,
+            style,
             &[
                 "INDEX", "TIME", "TYPE", "ACTOR", "RESOURCE", "STATE", "REASON",
             ],
@@ -60,7 +60,7 @@ impl View for Kept<'_> {
         })
     }
 
-    fn text(&self, _: &Paper) -> String {
+    fn text(&self, _: &TextStyle) -> String {
         let Self(checkpoint) = self;
         let hash = hex(&checkpoint.hash);
         block(&[
@@ -96,7 +96,7 @@ impl View for Verdict<'_> {
         }
     }
 
-    fn text(&self, _: &Paper) -> String {
+    fn text(&self, _: &TextStyle) -> String {
         match self.0 {
             Ok(Verified { last: 0, .. }) => "WHOLE: there is no event yet\n".to_owned(),
             Ok(Verified {
@@ -133,12 +133,12 @@ impl View for Story<'_> {
         })
     }
 
-    fn text(&self, paper: &Paper) -> String {
+    fn text(&self, style: &TextStyle) -> String {
         let Self(story) = self;
         let mut text = story
             .decision
             .as_ref()
-            .map(|decision| decision_block(decision, paper) + "\n")
+            .map(|decision| decision_block(decision, style) + "\n")
             .unwrap_or_default();
         for request in &story.access_requests {
             let line = format!(
@@ -161,7 +161,7 @@ impl View for Story<'_> {
             text += &format!("{}\n", printable(&line));
         }
         for grant in &story.grants {
-            text += &format!("{}\n", printable(&grant_line(grant, paper)));
+            text += &format!("{}\n", printable(&grant_line(grant, style)));
         }
         let rows = story
             .entries
@@ -169,7 +169,7 @@ impl View for Story<'_> {
             .map(|entry| row(entry, story))
             .collect();
         text += "\n";
-        text += &table(paper, &["TIME", "WHAT", "OF", "WHO", "DETAILS"], rows);
+        text += &table(style, &["TIME", "WHAT", "OF", "WHO", "DETAILS"], rows);
         if story.more_uses > 0 {
             text += &format!(
                 "{} older records of uses are not listed.\n",
@@ -200,7 +200,7 @@ impl View for Decided<'_> {
         })
     }
 
-    fn text(&self, paper: &Paper) -> String {
+    fn text(&self, style: &TextStyle) -> String {
         let Some(decision) = &self.0.decision else {
             return String::new();
         };
@@ -212,14 +212,14 @@ impl View for Decided<'_> {
                 printable(&decision.reason)
             ),
         };
-        text += &decision_block(decision, paper);
+        text += &decision_block(decision, style);
         if let Some(grant) = self.grant() {
             let heading = if decision.allowed {
                 "By the grant"
             } else {
                 "The nearest grant, as it is now"
             };
-            text += &format!("\n{heading}:\n{}", Grant(grant).text(paper));
+            text += &format!("\n{heading}:\n{}", Grant(grant).text(style));
         }
         for request in &self.0.access_requests {
             let state = super::json::state(request.state().as_str_name(), "ACCESS_REQUEST_STATE_");
@@ -272,7 +272,7 @@ fn entry(entry: &v1::StoryEntry) -> Value {
     json!({ "time": json_time(entry.time.as_ref()), "event": event, "decision": decided, "expiredGrant": expired })
 }
 
-fn decision_block(decision: &v1::Decision, paper: &Paper) -> String {
+fn decision_block(decision: &v1::Decision, style: &TextStyle) -> String {
     let several = decision.count > 1;
     block(&[
         ("Decision", decision.id.clone()),
@@ -284,11 +284,11 @@ fn decision_block(decision: &v1::Decision, paper: &Paper) -> String {
                 String::new()
             },
         ),
-        ("At", moment(decision.first_time.as_ref(), paper)),
+        ("At", moment(decision.first_time.as_ref(), style)),
         (
             "Last at",
             if several {
-                moment(decision.time.as_ref(), paper)
+                moment(decision.time.as_ref(), style)
             } else {
                 String::new()
             },
@@ -306,7 +306,7 @@ fn decision_block(decision: &v1::Decision, paper: &Paper) -> String {
 }
 
 /// `Grant 01J…: EXPIRED, of alice, until 2026-…; used 3 times, last 5s ago`
-fn grant_line(grant: &v1::Grant, paper: &Paper) -> String {
+fn grant_line(grant: &v1::Grant, style: &TextStyle) -> String {
     let state = super::json::state(grant.state().as_str_name(), "GRANT_STATE_");
     let until = if grant.standing {
         "standing".to_owned()
@@ -317,7 +317,7 @@ fn grant_line(grant: &v1::Grant, paper: &Paper) -> String {
         "Grant   {}: {state}, of {}, {until}; {}",
         grant.id,
         short(&grant.subject),
-        uses(grant, paper)
+        uses(grant, style)
     )
 }
 
@@ -417,8 +417,8 @@ fn actor(text: &str) -> String {
     }
 }
 
-fn uses(grant: &v1::Grant, paper: &Paper) -> String {
-    match super::text::used(grant, paper) {
+fn uses(grant: &v1::Grant, style: &TextStyle) -> String {
+    match super::text::used(grant, style) {
         used if used.is_empty() => "no use was reported".to_owned(),
         used => format!("used {used}"),
     }
@@ -433,8 +433,8 @@ mod tests {
 
     const ALICE: &str = "user:https://idp|alice";
 
-    fn paper() -> Paper {
-        Paper {
+    fn style() -> TextStyle {
+        TextStyle {
             now: Timestamp::from_micros(1_700_000_010_000_000),
             width: None,
         }
@@ -494,7 +494,7 @@ mod tests {
 
     #[test]
     fn a_story_has_one_line_for_each_thing_that_happened() {
-        let text = Story(&story()).text(&paper());
+        let text = Story(&story()).text(&style());
         let line = |word: &str| {
             text.lines()
                 .find(|line| line.contains(word))
@@ -524,7 +524,7 @@ mod tests {
     #[test]
     fn a_decision_is_explained_with_what_came_of_it() {
         let story = story();
-        let text = Decided(&story).text(&paper());
+        let text = Decided(&story).text(&style());
         assert!(
             text.starts_with("REFUSED: GRANT_REVOKED\n\nDecision:"),
             "{text}"
@@ -562,7 +562,7 @@ mod tests {
         });
         assert!(
             Verdict(&whole)
-                .text(&paper())
+                .text(&style())
                 .starts_with("WHOLE: events 1 to 9, as the checkpoint says\n")
         );
         let broken = Err(Broken {
@@ -570,7 +570,7 @@ mod tests {
             flaw: Flaw::Missing,
         });
         assert_eq!(
-            Verdict(&broken).text(&paper()),
+            Verdict(&broken).text(&style()),
             "BROKEN: audit event 4 is missing\n"
         );
         assert_eq!(Verdict(&broken).json()["brokenAt"], 4);

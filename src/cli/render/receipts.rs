@@ -11,7 +11,7 @@ use crate::wire::grant::timestamp_from;
 use crate::wire::v1;
 
 use super::text::{Revoked, distance, table};
-use super::{Paper, View, json};
+use super::{TextStyle, View, json};
 
 /// Most sidecars without a confirmation that are listed for people.
 const LISTED: usize = 20;
@@ -25,12 +25,12 @@ impl View for Receipts<'_> {
         json::revoked(self.0)
     }
 
-    fn text(&self, paper: &Paper) -> String {
-        let ended = Revoked(self.0).ended(paper);
+    fn text(&self, style: &TextStyle) -> String {
+        let ended = Revoked(self.0).ended(style);
         if self.0.grants.is_empty() {
             ended
         } else {
-            format!("{ended}\n{}", Enforced::of(self.0).text(paper))
+            format!("{ended}\n{}", Enforced::of(self.0).text(style))
         }
     }
 }
@@ -82,7 +82,7 @@ impl<'a> Enforced<'a> {
     }
 
     /// For people.
-    pub(crate) fn text(&self, paper: &Paper) -> String {
+    pub(crate) fn text(&self, style: &TextStyle) -> String {
         let mut text = format!("Durable at revision {}.\n", self.revision);
         if !self.receipts.is_empty() {
             let heading = [
@@ -95,7 +95,7 @@ impl<'a> Enforced<'a> {
             text += &format!(
                 "\n{}",
                 table(
-                    paper,
+                    style,
                     &heading,
                     self.receipts.iter().map(|row| self.receipt(row)).collect()
                 )
@@ -115,7 +115,7 @@ impl<'a> Enforced<'a> {
                 .take(LISTED)
                 .map(|row| self.silent(row))
                 .collect();
-            text += &format!("\n{}", table(paper, &heading, rows));
+            text += &format!("\n{}", table(style, &heading, rows));
             if let Some(more) = self
                 .unconfirmed
                 .len()
@@ -285,9 +285,9 @@ mod tests {
         }
     }
 
-    fn paper() -> Paper {
+    fn style() -> TextStyle {
         // A machine whose clock is an hour off: none of it shows.
-        Paper {
+        TextStyle {
             now: NOON.plus(Duration::from_hours(1)),
             width: None,
         }
@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn each_sidecar_is_listed_with_how_soon_it_enforced_the_change() {
-        let text = Receipts(&response()).text(&paper());
+        let text = Receipts(&response()).text(&style());
         for part in [
             "Durable at revision 13.",
             " 3.0 ms ",
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn who_has_not_confirmed_is_named_with_the_moment_from_which_it_refuses() {
-        let text = Receipts(&response()).text(&paper());
+        let text = Receipts(&response()).text(&style());
         let line = |name: &str| {
             text.lines()
                 .find(|line| line.starts_with(name))
@@ -346,7 +346,7 @@ mod tests {
         };
         assert!(
             Receipts(&many)
-                .text(&paper())
+                .text(&style())
                 .contains("and 30 more: jitgate fleet")
         );
     }

@@ -7,8 +7,8 @@ use crate::wire::v1;
 
 const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 
-fn paper() -> Paper {
-    Paper {
+fn style() -> TextStyle {
+    TextStyle {
         now: NOW,
         width: None,
     }
@@ -147,7 +147,7 @@ Approval:  team/leads: 1 of 2, from group leads, carol
 Approval:  team/owners: 0 of 2, from group leads, carol, not yet open
 Review:    carol approved now for team/leads, at most 10s, only /pay.v1.Ledger/*: go \u{fffd}[31mon
 ";
-    assert_eq!(text::Request(&reviewed()).text(&paper()), golden);
+    assert_eq!(text::Request(&reviewed()).text(&style()), golden);
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn grants_as_a_table() {
         grants: vec![grant(), standing],
         revision: 12,
     }
-    .text(&paper());
+    .text(&style());
     let golden = "\
 ID       STATE   SUBJECT    SERVICE   ALLOWS                                     ENDS    POLICY
 01GRANT  ACTIVE  alice      payments  /pay.v1.Ledger/*, GET,HEAD /v1/users/{id}  in 20s  demo
@@ -250,7 +250,7 @@ health   ACTIVE  group sre  payments  /pay.v1.Ledger/*, GET,HEAD /v1/users/{id} 
             grants: vec![],
             revision: 0
         }
-        .text(&paper()),
+        .text(&style()),
         "Nothing to list.\n"
     );
 }
@@ -269,14 +269,14 @@ Expires: 2023-11-14T22:13:40.000Z (in 20s)
 Request: 01REQUEST
 Policy:  demo (version 3)
 ";
-    assert_eq!(text::Grant(&grant()).text(&paper()), golden);
+    assert_eq!(text::Grant(&grant()).text(&style()), golden);
 }
 
 #[test]
 fn what_others_wrote_cannot_steer_the_terminal() {
     for text in [
-        Requests(vec![request()]).text(&paper()),
-        text::Request(&request()).text(&paper()),
+        Requests(vec![request()]).text(&style()),
+        text::Request(&request()).text(&style()),
     ] {
         assert!(!text.contains('\u{1b}'), "{text:?}");
     }
@@ -318,7 +318,7 @@ REFUSED: NO_GRANT
 
 Can be asked for under: demo
 ";
-    assert_eq!(Explanation(&response).text(&paper()), golden);
+    assert_eq!(Explanation(&response).text(&style()), golden);
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn a_revoke_that_was_not_waited_for_says_who_is_still_to_confirm() {
         outstanding: 2,
         ..Default::default()
     };
-    let text = Revoked(&response).text(&paper());
+    let text = Revoked(&response).text(&style());
     assert!(
         text.contains("REVOKED") && text.contains("Durable at revision 13; 2 sidecar(s)"),
         "{text}"
@@ -348,7 +348,7 @@ fn a_mass_revoke_says_what_it_left_and_what_it_does_not_list() {
         ..Default::default()
     };
     assert_eq!(
-        Revoked(&nothing).text(&paper()),
+        Revoked(&nothing).text(&style()),
         "No live grant matched; nothing was ended.\n1 standing grant was left as declared; --include-standing ends it, too.\n"
     );
     let many = v1::RevokeGrantsResponse {
@@ -357,7 +357,7 @@ fn a_mass_revoke_says_what_it_left_and_what_it_does_not_list() {
         standing_kept: 2,
         ..Default::default()
     };
-    let text = Revoked(&many).text(&paper());
+    let text = Revoked(&many).text(&style());
     assert!(
         text.contains("7 ended in all") && text.contains("2 standing grants were left as declared"),
         "{text}"
@@ -380,7 +380,7 @@ fn a_standing_grant_without_a_beginning_shows_none() {
         expire_time: None,
         ..grant()
     };
-    let text = text::Grant(&standing).text(&paper());
+    let text = text::Grant(&standing).text(&style());
     assert!(
         text.contains("never: standing") && !text.contains("1970"),
         "{text}"
@@ -400,7 +400,7 @@ fn broken_glass_shows_in_lists_until_it_is_reviewed_and_says_when_it_is_late() {
         review_time: after(0),
         ..glass(60)
     };
-    let paper = paper();
+    let style = style();
     for (review, state) in [
         (glass(3600), "ACTIVE, broken glass, needs review"),
         (glass(0), "ACTIVE, broken glass, review OVERDUE"),
@@ -414,14 +414,14 @@ fn broken_glass_shows_in_lists_until_it_is_reviewed_and_says_when_it_is_late() {
             grants: vec![grant],
             revision: 1,
         }
-        .text(&paper);
+        .text(&style);
         assert!(listed.contains(state), "{listed}");
     }
     let shown = text::Grant(&v1::Grant {
         break_glass: Some(said),
         ..grant()
     })
-    .text(&paper);
+    .text(&style);
     assert!(shown.contains("OBJECTION by carol"), "{shown}");
     assert!(shown.contains("the runbook had it"), "{shown}");
 }
@@ -430,7 +430,7 @@ fn broken_glass_shows_in_lists_until_it_is_reviewed_and_says_when_it_is_late() {
 fn a_review_that_does_not_count_says_so() {
     let mut request = reviewed();
     request.reviews[0].void = "no approver under policy pay as it is in force now".into();
-    let shown = text::Request(&request).text(&paper());
+    let shown = text::Request(&request).text(&style());
     assert!(
         shown.contains("DOES NOT COUNT (no approver under policy pay as it is in force now)"),
         "{shown}"
@@ -444,13 +444,13 @@ fn a_pending_request_shows_the_digest_that_an_approval_is_bound_to() {
         request_digest: "36ca02".into(),
         ..request()
     };
-    assert!(text::Request(&pending).text(&paper()).contains("36ca02\n"));
+    assert!(text::Request(&pending).text(&style()).contains("36ca02\n"));
     let decided = v1::AccessRequest {
         request_digest: "36ca02".into(),
         end_time: after(0),
         ..request()
     };
-    let text = text::Request(&decided).text(&paper());
+    let text = text::Request(&decided).text(&style());
     assert!(
         !text.contains("36ca02") && text.contains("Decided:"),
         "{text}"
@@ -464,7 +464,7 @@ fn what_ended_early_expires_no_more() {
         end_time: after(1),
         ..grant()
     };
-    let text = text::Grant(&revoked).text(&paper());
+    let text = text::Grant(&revoked).text(&style());
     assert!(
         text.contains("Was to end:") && !text.contains("Expires:"),
         "{text}"
@@ -486,5 +486,5 @@ fn a_dry_run_of_revoking_is_durable_nowhere() {
         ended: 1,
         ..Default::default()
     };
-    assert!(!Revoked(&response).text(&paper()).contains("Durable"));
+    assert!(!Revoked(&response).text(&style()).contains("Durable"));
 }

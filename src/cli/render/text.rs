@@ -12,7 +12,7 @@ use super::receipts::Enforced;
 use super::times::instant;
 pub(crate) use super::times::{distance, moment, relative};
 pub(super) use super::times::{span, time};
-use super::{Paper, View, json};
+use super::{TextStyle, View, json};
 
 /// One access request, all of it.
 #[derive(Debug)]
@@ -23,11 +23,11 @@ impl View for Request<'_> {
         json::access_request(self.0)
     }
 
-    fn text(&self, paper: &Paper) -> String {
+    fn text(&self, style: &TextStyle) -> String {
         let request = self.0;
         let waits = request.state() == v1::AccessRequestState::Pending;
         let pending_until = if waits {
-            moment(request.pending_until.as_ref(), paper)
+            moment(request.pending_until.as_ref(), style)
         } else {
             String::new()
         };
@@ -57,12 +57,12 @@ impl View for Request<'_> {
                 } else {
                     "After"
                 },
-                moment(request.start_time.as_ref(), paper),
+                moment(request.start_time.as_ref(), style),
             ),
             ("Reason", request.reason.clone()),
             ("Tickets", request.tickets.join(", ")),
             ("Policy", versioned(&request.policy, request.policy_version)),
-            ("Asked", moment(request.create_time.as_ref(), paper)),
+            ("Asked", moment(request.create_time.as_ref(), style)),
         ]);
         let people = if request.break_glass.is_some() {
             "Passed over"
@@ -79,19 +79,19 @@ impl View for Request<'_> {
             request
                 .reviews
                 .iter()
-                .map(|review| ("Review", review_line(review, paper))),
+                .map(|review| ("Review", review_line(review, style))),
         );
         fields.extend([
             ("Pending until", pending_until),
             ("Digest", digest),
-            (when, moment(request.end_time.as_ref(), paper)),
+            (when, moment(request.end_time.as_ref(), style)),
             (by, request.decided_by.clone()),
             ("Because", request.decision_reason.clone()),
             ("No rule because", request.notes.join("; ")),
             ("Grant", request.grant.clone()),
             (
                 "Broken glass",
-                break_glass(request.break_glass.as_ref(), paper),
+                break_glass(request.break_glass.as_ref(), style),
             ),
         ]);
         block(&fields)
@@ -151,25 +151,25 @@ fn escalation(escalation: &v1::Escalation) -> String {
 }
 
 /// Whether the review afterwards is outstanding, or what it said; nothing where the glass is whole.
-fn break_glass(review: Option<&v1::BreakGlass>, paper: &Paper) -> String {
+fn break_glass(review: Option<&v1::BreakGlass>, style: &TextStyle) -> String {
     let Some(review) = review else {
         return String::new();
     };
-    let late = instant(review.review_due.as_ref()).is_some_and(|due| paper.now >= due);
+    let late = instant(review.review_due.as_ref()).is_some_and(|due| style.now >= due);
     match review.opinion() {
         v1::BreakGlassOpinion::Unspecified if late => {
             format!(
                 "review OVERDUE since {}",
-                moment(review.review_due.as_ref(), paper)
+                moment(review.review_due.as_ref(), style)
             )
         }
         v1::BreakGlassOpinion::Unspecified => format!(
             "review due by {}",
-            moment(review.review_due.as_ref(), paper)
+            moment(review.review_due.as_ref(), style)
         ),
         opinion @ (v1::BreakGlassOpinion::Ok | v1::BreakGlassOpinion::Objection) => {
             let opinion = json::state(opinion.as_str_name(), "BREAK_GLASS_OPINION_");
-            let when = relative(review.review_time.as_ref(), paper);
+            let when = relative(review.review_time.as_ref(), style);
             let said = format!("{opinion} by {} {when}", short(&review.reviewer));
             if review.reason.is_empty() {
                 said
@@ -181,9 +181,9 @@ fn break_glass(review: Option<&v1::BreakGlass>, paper: &Paper) -> String {
 }
 
 /// What a list says in one cell of a state.
-fn broken_state(state: String, review: Option<&v1::BreakGlass>, paper: &Paper) -> String {
+fn broken_state(state: String, review: Option<&v1::BreakGlass>, style: &TextStyle) -> String {
     let Some(review) = review else { return state };
-    let late = instant(review.review_due.as_ref()).is_some_and(|due| paper.now >= due);
+    let late = instant(review.review_due.as_ref()).is_some_and(|due| style.now >= due);
     let review = match review.opinion() {
         v1::BreakGlassOpinion::Unspecified if late => "review OVERDUE",
         v1::BreakGlassOpinion::Unspecified => "needs review",
@@ -194,12 +194,12 @@ fn broken_state(state: String, review: Option<&v1::BreakGlass>, paper: &Paper) -
 }
 
 /// `lead approved 3s ago for team/leads, at most 10m, only GET /v1/users/{id}: fine`
-fn review_line(review: &v1::Review, paper: &Paper) -> String {
+fn review_line(review: &v1::Review, style: &TextStyle) -> String {
     let verdict = json::state(review.verdict().as_str_name(), "REVIEW_VERDICT_").to_lowercase();
     let mut line = format!(
         "{} {verdict} {}",
         short(&review.reviewer),
-        relative(review.create_time.as_ref(), paper)
+        relative(review.create_time.as_ref(), style)
     );
     if !review.step.is_empty() {
         line += &format!(" for {}/{}", review.stage, review.step);
@@ -240,11 +240,11 @@ impl View for Outcome<'_> {
         })
     }
 
-    fn text(&self, paper: &Paper) -> String {
-        let request = Request(self.request).text(paper);
+    fn text(&self, style: &TextStyle) -> String {
+        let request = Request(self.request).text(style);
         self.grant.map_or_else(
             || request.clone(),
-            |grant| format!("{request}\n{}", Grant(grant).text(paper)),
+            |grant| format!("{request}\n{}", Grant(grant).text(style)),
         )
     }
 }
@@ -258,14 +258,14 @@ impl View for Requests {
         serde_json::json!({ "accessRequests": self.0.iter().map(json::access_request).collect::<Vec<_>>() })
     }
 
-    fn text(&self, paper: &Paper) -> String {
+    fn text(&self, style: &TextStyle) -> String {
         let rows = self
             .0
             .iter()
-            .map(|request| request_row(request, paper))
+            .map(|request| request_row(request, style))
             .collect();
         table(
-            paper,
+            style,
             &[
                 "ID",
                 "STATE",
@@ -290,25 +290,25 @@ impl View for RequestLine<'_> {
         json::access_request(self.0)
     }
 
-    fn text(&self, paper: &Paper) -> String {
-        printable(&request_row(self.0, paper).join("  ")) + "\n"
+    fn text(&self, style: &TextStyle) -> String {
+        printable(&request_row(self.0, style).join("  ")) + "\n"
     }
 }
 
-fn request_row(request: &v1::AccessRequest, paper: &Paper) -> Vec<String> {
+fn request_row(request: &v1::AccessRequest, style: &TextStyle) -> Vec<String> {
     let scope = request.scope.as_ref();
     vec![
         request.id.clone(),
         broken_state(
             json::state(request.state().as_str_name(), "ACCESS_REQUEST_STATE_"),
             request.break_glass.as_ref(),
-            paper,
+            style,
         ),
         short(&request.requester),
         scope.map(|scope| scope.service.clone()).unwrap_or_default(),
         rules(scope).join(", "),
         span(request.duration.as_ref()),
-        relative(request.create_time.as_ref(), paper),
+        relative(request.create_time.as_ref(), style),
         request.reason.clone(),
     ]
 }
@@ -322,12 +322,12 @@ impl View for Grant<'_> {
         json::grant(self.0)
     }
 
-    fn text(&self, paper: &Paper) -> String {
+    fn text(&self, style: &TextStyle) -> String {
         let grant = self.0;
         let expires = if grant.standing {
             "never: standing".to_owned()
         } else {
-            moment(grant.expire_time.as_ref(), paper)
+            moment(grant.expire_time.as_ref(), style)
         };
         let mut fields = vec![
             ("Grant", grant.id.clone()),
@@ -340,11 +340,11 @@ impl View for Grant<'_> {
         ];
         fields.extend(scope_fields(grant.scope.as_ref()));
         fields.extend([
-            ("Begins", begins(grant, paper)),
+            ("Begins", begins(grant, style)),
             (expiry(grant.state()), expires),
             ("Extends", grant.extends.clone()),
             ("Extended by", grant.extended_by.clone()),
-            ("Suspended", moment(grant.suspend_time.as_ref(), paper)),
+            ("Suspended", moment(grant.suspend_time.as_ref(), style)),
             ("Suspended by", grant.suspended_by.clone()),
             ("Held because", grant.suspend_reason.clone()),
             ("Request", grant.request.clone()),
@@ -352,17 +352,17 @@ impl View for Grant<'_> {
             ("Approved by rule", grant.auto_rule.clone()),
             (
                 "Broken glass",
-                break_glass(grant.break_glass.as_ref(), paper),
+                break_glass(grant.break_glass.as_ref(), style),
             ),
             (
                 "Ends unused",
                 moment(
                     grant.unused_until.as_ref().filter(|_| grant.use_count == 0),
-                    paper,
+                    style,
                 ),
             ),
-            ("Used", used(grant, paper)),
-            ("Ended", moment(grant.end_time.as_ref(), paper)),
+            ("Used", used(grant, style)),
+            ("Ended", moment(grant.end_time.as_ref(), style)),
             ("Ended by", grant.ended_by.clone()),
             ("Because", grant.end_reason.clone()),
         ]);
@@ -384,7 +384,7 @@ fn expiry(state: v1::GrantState) -> &'static str {
 }
 
 /// `3 times, last 5s ago, at payments-1`; nothing without a use that was reported.
-pub(super) fn used(grant: &v1::Grant, paper: &Paper) -> String {
+pub(super) fn used(grant: &v1::Grant, style: &TextStyle) -> String {
     if grant.last_use_time.is_none() {
         return String::new();
     }
@@ -395,18 +395,18 @@ pub(super) fn used(grant: &v1::Grant, paper: &Paper) -> String {
     };
     format!(
         "{times}, last {}, at {}",
-        relative(grant.last_use_time.as_ref(), paper),
+        relative(grant.last_use_time.as_ref(), style),
         grant.used_at.join(", ")
     )
 }
 
 /// Nothing for a standing grant that names no beginning: it has always been in force.
-fn begins(grant: &v1::Grant, paper: &Paper) -> String {
+fn begins(grant: &v1::Grant, style: &TextStyle) -> String {
     let always = grant.standing && instant(grant.not_before.as_ref()) == Some(Timestamp::default());
     if always {
         String::new()
     } else {
-        moment(grant.not_before.as_ref(), paper)
+        moment(grant.not_before.as_ref(), style)
     }
 }
 
@@ -427,14 +427,14 @@ impl View for Grants {
         })
     }
 
-    fn text(&self, paper: &Paper) -> String {
+    fn text(&self, style: &TextStyle) -> String {
         let rows = self
             .grants
             .iter()
-            .map(|grant| grant_row(grant, paper))
+            .map(|grant| grant_row(grant, style))
             .collect();
         table(
-            paper,
+            style,
             &[
                 "ID", "STATE", "SUBJECT", "SERVICE", "ALLOWS", "ENDS", "POLICY",
             ],
@@ -443,7 +443,7 @@ impl View for Grants {
     }
 }
 
-fn grant_row(grant: &v1::Grant, paper: &Paper) -> Vec<String> {
+fn grant_row(grant: &v1::Grant, style: &TextStyle) -> Vec<String> {
     let scope = grant.scope.as_ref();
     let end = grant.end_time.as_ref().or(grant.expire_time.as_ref());
     vec![
@@ -451,7 +451,7 @@ fn grant_row(grant: &v1::Grant, paper: &Paper) -> Vec<String> {
         broken_state(
             json::state(grant.state().as_str_name(), "GRANT_STATE_"),
             grant.break_glass.as_ref(),
-            paper,
+            style,
         ),
         short(&grant.subject),
         scope.map(|scope| scope.service.clone()).unwrap_or_default(),
@@ -459,7 +459,7 @@ fn grant_row(grant: &v1::Grant, paper: &Paper) -> Vec<String> {
         if grant.standing && grant.end_time.is_none() {
             "never".to_owned()
         } else {
-            relative(end, paper)
+            relative(end, style)
         },
         grant.policy.clone(),
     ]
@@ -474,8 +474,8 @@ impl View for Revoked<'_> {
         json::revoked(self.0)
     }
 
-    fn text(&self, paper: &Paper) -> String {
-        let (response, ended) = (self.0, self.ended(paper));
+    fn text(&self, style: &TextStyle) -> String {
+        let (response, ended) = (self.0, self.ended(style));
         let waiting = match response.outstanding {
             0 => String::new(),
             waiting => {
@@ -498,7 +498,7 @@ Durable at revision {}{waiting}.
 
 impl Revoked<'_> {
     /// What ended, without who has confirmed it.
-    pub(crate) fn ended(&self, paper: &Paper) -> String {
+    pub(crate) fn ended(&self, style: &TextStyle) -> String {
         let response = self.0;
         let kept = match response.standing_kept {
             0 => String::new(),
@@ -514,10 +514,10 @@ impl Revoked<'_> {
         let rows = response
             .grants
             .iter()
-            .map(|grant| grant_row(grant, paper))
+            .map(|grant| grant_row(grant, style))
             .collect();
         let mut ended = table(
-            paper,
+            style,
             &[
                 "ID", "STATE", "SUBJECT", "SERVICE", "ALLOWED", "ENDED", "POLICY",
             ],
@@ -542,12 +542,12 @@ impl View for Held<'_> {
         json::held(self.0)
     }
 
-    fn text(&self, paper: &Paper) -> String {
+    fn text(&self, style: &TextStyle) -> String {
         let response = self.0;
         let grant = response
             .grant
             .as_ref()
-            .map(|grant| Grant(grant).text(paper))
+            .map(|grant| Grant(grant).text(style))
             .unwrap_or_default();
         // Nothing was written, or nobody was waited for.
         match (
@@ -556,7 +556,7 @@ impl View for Held<'_> {
         ) {
             (0, _) => grant,
             (revision, true) => format!("{grant}\nDurable at revision {revision}.\n"),
-            (_, false) => format!("{grant}\n{}", Enforced::held(response).text(paper)),
+            (_, false) => format!("{grant}\n{}", Enforced::held(response).text(style)),
         }
     }
 }
@@ -570,7 +570,7 @@ impl View for Explanation<'_> {
         json::explanation(self.0)
     }
 
-    fn text(&self, paper: &Paper) -> String {
+    fn text(&self, style: &TextStyle) -> String {
         let response = self.0;
         let mut text = if response.allowed {
             "ALLOWED\n\n".to_owned()
@@ -591,7 +591,7 @@ impl View for Explanation<'_> {
             } else {
                 "The nearest grant"
             };
-            text += &format!("\n{heading}:\n{}", Grant(grant).text(paper));
+            text += &format!("\n{heading}:\n{}", Grant(grant).text(style));
         }
         if !response.allowed && !response.requestable.is_empty() {
             text += &format!(
@@ -604,7 +604,7 @@ impl View for Explanation<'_> {
 }
 
 /// Columns with a heading; says so when there is no row.
-pub(crate) fn table(paper: &Paper, heading: &[&str], rows: Vec<Vec<String>>) -> String {
+pub(crate) fn table(style: &TextStyle, heading: &[&str], rows: Vec<Vec<String>>) -> String {
     if rows.is_empty() {
         return "Nothing to list.\n".to_owned();
     }
@@ -613,7 +613,7 @@ pub(crate) fn table(paper: &Paper, heading: &[&str], rows: Vec<Vec<String>>) -> 
         .load_style(comfy_table::presets::NOTHING)
         .set_header(heading.to_vec());
     table.force_no_tty();
-    match paper.width {
+    match style.width {
         Some(width) => table
             .set_content_arrangement(ContentArrangement::Dynamic)
             .set_width(width),

@@ -1,11 +1,11 @@
-//! Times and spans in words, as flags and policies write them. They read no clock: `now` is the paper's.
+//! Times and spans in words, as flags and policies write them. They read no clock: `now` is the style's.
 
 use std::time::Duration;
 
 use crate::model::time::Timestamp;
 use crate::wire::grant::{duration_from, timestamp_from};
 
-use super::Paper;
+use super::TextStyle;
 
 pub(super) fn span(span: Option<&prost_types::Duration>) -> String {
     let length = span.and_then(|span| duration_from(span, "").ok());
@@ -23,16 +23,16 @@ pub(super) fn time(time: Option<&prost_types::Timestamp>) -> String {
 }
 
 /// How long ago, or in how long.
-pub(crate) fn relative(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
+pub(crate) fn relative(time: Option<&prost_types::Timestamp>, style: &TextStyle) -> String {
     instant(time)
-        .map(|time| distance(time, paper.now))
+        .map(|time| distance(time, style.now))
         .unwrap_or_default()
 }
 
 /// Absolute and relative.
-pub(crate) fn moment(time: Option<&prost_types::Timestamp>, paper: &Paper) -> String {
+pub(crate) fn moment(time: Option<&prost_types::Timestamp>, style: &TextStyle) -> String {
     instant(time)
-        .map(|time| format!("{time} ({})", distance(time, paper.now)))
+        .map(|time| format!("{time} ({})", distance(time, style.now)))
         .unwrap_or_default()
 }
 

@@ -9,9 +9,9 @@ use crate::model::audit::{Broken, Checkpoint, Verified};
 use crate::wire::grant::timestamp_to;
 use crate::wire::v1;
 
-use super::requests::patient;
+use super::requests::with_deadline;
 use crate::cli::connect::{ClientArgs, Connection, connect};
-use crate::cli::error::{Exit, Trouble};
+use crate::cli::error::{CliError, Exit};
 use crate::cli::render::audit::{Events, Kept, Story};
 use crate::cli::render::write_out;
 use crate::cli::values::{self, Moment};
@@ -89,7 +89,7 @@ struct ListArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub async fn audit(args: AuditArgs, offline: Offline) -> Result<Exit, Trouble> {
+pub async fn audit(args: AuditArgs, offline: Offline) -> Result<Exit, CliError> {
     let AuditArgs { verb, client } = args;
     match verb {
         AuditVerb::List(which) => list(&mut connect(client).await?, which).await,
@@ -98,7 +98,7 @@ pub async fn audit(args: AuditArgs, offline: Offline) -> Result<Exit, Trouble> {
             let mut connection = connect(client).await?;
             let taken = connection
                 .audit
-                .get_audit_checkpoint(patient(v1::GetAuditCheckpointRequest {}))
+                .get_audit_checkpoint(with_deadline(v1::GetAuditCheckpointRequest {}))
                 .await;
             connection
                 .screen
@@ -110,7 +110,7 @@ pub async fn audit(args: AuditArgs, offline: Offline) -> Result<Exit, Trouble> {
             let mut connection = connect(client).await?;
             let told = connection
                 .audit
-                .get_story(patient(v1::GetStoryRequest { id }))
+                .get_story(with_deadline(v1::GetStoryRequest { id }))
                 .await;
             connection
                 .screen
@@ -120,7 +120,7 @@ pub async fn audit(args: AuditArgs, offline: Offline) -> Result<Exit, Trouble> {
     }
 }
 
-async fn list(connection: &mut Connection, which: ListArgs) -> Result<Exit, Trouble> {
+async fn list(connection: &mut Connection, which: ListArgs) -> Result<Exit, CliError> {
     let ListArgs {
         resource,
         actor,
@@ -144,7 +144,7 @@ async fn list(connection: &mut Connection, which: ListArgs) -> Result<Exit, Trou
     loop {
         let page = connection
             .audit
-            .list_audit_events(patient(ask.clone()))
+            .list_audit_events(with_deadline(ask.clone()))
             .await
             .map_err(&refusal)?
             .into_inner();
@@ -159,10 +159,10 @@ async fn list(connection: &mut Connection, which: ListArgs) -> Result<Exit, Trou
     Ok(Exit::Done)
 }
 
-async fn export(connection: &mut Connection, from: u64) -> Result<Exit, Trouble> {
+async fn export(connection: &mut Connection, from: u64) -> Result<Exit, CliError> {
     let refusal = connection.refusal();
     let from_index =
-        i64::try_from(from).map_err(|_| Trouble::usage("--from: is larger than any index"))?;
+        i64::try_from(from).map_err(|_| CliError::usage("--from: is larger than any index"))?;
     let ask = v1::ExportAuditEventsRequest { from_index };
     let mut events = connection
         .audit

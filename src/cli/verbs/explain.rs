@@ -5,9 +5,9 @@ use crate::wire::grant::timestamp_to;
 use crate::wire::v1;
 use crate::wire::v1::explain_access_request::Target;
 
-use super::requests::patient;
+use super::requests::with_deadline;
 use crate::cli::connect::{ClientArgs, Connection, connect};
-use crate::cli::error::{Exit, Trouble};
+use crate::cli::error::{CliError, Exit};
 use crate::cli::render::audit::Decided;
 use crate::cli::render::text::Explanation;
 use crate::cli::values::{self, Moment};
@@ -44,7 +44,7 @@ pub struct ExplainArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub(crate) async fn explain(args: ExplainArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn explain(args: ExplainArgs) -> Result<Exit, CliError> {
     let ExplainArgs {
         service,
         principals,
@@ -66,7 +66,7 @@ pub(crate) async fn explain(args: ExplainArgs) -> Result<Exit, Trouble> {
     };
     let explained = connection
         .access
-        .explain_access(patient(ask))
+        .explain_access(with_deadline(ask))
         .await
         .map_err(connection.refusal())?;
     connection
@@ -76,17 +76,17 @@ pub(crate) async fn explain(args: ExplainArgs) -> Result<Exit, Trouble> {
 }
 
 /// A decision that was made, as it was made.
-async fn decided(connection: &mut Connection, id: String) -> Result<Exit, Trouble> {
+async fn decided(connection: &mut Connection, id: String) -> Result<Exit, CliError> {
     let told = connection
         .audit
-        .get_story(patient(v1::GetStoryRequest { id: id.clone() }))
+        .get_story(with_deadline(v1::GetStoryRequest { id: id.clone() }))
         .await;
     let story = told.map_err(connection.refusal())?.into_inner();
     if story.decision.is_none() {
-        let trouble = Trouble::new(format!(
+        let error = CliError::new(format!(
             "{id} is no decision, but a grant or an access request"
         ));
-        return Err(trouble.hint(format!("jitgate audit story {id}")));
+        return Err(error.hint(format!("jitgate audit story {id}")));
     }
     connection.screen.show(&Decided(&story))?;
     Ok(Exit::Done)

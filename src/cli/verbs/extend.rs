@@ -5,9 +5,9 @@ use std::time::Duration;
 use crate::wire::grant::duration_to;
 use crate::wire::v1;
 
-use super::requests::{conclude, patient};
+use super::requests::{conclude, with_deadline};
 use crate::cli::connect::{ClientArgs, connect};
-use crate::cli::error::{Exit, Trouble};
+use crate::cli::error::{CliError, Exit};
 use crate::cli::values;
 use crate::cli::write_options::ExtendManner;
 
@@ -39,7 +39,7 @@ pub struct ExtendArgs {
     #[arg(long, env = "JITGATE_EXTEND_WAIT")]
     wait: bool,
     #[command(flatten)]
-    manner: ExtendManner,
+    options: ExtendManner,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -48,22 +48,22 @@ pub struct ExtendArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub(crate) async fn extend(args: ExtendArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn extend(args: ExtendArgs) -> Result<Exit, CliError> {
     let ExtendArgs {
         id,
         duration,
         reason,
         ticket: tickets,
         wait,
-        manner,
+        options,
         client,
     } = args;
-    let manner = manner.settle();
+    let options = options.settle();
     let mut connection = connect(client).await?;
     let (request_id, validate_only, etag) = (
-        manner.request_id.clone(),
-        manner.dry_run,
-        manner.etag.clone(),
+        options.request_id.clone(),
+        options.dry_run,
+        options.etag.clone(),
     );
     let duration = duration.map(duration_to);
     let ask = v1::ExtendGrantRequest {
@@ -77,10 +77,10 @@ pub(crate) async fn extend(args: ExtendArgs) -> Result<Exit, Trouble> {
     };
     let asked = connection
         .access
-        .extend_grant(patient(ask))
+        .extend_grant(with_deadline(ask))
         .await
         .map_err(connection.refusal())?
         .into_inner();
-    manner.tell();
+    options.tell();
     conclude(&mut connection, asked, wait && !validate_only).await
 }

@@ -8,11 +8,11 @@ use crate::model::time::Timestamp;
 use crate::wire::grant::{duration_from, timestamp_from};
 use crate::wire::v1;
 
-use super::requests::patient;
+use super::requests::with_deadline;
 use crate::cli::connect::{ClientArgs, connect};
-use crate::cli::error::{Exit, Trouble};
+use crate::cli::error::{CliError, Exit};
 use crate::cli::render::text::{distance, table};
-use crate::cli::render::{Paper, View, json};
+use crate::cli::render::{TextStyle, View, json};
 use crate::cli::values;
 
 /// `jitgate fleet`.
@@ -29,13 +29,13 @@ pub struct FleetArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub(crate) async fn fleet(args: FleetArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn fleet(args: FleetArgs) -> Result<Exit, CliError> {
     let FleetArgs { watch, client } = args;
     let mut connection = connect(client).await?;
     loop {
         let listed = connection
             .access
-            .list_sidecars(patient(v1::ListSidecarsRequest {}))
+            .list_sidecars(with_deadline(v1::ListSidecarsRequest {}))
             .await;
         let fleet = Fleet::new(listed.map_err(connection.refusal())?.into_inner());
         let Some(pause) = watch else {
@@ -89,13 +89,13 @@ impl View for Fleet {
         })
     }
 
-    fn text(&self, paper: &Paper) -> String {
+    fn text(&self, style: &TextStyle) -> String {
         // The control plane's own time, as far as it tells: this machine's clock is not what is asked about.
         let now = self
             .server_time
             .as_ref()
             .and_then(instant)
-            .unwrap_or(paper.now);
+            .unwrap_or(style.now);
         let heading = [
             "SIDECAR",
             "SERVICES",
@@ -109,7 +109,7 @@ impl View for Fleet {
             "SOFTWARE",
         ];
         table(
-            paper,
+            style,
             &heading,
             self.sidecars
                 .iter()
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn each_sidecar_shows_how_far_it_is_and_what_it_makes_of_the_clocks() {
         // The clock of whoever looks plays no part.
-        let text = fleet().text(&Paper {
+        let text = fleet().text(&TextStyle {
             now: NOW.plus(Duration::from_hours(5)),
             width: None,
         });

@@ -7,9 +7,9 @@ use clap::{Subcommand, ValueEnum};
 use crate::wire::grant::duration_to;
 use crate::wire::v1;
 
-use super::requests::patient;
+use super::requests::with_deadline;
 use crate::cli::connect::{ClientArgs, Connection, PATIENCE, connect};
-use crate::cli::error::{Exit, Trouble, say};
+use crate::cli::error::{CliError, Exit, say};
 use crate::cli::render::receipts::{Enforced, Receipts};
 use crate::cli::render::text::{Grant, Grants, Revoked};
 use crate::cli::values;
@@ -54,7 +54,7 @@ pub(crate) struct ListArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub(crate) async fn grants(args: GrantsArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn grants(args: GrantsArgs) -> Result<Exit, CliError> {
     let GrantsArgs { verb, client } = args;
     let mut connection = connect(client).await?;
     match verb.unwrap_or_else(|| GrantsVerb::List(ListArgs::default())) {
@@ -65,7 +65,7 @@ pub(crate) async fn grants(args: GrantsArgs) -> Result<Exit, Trouble> {
         GrantsVerb::Show { id } => {
             let shown = connection
                 .access
-                .get_grant(patient(v1::GetGrantRequest { id }))
+                .get_grant(with_deadline(v1::GetGrantRequest { id }))
                 .await;
             connection
                 .screen
@@ -75,7 +75,7 @@ pub(crate) async fn grants(args: GrantsArgs) -> Result<Exit, Trouble> {
     Ok(Exit::Done)
 }
 
-async fn list(connection: &mut Connection, which: ListArgs) -> Result<Grants, Trouble> {
+async fn list(connection: &mut Connection, which: ListArgs) -> Result<Grants, CliError> {
     let ListArgs {
         subject,
         service,
@@ -95,7 +95,7 @@ async fn list(connection: &mut Connection, which: ListArgs) -> Result<Grants, Tr
         };
         let page = connection
             .access
-            .list_grants(patient(ask))
+            .list_grants(with_deadline(ask))
             .await
             .map_err(&refusal)?
             .into_inner();
@@ -141,7 +141,7 @@ pub struct RevokeArgs {
     )]
     reason: String,
     #[command(flatten)]
-    manner: RevokeManner,
+    options: RevokeManner,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -160,7 +160,7 @@ pub(crate) enum Wait {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub(crate) async fn revoke(args: RevokeArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn revoke(args: RevokeArgs) -> Result<Exit, CliError> {
     let RevokeArgs {
         id,
         subject,
@@ -169,17 +169,17 @@ pub(crate) async fn revoke(args: RevokeArgs) -> Result<Exit, Trouble> {
         wait,
         timeout,
         reason,
-        manner,
+        options,
         client,
     } = args;
-    let manner = manner.settle();
+    let options = options.settle();
     let mut connection = connect(client).await?;
     let refusal = connection.refusal();
     let (until, limit) = (wait.to_wire(), Some(duration_to(timeout)));
     let (request_id, validate_only, etag) = (
-        manner.request_id.clone(),
-        manner.dry_run,
-        manner.etag.clone(),
+        options.request_id.clone(),
+        options.dry_run,
+        options.etag.clone(),
     );
     let response = if let Some(id) = id {
         let ask = v1::RevokeGrantRequest {
@@ -210,7 +210,7 @@ pub(crate) async fn revoke(args: RevokeArgs) -> Result<Exit, Trouble> {
             .await
     };
     let response = response.map_err(refusal)?.into_inner();
-    manner.tell();
+    options.tell();
     going_on(&response.grants).iter().for_each(|line| say(line));
     if wait == Wait::Committed || response.revision == 0 {
         connection.screen.show(&Revoked(&response))?;
@@ -260,7 +260,7 @@ pub struct ReleaseArgs {
     )]
     reason: String,
     #[command(flatten)]
-    manner: ReleaseManner,
+    options: ReleaseManner,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -269,19 +269,19 @@ pub struct ReleaseArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub(crate) async fn release(args: ReleaseArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn release(args: ReleaseArgs) -> Result<Exit, CliError> {
     let ReleaseArgs {
         id,
         reason,
-        manner,
+        options,
         client,
     } = args;
-    let manner = manner.settle();
+    let options = options.settle();
     let mut connection = connect(client).await?;
     let (request_id, validate_only, etag) = (
-        manner.request_id.clone(),
-        manner.dry_run,
-        manner.etag.clone(),
+        options.request_id.clone(),
+        options.dry_run,
+        options.etag.clone(),
     );
     let ask = v1::ReleaseGrantRequest {
         id,
@@ -292,11 +292,11 @@ pub(crate) async fn release(args: ReleaseArgs) -> Result<Exit, Trouble> {
     };
     let released = connection
         .access
-        .release_grant(patient(ask))
+        .release_grant(with_deadline(ask))
         .await
         .map_err(connection.refusal())?
         .into_inner();
-    manner.tell();
+    options.tell();
     connection.screen.show(&Grant(&released))?;
     going_on(std::slice::from_ref(&released))
         .iter()

@@ -7,8 +7,8 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use crate::cli::connect::ClientArgs;
-use crate::cli::error::{Exit, Trouble, printable};
-use crate::cli::render::{OutputArgs, Paper, View};
+use crate::cli::error::{CliError, Exit, printable};
+use crate::cli::render::{OutputArgs, TextStyle, View};
 
 pub(crate) mod apply;
 pub(crate) mod history;
@@ -128,7 +128,7 @@ impl View for Checked {
         json!({ "ok": self.ok, "problems": lines, "findings": findings, "summary": self.summary })
     }
 
-    fn text(&self, _: &Paper) -> String {
+    fn text(&self, _: &TextStyle) -> String {
         let lines = self
             .problems
             .iter()
@@ -219,7 +219,7 @@ impl View for Tested {
         })
     }
 
-    fn text(&self, _: &Paper) -> String {
+    fn text(&self, _: &TextStyle) -> String {
         let mut lines: Vec<String> = self
             .problems
             .iter()
@@ -253,7 +253,7 @@ impl View for Tested {
 ///
 /// # Errors
 /// When standard output cannot be written.
-pub fn report(checked: &Checked, output: &OutputArgs) -> Result<Exit, Trouble> {
+pub fn report(checked: &Checked, output: &OutputArgs) -> Result<Exit, CliError> {
     output.screen().show(checked)?;
     Ok(if checked.ok {
         Exit::Done
@@ -266,7 +266,7 @@ pub fn report(checked: &Checked, output: &OutputArgs) -> Result<Exit, Trouble> {
 ///
 /// # Errors
 /// When standard output cannot be written.
-pub fn report_test(tested: &Tested, output: &OutputArgs) -> Result<Exit, Trouble> {
+pub fn report_test(tested: &Tested, output: &OutputArgs) -> Result<Exit, CliError> {
     output.screen().show(tested)?;
     Ok(if tested.ok() {
         Exit::Done
@@ -280,7 +280,7 @@ mod tests {
     use super::*;
     use crate::model::time::Timestamp;
 
-    const PAPER: Paper = Paper {
+    const PAPER: TextStyle = TextStyle {
         now: Timestamp::MAX,
         width: None,
     };

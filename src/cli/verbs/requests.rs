@@ -10,10 +10,10 @@ use crate::wire::grant::{duration_to, timestamp_to};
 use crate::wire::v1;
 
 use crate::cli::connect::{ClientArgs, Connection, PATIENCE, connect};
-use crate::cli::error::{Exit, Trouble, say};
+use crate::cli::error::{CliError, Exit, say};
 use crate::cli::render::text::{Outcome, Request, RequestLine, Requests};
 use crate::cli::values::{self, Moment};
-use crate::cli::write_options::{CancelManner, Manner, RequestManner};
+use crate::cli::write_options::{CancelManner, RequestManner, WriteOptions};
 
 mod watch;
 
@@ -73,7 +73,7 @@ pub struct RequestArgs {
     #[arg(long, env = "JITGATE_REQUEST_START", value_name = "TIME", value_parser = values::start)]
     start: Option<Moment>,
     #[command(flatten)]
-    manner: RequestManner,
+    options: RequestManner,
     /// Wait until it is decided
     #[arg(long, env = "JITGATE_REQUEST_WAIT")]
     wait: bool,
@@ -82,7 +82,7 @@ pub struct RequestArgs {
 }
 
 impl RequestArgs {
-    fn into_parts(self) -> (v1::RequestAccessRequest, bool, Manner, ClientArgs) {
+    fn into_parts(self) -> (v1::RequestAccessRequest, bool, WriteOptions, ClientArgs) {
         let Self {
             service,
             http,
@@ -98,12 +98,12 @@ impl RequestArgs {
         let Self {
             start,
             break_glass,
-            manner,
+            options,
             wait,
             client,
             ..
         } = self;
-        let manner = manner.settle();
+        let options = options.settle();
         let scope = v1::Scope {
             service,
             grpc: grpc.iter().map(ToString::to_string).collect(),
@@ -118,11 +118,11 @@ impl RequestArgs {
             tickets: ticket,
             policy,
             break_glass,
-            request_id: manner.request_id.clone(),
+            request_id: options.request_id.clone(),
             start_time: start.map(|start| timestamp_to(start.resolve(clock::wall()))),
-            validate_only: manner.dry_run,
+            validate_only: options.dry_run,
         };
-        (ask, wait && !manner.dry_run, manner, client)
+        (ask, wait && !options.dry_run, options, client)
     }
 }
 
@@ -130,16 +130,16 @@ impl RequestArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub(crate) async fn request(args: RequestArgs) -> Result<Exit, Trouble> {
-    let (ask, wait, manner, client) = args.into_parts();
+pub(crate) async fn request(args: RequestArgs) -> Result<Exit, CliError> {
+    let (ask, wait, options, client) = args.into_parts();
     let mut connection = connect(client).await?;
     let asked = connection
         .access
-        .request_access(patient(ask))
+        .request_access(with_deadline(ask))
         .await
         .map_err(connection.refusal())?
         .into_inner();
-    manner.tell();
+    options.tell();
     conclude(&mut connection, asked, wait).await
 }
 
@@ -148,7 +148,7 @@ pub(in crate::cli) async fn conclude(
     connection: &mut Connection,
     asked: v1::AccessRequest,
     wait: bool,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let refusal = connection.refusal();
     let decided = if wait && asked.state() == v1::AccessRequestState::Pending {
         say(&format!(
@@ -164,7 +164,7 @@ pub(in crate::cli) async fn conclude(
         id => Some(
             connection
                 .access
-                .get_grant(patient(v1::GetGrantRequest { id: id.to_owned() }))
+                .get_grant(with_deadline(v1::GetGrantRequest { id: id.to_owned() }))
                 .await,
         ),
     };
@@ -271,7 +271,7 @@ impl From<State> for v1::AccessRequestState {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub(crate) async fn requests(args: RequestsArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn requests(args: RequestsArgs) -> Result<Exit, CliError> {
     let RequestsArgs { verb, client } = args;
     let mut connection = connect(client).await?;
     match verb.unwrap_or(RequestsVerb::List {
@@ -290,7 +290,7 @@ pub(crate) async fn requests(args: RequestsArgs) -> Result<Exit, Trouble> {
         RequestsVerb::Show { id } => {
             let shown = connection
                 .access
-                .get_access_request(patient(v1::GetAccessRequestRequest { id }))
+                .get_access_request(with_deadline(v1::GetAccessRequestRequest { id }))
                 .await;
             let shown = shown.map_err(connection.refusal())?.into_inner();
             connection.screen.show(&Request(&shown))?;
@@ -332,7 +332,7 @@ async fn list(
     state: Option<State>,
     limit: usize,
     for_review: bool,
-) -> Result<Vec<v1::AccessRequest>, Trouble> {
+) -> Result<Vec<v1::AccessRequest>, CliError> {
     let refusal = connection.refusal();
     let mut listed = Vec::new();
     let mut page_token = String::new();
@@ -350,7 +350,7 @@ async fn list(
         };
         let page = connection
             .access
-            .list_access_requests(patient(ask))
+            .list_access_requests(with_deadline(ask))
             .await
             .map_err(&refusal)?
             .into_inner();
@@ -377,7 +377,7 @@ pub struct CancelArgs {
     )]
     reason: String,
     #[command(flatten)]
-    manner: CancelManner,
+    options: CancelManner,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -386,19 +386,19 @@ pub struct CancelArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub(crate) async fn cancel(args: CancelArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn cancel(args: CancelArgs) -> Result<Exit, CliError> {
     let CancelArgs {
         id,
         reason,
-        manner,
+        options,
         client,
     } = args;
-    let manner = manner.settle();
+    let options = options.settle();
     let mut connection = connect(client).await?;
     let (request_id, validate_only, etag) = (
-        manner.request_id.clone(),
-        manner.dry_run,
-        manner.etag.clone(),
+        options.request_id.clone(),
+        options.dry_run,
+        options.etag.clone(),
     );
     let ask = v1::CancelAccessRequestRequest {
         id,
@@ -409,10 +409,10 @@ pub(crate) async fn cancel(args: CancelArgs) -> Result<Exit, Trouble> {
     };
     let cancelled = connection
         .access
-        .cancel_access_request(patient(ask))
+        .cancel_access_request(with_deadline(ask))
         .await
         .map_err(connection.refusal())?;
-    manner.tell();
+    options.tell();
     connection.screen.show(&Request(&cancelled.into_inner()))?;
     Ok(Exit::Done)
 }
@@ -425,7 +425,7 @@ pub(in crate::cli) fn http_to(rule: &HttpRule) -> v1::HttpRule {
 }
 
 /// A call that does not wait for people.
-pub(in crate::cli) fn patient<T>(message: T) -> tonic::Request<T> {
+pub(in crate::cli) fn with_deadline<T>(message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(PATIENCE);
     request

@@ -8,11 +8,11 @@ use crate::model::scope::{GrpcRule, HttpRule};
 use crate::wire::grant::duration_to;
 use crate::wire::v1;
 
-use super::requests::{http_to, patient};
+use super::requests::{http_to, with_deadline};
 use crate::cli::connect::{ClientArgs, Connection, connect};
-use crate::cli::error::{Exit, Trouble, say};
+use crate::cli::error::{CliError, Exit, say};
 use crate::cli::render::text::Request;
-use crate::cli::render::{Paper, View};
+use crate::cli::render::{TextStyle, View};
 use crate::cli::values;
 use crate::cli::write_options::{ApproveManner, DenyManner, ReviewManner};
 
@@ -42,7 +42,7 @@ pub struct ApproveArgs {
     #[arg(long, env = "JITGATE_APPROVE_DIGEST", value_name = "DIGEST")]
     digest: Option<String>,
     #[command(flatten)]
-    manner: ApproveManner,
+    options: ApproveManner,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -64,7 +64,7 @@ pub struct DenyArgs {
     #[arg(long, env = "JITGATE_DENY_DIGEST", value_name = "DIGEST")]
     digest: Option<String>,
     #[command(flatten)]
-    manner: DenyManner,
+    options: DenyManner,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -73,7 +73,7 @@ pub struct DenyArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub(crate) async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn approve(args: ApproveArgs) -> Result<Exit, CliError> {
     let ApproveArgs {
         id,
         reason,
@@ -81,10 +81,10 @@ pub(crate) async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
         http,
         grpc,
         digest,
-        manner,
+        options,
         client,
     } = args;
-    let manner = manner.settle();
+    let options = options.settle();
     let mut connection = connect(client).await?;
     let shown = look(&mut connection, id, "approving").await?;
     let narrowed_scope = (!http.is_empty() || !grpc.is_empty()).then(|| v1::Scope {
@@ -102,17 +102,17 @@ pub(crate) async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
         reason,
         narrowed_scope,
         narrowed_duration: duration.map(duration_to),
-        request_id: manner.request_id.clone(),
-        validate_only: manner.dry_run,
-        etag: manner.etag.clone(),
+        request_id: options.request_id.clone(),
+        validate_only: options.dry_run,
+        etag: options.etag.clone(),
     };
     let reviewed = connection
         .access
-        .approve_request(patient(review))
+        .approve_request(with_deadline(review))
         .await
         .map_err(connection.refusal())?;
     let reviewed = reviewed.into_inner();
-    manner.tell();
+    options.tell();
     connection.screen.show(&Request(&reviewed))?;
     // The last approval can come too late for what was asked.
     let failed = reviewed.state() == v1::AccessRequestState::Failed;
@@ -123,31 +123,31 @@ pub(crate) async fn approve(args: ApproveArgs) -> Result<Exit, Trouble> {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub(crate) async fn deny(args: DenyArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn deny(args: DenyArgs) -> Result<Exit, CliError> {
     let DenyArgs {
         id,
         reason,
         digest,
-        manner,
+        options,
         client,
     } = args;
-    let manner = manner.settle();
+    let options = options.settle();
     let mut connection = connect(client).await?;
     let shown = look(&mut connection, id, "denying").await?;
     let review = v1::DenyRequestRequest {
         id: shown.id,
         request_digest: digest.unwrap_or(shown.request_digest),
         reason,
-        request_id: manner.request_id.clone(),
-        validate_only: manner.dry_run,
-        etag: manner.etag.clone(),
+        request_id: options.request_id.clone(),
+        validate_only: options.dry_run,
+        etag: options.etag.clone(),
     };
     let reviewed = connection
         .access
-        .deny_request(patient(review))
+        .deny_request(with_deadline(review))
         .await
         .map_err(connection.refusal())?;
-    manner.tell();
+    options.tell();
     connection.screen.show(&Request(&reviewed.into_inner()))?;
     Ok(Exit::Done)
 }
@@ -168,7 +168,7 @@ pub struct ReviewArgs {
     #[arg(long, env = "JITGATE_REVIEW_REASON", value_name = "TEXT")]
     reason: String,
     #[command(flatten)]
-    manner: ReviewManner,
+    options: ReviewManner,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -177,16 +177,16 @@ pub struct ReviewArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub(crate) async fn review(args: ReviewArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn review(args: ReviewArgs) -> Result<Exit, CliError> {
     let ReviewArgs {
         id,
         ok,
         objection: _,
         reason,
-        manner,
+        options,
         client,
     } = args;
-    let manner = manner.settle();
+    let options = options.settle();
     let mut connection = connect(client).await?;
     let opinion = if ok {
         v1::BreakGlassOpinion::Ok
@@ -197,16 +197,16 @@ pub(crate) async fn review(args: ReviewArgs) -> Result<Exit, Trouble> {
         id,
         opinion: opinion.into(),
         reason,
-        request_id: manner.request_id.clone(),
-        validate_only: manner.dry_run,
-        etag: manner.etag.clone(),
+        request_id: options.request_id.clone(),
+        validate_only: options.dry_run,
+        etag: options.etag.clone(),
     };
     let reviewed = connection
         .access
-        .review_break_glass(patient(review))
+        .review_break_glass(with_deadline(review))
         .await
         .map_err(connection.refusal())?;
-    manner.tell();
+    options.tell();
     connection.screen.show(&Request(&reviewed.into_inner()))?;
     Ok(Exit::Done)
 }
@@ -216,15 +216,15 @@ async fn look(
     connection: &mut Connection,
     id: String,
     doing: &str,
-) -> Result<v1::AccessRequest, Trouble> {
+) -> Result<v1::AccessRequest, CliError> {
     let found = connection
         .access
-        .get_access_request(patient(v1::GetAccessRequestRequest { id }))
+        .get_access_request(with_deadline(v1::GetAccessRequestRequest { id }))
         .await;
     let request = found.map_err(connection.refusal())?.into_inner();
     say(&format!("{doing}:\n"));
     Request(&request)
-        .text(&Paper {
+        .text(&TextStyle {
             now: clock::wall(),
             width: None,
         })

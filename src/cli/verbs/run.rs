@@ -12,9 +12,9 @@ use crate::model::scope::{GrpcRule, HttpRule};
 use crate::wire::grant::{duration_to, timestamp_from};
 use crate::wire::v1;
 
-use super::requests::{http_to, patient, watch_one};
+use super::requests::{http_to, watch_one, with_deadline};
 use crate::cli::connect::{ClientArgs, Connection, connect};
-use crate::cli::error::{Exit, Trouble, printable, say};
+use crate::cli::error::{CliError, Exit, printable, say};
 use crate::cli::values;
 
 mod child;
@@ -79,7 +79,7 @@ pub struct RunArgs {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering, or the command from starting.
-pub(crate) async fn run(args: RunArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn run(args: RunArgs) -> Result<Exit, CliError> {
     let RunArgs {
         service,
         http,
@@ -113,7 +113,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit, Trouble> {
     let mut connection = connect(client).await?;
     let asked = connection
         .access
-        .request_access(patient(ask))
+        .request_access(with_deadline(ask))
         .await
         .map_err(connection.refusal())?
         .into_inner();
@@ -129,9 +129,9 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit, Trouble> {
     };
     let decided = match decided {
         Some(Ok(decided)) => decided,
-        Some(Err(trouble)) => {
+        Some(Err(error)) => {
             take_back(&mut connection, &id).await;
-            return Err(trouble);
+            return Err(error);
         }
         None => return Ok(Exit::Refused),
     };
@@ -154,7 +154,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit, Trouble> {
 async fn decision(
     connection: &mut Connection,
     asked: v1::AccessRequest,
-) -> Result<v1::AccessRequest, Trouble> {
+) -> Result<v1::AccessRequest, CliError> {
     if asked.state() != v1::AccessRequestState::Pending {
         return Ok(asked);
     }
@@ -201,7 +201,7 @@ fn waits_for(request: &v1::AccessRequest) -> String {
     ))
 }
 
-fn refused(request: &v1::AccessRequest) -> Trouble {
+fn refused(request: &v1::AccessRequest) -> CliError {
     let state = request
         .state()
         .as_str_name()
@@ -216,7 +216,7 @@ fn refused(request: &v1::AccessRequest) -> Trouble {
     } else {
         format!(" by {}", request.decided_by)
     };
-    Trouble::new(format!("{state}{by}{because}"))
+    CliError::new(format!("{state}{by}{because}"))
         .hint(format!("jitgate requests show {} says more", request.id))
 }
 
@@ -227,10 +227,10 @@ async fn with_grant(
     workload: Option<&str>,
     command: Vec<OsString>,
     signals: &mut Signals,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let shown = connection
         .access
-        .get_grant(patient(v1::GetGrantRequest { id: id.to_owned() }))
+        .get_grant(with_deadline(v1::GetGrantRequest { id: id.to_owned() }))
         .await;
     let grant = shown.map_err(connection.refusal())?.into_inner();
     let expires = grant
@@ -262,7 +262,7 @@ async fn take_back(connection: &mut Connection, id: &str) {
     };
     if connection
         .access
-        .cancel_access_request(patient(ask))
+        .cancel_access_request(with_deadline(ask))
         .await
         .is_ok()
     {
@@ -270,7 +270,9 @@ async fn take_back(connection: &mut Connection, id: &str) {
     }
     let shown = connection
         .access
-        .get_access_request(patient(v1::GetAccessRequestRequest { id: id.to_owned() }))
+        .get_access_request(with_deadline(v1::GetAccessRequestRequest {
+            id: id.to_owned(),
+        }))
         .await;
     match shown.map(tonic::Response::into_inner) {
         Ok(request) if !request.grant.is_empty() => give_back(connection, &request.grant).await,
@@ -290,7 +292,7 @@ async fn give_back(connection: &mut Connection, id: &str) {
             reason: DONE.to_owned(),
             ..Default::default()
         };
-        match connection.access.release_grant(patient(ask)).await {
+        match connection.access.release_grant(with_deadline(ask)).await {
             Ok(_) => {
                 say(&format!("grant {id} released"));
                 return;

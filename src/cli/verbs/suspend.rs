@@ -7,7 +7,7 @@ use crate::wire::v1;
 
 use super::grants::{Wait, deadline};
 use crate::cli::connect::{ClientArgs, connect};
-use crate::cli::error::{Exit, Trouble};
+use crate::cli::error::{CliError, Exit};
 use crate::cli::render::receipts::Enforced;
 use crate::cli::render::text::Held;
 use crate::cli::values;
@@ -15,7 +15,7 @@ use crate::cli::write_options::{ResumeManner, SuspendManner};
 
 /// The flags of one of the two verbs.
 macro_rules! hold_args {
-    ($($(#[$doc:meta])* $name:ident $verb:literal $manner:ident;)*) => {
+    ($($(#[$doc:meta])* $name:ident $verb:literal $options:ident;)*) => {
         $($(#[$doc])*
         #[derive(Debug, clap::Args)]
         pub struct $name {
@@ -32,7 +32,7 @@ macro_rules! hold_args {
             #[arg(long, env = concat!("JITGATE_", $verb, "_REASON"), value_name = "TEXT", default_value = "")]
             reason: String,
             #[command(flatten)]
-            manner: $manner,
+            options: $options,
             #[command(flatten)]
             client: ClientArgs,
         })*
@@ -50,25 +50,25 @@ hold_args! {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub(crate) async fn suspend(args: SuspendArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn suspend(args: SuspendArgs) -> Result<Exit, CliError> {
     let SuspendArgs {
         id,
         wait,
         timeout,
         reason,
-        manner,
+        options,
         client,
     } = args;
-    let manner = manner.settle();
+    let options = options.settle();
     let mut connection = connect(client).await?;
     let ask = v1::SuspendGrantRequest {
         id,
         reason,
         wait: wait.to_wire(),
         timeout: Some(duration_to(timeout)),
-        request_id: manner.request_id.clone(),
-        validate_only: manner.dry_run,
-        etag: manner.etag.clone(),
+        request_id: options.request_id.clone(),
+        validate_only: options.dry_run,
+        etag: options.etag.clone(),
     };
     let held = connection
         .access
@@ -76,7 +76,7 @@ pub(crate) async fn suspend(args: SuspendArgs) -> Result<Exit, Trouble> {
         .await
         .map_err(connection.refusal())?;
     let held = held.into_inner();
-    manner.tell();
+    options.tell();
     connection.screen.show(&Held(&held))?;
     Ok(wait.verdict("suspended", &Enforced::held(&held)))
 }
@@ -85,25 +85,25 @@ pub(crate) async fn suspend(args: SuspendArgs) -> Result<Exit, Trouble> {
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub(crate) async fn resume(args: ResumeArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn resume(args: ResumeArgs) -> Result<Exit, CliError> {
     let ResumeArgs {
         id,
         wait,
         timeout,
         reason,
-        manner,
+        options,
         client,
     } = args;
-    let manner = manner.settle();
+    let options = options.settle();
     let mut connection = connect(client).await?;
     let ask = v1::ResumeGrantRequest {
         id,
         reason,
         wait: wait.to_wire(),
         timeout: Some(duration_to(timeout)),
-        request_id: manner.request_id.clone(),
-        validate_only: manner.dry_run,
-        etag: manner.etag.clone(),
+        request_id: options.request_id.clone(),
+        validate_only: options.dry_run,
+        etag: options.etag.clone(),
     };
     let held = connection
         .access
@@ -111,7 +111,7 @@ pub(crate) async fn resume(args: ResumeArgs) -> Result<Exit, Trouble> {
         .await
         .map_err(connection.refusal())?;
     let held = held.into_inner();
-    manner.tell();
+    options.tell();
     connection.screen.show(&Held(&held))?;
     // A sidecar that has not heard of it refuses: there is nothing to fence.
     Ok(wait.verdict(

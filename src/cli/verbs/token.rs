@@ -13,9 +13,9 @@ use crate::jose::jit::inspect::{Against, inspect};
 use crate::wire::grant::{duration_to, timestamp_from};
 use crate::wire::v1;
 
-use super::requests::patient;
+use super::requests::with_deadline;
 use crate::cli::connect::{ClientArgs, connect};
-use crate::cli::error::{Exit, Trouble, say};
+use crate::cli::error::{CliError, Exit, say};
 use crate::cli::values::{self, Token};
 
 mod view;
@@ -91,7 +91,7 @@ pub(crate) struct RotateArgs {
 ///
 /// # Errors
 /// What the control plane refuses, what keeps it from answering, and what is no token.
-pub(crate) async fn token(args: TokenArgs) -> Result<Exit, Trouble> {
+pub(crate) async fn token(args: TokenArgs) -> Result<Exit, CliError> {
     let TokenArgs { verb, client } = args;
     match verb {
         TokenVerb::Issue(args) => issue(args, client).await,
@@ -101,7 +101,7 @@ pub(crate) async fn token(args: TokenArgs) -> Result<Exit, Trouble> {
     }
 }
 
-async fn issue(args: IssueArgs, client: ClientArgs) -> Result<Exit, Trouble> {
+async fn issue(args: IssueArgs, client: ClientArgs) -> Result<Exit, CliError> {
     let IssueArgs {
         grant,
         workload,
@@ -117,18 +117,18 @@ async fn issue(args: IssueArgs, client: ClientArgs) -> Result<Exit, Trouble> {
     };
     let issued = connection
         .tokens
-        .issue_token(patient(wanted))
+        .issue_token(with_deadline(wanted))
         .await
         .map_err(connection.refusal())?;
     connection.screen.show(&Issued(issued.into_inner()))?;
     Ok(Exit::Done)
 }
 
-async fn keys(client: ClientArgs) -> Result<Exit, Trouble> {
+async fn keys(client: ClientArgs) -> Result<Exit, CliError> {
     let mut connection = connect(client).await?;
     let listed = connection
         .tokens
-        .list_token_keys(patient(v1::ListTokenKeysRequest {}))
+        .list_token_keys(with_deadline(v1::ListTokenKeysRequest {}))
         .await;
     connection
         .screen
@@ -136,11 +136,11 @@ async fn keys(client: ClientArgs) -> Result<Exit, Trouble> {
     Ok(Exit::Done)
 }
 
-async fn rotate(reason: String, client: ClientArgs) -> Result<Exit, Trouble> {
+async fn rotate(reason: String, client: ClientArgs) -> Result<Exit, CliError> {
     let mut connection = connect(client).await?;
     let rotated = connection
         .tokens
-        .rotate_token_key(patient(v1::RotateTokenKeyRequest { reason }))
+        .rotate_token_key(with_deadline(v1::RotateTokenKeyRequest { reason }))
         .await;
     connection
         .screen
@@ -149,7 +149,7 @@ async fn rotate(reason: String, client: ClientArgs) -> Result<Exit, Trouble> {
 }
 
 /// The exit code says whether the token could be looked at, not what came out.
-async fn look_into(args: InspectArgs, client: ClientArgs) -> Result<Exit, Trouble> {
+async fn look_into(args: InspectArgs, client: ClientArgs) -> Result<Exit, CliError> {
     let InspectArgs {
         inspected,
         offline,
@@ -173,7 +173,7 @@ async fn look_into(args: InspectArgs, client: ClientArgs) -> Result<Exit, Troubl
         },
     );
     let (Some(_), Some(_)) = (&here.header, &here.claims) else {
-        return Err(Trouble::new(
+        return Err(CliError::new(
             "token: must be a JWT: three parts with dots between them, two of them JSON",
         ));
     };
@@ -192,7 +192,7 @@ async fn look_into(args: InspectArgs, client: ClientArgs) -> Result<Exit, Troubl
     let there = match (ours, offline) {
         (true, false) => ask(asked, client)
             .await
-            .map_err(|trouble| trouble.lines().join("; ")),
+            .map_err(|error| error.lines().join("; ")),
         (true, true) => Err("not asked (--offline)".to_owned()),
         (false, _) => Err("not asked: this is no token of jitgate's own".to_owned()),
     };
@@ -207,13 +207,13 @@ async fn look_into(args: InspectArgs, client: ClientArgs) -> Result<Exit, Troubl
 async fn ask(
     asked: v1::IntrospectTokenRequest,
     client: ClientArgs,
-) -> Result<view::There, Trouble> {
+) -> Result<view::There, CliError> {
     client.may_carry_secrets()?;
     let mut connection = connect(client).await?;
     let before = clock::wall();
     let answer = connection
         .tokens
-        .introspect_token(patient(asked))
+        .introspect_token(with_deadline(asked))
         .await
         .map_err(connection.refusal())?
         .into_inner();
@@ -222,7 +222,7 @@ async fn ask(
         .server_time
         .as_ref()
         .and_then(|time| timestamp_from(time, "server_time").ok());
-    let server = server.ok_or_else(|| Trouble::new("the control plane does not tell its time"))?;
+    let server = server.ok_or_else(|| CliError::new("the control plane does not tell its time"))?;
     Ok(view::There {
         answer,
         server,
@@ -230,7 +230,7 @@ async fn ask(
     })
 }
 
-fn from_stdin() -> Result<Token, Trouble> {
+fn from_stdin() -> Result<Token, CliError> {
     const LIMIT: u64 = 1 << 20;
     let mut text = String::new();
     std::io::stdin()

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use crate::control::lifecycle::break_glass::Afterwards;
 use crate::control::lifecycle::caller::Caller;
-use crate::control::lifecycle::extend::Extending;
+use crate::control::lifecycle::extend::ExtendInput;
 use crate::control::lifecycle::fault::Fault;
 use crate::control::lifecycle::grants::{GrantFilter, Sweep};
-use crate::control::lifecycle::requests::{Asking, RequestFilter};
-use crate::control::lifecycle::reviews::Reviewing;
-use crate::control::lifecycle::write_options::Manner;
+use crate::control::lifecycle::requests::{RequestFilter, RequestInput};
+use crate::control::lifecycle::reviews::ReviewInput;
+use crate::control::lifecycle::write_options::WriteOptions;
 use crate::control::query::explain::{Called, Question};
 use crate::control::query::page::Page;
 use crate::model::access::AccessState;
@@ -25,20 +25,20 @@ use crate::wire::v1::explain_access_request::Target;
 
 mod write_options;
 
-pub(super) use write_options::{cancel, manner, release, resume, revoke, suspend};
+pub(super) use write_options::{cancel, options, release, resume, revoke, suspend};
 
 const REQUEST_ID_MAX: usize = 64;
 const PRINCIPALS_MAX: usize = 256;
 const PATIENCE_DEFAULT: Duration = Duration::from_secs(5);
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
 
-pub(super) fn asking(wire: v1::RequestAccessRequest) -> Result<Asking, Fault> {
-    let Manner {
+pub(super) fn asking(wire: v1::RequestAccessRequest) -> Result<RequestInput, Fault> {
+    let WriteOptions {
         request_id,
         fingerprint,
         validate_only,
         etag: _,
-    } = manner(&wire, "")?;
+    } = options(&wire, "")?;
     let v1::RequestAccessRequest {
         subject,
         via,
@@ -64,7 +64,7 @@ pub(super) fn asking(wire: v1::RequestAccessRequest) -> Result<Asking, Fault> {
         .map(|duration| duration_from(&duration, "duration"))
         .transpose()?;
     printable_all(&reason, &tickets)?;
-    Ok(Asking {
+    Ok(RequestInput {
         subject: optional_principal(&subject, "subject")?,
         via,
         scope: scope_from(&scope)?,
@@ -84,8 +84,8 @@ pub(super) fn asking(wire: v1::RequestAccessRequest) -> Result<Asking, Fault> {
     })
 }
 
-pub(super) fn extending(wire: v1::ExtendGrantRequest) -> Result<Extending, Fault> {
-    let manner = manner(&wire, &wire.etag)?;
+pub(super) fn extending(wire: v1::ExtendGrantRequest) -> Result<ExtendInput, Fault> {
+    let options = options(&wire, &wire.etag)?;
     let v1::ExtendGrantRequest {
         id,
         duration,
@@ -98,12 +98,12 @@ pub(super) fn extending(wire: v1::ExtendGrantRequest) -> Result<Extending, Fault
         .map(|duration| duration_from(&duration, "duration"))
         .transpose()?;
     let traceparent = trace::current_traceparent().map(Into::into);
-    Ok(Extending {
+    Ok(ExtendInput {
         id,
         duration,
         reason,
         tickets,
-        manner,
+        options,
         traceparent,
     })
 }
@@ -123,8 +123,8 @@ fn workloads(via: &[String]) -> Result<Vec<Principal>, Fault> {
     via.iter().enumerate().map(parse).collect()
 }
 
-pub(super) fn approval(wire: v1::ApproveRequestRequest) -> Result<Reviewing, Fault> {
-    let Manner { fingerprint, .. } = manner(&wire, &wire.etag)?;
+pub(super) fn approval(wire: v1::ApproveRequestRequest) -> Result<ReviewInput, Fault> {
+    let WriteOptions { fingerprint, .. } = options(&wire, &wire.etag)?;
     let denial = v1::DenyRequestRequest {
         id: wire.id,
         request_digest: wire.request_digest,
@@ -134,7 +134,7 @@ pub(super) fn approval(wire: v1::ApproveRequestRequest) -> Result<Reviewing, Fau
         etag: wire.etag,
     };
     let span = wire.narrowed_duration.as_ref();
-    Ok(Reviewing {
+    Ok(ReviewInput {
         verdict: Verdict::Approve,
         narrowed_scope: wire.narrowed_scope.as_ref().map(narrowed).transpose()?,
         narrowed_duration: span
@@ -152,13 +152,13 @@ fn narrowed(scope: &v1::Scope) -> Result<Scope, Fault> {
     scope_from(scope).map_err(named)
 }
 
-pub(super) fn denial(wire: v1::DenyRequestRequest) -> Result<Reviewing, Fault> {
-    let Manner {
+pub(super) fn denial(wire: v1::DenyRequestRequest) -> Result<ReviewInput, Fault> {
+    let WriteOptions {
         request_id,
         fingerprint,
         validate_only,
         etag,
-    } = manner(&wire, &wire.etag)?;
+    } = options(&wire, &wire.etag)?;
     let v1::DenyRequestRequest {
         id,
         request_digest,
@@ -171,7 +171,7 @@ pub(super) fn denial(wire: v1::DenyRequestRequest) -> Result<Reviewing, Fault> {
             "is absent: send the digest of the request that was looked at",
         ));
     }
-    Ok(Reviewing {
+    Ok(ReviewInput {
         request: id,
         verdict: Verdict::Deny,
         digest: request_digest,
@@ -187,7 +187,7 @@ pub(super) fn denial(wire: v1::DenyRequestRequest) -> Result<Reviewing, Fault> {
 }
 
 pub(super) fn afterwards(wire: v1::ReviewBreakGlassRequest) -> Result<Afterwards, Fault> {
-    let manner = manner(&wire, &wire.etag)?;
+    let options = options(&wire, &wire.etag)?;
     let opinion = match v1::BreakGlassOpinion::try_from(wire.opinion) {
         Ok(v1::BreakGlassOpinion::Ok) => Opinion::Fine,
         Ok(v1::BreakGlassOpinion::Objection) => Opinion::Objection,
@@ -206,7 +206,7 @@ pub(super) fn afterwards(wire: v1::ReviewBreakGlassRequest) -> Result<Afterwards
         id: wire.id,
         opinion,
         reason,
-        manner,
+        options,
     })
 }
 

@@ -9,7 +9,7 @@ use crate::control::fanout::fleet::{Outstanding, Receipt};
 use crate::control::fanout::{Enforcement, Sidecar};
 use crate::control::lifecycle::caller::Caller;
 use crate::control::lifecycle::fault::{Fault, FaultKind};
-use crate::control::lifecycle::grants::Ends;
+use crate::control::lifecycle::grants::EndReport;
 use crate::control::lifecycle::plane::Plane;
 use crate::control::query::explain::{Explanation, Step};
 use crate::model::access::Issued;
@@ -25,7 +25,7 @@ const LISTED_BYTES_MAX: usize = 3 << 19;
 /// Sidecars listed there that have not confirmed.
 const UNCONFIRMED_BYTES_MAX: usize = 1 << 19;
 
-pub(super) fn record_ends(ends: &Ends) {
+pub(super) fn record_ends(ends: &EndReport) {
     let span = Span::current();
     span.record(names::STORE_REVISION, revision_to(ends.revision));
     if let [one] = ends.grants.as_slice() {
@@ -37,7 +37,7 @@ pub(super) fn record_ends(ends: &Ends) {
 /// What ended, and how far that is enforced after `patience`.
 pub(super) async fn ends(
     plane: &Plane,
-    ends: &Ends,
+    ends: &EndReport,
     patience: Duration,
 ) -> v1::RevokeGrantsResponse {
     record_ends(ends);
@@ -70,7 +70,7 @@ pub(super) async fn ends(
 /// The grant that was held back or let go, and how far that is enforced after `patience`.
 pub(super) async fn held(
     plane: &Plane,
-    ends: &Ends,
+    ends: &EndReport,
     patience: Duration,
 ) -> Result<v1::HoldGrantResponse, Fault> {
     record_ends(ends);
@@ -95,14 +95,14 @@ pub(super) async fn held(
 }
 
 /// The one grant that was changed.
-pub(super) fn only(ends: &Ends) -> Result<&Issued, Fault> {
+pub(super) fn only(ends: &EndReport) -> Result<&Issued, Fault> {
     ends.grants
         .first()
         .ok_or_else(|| Fault::new(FaultKind::Internal, "nothing was changed"))
 }
 
 /// What was only rehearsed is nobody's to enforce.
-async fn enforced(plane: &Plane, ends: &Ends, patience: Duration) -> Enforcement {
+async fn enforced(plane: &Plane, ends: &EndReport, patience: Duration) -> Enforcement {
     if ends.revision == Revision(0) {
         return Enforcement::default();
     }
@@ -214,7 +214,7 @@ pub(super) async fn policies(
     plane: &Plane,
     caller: &Caller,
 ) -> Result<Vec<v1::PolicySummary>, Fault> {
-    let rulings = plane.rulings();
+    let policies_in_force = plane.policies_in_force();
     let asks = |policy: &crate::model::policy::AccessPolicy| {
         policy.requesters.iter().any(|who| {
             caller
@@ -223,7 +223,7 @@ pub(super) async fn policies(
                 .any(|principal| who.matches(principal))
         })
     };
-    let mut policies: Vec<_> = rulings
+    let mut policies: Vec<_> = policies_in_force
         .policies()
         .into_iter()
         .filter(|policy| caller.is_admin() || asks(policy))

@@ -193,6 +193,7 @@ async fn a_revoke_over_the_wire_names_what_ended() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 async fn a_grant_is_extended_held_back_and_let_go_over_the_wire() {
     let Rig {
         served,
@@ -368,6 +369,7 @@ async fn nobody_gets_in_without_a_good_token() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 async fn bad_input_is_named_by_its_field() {
     let Rig {
         served,
@@ -552,7 +554,7 @@ async fn a_watch_is_renewed_after_an_hour() {
     let rig = crate::control::testing::Rig::start().await;
     let (alice, plane) = (crate::control::testing::alice(), rig.plane.clone());
     let asking = crate::control::testing::asking();
-    let asking = crate::control::lifecycle::requests::Asking {
+    let asking = crate::control::lifecycle::requests::RequestInput {
         duration: Some(Duration::from_secs(1200)),
         ..asking
     };

@@ -15,7 +15,7 @@ use crate::control::lifecycle::caller::Caller;
 use crate::control::lifecycle::fault::{Fault, FaultKind};
 use crate::control::lifecycle::notify::Wait;
 use crate::control::lifecycle::plane::Plane;
-use crate::control::query::follow::{Event, Following};
+use crate::control::query::follow::{Event, RequestFollow};
 use crate::model::access::AccessRequest;
 use crate::wire::access::{request_to, revision_to};
 use crate::wire::v1;
@@ -116,7 +116,7 @@ impl Next {
 
 /// Everything that a follower learns, until its term is over.
 pub(super) fn followed(
-    following: Following,
+    following: RequestFollow,
     term: Term,
 ) -> Streamed<v1::WatchAccessRequestsResponse> {
     Box::pin(stream::unfold(Some((following, term)), |going| async {

@@ -1,4 +1,4 @@
-//! The mirror: every grant and tombstone at the newest revision, already encoded, and which of them changed lately.
+//! The cache: every grant and tombstone at the newest revision, already encoded, and which of them changed lately.
 //!
 //! It answers two questions for a session: all entries of its services at one revision, and the newest value of
 //! whatever changed since a revision. It never does work in proportion to all grants for a commit or a session in step.
@@ -22,10 +22,10 @@ pub(crate) const ENTRY_MAX: usize = 1 << 20;
 
 /// All grants, and the window of changes that can be resumed from.
 #[derive(Debug)]
-pub(crate) struct Mirror {
+pub(crate) struct GrantCache {
     revision: Revision,
     index: Arc<Index>,
-    shelves: HashMap<Service, Shelf>,
+    service_indexes: HashMap<Service, ServiceIndex>,
     /// Which service each entry belongs to.
     places: HashMap<GrantId, Service>,
     recent: VecDeque<Touched>,
@@ -35,7 +35,7 @@ pub(crate) struct Mirror {
 
 /// The entries of one service.
 #[derive(Debug, Default)]
-struct Shelf {
+struct ServiceIndex {
     entries: HashMap<GrantId, Entry>,
     digest: TableDigest,
 }
@@ -94,7 +94,7 @@ pub(crate) struct Gap {
     pub found: Revision,
 }
 
-impl Mirror {
+impl GrantCache {
     /// Everything the store holds at `revision`. `history` are its last commits up to there; if they do not end at
     /// `revision` without a gap, nothing older than `revision` can be resumed from.
     pub(crate) fn new(
@@ -103,10 +103,10 @@ impl Mirror {
         history: &[Commit],
         keep: usize,
     ) -> Self {
-        let mut mirror = Self {
+        let mut cache = Self {
             revision,
             index: Arc::default(),
-            shelves: HashMap::new(),
+            service_indexes: HashMap::new(),
             places: HashMap::new(),
             recent: VecDeque::new(),
             keep,
@@ -115,16 +115,16 @@ impl Mirror {
         let grants: Vec<_> = grants.into_iter().map(Arc::new).collect();
         let marked: Vec<_> = grants
             .iter()
-            .map(|grant| (Ok(Arc::clone(grant)), mirror.shelve(grant).mark))
+            .map(|grant| (Ok(Arc::clone(grant)), cache.shelve(grant).mark))
             .collect();
         match Index::collect(marked) {
-            Some(index) => mirror.index = Arc::new(index),
-            // An id twice: the later value counts, as it does on the shelves.
-            None => grants.into_iter().for_each(|grant| mirror.index.put(grant)),
+            Some(index) => cache.index = Arc::new(index),
+            // An id twice: the later value counts, as it does on the service_indexes.
+            None => grants.into_iter().for_each(|grant| cache.index.put(grant)),
         }
-        mirror.index.advance(revision);
-        mirror.remember(history);
-        mirror
+        cache.index.advance(revision);
+        cache.remember(history);
+        cache
     }
 
     fn remember(&mut self, history: &[Commit]) {
@@ -154,10 +154,10 @@ impl Mirror {
         }
     }
 
-    /// Takes in the next commit, made at `at`. One that is already part of the mirror is passed over: it says nothing new.
+    /// Takes in the next commit, made at `at`. One that is already part of the cache is passed over: it says nothing new.
     ///
     /// # Errors
-    /// [`Gap`]; nothing was changed, and the mirror can no longer be trusted to become current.
+    /// [`Gap`]; nothing was changed, and the cache can no longer be trusted to become current.
     pub(crate) fn apply(&mut self, commit: &Commit, at: Timestamp) -> Result<bool, Gap> {
         if commit.revision <= self.revision {
             return Ok(false);
@@ -207,9 +207,9 @@ impl Mirror {
             tracing::error!(grant = %grant.id, bytes = bytes.len(), "grant is too large to be sent: it is enforced nowhere");
             return Shelved { former, mark };
         }
-        let shelf = self.shelves.entry(service.clone()).or_default();
-        shelf.digest.add(mark);
-        shelf
+        let service_index = self.service_indexes.entry(service.clone()).or_default();
+        service_index.digest.add(mark);
+        service_index
             .entries
             .insert(grant.id.clone(), Entry { bytes, mark });
         self.places.insert(grant.id.clone(), service);
@@ -218,9 +218,9 @@ impl Mirror {
 
     fn unshelve(&mut self, id: &GrantId) -> Option<Service> {
         let service = self.places.remove(id)?;
-        let shelf = self.shelves.get_mut(&service)?;
-        if let Some(entry) = shelf.entries.remove(id) {
-            shelf.digest.remove(entry.mark);
+        let service_index = self.service_indexes.get_mut(&service)?;
+        if let Some(entry) = service_index.entries.remove(id) {
+            service_index.digest.remove(entry.mark);
         }
         Some(service)
     }
@@ -262,19 +262,26 @@ impl Mirror {
 
     /// Digest of the entries of these services.
     pub(crate) fn digest(&self, services: &[Service]) -> TableDigest {
-        let shelves = services
+        let service_indexes = services
             .iter()
-            .filter_map(|service| self.shelves.get(service));
-        shelves.fold(TableDigest::default(), |sum, shelf| sum.join(shelf.digest))
+            .filter_map(|service| self.service_indexes.get(service));
+        service_indexes.fold(TableDigest::default(), |sum, service_index| {
+            sum.join(service_index.digest)
+        })
     }
 
     /// Everything these services hold.
     pub(crate) fn snapshot(&self, services: &[Service]) -> Snapshot {
-        let shelves = services
+        let service_indexes = services
             .iter()
-            .filter_map(|service| self.shelves.get(service));
-        let entries = shelves
-            .flat_map(|shelf| shelf.entries.values().map(|entry| entry.bytes.clone()))
+            .filter_map(|service| self.service_indexes.get(service));
+        let entries = service_indexes
+            .flat_map(|service_index| {
+                service_index
+                    .entries
+                    .values()
+                    .map(|entry| entry.bytes.clone())
+            })
             .collect();
         Snapshot {
             revision: self.revision,
@@ -319,7 +326,7 @@ impl Mirror {
             .places
             .get(id)
             .filter(|service| services.contains(service))?;
-        self.shelves
+        self.service_indexes
             .get(service)?
             .entries
             .get(id)

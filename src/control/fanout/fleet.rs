@@ -135,7 +135,7 @@ pub(crate) struct Outstanding {
 
 /// Why it cannot be said yet that nobody has used a grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Untold {
+pub(crate) enum Unreported {
     /// A sidecar never tells.
     Ever,
     /// A sidecar may still tell; it makes no sense to look before then.
@@ -242,21 +242,21 @@ impl Fleet {
     }
 
     /// What is missing for it to be certain that nobody has used a grant of `service`, issued at `issued`, before `moment`.
-    pub(crate) fn untold(
+    pub(crate) fn unreported(
         &self,
         service: &Service,
         issued: Timestamp,
         moment: Timestamp,
         now: Timestamp,
-    ) -> Option<Untold> {
+    ) -> Option<Unreported> {
         let known = self.known.lock();
         let sidecars = known
             .values()
             .map(|row| &row.sidecar)
             .filter(|sidecar| sidecar.services.contains(service));
         sidecars
-            .filter_map(|sidecar| sidecar.untold(issued, moment, now))
-            .reduce(Untold::later)
+            .filter_map(|sidecar| sidecar.unreported(issued, moment, now))
+            .reduce(Unreported::later)
     }
 
     /// Everything known, by name.
@@ -347,7 +347,7 @@ fn evict_longest_gone(known: &mut HashMap<Key, Row>, now: Timestamp) -> bool {
     oldest.is_some_and(|key| known.remove(&key).is_some())
 }
 
-impl Untold {
+impl Unreported {
     fn later(self, other: Self) -> Self {
         match (self, other) {
             (Self::Until(one), Self::Until(other)) => Self::Until(one.max(other)),
@@ -358,18 +358,23 @@ impl Untold {
 
 impl Sidecar {
     /// What was used leaves within a second or two, in the same stream as the words by which it is heard from.
-    fn untold(&self, issued: Timestamp, moment: Timestamp, now: Timestamp) -> Option<Untold> {
+    fn unreported(
+        &self,
+        issued: Timestamp,
+        moment: Timestamp,
+        now: Timestamp,
+    ) -> Option<Unreported> {
         let held = self.connected_since.is_some() || self.last_seen >= issued;
         match self.connected_since {
             _ if !held => None,
-            _ if self.reports_nothing => Some(Untold::Ever),
+            _ if self.reports_nothing => Some(Unreported::Ever),
             Some(since) => {
                 let complete = self.last_seen >= moment.max(since).plus(TOLD_WITHIN);
-                (!complete).then(|| Untold::Until(now.plus(TOLD_WITHIN)))
+                (!complete).then(|| Unreported::Until(now.plus(TOLD_WITHIN)))
             }
             None => {
                 let given_up = self.last_seen.plus(COMES_BACK_WITHIN);
-                (now < given_up).then_some(Untold::Until(given_up))
+                (now < given_up).then_some(Unreported::Until(given_up))
             }
         }
     }
@@ -481,9 +486,9 @@ mod tests {
     }
 
     /// What is missing at `now` for a grant issued at noon that must be used within a minute.
-    fn untold(fleet: &Fleet, now: u32) -> Option<Untold> {
+    fn unreported(fleet: &Fleet, now: u32) -> Option<Unreported> {
         let service = Service::parse("payments").unwrap();
-        fleet.untold(
+        fleet.unreported(
             &service,
             NOON,
             NOON.plus(60 * SECOND),
@@ -500,7 +505,7 @@ mod tests {
     #[test]
     fn nothing_is_missing_once_every_sidecar_was_heard_from_after_the_moment() {
         let fleet = Fleet::default();
-        assert_eq!(untold(&fleet, 72), None, "nobody watches");
+        assert_eq!(unreported(&fleet, 72), None, "nobody watches");
         fleet.join(sidecar("a", "1"), 1).unwrap();
         fleet
             .join(
@@ -513,12 +518,12 @@ mod tests {
             .unwrap();
         heard(&fleet, "a", 1, 64);
         assert_eq!(
-            untold(&fleet, 72),
-            Some(Untold::Until(NOON.plus(77 * SECOND))),
+            unreported(&fleet, 72),
+            Some(Unreported::Until(NOON.plus(77 * SECOND))),
             "that was too early"
         );
         heard(&fleet, "a", 1, 65);
-        assert_eq!(untold(&fleet, 72), None);
+        assert_eq!(unreported(&fleet, 72), None);
     }
 
     #[test]
@@ -536,11 +541,11 @@ mod tests {
             )
             .unwrap();
         assert_eq!(
-            untold(&fleet, 72),
-            Some(Untold::Until(NOON.plus(77 * SECOND)))
+            unreported(&fleet, 72),
+            Some(Unreported::Until(NOON.plus(77 * SECOND)))
         );
         heard(&fleet, "a", 1, 75);
-        assert_eq!(untold(&fleet, 77), None);
+        assert_eq!(unreported(&fleet, 77), None);
     }
 
     #[test]
@@ -549,11 +554,11 @@ mod tests {
         fleet.join(sidecar("a", "1"), 1).unwrap();
         leave(&fleet, "a", "1", 1, NOON.plus(30 * SECOND));
         let given_up = NOON.plus(630 * SECOND);
-        assert_eq!(untold(&fleet, 629), Some(Untold::Until(given_up)));
-        assert_eq!(untold(&fleet, 630), None);
+        assert_eq!(unreported(&fleet, 629), Some(Unreported::Until(given_up)));
+        assert_eq!(unreported(&fleet, 630), None);
         leave(&fleet, "a", "1", 1, NOON.minus(SECOND));
         assert_eq!(
-            untold(&fleet, 72),
+            unreported(&fleet, 72),
             None,
             "it left before the grant was issued"
         );
@@ -572,9 +577,9 @@ mod tests {
             )
             .unwrap();
         fleet.join(sidecar("b", "1"), 2).unwrap();
-        assert_eq!(untold(&fleet, 72), Some(Untold::Ever));
+        assert_eq!(unreported(&fleet, 72), Some(Unreported::Ever));
         leave(&fleet, "a", "1", 1, NOON.plus(30 * SECOND));
-        assert_eq!(untold(&fleet, 10_000), Some(Untold::Ever));
+        assert_eq!(unreported(&fleet, 10_000), Some(Unreported::Ever));
     }
 
     #[test]

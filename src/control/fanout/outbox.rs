@@ -1,7 +1,7 @@
-//! What one sidecar is sent next. No I/O: it looks at the mirror when there is room for a message, and not before, so a
+//! What one sidecar is sent next. No I/O: it looks at the cache when there is room for a message, and not before, so a
 //! slow reader costs no memory and gets the newest value of each grant instead of every value.
 //!
-//! One order holds for everything: a progress message is made in the same look at the mirror as the changes before it,
+//! One order holds for everything: a progress message is made in the same look at the cache as the changes before it,
 //! and dated then. So it can never say "you hold everything" ahead of them, nor later than it was true, nor be starved
 //! by a flood of them.
 
@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
-use super::cache::{Changed, Mirror, Snapshot};
+use super::cache::{Changed, GrantCache, Snapshot};
 use super::subscription::{Held, Subscription};
 use crate::clock::ControlClock;
 use crate::model::digest::TableDigest;
@@ -107,7 +107,7 @@ struct Echo {
 pub(super) enum Next {
     /// Send this.
     Send(Box<v1::WatchGrantsResponse>),
-    /// Nothing until the mirror changes or progress is due.
+    /// Nothing until the cache changes or progress is due.
     Wait,
     /// A snapshot is due: call [`Outbox::admit`] or turn the sidecar away.
     Admission,
@@ -117,12 +117,12 @@ impl Outbox {
     pub(super) fn new(
         epoch: &str,
         subscription: &Subscription,
-        mirror: &Mirror,
+        cache: &GrantCache,
         clock: ControlClock,
         progress_interval: Duration,
     ) -> Self {
         let now = Instant::now();
-        let (cursor, pending) = opening(epoch, subscription, mirror);
+        let (cursor, pending) = opening(epoch, subscription, cache);
         let services = subscription.services.clone();
         let progress = Pace {
             interval: progress_interval,
@@ -177,8 +177,8 @@ impl Outbox {
         self.progress.due
     }
 
-    /// The next message, from one look at the mirror at most.
-    pub(super) fn next(&mut self, mirror: &RwLock<Mirror>) -> Next {
+    /// The next message, from one look at the cache at most.
+    pub(super) fn next(&mut self, cache: &RwLock<GrantCache>) -> Next {
         match std::mem::replace(&mut self.pending, Pending::InStep) {
             Pending::Unsynced(cause) => {
                 self.pending = Pending::Unsynced(cause);
@@ -195,7 +195,7 @@ impl Outbox {
             Pending::Vouch(progress) => self.send(Message::Progress(progress)),
             Pending::InStep => match self.new_keys() {
                 Some(keys) => self.send(Message::TokenKeys(keys)),
-                None => self.look(&mirror.read()),
+                None => self.look(&cache.read()),
             },
         }
     }
@@ -210,13 +210,13 @@ impl Outbox {
     }
 
     /// Takes the snapshot that [`Next::Admission`] asked for. The slot is free again when its end is handed out.
-    pub(super) fn admit(&mut self, slot: OwnedSemaphorePermit, mirror: &RwLock<Mirror>) {
+    pub(super) fn admit(&mut self, slot: OwnedSemaphorePermit, cache: &RwLock<GrantCache>) {
         let cause = self.cause().unwrap_or(v1::SnapshotCause::Overflow);
         let Snapshot {
             revision,
             entries,
             digest,
-        } = mirror.read().snapshot(&self.services);
+        } = cache.read().snapshot(&self.services);
         let snapshot = Remaining {
             begun: false,
             cause,
@@ -228,19 +228,19 @@ impl Outbox {
         self.pending = Pending::Sending { slot, snapshot };
     }
 
-    fn look(&mut self, mirror: &Mirror) -> Next {
-        let Some(changed) = mirror.changed_since(self.cursor, &self.services) else {
+    fn look(&mut self, cache: &GrantCache) -> Next {
+        let Some(changed) = cache.changed_since(self.cursor, &self.services) else {
             self.pending = Pending::Unsynced(v1::SnapshotCause::Overflow);
             return Next::Admission;
         };
-        let to = mirror.revision();
+        let to = cache.revision();
         let concerned = !changed.put.is_empty() || !changed.del.is_empty();
         if to > self.cursor && !concerned {
             self.cursor = to;
             self.progress.hurry();
         }
         // Under a flood there is never a quiet moment: progress is told between two deltas.
-        let vouch = (self.progress.due <= Instant::now()).then(|| self.vouch(mirror));
+        let vouch = (self.progress.due <= Instant::now()).then(|| self.vouch(cache));
         match vouch {
             vouch if concerned => {
                 let Changed { put, del, oldest } = changed;
@@ -300,14 +300,14 @@ impl Outbox {
         self.send(Message::Delta(delta))
     }
 
-    /// Made in one look at the mirror together with all changes up to there.
-    fn vouch(&mut self, mirror: &Mirror) -> v1::Progress {
+    /// Made in one look at the cache together with all changes up to there.
+    fn vouch(&mut self, cache: &GrantCache) -> v1::Progress {
         self.progress.start_over();
         v1::Progress {
             server_time: Some(timestamp_to(self.clock.now())),
-            digest: Bytes::copy_from_slice(&mirror.digest(&self.services).to_bytes()),
+            digest: Bytes::copy_from_slice(&cache.digest(&self.services).to_bytes()),
             next_within: Some(duration_to(self.progress.interval)),
-            compacted_through: wire(mirror.compacted_through()),
+            compacted_through: wire(cache.compacted_through()),
             echo_nanos: self.echo.map_or(0, |echo| echo.nanos),
             echo_held: self.echo.map(|echo| duration_to(echo.arrived.elapsed())),
             ..v1::Progress::default()
@@ -347,7 +347,7 @@ impl Pace {
 /// Resume, or snapshot and why. The one rule for both: what is held must be of this history, within the window, and not
 /// contradicted by a digest that can be checked. A digest of an older revision is proven by the progress message that
 /// follows the deltas.
-fn opening(epoch: &str, subscription: &Subscription, mirror: &Mirror) -> (Revision, Pending) {
+fn opening(epoch: &str, subscription: &Subscription, cache: &GrantCache) -> (Revision, Pending) {
     let snapshot = |cause| (Revision::default(), Pending::Unsynced(cause));
     let Some(Held {
         epoch: theirs,
@@ -357,14 +357,14 @@ fn opening(epoch: &str, subscription: &Subscription, mirror: &Mirror) -> (Revisi
     else {
         return snapshot(v1::SnapshotCause::First);
     };
-    if theirs != epoch || *revision > mirror.revision() {
+    if theirs != epoch || *revision > cache.revision() {
         return snapshot(v1::SnapshotCause::Epoch);
     }
-    if *revision < mirror.compacted_through() {
+    if *revision < cache.compacted_through() {
         return snapshot(v1::SnapshotCause::Compacted);
     }
-    if *revision == mirror.revision()
-        && digest[..] != mirror.digest(&subscription.services).to_bytes()
+    if *revision == cache.revision()
+        && digest[..] != cache.digest(&subscription.services).to_bytes()
     {
         return snapshot(v1::SnapshotCause::Digest);
     }

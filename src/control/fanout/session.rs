@@ -95,7 +95,7 @@ impl Session {
         let outbox = Outbox::new(
             &hub.epoch,
             subscription,
-            &hub.mirror.read(),
+            &hub.cache.read(),
             hub.clock,
             interval,
         )
@@ -200,7 +200,7 @@ impl Session {
     /// The next message; `None` when there is nothing to say yet.
     async fn next(&mut self) -> Result<Option<Box<v1::WatchGrantsResponse>>, Ending> {
         loop {
-            match self.outbox.next(&self.hub.mirror) {
+            match self.outbox.next(&self.hub.cache) {
                 Next::Send(mut message) => {
                     if let Some(Saying::Progress(progress)) = &mut message.message {
                         progress.takes_decisions = self.hub.decisions.get().is_some();
@@ -210,7 +210,7 @@ impl Session {
                 Next::Wait => return Ok(None),
                 Next::Admission => {
                     let slot = self.admission().await?;
-                    self.outbox.admit(slot, &self.hub.mirror);
+                    self.outbox.admit(slot, &self.hub.cache);
                 }
             }
         }

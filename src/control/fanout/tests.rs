@@ -330,7 +330,7 @@ fn digest_of(fanout: &Fanout) -> bytes::Bytes {
     bytes::Bytes::copy_from_slice(
         &fanout
             .hub
-            .mirror
+            .cache
             .read()
             .digest(&[service("payments")])
             .to_bytes(),

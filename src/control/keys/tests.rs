@@ -38,7 +38,7 @@ async fn events(rig: &Rig) -> Vec<(String, String, String)> {
 async fn a_rotation_goes_its_way_by_the_clock_and_every_step_is_audited_by_name() {
     let rig = Rig::empty().await;
     let keys = keys(&rig);
-    keys.turn_over().await.unwrap();
+    keys.rotate_due().await.unwrap();
     let first = keys.current().signer.as_ref().unwrap().kid().to_owned();
     keys.rotate("user:i|root".into(), "it leaked".into())
         .await
@@ -49,7 +49,7 @@ async fn a_rotation_goes_its_way_by_the_clock_and_every_step_is_audited_by_name(
     assert_eq!(keys.current().ring.0.len(), 2, "one is on its way already");
     assert_eq!(keys.current().signer.as_ref().unwrap().kid(), first);
     rig.advance(60);
-    keys.turn_over().await.unwrap();
+    keys.rotate_due().await.unwrap();
     let second = keys.current().signer.as_ref().unwrap().kid().to_owned();
     assert_ne!(second, first);
     assert_eq!(
@@ -58,7 +58,7 @@ async fn a_rotation_goes_its_way_by_the_clock_and_every_step_is_audited_by_name(
         "the old one still verifies"
     );
     rig.advance(keys.schedule().keep_retired().as_secs());
-    keys.turn_over().await.unwrap();
+    keys.rotate_due().await.unwrap();
     let published: Vec<_> = keys
         .current()
         .published
@@ -86,8 +86,8 @@ async fn a_rotation_goes_its_way_by_the_clock_and_every_step_is_audited_by_name(
 async fn what_is_stored_survives_a_restart_and_another_control_plane_signs_with_the_same_key() {
     let rig = Rig::empty().await;
     let (before, after) = (keys(&rig), keys(&rig));
-    before.turn_over().await.unwrap();
-    after.turn_over().await.unwrap();
+    before.rotate_due().await.unwrap();
+    after.rotate_due().await.unwrap();
     let kid = |keys: &TokenKeys| keys.current().signer.as_ref().unwrap().kid().to_owned();
     assert_eq!(kid(&before), kid(&after));
     assert_eq!(before.current().published, after.current().published);
@@ -97,9 +97,9 @@ async fn what_is_stored_survives_a_restart_and_another_control_plane_signs_with_
 async fn nothing_due_writes_nothing() {
     let rig = Rig::empty().await;
     let keys = keys(&rig);
-    keys.turn_over().await.unwrap();
+    keys.rotate_due().await.unwrap();
     let revision = rig.plane.fanout.revision();
-    keys.turn_over().await.unwrap();
+    keys.rotate_due().await.unwrap();
     assert_eq!(rig.plane.fanout.revision(), revision);
 }
 
@@ -114,7 +114,7 @@ async fn forcing_has_a_bound() {
             ..args(Algorithm::Es256)
         },
     );
-    keys.turn_over().await.unwrap();
+    keys.rotate_due().await.unwrap();
     let mut refused = None;
     for _ in 0..2 * KEYS_MAX {
         if let Err(fault) = keys.rotate("user:i|root".into(), String::new()).await {
@@ -122,7 +122,7 @@ async fn forcing_has_a_bound() {
             break;
         }
         rig.advance(1);
-        keys.turn_over().await.unwrap();
+        keys.rotate_due().await.unwrap();
     }
     assert_eq!(refused.unwrap().kind, FaultKind::Limit);
     let kids: BTreeSet<_> = keys
@@ -146,7 +146,7 @@ async fn forcing_has_a_bound() {
 async fn neither_the_published_list_nor_debug_output_holds_a_private_key() {
     let rig = Rig::empty().await;
     let keys = keys(&rig);
-    keys.turn_over().await.unwrap();
+    keys.rotate_due().await.unwrap();
     let shown = format!("{:?} {:?}", keys, keys.current().published);
     assert!(
         !shown.contains("pkcs8") && !shown.contains("\"d\""),

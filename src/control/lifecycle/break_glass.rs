@@ -7,10 +7,10 @@ use super::approve::{Granted, approve};
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind, ReviewRefusal};
 use super::grants;
-use super::plane::{Plane, Rulings};
+use super::plane::{ActivePolicies, Plane};
 use super::requests::{listed, visible};
 use super::reviews::is_approver;
-use super::write_options::Manner;
+use super::write_options::WriteOptions;
 use crate::control::store::reader::OpenReview;
 use crate::control::store::{Change, Reader, StoreError};
 use crate::model::access::AccessRequest;
@@ -30,7 +30,7 @@ pub(crate) struct Afterwards {
     /// Why.
     pub reason: String,
     /// How it is to be written.
-    pub manner: Manner,
+    pub options: WriteOptions,
 }
 
 impl Plane {
@@ -43,15 +43,15 @@ impl Plane {
         caller: &Caller,
         afterwards: Afterwards,
     ) -> Result<AccessRequest, Fault> {
-        let (by, current, keep, manner) = (
+        let (by, current, keep, options) = (
             caller.clone(),
             self.current(),
             self.tombstone_keep,
-            afterwards.manner.clone(),
+            afterwards.options.clone(),
         );
         let review = move |change: &mut Change<'_>| {
             let mut request = found(&change.read(), &by, &afterwards.id)?;
-            afterwards.manner.must_match(&request.etag())?;
+            afterwards.options.must_match(&request.etag())?;
             may_review(&request, &by, &**current.load(), change.now())?;
             let said = Said {
                 reviewer: by.who().clone(),
@@ -63,7 +63,7 @@ impl Plane {
             note_at_grant(change, &request, keep)?;
             Ok(request)
         };
-        Ok(self.write_once(caller, manner, review).await?.answer)
+        Ok(self.write_once(caller, options, review).await?.answer)
     }
 
     /// Counts what is outstanding, for the metrics.
@@ -98,7 +98,7 @@ fn found(reader: &Reader<'_>, caller: &Caller, id: &str) -> Result<AccessRequest
 fn may_review(
     request: &AccessRequest,
     caller: &Caller,
-    rulings: &dyn Rulings,
+    policies_in_force: &dyn ActivePolicies,
     now: Timestamp,
 ) -> Result<(), Fault> {
     let refuse = |refusal, message: String| Err(Fault::new(FaultKind::Review(refusal), message));
@@ -112,12 +112,12 @@ fn may_review(
             format!("{} has reviewed it already", said.reviewer),
         ));
     }
-    if is_barred(request, caller, rulings.persons()) {
+    if is_barred(request, caller, policies_in_force.persons()) {
         let message =
             "whoever broke the glass or got the access does not review that, by whatever account";
         return refuse(ReviewRefusal::SelfApproval, message.to_owned());
     }
-    if !was_passed_over(request, caller, rulings, now) {
+    if !was_passed_over(request, caller, policies_in_force, now) {
         let message = format!(
             "{} is not among those who were passed over: the approvers of the request",
             caller.who()
@@ -131,15 +131,15 @@ fn may_review(
 pub(in crate::control) fn waits_for(
     request: &AccessRequest,
     caller: &Caller,
-    rulings: &dyn Rulings,
+    policies_in_force: &dyn ActivePolicies,
     now: Timestamp,
 ) -> bool {
     request
         .break_glass
         .as_ref()
         .is_some_and(|review| review.said.is_none())
-        && !is_barred(request, caller, rulings.persons())
-        && was_passed_over(request, caller, rulings, now)
+        && !is_barred(request, caller, policies_in_force.persons())
+        && was_passed_over(request, caller, policies_in_force, now)
 }
 
 fn is_barred(request: &AccessRequest, caller: &Caller, persons: &Persons) -> bool {
@@ -153,11 +153,11 @@ fn is_barred(request: &AccessRequest, caller: &Caller, persons: &Persons) -> boo
 fn was_passed_over(
     request: &AccessRequest,
     caller: &Caller,
-    rulings: &dyn Rulings,
+    policies_in_force: &dyn ActivePolicies,
     now: Timestamp,
 ) -> bool {
     let waited = request.waited(now);
-    let in_force = rulings
+    let in_force = policies_in_force
         .policy(&request.terms.policy.name)
         .filter(|policy| policy.mode == Mode::Enforce);
     is_approver(&request.stages, caller, waited)

@@ -1,4 +1,4 @@
-//! Extending: a new access request, linked to a live grant, whose own grant takes over where that one ends. The policy of
+//! ExtendInput: a new access request, linked to a live grant, whose own grant takes over where that one ends. The policy of
 //! the old grant rules on it as it is now, and bounds how often and how long in all. No grant's end is ever moved.
 
 use std::sync::Arc;
@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind, StateRefusal};
-use super::plane::{Plane, Rulings};
-use super::requests::Asking;
-use super::write_options::Manner;
+use super::plane::{ActivePolicies, Plane};
+use super::requests::RequestInput;
+use super::write_options::WriteOptions;
 use crate::control::store::{Change, StoreError};
 use crate::model::access::{AccessRequest, Chain, Issued};
 use crate::model::grant::{End, Ended, GrantId, GrantState, GrantStep, Hold, StepRefused};
@@ -17,7 +17,7 @@ use crate::model::time::Timestamp;
 
 /// What a caller asks to extend, parsed.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Extending {
+pub(crate) struct ExtendInput {
     /// The grant.
     pub id: String,
     /// How much longer; `None`: as the policy says.
@@ -27,7 +27,7 @@ pub(crate) struct Extending {
     /// Where that is written down.
     pub tickets: Vec<String>,
     /// How.
-    pub manner: Manner,
+    pub options: WriteOptions,
     /// W3C trace context of the call.
     pub traceparent: Option<Arc<str>>,
 }
@@ -52,9 +52,9 @@ impl Plane {
     pub(crate) async fn extend(
         &self,
         caller: &Caller,
-        extending: Extending,
+        extending: ExtendInput,
     ) -> Result<AccessRequest, Fault> {
-        if let Some(first) = self.replayed(caller, &extending.manner).await? {
+        if let Some(first) = self.replayed(caller, &extending.options).await? {
             return Ok(first);
         }
         let Issued { grant, origin, .. } = self.grant(caller, &extending.id).await?;
@@ -69,21 +69,21 @@ impl Plane {
             return Err(Fault::new(FaultKind::NotEligible, message));
         }
         let start = grant.expires().ok_or_else(standing)?;
-        let Extending {
+        let ExtendInput {
             id: _,
             duration,
             reason,
             tickets,
-            manner,
+            options,
             traceparent,
         } = extending;
-        let Manner {
+        let WriteOptions {
             request_id,
             fingerprint,
             validate_only,
             etag,
-        } = manner;
-        let asking = Asking {
+        } = options;
+        let asking = RequestInput {
             subject: Some(grant.subject),
             via: grant.via,
             scope: grant.scope,
@@ -113,8 +113,11 @@ fn standing() -> Fault {
 }
 
 /// How long a grant can last with its extensions, as a policy in force says.
-pub(in crate::control) fn bounds(rulings: &dyn Rulings, policy: &str) -> Option<DurationRule> {
-    rulings
+pub(in crate::control) fn bounds(
+    policies_in_force: &dyn ActivePolicies,
+    policy: &str,
+) -> Option<DurationRule> {
+    policies_in_force
         .policies()
         .into_iter()
         .find(|known| &*known.name == policy)
@@ -136,9 +139,9 @@ pub(in crate::control) fn may_extend(
         .read()
         .grant(id)?
         .ok_or_else(|| Fault::not_found("grant", id))?;
-    Manner {
+    WriteOptions {
         etag: extension.etag.clone(),
-        ..Manner::default()
+        ..WriteOptions::default()
     }
     .must_match(&issued.etag())?;
     let End::At(end) = issued.grant.end else {

@@ -8,7 +8,7 @@ use super::caller::Caller;
 use super::fault::{Fault, FaultKind};
 use super::plane::Plane;
 use super::requests::listed;
-use super::write_options::{Answer, Manner, Transition};
+use super::write_options::{Answer, Transition, WriteOptions};
 use crate::control::fanout::Enforcement;
 use crate::control::query::page::Page;
 use crate::control::store::{Change, Reader, StoreError, Table};
@@ -47,7 +47,7 @@ impl GrantFilter {
 
 /// Grants that a call has ended, held back or let go.
 #[derive(Debug, Clone)]
-pub(crate) struct Ends {
+pub(crate) struct EndReport {
     /// As they now are; of very many, in the answer to a retry, the first.
     pub grants: Vec<Issued>,
     /// How many.
@@ -58,7 +58,7 @@ pub(crate) struct Ends {
     pub standing_kept: usize,
 }
 
-impl Ends {
+impl EndReport {
     pub(in crate::control) fn one(issued: Issued, revision: Revision) -> Self {
         Self {
             grants: vec![issued],
@@ -69,7 +69,7 @@ impl Ends {
     }
 }
 
-impl Answer for Ends {
+impl Answer for EndReport {
     fn kept(&self) -> Option<Answered> {
         let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
         Some(Answered {
@@ -162,7 +162,7 @@ impl Plane {
             .await
     }
 
-    /// Ends one grant: its subject, or an administrator.
+    /// EndReport one grant: its subject, or an administrator.
     ///
     /// # Errors
     /// NOT_FOUND, NOT_ELIGIBLE, ETAG_MISMATCH, STATE_TERMINAL.
@@ -170,7 +170,7 @@ impl Plane {
         &self,
         caller: &Caller,
         transition: Transition,
-    ) -> Result<Ends, Fault> {
+    ) -> Result<EndReport, Fault> {
         self.end_one(caller, transition, Ended::Revoked).await
     }
 
@@ -182,7 +182,7 @@ impl Plane {
         &self,
         caller: &Caller,
         transition: Transition,
-    ) -> Result<Ends, Fault> {
+    ) -> Result<EndReport, Fault> {
         let said = Some(transition.reason).filter(|reason| !reason.is_empty());
         let reason = said.unwrap_or_else(|| "released by its subject".to_owned());
         self.end_one(
@@ -201,10 +201,14 @@ impl Plane {
         caller: &Caller,
         transition: Transition,
         how: Ended,
-    ) -> Result<Ends, Fault> {
-        let Transition { id, reason, manner } = transition;
+    ) -> Result<EndReport, Fault> {
+        let Transition {
+            id,
+            reason,
+            options,
+        } = transition;
         let span = tracing::info_span!(names::SPAN_REVOKE, "jitgate.grant.id" = id);
-        let (ending, keep, on) = (caller.clone(), self.tombstone_keep, manner.clone());
+        let (ending, keep, on) = (caller.clone(), self.tombstone_keep, options.clone());
         let end_it = move |change: &mut Change<'_>| {
             let mut issued = visible(&change.read(), &ending, &id)?;
             may_end(&ending, &issued, how)?;
@@ -216,16 +220,16 @@ impl Plane {
                 (ending.who().to_string(), reason),
                 keep,
             )?;
-            Ok(Ends::one(issued, change.revision()))
+            Ok(EndReport::one(issued, change.revision()))
         };
         Ok(self
-            .write_once(caller, manner, end_it)
+            .write_once(caller, options, end_it)
             .instrument(span)
             .await?
             .answer)
     }
 
-    /// Ends every live grant that matches, in one revision. Administrators only.
+    /// EndReport every live grant that matches, in one revision. Administrators only.
     ///
     /// # Errors
     /// NOT_ELIGIBLE.
@@ -233,10 +237,10 @@ impl Plane {
         &self,
         caller: &Caller,
         sweep: Sweep,
-        said: (String, Manner),
-    ) -> Result<Ends, Fault> {
+        said: (String, WriteOptions),
+    ) -> Result<EndReport, Fault> {
         caller.must_be_admin("revoke the grants of others")?;
-        let (reason, manner) = said;
+        let (reason, options) = said;
         let Sweep {
             of: filter,
             include_standing,
@@ -275,7 +279,7 @@ impl Plane {
             } else {
                 change.revision()
             };
-            Ok(Ends {
+            Ok(EndReport {
                 changed: ended.len(),
                 grants: ended,
                 revision,
@@ -283,14 +287,14 @@ impl Plane {
             })
         };
         Ok(self
-            .write_once(caller, manner, end_them)
+            .write_once(caller, options, end_them)
             .instrument(span)
             .await?
             .answer)
     }
 
     /// Waits until every sidecar of these services enforces the revision, or patience ends.
-    pub(crate) async fn await_enforced(&self, ends: &Ends, patience: Duration) -> Enforcement {
+    pub(crate) async fn await_enforced(&self, ends: &EndReport, patience: Duration) -> Enforcement {
         let mut services: Vec<Service> = ends
             .grants
             .iter()
@@ -330,7 +334,7 @@ fn may_end(caller: &Caller, issued: &Issued, how: Ended) -> Result<(), Fault> {
     Err(Fault::new(FaultKind::NotEligible, message))
 }
 
-/// Ends a grant now, and keeps its tombstone for a while.
+/// EndReport a grant now, and keeps its tombstone for a while.
 pub(in crate::control) fn end(
     change: &mut Change<'_>,
     issued: &mut Issued,

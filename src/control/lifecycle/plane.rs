@@ -16,17 +16,19 @@ use crate::control::policy::PolicySet;
 use crate::control::store::{Store, Usable};
 use crate::model::grant::GrantId;
 use crate::model::identity::{Principal, Service};
-use crate::model::policy::{AccessPolicy, Ask, Person, Persons, Refusal, Ruling, StandingGrant};
+use crate::model::policy::{
+    AccessPolicy, Ask, Person, Persons, PolicyDecision, Refusal, StandingGrant,
+};
 use crate::model::target::Target;
 use crate::model::time::Timestamp;
 
 /// Policies and standing grants in force: who may ask for what.
-pub(crate) trait Rulings: fmt::Debug + Send + Sync {
+pub(crate) trait ActivePolicies: fmt::Debug + Send + Sync {
     /// Rules on an access request.
     ///
     /// # Errors
     /// [`Refusal`] when no policy takes it.
-    fn rule(&self, ask: &Ask<'_>) -> Result<Ruling, Refusal>;
+    fn rule(&self, ask: &Ask<'_>) -> Result<PolicyDecision, Refusal>;
 
     /// Every policy, whatever its mode.
     fn policies(&self) -> Vec<&AccessPolicy>;
@@ -60,8 +62,8 @@ pub(crate) trait Rulings: fmt::Debug + Send + Sync {
     ) -> Vec<Arc<str>>;
 }
 
-impl Rulings for PolicySet {
-    fn rule(&self, ask: &Ask<'_>) -> Result<Ruling, Refusal> {
+impl ActivePolicies for PolicySet {
+    fn rule(&self, ask: &Ask<'_>) -> Result<PolicyDecision, Refusal> {
         Self::rule(self, ask)
     }
 
@@ -97,10 +99,10 @@ impl Rulings for PolicySet {
 
 /// Nothing may be asked for.
 #[derive(Debug, Default)]
-pub(crate) struct NoRulings;
+pub(crate) struct NoPolicies;
 
-impl Rulings for NoRulings {
-    fn rule(&self, _: &Ask<'_>) -> Result<Ruling, Refusal> {
+impl ActivePolicies for NoPolicies {
+    fn rule(&self, _: &Ask<'_>) -> Result<PolicyDecision, Refusal> {
         Err(Refusal {
             reason: crate::model::policy::RefusalReason::NoPolicy,
             field: "scope.service",
@@ -142,7 +144,7 @@ pub(crate) struct Plane {
     pub sources: Sources,
     /// When it was put together: what happened before is known from the store alone.
     pub(in crate::control) since: Timestamp,
-    rulings: Arc<ArcSwap<Arc<dyn Rulings>>>,
+    policies_in_force: Arc<ArcSwap<Arc<dyn ActivePolicies>>>,
 }
 
 impl Plane {
@@ -154,8 +156,8 @@ impl Plane {
         metrics: Arc<ControlMetrics>,
         tombstone_keep: Duration,
     ) -> Self {
-        let none: Arc<dyn Rulings> = Arc::new(NoRulings);
-        let rulings = Arc::new(ArcSwap::from_pointee(none));
+        let none: Arc<dyn ActivePolicies> = Arc::new(NoPolicies);
+        let policies_in_force = Arc::new(ArcSwap::from_pointee(none));
         let (since, sources) = (store.now(), Sources::default());
         Self {
             store,
@@ -165,7 +167,7 @@ impl Plane {
             tombstone_keep,
             sources,
             since,
-            rulings,
+            policies_in_force,
         }
     }
 
@@ -176,32 +178,32 @@ impl Plane {
     }
 
     /// The policies in force.
-    pub(crate) fn rulings(&self) -> Arc<dyn Rulings> {
-        Arc::clone(&self.rulings.load())
+    pub(crate) fn policies_in_force(&self) -> Arc<dyn ActivePolicies> {
+        Arc::clone(&self.policies_in_force.load())
     }
 
     /// To look at what is in force at the moment of a change, not at the one of a call.
     pub(in crate::control) fn current(&self) -> Current {
-        Current(Arc::clone(&self.rulings))
+        Current(Arc::clone(&self.policies_in_force))
     }
 
     /// Tells whether a set is still the one in force, at the moment of writing what it ruled.
-    pub(in crate::control) fn still_ruled_by(
+    pub(in crate::control) fn still_in_force(
         &self,
-        ruled: &Arc<Arc<dyn Rulings>>,
+        ruled: &Arc<Arc<dyn ActivePolicies>>,
     ) -> impl FnOnce() -> bool + Send + use<> {
-        let (in_force, ruled) = (Arc::clone(&self.rulings), Arc::clone(ruled));
+        let (in_force, ruled) = (Arc::clone(&self.policies_in_force), Arc::clone(ruled));
         move || Arc::ptr_eq(&in_force.load(), &ruled)
     }
 
     /// The policies in force, by their identity.
-    pub(in crate::control) fn ruled_by(&self) -> Arc<Arc<dyn Rulings>> {
-        self.rulings.load_full()
+    pub(in crate::control) fn version_in_force(&self) -> Arc<Arc<dyn ActivePolicies>> {
+        self.policies_in_force.load_full()
     }
 
-    pub(in crate::control) fn rule_by(&self, rulings: Arc<dyn Rulings>) {
-        unused::warn_of(&*rulings, &self.fanout);
-        self.rulings.store(Arc::new(rulings));
+    pub(in crate::control) fn put_in_force(&self, policies_in_force: Arc<dyn ActivePolicies>) {
+        unused::warn_of(&*policies_in_force, &self.fanout);
+        self.policies_in_force.store(Arc::new(policies_in_force));
     }
 
     /// Whether the store can be used, for readiness.
@@ -216,10 +218,10 @@ impl Plane {
 }
 
 /// What is in force whenever it is looked at.
-pub(in crate::control) struct Current(Arc<ArcSwap<Arc<dyn Rulings>>>);
+pub(in crate::control) struct Current(Arc<ArcSwap<Arc<dyn ActivePolicies>>>);
 
 impl Current {
-    pub(in crate::control) fn load(&self) -> Arc<Arc<dyn Rulings>> {
+    pub(in crate::control) fn load(&self) -> Arc<Arc<dyn ActivePolicies>> {
         self.0.load_full()
     }
 }

@@ -1,4 +1,4 @@
-//! Asking: an access request is ruled on by policy, written together with its grant if it gets one, and ends once.
+//! RequestInput: an access request is ruled on by policy, written together with its grant if it gets one, and ends once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use super::caller::Caller;
 use super::extend::{self, Extension};
 use super::fault::{Fault, FaultKind};
 use super::notify::Wait;
-use super::plane::{Plane, Rulings, new_id};
-use super::reviews::{self, Counting, pinned_policy, recheck};
-use super::write_options::{Manner, Transition};
+use super::plane::{ActivePolicies, Plane, new_id};
+use super::reviews::{self, ReviewContext, pinned_policy, recheck};
+use super::write_options::{Transition, WriteOptions};
 use crate::control::query::page::Page;
 use crate::control::store::{Change, Reader, StoreError, Table};
 use crate::model::access::{AccessRequest, AccessState, AccessStep, Outcome, PinnedPolicy, Terms};
@@ -21,7 +21,7 @@ use crate::model::approval::AfterTheFact;
 use crate::model::canonical::Hash;
 use crate::model::grant::Revision;
 use crate::model::identity::Principal;
-use crate::model::policy::{Ask, Outcome as Ruled, Ruling, START_AHEAD_MAX};
+use crate::model::policy::{Ask, Outcome as Ruled, PolicyDecision, START_AHEAD_MAX};
 use crate::model::scope::Scope;
 use crate::model::time::Timestamp;
 use crate::telemetry::{names, trace};
@@ -37,7 +37,7 @@ const NOTE_MAX: usize = 512;
 
 /// What a caller asks for, parsed.
 #[derive(Debug, Clone)]
-pub(crate) struct Asking {
+pub(crate) struct RequestInput {
     /// For whom; `None`: for the caller.
     pub subject: Option<Principal>,
     /// Only through these workloads.
@@ -78,14 +78,14 @@ pub(crate) struct RequestFilter {
 }
 
 impl RequestFilter {
-    fn takes(self, caller: &Caller, request: &AccessRequest, counting: &Counting<'_>) -> bool {
+    fn takes(self, caller: &Caller, request: &AccessRequest, counting: &ReviewContext<'_>) -> bool {
         self.state.is_none_or(|state| request.state == state)
             && (!self.for_review || reviews::waits_for(request, caller, counting))
     }
 }
 
-impl Asking {
-    pub(in crate::control) fn manner(&self) -> Manner {
+impl RequestInput {
+    pub(in crate::control) fn options(&self) -> WriteOptions {
         let Self {
             request_id,
             fingerprint,
@@ -93,7 +93,7 @@ impl Asking {
             ..
         } = self;
         let (request_id, fingerprint) = (request_id.clone(), *fingerprint);
-        Manner {
+        WriteOptions {
             request_id,
             fingerprint,
             validate_only: *validate_only,
@@ -110,9 +110,9 @@ impl Plane {
     pub(crate) async fn request_access(
         &self,
         caller: &Caller,
-        asking: Asking,
+        asking: RequestInput,
     ) -> Result<AccessRequest, Fault> {
-        if let Some(first) = self.replayed(caller, &asking.manner()).await? {
+        if let Some(first) = self.replayed(caller, &asking.options()).await? {
             return Ok(first);
         }
         starts_in_time(asking.start, self.now())?;
@@ -123,7 +123,7 @@ impl Plane {
     pub(in crate::control) async fn ask(
         &self,
         caller: &Caller,
-        asking: &Asking,
+        asking: &RequestInput,
     ) -> Result<AccessRequest, Fault> {
         for _ in 0..=RULED_ANEW_MAX {
             if let Some(request) = self.rule_and_write(caller, asking).await? {
@@ -140,36 +140,36 @@ impl Plane {
     async fn rule_and_write(
         &self,
         caller: &Caller,
-        asking: &Asking,
+        asking: &RequestInput,
     ) -> Result<Option<AccessRequest>, Fault> {
         let subject = asking
             .subject
             .clone()
             .unwrap_or_else(|| caller.who().clone());
-        let rulings = self.ruled_by();
-        let ruling = self.review(&**rulings, caller, &subject, asking)?;
+        let policies_in_force = self.version_in_force();
+        let decision = self.review(&**policies_in_force, caller, &subject, asking)?;
         // Decisions that use the grant link to the span of its issue.
-        let issue = match ruling.outcome {
+        let issue = match decision.outcome {
             Ruled::Approved { .. } | Ruled::BreakGlass { .. } => tracing::info_span!(
                 names::SPAN_ISSUE,
                 "jitgate.principal" = subject.as_str(),
                 "jitgate.service" = asking.scope.service().as_str(),
-                "jitgate.policy.name" = &*ruling.policy.name,
+                "jitgate.policy.name" = &*decision.policy.name,
             ),
             Ruled::Denied { .. } | Ruled::Pending { .. } => Span::none(),
         };
         let traceparent = issue.in_scope(trace::current_traceparent).map(Into::into);
-        let (manner, asking) = (asking.manner(), asking.clone());
-        let (requester, ruled_by) = (caller.who().clone(), Arc::clone(&rulings));
+        let (options, asking) = (asking.options(), asking.clone());
+        let (requester, version_in_force) = (caller.who().clone(), Arc::clone(&policies_in_force));
         let draft = Draft {
             requester,
             subject,
             asking,
-            ruling,
-            ruled_by,
+            decision,
+            version_in_force,
             traceparent,
         };
-        let in_force = self.still_ruled_by(&rulings);
+        let in_force = self.still_in_force(&policies_in_force);
         let job = move |change: &mut Change<'_>| {
             if in_force() {
                 draft.write(change).map(Some)
@@ -178,7 +178,7 @@ impl Plane {
             }
         };
         let done = self
-            .write_once(caller, manner, job)
+            .write_once(caller, options, job)
             .instrument(issue)
             .await?;
         if let (Some(request), true) = (&done.answer, done.written) {
@@ -189,11 +189,11 @@ impl Plane {
 
     fn review(
         &self,
-        rulings: &dyn Rulings,
+        policies_in_force: &dyn ActivePolicies,
         caller: &Caller,
         subject: &Principal,
-        asking: &Asking,
-    ) -> Result<Ruling, Fault> {
+        asking: &RequestInput,
+    ) -> Result<PolicyDecision, Fault> {
         let ask = Ask {
             requester: caller.principals(),
             claims: caller.claims().map(|claims| &**claims),
@@ -219,11 +219,11 @@ impl Plane {
             "jitgate.reason" = field::Empty,
         );
         let _entered = review.enter();
-        let ruled = rulings.rule(&ask);
+        let ruled = policies_in_force.rule(&ask);
         match &ruled {
-            Ok(ruling) => {
-                review.record(names::POLICY_NAME, &*ruling.policy.name);
-                review.record(names::DECISION, ruling.outcome.as_str());
+            Ok(decision) => {
+                review.record(names::POLICY_NAME, &*decision.policy.name);
+                review.record(names::DECISION, decision.outcome.as_str());
             }
             Err(refusal) => {
                 review.record(names::REASON, refusal.reason.as_str());
@@ -231,7 +231,7 @@ impl Plane {
         }
         for would in ruled
             .as_ref()
-            .map_or_else(|refusal| &refusal.would, |ruling| &ruling.would)
+            .map_or_else(|refusal| &refusal.would, |decision| &decision.would)
         {
             tracing::info!(policy = %would.policy.name, outcome = would.outcome, "a policy in shadow mode was asked");
         }
@@ -260,7 +260,7 @@ impl Plane {
             .store
             .read(move |reader| visible(reader, &caller, &id))
             .await?;
-        recheck(&mut request, &*self.rulings());
+        recheck(&mut request, &*self.policies_in_force());
         Ok(request)
     }
 
@@ -274,11 +274,12 @@ impl Plane {
         page: Page,
         filter: RequestFilter,
     ) -> Result<(Vec<AccessRequest>, String), Fault> {
-        let (caller, rulings, now) = (caller.clone(), self.rulings(), self.now());
+        let (caller, policies_in_force, now) =
+            (caller.clone(), self.policies_in_force(), self.now());
         self.store
             .read(move |reader| {
-                let counting = Counting {
-                    rulings: &*rulings,
+                let counting = ReviewContext {
+                    policies_in_force: &*policies_in_force,
                     now,
                 };
                 let names = caller.parties();
@@ -291,7 +292,7 @@ impl Plane {
                 Ok(
                     page.read(reader, Table::RequestsByParty, parties, |reader, id| {
                         let mut request = listed(reader.request(id)?, id)?;
-                        recheck(&mut request, &*rulings);
+                        recheck(&mut request, &*policies_in_force);
                         let takes =
                             |request: &AccessRequest| filter.takes(&caller, request, &counting);
                         let seen = |request: &AccessRequest| {
@@ -327,8 +328,12 @@ impl Plane {
         caller: &Caller,
         transition: Transition,
     ) -> Result<AccessRequest, Fault> {
-        let Transition { id, reason, manner } = transition;
-        let (by, how) = (caller.clone(), manner.clone());
+        let Transition {
+            id,
+            reason,
+            options,
+        } = transition;
+        let (by, how) = (caller.clone(), options.clone());
         let cancel = move |change: &mut Change<'_>| {
             let mut request = visible(&change.read(), &by, &id)?;
             if !by.is(&request.requester) && !by.is_admin() {
@@ -346,7 +351,7 @@ impl Plane {
             change.end_request(&mut request, AccessStep::Cancel, outcome)?;
             Ok(request)
         };
-        let done = self.write_once(caller, manner, cancel).await?;
+        let done = self.write_once(caller, options, cancel).await?;
         if done.written {
             self.count(&done.answer);
         }
@@ -374,9 +379,9 @@ pub(in crate::control) fn listed<T>(row: Option<T>, id: &str) -> Result<T, Store
 struct Draft {
     requester: Principal,
     subject: Principal,
-    asking: Asking,
-    ruling: Ruling,
-    ruled_by: Arc<Arc<dyn Rulings>>,
+    asking: RequestInput,
+    decision: PolicyDecision,
+    version_in_force: Arc<Arc<dyn ActivePolicies>>,
     /// Of the grant's issue.
     traceparent: Option<Arc<str>>,
 }
@@ -384,14 +389,17 @@ struct Draft {
 impl Draft {
     fn write(self, change: &mut Change<'_>) -> Result<AccessRequest, Fault> {
         let mut request = self.pend(change)?;
-        match &self.ruling.outcome {
+        match &self.decision.outcome {
             Ruled::Approved {
                 duration,
                 rule,
                 message,
                 staleness,
             } => {
-                let by = format!("rule {rule} of policy {} approves", self.ruling.policy.name);
+                let by = format!(
+                    "rule {rule} of policy {} approves",
+                    self.decision.policy.name
+                );
                 let message = message.as_deref().map_or(by, str::to_owned);
                 let traceparent = self.traceparent.clone();
                 let (duration, staleness) = (*duration, *staleness);
@@ -430,20 +438,27 @@ impl Draft {
                     staleness,
                     traceparent,
                 };
-                break_glass::carry_out(change, &mut request, broken, self.ruled_by.persons())?;
+                break_glass::carry_out(
+                    change,
+                    &mut request,
+                    broken,
+                    self.version_in_force.persons(),
+                )?;
             }
-            Ruled::Pending { .. } => fail_at_once(change, &mut request, self.ruled_by.persons())?,
+            Ruled::Pending { .. } => {
+                fail_at_once(change, &mut request, self.version_in_force.persons())?
+            }
         }
         Ok(request)
     }
 
     /// What is left to people says why, in a bounded number of words.
     fn notes(&self) -> Vec<String> {
-        let Ruled::Pending { .. } = &self.ruling.outcome else {
+        let Ruled::Pending { .. } = &self.decision.outcome else {
             return vec![];
         };
         let short = |note: &String| note.chars().take(NOTE_MAX).collect();
-        self.ruling
+        self.decision
             .notes
             .iter()
             .take(NOTES_MAX)
@@ -453,7 +468,7 @@ impl Draft {
 
     /// Writes the request as PENDING, with the policy pinned in the version that ruled.
     fn pend(&self, change: &mut Change<'_>) -> Result<AccessRequest, Fault> {
-        let Asking {
+        let RequestInput {
             via,
             scope,
             duration,
@@ -464,12 +479,12 @@ impl Draft {
             extends,
             ..
         } = self.asking.clone();
-        let digest = self.ruling.policy.digest.to_string();
+        let digest = self.decision.policy.digest.to_string();
         let version = change
             .read()
-            .policy_version(&self.ruling.policy.name, &digest)?;
+            .policy_version(&self.decision.policy.name, &digest)?;
         // Withdrawn in the store already, though the set that ruled has not been replaced yet.
-        let in_force = change.read().current_policy(&self.ruling.policy.name)?;
+        let in_force = change.read().current_policy(&self.decision.policy.name)?;
         let version = version
             .filter(|version| in_force == Some(*version))
             .ok_or_else(|| {
@@ -478,7 +493,7 @@ impl Draft {
                     "the policies have just changed; nothing was decided, ask again",
                 )
             })?;
-        let (duration, wait) = match &self.ruling.outcome {
+        let (duration, wait) = match &self.decision.outcome {
             Ruled::Approved { duration, .. } | Ruled::BreakGlass { duration, .. } => {
                 (*duration, Duration::ZERO)
             }
@@ -494,7 +509,7 @@ impl Draft {
                 change,
                 extension,
                 duration,
-                extend::bounds(&**self.ruled_by, &self.ruling.policy.name).as_ref(),
+                extend::bounds(&**self.version_in_force, &self.decision.policy.name).as_ref(),
             )?);
         }
         let extends = extends.map(|extension| extension.grant);
@@ -512,17 +527,17 @@ impl Draft {
         }
         let now = change.now();
         let policy = PinnedPolicy {
-            name: Arc::clone(&self.ruling.policy.name),
+            name: Arc::clone(&self.decision.policy.name),
             version,
             digest: digest.into(),
         };
-        let stages = match &self.ruling.outcome {
+        let stages = match &self.decision.outcome {
             Ruled::Pending { .. } | Ruled::BreakGlass { .. } => {
                 pinned_policy(&change.read(), &policy)?.stages
             }
             Ruled::Approved { .. } | Ruled::Denied { .. } => vec![],
         };
-        let break_glass = match &self.ruling.outcome {
+        let break_glass = match &self.decision.outcome {
             Ruled::BreakGlass { review_within, .. } => {
                 Some(AfterTheFact::by(now.plus(*review_within)))
             }

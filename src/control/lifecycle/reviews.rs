@@ -1,4 +1,4 @@
-//! Reviewing: people approve or deny what waits for them. Every approval is bound to the bytes that were looked at, the quorum
+//! ReviewInput: people approve or deny what waits for them. Every approval is bound to the bytes that were looked at, the quorum
 //! is computed from the stored reviews inside the change that adds one, and the review that completes it issues the grant.
 
 use std::sync::Arc;
@@ -8,9 +8,9 @@ use super::approve::{Granted, approve};
 use super::break_glass;
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind, ReviewRefusal};
-use super::plane::{Plane, Rulings};
+use super::plane::{ActivePolicies, Plane};
 use super::requests::visible;
-use super::write_options::Manner;
+use super::write_options::WriteOptions;
 use crate::control::policy::{Pinned, pinned};
 use crate::control::store::{Change, Reader, StoreError};
 use crate::model::access::{
@@ -25,7 +25,7 @@ use crate::model::time::Timestamp;
 
 /// What a reviewer says, parsed.
 #[derive(Debug, Clone)]
-pub(crate) struct Reviewing {
+pub(crate) struct ReviewInput {
     /// The access request.
     pub request: String,
     /// Yes or no.
@@ -59,12 +59,12 @@ impl Plane {
     pub(crate) async fn review_request(
         &self,
         caller: &Caller,
-        reviewing: Reviewing,
+        reviewing: ReviewInput,
     ) -> Result<AccessRequest, Fault> {
-        let (manner, by, current) = (reviewing.manner(), caller.clone(), self.current());
+        let (options, by, current) = (reviewing.options(), caller.clone(), self.current());
         let review =
             move |change: &mut Change<'_>| review(change, &by, reviewing, &**current.load());
-        let done = self.write_once(caller, manner, review).await?;
+        let done = self.write_once(caller, options, review).await?;
         if done.written && done.answer.state.is_terminal() {
             self.count(&done.answer);
         }
@@ -74,28 +74,31 @@ impl Plane {
 
 /// When reviews are counted, and what is in force then.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::control) struct Counting<'c> {
-    pub(in crate::control) rulings: &'c dyn Rulings,
+pub(in crate::control) struct ReviewContext<'c> {
+    pub(in crate::control) policies_in_force: &'c dyn ActivePolicies,
     pub(in crate::control) now: Timestamp,
 }
 
 /// Notes which reviews of a pending request count by what is in force now.
-pub(in crate::control) fn recheck(request: &mut AccessRequest, rulings: &dyn Rulings) {
+pub(in crate::control) fn recheck(
+    request: &mut AccessRequest,
+    policies_in_force: &dyn ActivePolicies,
+) {
     if request.state.is_terminal() {
         return;
     }
-    let policy = rulings
+    let policy = policies_in_force
         .policy(&request.terms.policy.name)
         .filter(|policy| policy.mode == Mode::Enforce);
     let stages = policy.map(|policy| policy.approval.as_slice());
     request.recheck(&InForce {
         stages,
-        persons: rulings.persons(),
+        persons: policies_in_force.persons(),
     });
 }
 
-impl Reviewing {
-    fn manner(&self) -> Manner {
+impl ReviewInput {
+    fn options(&self) -> WriteOptions {
         let Self {
             request_id,
             fingerprint,
@@ -104,7 +107,7 @@ impl Reviewing {
             ..
         } = self;
         let (request_id, etag) = (request_id.clone(), etag.clone());
-        Manner {
+        WriteOptions {
             request_id,
             fingerprint: *fingerprint,
             validate_only: *validate_only,
@@ -117,11 +120,11 @@ impl Reviewing {
 fn review(
     change: &mut Change<'_>,
     caller: &Caller,
-    reviewing: Reviewing,
-    rulings: &dyn Rulings,
+    reviewing: ReviewInput,
+    policies_in_force: &dyn ActivePolicies,
 ) -> Result<AccessRequest, Fault> {
     let mut request = visible(&change.read(), caller, &reviewing.request)?;
-    reviewing.manner().must_match(&request.etag())?;
+    reviewing.options().must_match(&request.etag())?;
     may_change(&request, change)?;
     let pinned = pinned_policy(&change.read(), &request.terms.policy)?;
     if pinned.stages != request.stages {
@@ -131,9 +134,9 @@ fn review(
         ))
         .into());
     }
-    recheck(&mut request, rulings);
-    let counting = Counting {
-        rulings,
+    recheck(&mut request, policies_in_force);
+    let counting = ReviewContext {
+        policies_in_force,
         now: change.now(),
     };
     let review = admit(&request, caller, &reviewing, &counting)?;
@@ -181,11 +184,11 @@ pub(in crate::control) fn pinned_policy(
 fn admit(
     request: &AccessRequest,
     caller: &Caller,
-    reviewing: &Reviewing,
-    counting: &Counting<'_>,
+    reviewing: &ReviewInput,
+    counting: &ReviewContext<'_>,
 ) -> Result<Review, Fault> {
     let refuse = |refusal, message: String| Err(Fault::new(FaultKind::Review(refusal), message));
-    let (reviewer, persons) = (caller.who(), counting.rulings.persons());
+    let (reviewer, persons) = (caller.who(), counting.policies_in_force.persons());
     if caller
         .principals()
         .iter()
@@ -228,7 +231,7 @@ fn admit(
         waited,
         void: None,
     };
-    if let Some(why) = void(request, &review, counting.rulings) {
+    if let Some(why) = void(request, &review, counting.policies_in_force) {
         return refuse(
             ReviewRefusal::NotEligible,
             format!("the review of {reviewer} would not count: {why}"),
@@ -243,10 +246,14 @@ fn admit(
 }
 
 /// Why a review would not count by what is in force now.
-fn void(request: &AccessRequest, review: &Review, rulings: &dyn Rulings) -> Option<Arc<str>> {
+fn void(
+    request: &AccessRequest,
+    review: &Review,
+    policies_in_force: &dyn ActivePolicies,
+) -> Option<Arc<str>> {
     let mut with = request.clone();
     with.reviews.push(review.clone());
-    recheck(&mut with, rulings);
+    recheck(&mut with, policies_in_force);
     with.reviews.pop()?.void
 }
 
@@ -271,13 +278,16 @@ fn approving(request: &AccessRequest, caller: &Caller, waited: Duration) -> Vec<
 pub(in crate::control) fn waits_for(
     request: &AccessRequest,
     caller: &Caller,
-    counting: &Counting<'_>,
+    counting: &ReviewContext<'_>,
 ) -> bool {
-    let Counting { rulings, now } = *counting;
-    if break_glass::waits_for(request, caller, rulings, now) {
+    let ReviewContext {
+        policies_in_force,
+        now,
+    } = *counting;
+    if break_glass::waits_for(request, caller, policies_in_force, now) {
         return true;
     }
-    let (waited, persons) = (request.waited(now), rulings.persons());
+    let (waited, persons) = (request.waited(now), policies_in_force.persons());
     let proven = approving(request, caller, waited);
     let barred = caller
         .principals()
@@ -302,7 +312,7 @@ pub(in crate::control) fn waits_for(
         waited,
         void: None,
     };
-    void(request, &review, rulings).is_none()
+    void(request, &review, policies_in_force).is_none()
         && adds(&request.stages, &request.countable(), &review)
 }
 
@@ -345,7 +355,7 @@ fn narrows(request: &AccessRequest, review: &Review) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Ends the request when its reviews, as they are written now, decide it.
+/// EndReport the request when its reviews, as they are written now, decide it.
 fn conclude(
     change: &mut Change<'_>,
     request: &mut AccessRequest,

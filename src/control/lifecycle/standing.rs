@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::fault::Fault;
 use super::grants::{end, known};
-use super::plane::{Plane, Rulings};
+use super::plane::{ActivePolicies, Plane};
 use crate::control::store::Change;
 use crate::model::access::{Issued, Origin};
 use crate::model::grant::{End, Ended, Grant, GrantId, Hold, PolicyRef, Revision};
@@ -49,13 +49,16 @@ impl Plane {
     ///
     /// # Errors
     /// [`Fault`] when the store cannot be used; then nothing was changed.
-    pub(crate) async fn apply(&self, rulings: Arc<dyn Rulings>) -> Result<Applied, Fault> {
-        let (declared, keep) = (Declared::by(&*rulings), self.tombstone_keep);
+    pub(crate) async fn apply(
+        &self,
+        policies_in_force: Arc<dyn ActivePolicies>,
+    ) -> Result<Applied, Fault> {
+        let (declared, keep) = (Declared::by(&*policies_in_force), self.tombstone_keep);
         let (applied, _) = self
             .store
             .write(move |change| declared.write(change, ACTOR, keep))
             .await?;
-        self.rule_by(rulings);
+        self.put_in_force(policies_in_force);
         Ok(applied)
     }
 }
@@ -69,21 +72,21 @@ pub(in crate::control) struct Declared {
 }
 
 impl Declared {
-    pub(in crate::control) fn by(rulings: &dyn Rulings) -> Self {
-        let policies = rulings.policies().into_iter().map(|policy| {
+    pub(in crate::control) fn by(policies_in_force: &dyn ActivePolicies) -> Self {
+        let policies = policies_in_force.policies().into_iter().map(|policy| {
             (
                 policy.name.to_string(),
                 (policy.digest.to_string(), Arc::clone(&policy.canonical)),
             )
         });
         // Who is whom decides what counts, too. No policy can have such a name.
-        let persons = rulings.declared_persons().iter().map(|person| {
+        let persons = policies_in_force.declared_persons().iter().map(|person| {
             (
                 self::person(&person.name),
                 (person.digest.to_string(), Arc::clone(&person.canonical)),
             )
         });
-        let standing = rulings.standing().into_iter();
+        let standing = policies_in_force.standing().into_iter();
         Self {
             policies: policies.chain(persons).collect(),
             standing: standing
@@ -140,7 +143,7 @@ impl Declared {
         Ok(())
     }
 
-    /// Ends the standing grants that are declared otherwise or not at all.
+    /// EndReport the standing grants that are declared otherwise or not at all.
     fn end_standing(
         &self,
         change: &mut Change<'_>,

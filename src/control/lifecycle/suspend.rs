@@ -5,7 +5,7 @@ use tracing::Instrument;
 
 use super::caller::Caller;
 use super::fault::Fault;
-use super::grants::{Ends, visible};
+use super::grants::{EndReport, visible};
 use super::plane::Plane;
 use super::write_options::Transition;
 use crate::control::store::Change;
@@ -21,7 +21,7 @@ impl Plane {
         &self,
         caller: &Caller,
         transition: Transition,
-    ) -> Result<Ends, Fault> {
+    ) -> Result<EndReport, Fault> {
         self.hold(caller, transition, true).await
     }
 
@@ -33,7 +33,7 @@ impl Plane {
         &self,
         caller: &Caller,
         transition: Transition,
-    ) -> Result<Ends, Fault> {
+    ) -> Result<EndReport, Fault> {
         self.hold(caller, transition, false).await
     }
 
@@ -42,15 +42,19 @@ impl Plane {
         caller: &Caller,
         transition: Transition,
         back: bool,
-    ) -> Result<Ends, Fault> {
+    ) -> Result<EndReport, Fault> {
         caller.must_be_admin(if back {
             "suspend a grant"
         } else {
             "resume a grant"
         })?;
-        let Transition { id, reason, manner } = transition;
+        let Transition {
+            id,
+            reason,
+            options,
+        } = transition;
         let span = tracing::info_span!(names::SPAN_HOLD, "jitgate.grant.id" = id);
-        let (admin, how) = (caller.clone(), manner.clone());
+        let (admin, how) = (caller.clone(), options.clone());
         let held = move |change: &mut Change<'_>| {
             let mut issued = visible(&change.read(), &admin, &id)?;
             how.must_match(&issued.etag())?;
@@ -67,10 +71,10 @@ impl Plane {
             } else {
                 change.resume_grant(&mut issued, &by, &reason)?;
             }
-            Ok(Ends::one(issued, change.revision()))
+            Ok(EndReport::one(issued, change.revision()))
         };
         Ok(self
-            .write_once(caller, manner, held)
+            .write_once(caller, options, held)
             .instrument(span)
             .await?
             .answer)

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::break_glass;
 use super::fault::Fault;
 use super::plane::Plane;
-use super::unused::{self, Looking};
+use super::unused::{self, UnusedContext};
 use crate::clock::DriftLog;
 use crate::control::store::keys::{self, DueKind};
 use crate::control::store::reader::Due;
@@ -107,7 +107,7 @@ impl Plane {
         let (answers, others): (Vec<_>, Vec<_>) =
             due.into_iter().partition(|due| due.kind == DueKind::Answer);
         let changes = others.into_iter().map(|due| {
-            let (keep, looking) = (self.tombstone_keep, Looking::of(self));
+            let (keep, looking) = (self.tombstone_keep, UnusedContext::of(self));
             self.store
                 .write(move |change| carry_out(change, &due, (keep, &looking)))
         });
@@ -129,7 +129,7 @@ impl Plane {
 fn carry_out(
     change: &mut Change<'_>,
     due: &Due,
-    (keep, looking): (Duration, &Looking),
+    (keep, looking): (Duration, &UnusedContext),
 ) -> Result<(), Fault> {
     let id = keys::text(&due.id)?.to_owned();
     let done = match due.kind {

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use super::fault::Fault;
 use super::grants::end;
-use super::plane::{Plane, Rulings};
+use super::plane::{ActivePolicies, Plane};
 use crate::control::fanout::fleet::COMES_BACK_WITHIN;
-use crate::control::fanout::{Fanout, Untold};
+use crate::control::fanout::{Fanout, Unreported};
 use crate::control::store::{Change, Reader, StoreError};
 use crate::model::access::Issued;
 use crate::model::grant::{Ended, Phase};
@@ -27,13 +27,13 @@ const EVENTS_MAX: usize = 1000;
 
 /// What is known outside the store.
 #[derive(Debug)]
-pub(in crate::control) struct Looking {
+pub(in crate::control) struct UnusedContext {
     fanout: Arc<Fanout>,
     /// Since when this control plane hears from sidecars.
     since: Timestamp,
 }
 
-impl Looking {
+impl UnusedContext {
     pub(in crate::control) fn of(plane: &Plane) -> Self {
         Self {
             fanout: Arc::clone(&plane.fanout),
@@ -51,20 +51,20 @@ impl Looking {
         }
         match self
             .fanout
-            .untold(issued.grant.scope.service(), created, until)?
+            .unreported(issued.grant.scope.service(), created, until)?
         {
-            Untold::Ever => Some(now.plus(LOOK_AGAIN)),
-            Untold::Until(at) => Some(at.max(now.plus(Duration::from_secs(1)))),
+            Unreported::Ever => Some(now.plus(LOOK_AGAIN)),
+            Unreported::Until(at) => Some(at.max(now.plus(Duration::from_secs(1)))),
         }
     }
 }
 
-/// Ends a grant that nobody has used in its time, or sees to it that it is looked at again. The reminder is done with in any case.
+/// EndReport a grant that nobody has used in its time, or sees to it that it is looked at again. The reminder is done with in any case.
 pub(in crate::control) fn look(
     change: &mut Change<'_>,
     id: &str,
     keep: Duration,
-    looking: &Looking,
+    looking: &UnusedContext,
 ) -> Result<bool, Fault> {
     let Some(mut issued) = change.read().grant(id)? else {
         return Ok(false);
@@ -129,11 +129,11 @@ fn was_used(reader: &Reader<'_>, id: &str) -> Result<bool, StoreError> {
 }
 
 /// Says loudly which policies ask for what cannot be known.
-pub(in crate::control) fn warn_of(rulings: &dyn Rulings, fanout: &Fanout) {
+pub(in crate::control) fn warn_of(policies_in_force: &dyn ActivePolicies, fanout: &Fanout) {
     if fanout.takes_decisions() {
         return;
     }
-    for policy in rulings
+    for policy in policies_in_force
         .policies()
         .into_iter()
         .filter(|policy| policy.unused_ttl().is_some())

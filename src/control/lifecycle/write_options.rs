@@ -18,7 +18,7 @@ const ANSWER_KEPT: Duration = Duration::from_hours(24);
 
 /// How a write is to be made.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Manner {
+pub(crate) struct WriteOptions {
     /// Makes a retry safe; empty: a retry is another write.
     pub request_id: String,
     /// Digest of what is asked, to tell a retry from another write.
@@ -37,7 +37,7 @@ pub(crate) struct Transition {
     /// Why.
     pub reason: String,
     /// How.
-    pub manner: Manner,
+    pub options: WriteOptions,
 }
 
 /// What a write answers: kept under its request id as the names of what it changed, which a retry reads again.
@@ -67,12 +67,12 @@ impl Plane {
     pub(in crate::control) async fn replayed<T: Answer>(
         &self,
         caller: &Caller,
-        manner: &Manner,
+        options: &WriteOptions,
     ) -> Result<Option<T>, Fault> {
-        let Some(key) = answer_key(caller, &manner.request_id) else {
+        let Some(key) = answer_key(caller, &options.request_id) else {
             return Ok(None);
         };
-        let fingerprint = manner.fingerprint;
+        let fingerprint = options.fingerprint;
         self.store
             .read(move |reader| replay(reader, &key, &fingerprint))
             .await
@@ -85,15 +85,15 @@ impl Plane {
     pub(in crate::control) async fn write_once<T: Answer>(
         &self,
         caller: &Caller,
-        manner: Manner,
+        options: WriteOptions,
         job: impl FnOnce(&mut Change<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<Done<T>, Fault> {
-        let key = answer_key(caller, &manner.request_id);
-        let Manner {
+        let key = answer_key(caller, &options.request_id);
+        let WriteOptions {
             fingerprint,
             validate_only,
             ..
-        } = manner;
+        } = options;
         let made = self.store.attempt(!validate_only, move |change| {
             if let Some(key) = &key
                 && let Some(first) = replay(&change.read(), key, &fingerprint)?
@@ -114,7 +114,7 @@ impl Plane {
     }
 }
 
-impl Manner {
+impl WriteOptions {
     /// Refuses to go on from another state than the one that the caller has looked at.
     ///
     /// # Errors

@@ -31,7 +31,7 @@ pub(crate) struct Applying {
     pub offer: Offer,
     /// The plan that was looked at; empty: none was.
     pub etag: String,
-    /// Ends what lives under policies that no longer decide.
+    /// EndReport what lives under policies that no longer decide.
     pub revoke_withdrawn: bool,
     /// Changes nothing.
     pub validate_only: bool,
@@ -154,7 +154,7 @@ impl Plane {
 
     /// What is durable comes into force.
     fn take_over(&self, Next { set, documents }: Next) {
-        self.rule_by(set);
+        self.put_in_force(set);
         self.sources
             .beside
             .store(Arc::new(super::texts(&documents)));

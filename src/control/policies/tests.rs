@@ -58,7 +58,7 @@ async fn plan(rig: &Rig, offer: Offer) -> Plan {
 
 fn in_force(rig: &Rig) -> Vec<String> {
     rig.plane
-        .rulings()
+        .policies_in_force()
         .policies()
         .iter()
         .map(|policy| policy.name.to_string())
@@ -132,7 +132,7 @@ async fn a_plan_says_what_changes_and_whom_that_touches() {
         .unwrap()
         .grant
         .unwrap();
-    let waiting = crate::control::lifecycle::requests::Asking {
+    let waiting = crate::control::lifecycle::requests::RequestInput {
         duration: Some(std::time::Duration::from_secs(1800)),
         ..asking()
     };
@@ -248,7 +248,7 @@ async fn a_withdrawn_policy_lets_its_grants_end_by_themselves_or_ends_them_with_
         let (rig, _directory) = rig(&[]).await;
         apply(&rig, offer(&[POLICIES], false)).await.unwrap();
         rig.plane.request_access(&alice(), asking()).await.unwrap();
-        let long = crate::control::lifecycle::requests::Asking {
+        let long = crate::control::lifecycle::requests::RequestInput {
             duration: Some(std::time::Duration::from_secs(1800)),
             ..asking()
         };
@@ -524,7 +524,7 @@ async fn a_plan_shows_persons_with_the_version_in_force() {
 async fn a_request_that_is_over_by_the_clock_is_not_cancelled_with_its_policy() {
     let (rig, _directory) = rig(&[]).await;
     apply(&rig, offer(&[POLICIES], false)).await.unwrap();
-    let long = crate::control::lifecycle::requests::Asking {
+    let long = crate::control::lifecycle::requests::RequestInput {
         duration: Some(std::time::Duration::from_secs(1800)),
         ..asking()
     };

@@ -8,8 +8,8 @@ use super::read::{shorten, write_duration};
 use super::{Policy, PolicySet};
 use crate::model::identity::Principal;
 use crate::model::policy::{
-    AccessPolicy, Ask, AutoRule, DURATION_MIN, Effect, Matcher, Mode, Outcome, PolicyPin, Refusal,
-    RefusalReason, Ruling, Would,
+    AccessPolicy, Ask, AutoRule, DURATION_MIN, Effect, Matcher, Mode, Outcome, PolicyDecision,
+    PolicyPin, Refusal, RefusalReason, Would,
 };
 use crate::model::scope::subset;
 
@@ -22,12 +22,12 @@ impl PolicySet {
     ///
     /// # Errors
     /// [`Refusal`]: no policy takes the request as it is, and its message says what would have to change.
-    pub fn rule(&self, ask: &Ask<'_>) -> Result<Ruling, Refusal> {
+    pub fn rule(&self, ask: &Ask<'_>) -> Result<PolicyDecision, Refusal> {
         terms::within_limits(ask)?;
         let would = self.would(ask);
         let ruled = self.in_charge(ask).and_then(|policy| {
             let (outcome, notes) = judge(policy, ask)?;
-            Ok(Ruling {
+            Ok(PolicyDecision {
                 policy: pin(&policy.loaded.policy),
                 outcome,
                 notes,
@@ -35,7 +35,7 @@ impl PolicySet {
             })
         });
         match ruled {
-            Ok(ruling) => Ok(Ruling { would, ..ruling }),
+            Ok(decision) => Ok(PolicyDecision { would, ..decision }),
             Err(refusal) => Err(Refusal { would, ..refusal }),
         }
     }

@@ -122,7 +122,7 @@ impl Plane {
             }
         };
         steps.push(verdict(&decision));
-        let requestable = self.rulings().requestable(
+        let requestable = self.policies_in_force().requestable(
             &question.principals,
             &question.service,
             target.as_ref().ok(),

@@ -1,4 +1,4 @@
-//! Following access requests: first those that wait and match, then every change, without asking again and again. What a
+//! RequestFollow access requests: first those that wait and match, then every change, without asking again and again. What a
 //! follower has been shown is remembered, so that it also learns what no longer concerns it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -12,7 +12,7 @@ use crate::control::lifecycle::fault::{Fault, FaultKind};
 use crate::control::lifecycle::notify::Follow;
 use crate::control::lifecycle::plane::Plane;
 use crate::control::lifecycle::requests::listed;
-use crate::control::lifecycle::reviews::{self, Counting, recheck};
+use crate::control::lifecycle::reviews::{self, ReviewContext, recheck};
 use crate::control::store::Reader;
 use crate::model::access::AccessRequest;
 use crate::model::grant::Revision;
@@ -32,7 +32,7 @@ pub(crate) struct FollowFilter {
 }
 
 impl FollowFilter {
-    fn takes(self, caller: &Caller, request: &AccessRequest, counting: &Counting<'_>) -> bool {
+    fn takes(self, caller: &Caller, request: &AccessRequest, counting: &ReviewContext<'_>) -> bool {
         let mine = || {
             caller
                 .acting()
@@ -58,7 +58,7 @@ pub(crate) enum Event {
 
 /// One who follows.
 #[derive(Debug)]
-pub(crate) struct Following {
+pub(crate) struct RequestFollow {
     plane: Plane,
     caller: Caller,
     filter: FollowFilter,
@@ -80,14 +80,14 @@ impl Plane {
         &self,
         caller: &Caller,
         filter: FollowFilter,
-    ) -> Result<Following, Fault> {
-        // Following begins before the reading: no change can fall between the two.
+    ) -> Result<RequestFollow, Fault> {
+        // RequestFollow begins before the reading: no change can fall between the two.
         let follow = self.waiting.follow(caller.who())?;
         let mut again = interval(AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         again.reset();
         let (shown, at, events) = (HashMap::new(), Revision(0), VecDeque::new());
-        let mut following = Following {
+        let mut following = RequestFollow {
             plane: self.clone(),
             caller: caller.clone(),
             filter,
@@ -103,7 +103,7 @@ impl Plane {
     }
 }
 
-impl Following {
+impl RequestFollow {
     /// The next event; waits for it as long as it takes. Dropping the wait loses nothing.
     ///
     /// # Errors
@@ -128,9 +128,9 @@ impl Following {
         if request.mod_revision <= seen {
             return;
         }
-        let rulings = self.plane.rulings();
-        let counting = Counting {
-            rulings: &*rulings,
+        let policies_in_force = self.plane.policies_in_force();
+        let counting = ReviewContext {
+            policies_in_force: &*policies_in_force,
             now: self.plane.now(),
         };
         let request = rechecked(request, &counting);
@@ -154,13 +154,13 @@ impl Following {
     /// Reads everything that waits, and what has become of what was shown.
     async fn look_through(&mut self) -> Result<(), Fault> {
         let (caller, filter, shown) = (self.caller.clone(), self.filter, self.shown.clone());
-        let (rulings, now) = (self.plane.rulings(), self.plane.now());
+        let (policies_in_force, now) = (self.plane.policies_in_force(), self.plane.now());
         let read = self.plane.store.read(move |reader| {
             let takes = Takes {
                 caller: &caller,
                 filter,
-                counting: Counting {
-                    rulings: &*rulings,
+                counting: ReviewContext {
+                    policies_in_force: &*policies_in_force,
                     now,
                 },
             };
@@ -191,13 +191,13 @@ struct Looked {
 struct Takes<'t> {
     caller: &'t Caller,
     filter: FollowFilter,
-    counting: Counting<'t>,
+    counting: ReviewContext<'t>,
 }
 
 /// A request as what is in force now makes it.
-fn rechecked(request: &Arc<AccessRequest>, counting: &Counting<'_>) -> Arc<AccessRequest> {
+fn rechecked(request: &Arc<AccessRequest>, counting: &ReviewContext<'_>) -> Arc<AccessRequest> {
     let mut request = AccessRequest::clone(request);
-    recheck(&mut request, counting.rulings);
+    recheck(&mut request, counting.policies_in_force);
     Arc::new(request)
 }
 

@@ -21,7 +21,7 @@ use crate::wire::v1::story_entry::What;
 const GRANTS_MAX: usize = 64;
 /// Audit events shown of one request or grant: the newest.
 const EVENTS_MAX: usize = 200;
-/// Uses and refusals shown of one grant: the newest.
+/// Usage and refusals shown of one grant: the newest.
 const USES_MAX: usize = 100;
 
 impl Plane {
@@ -33,7 +33,7 @@ impl Plane {
         let bare = id.rsplit_once('/').map_or(id, |(_, bare)| bare).to_owned();
         let (caller, now) = (caller.clone(), self.now());
         let story = self.store.read(move |reader| {
-            let mut telling = Telling {
+            let mut telling = TimelineContext {
                 reader,
                 caller: &caller,
                 now,
@@ -51,7 +51,7 @@ impl Plane {
 }
 
 /// A story in the making.
-struct Telling<'t> {
+struct TimelineContext<'t> {
     reader: &'t Reader<'t>,
     caller: &'t Caller,
     now: Timestamp,
@@ -59,7 +59,7 @@ struct Telling<'t> {
     more: usize,
 }
 
-impl Telling<'_> {
+impl TimelineContext<'_> {
     /// `None`: there is no such thing that the caller may see.
     fn tell(&mut self, id: &str) -> Result<Option<v1::Story>, StoreError> {
         let (root, request) = self.begin(id)?;

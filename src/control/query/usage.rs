@@ -31,7 +31,7 @@ const REPORTER_KEPT: Duration = Duration::from_hours(24);
 
 /// What is kept of decisions.
 #[derive(Debug, Clone, Copy, clap::Args)]
-pub struct UsesArgs {
+pub struct UsageArgs {
     /// How long decisions are kept that sidecars report; 0s: they are not asked to report any.
     #[arg(long, env = "JITGATE_KEEP_DECISIONS", value_name = "TIME", default_value = "7d", value_parser = keep)]
     pub keep_decisions: Duration,
@@ -86,7 +86,7 @@ impl Intake {
 
 /// The one that writes them down.
 #[derive(Debug)]
-pub(crate) struct Uses {
+pub(crate) struct Usage {
     waiting: mpsc::Receiver<Reported>,
     metrics: Arc<ControlMetrics>,
     keep: Duration,
@@ -95,10 +95,10 @@ pub(crate) struct Uses {
     kept: u64,
 }
 
-impl Uses {
+impl Usage {
     /// `None` when nothing is to be kept: then sidecars are not asked to report.
-    pub(crate) fn new(args: UsesArgs, metrics: &Arc<ControlMetrics>) -> Option<(Intake, Self)> {
-        let UsesArgs {
+    pub(crate) fn new(args: UsageArgs, metrics: &Arc<ControlMetrics>) -> Option<(Intake, Self)> {
+        let UsageArgs {
             keep_decisions: keep,
             keep_decisions_max: most,
         } = args;

@@ -158,7 +158,7 @@ impl<'v> Change<'v> {
         })
     }
 
-    /// Ends an access request.
+    /// EndReport an access request.
     ///
     /// # Errors
     /// [`ChangeError::Request`] when it is over already.
@@ -332,7 +332,7 @@ impl<'v> Change<'v> {
         Ok(())
     }
 
-    /// Ends a grant and leaves its tombstone.
+    /// EndReport a grant and leaves its tombstone.
     ///
     /// # Errors
     /// [`ChangeError::Grant`] when it is over already, be it only by the clock.

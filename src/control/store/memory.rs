@@ -12,21 +12,21 @@ type Rows = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
 
 /// What the next commits do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Mood {
+pub(super) enum FailureMode {
     #[default]
     Well,
     /// Fails, and nothing is written.
     Full,
     /// Fails after everything was written.
     LostAnswer,
-    /// As [`Mood::Full`], and cannot be opened again.
+    /// As [`FailureMode::Full`], and cannot be opened again.
     Gone,
 }
 
 #[derive(Debug, Clone, Default)]
 pub(in crate::control) struct Memory {
     rows: Arc<Mutex<Arc<Rows>>>,
-    pub(super) mood: Arc<Mutex<Mood>>,
+    pub(super) mode: Arc<Mutex<FailureMode>>,
 }
 
 struct Snapshot(Arc<Rows>);
@@ -37,7 +37,7 @@ impl Engine for Memory {
     }
 
     fn commit(&self, guard: Option<&[u8]>, writes: &Writes) -> Result<(), StoreError> {
-        let mood = *self.mood.lock();
+        let mode = *self.mode.lock();
         let mut rows = self.rows.lock();
         if rows
             .get(&(Table::Meta, META_KEY.to_vec()))
@@ -46,7 +46,7 @@ impl Engine for Memory {
         {
             return Err(StoreError::Conflict);
         }
-        if matches!(mood, Mood::Well | Mood::LostAnswer) {
+        if matches!(mode, FailureMode::Well | FailureMode::LostAnswer) {
             let rows = Arc::make_mut(&mut rows);
             for (key, value) in writes {
                 match value {
@@ -55,7 +55,7 @@ impl Engine for Memory {
                 }
             }
         }
-        if mood == Mood::Well {
+        if mode == FailureMode::Well {
             Ok(())
         } else {
             Err(StoreError::Medium("on purpose".into()))
@@ -72,7 +72,7 @@ impl Engine for Memory {
     }
 
     fn recover(&self) -> Result<(), StoreError> {
-        if *self.mood.lock() == Mood::Gone {
+        if *self.mode.lock() == FailureMode::Gone {
             Err(StoreError::Medium("still gone".into()))
         } else {
             Ok(())

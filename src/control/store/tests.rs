@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::change::Committed;
 use super::embedded::Embedded;
-use super::memory::{Memory, Mood};
+use super::memory::{FailureMode, Memory};
 use super::opening::Opening;
 use super::*;
 use crate::control::query::audit;
@@ -229,10 +229,10 @@ async fn a_full_disk_refuses_the_change_and_later_ones_pass() {
     let memory = Memory::default();
     let rig = rig(memory.clone());
     rig.issue("a").await.unwrap();
-    *memory.mood.lock() = Mood::Full;
+    *memory.mode.lock() = FailureMode::Full;
     assert!(matches!(rig.issue("b").await, Err(StoreError::Medium(_))));
     assert!(!rig.store.usable().holds());
-    *memory.mood.lock() = Mood::Well;
+    *memory.mode.lock() = FailureMode::Well;
     assert_eq!(rig.issue("c").await, Ok(Revision(2)));
     assert!(rig.store.usable().holds());
     assert_eq!(
@@ -246,11 +246,11 @@ async fn a_full_disk_refuses_the_change_and_later_ones_pass() {
 async fn a_commit_that_failed_and_yet_was_written_is_found_out_and_published() {
     let memory = Memory::default();
     let rig = rig(memory.clone());
-    *memory.mood.lock() = Mood::LostAnswer;
+    *memory.mode.lock() = FailureMode::LostAnswer;
     assert_eq!(rig.issue("a").await, Ok(Revision(1)));
-    *memory.mood.lock() = Mood::Gone;
+    *memory.mode.lock() = FailureMode::Gone;
     assert!(rig.issue("b").await.is_err() && rig.issue("c").await.is_err());
-    *memory.mood.lock() = Mood::Well;
+    *memory.mode.lock() = FailureMode::Well;
     assert_eq!(rig.issue("d").await, Ok(Revision(2)));
     assert_eq!(*rig.published.lock(), [Revision(1), Revision(2)]);
     assert_eq!(rig.verify().await, Ok(2));

@@ -46,8 +46,8 @@ async fn people() -> Rig {
     rig
 }
 
-fn later(start: u64, span: u64) -> Asking {
-    Asking {
+fn later(start: u64, span: u64) -> RequestInput {
+    RequestInput {
         duration: minutes(span),
         start: Some(at(start)),
         ..asking()
@@ -69,7 +69,7 @@ async fn connecting_at_minute_59_of_60_gives_one_minute_not_a_new_full_hour() {
         .plane
         .request_access(
             &alice(),
-            Asking {
+            RequestInput {
                 duration: minutes(60),
                 ..asking()
             },
@@ -124,7 +124,7 @@ async fn approving_late_does_not_shift_the_end_and_approving_after_it_fails() {
         let rig = people().await;
         let after = |seconds: u64| NOON.plus(Duration::from_secs(seconds));
         let start = Some(after(120));
-        let asking = Asking {
+        let asking = RequestInput {
             duration: Some(Duration::from_secs(300)),
             start,
             reason: "no rule".into(),
@@ -171,7 +171,7 @@ async fn a_start_in_the_past_or_too_far_ahead_is_refused_by_its_field() {
             .plane
             .request_access(
                 &alice(),
-                Asking {
+                RequestInput {
                     start: Some(start),
                     ..asking()
                 },
@@ -188,7 +188,7 @@ async fn a_start_in_the_past_or_too_far_ahead_is_refused_by_its_field() {
         rig.plane
             .request_access(
                 &alice(),
-                Asking {
+                RequestInput {
                     start: Some(furthest),
                     ..asking()
                 }

@@ -8,9 +8,9 @@ use futures_util::FutureExt as _;
 
 use super::*;
 use crate::control::lifecycle::break_glass::Afterwards;
-use crate::control::lifecycle::extend::Extending;
-use crate::control::lifecycle::reviews::Reviewing;
-use crate::control::lifecycle::write_options::{Manner, Transition};
+use crate::control::lifecycle::extend::ExtendInput;
+use crate::control::lifecycle::reviews::ReviewInput;
+use crate::control::lifecycle::write_options::{Transition, WriteOptions};
 use crate::control::store::embedded::Embedded;
 use crate::control::store::memory::Memory;
 use crate::model::access::AccessRequest;
@@ -188,7 +188,7 @@ impl World {
             Medium::Disk(directory) => Rig::on(Embedded::open(directory.path()).unwrap(), clock),
         };
         rig.plane
-            .apply(Arc::clone(&self.policies) as Arc<dyn plane::Rulings>)
+            .apply(Arc::clone(&self.policies) as Arc<dyn plane::ActivePolicies>)
             .await
             .unwrap();
         self.rig = Some(rig);
@@ -274,9 +274,9 @@ impl World {
     async fn perform(&mut self, who: Person, act: Act) {
         self.used += 1;
         let retried = self.dice.one_in(6);
-        let mut manner = Manner::default();
+        let mut options = WriteOptions::default();
         if retried {
-            manner.request_id = self.used.to_string();
+            options.request_id = self.used.to_string();
         }
         if self.dice.one_in(8) {
             let before = self.mark().await;
@@ -284,9 +284,9 @@ impl World {
                 .call(
                     who,
                     &act,
-                    Manner {
+                    WriteOptions {
                         validate_only: true,
-                        ..manner.clone()
+                        ..options.clone()
                     },
                 )
                 .await;
@@ -302,7 +302,7 @@ impl World {
                 "rehearsal of {act:?} by {who}"
             );
         }
-        let done = self.call(who, &act, manner.clone()).await;
+        let done = self.call(who, &act, options.clone()).await;
         let expected = self.model.perform(who, &act);
         match (&done, expected) {
             (Ok(came), Ok(changed)) => self.settle(&act, came, changed).await,
@@ -316,7 +316,7 @@ impl World {
         if let (true, Ok(first)) = (retried, done) {
             let before = self.mark().await;
             assert_eq!(
-                self.call(who, &act, manner).await.unwrap(),
+                self.call(who, &act, options).await.unwrap(),
                 first,
                 "the retry of {act:?} by {who}"
             );
@@ -328,29 +328,30 @@ impl World {
         }
     }
 
-    async fn call(&self, who: Person, act: &Act, manner: Manner) -> Result<Came, Fault> {
+    #[expect(clippy::too_many_lines, reason = "one story, told in order")]
+    async fn call(&self, who: Person, act: &Act, options: WriteOptions) -> Result<Came, Fault> {
         let (plane, caller) = (&self.rig().plane, model::caller(who));
         let of = |id: String| Transition {
             id,
             reason: "why".into(),
-            manner: manner.clone(),
+            options: options.clone(),
         };
         let grant = |id: &Id| of(self.grants[*id].to_string());
         let request = |done: AccessRequest| Came::Request(done.id);
-        let ended = |done: grants::Ends| Came::Grant(done.grants[0].grant.id.clone());
+        let ended = |done: grants::EndReport| Came::Grant(done.grants[0].grant.id.clone());
         match act {
             Act::Ask {
                 span,
                 start,
                 denied,
             } => {
-                let Manner {
+                let WriteOptions {
                     request_id,
                     fingerprint,
                     validate_only,
                     ..
-                } = manner.clone();
-                let asking = Asking {
+                } = options.clone();
+                let asking = RequestInput {
                     duration: Some(Duration::from_secs(*span)),
                     start: start.map(|ahead| self.model.now.plus(Duration::from_secs(ahead))),
                     reason: if *denied {
@@ -366,17 +367,17 @@ impl World {
                 plane.request_access(&caller, asking).await.map(request)
             }
             Act::Break { span } => {
-                let Manner {
+                let WriteOptions {
                     request_id,
                     fingerprint,
                     validate_only,
                     ..
-                } = manner.clone();
+                } = options.clone();
                 let (duration, reason) = (
                     Some(Duration::from_secs(*span)),
                     "nobody can pay any more".to_owned(),
                 );
-                let asking = Asking {
+                let asking = RequestInput {
                     duration,
                     reason,
                     break_glass: true,
@@ -404,7 +405,7 @@ impl World {
                             id,
                             opinion,
                             reason,
-                            manner,
+                            options,
                         },
                     )
                     .await
@@ -416,7 +417,7 @@ impl World {
                 other,
                 narrowed,
             } => {
-                let reviewing = self.reviewing(*id, (*verdict, *other, *narrowed), manner.clone());
+                let reviewing = self.reviewing(*id, (*verdict, *other, *narrowed), options.clone());
                 plane.review_request(&caller, reviewing).await.map(request)
             }
             Act::Cancel(id) => plane
@@ -435,11 +436,11 @@ impl World {
                 plane
                     .extend(
                         &caller,
-                        Extending {
+                        ExtendInput {
                             id,
                             duration,
-                            manner,
-                            ..Extending::default()
+                            options,
+                            ..ExtendInput::default()
                         },
                     )
                     .await
@@ -449,15 +450,20 @@ impl World {
     }
 
     /// What somebody says of a request; some say it of something else.
-    fn reviewing(&self, id: Id, said: (Verdict, bool, Option<u64>), manner: Manner) -> Reviewing {
+    fn reviewing(
+        &self,
+        id: Id,
+        said: (Verdict, bool, Option<u64>),
+        options: WriteOptions,
+    ) -> ReviewInput {
         let (verdict, other, narrowed) = said;
-        let Manner {
+        let WriteOptions {
             request_id,
             fingerprint,
             validate_only,
             etag,
-        } = manner;
-        Reviewing {
+        } = options;
+        ReviewInput {
             request: self.requests[id].to_string(),
             verdict,
             digest: if other {

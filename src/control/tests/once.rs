@@ -2,9 +2,9 @@
 
 use super::super::lifecycle::grants;
 use super::*;
-use crate::control::lifecycle::extend::Extending;
-use crate::control::lifecycle::reviews::Reviewing;
-use crate::control::lifecycle::write_options::{Manner, Transition};
+use crate::control::lifecycle::extend::ExtendInput;
+use crate::control::lifecycle::reviews::ReviewInput;
+use crate::control::lifecycle::write_options::{Transition, WriteOptions};
 use crate::model::access::AccessRequest;
 use crate::model::approval::Verdict;
 use crate::model::grant::{GrantId, GrantState};
@@ -26,7 +26,7 @@ const VERBS: [&str; 10] = [
 ];
 
 /// What a verb is tried on: a pending request, and a grant in the state that the verb needs.
-struct Scene {
+struct Fixture {
     rig: Rig,
     request: AccessRequest,
     grant: GrantId,
@@ -35,7 +35,7 @@ struct Scene {
 /// What came of a verb: whom it named, and where that stands.
 type Told = (String, String, u64);
 
-impl Scene {
+impl Fixture {
     async fn start(verb: &str) -> Self {
         let rig = Rig::empty().await;
         rig.plane
@@ -87,24 +87,24 @@ impl Scene {
         }
     }
 
-    async fn run(&self, verb: &str, manner: Manner) -> Result<Told, Fault> {
+    async fn run(&self, verb: &str, options: WriteOptions) -> Result<Told, Fault> {
         let plane = &self.rig.plane;
         let of = |id: &str| Transition {
             id: id.to_owned(),
             reason: "why".into(),
-            manner: manner.clone(),
+            options: options.clone(),
         };
-        let review = |verdict| Reviewing {
+        let review = |verdict| ReviewInput {
             request: self.request.id.to_string(),
             verdict,
             digest: self.request.terms.digest().to_string(),
             reason: "fine".into(),
             narrowed_scope: None,
             narrowed_duration: None,
-            validate_only: manner.validate_only,
-            etag: manner.etag.clone(),
-            request_id: manner.request_id.clone(),
-            fingerprint: manner.fingerprint,
+            validate_only: options.validate_only,
+            etag: options.etag.clone(),
+            request_id: options.request_id.clone(),
+            fingerprint: options.fingerprint,
             traceparent: None,
         };
         let request = |told: AccessRequest| {
@@ -114,20 +114,20 @@ impl Scene {
                 told.mod_revision.0,
             )
         };
-        let ends = |told: grants::Ends| {
+        let ends = |told: grants::EndReport| {
             let state = told.grants[0].grant.state(plane.now()).as_str().to_owned();
             (told.grants[0].grant.id.to_string(), state, told.revision.0)
         };
         let grant = self.grant.as_str();
         Ok(match verb {
             "request" => {
-                let Manner {
+                let WriteOptions {
                     request_id,
                     fingerprint,
                     validate_only,
                     ..
-                } = manner;
-                let asking = Asking {
+                } = options;
+                let asking = RequestInput {
                     request_id,
                     fingerprint,
                     validate_only,
@@ -154,18 +154,18 @@ impl Scene {
                 };
                 ends(
                     plane
-                        .revoke_all(&root(), sweep, ("why".into(), manner))
+                        .revoke_all(&root(), sweep, ("why".into(), options))
                         .await?,
                 )
             }
             "release" => ends(plane.release(&alice(), of(grant)).await?),
             "extend" => {
                 let duration = Some(Duration::from_secs(60));
-                let extending = Extending {
+                let extending = ExtendInput {
                     id: grant.to_owned(),
                     duration,
-                    manner,
-                    ..Extending::default()
+                    options,
+                    ..ExtendInput::default()
                 };
                 request(plane.extend(&alice(), extending).await?)
             }
@@ -185,32 +185,32 @@ impl Scene {
     }
 }
 
-fn under(id: &str) -> Manner {
-    Manner {
+fn under(id: &str) -> WriteOptions {
+    WriteOptions {
         request_id: id.into(),
-        ..Manner::default()
+        ..WriteOptions::default()
     }
 }
 
 #[tokio::test]
 async fn a_retry_of_any_write_gets_the_first_answer_and_changes_nothing() {
     for verb in VERBS {
-        let scene = Scene::start(verb).await;
-        let first = scene.run(verb, under("once")).await.unwrap();
-        let mark = scene.mark().await;
+        let fixture = Fixture::start(verb).await;
+        let first = fixture.run(verb, under("once")).await.unwrap();
+        let mark = fixture.mark().await;
         assert_eq!(
-            scene.run(verb, under("once")).await.unwrap(),
+            fixture.run(verb, under("once")).await.unwrap(),
             first,
             "{verb}"
         );
-        assert_eq!(scene.mark().await, mark, "{verb}");
+        assert_eq!(fixture.mark().await, mark, "{verb}");
         let mut other = Canonical::new("test");
         other.text("something else");
-        let misused = Manner {
+        let misused = WriteOptions {
             fingerprint: other.finish(),
             ..under("once")
         };
-        let fault = scene.run(verb, misused).await.unwrap_err();
+        let fault = fixture.run(verb, misused).await.unwrap_err();
         assert_eq!(
             (reason(&fault), fault.field.as_deref()),
             ("INVALID_ARGUMENT", Some("request_id")),
@@ -222,9 +222,9 @@ async fn a_retry_of_any_write_gets_the_first_answer_and_changes_nothing() {
 #[tokio::test]
 async fn retries_at_the_same_time_are_one_write() {
     for verb in VERBS {
-        let scene = Scene::start(verb).await;
+        let fixture = Fixture::start(verb).await;
         let all =
-            futures_util::future::join_all((0..20).map(|_| scene.run(verb, under("once")))).await;
+            futures_util::future::join_all((0..20).map(|_| fixture.run(verb, under("once")))).await;
         let all: std::collections::HashSet<_> = all.into_iter().map(|told| told.unwrap()).collect();
         assert_eq!(all.len(), 1, "{verb}");
     }
@@ -233,25 +233,25 @@ async fn retries_at_the_same_time_are_one_write() {
 #[tokio::test]
 async fn a_rehearsal_tells_what_would_be_and_leaves_no_trace() {
     for verb in VERBS {
-        let scene = Scene::start(verb).await;
+        let fixture = Fixture::start(verb).await;
         let before = (
-            scene.mark().await,
-            scene.rig.plane.fanout.revision(),
-            scene.rig.plane.fanout.index().digest(),
+            fixture.mark().await,
+            fixture.rig.plane.fanout.revision(),
+            fixture.rig.plane.fanout.index().digest(),
         );
-        let dry = Manner {
+        let dry = WriteOptions {
             validate_only: true,
             ..under("rehearsed")
         };
-        let (named, state, revision) = scene.run(verb, dry.clone()).await.unwrap();
+        let (named, state, revision) = fixture.run(verb, dry.clone()).await.unwrap();
         let after = (
-            scene.mark().await,
-            scene.rig.plane.fanout.revision(),
-            scene.rig.plane.fanout.index().digest(),
+            fixture.mark().await,
+            fixture.rig.plane.fanout.revision(),
+            fixture.rig.plane.fanout.index().digest(),
         );
         assert_eq!(after, before, "{verb}");
         assert_eq!(revision, 0, "{verb}: what is not written has no revision");
-        let (real, would_be, _) = scene.run(verb, under("rehearsed")).await.unwrap();
+        let (real, would_be, _) = fixture.run(verb, under("rehearsed")).await.unwrap();
         assert_eq!(
             state, would_be,
             "{verb}: the rehearsal has not used up the request id, and told the truth"
@@ -262,7 +262,7 @@ async fn a_rehearsal_tells_what_would_be_and_leaves_no_trace() {
             if made_up { String::new() } else { real.clone() },
             "{verb}"
         );
-        let (again, ..) = scene.run(verb, dry).await.unwrap();
+        let (again, ..) = fixture.run(verb, dry).await.unwrap();
         assert_eq!(
             again, real,
             "{verb}: a rehearsal under a used id tells what the real call would: the first answer"
@@ -276,19 +276,22 @@ async fn a_rehearsal_is_refused_where_the_real_call_would_be() {
         .into_iter()
         .filter(|verb| !matches!(*verb, "request" | "revoke all"))
     {
-        let scene = Scene::start(verb).await;
-        scene.run(verb, Manner::default()).await.unwrap();
-        let dry = scene
+        let fixture = Fixture::start(verb).await;
+        fixture.run(verb, WriteOptions::default()).await.unwrap();
+        let dry = fixture
             .run(
                 verb,
-                Manner {
+                WriteOptions {
                     validate_only: true,
-                    ..Manner::default()
+                    ..WriteOptions::default()
                 },
             )
             .await
             .unwrap_err();
-        let real = scene.run(verb, Manner::default()).await.unwrap_err();
+        let real = fixture
+            .run(verb, WriteOptions::default())
+            .await
+            .unwrap_err();
         assert_eq!(dry, real, "{verb}");
     }
 }
@@ -299,21 +302,21 @@ async fn an_older_etag_is_refused_and_the_newest_is_not() {
         .into_iter()
         .filter(|verb| !matches!(*verb, "request" | "revoke all"))
     {
-        let scene = Scene::start(verb).await;
-        let mark = scene.mark().await;
-        let stale = Manner {
+        let fixture = Fixture::start(verb).await;
+        let mark = fixture.mark().await;
+        let stale = WriteOptions {
             etag: "0123456789abcdef".into(),
-            ..Manner::default()
+            ..WriteOptions::default()
         };
-        let fault = scene.run(verb, stale).await.unwrap_err();
+        let fault = fixture.run(verb, stale).await.unwrap_err();
         assert_eq!(reason(&fault), "ETAG_MISMATCH", "{verb}");
         assert!(fault.message.contains("read it again"), "{verb}: {fault}");
-        assert_eq!(scene.mark().await, mark, "{verb}");
-        let etag = scene.etag(verb).await;
-        scene
+        assert_eq!(fixture.mark().await, mark, "{verb}");
+        let etag = fixture.etag(verb).await;
+        fixture
             .run(
                 verb,
-                Manner {
+                WriteOptions {
                     etag: etag.clone(),
                     ..under("id")
                 },
@@ -322,15 +325,15 @@ async fn an_older_etag_is_refused_and_the_newest_is_not() {
             .unwrap();
         if verb != "extend" {
             assert_ne!(
-                scene.etag(verb).await,
+                fixture.etag(verb).await,
                 etag,
                 "{verb}: a new state has a new etag"
             );
         }
-        scene
+        fixture
             .run(
                 verb,
-                Manner {
+                WriteOptions {
                     etag,
                     ..under("id")
                 },
@@ -342,17 +345,17 @@ async fn an_older_etag_is_refused_and_the_newest_is_not() {
 
 #[tokio::test]
 async fn a_grants_etag_does_not_change_with_the_clock() {
-    let scene = Scene::start("revoke").await;
-    let etag = scene.etag("revoke").await;
-    scene.rig.advance(61);
-    let expired = scene
+    let fixture = Fixture::start("revoke").await;
+    let etag = fixture.etag("revoke").await;
+    fixture.rig.advance(61);
+    let expired = fixture
         .rig
         .plane
-        .grant(&alice(), scene.grant.as_str())
+        .grant(&alice(), fixture.grant.as_str())
         .await
         .unwrap();
     assert_eq!(
-        (expired.etag(), expired.grant.state(scene.rig.plane.now())),
+        (expired.etag(), expired.grant.state(fixture.rig.plane.now())),
         (etag, GrantState::Expired)
     );
 }

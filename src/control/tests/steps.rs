@@ -2,8 +2,8 @@
 
 use super::super::lifecycle::caller;
 use super::*;
-use crate::control::lifecycle::extend::Extending;
-use crate::control::lifecycle::reviews::Reviewing;
+use crate::control::lifecycle::extend::ExtendInput;
+use crate::control::lifecycle::reviews::ReviewInput;
 use crate::model::approval::Verdict;
 use crate::model::grant::{GrantId, GrantState};
 
@@ -27,7 +27,7 @@ async fn grant_that_is(state: GrantState, recorded: bool) -> (Rig, GrantId) {
     let start = (state == GrantState::Scheduled).then(|| NOON.plus(Duration::from_secs(3600)));
     let request = rig
         .plane
-        .request_access(&alice(), Asking { start, ..asking() })
+        .request_access(&alice(), RequestInput { start, ..asking() })
         .await
         .unwrap();
     let id = request.outcome.unwrap().grant.unwrap();
@@ -70,10 +70,10 @@ async fn step(rig: &Rig, verb: &str, id: &GrantId) -> Result<(), Fault> {
         "release" => rig.plane.release(&alice(), of()).await.map(drop),
         _ => {
             let duration = Some(Duration::from_secs(60));
-            let extending = Extending {
+            let extending = ExtendInput {
                 id: id.to_string(),
                 duration,
-                ..Extending::default()
+                ..ExtendInput::default()
             };
             rig.plane.extend(&alice(), extending).await.map(drop)
         }
@@ -141,7 +141,7 @@ async fn every_step_of_a_grant_is_taken_or_refused_with_its_reason() {
 }
 
 /// A request of Alice that stands there.
-async fn request_that_is(state: AccessState, recorded: bool) -> (Rig, Arc<str>, Reviewing) {
+async fn request_that_is(state: AccessState, recorded: bool) -> (Rig, Arc<str>, ReviewInput) {
     let rig = rig(PEOPLE).await;
     // It fails when it is approved after its own end.
     let failing = state == AccessState::Failed;
@@ -160,7 +160,7 @@ async fn request_that_is(state: AccessState, recorded: bool) -> (Rig, Arc<str>, 
         .plane
         .request_access(
             &alice(),
-            Asking {
+            RequestInput {
                 start,
                 duration,
                 ..asking()
@@ -171,7 +171,7 @@ async fn request_that_is(state: AccessState, recorded: bool) -> (Rig, Arc<str>, 
     assert_eq!(request.state, AccessState::Pending);
     let approval = approval(&request);
     let review = async |verdict| {
-        let reviewing = Reviewing {
+        let reviewing = ReviewInput {
             verdict,
             ..approval.clone()
         };
@@ -220,7 +220,7 @@ async fn every_step_of_a_request_that_is_over_is_refused_as_such() {
                         rig.plane
                             .review_request(
                                 &carol,
-                                Reviewing {
+                                ReviewInput {
                                     verdict: Verdict::Deny,
                                     ..approval
                                 },
@@ -256,7 +256,7 @@ async fn a_request_that_is_left_to_people_says_which_rule_nearly_approved_it() {
         "when: 'true', maxDuration: 10m",
     );
     rig.plane.apply(Arc::new(policies(&capped))).await.unwrap();
-    let asking = Asking {
+    let asking = RequestInput {
         duration: Some(Duration::from_secs(2700)),
         ..asking()
     };

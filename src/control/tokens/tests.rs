@@ -11,21 +11,21 @@ use crate::model::identity::Service;
 const WEB: &str = "spiffe://td/ns/shop/sa/web";
 const OTHER: &str = "spiffe://td/ns/shop/sa/other";
 
-struct Scene {
+struct Fixture {
     rig: Rig,
     tokens: Tokens,
 }
 
-async fn scene() -> Scene {
+async fn fixture() -> Fixture {
     let rig = Rig::empty().await;
     let keys = TokenKeys::new(
         rig.plane.store.clone(),
         Arc::clone(&rig.plane.fanout),
         TokenArgs::default(),
     );
-    keys.turn_over().await.unwrap();
+    keys.rotate_due().await.unwrap();
     let tokens = Tokens::new(rig.plane.clone(), Arc::new(keys), Arc::default());
-    Scene { rig, tokens }
+    Fixture { rig, tokens }
 }
 
 /// A grant of Alice for an hour.
@@ -35,7 +35,7 @@ fn hour(id: &str) -> Issued {
     issued
 }
 
-impl Scene {
+impl Fixture {
     async fn with(&self, issued: Issued) -> String {
         let id = issued.grant.id.to_string();
         let mut issued = issued;
@@ -80,13 +80,13 @@ use crate::model::decision::Denial;
 
 #[tokio::test]
 async fn a_token_says_what_its_grant_is_and_verifies() {
-    let scene = scene().await;
-    let id = scene.with(hour("g1")).await;
-    let issued = scene.ask(&alice(), &id, Some(WEB)).await.unwrap();
-    let proven = scene.verify(&issued).unwrap();
+    let fixture = fixture().await;
+    let id = fixture.with(hour("g1")).await;
+    let issued = fixture.ask(&alice(), &id, Some(WEB)).await.unwrap();
+    let proven = fixture.verify(&issued).unwrap();
     assert_eq!(proven.claims, issued.claims);
     let claims = proven.claims;
-    let epoch = scene.rig.plane.store.epoch();
+    let epoch = fixture.rig.plane.store.epoch();
     assert_eq!(claims.issuer, format!("jitgate:{epoch}"));
     assert_eq!(
         (
@@ -100,8 +100,14 @@ async fn a_token_says_what_its_grant_is_and_verifies() {
         claims.expires.since(claims.issued),
         Duration::from_secs(300)
     );
-    assert!(claims.revision <= scene.rig.plane.fanout.revision());
-    let known = scene.rig.plane.fanout.index().find(&claims.grant).unwrap();
+    assert!(claims.revision <= fixture.rig.plane.fanout.revision());
+    let known = fixture
+        .rig
+        .plane
+        .fanout
+        .index()
+        .find(&claims.grant)
+        .unwrap();
     assert_eq!(
         claims.revision, known.mod_revision,
         "whoever has this revision has the grant as it is"
@@ -115,10 +121,10 @@ async fn a_token_says_what_its_grant_is_and_verifies() {
 
 #[tokio::test]
 async fn a_token_is_audited_by_name_and_never_shown() {
-    let scene = scene().await;
-    let id = scene.with(hour("g1")).await;
-    let issued = scene.ask(&alice(), &id, Some(WEB)).await.unwrap();
-    let read = scene.rig.plane.store.read(|reader| {
+    let fixture = fixture().await;
+    let id = fixture.with(hour("g1")).await;
+    let issued = fixture.ask(&alice(), &id, Some(WEB)).await.unwrap();
+    let read = fixture.rig.plane.store.read(|reader| {
         let mut events = Vec::new();
         reader.audit(0, &mut |event| {
             events.push(event);
@@ -136,47 +142,47 @@ async fn a_token_is_audited_by_name_and_never_shown() {
         assert!(event.reason.contains(word), "{}", event.reason);
     }
     let signature = issued.token.rsplit('.').next().unwrap();
-    let shown = format!("{events:?} {issued:?} {:?}", scene.tokens);
+    let shown = format!("{events:?} {issued:?} {:?}", fixture.tokens);
     assert!(!shown.contains(signature));
 }
 
 #[tokio::test]
 async fn only_whoever_holds_a_grant_gets_tokens_for_it_and_an_administrator_does_not() {
-    let scene = scene().await;
+    let fixture = fixture().await;
     let mut issued = hour("g1");
     issued.origin.requester = Some(principal(BOB));
-    let id = scene.with(issued).await;
+    let id = fixture.with(issued).await;
     assert_eq!(
-        scene.ask(&bob(), &id, Some(WEB)).await.unwrap_err(),
+        fixture.ask(&bob(), &id, Some(WEB)).await.unwrap_err(),
         "NOT_ELIGIBLE",
         "he asked for it, for her"
     );
     assert_eq!(
-        scene.ask(&root(), &id, Some(WEB)).await.unwrap_err(),
+        fixture.ask(&root(), &id, Some(WEB)).await.unwrap_err(),
         "NOT_ELIGIBLE"
     );
     let stranger = Caller::stand_in(&["user:https://idp.example|eve"], false);
     assert_eq!(
-        scene.ask(&stranger, &id, Some(WEB)).await.unwrap_err(),
+        fixture.ask(&stranger, &id, Some(WEB)).await.unwrap_err(),
         "NOT_FOUND"
     );
     let mut of_group = hour("g2");
     of_group.grant.subject = principal("group:https://idp.example|sre");
-    let id = scene.with(of_group).await;
-    let issued = scene.ask(&alice(), &id, Some(WEB)).await.unwrap();
+    let id = fixture.with(of_group).await;
+    let issued = fixture.ask(&alice(), &id, Some(WEB)).await.unwrap();
     assert_eq!(
         issued.claims.subject.as_str(),
         "group:https://idp.example|sre"
     );
     assert_eq!(
-        scene.ask(&bob(), &id, Some(WEB)).await.unwrap_err(),
+        fixture.ask(&bob(), &id, Some(WEB)).await.unwrap_err(),
         "NOT_FOUND"
     );
 }
 
 #[tokio::test]
 async fn a_grant_that_is_not_active_gives_no_token_and_its_own_reason() {
-    let scene = scene().await;
+    let fixture = fixture().await;
     let mut later = hour("later");
     later.grant.not_before = NOON.plus(Duration::from_secs(60));
     let mut held = hour("held");
@@ -188,51 +194,51 @@ async fn a_grant_that_is_not_active_gives_no_token_and_its_own_reason() {
         (held, "GRANT_SUSPENDED"),
         (brief, "GRANT_EXPIRED"),
     ] {
-        let id = scene.with(issued).await;
+        let id = fixture.with(issued).await;
         assert_eq!(
-            scene.ask(&alice(), &id, Some(WEB)).await.unwrap_err(),
+            fixture.ask(&alice(), &id, Some(WEB)).await.unwrap_err(),
             reason,
             "{id}"
         );
     }
-    let over = scene.with(hour("over")).await;
-    scene
+    let over = fixture.with(hour("over")).await;
+    fixture
         .rig
         .plane
         .revoke_grant(&alice(), &over, String::new())
         .await
         .unwrap();
     assert_eq!(
-        scene.ask(&alice(), &over, Some(WEB)).await.unwrap_err(),
+        fixture.ask(&alice(), &over, Some(WEB)).await.unwrap_err(),
         "GRANT_REVOKED"
     );
-    let done = scene.with(hour("done")).await;
-    scene
+    let done = fixture.with(hour("done")).await;
+    fixture
         .rig
         .plane
         .release_grant(&alice(), &done)
         .await
         .unwrap();
     assert_eq!(
-        scene.ask(&alice(), &done, Some(WEB)).await.unwrap_err(),
+        fixture.ask(&alice(), &done, Some(WEB)).await.unwrap_err(),
         "GRANT_RELEASED"
     );
-    let ended = scene.with(hour("ended")).await;
-    scene.rig.advance(3600);
+    let ended = fixture.with(hour("ended")).await;
+    fixture.rig.advance(3600);
     assert_eq!(
-        scene.ask(&alice(), &ended, Some(WEB)).await.unwrap_err(),
+        fixture.ask(&alice(), &ended, Some(WEB)).await.unwrap_err(),
         "GRANT_EXPIRED"
     );
     assert_eq!(
-        scene.ask(&alice(), "none", Some(WEB)).await.unwrap_err(),
+        fixture.ask(&alice(), "none", Some(WEB)).await.unwrap_err(),
         "NOT_FOUND"
     );
 }
 
 #[tokio::test]
 async fn no_token_outlives_its_grant_and_none_lives_longer_than_wanted() {
-    let scene = scene().await;
-    let id = scene.with(hour("g1")).await;
+    let fixture = fixture().await;
+    let id = fixture.with(hour("g1")).await;
     let lasts = async |seconds: Option<u64>| {
         let lifetime = seconds.map(Duration::from_secs);
         let wanted = Wanted {
@@ -240,68 +246,74 @@ async fn no_token_outlives_its_grant_and_none_lives_longer_than_wanted() {
             workload: Some(principal(WEB)),
             lifetime,
         };
-        let issued = scene
+        let issued = fixture
             .tokens
             .issue(&alice(), wanted)
             .await
             .map_err(|fault| fault.field.unwrap_or_default())?;
-        Ok::<_, String>(issued.claims.expires.since(scene.rig.plane.now()).as_secs())
+        Ok::<_, String>(
+            issued
+                .claims
+                .expires
+                .since(fixture.rig.plane.now())
+                .as_secs(),
+        )
     };
     assert_eq!(
         (lasts(Some(30)).await, lasts(Some(3600)).await),
         (Ok(30), Ok(300))
     );
     assert_eq!(lasts(Some(0)).await, Err("duration".to_owned()));
-    scene.rig.advance(3600 - 100);
+    fixture.rig.advance(3600 - 100);
     assert_eq!(lasts(None).await, Ok(100));
 }
 
 #[tokio::test]
 async fn a_standing_grant_gives_tokens_of_the_usual_life() {
-    let scene = scene().await;
+    let fixture = fixture().await;
     let mut standing = grant("base");
     standing.grant.end = End::Standing;
-    let id = scene.with(standing).await;
-    let issued = scene.ask(&alice(), &id, Some(WEB)).await.unwrap();
+    let id = fixture.with(standing).await;
+    let issued = fixture.ask(&alice(), &id, Some(WEB)).await.unwrap();
     assert_eq!(issued.claims.expires.since(NOON), Duration::from_secs(300));
 }
 
 #[tokio::test]
 async fn the_workload_is_named_by_a_user_or_is_the_one_that_asks() {
-    let scene = scene().await;
-    let id = scene.with(hour("g1")).await;
+    let fixture = fixture().await;
+    let id = fixture.with(hour("g1")).await;
     let workload = |issued: Result<IssuedToken, &'static str>| {
         issued.map(|issued| issued.claims.workload.to_string())
     };
     assert_eq!(
-        workload(scene.ask(&alice(), &id, None).await),
+        workload(fixture.ask(&alice(), &id, None).await),
         Err("INVALID_ARGUMENT")
     );
     let mut of_workload = hour("g2");
     of_workload.grant.subject = principal(WEB);
-    let own = scene.with(of_workload).await;
+    let own = fixture.with(of_workload).await;
     let web = Caller::stand_in(&[WEB], false);
     assert_eq!(
-        workload(scene.ask(&web, &own, None).await),
+        workload(fixture.ask(&web, &own, None).await),
         Ok(WEB.to_owned())
     );
     assert_eq!(
-        workload(scene.ask(&web, &own, Some(WEB)).await),
+        workload(fixture.ask(&web, &own, Some(WEB)).await),
         Ok(WEB.to_owned())
     );
     assert_eq!(
-        workload(scene.ask(&web, &own, Some(OTHER)).await),
+        workload(fixture.ask(&web, &own, Some(OTHER)).await),
         Err("INVALID_ARGUMENT")
     );
     let mut narrow = hour("g3");
     narrow.grant.via = vec![principal(WEB)];
-    let id = scene.with(narrow).await;
+    let id = fixture.with(narrow).await;
     assert_eq!(
-        workload(scene.ask(&alice(), &id, Some(WEB)).await),
+        workload(fixture.ask(&alice(), &id, Some(WEB)).await),
         Ok(WEB.to_owned())
     );
     assert_eq!(
-        workload(scene.ask(&alice(), &id, Some(OTHER)).await),
+        workload(fixture.ask(&alice(), &id, Some(OTHER)).await),
         Err("INVALID_ARGUMENT"),
         "not within its via"
     );
@@ -309,29 +321,29 @@ async fn the_workload_is_named_by_a_user_or_is_the_one_that_asks() {
 
 #[tokio::test]
 async fn names_that_sidecars_would_not_read_give_no_token() {
-    let scene = scene().await;
+    let fixture = fixture().await;
     let long = format!("spiffe://td/{}", "a".repeat(2000));
     let mut issued = hour("g1");
     issued.grant.subject = principal(&long);
-    let id = scene.with(issued).await;
+    let id = fixture.with(issued).await;
     let caller = Caller::stand_in(&[&long], false);
     assert_eq!(
-        scene.ask(&caller, &id, None).await.unwrap_err(),
+        fixture.ask(&caller, &id, None).await.unwrap_err(),
         "LIMIT_EXCEEDED"
     );
 }
 
 #[tokio::test]
 async fn an_introspection_shows_what_became_of_the_grant() {
-    let scene = scene().await;
-    let id = scene.with(hour("g1")).await;
-    let issued = scene.ask(&alice(), &id, Some(WEB)).await.unwrap();
+    let fixture = fixture().await;
+    let id = fixture.with(hour("g1")).await;
+    let issued = fixture.ask(&alice(), &id, Some(WEB)).await.unwrap();
     let failed = |service: Option<&str>, peer: Option<&str>| {
         let (service, peer) = (
             service.map(|name| Service::parse(name).unwrap()),
             peer.map(principal),
         );
-        let found = scene
+        let found = fixture
             .tokens
             .inspect(&issued.token, service.as_ref(), peer.as_ref());
         let failed =
@@ -342,7 +354,7 @@ async fn an_introspection_shows_what_became_of_the_grant() {
     };
     assert_eq!(failed(None, None), [""; 0]);
     assert_eq!(failed(Some("ledger"), Some(OTHER)), ["audience", "binding"]);
-    scene
+    fixture
         .rig
         .plane
         .revoke_grant(&alice(), &id, String::new())
@@ -432,9 +444,9 @@ proptest! {
     fn no_token_without_an_active_grant(draws in prop::collection::vec(drawn(), 1..6)) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.block_on(async {
-            let scene = scene().await;
+            let fixture = fixture().await;
             for (n, drawn) in draws.iter().enumerate() {
-                let id = scene.with(drawn.issued(&format!("g{n}"))).await;
+                let id = fixture.with(drawn.issued(&format!("g{n}"))).await;
                 let how = match drawn.hold { 2 => Some(Ended::Revoked), 3 => Some(Ended::Released), _ => None };
                 if let Some(how) = how {
                     let id = id.clone();
@@ -445,20 +457,20 @@ proptest! {
                         Ok::<_, Fault>(())
                     };
                     // It may be over by the clock already.
-                    drop(scene.rig.plane.store.write(end).await);
+                    drop(fixture.rig.plane.store.write(end).await);
                 }
-                scene.rig.advance(drawn.advance);
+                fixture.rig.advance(drawn.advance);
                 let workload = drawn.named.map(|web| principal(if web { WEB } else { OTHER }));
                 let lifetime = drawn.wanted.map(Duration::from_secs);
                 let caller = drawn.caller();
-                let outcome = scene.tokens.issue(&caller, Wanted { grant: id.clone(), workload, lifetime }).await;
-                let now = scene.rig.plane.now();
-                let stored = scene.rig.plane.grant(&root(), &id).await.unwrap().grant;
+                let outcome = fixture.tokens.issue(&caller, Wanted { grant: id.clone(), workload, lifetime }).await;
+                let now = fixture.rig.plane.now();
+                let stored = fixture.rig.plane.grant(&root(), &id).await.unwrap().grant;
                 let Ok(issued) = outcome else { continue };
                 let Phase::Live(left) = stored.phase(now) else {
                     return Err(TestCaseError::fail(format!("a token although {:?}", stored.phase(now))));
                 };
-                let proven = scene.verify(&issued).map_err(|denial| TestCaseError::fail(denial.detail.into_owned()))?;
+                let proven = fixture.verify(&issued).map_err(|denial| TestCaseError::fail(denial.detail.into_owned()))?;
                 let claims = proven.claims;
                 prop_assert!(caller.acting().contains(&stored.subject));
                 prop_assert_eq!(&claims.subject, &stored.subject);

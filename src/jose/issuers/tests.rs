@@ -111,6 +111,7 @@ fn what_is_no_jwt_or_of_nobody_configured_is_foreign() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn each_forged_header_is_refused_for_its_reason() {
     let signer = es256();
     let issuers = inline(&[signer.jwk("k1"), rsa(Algorithm::RS256).jwk("k2")]);

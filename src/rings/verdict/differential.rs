@@ -16,7 +16,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 
-use crate::control::fanout::cache::Mirror;
+use crate::control::fanout::cache::GrantCache;
 use crate::control::query::validate::{Question, judge};
 use crate::jose::issuers::Issuers;
 use crate::jose::jit::{Algorithm, JitClaims, JitKeys, KeyPair};
@@ -472,14 +472,14 @@ async fn the_control_plane_and_a_sidecar_say_the_same() {
         let grants: Vec<_> = (0..random.random_range(0..9))
             .map(|n| grant(&mut random, n))
             .collect();
-        let mirror = Mirror::new(Revision(REVISION), grants.clone(), &[], 100);
+        let cache = GrantCache::new(Revision(REVISION), grants.clone(), &[], 100);
         let sidecar = sidecar(&stock, &grants);
         for n in 0..CALLS {
             let call = Call::draw(&mut random, &stock);
             let said = answered(sidecar.check(call.to_envoy()).await.unwrap().get_ref());
             let decision = judge(
                 (&stock.issuers, &keys),
-                mirror.index(),
+                cache.index(),
                 &call.to_question(),
                 NOW,
             )

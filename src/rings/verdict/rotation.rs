@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 
 use crate::clock::ControlClock;
-use crate::control::fanout::cache::Mirror;
+use crate::control::fanout::cache::GrantCache;
 use crate::control::fanout::{Fanout, FanoutConfig};
 use crate::control::keys::{TokenArgs, TokenKeys};
 use crate::control::lifecycle::caller::{Caller, Callers};
@@ -57,11 +57,11 @@ async fn rig() -> Rig {
     let now = Arc::new(move || Timestamp::from_micros(ticking.load(Ordering::Acquire)));
     let (store, writer, opening) =
         Store::open(Embedded::open(directory.path()).unwrap(), now).unwrap();
-    let mirror = Mirror::new(opening.revision, opening.grants, &opening.history, 10_000);
+    let cache = GrantCache::new(opening.revision, opening.grants, &opening.history, 10_000);
     let epoch = opening.epoch.to_string();
     let fanout = Arc::new(Fanout::on_clock(
         epoch,
-        mirror,
+        cache,
         FanoutConfig::default(),
         ControlClock::starting_at(NOON),
     ));
@@ -78,7 +78,7 @@ async fn rig() -> Rig {
         ..TokenArgs::default()
     };
     let keys = Arc::new(TokenKeys::new(store.clone(), Arc::clone(&fanout), args));
-    keys.turn_over().await.unwrap();
+    keys.rotate_due().await.unwrap();
     let mut issued = Issued {
         grant: grant("g1"),
         origin: Origin::default(),
@@ -221,7 +221,7 @@ async fn keys_rotated_under_load_refuse_no_token() {
             seen += 1;
             if seen == 1 {
                 rig.clock.fetch_add(LEAD * 1_000_000, Ordering::AcqRel);
-                rig.keys.turn_over().await.unwrap();
+                rig.keys.rotate_due().await.unwrap();
             }
             let now = Timestamp::from_micros(rig.clock.load(Ordering::Acquire));
             alive.retain(|token| token.claims.expires > now);
@@ -245,7 +245,7 @@ async fn keys_rotated_under_load_refuse_no_token() {
             ended.unwrap();
         }
         rig.clock.fetch_add(20_000_000, Ordering::AcqRel);
-        rig.keys.turn_over().await.unwrap();
+        rig.keys.rotate_due().await.unwrap();
     }
     assert_eq!(signed_by.len(), ROTATIONS + 1, "every key had its turn");
     assert!(verified > ROTATIONS * ISSUERS);

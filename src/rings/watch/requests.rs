@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::grants::{grant, service};
 use super::loopback::{Car, Plane, fast};
 use crate::clock::wall;
-use crate::control::fanout::cache::Mirror;
+use crate::control::fanout::cache::GrantCache;
 use crate::control::fanout::{Fanout, FanoutConfig};
 use crate::control::store::embedded::Embedded;
 use crate::control::store::{Store, StoreError};
@@ -36,14 +36,14 @@ impl Control {
     fn open(directory: &Path, at: Option<std::net::TcpListener>) -> Self {
         let (store, writer, opening) =
             Store::open(Embedded::open(directory).unwrap(), Arc::new(wall)).unwrap();
-        let mirror = Mirror::new(opening.revision, opening.grants, &opening.history, 100);
+        let cache = GrantCache::new(opening.revision, opening.grants, &opening.history, 100);
         let config = FanoutConfig {
             changes_kept: 100,
             ..fast()
         };
         let fanout = Fanout::on_clock(
             opening.epoch.to_string(),
-            mirror,
+            cache,
             config,
             crate::clock::ControlClock::default(),
         );

@@ -19,7 +19,7 @@ const FOR_KEYS: usize = 64;
 
 /// Until when one check may wait.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
+pub(crate) struct WaitBudget {
     until: Instant,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct Waiting {
     keys: Semaphore,
 }
 
-impl Patience {
+impl WaitBudget {
     /// For a check that has just arrived. Envoy says how long it waits, for all tries or for this one.
     pub(crate) fn of(metadata: &MetadataMap) -> Self {
         let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
@@ -80,29 +80,29 @@ impl Waiting {
     /// What a revision brings; `None` when it did not come in time, or too many wait already.
     pub(crate) async fn for_revision<T>(
         &self,
-        patience: Patience,
+        wait_budget: WaitBudget,
         coming: impl Future<Output = T>,
     ) -> Option<T> {
-        wait(&self.revisions, patience, coming).await
+        wait(&self.revisions, wait_budget, coming).await
     }
 
     /// What a key brings; as [`Waiting::for_revision`].
     pub(crate) async fn for_key<T>(
         &self,
-        patience: Patience,
+        wait_budget: WaitBudget,
         coming: impl Future<Output = T>,
     ) -> Option<T> {
-        wait(&self.keys, patience, coming).await
+        wait(&self.keys, wait_budget, coming).await
     }
 }
 
 async fn wait<T>(
     room: &Semaphore,
-    patience: Patience,
+    wait_budget: WaitBudget,
     coming: impl Future<Output = T>,
 ) -> Option<T> {
     let _place = room.try_acquire().ok()?;
-    timeout_at(patience.until, coming).await.ok()
+    timeout_at(wait_budget.until, coming).await.ok()
 }
 
 #[cfg(test)]
@@ -115,7 +115,7 @@ mod tests {
             metadata.insert(*name, value.parse().unwrap());
         }
         let now = Instant::now();
-        Patience::of(&metadata).until - now
+        WaitBudget::of(&metadata).until - now
     }
 
     #[tokio::test(start_paused = true)]
@@ -145,29 +145,29 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn beyond_the_room_nobody_waits() {
         let waiting = Waiting::default();
-        let patience = Patience::of(&MetadataMap::new());
+        let wait_budget = WaitBudget::of(&MetadataMap::new());
         let taken = waiting
             .keys
             .acquire_many(u32::try_from(FOR_KEYS).unwrap())
             .await
             .unwrap();
-        assert_eq!(waiting.for_key(patience, async {}).await, None);
+        assert_eq!(waiting.for_key(wait_budget, async {}).await, None);
         assert_eq!(
-            waiting.for_revision(patience, async {}).await,
+            waiting.for_revision(wait_budget, async {}).await,
             Some(()),
             "others have a room of their own"
         );
         drop(taken);
-        assert_eq!(waiting.for_key(patience, async {}).await, Some(()));
+        assert_eq!(waiting.for_key(wait_budget, async {}).await, Some(()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_does_not_come_is_given_up_on_time() {
         let start = Instant::now();
-        let patience = Patience::of(&MetadataMap::new());
+        let wait_budget = WaitBudget::of(&MetadataMap::new());
         assert_eq!(
             Waiting::default()
-                .for_revision(patience, std::future::pending::<()>())
+                .for_revision(wait_budget, std::future::pending::<()>())
                 .await,
             None
         );

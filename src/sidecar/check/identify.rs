@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use std::sync::Arc;
 
-use super::deadline::Patience;
+use super::deadline::WaitBudget;
 use super::input::{Call, Presented};
 use super::tokens::{Presentation, Tokens};
 use crate::jose::issuers::{Identity, Issuers, Verdict};
@@ -33,22 +33,22 @@ pub(crate) struct Verifiers {
     pub tokens: Tokens,
 }
 
-/// Verifies what the call presents, at `now`. Waits for what a token needs, no longer than `patience`.
+/// Verifies what the call presents, at `now`. Waits for what a token needs, no longer than `wait_budget`.
 pub(crate) async fn identify(
     by: &Verifiers,
     call: &Call<'_>,
-    patience: Patience,
+    wait_budget: WaitBudget,
     now: Timestamp,
 ) -> Identified {
     let mut ignored = SmallVec::new();
-    let caller = prove(by, call, (patience, now), &mut ignored).await;
+    let caller = prove(by, call, (wait_budget, now), &mut ignored).await;
     Identified { caller, ignored }
 }
 
 async fn prove(
     by: &Verifiers,
     call: &Call<'_>,
-    (patience, now): (Patience, Timestamp),
+    (wait_budget, now): (WaitBudget, Timestamp),
     ignored: &mut Ignored,
 ) -> Result<Caller, Denial> {
     let peer = prove_peer(call.peer, ignored)?;
@@ -57,7 +57,7 @@ async fn prove(
         let at = Presentation {
             service: call.service,
             peer: peer.as_ref(),
-            patience,
+            wait_budget,
         };
         prove_token(by, token, (at, now), &mut proven).await?;
     }

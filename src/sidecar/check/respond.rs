@@ -24,8 +24,8 @@ use crate::model::decide::{Caller, Freshness};
 use crate::model::decision::{Denial, DenyClass, Permit};
 use crate::model::grant::Revision;
 use crate::sidecar::serve::config::Shadow;
-use crate::sidecar::streams::grants as tether;
-use crate::sidecar::streams::grants::Carrier;
+use crate::sidecar::streams::grants as entry;
+use crate::sidecar::streams::grants::GrantRef;
 
 mod bound;
 mod explain;
@@ -166,10 +166,10 @@ impl Responder {
         let mut metadata = Metadata::new(to, NO_REASON);
         metadata.text("grant", grant.id.as_str());
         metadata.texts(
-            tether::GRANTS,
-            permit.grants().map(|grant| Carrier::of(grant).to_string()),
+            entry::GRANTS,
+            permit.grants().map(|grant| GrantRef::of(grant).to_string()),
         );
-        metadata.truth(tether::GRPC, to.inbound.dialect == Dialect::Grpc);
+        metadata.truth(entry::GRPC, to.inbound.dialect == Dialect::Grpc);
         metadata.text("service", grant.scope.service().as_str());
         metadata.text("subject", permit.principal().as_str());
         metadata.text("policy", &grant.policy.name);
@@ -331,7 +331,7 @@ impl Metadata {
             },
         };
         metadata.text("reason", reason);
-        metadata.text(tether::DECISION, &to.id.to_string());
+        metadata.text(entry::DECISION, &to.id.to_string());
         metadata.number("revision", to.revision.0);
         metadata.truth("stale", matches!(to.freshness, Freshness::Stale(_)));
         if let Some(age) = to.age {

@@ -79,6 +79,7 @@ async fn a_live_grant_lets_http_and_grpc_pass() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn without_one_the_nearest_miss_is_named() {
     let revoked = Hold::Ended {
         how: Ended::Revoked,
@@ -479,10 +480,10 @@ async fn a_stream_that_a_token_let_pass_is_carried_by_that_grant_and_what_other_
         .await
         .unwrap()
         .into_inner();
-    let carriers = format!("{:?}", response.dynamic_metadata.unwrap().fields["grants"]);
+    let grants = format!("{:?}", response.dynamic_metadata.unwrap().fields["grants"]);
     assert!(
-        carriers.contains("\"g\"") && carriers.contains("\"peers\"") && !carriers.contains("hers"),
-        "{carriers}"
+        grants.contains("\"g\"") && grants.contains("\"peers\"") && !grants.contains("hers"),
+        "{grants}"
     );
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::deadline::{Patience, Waiting};
+use super::deadline::{WaitBudget, Waiting};
 #[cfg(test)]
 use crate::jose::issuers::CacheStats;
 use crate::jose::issuers::cache::{Basis, TokenCache};
@@ -30,7 +30,7 @@ pub(crate) struct Presentation<'a> {
     /// The mTLS peer.
     pub peer: Option<&'a Principal>,
     /// How long the check may wait.
-    pub patience: Patience,
+    pub wait_budget: WaitBudget,
 }
 
 impl Tokens {
@@ -61,7 +61,7 @@ impl Tokens {
     ) -> Result<Arc<JitToken>, Denial> {
         let proven = match self.remember(token) {
             Some(proven) => proven,
-            None => self.verify(token, at.patience).await?,
+            None => self.verify(token, at.wait_budget).await?,
         };
         // Of the call and not of the token, so never remembered.
         proven.meant_for(at.service)?;
@@ -69,7 +69,7 @@ impl Tokens {
         Ok(proven)
     }
 
-    async fn verify(&self, token: &str, patience: Patience) -> Result<Arc<JitToken>, Denial> {
+    async fn verify(&self, token: &str, wait_budget: WaitBudget) -> Result<Arc<JitToken>, Denial> {
         let presented = Presented::read(token)?;
         self.verified.missed();
         // From here on no new list goes unnoticed.
@@ -89,7 +89,7 @@ impl Tokens {
             std::future::pending().await
         };
         self.waiting
-            .for_key(patience, newer)
+            .for_key(wait_budget, newer)
             .await
             .unwrap_or(Err(first))
     }
@@ -118,11 +118,11 @@ impl Tokens {
     }
 
     /// Waits until everything up to `revision` is known here; whether it is.
-    pub(crate) async fn reached(&self, revision: Revision, patience: Patience) -> bool {
+    pub(crate) async fn reached(&self, revision: Revision, wait_budget: WaitBudget) -> bool {
         let mut changes = self.table.changes();
         let known = async { changes.wait_for(|known| *known >= revision).await.is_ok() };
         self.waiting
-            .for_revision(patience, known)
+            .for_revision(wait_budget, known)
             .await
             .unwrap_or(false)
     }

@@ -1,6 +1,6 @@
 //! Reads what Envoy says when a stream opens, and is the only file that does: which grants carry it, by the sidecar's own
 //! answer to the check, which Envoy hands back as dynamic metadata. Nothing that a client sends is looked at, and what
-//! carries no such answer is tied to nothing.
+//! carries no such answer is handle to nothing.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::service::ext_proc::v3::processing_request::Request;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
 
-use super::open::Carriers;
+use super::open::GrantRefs;
 use crate::model::decision::Permit;
 use crate::model::grant::{End, Grant, GrantId, Revision};
 
@@ -29,13 +29,13 @@ pub(crate) const GRPC: &str = "grpc";
 /// A standing grant keeps its name when it is declared anew, with another subject, scope or workload: what was let pass
 /// by the former declaration is not carried by the next. Every other grant is the same for as long as it lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::sidecar) struct Carrier {
+pub(in crate::sidecar) struct GrantRef {
     pub(in crate::sidecar) grant: GrantId,
     /// Of a standing grant: its revision.
     as_of: Option<Revision>,
 }
 
-impl Carrier {
+impl GrantRef {
     pub(in crate::sidecar) fn of(grant: &Grant) -> Self {
         Self {
             grant: grant.id.clone(),
@@ -58,7 +58,7 @@ impl Carrier {
     }
 }
 
-impl fmt::Display for Carrier {
+impl fmt::Display for GrantRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { grant, as_of } = self;
         match as_of {
@@ -74,13 +74,13 @@ fn standing_since(grant: &Grant) -> Option<Revision> {
 
 /// What ties a stream to its grants.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Tether {
-    pub(super) carriers: Carriers,
+pub(super) struct StreamEntry {
+    pub(super) grants: GrantRefs,
     pub(super) decision: String,
     pub(super) grpc: bool,
 }
 
-impl Tether {
+impl StreamEntry {
     /// What the first message says; `None` when the check did not let this stream pass by a grant.
     pub(super) fn read(message: &ProcessingRequest) -> Option<Self> {
         if !matches!(message.request, Some(Request::RequestHeaders(_))) {
@@ -99,12 +99,12 @@ impl Tether {
             .iter()
             .take(Permit::GRANTS_MAX)
             .map(|value| match &value.kind {
-                Some(Kind::StringValue(carrier)) => Carrier::parse(carrier),
+                Some(Kind::StringValue(grant_ref)) => GrantRef::parse(grant_ref),
                 Some(_) | None => None,
             });
-        let carriers = ids
-            .collect::<Option<Carriers>>()
-            .filter(|carriers| !carriers.is_empty())?;
+        let grants = ids
+            .collect::<Option<GrantRefs>>()
+            .filter(|grants| !grants.is_empty())?;
         let Kind::StringValue(decision) = kind(answer, DECISION)? else {
             return None;
         };
@@ -113,7 +113,7 @@ impl Tether {
         }
         let decision = decision.clone();
         Some(Self {
-            carriers,
+            grants,
             decision,
             grpc: speaks_grpc(answer),
         })

@@ -12,10 +12,10 @@ use tonic::Status;
 use super::Leashing;
 use super::encode as say;
 use super::encode::{Audience, Why};
-use super::grants::{Tether, is_end};
-use super::judge::{Cut, Held, judge};
-use super::open::Tied;
-use super::record::Life;
+use super::grants::{StreamEntry, is_end};
+use super::judge::{Held, Termination, judge};
+use super::open::StreamHandle;
+use super::record::StreamRecord;
 use crate::model::decision::DenyReason;
 use crate::model::time::Timestamp;
 
@@ -27,7 +27,7 @@ const LOOK_AT_MOST: Duration = Duration::from_mins(5);
 /// What comes next for a stream.
 enum Phase {
     Opening,
-    Held(Tied, Tether, Instant),
+    Held(StreamHandle, StreamEntry, Instant),
     Over,
 }
 
@@ -35,14 +35,14 @@ enum Phase {
 pub(super) struct Hold<S> {
     leashing: Arc<Leashing>,
     inbound: S,
-    life: Life,
+    life: StreamRecord,
     phase: Phase,
 }
 
 type Said = Result<ProcessingResponse, Status>;
 
 impl<S: Stream<Item = Result<ProcessingRequest, Status>> + Unpin> Hold<S> {
-    pub(super) fn new(leashing: Arc<Leashing>, inbound: S, life: Life) -> Self {
+    pub(super) fn new(leashing: Arc<Leashing>, inbound: S, life: StreamRecord) -> Self {
         Self {
             leashing,
             inbound,
@@ -69,7 +69,7 @@ impl<S: Stream<Item = Result<ProcessingRequest, Status>> + Unpin> Hold<S> {
         let next = async {
             match phase {
                 Phase::Opening => self.open().await,
-                Phase::Held(tied, tether, look) => self.hold(tied, tether, look).await,
+                Phase::Held(handle, entry, look) => self.hold(handle, entry, look).await,
                 Phase::Over => None,
             }
         };
@@ -95,35 +95,40 @@ impl<S: Stream<Item = Result<ProcessingRequest, Status>> + Unpin> Hold<S> {
             // Nothing is refused, so nothing is ended either. An orderly end lets the stream go its way.
             return Some(Ok(say::go_on()));
         }
-        let Some(tether) = Tether::read(&message) else {
+        let Some(entry) = StreamEntry::read(&message) else {
             return Some(Ok(self.refuse(Why::Denied(DenyReason::BadCheck), false)));
         };
-        self.life.decision.clone_from(&tether.decision);
+        self.life.decision.clone_from(&entry.decision);
         // What is open by then runs on: it ends by the monotonic clock, and a revocation still reaches it.
         if let Some(denial) = self.leashing.table.skew_refusal() {
-            return Some(Ok(self.refuse(Why::Denied(denial.reason), tether.grpc)));
+            return Some(Ok(self.refuse(Why::Denied(denial.reason), entry.grpc)));
         }
         let leashes = self.leashing.table.leashes();
         // Entered first, looked up second: whatever changes in between is seen by one of the two.
-        let Some(tied) = leashes.tie(tether.carriers.clone(), self.leashing.room) else {
-            return Some(Ok(self.refuse(Why::NoRoom, tether.grpc)));
+        let Some(handle) = leashes.tie(entry.grants.clone(), self.leashing.room) else {
+            return Some(Ok(self.refuse(Why::NoRoom, entry.grpc)));
         };
-        match self.leashing.look(&tied) {
+        match self.leashing.look(&handle) {
             Ok(look) => {
-                self.phase = Phase::Held(tied, tether, look);
+                self.phase = Phase::Held(handle, entry, look);
                 Some(Ok(say::go_on()))
             }
-            Err(cut) => Some(Ok(self.refuse(Why::Denied(cut.reason), tether.grpc))),
+            Err(cut) => Some(Ok(self.refuse(Why::Denied(cut.reason), entry.grpc))),
         }
     }
 
     /// Waits for whatever comes first: the grant's end by change or by time, or the stream's own.
-    async fn hold(&mut self, mut tied: Tied, tether: Tether, mut look: Instant) -> Option<Said> {
+    async fn hold(
+        &mut self,
+        mut handle: StreamHandle,
+        entry: StreamEntry,
+        mut look: Instant,
+    ) -> Option<Said> {
         let cut = loop {
             tokio::select! {
                 biased;
-                cut = tied.cut() => break cut,
-                () = sleep_until(look) => match self.leashing.look(&tied) {
+                cut = handle.cut() => break cut,
+                () = sleep_until(look) => match self.leashing.look(&handle) {
                     Ok(again) => look = again,
                     Err(cut) => break cut,
                 },
@@ -138,7 +143,7 @@ impl<S: Stream<Item = Result<ProcessingRequest, Status>> + Unpin> Hold<S> {
         self.leashing.record.ended(&cut, &self.life, revision);
         Some(Ok(say::end(
             Why::Denied(cut.reason),
-            self.audience(tether.grpc),
+            self.audience(entry.grpc),
         )))
     }
 
@@ -158,15 +163,15 @@ impl<S: Stream<Item = Result<ProcessingRequest, Status>> + Unpin> Hold<S> {
 
 impl Leashing {
     /// When to look again at the latest, or why the stream ends now.
-    fn look(&self, tied: &Tied) -> Result<Instant, Cut> {
-        let never = || Cut {
+    fn look(&self, handle: &StreamHandle) -> Result<Instant, Termination> {
+        let never = || Termination {
             reason: DenyReason::NotSynced,
             grant: None,
         };
         let index = self.table.current().ok_or_else(never)?;
         let now = self.table.now().ok_or_else(never)?;
         let age = self.table.age().ok_or_else(never)?;
-        let held = judge(&index, now, age > self.max_staleness, tied.carriers(), &[])?;
+        let held = judge(&index, now, age > self.max_staleness, handle.grants(), &[])?;
         Ok(Instant::now() + self.wait(held, now, age))
     }
 

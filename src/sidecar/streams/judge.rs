@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use super::grants::Carrier;
+use super::grants::GrantRef;
 use crate::index::Index;
 use crate::model::decision::DenyReason;
 use crate::model::grant::{Ended, Grant, GrantId, Phase, Staleness};
@@ -12,7 +12,7 @@ use crate::model::time::Timestamp;
 
 /// Why a stream ends.
 #[derive(Debug, Clone)]
-pub(super) struct Cut {
+pub(super) struct Termination {
     /// The one word for it.
     pub(super) reason: DenyReason,
     /// The grant whose end it is, where the table still knows it.
@@ -33,14 +33,14 @@ pub(super) fn judge(
     index: &Index,
     now: Timestamp,
     stale: bool,
-    carriers: &[Carrier],
+    grants: &[GrantRef],
     changed: &[GrantId],
-) -> Result<Held, Cut> {
+) -> Result<Held, Termination> {
     let mut held: Option<Held> = None;
     let mut gone: Option<Gone<'_>> = None;
-    for carrier in carriers {
-        let id = &carrier.grant;
-        match examine(carrier, index.find(id), now, stale) {
+    for grant_ref in grants {
+        let id = &grant_ref.grant;
+        match examine(grant_ref, index.find(id), now, stale) {
             Ok(found) => held = Some(held.map_or(found, |held| held.or(found))),
             Err(cut) => {
                 let found = Gone { id, cut };
@@ -53,7 +53,7 @@ pub(super) fn judge(
     }
     held.ok_or_else(|| {
         gone.map_or(
-            Cut {
+            Termination {
                 reason: DenyReason::NoGrant,
                 grant: None,
             },
@@ -63,13 +63,13 @@ pub(super) fn judge(
 }
 
 fn examine(
-    carrier: &Carrier,
+    grant_ref: &GrantRef,
     grant: Option<Arc<Grant>>,
     now: Timestamp,
     stale: bool,
-) -> Result<Held, Cut> {
+) -> Result<Held, Termination> {
     let Some(grant) = grant else {
-        return Err(Cut {
+        return Err(Termination {
             reason: DenyReason::NoGrant,
             grant: None,
         });
@@ -77,7 +77,7 @@ fn examine(
     let strict = grant.staleness == Staleness::Strict;
     let reason = match grant.phase(now) {
         // Declared anew: the grant that let the call pass was revoked for it.
-        Phase::Live(_) if !carrier.is_still(&grant) => DenyReason::GrantRevoked,
+        Phase::Live(_) if !grant_ref.is_still(&grant) => DenyReason::GrantRevoked,
         Phase::Live(_) if strict && stale => DenyReason::Stale,
         Phase::Live(_) => {
             return Ok(Held {
@@ -92,7 +92,7 @@ fn examine(
         Phase::Ended(Ended::Revoked) => DenyReason::GrantRevoked,
         Phase::Ended(Ended::Released) => DenyReason::GrantReleased,
     };
-    Err(Cut {
+    Err(Termination {
         reason,
         grant: Some(grant),
     })
@@ -114,7 +114,7 @@ impl Held {
 
 struct Gone<'a> {
     id: &'a GrantId,
-    cut: Cut,
+    cut: Termination,
 }
 
 impl Gone<'_> {
@@ -159,7 +159,7 @@ mod tests {
         changed: &[&str],
     ) -> Result<Held, DenyReason> {
         let index = Index::new();
-        let held: Vec<_> = grants.iter().map(Carrier::of).collect();
+        let held: Vec<_> = grants.iter().map(GrantRef::of).collect();
         grants.iter().cloned().for_each(|grant| index.put(grant));
         judge(&index, at(now), stale, &held, &ids(changed)).map_err(|cut| cut.reason)
     }
@@ -209,7 +209,7 @@ mod tests {
             &Index::new(),
             at(150),
             false,
-            &[Carrier::of(&grant("g"))],
+            &[GrantRef::of(&grant("g"))],
             &[],
         )
         .unwrap_err();

@@ -13,14 +13,14 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use super::grants::Carrier;
-use super::judge::{Cut, judge};
+use super::grants::GrantRef;
+use super::judge::{Termination, judge};
 use crate::index::Index;
 use crate::model::grant::GrantId;
 use crate::model::time::Timestamp;
 
 /// The grants that carry one stream.
-pub(in crate::sidecar) type Carriers = SmallVec<[Carrier; 2]>;
+pub(in crate::sidecar) type GrantRefs = SmallVec<[GrantRef; 2]>;
 
 /// How many streams may be open.
 #[derive(Debug, Clone, Copy)]
@@ -53,17 +53,17 @@ pub struct Leashes {
 #[derive(Debug)]
 struct Leash {
     key: u64,
-    carriers: Carriers,
+    grants: GrantRefs,
     /// Taken by whoever ends the stream: it ends once.
-    cut: Mutex<Option<oneshot::Sender<Cut>>>,
+    cut: Mutex<Option<oneshot::Sender<Termination>>>,
 }
 
 /// A stream's own end of its leash. Dropping it takes the stream off the list.
 #[derive(Debug)]
-pub(in crate::sidecar) struct Tied {
+pub(in crate::sidecar) struct StreamHandle {
     leash: Arc<Leash>,
     leashes: Arc<Leashes>,
-    cut: oneshot::Receiver<Cut>,
+    cut: oneshot::Receiver<Termination>,
 }
 
 impl Leashes {
@@ -95,11 +95,11 @@ impl Leashes {
     /// Enters a stream, unless there is no room for it.
     pub(in crate::sidecar) fn tie(
         self: &Arc<Self>,
-        carriers: Carriers,
+        grants: GrantRefs,
         room: Room,
-    ) -> Option<Tied> {
+    ) -> Option<StreamHandle> {
         // The first speaks for the stream. Two that enter at once may both find the last place: no harm.
-        if self.held_by(&carriers.first()?.grant) >= room.one_grant {
+        if self.held_by(&grants.first()?.grant) >= room.one_grant {
             return None;
         }
         let place = |open: usize| (open < room.all).then_some(open + 1);
@@ -110,16 +110,16 @@ impl Leashes {
         let key = self.next.fetch_add(1, Ordering::Relaxed);
         let leash = Arc::new(Leash {
             key,
-            carriers,
+            grants,
             cut: Mutex::new(Some(sender)),
         });
-        for Carrier { grant, .. } in &leash.carriers {
+        for GrantRef { grant, .. } in &leash.grants {
             self.by_grant
                 .entry(grant.clone())
                 .or_default()
                 .insert(key, Arc::clone(&leash));
         }
-        Some(Tied {
+        Some(StreamHandle {
             leash,
             leashes: Arc::clone(self),
             cut,
@@ -127,37 +127,39 @@ impl Leashes {
     }
 
     fn held_by(&self, grant: &GrantId) -> usize {
-        self.by_grant.get(grant).map_or(0, |tied| tied.len())
+        self.by_grant.get(grant).map_or(0, |handle| handle.len())
     }
 
     /// Ends the streams that these changed grants were the last to carry.
     pub(in crate::sidecar) fn review(&self, index: &Index, now: Timestamp, changed: &[GrantId]) {
         for id in changed {
             // Out of the map first: judging takes locks of the table, and ending a stream wakes it.
-            let tied: Vec<_> = self
+            let handle: Vec<_> = self
                 .by_grant
                 .get(id)
-                .map(|tied| tied.values().cloned().collect())
+                .map(|handle| handle.values().cloned().collect())
                 .unwrap_or_default();
-            tied.iter()
+            handle
+                .iter()
                 .for_each(|leash| self.end_if_gone(leash, index, now, changed));
         }
     }
 
     /// Ends every stream that nothing carries.
     pub(in crate::sidecar) fn review_all(&self, index: &Index, now: Timestamp) {
-        let tied: Vec<_> = self
+        let handle: Vec<_> = self
             .by_grant
             .iter()
-            .flat_map(|tied| tied.values().cloned().collect::<Vec<_>>())
+            .flat_map(|handle| handle.values().cloned().collect::<Vec<_>>())
             .collect();
-        tied.iter()
+        handle
+            .iter()
             .for_each(|leash| self.end_if_gone(leash, index, now, &[]));
     }
 
     fn end_if_gone(&self, leash: &Leash, index: &Index, now: Timestamp, changed: &[GrantId]) {
         // How old the table is has no part in it: it has just been heard of.
-        if let Err(cut) = judge(index, now, false, &leash.carriers, changed)
+        if let Err(cut) = judge(index, now, false, &leash.grants, changed)
             && let Some(sender) = leash.cut.lock().take()
             && sender.send(cut).is_ok()
         {
@@ -166,13 +168,13 @@ impl Leashes {
     }
 }
 
-impl Tied {
-    pub(super) fn carriers(&self) -> &[Carrier] {
-        &self.leash.carriers
+impl StreamHandle {
+    pub(super) fn grants(&self) -> &[GrantRef] {
+        &self.leash.grants
     }
 
     /// Completes when a change of the table ends the stream; at once when it has.
-    pub(super) async fn cut(&mut self) -> Cut {
+    pub(super) async fn cut(&mut self) -> Termination {
         match (&mut self.cut).await {
             Ok(cut) => cut,
             // The sender is in the list that this value keeps: it is not dropped unsent.
@@ -181,15 +183,15 @@ impl Tied {
     }
 }
 
-impl Drop for Tied {
+impl Drop for StreamHandle {
     fn drop(&mut self) {
-        for Carrier { grant, .. } in &self.leash.carriers {
-            if let Some(mut tied) = self.leashes.by_grant.get_mut(grant) {
-                tied.remove(&self.leash.key);
+        for GrantRef { grant, .. } in &self.leash.grants {
+            if let Some(mut handle) = self.leashes.by_grant.get_mut(grant) {
+                handle.remove(&self.leash.key);
             }
             self.leashes
                 .by_grant
-                .remove_if(grant, |_, tied| tied.is_empty());
+                .remove_if(grant, |_, handle| handle.is_empty());
         }
         self.leashes.open.fetch_sub(1, Ordering::Relaxed);
     }
@@ -218,15 +220,15 @@ mod tests {
         }
     }
 
-    fn carriers(names: &[&str]) -> Carriers {
+    fn grants(names: &[&str]) -> GrantRefs {
         names
             .iter()
-            .map(|name| Carrier::parse(name).unwrap())
+            .map(|name| GrantRef::parse(name).unwrap())
             .collect()
     }
 
-    fn reason(tied: &mut Tied) -> Option<DenyReason> {
-        tied.cut().now_or_never().map(|cut| cut.reason)
+    fn reason(handle: &mut StreamHandle) -> Option<DenyReason> {
+        handle.cut().now_or_never().map(|cut| cut.reason)
     }
 
     #[test]
@@ -234,18 +236,18 @@ mod tests {
         let table = table([grant("a"), grant("b")], 150);
         let leashes = table.leashes();
         let mut on_a: Vec<_> = (0..10)
-            .map(|_| leashes.tie(carriers(&["a"]), Room::of(200)).unwrap())
+            .map(|_| leashes.tie(grants(&["a"]), Room::of(200)).unwrap())
             .collect();
         let mut on_b: Vec<_> = (0..10)
-            .map(|_| leashes.tie(carriers(&["b"]), Room::of(200)).unwrap())
+            .map(|_| leashes.tie(grants(&["b"]), Room::of(200)).unwrap())
             .collect();
         table.current().unwrap().put(revoked("a"));
         table.changed(&[id("a"), id("unknown")]);
         assert!(
             on_a.iter_mut()
-                .all(|tied| reason(tied) == Some(DenyReason::GrantRevoked))
+                .all(|handle| reason(handle) == Some(DenyReason::GrantRevoked))
         );
-        assert!(on_b.iter_mut().all(|tied| reason(tied).is_none()));
+        assert!(on_b.iter_mut().all(|handle| reason(handle).is_none()));
         assert_eq!((leashes.take_closed(), leashes.take_closed()), (10, 0));
         drop((on_a, on_b));
         assert!(
@@ -257,36 +259,30 @@ mod tests {
     #[test]
     fn a_stream_under_two_grants_lives_while_either_does() {
         let table = table([grant("a"), grant("b")], 150);
-        let mut tied = table
+        let mut handle = table
             .leashes()
-            .tie(carriers(&["a", "b"]), Room::of(1))
+            .tie(grants(&["a", "b"]), Room::of(1))
             .unwrap();
         assert!(
-            table.leashes().tie(carriers(&["a"]), Room::of(1)).is_none(),
+            table.leashes().tie(grants(&["a"]), Room::of(1)).is_none(),
             "bounded"
         );
         let index = table.current().unwrap();
         index.put(revoked("a"));
         table.changed(&[id("a")]);
-        assert_eq!(reason(&mut tied), None);
+        assert_eq!(reason(&mut handle), None);
         index.put(revoked("b"));
         table.changed(&[id("b"), id("a")]);
         table.changed(&[id("b")]);
-        assert_eq!(reason(&mut tied), Some(DenyReason::GrantRevoked));
+        assert_eq!(reason(&mut handle), Some(DenyReason::GrantRevoked));
         assert_eq!(table.leashes().take_closed(), 1, "it ends once");
     }
 
     #[test]
     fn a_snapshot_without_the_grant_ends_its_streams() {
         let table = table([grant("a"), grant("b")], 150);
-        let mut on_a = table
-            .leashes()
-            .tie(carriers(&["a"]), Room::of(200))
-            .unwrap();
-        let mut on_b = table
-            .leashes()
-            .tie(carriers(&["b"]), Room::of(200))
-            .unwrap();
+        let mut on_a = table.leashes().tie(grants(&["a"]), Room::of(200)).unwrap();
+        let mut on_b = table.leashes().tie(grants(&["b"]), Room::of(200)).unwrap();
         let index = Index::new();
         index.put(grant("b"));
         table.publish(index);
@@ -299,7 +295,7 @@ mod tests {
     #[test]
     fn one_grant_leaves_half_of_the_room_to_others() {
         let table = table([grant("a"), grant("b")], 150);
-        let tie = |name| table.leashes().tie(carriers(&[name]), Room::of(4));
+        let tie = |name| table.leashes().tie(grants(&[name]), Room::of(4));
         let mut held: Vec<_> = (0..2).map(|_| tie("a").unwrap()).collect();
         assert!(tie("a").is_none());
         held.extend((0..2).map(|_| tie("b").unwrap()));
@@ -318,10 +314,10 @@ mod tests {
         let other = Principal::parse("spiffe://td.example/ns/shop/sa/other").unwrap();
         let table = table([standing(7)], 150);
         let tied_to = |grant: &Grant| {
-            let carriers = [Carrier::parse(&Carrier::of(grant).to_string()).unwrap()]
+            let grants = [GrantRef::parse(&GrantRef::of(grant).to_string()).unwrap()]
                 .into_iter()
                 .collect();
-            table.leashes().tie(carriers, Room::of(9)).unwrap()
+            table.leashes().tie(grants, Room::of(9)).unwrap()
         };
         let mut former = tied_to(&standing(7));
         table.current().unwrap().put(Grant {
@@ -335,7 +331,7 @@ mod tests {
                 &index,
                 at(150),
                 false,
-                between_check_and_opening.carriers(),
+                between_check_and_opening.grants(),
                 &[]
             )
             .is_err()
@@ -353,13 +349,13 @@ mod tests {
     #[test]
     fn a_grant_with_an_end_is_the_same_through_its_changes() {
         let table = table([grant("g")], 150);
-        let mut tied = table.leashes().tie(carriers(&["g"]), Room::of(2)).unwrap();
+        let mut handle = table.leashes().tie(grants(&["g"]), Room::of(2)).unwrap();
         table.current().unwrap().put(Grant {
             mod_revision: Revision(99),
             ..grant("g")
         });
         table.changed(&[id("g")]);
-        assert_eq!(reason(&mut tied), None);
+        assert_eq!(reason(&mut handle), None);
     }
 
     /// The stream enters itself (E) and looks up (L); the change becomes visible (V) and is reviewed (R): every order of
@@ -369,16 +365,16 @@ mod tests {
         for order in ["ELVR", "EVLR", "EVRL", "VELR", "VERL", "VREL"] {
             let table = table([grant("a")], 150);
             let index = table.current().unwrap();
-            let (mut tied, mut refused) = (None, false);
+            let (mut handle, mut refused) = (None, false);
             for step in order.chars() {
                 match step {
-                    'E' => tied = table.leashes().tie(carriers(&["a"]), Room::of(9)),
-                    'L' => refused = judge(&index, at(150), false, &carriers(&["a"]), &[]).is_err(),
+                    'E' => handle = table.leashes().tie(grants(&["a"]), Room::of(9)),
+                    'L' => refused = judge(&index, at(150), false, &grants(&["a"]), &[]).is_err(),
                     'V' => index.put(revoked("a")),
                     _ => table.changed(&[id("a")]),
                 }
             }
-            let cut = reason(&mut tied.unwrap()).is_some();
+            let cut = reason(&mut handle.unwrap()).is_some();
             assert!(cut || refused, "{order}");
         }
     }
@@ -397,16 +393,16 @@ mod tests {
                 let stream = scope.spawn(|| {
                     barrier.wait();
                     (0..round % 7).for_each(|_| std::thread::yield_now());
-                    let tied = table.leashes().tie(carriers(&["a"]), Room::of(9)).unwrap();
+                    let handle = table.leashes().tie(grants(&["a"]), Room::of(9)).unwrap();
                     let index = table.current().unwrap();
-                    judge(&index, at(150), false, tied.carriers(), &[])
+                    judge(&index, at(150), false, handle.grants(), &[])
                         .is_ok()
-                        .then_some(tied)
+                        .then_some(handle)
                 });
                 stream.join().unwrap()
             });
-            if let Some(mut tied) = alive {
-                assert!(reason(&mut tied).is_some(), "round {round}");
+            if let Some(mut handle) = alive {
+                assert!(reason(&mut handle).is_some(), "round {round}");
             }
         }
     }

@@ -10,7 +10,7 @@ use smallvec::smallvec;
 use tokio::time::Instant;
 
 use super::encode::Why;
-use super::judge::Cut;
+use super::judge::Termination;
 use crate::clock;
 use crate::model::decision::DenyReason;
 use crate::model::grant::{Grant, Revision};
@@ -32,14 +32,14 @@ pub struct Record {
 
 /// A stream that is to be reported when the sidecar ends it.
 #[derive(Debug)]
-pub(super) struct Life {
+pub(super) struct StreamRecord {
     pub(super) decision: String,
     pub(super) parent: Option<SpanContext>,
     start: Timestamp,
     began: Instant,
 }
 
-impl Life {
+impl StreamRecord {
     pub(super) fn begin(parent: Option<SpanContext>) -> Self {
         Self {
             decision: String::new(),
@@ -82,7 +82,7 @@ impl Record {
     }
 
     /// A stream was not let open.
-    pub(super) fn refused(&self, why: Why, life: &Life) {
+    pub(super) fn refused(&self, why: Why, life: &StreamRecord) {
         self.refused.get_or_create(&[("reason", why.word())]).inc();
         match why {
             // Nothing unusual: its grant went between the check and here.
@@ -98,7 +98,7 @@ impl Record {
     }
 
     /// An open stream was ended.
-    pub(super) fn ended(&self, cut: &Cut, life: &Life, revision: Revision) {
+    pub(super) fn ended(&self, cut: &Termination, life: &StreamRecord, revision: Revision) {
         self.closed
             .get_or_create(&[("reason", cut.reason.as_str())])
             .inc();
@@ -131,8 +131,8 @@ impl Record {
 }
 
 fn attributes(
-    cut: &Cut,
-    life: &Life,
+    cut: &Termination,
+    life: &StreamRecord,
     revision: Revision,
 ) -> smallvec::SmallVec<[(&'static str, Value); 16]> {
     let text = |text: String| Value::Text(Text::Cow(Cow::Owned(text)));

@@ -19,7 +19,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::Spans;
 
 /// A sidecar without a wire: what Envoy says goes in here, what it is told comes out.
-struct Scene {
+struct Fixture {
     table: Arc<Table>,
     metrics: Metrics,
     stop: CancellationToken,
@@ -32,7 +32,7 @@ struct Envoy {
     hears: Pin<Box<dyn Stream<Item = Result<ProcessingResponse, Status>> + Send>>,
 }
 
-impl Scene {
+impl Fixture {
     fn new(table: Arc<Table>) -> Self {
         Self::with(table, Mode::Enforce, DenyDetail::Full)
     }
@@ -59,7 +59,7 @@ impl Scene {
         let hold = Hold::new(
             Arc::clone(&self.leash.leashing),
             ReceiverStream::new(inbound),
-            Life::begin(None),
+            StreamRecord::begin(None),
         );
         Envoy {
             says,
@@ -208,10 +208,10 @@ async fn a_stream_lives_with_its_grant_and_ends_with_the_reason() {
             "403 7 GRANT_SUSPENDED",
         ),
     ] {
-        let scene = Scene::new(table([grant("g"), grant("other")], 150));
-        let (mut envoy, mut other) = (scene.open(&["g"]).await, scene.open(&["other"]).await);
-        assert!(envoy.is_held() && scene.table.leashes().len() == 2);
-        scene.change(end);
+        let fixture = Fixture::new(table([grant("g"), grant("other")], 150));
+        let (mut envoy, mut other) = (fixture.open(&["g"]).await, fixture.open(&["other"]).await);
+        assert!(envoy.is_held() && fixture.table.leashes().len() == 2);
+        fixture.change(end);
         assert_eq!(
             (envoy.hear().await.as_str(), envoy.hear().await.as_str()),
             (reason, "closed")
@@ -219,13 +219,13 @@ async fn a_stream_lives_with_its_grant_and_ends_with_the_reason() {
         assert!(other.is_held());
         assert_eq!(
             (
-                scene.table.leashes().len(),
-                scene.table.leashes().take_closed()
+                fixture.table.leashes().len(),
+                fixture.table.leashes().take_closed()
             ),
             (1, 1)
         );
         let word = reason.rsplit(' ').next().unwrap();
-        assert!(scene.counted(&format!(
+        assert!(fixture.counted(&format!(
             "jitgate_streams_closed_total{{reason=\"{word}\"}} 1"
         )));
     }
@@ -233,21 +233,21 @@ async fn a_stream_lives_with_its_grant_and_ends_with_the_reason() {
 
 #[tokio::test(start_paused = true)]
 async fn a_revocation_between_the_check_and_the_opening_refuses() {
-    let scene = Scene::new(table([grant("g")], 150));
-    scene.change(ended("g", Ended::Revoked));
+    let fixture = Fixture::new(table([grant("g")], 150));
+    fixture.change(ended("g", Ended::Revoked));
     assert_eq!(
-        scene.envoy().tell(headers(Some(answer(&["g"])))).await,
+        fixture.envoy().tell(headers(Some(answer(&["g"])))).await,
         "403 7 GRANT_REVOKED"
     );
-    assert!(scene.table.leashes().is_empty());
-    assert!(scene.counted("jitgate_leashes_refused_total{reason=\"GRANT_REVOKED\"} 1"));
-    assert!(scene.counted("jitgate_streams_closed_total{reason=\"GRANT_REVOKED\"} 0"));
+    assert!(fixture.table.leashes().is_empty());
+    assert!(fixture.counted("jitgate_leashes_refused_total{reason=\"GRANT_REVOKED\"} 1"));
+    assert!(fixture.counted("jitgate_streams_closed_total{reason=\"GRANT_REVOKED\"} 0"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_grant_that_ends_by_itself_ends_its_stream_on_the_monotonic_clock() {
-    let scene = Scene::new(table([grant("g")], 190));
-    let mut envoy = scene.open(&["g"]).await;
+    let fixture = Fixture::new(table([grant("g")], 190));
+    let mut envoy = fixture.open(&["g"]).await;
     let began = tokio::time::Instant::now();
     assert_eq!(envoy.hear().await, "403 7 GRANT_EXPIRED");
     let took = began.elapsed();
@@ -259,7 +259,7 @@ async fn a_grant_that_ends_by_itself_ends_its_stream_on_the_monotonic_clock() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_under_two_grants_lives_as_long_as_the_longer() {
-    let scene = Scene::new(table(
+    let fixture = Fixture::new(table(
         [
             grant("g"),
             Grant {
@@ -269,7 +269,7 @@ async fn a_stream_under_two_grants_lives_as_long_as_the_longer() {
         ],
         190,
     ));
-    let mut envoy = scene.open(&["g", "h"]).await;
+    let mut envoy = fixture.open(&["g", "h"]).await;
     tokio::time::advance(Duration::from_secs(15)).await;
     assert!(envoy.is_held());
     tokio::time::advance(Duration::from_secs(6)).await;
@@ -284,7 +284,7 @@ async fn a_stale_table_ends_strict_streams_and_leaves_those_that_may_outlive_it(
         staleness: Staleness::LastKnown,
         ..grant("known")
     };
-    let scene = Scene::new(table(
+    let fixture = Fixture::new(table(
         [
             Grant {
                 end: far,
@@ -294,9 +294,12 @@ async fn a_stale_table_ends_strict_streams_and_leaves_those_that_may_outlive_it(
         ],
         150,
     ));
-    let (mut strict, mut known) = (scene.open(&["strict"]).await, scene.open(&["known"]).await);
+    let (mut strict, mut known) = (
+        fixture.open(&["strict"]).await,
+        fixture.open(&["known"]).await,
+    );
     tokio::time::advance(Duration::from_secs(20)).await;
-    scene.table.heard();
+    fixture.table.heard();
     tokio::time::advance(Duration::from_secs(20)).await;
     assert!(strict.is_held(), "heard in between");
     assert_eq!(strict.hear().await, "503 14 STALE");
@@ -306,7 +309,7 @@ async fn a_stale_table_ends_strict_streams_and_leaves_those_that_may_outlive_it(
 
 #[tokio::test]
 async fn what_does_not_carry_the_answer_to_its_check_is_refused() {
-    let scene = Scene::new(table([grant("g")], 150));
+    let fixture = Fixture::new(table([grant("g")], 150));
     let with = |key: &str, value: Value| {
         let mut answer = answer(&["g"]);
         answer.fields.insert(key.to_owned(), value);
@@ -329,14 +332,14 @@ async fn what_does_not_carry_the_answer_to_its_check_is_refused() {
         ProcessingRequest::default(),
     ] {
         assert_eq!(
-            scene.envoy().tell(message.clone()).await,
+            fixture.envoy().tell(message.clone()).await,
             "503 14 BAD_CHECK",
             "{message:?}"
         );
     }
-    assert!(scene.table.leashes().is_empty());
+    assert!(fixture.table.leashes().is_empty());
     assert_eq!(
-        scene
+        fixture
             .envoy()
             .tell(headers(Some(answer(&["unknown"]))))
             .await,
@@ -346,62 +349,62 @@ async fn what_does_not_carry_the_answer_to_its_check_is_refused() {
 
 #[tokio::test]
 async fn nothing_opens_before_the_table_is_there() {
-    let scene = Scene::new(Arc::default());
+    let fixture = Fixture::new(Arc::default());
     assert_eq!(
-        scene.envoy().tell(headers(Some(answer(&["g"])))).await,
+        fixture.envoy().tell(headers(Some(answer(&["g"])))).await,
         "503 14 NOT_SYNCED"
     );
 }
 
 #[tokio::test]
 async fn beyond_the_bound_streams_are_refused_until_others_end() {
-    let scene = Scene::new(table([grant("g")], 150));
+    let fixture = Fixture::new(table([grant("g")], 150));
     let (first, _second, _third) = (
-        scene.open(&["g"]).await,
-        scene.open(&["g"]).await,
-        scene.open(&["g"]).await,
+        fixture.open(&["g"]).await,
+        fixture.open(&["g"]).await,
+        fixture.open(&["g"]).await,
     );
     assert_eq!(
-        scene.envoy().tell(headers(Some(answer(&["g"])))).await,
+        fixture.envoy().tell(headers(Some(answer(&["g"])))).await,
         "503 14 UNAVAILABLE"
     );
-    assert!(scene.counted("jitgate_leashes_refused_total{reason=\"UNAVAILABLE\"} 1"));
+    assert!(fixture.counted("jitgate_leashes_refused_total{reason=\"UNAVAILABLE\"} 1"));
     drop(first);
-    scene.open(&["g"]).await;
+    fixture.open(&["g"]).await;
 }
 
 #[tokio::test]
 async fn a_stream_that_ends_by_itself_is_forgotten_however_it_ends() {
-    let scene = Scene::new(table([grant("g")], 150));
-    let mut whole = scene.open(&["g"]).await;
+    let fixture = Fixture::new(table([grant("g")], 150));
+    let mut whole = fixture.open(&["g"]).await;
     assert_eq!(whole.tell(trailers()).await, "trailers");
     assert_eq!(whole.hear().await, "closed");
-    let Envoy { says, mut hears } = scene.open(&["g"]).await;
+    let Envoy { says, mut hears } = fixture.open(&["g"]).await;
     drop(says);
     assert_eq!(shown(hears.next().await), "closed");
-    let mut broken = scene.open(&["g"]).await;
+    let mut broken = fixture.open(&["g"]).await;
     broken.says.send(Err(Status::cancelled(""))).await.unwrap();
     assert_eq!(broken.hear().await, "closed");
-    let mut odd = scene.open(&["g"]).await;
+    let mut odd = fixture.open(&["g"]).await;
     assert_eq!(odd.tell(headers(None)).await, "error InvalidArgument");
-    drop(scene.open(&["g"]).await);
-    let mut dropped_while_waiting = scene.open(&["g"]).await;
+    drop(fixture.open(&["g"]).await);
+    let mut dropped_while_waiting = fixture.open(&["g"]).await;
     assert!(dropped_while_waiting.is_held());
     drop(dropped_while_waiting);
-    assert!(scene.table.leashes().is_empty());
-    scene.change(ended("g", Ended::Revoked));
-    assert_eq!(scene.table.leashes().take_closed(), 0);
+    assert!(fixture.table.leashes().is_empty());
+    fixture.change(ended("g", Ended::Revoked));
+    assert_eq!(fixture.table.leashes().take_closed(), 0);
 }
 
 #[tokio::test]
 async fn by_clocks_in_doubt_no_stream_opens_where_the_rule_is_to_refuse() {
-    let scene = Scene::skewed(OnClockSkew::Refuse);
+    let fixture = Fixture::skewed(OnClockSkew::Refuse);
     assert_eq!(
-        scene.envoy().tell(headers(Some(answer(&["g"])))).await,
+        fixture.envoy().tell(headers(Some(answer(&["g"])))).await,
         "503 14 STALE"
     );
-    assert!(scene.table.leashes().is_empty());
-    Scene::skewed(OnClockSkew::Report).open(&["g"]).await;
+    assert!(fixture.table.leashes().is_empty());
+    Fixture::skewed(OnClockSkew::Report).open(&["g"]).await;
 }
 
 #[tokio::test]
@@ -419,15 +422,15 @@ async fn by_clocks_in_doubt_what_is_open_runs_on_and_can_be_revoked() {
     table.publish(index);
     table.clock().observe(now, Some(Duration::ZERO));
     table.heard();
-    let scene = Scene::new(table);
-    let mut envoy = scene.open(&["g"]).await;
+    let fixture = Fixture::new(table);
+    let mut envoy = fixture.open(&["g"]).await;
     // The control plane says something else than before: one of the two clocks is wrong.
-    scene
+    fixture
         .table
         .clock()
         .observe(now.minus(hour), Some(Duration::ZERO));
-    assert!(scene.table.skew_refusal().is_some() && envoy.is_held());
-    scene.change(Grant {
+    assert!(fixture.table.skew_refusal().is_some() && envoy.is_held());
+    fixture.change(Grant {
         hold: Held::Ended {
             how: Ended::Revoked,
             keep_until: now.plus(hour),
@@ -439,41 +442,41 @@ async fn by_clocks_in_doubt_what_is_open_runs_on_and_can_be_revoked() {
 
 #[tokio::test]
 async fn a_snapshot_ends_what_it_no_longer_carries() {
-    let scene = Scene::new(table([grant("g"), grant("h")], 150));
-    let (mut gone, mut kept) = (scene.open(&["g"]).await, scene.open(&["h"]).await);
-    fill(&scene.table, [grant("h")], 150);
+    let fixture = Fixture::new(table([grant("g"), grant("h")], 150));
+    let (mut gone, mut kept) = (fixture.open(&["g"]).await, fixture.open(&["h"]).await);
+    fill(&fixture.table, [grant("h")], 150);
     assert_eq!(gone.hear().await, "403 7 NO_GRANT");
     assert!(kept.is_held());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_machine_that_was_suspended_wakes_up_without_the_streams_that_have_ended() {
-    let scene = Scene::new(table([grant("g")], 150));
-    let mut envoy = scene.open(&["g"]).await;
-    scene.table.slept(Duration::from_secs(60));
+    let fixture = Fixture::new(table([grant("g")], 150));
+    let mut envoy = fixture.open(&["g"]).await;
+    fixture.table.slept(Duration::from_secs(60));
     assert_eq!(envoy.hear().await, "403 7 GRANT_EXPIRED");
 }
 
 #[tokio::test]
 async fn a_sidecar_that_stops_ends_its_streams_with_an_error_and_never_in_order() {
-    let scene = Scene::new(table([grant("g")], 150));
-    let mut envoy = scene.open(&["g"]).await;
-    scene.stop.cancel();
+    let fixture = Fixture::new(table([grant("g")], 150));
+    let mut envoy = fixture.open(&["g"]).await;
+    fixture.stop.cancel();
     assert_eq!(envoy.hear().await, "error Unavailable");
     assert_eq!(envoy.hear().await, "closed");
-    assert!(scene.table.leashes().is_empty());
+    assert!(fixture.table.leashes().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_says_nothing_holds_no_place() {
-    let scene = Scene::new(table([grant("g")], 150));
-    assert_eq!(scene.envoy().hear().await, "error DeadlineExceeded");
+    let fixture = Fixture::new(table([grant("g")], 150));
+    assert_eq!(fixture.envoy().hear().await, "error DeadlineExceeded");
 }
 
 #[tokio::test]
 async fn in_shadow_mode_nothing_is_refused_and_nothing_is_ended() {
-    let scene = Scene::with(table([], 150), Mode::Shadow, DenyDetail::Full);
-    let mut envoy = scene.envoy();
+    let fixture = Fixture::with(table([], 150), Mode::Shadow, DenyDetail::Full);
+    let mut envoy = fixture.envoy();
     assert_eq!(envoy.tell(headers(None)).await, "go on");
     assert_eq!(envoy.hear().await, "closed");
 }
@@ -481,7 +484,7 @@ async fn in_shadow_mode_nothing_is_refused_and_nothing_is_ended() {
 #[tokio::test]
 async fn the_end_is_told_as_a_denial_is_and_no_more_than_the_operator_allows() {
     let tell = async |detail, grpc: bool| -> ImmediateResponse {
-        let scene = Scene::with(
+        let fixture = Fixture::with(
             table([ended("g", Ended::Revoked)], 150),
             Mode::Enforce,
             detail,
@@ -493,7 +496,7 @@ async fn the_end_is_told_as_a_denial_is_and_no_more_than_the_operator_allows() {
                 kind: Some(Kind::BoolValue(grpc)),
             },
         );
-        let mut envoy = scene.envoy();
+        let mut envoy = fixture.envoy();
         envoy.says.send(Ok(headers(Some(answer)))).await.unwrap();
         let response = envoy.hears.next().await.unwrap().unwrap().response.unwrap();
         let Answers::ImmediateResponse(end) = response else {
@@ -539,15 +542,15 @@ async fn the_end_is_told_as_a_denial_is_and_no_more_than_the_operator_allows() {
 fn ids_are_read_up_to_a_bound() {
     let names: Vec<_> = (0..50).map(|i| format!("g{i}")).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
-    let tether = grants::Tether::read(&headers(Some(answer(&names)))).unwrap();
+    let entry = grants::StreamEntry::read(&headers(Some(answer(&names)))).unwrap();
     assert_eq!(
-        tether.carriers.len(),
+        entry.grants.len(),
         crate::model::decision::Permit::GRANTS_MAX
     );
-    assert_eq!(tether.carriers[0].grant, GrantId::parse("g0").unwrap());
+    assert_eq!(entry.grants[0].grant, GrantId::parse("g0").unwrap());
     for bad in ["mesh@", "mesh@x", "mesh@1@2", "@1", "mesh@-1"] {
         assert!(
-            grants::Tether::read(&headers(Some(answer(&[bad])))).is_none(),
+            grants::StreamEntry::read(&headers(Some(answer(&[bad])))).is_none(),
             "{bad}"
         );
     }

@@ -108,7 +108,7 @@ impl Session {
         S: Stream<Item = Result<v1::WatchGrantsResponse, Status>> + Unpin,
     {
         loop {
-            let patience = self
+            let wait_budget = self
                 .interval
                 .map_or(FIRST_WITHIN, |interval| interval * MISSED_INTERVALS);
             tokio::select! {
@@ -131,7 +131,7 @@ impl Session {
                     }
                 }
                 () = self.reports.ready(), if self.reporting && !self.answers.report => self.answers.report = true,
-                () = sleep_until(self.heard + patience) => return End::Silent(patience),
+                () = sleep_until(self.heard + wait_budget) => return End::Silent(wait_budget),
             }
         }
     }

@@ -23,7 +23,7 @@ use super::{flows, raw_http};
 const DRIP: Duration = Duration::from_millis(50);
 
 /// A mesh with Envoy in front of an upstream whose answers last.
-pub struct Scene {
+pub struct Fixture {
     pub world: World,
     one: TlsConnector,
     two: TlsConnector,
@@ -110,7 +110,7 @@ enum Io {
 /// One HTTP/2 connection.
 pub type Two = SendRequest<Bytes>;
 
-impl Scene {
+impl Fixture {
     pub async fn start(settings: Settings) -> Option<Self> {
         let upstream = flows::serve().await;
         let world = tokio::task::block_in_place(|| World::with_envoy(settings, upstream))?;

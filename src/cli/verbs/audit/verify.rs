@@ -5,10 +5,10 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use crate::cli::connect::{ClientArgs, connect};
-use crate::cli::error::{Exit, Trouble, say};
+use crate::cli::error::{CliError, Exit, say};
 use crate::cli::render::audit::Verdict;
 use crate::cli::values;
-use crate::cli::verbs::requests::patient;
+use crate::cli::verbs::requests::with_deadline;
 use crate::model::audit::{Broken, Chain, Checkpoint, Verified};
 use crate::model::canonical::Hash;
 use crate::wire::audit::{checkpoint_from, event_from};
@@ -47,7 +47,7 @@ pub(super) async fn verify(
     args: VerifyArgs,
     client: ClientArgs,
     offline: Offline,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let VerifyArgs {
         file,
         data_dir,
@@ -78,7 +78,7 @@ pub(super) async fn verify(
 }
 
 /// What was kept: `INDEX:HASH`, or a file of that or of what `audit checkpoint` prints, one or more.
-fn kept(text: &str) -> Result<Vec<Checkpoint>, Trouble> {
+fn kept(text: &str) -> Result<Vec<Checkpoint>, CliError> {
     if let Some(checkpoint) = pair(text) {
         return Ok(vec![checkpoint]);
     }
@@ -94,7 +94,7 @@ fn kept(text: &str) -> Result<Vec<Checkpoint>, Trouble> {
     };
     if found.is_empty() {
         let problem = format!("--checkpoint: {text}: holds no checkpoint");
-        return Err(Trouble::usage(problem)
+        return Err(CliError::usage(problem)
             .hint("keep what `jitgate audit checkpoint` prints, or write INDEX:HASH"));
     }
     Ok(found)
@@ -127,11 +127,11 @@ fn object(value: &serde_json::Value) -> Option<Checkpoint> {
 
 type Outcome = Result<Verified, Broken>;
 
-fn exported(file: Option<&PathBuf>, mut chain: Chain) -> Result<Outcome, Trouble> {
+fn exported(file: Option<&PathBuf>, mut chain: Chain) -> Result<Outcome, CliError> {
     let source: Box<dyn Read> = match file {
         Some(path) => Box::new(
             File::open(path)
-                .map_err(|error| Trouble::new(format!("{}: {error}", path.display())))?,
+                .map_err(|error| CliError::new(format!("{}: {error}", path.display())))?,
         ),
         None => Box::new(std::io::stdin()),
     };
@@ -139,7 +139,7 @@ fn exported(file: Option<&PathBuf>, mut chain: Chain) -> Result<Outcome, Trouble
     Ok(chain.finish(None))
 }
 
-fn walk(mut source: impl BufRead, chain: &mut Chain) -> Result<(), Trouble> {
+fn walk(mut source: impl BufRead, chain: &mut Chain) -> Result<(), CliError> {
     let mut expected = chain.from();
     let mut text = Vec::new();
     loop {
@@ -167,15 +167,15 @@ fn walk(mut source: impl BufRead, chain: &mut Chain) -> Result<(), Trouble> {
 }
 
 /// What the server says now. It is held to its own head, too.
-async fn served(client: ClientArgs, mut checkpoints: Vec<Checkpoint>) -> Result<Outcome, Trouble> {
+async fn served(client: ClientArgs, mut checkpoints: Vec<Checkpoint>) -> Result<Outcome, CliError> {
     let mut connection = connect(client).await?;
     let refusal = connection.refusal();
     let head = connection
         .audit
-        .get_audit_checkpoint(patient(v1::GetAuditCheckpointRequest {}))
+        .get_audit_checkpoint(with_deadline(v1::GetAuditCheckpointRequest {}))
         .await;
     let head = checkpoint_from(&head.map_err(&refusal)?.into_inner())
-        .map_err(|error| Trouble::new(error.to_string()))?;
+        .map_err(|error| CliError::new(error.to_string()))?;
     let (epoch, own) = (head.epoch.clone(), usize::from(head.index > 0));
     checkpoints.extend(Some(head).filter(|head| head.index > 0));
     let mut chain = Chain::new(1, checkpoints);

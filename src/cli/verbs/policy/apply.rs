@@ -8,7 +8,7 @@ use ulid::Ulid;
 
 use super::show::{Applied, Planned};
 use crate::cli::connect::{ClientArgs, Connection, PATIENCE, connect};
-use crate::cli::error::{Exit, Trouble, say};
+use crate::cli::error::{CliError, Exit, say};
 use crate::wire::v1;
 
 /// `jitgate policy apply`.
@@ -50,7 +50,7 @@ pub type Files = Vec<(String, String)>;
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub async fn plan(files: Files, prune: bool, client: ClientArgs) -> Result<Exit, Trouble> {
+pub async fn plan(files: Files, prune: bool, client: ClientArgs) -> Result<Exit, CliError> {
     let mut connection = connect(client).await?;
     let plan = planned(&mut connection, to_wire(files)?, prune).await?;
     connection.screen.show(&Planned(&plan))?;
@@ -65,7 +65,7 @@ pub async fn plan(files: Files, prune: bool, client: ClientArgs) -> Result<Exit,
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub async fn apply(files: Files, args: ApplyArgs) -> Result<Exit, Trouble> {
+pub async fn apply(files: Files, args: ApplyArgs) -> Result<Exit, CliError> {
     let ApplyArgs {
         dir: _,
         prune,
@@ -100,7 +100,7 @@ pub async fn apply(files: Files, args: ApplyArgs) -> Result<Exit, Trouble> {
     };
     let applied = connection
         .policies
-        .apply_policies(patient(ask))
+        .apply_policies(with_deadline(ask))
         .await
         .map_err(connection.refusal())?
         .into_inner();
@@ -118,8 +118,8 @@ async fn planned(
     connection: &mut Connection,
     files: Vec<v1::PolicyFile>,
     prune: bool,
-) -> Result<v1::PolicyPlan, Trouble> {
-    let ask = patient(v1::PlanPoliciesRequest { files, prune });
+) -> Result<v1::PolicyPlan, CliError> {
+    let ask = with_deadline(v1::PlanPoliciesRequest { files, prune });
     Ok(connection
         .policies
         .plan_policies(ask)
@@ -129,9 +129,9 @@ async fn planned(
 }
 
 /// An empty directory is a mistake more often than a wish to withdraw everything.
-fn to_wire(files: Files) -> Result<Vec<v1::PolicyFile>, Trouble> {
+fn to_wire(files: Files) -> Result<Vec<v1::PolicyFile>, CliError> {
     if files.is_empty() {
-        return Err(Trouble::new("the directory holds no policy files").hint(
+        return Err(CliError::new("the directory holds no policy files").hint(
             "name the one that holds *.yaml; to withdraw everything with --prune, keep one file with nothing but a comment",
         ));
     }
@@ -142,7 +142,7 @@ fn to_wire(files: Files) -> Result<Vec<v1::PolicyFile>, Trouble> {
 }
 
 /// Reading and comparing thousands of documents takes longer than one request.
-fn patient<T>(message: T) -> Request<T> {
+fn with_deadline<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(3 * PATIENCE);
     request

@@ -3,18 +3,18 @@
 use serde_json::{Value, json};
 
 use crate::cli::connect::{ClientArgs, connect};
-use crate::cli::error::{Exit, Trouble, printable};
+use crate::cli::error::{CliError, Exit, printable};
 use crate::cli::render::json::time;
 use crate::cli::render::text::{block, moment, table};
-use crate::cli::render::{Paper, View};
-use crate::cli::verbs::requests::patient;
+use crate::cli::render::{TextStyle, View};
+use crate::cli::verbs::requests::with_deadline;
 use crate::wire::v1;
 
 /// Lists the versions of a policy, newest first.
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub async fn history(name: String, client: ClientArgs) -> Result<Exit, Trouble> {
+pub async fn history(name: String, client: ClientArgs) -> Result<Exit, CliError> {
     let mut connection = connect(client).await?;
     let (mut versions, mut page_token) = (Vec::new(), String::new());
     loop {
@@ -25,7 +25,7 @@ pub async fn history(name: String, client: ClientArgs) -> Result<Exit, Trouble> 
         };
         let page = connection
             .policies
-            .list_policy_versions(patient(ask))
+            .list_policy_versions(with_deadline(ask))
             .await
             .map_err(connection.refusal())?;
         let page = page.into_inner();
@@ -42,7 +42,7 @@ pub async fn history(name: String, client: ClientArgs) -> Result<Exit, Trouble> 
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
-pub async fn show(name: String, version: u32, client: ClientArgs) -> Result<Exit, Trouble> {
+pub async fn show(name: String, version: u32, client: ClientArgs) -> Result<Exit, CliError> {
     let mut connection = connect(client).await?;
     let ask = v1::GetPolicyRequest {
         name,
@@ -50,7 +50,7 @@ pub async fn show(name: String, version: u32, client: ClientArgs) -> Result<Exit
     };
     let shown = connection
         .policies
-        .get_policy(patient(ask))
+        .get_policy(with_deadline(ask))
         .await
         .map_err(connection.refusal())?;
     connection.screen.show(&Version(shown.into_inner()))?;
@@ -70,7 +70,7 @@ impl View for Versions {
         json!({ "versions": self.0.iter().map(version).collect::<Vec<_>>() })
     }
 
-    fn text(&self, paper: &Paper) -> String {
+    fn text(&self, style: &TextStyle) -> String {
         let row = |version: &v1::PolicyVersion| {
             vec![
                 version.version.to_string(),
@@ -79,12 +79,12 @@ impl View for Versions {
                 } else {
                     String::new()
                 },
-                moment(version.create_time.as_ref(), paper),
+                moment(version.create_time.as_ref(), style),
                 version.digest.clone(),
             ]
         };
         table(
-            paper,
+            style,
             &["VERSION", "", "FIRST IN FORCE", "DIGEST"],
             self.0.iter().map(row).collect(),
         )
@@ -106,7 +106,7 @@ impl View for Version {
         })
     }
 
-    fn text(&self, paper: &Paper) -> String {
+    fn text(&self, style: &TextStyle) -> String {
         let Self(version) = self;
         let head = block(&[
             ("Policy", version.name.clone()),
@@ -116,7 +116,7 @@ impl View for Version {
                 if version.in_force { "yes" } else { "no" }.to_owned(),
             ),
             ("From", version.origin.clone()),
-            ("Since", moment(version.create_time.as_ref(), paper)),
+            ("Since", moment(version.create_time.as_ref(), style)),
             ("Digest", version.digest.clone()),
         ]);
         let content: Option<Value> = serde_json::from_str(&version.text).ok();

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::cli::error::printable;
 use crate::cli::render::json::time;
 use crate::cli::render::text::{relative, short};
-use crate::cli::render::{Paper, View};
+use crate::cli::render::{TextStyle, View};
 use crate::wire::v1;
 
 /// What applying would change.
@@ -16,9 +16,9 @@ impl View for Planned<'_> {
         plan(self.0)
     }
 
-    fn text(&self, paper: &Paper) -> String {
+    fn text(&self, style: &TextStyle) -> String {
         let Self(plan) = self;
-        let mut text = changes(plan, paper);
+        let mut text = changes(plan, style);
         if plan.errors.is_empty() {
             text += &format!("Plan: {}.\n{}", counts(plan), consequence(plan));
             text += &format!("To apply exactly this, add --plan-digest {}\n", plan.etag);
@@ -58,10 +58,10 @@ impl View for Applied<'_> {
         })
     }
 
-    fn text(&self, paper: &Paper) -> String {
+    fn text(&self, style: &TextStyle) -> String {
         let response = self.response;
         let plan = response.plan.clone().unwrap_or_default();
-        let listed = changes(&plan, paper);
+        let listed = changes(&plan, style);
         if self.dry_run {
             return format!(
                 "{listed}Dry run, nothing was changed: {}.\n{}",
@@ -111,7 +111,7 @@ fn consequence(plan: &v1::PolicyPlan) -> String {
     }
 }
 
-fn changes(plan: &v1::PolicyPlan, paper: &Paper) -> String {
+fn changes(plan: &v1::PolicyPlan, style: &TextStyle) -> String {
     let mut text = String::new();
     for (problem, kind) in plan
         .errors
@@ -126,7 +126,7 @@ fn changes(plan: &v1::PolicyPlan, paper: &Paper) -> String {
         .iter()
         .filter(|change| change.action() != v1::PolicyAction::Keep)
     {
-        text += &change_text(change, paper);
+        text += &change_text(change, style);
     }
     text
 }
@@ -145,7 +145,7 @@ fn problem_line(problem: &v1::PolicyProblem, kind: &str) -> String {
     format!("{}:{place}{kind}{field} {}", problem.file, problem.cause)
 }
 
-fn change_text(change: &v1::PolicyChange, paper: &Paper) -> String {
+fn change_text(change: &v1::PolicyChange, style: &TextStyle) -> String {
     let mark = match change.action() {
         v1::PolicyAction::Add => "+",
         v1::PolicyAction::Change => "~",
@@ -175,7 +175,7 @@ fn change_text(change: &v1::PolicyChange, paper: &Paper) -> String {
     if change.withdraws {
         lines.push("  decides nothing after this".to_owned());
     }
-    lines.extend(change.grants.iter().map(|grant| grant_line(grant, paper)));
+    lines.extend(change.grants.iter().map(|grant| grant_line(grant, style)));
     lines.extend(more(
         change.grants.len(),
         change.grants_total,
@@ -197,12 +197,12 @@ fn change_text(change: &v1::PolicyChange, paper: &Paper) -> String {
     lines.iter().map(|line| printable(line) + "\n").collect()
 }
 
-fn grant_line(grant: &v1::TouchedGrant, paper: &Paper) -> String {
+fn grant_line(grant: &v1::TouchedGrant, style: &TextStyle) -> String {
     let ends = match &grant.expire_time {
         Some(end) => format!(
             "of version {}, ends {}",
             grant.policy_version,
-            relative(Some(end), paper)
+            relative(Some(end), style)
         ),
         None => "standing".to_owned(),
     };

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::cli::connect::Connection;
-use crate::cli::error::{Trouble, say};
+use crate::cli::error::{CliError, say};
 use crate::cli::render::text::RequestLine;
 use crate::wire::v1;
 use crate::wire::v1::watch_access_requests_response::Event;
@@ -19,8 +19,8 @@ const AWAY: Duration = Duration::from_secs(60);
 pub(in crate::cli) async fn watch_one(
     connection: &mut Connection,
     id: &str,
-    mut each: impl FnMut(&v1::AccessRequest) -> Result<(), Trouble>,
-) -> Result<v1::AccessRequest, Trouble> {
+    mut each: impl FnMut(&v1::AccessRequest) -> Result<(), CliError>,
+) -> Result<v1::AccessRequest, CliError> {
     let mut away = Away::default();
     loop {
         match follow(connection, id, &mut each, &mut away).await? {
@@ -38,9 +38,9 @@ enum Followed {
 async fn follow(
     connection: &mut Connection,
     id: &str,
-    each: &mut impl FnMut(&v1::AccessRequest) -> Result<(), Trouble>,
+    each: &mut impl FnMut(&v1::AccessRequest) -> Result<(), CliError>,
     away: &mut Away,
-) -> Result<Followed, Trouble> {
+) -> Result<Followed, CliError> {
     let ask = v1::WatchAccessRequestRequest { id: id.to_owned() };
     let mut stream = match connection.access.watch_access_request(ask).await {
         Ok(response) => response.into_inner(),
@@ -86,7 +86,7 @@ impl Away {
     }
 
     /// Waits a little for it to come back; gives up on what does not pass, or not in time.
-    async fn outlast(&mut self, connection: &Connection, status: Status) -> Result<(), Trouble> {
+    async fn outlast(&mut self, connection: &Connection, status: Status) -> Result<(), CliError> {
         let passing = matches!(
             status.code(),
             Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal
@@ -107,7 +107,7 @@ impl Away {
 pub(super) async fn watch_all(
     connection: &mut Connection,
     filter: v1::WatchAccessRequestsRequest,
-) -> Result<(), Trouble> {
+) -> Result<(), CliError> {
     let screen = connection.screen.clone();
     let mut shown: HashMap<String, i64> = HashMap::new();
     let mut away = Away::default();

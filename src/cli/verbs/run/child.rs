@@ -9,7 +9,7 @@ use std::io::IsTerminal;
 use tokio::process::Command;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
-use crate::cli::error::{Exit, Trouble};
+use crate::cli::error::{CliError, Exit};
 
 /// A signal that was sent to us.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +40,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    pub(super) fn listen() -> Result<Self, Trouble> {
+    pub(super) fn listen() -> Result<Self, CliError> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
@@ -85,7 +85,7 @@ pub(super) async fn run(
     command: Vec<OsString>,
     environment: &[(&str, String)],
     signals: &mut Signals,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, CliError> {
     let mut words = command.into_iter();
     let program = words.next().unwrap_or_default();
     let name = program.to_string_lossy().into_owned();
@@ -95,7 +95,7 @@ pub(super) async fn run(
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .kill_on_drop(true);
     let mut child = starting.spawn().map_err(|error| {
-        Trouble::new(format!("{name} cannot be started: {error}"))
+        CliError::new(format!("{name} cannot be started: {error}"))
             .hint("name a program on PATH, or by its path")
     })?;
     let pid = child
@@ -146,12 +146,12 @@ mod tests {
     #[tokio::test]
     async fn a_command_that_cannot_start_is_named() {
         let mut signals = Signals::listen().unwrap();
-        let trouble = run(vec!["/nonexistent/tool".into()], &[], &mut signals)
+        let error = run(vec!["/nonexistent/tool".into()], &[], &mut signals)
             .await
             .unwrap_err();
         assert!(
-            trouble.lines()[0].contains("/nonexistent/tool cannot be started"),
-            "{trouble:?}"
+            error.lines()[0].contains("/nonexistent/tool cannot be started"),
+            "{error:?}"
         );
     }
 }

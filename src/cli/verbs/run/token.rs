@@ -1,9 +1,9 @@
 //! The token that a command carries beside its grant.
 
 use crate::cli::connect::Connection;
-use crate::cli::error::Trouble;
+use crate::cli::error::CliError;
 use crate::cli::values::Token;
-use crate::cli::verbs::requests::patient;
+use crate::cli::verbs::requests::with_deadline;
 use crate::wire::v1;
 
 /// A token of the grant, bound to the workload that presents it. `None` where none is named: a token is never made out to
@@ -15,7 +15,7 @@ pub(super) async fn issue(
     connection: &mut Connection,
     grant: &str,
     workload: Option<&str>,
-) -> Result<Option<Token>, Trouble> {
+) -> Result<Option<Token>, CliError> {
     let Some(workload) = workload else {
         return Ok(None);
     };
@@ -26,7 +26,7 @@ pub(super) async fn issue(
     };
     let issued = connection
         .tokens
-        .issue_token(patient(ask))
+        .issue_token(with_deadline(ask))
         .await
         .map_err(connection.refusal())?;
     Ok(Some(Token::new(&issued.into_inner().token)))

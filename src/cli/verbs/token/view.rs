@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::render::json::{state, time};
 use crate::cli::render::text::{block, distance, moment, table};
-use crate::cli::render::{Paper, View};
+use crate::cli::render::{TextStyle, View};
 use crate::clock::micros_between;
 use crate::jose::jit::claims::at_second;
 use crate::jose::jit::inspect::{Inspection, Outcome};
@@ -31,7 +31,7 @@ impl View for Issued {
         })
     }
 
-    fn text(&self, _: &Paper) -> String {
+    fn text(&self, _: &TextStyle) -> String {
         format!("{}\n", self.0.token)
     }
 }
@@ -58,7 +58,7 @@ impl View for Keys {
         json!({ "issuer": self.0.issuer, "keys": self.0.keys.iter().map(key).collect::<Vec<_>>() })
     }
 
-    fn text(&self, paper: &Paper) -> String {
+    fn text(&self, style: &TextStyle) -> String {
         let next = |key: &v1::TokenKeyStatus| {
             let what = match key.state() {
                 v1::TokenKeyState::Published => "signs",
@@ -66,7 +66,7 @@ impl View for Keys {
                 v1::TokenKeyState::Retired => "withdrawn",
                 v1::TokenKeyState::Unspecified => "",
             };
-            match moment(key.next_time.as_ref(), paper) {
+            match moment(key.next_time.as_ref(), style) {
                 when if when.is_empty() => "on request".to_owned(),
                 when => format!("{what} {when}"),
             }
@@ -77,12 +77,12 @@ impl View for Keys {
                 key.kid.clone(),
                 key.alg.clone(),
                 state,
-                moment(key.publish_time.as_ref(), paper),
+                moment(key.publish_time.as_ref(), style),
                 next(key),
             ]
         };
         let rows = self.0.keys.iter().map(row).collect();
-        table(paper, &["KID", "ALG", "STATE", "PUBLISHED", "NEXT"], rows)
+        table(style, &["KID", "ALG", "STATE", "PUBLISHED", "NEXT"], rows)
     }
 }
 
@@ -197,7 +197,7 @@ impl View for Inspected {
         })
     }
 
-    fn text(&self, paper: &Paper) -> String {
+    fn text(&self, style: &TextStyle) -> String {
         let shown = |value: &Value| {
             value
                 .as_str()
@@ -212,7 +212,7 @@ impl View for Inspected {
             let time = matches!(name.as_str(), "exp" | "iat" | "nbf")
                 .then(|| self.instant(name))
                 .flatten();
-            let text = time.map(|time| format!("{time} ({})", distance(time, paper.now)));
+            let text = time.map(|time| format!("{time} ({})", distance(time, style.now)));
             fields.push((name, text.unwrap_or_else(|| shown(value))));
         }
         let row = |line: &Line| {
@@ -228,7 +228,7 @@ impl View for Inspected {
             ]
         };
         let checks = table(
-            paper,
+            style,
             &["CHECK", "OUTCOME", "DETAIL"],
             self.checks.iter().map(row).collect(),
         );
@@ -238,7 +238,7 @@ impl View for Inspected {
                 ("Clock there", there.server.to_string()),
                 ("Difference", format!("{ahead:+.3}s here")),
             ]),
-            (Some(_), None) | (None, _) => block(&[("Clock here", paper.now.to_string())]),
+            (Some(_), None) | (None, _) => block(&[("Clock here", style.now.to_string())]),
         };
         format!("{}\n{checks}\n{clocks}", block(&fields))
     }
@@ -260,7 +260,7 @@ mod tests {
         )
     }
 
-    const PAPER: Paper = Paper {
+    const PAPER: TextStyle = TextStyle {
         now: Timestamp::from_micros(1_700_000_060_000_000),
         width: None,
     };

@@ -4,7 +4,7 @@ use prost::Message;
 
 use super::{REQUEST_ID_MAX, reason};
 use crate::control::lifecycle::fault::Fault;
-use crate::control::lifecycle::write_options::{Manner, Transition};
+use crate::control::lifecycle::write_options::{Transition, WriteOptions};
 use crate::model::canonical::{Canonical, Hash};
 use crate::wire::v1;
 
@@ -14,7 +14,7 @@ pub(in crate::control::api) trait Write: Message + Clone {
     const DOMAIN: &'static str;
 
     /// Takes out how the write is to be made; what is left is what is asked, and has to be the same in a retry.
-    fn take_manner(&mut self) -> (String, bool);
+    fn take_options(&mut self) -> (String, bool);
 }
 
 /// The fields after the domain change nothing in what is written either.
@@ -23,7 +23,7 @@ macro_rules! writes {
         $(impl Write for v1::$message {
             const DOMAIN: &'static str = $domain;
 
-            fn take_manner(&mut self) -> (String, bool) {
+            fn take_options(&mut self) -> (String, bool) {
                 $(self.$field = Default::default();)*
                 (std::mem::take(&mut self.request_id), std::mem::take(&mut self.validate_only))
             }
@@ -46,16 +46,19 @@ writes! {
 }
 
 /// How the write of a message is to be made, on the state that `etag` names.
-pub(in crate::control::api) fn manner<W: Write>(wire: &W, etag: &str) -> Result<Manner, Fault> {
+pub(in crate::control::api) fn options<W: Write>(
+    wire: &W,
+    etag: &str,
+) -> Result<WriteOptions, Fault> {
     let mut asked = wire.clone();
-    let (request_id, validate_only) = asked.take_manner();
+    let (request_id, validate_only) = asked.take_options();
     if request_id.chars().count() > REQUEST_ID_MAX {
         return Err(Fault::invalid(
             "request_id",
             format!("is longer than {REQUEST_ID_MAX} characters"),
         ));
     }
-    Ok(Manner {
+    Ok(WriteOptions {
         request_id,
         fingerprint: fingerprint(W::DOMAIN, &asked),
         validate_only,
@@ -72,8 +75,8 @@ fn fingerprint(domain: &str, asked: &impl Message) -> Hash {
 macro_rules! transitions {
     ($($name:ident $message:ident;)*) => {
         $(pub(in crate::control::api) fn $name(wire: v1::$message) -> Result<Transition, Fault> {
-            let manner = manner(&wire, &wire.etag)?;
-            Ok(Transition { id: wire.id, reason: reason(wire.reason)?, manner })
+            let options = options(&wire, &wire.etag)?;
+            Ok(Transition { id: wire.id, reason: reason(wire.reason)?, options })
         })*
     };
 }

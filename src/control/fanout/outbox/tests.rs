@@ -13,24 +13,24 @@ use crate::rings::watch::grants::{commit, digest, grant, grant_at, put, revoked}
 const SECOND: Duration = Duration::from_secs(1);
 
 struct Line {
-    mirror: RwLock<Mirror>,
+    cache: RwLock<GrantCache>,
     outbox: Outbox,
 }
 
 impl Line {
     /// A sidecar of `payments`; the store is at revision 10 with grant `a`, and keeps eight changes.
     fn open(held: Option<(&str, u64)>) -> Self {
-        let mirror = Mirror::new(
+        let cache = GrantCache::new(
             Revision(10),
             [grant("a")],
             &[commit(9, []), commit(10, [])],
             8,
         );
-        Self::over(mirror, held)
+        Self::over(cache, held)
     }
 
-    fn over(mirror: Mirror, held: Option<(&str, u64)>) -> Self {
-        let digest = mirror
+    fn over(cache: GrantCache, held: Option<(&str, u64)>) -> Self {
+        let digest = cache
             .digest(&[Service::parse("payments").unwrap()])
             .to_bytes();
         let subscribe = v1::Subscribe {
@@ -43,15 +43,15 @@ impl Line {
             ..Default::default()
         };
         let subscription = Subscription::parse(subscribe).unwrap();
-        let outbox = Outbox::new("E", &subscription, &mirror, ControlClock::default(), SECOND);
+        let outbox = Outbox::new("E", &subscription, &cache, ControlClock::default(), SECOND);
         Self {
-            mirror: RwLock::new(mirror),
+            cache: RwLock::new(cache),
             outbox,
         }
     }
 
     fn publish(&self, revision: u64, changes: impl IntoIterator<Item = Change>) {
-        self.mirror
+        self.cache
             .write()
             .apply(&commit(revision, changes), Timestamp::from_micros(revision))
             .unwrap();
@@ -66,12 +66,12 @@ impl Line {
 
     fn next(&mut self) -> Option<v1::WatchGrantsResponse> {
         loop {
-            match self.outbox.next(&self.mirror) {
+            match self.outbox.next(&self.cache) {
                 Next::Send(response) => return Some(*response),
                 Next::Wait => return None,
                 Next::Admission => {
                     let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-                    self.outbox.admit(slot, &self.mirror);
+                    self.outbox.admit(slot, &self.cache);
                 }
             }
         }
@@ -149,7 +149,7 @@ async fn a_delta_says_when_its_oldest_change_was_committed_where_that_is_known()
     // What was committed before this control plane started is told without.
     let history = [commit(10, []), commit(11, [put(grant("b"))])];
     let mut line = Line::over(
-        Mirror::new(Revision(11), [grant("a"), grant("b")], &history, 8),
+        GrantCache::new(Revision(11), [grant("a"), grant("b")], &history, 8),
         Some(("E", 10)),
     );
     let deltas = std::iter::from_fn(|| line.next()).filter_map(|sent| match sent.message {
@@ -175,7 +175,7 @@ async fn the_same_revision_with_other_content_is_a_snapshot() {
     line.outbox = Outbox::new(
         "E",
         &subscription,
-        &line.mirror.read(),
+        &line.cache.read(),
         ControlClock::default(),
         SECOND,
     );
@@ -322,7 +322,10 @@ async fn large_snapshots_and_deltas_come_in_bounded_parts() {
             .collect::<Vec<_>>()
     };
     let entry = prost::Message::encoded_len(&crate::wire::grant::entry_to(&grant("a1299")));
-    let mut line = Line::over(Mirror::new(Revision(10), grants("a"), &[], 10_000), None);
+    let mut line = Line::over(
+        GrantCache::new(Revision(10), grants("a"), &[], 10_000),
+        None,
+    );
     let parts = |line: &mut Line| std::iter::from_fn(|| line.next()).collect::<Vec<_>>();
     let (mut entries, mut revisions) = (0, vec![]);
     let snapshot = parts(&mut line);
@@ -370,7 +373,10 @@ async fn a_message_is_closed_by_its_bytes_too() {
         via: vec![via.clone(); 100],
         ..grant(&format!("g{n}"))
     };
-    let mut line = Line::over(Mirror::new(Revision(10), (0..20).map(large), &[], 8), None);
+    let mut line = Line::over(
+        GrantCache::new(Revision(10), (0..20).map(large), &[], 8),
+        None,
+    );
     let largest = std::iter::from_fn(|| line.next())
         .map(|sent| prost::Message::encoded_len(&sent))
         .max()
@@ -446,13 +452,13 @@ async fn the_token_keys_follow_each_opening_and_come_again_when_they_change() {
 #[tokio::test(start_paused = true)]
 async fn token_keys_never_come_between_the_parts_of_a_delta_or_a_snapshot() {
     let published = watch::Sender::new(keys("k1"));
-    let mirror = Mirror::new(
+    let cache = GrantCache::new(
         Revision(10),
         [grant("a")],
         &[commit(9, []), commit(10, [])],
         2 * CHUNK_ENTRIES,
     );
-    let mut line = Line::over(mirror, Some(("E", 10))).telling(&published);
+    let mut line = Line::over(cache, Some(("E", 10))).telling(&published);
     line.drain();
     let many = (0..CHUNK_ENTRIES + 1).map(|n| put(grant(&format!("g{n}"))));
     line.publish(11, many);

@@ -2,9 +2,9 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::*;
-use crate::control::lifecycle::extend::Extending;
+use crate::control::lifecycle::extend::ExtendInput;
 use crate::control::lifecycle::grants::GrantFilter;
-use crate::control::lifecycle::requests::{Asking, RequestFilter};
+use crate::control::lifecycle::requests::{RequestFilter, RequestInput};
 use crate::control::query::audit;
 use crate::control::query::page::Page;
 use crate::control::testing::*;
@@ -59,8 +59,8 @@ fn olga() -> Caller {
     Caller::stand_in(&["user:https://idp.example|olga"], false)
 }
 
-fn breaking() -> Asking {
-    Asking {
+fn breaking() -> RequestInput {
+    RequestInput {
         break_glass: true,
         duration: Some(Duration::from_secs(900)),
         reason: WHY.into(),
@@ -69,15 +69,15 @@ fn breaking() -> Asking {
 }
 
 fn says(id: &str, opinion: Opinion) -> Afterwards {
-    let manner = Manner {
+    let options = WriteOptions {
         fingerprint: Canonical::new("test").finish(),
-        ..Manner::default()
+        ..WriteOptions::default()
     };
     Afterwards {
         id: id.to_owned(),
         opinion,
         reason: "looked at".into(),
-        manner,
+        options,
     }
 }
 
@@ -86,7 +86,7 @@ async fn issued(rig: &Rig, request: &AccessRequest) -> Issued {
     rig.plane.grant(&alice(), id.as_str()).await.unwrap()
 }
 
-async fn refused(rig: &Rig, caller: &Caller, asking: Asking) -> &'static str {
+async fn refused(rig: &Rig, caller: &Caller, asking: RequestInput) -> &'static str {
     let before = rig.plane.fanout.revision();
     let reason = rig
         .plane
@@ -180,7 +180,7 @@ async fn who_may_how_long_and_why_are_the_policys_to_say() {
         refused(
             &rig,
             &alice(),
-            Asking {
+            RequestInput {
                 reason: "down".into(),
                 ..breaking()
             }
@@ -188,7 +188,7 @@ async fn who_may_how_long_and_why_are_the_policys_to_say() {
         .await,
         "REASON_REQUIRED"
     );
-    let longer = Asking {
+    let longer = RequestInput {
         duration: Some(Duration::from_secs(901)),
         ..breaking()
     };
@@ -204,7 +204,7 @@ async fn who_may_how_long_and_why_are_the_policys_to_say() {
 #[tokio::test]
 async fn without_breaking_it_the_same_people_wait_for_approval() {
     let rig = rig().await;
-    let whole = Asking {
+    let whole = RequestInput {
         break_glass: false,
         ..breaking()
     };
@@ -308,7 +308,7 @@ async fn only_one_who_was_passed_over_reviews_it_and_only_once() {
         "only people review"
     );
     let mut once = says(&request.id, Opinion::Fine);
-    once.manner.request_id = "once".into();
+    once.options.request_id = "once".into();
     let first = rig
         .plane
         .review_break_glass(&olga(), once.clone())
@@ -540,7 +540,7 @@ async fn a_rule_that_denies_denies_whoever_breaks_the_glass_too() {
 #[tokio::test]
 async fn glass_is_broken_for_now_and_not_for_later() {
     let rig = rig().await;
-    let later = Asking {
+    let later = RequestInput {
         start: Some(NOON.plus(Duration::from_secs(7200))),
         ..breaking()
     };
@@ -561,11 +561,11 @@ async fn only_people_extend_what_the_glass_was_broken_for() {
     let id = issued(&rig, &request).await.grant.id.to_string();
     // A rule approves five minutes of anybody.
     let (duration, reason) = (Some(Duration::from_secs(300)), WHY.to_owned());
-    let extending = Extending {
+    let extending = ExtendInput {
         id,
         duration,
         reason,
-        ..Extending::default()
+        ..ExtendInput::default()
     };
     let asked = rig.plane.extend(&alice(), extending).await.unwrap();
     assert_eq!(asked.state, AccessState::Pending);
@@ -603,7 +603,7 @@ async fn sidecars_hear_nothing_of_a_review_that_changes_no_grant() {
 #[tokio::test]
 async fn a_rehearsed_review_opens_and_closes_nothing() {
     let rig = rig().await;
-    let dry = Asking {
+    let dry = RequestInput {
         validate_only: true,
         ..breaking()
     };
@@ -625,7 +625,7 @@ async fn a_rehearsed_review_opens_and_closes_nothing() {
         .await
         .unwrap();
     let mut objection = says(&request.id, Opinion::Objection);
-    objection.manner.validate_only = true;
+    objection.options.validate_only = true;
     rig.plane
         .review_break_glass(&olga(), objection)
         .await

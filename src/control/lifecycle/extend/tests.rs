@@ -14,12 +14,12 @@ fn minutes(minutes: u64) -> Duration {
     Duration::from_secs(minutes * 60)
 }
 
-fn more(id: &GrantId, span: Duration) -> Extending {
-    Extending {
+fn more(id: &GrantId, span: Duration) -> ExtendInput {
+    ExtendInput {
         id: id.to_string(),
         duration: Some(span),
         reason: "not done".into(),
-        ..Extending::default()
+        ..ExtendInput::default()
     }
 }
 
@@ -33,7 +33,7 @@ async fn rig(policies_text: &str) -> Rig {
 }
 
 async fn grant_of(rig: &Rig, span: Duration) -> GrantId {
-    let asking = Asking {
+    let asking = RequestInput {
         duration: Some(span),
         ..asking()
     };
@@ -47,7 +47,7 @@ async fn grant_of(rig: &Rig, span: Duration) -> GrantId {
         .unwrap()
 }
 
-async fn refused(rig: &Rig, caller: &Caller, extending: Extending) -> Fault {
+async fn refused(rig: &Rig, caller: &Caller, extending: ExtendInput) -> Fault {
     let before = rig.plane.fanout.revision();
     let fault = rig.plane.extend(caller, extending).await.unwrap_err();
     assert_eq!(rig.plane.fanout.revision(), before, "nothing is changed");
@@ -131,7 +131,7 @@ async fn how_often_and_how_long_in_all_is_bounded_and_a_refusal_says_what_is_lef
     let fault = refused(
         &rig,
         &alice(),
-        Extending {
+        ExtendInput {
             duration: Some(minutes(61)),
             ..more(&first, minutes(1))
         },

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 
 use super::*;
 use crate::control::lifecycle::grants::GrantFilter;
-use crate::control::lifecycle::requests::{Asking, RequestFilter};
+use crate::control::lifecycle::requests::{RequestFilter, RequestInput};
 use crate::control::policy::PolicySet;
 use crate::control::query::audit;
 use crate::control::query::page::Page;
@@ -47,12 +47,12 @@ fn who(name: &str, groups: &[&str]) -> Caller {
     )
 }
 
-struct Scene {
+struct Fixture {
     rig: Rig,
     request: AccessRequest,
 }
 
-impl Scene {
+impl Fixture {
     /// Alice has asked for 20 minutes, and waits.
     async fn start(approval: &str) -> Self {
         let rig = Rig::empty().await;
@@ -68,7 +68,7 @@ impl Scene {
             .plane
             .request_access(
                 &alice(),
-                Asking {
+                RequestInput {
                     duration,
                     ..asking()
                 },
@@ -79,8 +79,8 @@ impl Scene {
         Self { rig, request }
     }
 
-    fn yes(&self) -> Reviewing {
-        Reviewing {
+    fn yes(&self) -> ReviewInput {
+        ReviewInput {
             request: self.request.id.to_string(),
             verdict: Verdict::Approve,
             digest: self.request.terms.digest().to_string(),
@@ -95,19 +95,23 @@ impl Scene {
         }
     }
 
-    fn no(&self) -> Reviewing {
-        Reviewing {
+    fn no(&self) -> ReviewInput {
+        ReviewInput {
             verdict: Verdict::Deny,
             reason: "not now".into(),
             ..self.yes()
         }
     }
 
-    async fn review(&self, caller: &Caller, reviewing: Reviewing) -> Result<AccessRequest, Fault> {
+    async fn review(
+        &self,
+        caller: &Caller,
+        reviewing: ReviewInput,
+    ) -> Result<AccessRequest, Fault> {
         self.rig.plane.review_request(caller, reviewing).await
     }
 
-    async fn refused(&self, caller: &Caller, reviewing: Reviewing) -> &'static str {
+    async fn refused(&self, caller: &Caller, reviewing: ReviewInput) -> &'static str {
         let before = self.rig.plane.fanout.revision();
         let reason = self
             .review(caller, reviewing)
@@ -149,26 +153,28 @@ impl Scene {
 
 #[tokio::test]
 async fn people_of_every_stage_approve_and_the_last_one_issues_the_grant() {
-    let scene = Scene::start(APPROVAL).await;
-    let first = scene
-        .review(&who("bob", &["leads"]), scene.yes())
+    let fixture = Fixture::start(APPROVAL).await;
+    let first = fixture
+        .review(&who("bob", &["leads"]), fixture.yes())
         .await
         .unwrap();
     assert_eq!(
-        (first.state, first.reviews.len(), scene.grants().await),
+        (first.state, first.reviews.len(), fixture.grants().await),
         (AccessState::Pending, 1, 0)
     );
     assert_eq!(
-        scene.refused(&who("olga", &["owners"]), scene.yes()).await,
+        fixture
+            .refused(&who("olga", &["owners"]), fixture.yes())
+            .await,
         "NOT_ELIGIBLE",
         "her stage is not reached"
     );
-    scene
-        .review(&who("sam", &["security"]), scene.yes())
+    fixture
+        .review(&who("sam", &["security"]), fixture.yes())
         .await
         .unwrap();
-    let last = scene
-        .review(&who("olga", &["owners"]), scene.yes())
+    let last = fixture
+        .review(&who("olga", &["owners"]), fixture.yes())
         .await
         .unwrap();
     assert_eq!(last.state, AccessState::Approved);
@@ -180,7 +186,7 @@ async fn people_of_every_stage_approve_and_the_last_one_issues_the_grant() {
             "approved by bob, sam, olga"
         )
     );
-    let issued = scene
+    let issued = fixture
         .rig
         .plane
         .grant(&alice(), outcome.grant.unwrap().as_str())
@@ -200,10 +206,10 @@ async fn people_of_every_stage_approve_and_the_last_one_issues_the_grant() {
         ("grant.issued", 1),
         ("access_request.approved", 1),
     ] {
-        assert_eq!(scene.events(kind).await, count, "{kind}");
+        assert_eq!(fixture.events(kind).await, count, "{kind}");
     }
     assert!(
-        scene
+        fixture
             .rig
             .plane
             .store
@@ -216,28 +222,37 @@ async fn people_of_every_stage_approve_and_the_last_one_issues_the_grant() {
 
 #[tokio::test]
 async fn one_person_in_two_groups_cannot_satisfy_two_approvals() {
-    let scene = Scene::start(APPROVAL).await;
+    let fixture = Fixture::start(APPROVAL).await;
     let bob = who("bob", &["leads", "security", "owners"]);
-    scene.review(&bob, scene.yes()).await.unwrap();
-    assert_eq!(scene.refused(&bob, scene.yes()).await, "ALREADY_REVIEWED");
-    assert_eq!(scene.refused(&bob, scene.no()).await, "ALREADY_REVIEWED");
-    assert_eq!(scene.grants().await, 0);
+    fixture.review(&bob, fixture.yes()).await.unwrap();
+    assert_eq!(
+        fixture.refused(&bob, fixture.yes()).await,
+        "ALREADY_REVIEWED"
+    );
+    assert_eq!(
+        fixture.refused(&bob, fixture.no()).await,
+        "ALREADY_REVIEWED"
+    );
+    assert_eq!(fixture.grants().await, 0);
 }
 
 #[tokio::test]
 async fn one_person_in_three_groups_does_not_jam() {
-    let scene = Scene::start(APPROVAL).await;
+    let fixture = Fixture::start(APPROVAL).await;
     for (name, groups) in [
         ("bob", &["leads", "security", "owners"][..]),
         ("sam", &["leads"]),
         ("tom", &["audit"]),
     ] {
-        scene.review(&who(name, groups), scene.yes()).await.unwrap();
+        fixture
+            .review(&who(name, groups), fixture.yes())
+            .await
+            .unwrap();
     }
-    let request = scene
+    let request = fixture
         .rig
         .plane
-        .access_request(&alice(), &scene.request.id)
+        .access_request(&alice(), &fixture.request.id)
         .await
         .unwrap();
     assert_eq!(
@@ -249,13 +264,16 @@ async fn one_person_in_three_groups_does_not_jam() {
 
 #[tokio::test]
 async fn an_administrator_cannot_approve_their_own_request() {
-    let scene = Scene::start(&many(1)).await;
+    let fixture = Fixture::start(&many(1)).await;
     let admin = Caller::stand_in(&[ALICE, "group:https://idp.example|leads"], true);
-    assert_eq!(scene.refused(&admin, scene.yes()).await, "SELF_APPROVAL");
-    assert_eq!(scene.refused(&admin, scene.no()).await, "SELF_APPROVAL");
+    assert_eq!(
+        fixture.refused(&admin, fixture.yes()).await,
+        "SELF_APPROVAL"
+    );
+    assert_eq!(fixture.refused(&admin, fixture.no()).await, "SELF_APPROVAL");
     let borrowed = Caller::stand_in(&[BOB, ALICE], true);
     assert_eq!(
-        scene.refused(&borrowed, scene.yes()).await,
+        fixture.refused(&borrowed, fixture.yes()).await,
         "SELF_APPROVAL",
         "whatever else they prove to be"
     );
@@ -263,10 +281,13 @@ async fn an_administrator_cannot_approve_their_own_request() {
 
 #[tokio::test]
 async fn being_an_administrator_makes_nobody_an_approver() {
-    let scene = Scene::start(APPROVAL).await;
-    assert_eq!(scene.refused(&root(), scene.yes()).await, "NOT_ELIGIBLE");
+    let fixture = Fixture::start(APPROVAL).await;
     assert_eq!(
-        scene.refused(&bob(), scene.yes()).await,
+        fixture.refused(&root(), fixture.yes()).await,
+        "NOT_ELIGIBLE"
+    );
+    assert_eq!(
+        fixture.refused(&bob(), fixture.yes()).await,
         "NOT_FOUND",
         "a stranger does not even see it"
     );
@@ -274,48 +295,64 @@ async fn being_an_administrator_makes_nobody_an_approver() {
 
 #[tokio::test]
 async fn only_people_review() {
-    let scene = Scene::start(APPROVAL).await;
+    let fixture = Fixture::start(APPROVAL).await;
     let workload = Caller::stand_in(&["spiffe://td/ci", "group:https://idp.example|leads"], true);
-    assert_eq!(scene.refused(&workload, scene.yes()).await, "NOT_ELIGIBLE");
+    assert_eq!(
+        fixture.refused(&workload, fixture.yes()).await,
+        "NOT_ELIGIBLE"
+    );
 }
 
 #[tokio::test]
 async fn approving_an_approved_request_is_an_error_and_extends_nothing() {
-    let scene = Scene::start(&many(1)).await;
-    let approved = scene.review(&bob(), scene.yes()).await.unwrap();
+    let fixture = Fixture::start(&many(1)).await;
+    let approved = fixture.review(&bob(), fixture.yes()).await.unwrap();
     let id: GrantId = approved.outcome.unwrap().grant.unwrap();
-    let before = scene.rig.plane.grant(&alice(), id.as_str()).await.unwrap();
-    scene.rig.advance(60);
+    let before = fixture
+        .rig
+        .plane
+        .grant(&alice(), id.as_str())
+        .await
+        .unwrap();
+    fixture.rig.advance(60);
     for name in ["bob", "carol"] {
         assert_eq!(
-            scene.refused(&who(name, &[]), scene.yes()).await,
+            fixture.refused(&who(name, &[]), fixture.yes()).await,
             "STATE_TERMINAL"
         );
     }
     assert_eq!(
-        scene.rig.plane.grant(&alice(), id.as_str()).await.unwrap(),
+        fixture
+            .rig
+            .plane
+            .grant(&alice(), id.as_str())
+            .await
+            .unwrap(),
         before
     );
-    assert_eq!(scene.grants().await, 1);
+    assert_eq!(fixture.grants().await, 1);
 }
 
 #[tokio::test]
 async fn what_has_waited_too_long_cannot_be_approved_even_before_that_is_recorded() {
-    let scene = Scene::start(&many(1)).await;
-    scene.rig.advance(600);
-    assert_eq!(scene.refused(&bob(), scene.yes()).await, "STATE_TERMINAL");
+    let fixture = Fixture::start(&many(1)).await;
+    fixture.rig.advance(600);
+    assert_eq!(
+        fixture.refused(&bob(), fixture.yes()).await,
+        "STATE_TERMINAL"
+    );
 }
 
 #[tokio::test]
 async fn an_approval_of_other_bytes_is_void() {
-    let scene = Scene::start(&many(1)).await;
+    let fixture = Fixture::start(&many(1)).await;
     let duration = Some(Duration::from_secs(21 * 60));
-    let other = scene
+    let other = fixture
         .rig
         .plane
         .request_access(
             &alice(),
-            Asking {
+            RequestInput {
                 duration,
                 ..asking()
             },
@@ -324,23 +361,23 @@ async fn an_approval_of_other_bytes_is_void() {
         .unwrap();
     for digest in [
         other.terms.digest().to_string(),
-        scene.yes().digest.to_uppercase(),
+        fixture.yes().digest.to_uppercase(),
         "x".into(),
     ] {
         assert_eq!(
-            scene
+            fixture
                 .refused(
                     &bob(),
-                    Reviewing {
+                    ReviewInput {
                         digest,
-                        ..scene.yes()
+                        ..fixture.yes()
                     }
                 )
                 .await,
             "DIGEST_MISMATCH"
         );
     }
-    let mut request = scene.request.clone();
+    let mut request = fixture.request.clone();
     let review = admit_stored(&request, &other);
     request.reviews.push(review);
     assert_eq!(
@@ -368,12 +405,12 @@ fn admit_stored(request: &AccessRequest, other: &AccessRequest) -> Review {
 
 #[tokio::test]
 async fn approvals_at_the_same_moment_lose_none() {
-    let scene = Scene::start(&many(200)).await;
+    let fixture = Fixture::start(&many(200)).await;
     let people: Vec<Caller> = (0..230).map(|n| who(&format!("p{n}"), &[])).collect();
     let all = join_all(
         people
             .iter()
-            .map(|caller| scene.review(caller, scene.yes())),
+            .map(|caller| fixture.review(caller, fixture.yes())),
     )
     .await;
     let (taken, refused): (Vec<_>, Vec<_>) = all.into_iter().partition(Result::is_ok);
@@ -381,10 +418,10 @@ async fn approvals_at_the_same_moment_lose_none() {
     for fault in refused {
         assert_eq!(fault.unwrap_err().kind.reason(), "STATE_TERMINAL");
     }
-    let request = scene
+    let request = fixture
         .rig
         .plane
-        .access_request(&alice(), &scene.request.id)
+        .access_request(&alice(), &fixture.request.id)
         .await
         .unwrap();
     assert_eq!(
@@ -392,31 +429,34 @@ async fn approvals_at_the_same_moment_lose_none() {
         (AccessState::Approved, 200)
     );
     assert_eq!(
-        (scene.grants().await, scene.events("grant.issued").await),
+        (fixture.grants().await, fixture.events("grant.issued").await),
         (1, 1)
     );
-    assert_eq!(scene.events("review.approved").await, 200);
+    assert_eq!(fixture.events("review.approved").await, 200);
 }
 
 #[tokio::test]
 async fn a_denial_ends_a_request_at_its_threshold() {
-    let scene = Scene::start(&many(3)).await;
-    let one = scene.review(&bob(), scene.no()).await.unwrap();
+    let fixture = Fixture::start(&many(3)).await;
+    let one = fixture.review(&bob(), fixture.no()).await.unwrap();
     assert_eq!(one.state, AccessState::Pending);
-    let two = scene.review(&who("carol", &[]), scene.no()).await.unwrap();
+    let two = fixture
+        .review(&who("carol", &[]), fixture.no())
+        .await
+        .unwrap();
     assert_eq!(
         (two.state, two.outcome.unwrap().reason.as_str()),
         (AccessState::Denied, "not now")
     );
     assert_eq!(
         (
-            scene.events("review.denied").await,
-            scene.events("access_request.denied").await
+            fixture.events("review.denied").await,
+            fixture.events("access_request.denied").await
         ),
         (2, 1)
     );
     assert_eq!(
-        scene.refused(&who("dora", &[]), scene.yes()).await,
+        fixture.refused(&who("dora", &[]), fixture.yes()).await,
         "STATE_TERMINAL"
     );
 }
@@ -437,18 +477,18 @@ fn narrow(rules: &[&str]) -> Option<Scope> {
 
 #[tokio::test]
 async fn approvers_may_take_away_and_never_add_and_the_least_is_granted() {
-    let scene = Scene::start(&many(3)).await;
+    let fixture = Fixture::start(&many(3)).await;
     let duration = |minutes: u64| Some(Duration::from_secs(minutes * 60));
     for wider in [
         narrow(&["GET,POST /v1/users/{id}"]),
         narrow(&["GET /v1/users/{id}", "/pay.v1.Ledger/Balance"]),
     ] {
-        let fault = scene
+        let fault = fixture
             .review(
                 &bob(),
-                Reviewing {
+                ReviewInput {
                     narrowed_scope: wider,
-                    ..scene.yes()
+                    ..fixture.yes()
                 },
             )
             .await
@@ -459,45 +499,48 @@ async fn approvers_may_take_away_and_never_add_and_the_least_is_granted() {
         );
     }
     for minutes in [0, 21] {
-        let longer = Reviewing {
+        let longer = ReviewInput {
             narrowed_duration: duration(minutes),
-            ..scene.yes()
+            ..fixture.yes()
         };
-        let fault = scene.review(&bob(), longer).await.unwrap_err();
+        let fault = fixture.review(&bob(), longer).await.unwrap_err();
         assert_eq!(
             (fault.kind.reason(), fault.field.as_deref()),
             ("INVALID_ARGUMENT", Some("narrowed_duration"))
         );
     }
     let only_seven = narrow(&["GET /v1/users/7"]);
-    let less = Reviewing {
+    let less = ReviewInput {
         narrowed_duration: duration(10),
         narrowed_scope: only_seven.clone(),
-        ..scene.yes()
+        ..fixture.yes()
     };
-    scene.review(&bob(), less).await.unwrap();
+    fixture.review(&bob(), less).await.unwrap();
     let carol = who("carol", &[]);
-    let more_again = Reviewing {
+    let more_again = ReviewInput {
         narrowed_scope: narrow(&["GET /v1/users/{id}"]),
-        ..scene.yes()
+        ..fixture.yes()
     };
     assert_eq!(
-        scene.refused(&carol, more_again).await,
+        fixture.refused(&carol, more_again).await,
         "INVALID_ARGUMENT",
         "what one took away, no other gives back"
     );
-    scene
+    fixture
         .review(
             &carol,
-            Reviewing {
+            ReviewInput {
                 narrowed_duration: duration(5),
-                ..scene.yes()
+                ..fixture.yes()
             },
         )
         .await
         .unwrap();
-    let last = scene.review(&who("dora", &[]), scene.yes()).await.unwrap();
-    let issued = scene
+    let last = fixture
+        .review(&who("dora", &[]), fixture.yes())
+        .await
+        .unwrap();
+    let issued = fixture
         .rig
         .plane
         .grant(&alice(), last.outcome.unwrap().grant.unwrap().as_str())
@@ -512,14 +555,14 @@ async fn approvers_may_take_away_and_never_add_and_the_least_is_granted() {
 
 #[tokio::test]
 async fn the_policy_that_counts_is_the_one_that_was_pinned() {
-    let scene = Scene::start(&many(2)).await;
+    let fixture = Fixture::start(&many(2)).await;
     let laxer = policies(&format!("{}{}", POLICIES.trim_end(), many(1)));
-    scene.rig.plane.apply(Arc::new(laxer)).await.unwrap();
-    let one = scene.review(&bob(), scene.yes()).await.unwrap();
+    fixture.rig.plane.apply(Arc::new(laxer)).await.unwrap();
+    let one = fixture.review(&bob(), fixture.yes()).await.unwrap();
     assert_eq!(one.state, AccessState::Pending);
     assert_eq!(
-        scene
-            .review(&who("carol", &[]), scene.yes())
+        fixture
+            .review(&who("carol", &[]), fixture.yes())
             .await
             .unwrap()
             .state,
@@ -539,7 +582,7 @@ async fn a_request_that_nobody_can_approve_fails_at_once() {
         .await
         .unwrap();
     let duration = Some(Duration::from_secs(20 * 60));
-    let asking = Asking {
+    let asking = RequestInput {
         duration,
         ..asking()
     };
@@ -568,14 +611,17 @@ async fn a_request_that_nobody_can_approve_fails_at_once() {
 
 #[tokio::test]
 async fn a_policy_without_approval_has_no_approver() {
-    let scene = Scene::start("\n").await;
-    assert_eq!(scene.refused(&root(), scene.yes()).await, "NOT_ELIGIBLE");
+    let fixture = Fixture::start("\n").await;
+    assert_eq!(
+        fixture.refused(&root(), fixture.yes()).await,
+        "NOT_ELIGIBLE"
+    );
 }
 
 #[tokio::test]
 async fn an_approver_sees_lists_and_watches_what_waits_for_them() {
-    let scene = Scene::start(APPROVAL).await;
-    let plane = &scene.rig.plane;
+    let fixture = Fixture::start(APPROVAL).await;
+    let plane = &fixture.rig.plane;
     let (lead, owner) = (who("bob", &["leads"]), who("olga", &["owners"]));
     let list = async |caller: &Caller, for_review| {
         let filter = RequestFilter {
@@ -604,20 +650,20 @@ async fn an_approver_sees_lists_and_watches_what_waits_for_them() {
         );
         assert_eq!(
             plane
-                .access_request(caller, &scene.request.id)
+                .access_request(caller, &fixture.request.id)
                 .await
                 .is_ok(),
             sees == 1
         );
     }
     let (_, mut wait) = plane
-        .watch_request(&owner, &scene.request.id)
+        .watch_request(&owner, &fixture.request.id)
         .await
         .unwrap();
-    scene.review(&lead, scene.yes()).await.unwrap();
+    fixture.review(&lead, fixture.yes()).await.unwrap();
     wait.changed().await;
-    scene
-        .review(&who("sam", &["audit"]), scene.yes())
+    fixture
+        .review(&who("sam", &["audit"]), fixture.yes())
         .await
         .unwrap();
     assert_eq!((list(&lead, true).await, list(&owner, true).await), (0, 1));
@@ -625,14 +671,14 @@ async fn an_approver_sees_lists_and_watches_what_waits_for_them() {
 
 #[tokio::test]
 async fn every_user_of_an_issuer_lists_what_any_of_them_may_approve() {
-    let scene = Scene::start(&many(1)).await;
+    let fixture = Fixture::start(&many(1)).await;
     let filter = RequestFilter {
         for_review: true,
         ..RequestFilter::default()
     };
     let page = Page::parse(0, "", &[]).unwrap();
     assert_eq!(
-        scene
+        fixture
             .rig
             .plane
             .access_requests(&bob(), page, filter)
@@ -644,7 +690,7 @@ async fn every_user_of_an_issuer_lists_what_any_of_them_may_approve() {
     );
     let foreign = Caller::stand_in(&["user:https://other.example|bob"], false);
     assert!(
-        scene
+        fixture
             .rig
             .plane
             .access_requests(&foreign, page, filter)
@@ -657,19 +703,19 @@ async fn every_user_of_an_issuer_lists_what_any_of_them_may_approve() {
 
 #[tokio::test]
 async fn a_retry_of_a_review_gets_the_first_answer() {
-    let scene = Scene::start(&many(2)).await;
-    let once = Reviewing {
+    let fixture = Fixture::start(&many(2)).await;
+    let once = ReviewInput {
         request_id: "once".into(),
-        ..scene.yes()
+        ..fixture.yes()
     };
-    let first = scene.review(&bob(), once.clone()).await.unwrap();
-    assert_eq!(scene.review(&bob(), once.clone()).await.unwrap(), first);
-    assert_eq!(scene.events("review.approved").await, 1);
+    let first = fixture.review(&bob(), once.clone()).await.unwrap();
+    assert_eq!(fixture.review(&bob(), once.clone()).await.unwrap(), first);
+    assert_eq!(fixture.events("review.approved").await, 1);
     let mut other = Canonical::new("test");
     other.text("other");
-    let misused = Reviewing {
+    let misused = ReviewInput {
         fingerprint: other.finish(),
         ..once
     };
-    assert_eq!(scene.refused(&bob(), misused).await, "INVALID_ARGUMENT");
+    assert_eq!(fixture.refused(&bob(), misused).await, "INVALID_ARGUMENT");
 }

@@ -168,7 +168,7 @@ async fn nothing_brings_a_released_grant_back() {
         .release(&alice(), to(id.as_str(), ""))
         .await
         .unwrap();
-    let extending = crate::control::lifecycle::extend::Extending {
+    let extending = crate::control::lifecycle::extend::ExtendInput {
         id: id.to_string(),
         duration: Some(Duration::from_secs(60)),
         ..Default::default()

@@ -1,14 +1,14 @@
 //! Claims about a sweeper that goes on.
 
 use super::*;
-use crate::control::lifecycle::requests::Asking;
+use crate::control::lifecycle::requests::RequestInput;
 use crate::control::store::Table;
 use crate::control::testing::*;
 
 #[tokio::test]
 async fn what_cannot_be_done_keeps_nothing_else_from_being_done() {
     let rig = Rig::start().await;
-    let asking = Asking {
+    let asking = RequestInput {
         request_id: "once".into(),
         ..asking()
     };

@@ -3,8 +3,8 @@
 use ulid::Ulid;
 
 use super::*;
-use crate::control::lifecycle::extend::Extending;
-use crate::control::query::usage::{Intake, Reported, Uses, UsesArgs};
+use crate::control::lifecycle::extend::ExtendInput;
+use crate::control::query::usage::{Intake, Reported, Usage, UsageArgs};
 use crate::control::testing::*;
 use crate::model::grant::Hold;
 use crate::model::identity::Service;
@@ -27,18 +27,18 @@ async fn rig() -> Rig {
 }
 
 /// Decisions are asked for from here on.
-fn listen(rig: &Rig) -> (Intake, Uses) {
-    let args = UsesArgs {
+fn listen(rig: &Rig) -> (Intake, Usage) {
+    let args = UsageArgs {
         keep_decisions: Duration::from_hours(1),
         keep_decisions_max: 100,
     };
-    let (intake, uses) = Uses::new(args, &rig.plane.metrics).unwrap();
+    let (intake, uses) = Usage::new(args, &rig.plane.metrics).unwrap();
     rig.plane.fanout.take_decisions(intake.clone());
     (intake, uses)
 }
 
 async fn granted(rig: &Rig) -> String {
-    let asking = crate::control::lifecycle::requests::Asking {
+    let asking = crate::control::lifecycle::requests::RequestInput {
         duration: Some(Duration::from_mins(10)),
         ..asking()
     };
@@ -259,10 +259,10 @@ async fn an_extension_has_its_time_to_be_used_once_it_is_all_that_is_left() {
     let id = granted(&rig).await;
     report(&rig, decision(&id, rig.plane.now()), 0).await;
     let duration = Some(Duration::from_mins(10));
-    let extending = Extending {
+    let extending = ExtendInput {
         id: id.clone(),
         duration,
-        ..Extending::default()
+        ..ExtendInput::default()
     };
     let request = rig.plane.extend(&alice(), extending).await.unwrap();
     let extension = request.outcome.unwrap().grant.unwrap().to_string();

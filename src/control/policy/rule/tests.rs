@@ -55,7 +55,7 @@ fn alice() -> Asking {
 }
 
 impl Asking {
-    fn of(&self, set: &PolicySet) -> Result<Ruling, Refusal> {
+    fn of(&self, set: &PolicySet) -> Result<PolicyDecision, Refusal> {
         set.rule(&Ask {
             requester: &self.requester,
             claims: self.claims.as_object(),
@@ -93,15 +93,15 @@ const DENY: &str = "    - {name: no, when: 'true', effect: DENY, message: not to
 #[test]
 fn without_a_matching_rule_people_decide() {
     let set = load(GOOD);
-    let ruling = alice().of(&set).unwrap();
-    assert_eq!(ruling.policy.digest, set.policy("pay").unwrap().digest);
+    let decision = alice().of(&set).unwrap();
+    assert_eq!(decision.policy.digest, set.policy("pay").unwrap().digest);
     let Outcome::Pending {
         duration,
         pending_ttl,
         ..
-    } = ruling.outcome
+    } = decision.outcome
     else {
-        panic!("{ruling:?}")
+        panic!("{decision:?}")
     };
     assert_eq!((duration.as_secs(), pending_ttl.as_secs()), (900, 86_400));
 }
@@ -109,29 +109,29 @@ fn without_a_matching_rule_people_decide() {
 #[test]
 fn an_approving_rule_issues_what_was_asked() {
     let set = load(&auto(APPROVE));
-    let ruling = Asking {
+    let decision = Asking {
         duration: minutes(20),
         ..alice()
     }
     .of(&set)
     .unwrap();
-    let Outcome::Approved { duration, rule, .. } = ruling.outcome else {
-        panic!("{ruling:?}")
+    let Outcome::Approved { duration, rule, .. } = decision.outcome else {
+        panic!("{decision:?}")
     };
     assert_eq!((duration.as_secs(), &*rule), (1200, "yes"));
 }
 
 #[test]
 fn a_longer_request_is_left_to_people_and_told_why() {
-    let ruling = Asking {
+    let decision = Asking {
         duration: minutes(45),
         ..alice()
     }
     .of(&load(&auto(APPROVE)))
     .unwrap();
-    assert_eq!(ruling.outcome.as_str(), "PENDING");
+    assert_eq!(decision.outcome.as_str(), "PENDING");
     assert_eq!(
-        ruling.notes,
+        decision.notes,
         ["rule yes approves at most 30m, and this asks for 45m"]
     );
 }
@@ -139,9 +139,9 @@ fn a_longer_request_is_left_to_people_and_told_why() {
 #[test]
 fn a_denial_beats_an_approval_in_any_order() {
     for rules in [format!("{APPROVE}{DENY}"), format!("{DENY}{APPROVE}")] {
-        let ruling = alice().of(&load(&auto(&rules))).unwrap();
-        let Outcome::Denied { rule, message } = ruling.outcome else {
-            panic!("{ruling:?}")
+        let decision = alice().of(&load(&auto(&rules))).unwrap();
+        let Outcome::Denied { rule, message } = decision.outcome else {
+            panic!("{decision:?}")
         };
         assert_eq!((&*rule, message.as_str()), ("no", "not today"));
     }
@@ -150,10 +150,10 @@ fn a_denial_beats_an_approval_in_any_order() {
 #[test]
 fn a_condition_that_cannot_be_evaluated_never_approves_and_always_denies() {
     let approve = "    - {name: yes, when: 'requester.claims.level > 3', effect: APPROVE}\n";
-    let ruling = alice().of(&load(&auto(approve))).unwrap();
-    assert_eq!(ruling.outcome.as_str(), "PENDING");
+    let decision = alice().of(&load(&auto(approve))).unwrap();
+    assert_eq!(decision.outcome.as_str(), "PENDING");
     assert_eq!(
-        ruling.notes,
+        decision.notes,
         ["rule yes does not match: its condition finds no field \"level\"; test for it with has()"]
     );
     for when in ["requester.claims.level > 3", "request.reason"] {
@@ -161,11 +161,11 @@ fn a_condition_that_cannot_be_evaluated_never_approves_and_always_denies() {
             .replace("APPROVE", "DENY")
             .replace("yes", "no")
             .replace("requester.claims.level > 3", when);
-        let ruling = alice()
+        let decision = alice()
             .of(&load(&auto(&format!("{deny}{APPROVE}"))))
             .unwrap();
-        let Outcome::Denied { message, .. } = ruling.outcome else {
-            panic!("{ruling:?}")
+        let Outcome::Denied { message, .. } = decision.outcome else {
+            panic!("{decision:?}")
         };
         assert!(message.contains("until it can, it denies"), "{message}");
     }
@@ -177,12 +177,12 @@ fn claims_too_large_to_look_at_approve_nothing() {
     let set = load(&auto(
         "    - {name: yes, when: 'subject == requester.user', effect: APPROVE}\n",
     ));
-    let ruling = Asking { claims, ..alice() }.of(&set).unwrap();
-    assert_eq!(ruling.outcome.as_str(), "PENDING");
+    let decision = Asking { claims, ..alice() }.of(&set).unwrap();
+    assert_eq!(decision.outcome.as_str(), "PENDING");
     assert!(
-        ruling.notes[0].contains("more than 256 entries"),
+        decision.notes[0].contains("more than 256 entries"),
         "{:?}",
-        ruling.notes
+        decision.notes
     );
 }
 
@@ -431,16 +431,16 @@ fn a_policy_in_shadow_is_reported_and_decides_nothing() {
         .replace("name: pay", "name: shadow")
         .replace("\nspec:\n", "\nspec:\n  mode: shadow\n  priority: 9\n");
     let set = load(&format!("{GOOD}---\n{shadow}"));
-    let ruling = alice().of(&set).unwrap();
+    let decision = alice().of(&set).unwrap();
     assert_eq!(
-        (&*ruling.policy.name, ruling.outcome.as_str()),
+        (&*decision.policy.name, decision.outcome.as_str()),
         ("pay", "PENDING")
     );
     assert_eq!(
-        (&*ruling.would[0].policy.name, ruling.would[0].outcome),
+        (&*decision.would[0].policy.name, decision.would[0].outcome),
         ("shadow", "DENIED")
     );
-    assert_eq!(ruling.would[0].detail, "rule no: not today");
+    assert_eq!(decision.would[0].detail, "rule no: not today");
     let refusal = Asking {
         duration: minutes(120),
         ..alice()
@@ -478,10 +478,10 @@ proptest! {
         let set = load(&text);
         let policy = set.policy("pay").unwrap();
         let asking = Asking { scope: scope(&rules), duration: seconds.map(Duration::from_secs), ..alice() };
-        let Ok(ruling) = asking.of(&set) else { return Ok(()) };
+        let Ok(decision) = asking.of(&set) else { return Ok(()) };
         prop_assert!(subset(&asking.scope, &policy.scope));
         prop_assert!(wildcard || !asking.scope.has_wildcard());
-        match ruling.outcome {
+        match decision.outcome {
             Outcome::Approved { duration, .. } => {
                 prop_assert!(approve && !deny && duration <= Duration::from_secs(1800));
                 prop_assert!(seconds.is_none_or(|asked| Duration::from_secs(asked) == duration));
@@ -506,14 +506,14 @@ fn breaking() -> Asking {
 
 #[test]
 fn broken_glass_passes_over_people_and_over_nothing_else() {
-    let ruling = breaking().of(&load(&format!("{GOOD}{GLASS}"))).unwrap();
+    let decision = breaking().of(&load(&format!("{GOOD}{GLASS}"))).unwrap();
     let Outcome::BreakGlass {
         duration,
         review_within,
         ..
-    } = ruling.outcome
+    } = decision.outcome
     else {
-        panic!("{ruling:?}")
+        panic!("{decision:?}")
     };
     assert_eq!(
         (duration.as_secs(), review_within.as_secs()),
@@ -550,9 +550,9 @@ fn broken_glass_passes_over_people_and_over_nothing_else() {
 #[test]
 fn a_denial_without_words_of_its_own_says_which_alternative_holds() {
     let rule = "    - {name: freeze, when: 'now.getDate() == 1 || requester.user.endsWith(\"alice\") || false', effect: DENY}\n";
-    let ruling = alice().of(&load(&auto(rule))).unwrap();
-    let Outcome::Denied { message, .. } = ruling.outcome else {
-        panic!("{ruling:?}")
+    let decision = alice().of(&load(&auto(rule))).unwrap();
+    let Outcome::Denied { message, .. } = decision.outcome else {
+        panic!("{decision:?}")
     };
     assert_eq!(
         message,

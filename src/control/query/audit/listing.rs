@@ -1,4 +1,4 @@
-//! Looking at audit events: a page of those that the caller may see, newest first, and a run of them in their order.
+//! ListContext at audit events: a page of those that the caller may see, newest first, and a run of them in their order.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -47,7 +47,7 @@ impl Plane {
     ) -> Result<(Vec<v1::AuditEvent>, String), Fault> {
         let caller = caller.clone();
         let read = self.store.read(move |reader| {
-            let mut looking = Looking {
+            let mut looking = ListContext {
                 reader,
                 caller: &caller,
                 filter: &filter,
@@ -100,7 +100,7 @@ impl Plane {
 }
 
 /// One page in the making.
-struct Looking<'l> {
+struct ListContext<'l> {
     reader: &'l Reader<'l>,
     caller: &'l Caller,
     filter: &'l EventFilter,
@@ -108,7 +108,7 @@ struct Looking<'l> {
     seen: HashMap<String, bool>,
 }
 
-impl Looking<'_> {
+impl ListContext<'_> {
     fn page(&mut self, page: Page) -> Result<(Vec<v1::AuditEvent>, String), StoreError> {
         let (mut events, mut bytes, mut looked, mut next) = (Vec::new(), 0, 0, String::new());
         let mut last = page.below();

@@ -7,7 +7,7 @@ use prost::Message;
 use tempfile::TempDir;
 
 use super::*;
-use crate::control::lifecycle::requests::Asking;
+use crate::control::lifecycle::requests::RequestInput;
 use crate::control::query::audit::listing::EventFilter;
 use crate::control::query::page::Page;
 use crate::control::store::{META_KEY, Table, View, Writes, keys};
@@ -352,7 +352,7 @@ async fn pages_follow_each_other_and_filters_apply() {
         rig.plane
             .request_access(
                 &alice(),
-                Asking {
+                RequestInput {
                     reason: format!("{second}"),
                     ..asking()
                 },

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::control::lifecycle::break_glass::Afterwards;
-use crate::control::lifecycle::requests::Asking;
-use crate::control::lifecycle::write_options::Manner;
+use crate::control::lifecycle::requests::RequestInput;
+use crate::control::lifecycle::write_options::WriteOptions;
 use crate::control::testing::*;
 use crate::model::access::AccessState;
 use crate::model::approval::Opinion;
@@ -24,14 +24,14 @@ async fn rig() -> Rig {
 }
 
 async fn ask(rig: &Rig, caller: &Caller) -> AccessRequest {
-    let asking = Asking {
+    let asking = RequestInput {
         duration: Some(Duration::from_secs(1200)),
         ..asking()
     };
     rig.plane.request_access(caller, asking).await.unwrap()
 }
 
-async fn next(following: &mut Following) -> (&'static str, Option<Arc<AccessRequest>>) {
+async fn next(following: &mut RequestFollow) -> (&'static str, Option<Arc<AccessRequest>>) {
     match following.next().await.unwrap() {
         Event::Put(request) => ("put", Some(request)),
         Event::Gone(request) => ("gone", Some(request)),
@@ -148,7 +148,7 @@ async fn broken_glass_that_waits_for_my_review_is_shown_once_and_then_gone() {
     let breaking = || async {
         let reason = "the ledger is down for everybody".to_owned();
         let duration = Some(Duration::from_secs(900));
-        let asking = Asking {
+        let asking = RequestInput {
             break_glass: true,
             duration,
             reason,
@@ -205,15 +205,15 @@ async fn broken_glass_that_waits_for_my_review_is_shown_once_and_then_gone() {
         following.events
     );
     for reviewed in [&before, &later] {
-        let manner = Manner {
+        let options = WriteOptions {
             fingerprint: Canonical::new("test").finish(),
-            ..Manner::default()
+            ..WriteOptions::default()
         };
         let said = Afterwards {
             id: reviewed.id.to_string(),
             opinion: Opinion::Fine,
             reason: "looked".into(),
-            manner,
+            options,
         };
         rig.plane.review_break_glass(&bob(), said).await.unwrap();
         let (what, request) = next(&mut following).await;

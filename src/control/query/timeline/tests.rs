@@ -3,7 +3,7 @@
 use ulid::Ulid;
 
 use super::*;
-use crate::control::query::usage::{Reported, Uses, UsesArgs};
+use crate::control::query::usage::{Reported, Usage, UsageArgs};
 use crate::control::testing::*;
 use crate::model::identity::Service;
 use tokio_util::sync::CancellationToken;
@@ -64,11 +64,11 @@ async fn told() -> (Rig, String, String) {
             "NO_GRANT",
         ),
     ];
-    let args = UsesArgs {
+    let args = UsageArgs {
         keep_decisions: std::time::Duration::from_secs(600),
         keep_decisions_max: 100,
     };
-    let (intake, uses) = Uses::new(args, &rig.plane.metrics).unwrap();
+    let (intake, uses) = Usage::new(args, &rig.plane.metrics).unwrap();
     intake.take(Reported {
         sidecar: "payments-1".into(),
         instance: "i".into(),

@@ -179,7 +179,7 @@ fn count(
         known.sidecars.push(row.sidecar.clone());
     }
     rows.put(
-        Table::Uses,
+        Table::Usage,
         row.grant.as_bytes().to_vec(),
         store::GrantUse::encode_to_vec(&known),
     );

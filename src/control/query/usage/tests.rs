@@ -240,11 +240,11 @@ async fn a_sidecar_is_not_believed_beyond_what_it_watches() {
 async fn old_and_too_many_records_are_forgotten_and_the_use_itself_is_not() {
     let rig = Rig::start().await;
     let id = granted(&rig).await;
-    let args = UsesArgs {
+    let args = UsageArgs {
         keep_decisions: Duration::from_secs(60),
         keep_decisions_max: 5,
     };
-    let (_intake, mut uses) = Uses::new(args, &rig.plane.metrics).unwrap();
+    let (_intake, mut uses) = Usage::new(args, &rig.plane.metrics).unwrap();
     uses.write(
         &rig.plane.store,
         vec![reported(
@@ -292,8 +292,8 @@ async fn old_and_too_many_records_are_forgotten_and_the_use_itself_is_not() {
         Some(NOON)
     );
     assert!(
-        Uses::new(
-            UsesArgs {
+        Usage::new(
+            UsageArgs {
                 keep_decisions: Duration::ZERO,
                 ..args
             },
@@ -306,11 +306,11 @@ async fn old_and_too_many_records_are_forgotten_and_the_use_itself_is_not() {
 #[tokio::test]
 async fn a_full_intake_never_makes_a_session_wait() {
     let rig = Rig::start().await;
-    let args = UsesArgs {
+    let args = UsageArgs {
         keep_decisions: Duration::from_secs(60),
         keep_decisions_max: 5,
     };
-    let (intake, uses) = Uses::new(args, &rig.plane.metrics).unwrap();
+    let (intake, uses) = Usage::new(args, &rig.plane.metrics).unwrap();
     (0..WAITING_MAX + 10).for_each(|_| intake.take(reported("a", vec![v1::Decision::default()])));
     assert_eq!(uses.waiting.len(), WAITING_MAX);
 }

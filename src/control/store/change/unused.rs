@@ -8,7 +8,7 @@ use crate::control::store::keys::{self, DueKind};
 use crate::model::access::Issued;
 use crate::model::time::Timestamp;
 
-/// Uses are known this long after they were made, if whoever let them through is not cut off.
+/// Usage are known this long after they were made, if whoever let them through is not cut off.
 const USES_LAG: Duration = Duration::from_secs(10);
 
 impl Change<'_> {

@@ -16,7 +16,7 @@ impl Reader<'_> {
     /// # Errors
     /// As every reading.
     pub(crate) fn grant_use(&self, grant: &str) -> Read<Option<store::GrantUse>> {
-        self.row(Table::Uses, grant.as_bytes())
+        self.row(Table::Usage, grant.as_bytes())
     }
 
     /// When a grant was used last; `None`: never, as far as is known.

@@ -50,6 +50,7 @@ fn a_full_file_is_read() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn what_is_wrong_is_named_with_its_place() {
     let key = format!("jwks: {}", jwks(&[es256().jwk("k")]));
     let head = "apiVersion: jitgate.dev/v1\nkind: Issuers\n";

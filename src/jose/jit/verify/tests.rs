@@ -446,6 +446,7 @@ fn forged_headers(world: &World) -> Vec<Attack> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn forged_shapes(world: &World) -> Vec<Attack> {
     let good = world.good("ed");
     let parts: Vec<_> = good.split('.').collect();
@@ -994,6 +995,7 @@ fn forged_claims(world: &World) -> Vec<Attack> {
 }
 
 /// r and s of an ECDSA signature, and what stands for them instead.
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn forged_signatures(world: &World) -> Vec<Attack> {
     let sealed = |kid: &str, change: &dyn Fn(&mut Vec<u8>)| {
         let good = world.good(kid);

@@ -48,11 +48,11 @@ impl Place {
             service(called),
             peer.map(|peer| Principal::parse(peer).unwrap()),
         );
-        let patience = Patience::of(&MetadataMap::new());
+        let wait_budget = WaitBudget::of(&MetadataMap::new());
         let at = Presentation {
             service: &called,
             peer: peer.as_ref(),
-            patience,
+            wait_budget,
         };
         self.tokens
             .prove(token, at)
@@ -236,19 +236,19 @@ async fn a_token_is_judged_by_the_time_after_the_wait() {
 #[tokio::test(start_paused = true)]
 async fn a_revision_is_waited_for_and_no_longer_than_the_bound() {
     let place = Place::without();
-    let patience = || Patience::of(&MetadataMap::new());
+    let wait_budget = || WaitBudget::of(&MetadataMap::new());
     assert!(
-        place.tokens.reached(Revision(9), patience()).await,
+        place.tokens.reached(Revision(9), wait_budget()).await,
         "it is there"
     );
     let start = Instant::now();
-    assert!(!place.tokens.reached(Revision(10), patience()).await);
+    assert!(!place.tokens.reached(Revision(10), wait_budget()).await);
     assert_eq!(start.elapsed(), WAIT);
     let comes = async {
         tokio::time::sleep(WAIT / 2).await;
         place.table.advance(Revision(12));
     };
     let start = Instant::now();
-    assert!(tokio::join!(place.tokens.reached(Revision(11), patience()), comes).0);
+    assert!(tokio::join!(place.tokens.reached(Revision(11), wait_budget()), comes).0);
     assert_eq!(start.elapsed(), WAIT / 2);
 }

@@ -1,11 +1,11 @@
-//! Claims about one session: patience, answers, order.
+//! Claims about one session: wait_budget, answers, order.
 
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
 use crate::clock::wall;
 use crate::rings::watch::grants::{bytes, digest, grant, revoked};
-use crate::sidecar::streams::grants::Carrier;
+use crate::sidecar::streams::grants::GrantRef;
 use crate::sidecar::streams::open::Room;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -275,11 +275,11 @@ async fn an_acknowledgement_counts_the_streams_that_its_changes_ended() {
     let line = Line::open(16);
     line.session.table.clock().observe(wall(), None);
     let tie = |name: &str| {
-        let carriers = [Carrier::parse(name).unwrap()].into_iter().collect();
+        let grants = [GrantRef::parse(name).unwrap()].into_iter().collect();
         line.session
             .table
             .leashes()
-            .tie(carriers, Room::of(9))
+            .tie(grants, Room::of(9))
             .unwrap()
     };
     let _streams = [tie("a"), tie("a"), tie("b")];
@@ -325,7 +325,7 @@ async fn what_a_broken_session_ended_is_told_by_the_next() {
     line.outgoing
         .try_send(v1::WatchGrantsRequest::default())
         .unwrap();
-    let streams = [Carrier::parse("a").unwrap()].into_iter().collect();
+    let streams = [GrantRef::parse("a").unwrap()].into_iter().collect();
     let stream = table.leashes().tie(streams, Room::of(9)).unwrap();
     let revoked = vec![bytes(&revoked(grant("a")))];
     let delta = v1::Delta {

@@ -28,7 +28,7 @@ fn named(names: &[&str], approvals: usize) -> String {
     )
 }
 
-impl Scene {
+impl Fixture {
     async fn put_in_force(&self, approval: &str) {
         let set = policies(&format!("{}{approval}", POLICIES.trim_end()));
         self.rig.plane.apply(Arc::new(set)).await.unwrap();
@@ -59,41 +59,41 @@ impl Scene {
 
 #[tokio::test]
 async fn further_people_may_review_after_their_time_and_not_before() {
-    let scene = Scene::start(&escalating(1)).await;
+    let fixture = Fixture::start(&escalating(1)).await;
     let boss = who("bea", &["bosses"]);
-    scene.rig.advance(299);
-    assert_eq!(scene.refused(&boss, scene.yes()).await, "NOT_ELIGIBLE");
-    assert_eq!(scene.waiting_for(&boss).await, 0);
-    scene.rig.advance(1);
+    fixture.rig.advance(299);
+    assert_eq!(fixture.refused(&boss, fixture.yes()).await, "NOT_ELIGIBLE");
+    assert_eq!(fixture.waiting_for(&boss).await, 0);
+    fixture.rig.advance(1);
     assert_eq!(
-        scene.waiting_for(&boss).await,
+        fixture.waiting_for(&boss).await,
         1,
         "by the clock, before anything is swept"
     );
     assert_eq!(
-        scene.review(&boss, scene.yes()).await.unwrap().state,
+        fixture.review(&boss, fixture.yes()).await.unwrap().state,
         AccessState::Approved
     );
 }
 
 #[tokio::test]
 async fn an_escalation_is_recorded_once_and_wakes_whoever_watches() {
-    let scene = Scene::start(&escalating(1)).await;
-    let (_, mut wait) = scene
+    let fixture = Fixture::start(&escalating(1)).await;
+    let (_, mut wait) = fixture
         .rig
         .plane
-        .watch_request(&alice(), &scene.request.id)
+        .watch_request(&alice(), &fixture.request.id)
         .await
         .unwrap();
-    scene.rig.advance(303);
+    fixture.rig.advance(303);
     for _ in 0..3 {
-        scene.rig.plane.sweep().await.unwrap();
+        fixture.rig.plane.sweep().await.unwrap();
     }
     wait.changed().await;
-    assert_eq!(scene.events("access_request.escalated").await, 1);
-    assert!(scene.shown().await.mod_revision > scene.request.mod_revision);
+    assert_eq!(fixture.events("access_request.escalated").await, 1);
+    assert!(fixture.shown().await.mod_revision > fixture.request.mod_revision);
     assert!(
-        scene
+        fixture
             .rig
             .plane
             .store
@@ -106,23 +106,23 @@ async fn an_escalation_is_recorded_once_and_wakes_whoever_watches() {
 
 #[tokio::test]
 async fn an_escalation_survives_a_restart() {
-    let Scene { rig, request } = Scene::start(&escalating(1)).await;
+    let Fixture { rig, request } = Fixture::start(&escalating(1)).await;
     let rig = rig.restart().await;
-    let scene = Scene { rig, request };
-    scene.put_in_force(&escalating(1)).await;
-    scene.rig.advance(303);
-    scene.rig.plane.sweep().await.unwrap();
-    assert_eq!(scene.events("access_request.escalated").await, 1);
-    let Scene { rig, request } = scene;
-    let scene = Scene {
+    let fixture = Fixture { rig, request };
+    fixture.put_in_force(&escalating(1)).await;
+    fixture.rig.advance(303);
+    fixture.rig.plane.sweep().await.unwrap();
+    assert_eq!(fixture.events("access_request.escalated").await, 1);
+    let Fixture { rig, request } = fixture;
+    let fixture = Fixture {
         rig: rig.restart().await,
         request,
     };
-    scene.put_in_force(&escalating(1)).await;
-    scene.rig.plane.sweep().await.unwrap();
-    assert_eq!(scene.events("access_request.escalated").await, 1);
-    let approved = scene
-        .review(&who("bea", &["bosses"]), scene.yes())
+    fixture.put_in_force(&escalating(1)).await;
+    fixture.rig.plane.sweep().await.unwrap();
+    assert_eq!(fixture.events("access_request.escalated").await, 1);
+    let approved = fixture
+        .review(&who("bea", &["bosses"]), fixture.yes())
         .await
         .unwrap();
     assert_eq!(approved.state, AccessState::Approved);
@@ -130,30 +130,30 @@ async fn an_escalation_survives_a_restart() {
 
 #[tokio::test]
 async fn what_is_decided_or_complete_does_not_escalate() {
-    let scene = Scene::start(&escalating(1)).await;
-    scene
-        .review(&who("bob", &["leads"]), scene.yes())
+    let fixture = Fixture::start(&escalating(1)).await;
+    fixture
+        .review(&who("bob", &["leads"]), fixture.yes())
         .await
         .unwrap();
-    scene.rig.advance(303);
-    scene.rig.plane.sweep().await.unwrap();
-    assert_eq!(scene.events("access_request.escalated").await, 0);
+    fixture.rig.advance(303);
+    fixture.rig.plane.sweep().await.unwrap();
+    assert_eq!(fixture.events("access_request.escalated").await, 0);
 }
 
 #[tokio::test]
 async fn an_escalation_takes_no_fewer_people_and_lets_nobody_approve_their_own() {
-    let scene = Scene::start(&escalating(2)).await;
-    scene.rig.advance(300);
+    let fixture = Fixture::start(&escalating(2)).await;
+    fixture.rig.advance(300);
     let own = Caller::stand_in(&[ALICE, "group:https://idp.example|bosses"], false);
-    assert_eq!(scene.refused(&own, scene.yes()).await, "SELF_APPROVAL");
-    let one = scene
-        .review(&who("bea", &["bosses"]), scene.yes())
+    assert_eq!(fixture.refused(&own, fixture.yes()).await, "SELF_APPROVAL");
+    let one = fixture
+        .review(&who("bea", &["bosses"]), fixture.yes())
         .await
         .unwrap();
     assert_eq!(one.state, AccessState::Pending);
     assert_eq!(
-        scene
-            .review(&who("bob", &["leads"]), scene.yes())
+        fixture
+            .review(&who("bob", &["leads"]), fixture.yes())
             .await
             .unwrap()
             .state,
@@ -164,16 +164,16 @@ async fn an_escalation_takes_no_fewer_people_and_lets_nobody_approve_their_own()
 #[tokio::test]
 async fn one_person_with_two_accounts_counts_once() {
     let linked = persons(&[("bob", &[BOB, "user:https://idp.example|bob-admin"])]);
-    let scene = Scene::start(&format!("{}{linked}", many(2))).await;
-    scene.review(&bob(), scene.yes()).await.unwrap();
+    let fixture = Fixture::start(&format!("{}{linked}", many(2))).await;
+    fixture.review(&bob(), fixture.yes()).await.unwrap();
     assert_eq!(
-        scene.refused(&who("bob-admin", &[]), scene.yes()).await,
+        fixture.refused(&who("bob-admin", &[]), fixture.yes()).await,
         "ALREADY_REVIEWED"
     );
-    assert_eq!(scene.waiting_for(&who("bob-admin", &[])).await, 0);
+    assert_eq!(fixture.waiting_for(&who("bob-admin", &[])).await, 0);
     assert_eq!(
-        scene
-            .review(&who("carol", &[]), scene.yes())
+        fixture
+            .review(&who("carol", &[]), fixture.yes())
             .await
             .unwrap()
             .state,
@@ -191,18 +191,22 @@ async fn no_account_of_the_requester_approves() {
             "spiffe://td/laptop",
         ],
     )]);
-    let scene = Scene::start(&format!("{}{linked}", many(1))).await;
+    let fixture = Fixture::start(&format!("{}{linked}", many(1))).await;
     assert_eq!(
-        scene.refused(&who("alice-admin", &[]), scene.yes()).await,
+        fixture
+            .refused(&who("alice-admin", &[]), fixture.yes())
+            .await,
         "SELF_APPROVAL"
     );
     assert_eq!(
-        scene.refused(&who("alice-admin", &[]), scene.no()).await,
+        fixture
+            .refused(&who("alice-admin", &[]), fixture.no())
+            .await,
         "SELF_APPROVAL"
     );
     let through = Caller::stand_in(&[BOB, "spiffe://td/laptop"], false);
     assert_eq!(
-        scene.refused(&through, scene.yes()).await,
+        fixture.refused(&through, fixture.yes()).await,
         "SELF_APPROVAL",
         "nor anybody who comes from her machine"
     );
@@ -225,15 +229,17 @@ async fn no_account_of_the_subject_approves() {
     );
     rig.plane.apply(Arc::new(policies(&text))).await.unwrap();
     let subject = Some(principal("user:https://idp.example|carol"));
-    let asking = Asking {
+    let asking = RequestInput {
         subject,
         duration: Some(Duration::from_secs(1200)),
         ..asking()
     };
     let request = rig.plane.request_access(&alice(), asking).await.unwrap();
-    let scene = Scene { rig, request };
+    let fixture = Fixture { rig, request };
     assert_eq!(
-        scene.refused(&who("carol-admin", &[]), scene.yes()).await,
+        fixture
+            .refused(&who("carol-admin", &[]), fixture.yes())
+            .await,
         "SELF_APPROVAL"
     );
 }
@@ -252,16 +258,19 @@ async fn a_workload_linked_to_a_person_counts_as_that_person() {
         .await
         .unwrap();
     let job = Caller::stand_in(&["spiffe://td/job"], false);
-    let asking = Asking {
+    let asking = RequestInput {
         duration: Some(Duration::from_secs(1200)),
         ..asking()
     };
     let request = rig.plane.request_access(&job, asking).await.unwrap();
-    let scene = Scene { rig, request };
-    assert_eq!(scene.refused(&bob(), scene.yes()).await, "SELF_APPROVAL");
+    let fixture = Fixture { rig, request };
     assert_eq!(
-        scene
-            .review(&who("carol", &[]), scene.yes())
+        fixture.refused(&bob(), fixture.yes()).await,
+        "SELF_APPROVAL"
+    );
+    assert_eq!(
+        fixture
+            .review(&who("carol", &[]), fixture.yes())
             .await
             .unwrap()
             .state,
@@ -271,15 +280,18 @@ async fn a_workload_linked_to_a_person_counts_as_that_person() {
 
 #[tokio::test]
 async fn accounts_that_are_linked_later_count_once_when_the_quorum_is_counted() {
-    let scene = Scene::start(&many(3)).await;
-    scene.review(&bob(), scene.yes()).await.unwrap();
-    scene
-        .review(&who("bob-admin", &[]), scene.yes())
+    let fixture = Fixture::start(&many(3)).await;
+    fixture.review(&bob(), fixture.yes()).await.unwrap();
+    fixture
+        .review(&who("bob-admin", &[]), fixture.yes())
         .await
         .unwrap();
     let linked = persons(&[("bob", &[BOB, "user:https://idp.example|bob-admin"])]);
-    scene.put_in_force(&format!("{}{linked}", many(3))).await;
-    let third = scene.review(&who("carol", &[]), scene.yes()).await.unwrap();
+    fixture.put_in_force(&format!("{}{linked}", many(3))).await;
+    let third = fixture
+        .review(&who("carol", &[]), fixture.yes())
+        .await
+        .unwrap();
     assert_eq!(
         third.state,
         AccessState::Pending,
@@ -291,8 +303,8 @@ async fn accounts_that_are_linked_later_count_once_when_the_quorum_is_counted() 
         Some("another account of bob has reviewed already, and a person counts once")
     );
     assert_eq!(
-        scene
-            .review(&who("dora", &[]), scene.yes())
+        fixture
+            .review(&who("dora", &[]), fixture.yes())
             .await
             .unwrap()
             .state,
@@ -310,7 +322,7 @@ async fn a_request_that_only_an_account_of_its_requester_could_approve_fails_at_
         named(&["alice-admin"], 1)
     );
     rig.plane.apply(Arc::new(policies(&text))).await.unwrap();
-    let asking = Asking {
+    let asking = RequestInput {
         duration: Some(Duration::from_secs(1200)),
         ..asking()
     };
@@ -326,10 +338,10 @@ async fn a_request_that_only_an_account_of_its_requester_could_approve_fails_at_
 
 #[tokio::test]
 async fn who_is_no_approver_any_more_does_not_count() {
-    let scene = Scene::start(&named(&["bob", "carol", "dora"], 2)).await;
-    scene.review(&bob(), scene.yes()).await.unwrap();
-    scene.put_in_force(&named(&["carol", "dora"], 2)).await;
-    let shown = scene.shown().await;
+    let fixture = Fixture::start(&named(&["bob", "carol", "dora"], 2)).await;
+    fixture.review(&bob(), fixture.yes()).await.unwrap();
+    fixture.put_in_force(&named(&["carol", "dora"], 2)).await;
+    let shown = fixture.shown().await;
     let void = Some("no approver under policy payments as it is in force now");
     assert_eq!(
         (
@@ -340,14 +352,17 @@ async fn who_is_no_approver_any_more_does_not_count() {
         "visibly"
     );
     assert_eq!(
-        scene
-            .review(&who("carol", &[]), scene.yes())
+        fixture
+            .review(&who("carol", &[]), fixture.yes())
             .await
             .unwrap()
             .state,
         AccessState::Pending
     );
-    let last = scene.review(&who("dora", &[]), scene.yes()).await.unwrap();
+    let last = fixture
+        .review(&who("dora", &[]), fixture.yes())
+        .await
+        .unwrap();
     assert_eq!(last.outcome.unwrap().reason, "approved by carol, dora");
     let bob = last
         .reviews
@@ -361,12 +376,12 @@ async fn who_is_no_approver_any_more_does_not_count() {
 async fn a_denial_by_who_is_no_approver_any_more_denies_nothing() {
     let twice =
         |names: &[&str]| named(names, 1).replace("approvals: 1", "approvals: 1, denials: 2");
-    let scene = Scene::start(&twice(&["bob", "carol", "dora"])).await;
-    scene.review(&bob(), scene.no()).await.unwrap();
-    scene.put_in_force(&twice(&["carol", "dora"])).await;
+    let fixture = Fixture::start(&twice(&["bob", "carol", "dora"])).await;
+    fixture.review(&bob(), fixture.no()).await.unwrap();
+    fixture.put_in_force(&twice(&["carol", "dora"])).await;
     assert_eq!(
-        scene
-            .review(&who("carol", &[]), scene.no())
+        fixture
+            .review(&who("carol", &[]), fixture.no())
             .await
             .unwrap()
             .state,
@@ -376,26 +391,26 @@ async fn a_denial_by_who_is_no_approver_any_more_denies_nothing() {
 
 #[tokio::test]
 async fn who_comes_to_be_an_approver_later_is_none_of_what_was_asked_before() {
-    let scene = Scene::start(&named(&["bob"], 1)).await;
-    scene.put_in_force(&named(&["bob", "carol"], 1)).await;
+    let fixture = Fixture::start(&named(&["bob"], 1)).await;
+    fixture.put_in_force(&named(&["bob", "carol"], 1)).await;
     assert_eq!(
-        scene.refused(&who("carol", &[]), scene.yes()).await,
+        fixture.refused(&who("carol", &[]), fixture.yes()).await,
         "NOT_FOUND"
     );
 }
 
 #[tokio::test]
 async fn under_a_policy_that_is_removed_or_disabled_nobody_approves() {
-    let scene = Scene::start(&many(2)).await;
-    scene.review(&bob(), scene.yes()).await.unwrap();
+    let fixture = Fixture::start(&many(2)).await;
+    fixture.review(&bob(), fixture.yes()).await.unwrap();
     let carol = who("carol", &[]);
-    scene
+    fixture
         .rig
         .plane
         .apply(Arc::new(PolicySet::default()))
         .await
         .unwrap();
-    let fault = scene.review(&carol, scene.yes()).await.unwrap_err();
+    let fault = fixture.review(&carol, fixture.yes()).await.unwrap_err();
     assert_eq!(fault.kind.reason(), "NOT_ELIGIBLE");
     assert!(
         fault
@@ -403,20 +418,20 @@ async fn under_a_policy_that_is_removed_or_disabled_nobody_approves() {
             .contains("policy payments is not in force any more"),
         "{fault}"
     );
-    assert_eq!(scene.waiting_for(&carol).await, 0);
+    assert_eq!(fixture.waiting_for(&carol).await, 0);
     for mode in ["disabled", "shadow"] {
-        scene
+        fixture
             .put_in_force(&format!("\n  mode: {mode}{}", many(2)))
             .await;
         assert_eq!(
-            scene.refused(&carol, scene.yes()).await,
+            fixture.refused(&carol, fixture.yes()).await,
             "NOT_ELIGIBLE",
             "{mode}"
         );
     }
-    scene.put_in_force(&many(2)).await;
+    fixture.put_in_force(&many(2)).await;
     assert_eq!(
-        scene.review(&carol, scene.yes()).await.unwrap().state,
+        fixture.review(&carol, fixture.yes()).await.unwrap().state,
         AccessState::Approved,
         "and again in force"
     );
@@ -442,7 +457,7 @@ async fn a_grant_never_outlives_its_window() {
         .await
         .unwrap();
     rig.advance(15 * 60);
-    let ten = Asking {
+    let ten = RequestInput {
         duration: Some(Duration::from_secs(600)),
         ..asking()
     };
@@ -480,24 +495,27 @@ async fn a_grant_never_outlives_its_window() {
 
 #[tokio::test]
 async fn an_approval_after_the_window_has_closed_is_refused_and_the_request_goes_on_waiting() {
-    let scene = Scene::start(&open_until("23:20")).await;
-    scene.rig.advance(300);
-    assert_eq!(scene.waiting_for(&bob()).await, 1);
-    scene.rig.advance(120);
-    assert_eq!(scene.refused(&bob(), scene.yes()).await, "OUTSIDE_WINDOW");
-    let shown = scene.shown().await;
+    let fixture = Fixture::start(&open_until("23:20")).await;
+    fixture.rig.advance(300);
+    assert_eq!(fixture.waiting_for(&bob()).await, 1);
+    fixture.rig.advance(120);
     assert_eq!(
-        (shown.state, shown.reviews.len(), scene.grants().await),
+        fixture.refused(&bob(), fixture.yes()).await,
+        "OUTSIDE_WINDOW"
+    );
+    let shown = fixture.shown().await;
+    assert_eq!(
+        (shown.state, shown.reviews.len(), fixture.grants().await),
         (AccessState::Pending, 0, 0)
     );
 }
 
 #[tokio::test]
 async fn an_approval_within_the_window_gives_what_is_left_of_it() {
-    let scene = Scene::start(&open_until("23:20")).await;
-    scene.rig.advance(100);
-    let approved = scene.review(&bob(), scene.yes()).await.unwrap();
-    let issued = scene
+    let fixture = Fixture::start(&open_until("23:20")).await;
+    fixture.rig.advance(100);
+    let approved = fixture.review(&bob(), fixture.yes()).await.unwrap();
+    let issued = fixture
         .rig
         .plane
         .grant(&alice(), approved.outcome.unwrap().grant.unwrap().as_str())

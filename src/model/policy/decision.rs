@@ -36,13 +36,13 @@ pub struct Ask<'a> {
     pub break_glass: bool,
     /// Whether no rule may approve it: what it goes on from was never approved.
     pub people_only: bool,
-    /// The moment of the ruling.
+    /// The moment of the decision.
     pub now: Timestamp,
 }
 
 /// What the policy in charge makes of an access request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ruling {
+pub struct PolicyDecision {
     /// The policy in charge, in the version to pin.
     pub policy: PolicyPin,
     /// What it says.

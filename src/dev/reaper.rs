@@ -1,4 +1,4 @@
-//! The keeper: a tiny process that ends the others when `jitgate dev` dies without being able to.
+//! The reaper: a tiny process that ends the others when `jitgate dev` dies without being able to.
 //!
 //! It reads process ids from a pipe of which `jitgate dev` holds the other end. The end of that pipe, however it comes,
 //! means that `jitgate dev` is gone. In an orderly stop nothing is left to end by then.
@@ -12,24 +12,24 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep};
 
-use super::super::cli::error::{Exit, Trouble};
+use super::super::cli::error::{CliError, Exit};
 use super::processes::{GRACE, signal};
 
 /// The end of the pipe in `jitgate dev`.
 #[derive(Debug)]
-pub(crate) struct Keeper(Option<(Child, ChildStdin)>);
+pub(crate) struct Reaper(Option<(Child, ChildStdin)>);
 
-impl Keeper {
+impl Reaper {
     /// Starts it, from this very binary.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(crate) fn start() -> Result<Self, Trouble> {
+    pub(crate) fn start() -> Result<Self, CliError> {
         let refuse = |error: std::io::Error| {
-            Trouble::new(format!("cannot start the keeper of the processes: {error}"))
+            CliError::new(format!("cannot start the reaper of the processes: {error}"))
         };
         let mut child = Command::new(std::env::current_exe().map_err(refuse)?)
-            .args(["dev", "keeper"])
+            .args(["dev", "reaper"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -39,7 +39,7 @@ impl Keeper {
         let pipe = child
             .stdin
             .take()
-            .ok_or_else(|| Trouble::new("the keeper of the processes has no pipe"))?;
+            .ok_or_else(|| CliError::new("the reaper of the processes has no pipe"))?;
         Ok(Self(Some((child, pipe))))
     }
 
@@ -53,10 +53,10 @@ impl Keeper {
     ///
     /// # Errors
     /// When it is gone.
-    pub(crate) async fn add(&mut self, pid: u32) -> Result<(), Trouble> {
+    pub(crate) async fn add(&mut self, pid: u32) -> Result<(), CliError> {
         self.tell(&format!("+{pid}\n"))
             .await
-            .map_err(|error| Trouble::new(format!("the keeper of the processes: {error}")))
+            .map_err(|error| CliError::new(format!("the reaper of the processes: {error}")))
     }
 
     /// Takes one back that has ended.
@@ -84,11 +84,11 @@ impl Keeper {
     }
 }
 
-/// `jitgate dev keeper`: waits for the end of standard input, then ends whatever is left.
+/// `jitgate dev reaper`: waits for the end of standard input, then ends whatever is left.
 ///
 /// # Errors
 /// Never; whoever could be told is gone.
-pub(crate) async fn keep() -> Result<Exit, Trouble> {
+pub(crate) async fn keep() -> Result<Exit, CliError> {
     // Blocking: this process has nothing else to do.
     let left = left_behind(std::io::stdin().lock());
     for pid in &left {
