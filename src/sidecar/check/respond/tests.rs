@@ -743,5 +743,5 @@ fn no_other_file_writes_a_check_response() {
             }
         }
     }
-    assert_eq!(writers, [std::path::Path::new("respond.rs")]);
+    assert_eq!(writers, [std::path::Path::new("check/respond.rs")]);
 }
