@@ -45,7 +45,7 @@ pub(crate) mod store;
 pub(crate) mod tokens;
 
 pub use config::ControlPlaneArgs;
-pub use query::audit::verify_directory;
+pub use store::chain::verify_directory;
 
 /// Policies as files: what the command line checks and tests without a control plane.
 pub mod documents {
@@ -63,8 +63,7 @@ use lifecycle::caller::Callers;
 use lifecycle::notify::Waiting;
 use lifecycle::plane::Plane;
 use metrics::{ControlMetrics, StoreMetrics};
-use policies::Sources;
-use policy::{PolicySet, Reloader};
+use policy::{PolicySet, Reloader, Sources};
 use query::usage::{Usage, UsageArgs};
 use store::embedded::Embedded;
 use store::{Clock, Store, StoreError, Writer};

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fanout::Fanout;
 use super::lifecycle::fault::{Fault, FaultKind};
-use super::lifecycle::plane::new_id;
+use super::lifecycle::rows::new_id;
 use super::store::{Change, Store, StoreError};
 use crate::jose::jit::{JitKeys, KeyPair};
 use crate::model::time::Timestamp;

@@ -1,10 +1,11 @@
-use super::lifecycle::{caller, plane, standing};
-use super::query::audit;
+use super::lifecycle::{caller, standing};
+use super::store::chain;
 use std::collections::BTreeMap;
 
 use super::lifecycle::fault::{Fault, FaultKind};
 use super::lifecycle::grants::{GrantFilter, Sweep};
-use super::lifecycle::requests::{RequestFilter, RequestInput};
+use super::lifecycle::input::RequestInput;
+use super::lifecycle::requests::RequestFilter;
 use super::query::page::Page;
 use super::store::StoreError;
 use super::testing::*;
@@ -229,7 +230,7 @@ async fn two_hundred_requests_at_once_lose_none() {
     assert_eq!(events["access_request.created accessRequests"], 200);
     assert_eq!(events["access_request.approved accessRequests"], 200);
     assert_eq!(events["grant.issued grants"], 200);
-    assert_eq!(rig.plane.store.read(audit::verify).await.unwrap(), Ok(601));
+    assert_eq!(rig.plane.store.read(chain::verify).await.unwrap(), Ok(601));
 }
 
 #[tokio::test]
@@ -677,7 +678,7 @@ async fn standing_grants_follow_their_declaration() {
     apply(baseline("books", "/b")).await.unwrap();
     assert_eq!(phase(), Some(Phase::Live(None)), "declared again");
     assert_eq!(
-        rig.plane.store.read(audit::verify).await.unwrap().unwrap(),
+        rig.plane.store.read(chain::verify).await.unwrap().unwrap(),
         7
     );
 }
@@ -731,12 +732,12 @@ struct Overtaken {
     plane: Plane,
 }
 
-impl plane::ActivePolicies for Overtaken {
+impl policy::ActivePolicies for Overtaken {
     fn rule(
         &self,
         ask: &crate::model::policy::Ask<'_>,
     ) -> Result<crate::model::policy::PolicyDecision, crate::model::policy::Refusal> {
-        self.plane.put_in_force(Arc::new(plane::NoPolicies));
+        self.plane.put_in_force(Arc::new(policy::NoPolicies));
         self.policies.rule(ask)
     }
 

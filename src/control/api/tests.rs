@@ -554,7 +554,7 @@ async fn a_watch_is_renewed_after_an_hour() {
     let rig = crate::control::testing::Rig::start().await;
     let (alice, plane) = (crate::control::testing::alice(), rig.plane.clone());
     let asking = crate::control::testing::asking();
-    let asking = crate::control::lifecycle::requests::RequestInput {
+    let asking = crate::control::lifecycle::input::RequestInput {
         duration: Some(Duration::from_secs(1200)),
         ..asking
     };

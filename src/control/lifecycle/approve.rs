@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use super::extend;
 use super::fault::{Fault, FaultKind};
-use super::plane::new_grant_id;
-use super::reviews::pinned_policy;
+use super::rows::{new_grant_id, pinned_policy};
 use crate::control::policy::end_within;
 use crate::control::store::Change;
 use crate::model::access::{

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use super::approve::{Granted, approve};
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind, ReviewRefusal};
-use super::grants;
-use super::plane::{ActivePolicies, Plane};
-use super::requests::{listed, visible};
-use super::reviews::is_approver;
+use super::plane::Plane;
+use super::rows::{end, is_approver, listed, visible_request};
 use super::write_options::WriteOptions;
+use crate::control::policy::ActivePolicies;
 use crate::control::store::reader::OpenReview;
 use crate::control::store::{Change, Reader, StoreError};
 use crate::model::access::AccessRequest;
@@ -90,9 +89,9 @@ fn found(reader: &Reader<'_>, caller: &Caller, id: &str) -> Result<AccessRequest
         && let Some(grant) = reader.grant(id)?.filter(|grant| caller.sees_grant(grant))
         && let Some(request) = &grant.origin.request
     {
-        return visible(reader, caller, request);
+        return visible_request(reader, caller, request);
     }
-    visible(reader, caller, id)
+    visible_request(reader, caller, id)
 }
 
 fn may_review(
@@ -304,7 +303,7 @@ fn note_at_grant(
                 && !matches!(issued.grant.phase(change.now()), Phase::Ended(_)) =>
         {
             let reason = format!("objection to broken glass: {}", said.reason);
-            grants::end(
+            end(
                 change,
                 &mut issued,
                 Ended::Revoked,

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind, StateRefusal};
-use super::plane::{ActivePolicies, Plane};
-use super::requests::RequestInput;
+use super::input::{Extension, RequestInput};
+use super::plane::Plane;
 use super::write_options::WriteOptions;
+use crate::control::policy::ActivePolicies;
 use crate::control::store::{Change, StoreError};
 use crate::model::access::{AccessRequest, Chain, Issued};
 use crate::model::grant::{End, Ended, GrantId, GrantState, GrantStep, Hold, StepRefused};
@@ -30,17 +31,6 @@ pub(crate) struct ExtendInput {
     pub options: WriteOptions,
     /// W3C trace context of the call.
     pub traceparent: Option<Arc<str>>,
-}
-
-/// The grant that an access request extends, as its requester has looked at it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Extension {
-    /// The grant.
-    pub grant: GrantId,
-    /// Its etag; empty: whatever it is now.
-    pub etag: String,
-    /// The glass was broken for it: nobody has approved it, so no rule lets it go on.
-    pub people_only: bool,
 }
 
 impl Plane {

@@ -7,12 +7,12 @@ use tracing::Instrument;
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind};
 use super::plane::Plane;
-use super::requests::listed;
+use super::rows::{end, listed, visible_grant};
 use super::write_options::{Answer, Transition, WriteOptions};
 use crate::control::fanout::Enforcement;
 use crate::control::query::page::Page;
 use crate::control::store::{Change, Reader, StoreError, Table};
-use crate::model::access::{Ending, Issued};
+use crate::model::access::Issued;
 use crate::model::grant::{End, Ended, Phase, Revision};
 use crate::model::identity::{Principal, Service};
 use crate::telemetry::names;
@@ -127,7 +127,7 @@ impl Plane {
     pub(crate) async fn grant(&self, caller: &Caller, id: &str) -> Result<Issued, Fault> {
         let (caller, id) = (caller.clone(), id.to_owned());
         self.store
-            .read(move |reader| visible(reader, &caller, &id))
+            .read(move |reader| visible_grant(reader, &caller, &id))
             .await
     }
 
@@ -210,7 +210,7 @@ impl Plane {
         let span = tracing::info_span!(names::SPAN_REVOKE, "jitgate.grant.id" = id);
         let (ending, keep, on) = (caller.clone(), self.tombstone_keep, options.clone());
         let end_it = move |change: &mut Change<'_>| {
-            let mut issued = visible(&change.read(), &ending, &id)?;
+            let mut issued = visible_grant(&change.read(), &ending, &id)?;
             may_end(&ending, &issued, how)?;
             on.must_match(&issued.etag())?;
             end(
@@ -308,15 +308,6 @@ impl Plane {
     }
 }
 
-pub(in crate::control) fn visible(
-    reader: &Reader<'_>,
-    caller: &Caller,
-    id: &str,
-) -> Result<Issued, Fault> {
-    let issued = reader.grant(id)?.filter(|issued| caller.sees_grant(issued));
-    issued.ok_or_else(|| Fault::not_found("grant", id))
-}
-
 fn may_end(caller: &Caller, issued: &Issued, how: Ended) -> Result<(), Fault> {
     let standing = issued.grant.end == End::Standing;
     let own = caller.is(&issued.grant.subject) && !standing;
@@ -332,34 +323,4 @@ fn may_end(caller: &Caller, issued: &Issued, how: Ended) -> Result<(), Fault> {
         }
     };
     Err(Fault::new(FaultKind::NotEligible, message))
-}
-
-/// EndReport a grant now, and keeps its tombstone for a while.
-pub(in crate::control) fn end(
-    change: &mut Change<'_>,
-    issued: &mut Issued,
-    how: Ended,
-    (by, reason): (String, String),
-    keep: Duration,
-) -> Result<(), Fault> {
-    let now = change.now();
-    change.end_grant(
-        issued,
-        how,
-        Ending {
-            time: now,
-            reason,
-            by,
-        },
-        now.plus(keep),
-    )?;
-    Ok(())
-}
-
-/// A grant that the sweeper or an operator's file is about.
-pub(in crate::control) fn known(
-    change: &Change<'_>,
-    id: &str,
-) -> Result<Option<Issued>, StoreError> {
-    change.read().grant(id)
 }

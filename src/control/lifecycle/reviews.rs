@@ -8,15 +8,13 @@ use super::approve::{Granted, approve};
 use super::break_glass;
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind, ReviewRefusal};
-use super::plane::{ActivePolicies, Plane};
-use super::requests::visible;
+use super::plane::Plane;
+use super::rows::{pinned_policy, visible_request};
 use super::write_options::WriteOptions;
-use crate::control::policy::{Pinned, pinned};
-use crate::control::store::{Change, Reader, StoreError};
-use crate::model::access::{
-    AccessRequest, AccessState, AccessStep, Outcome, PinnedPolicy, Terminal,
-};
-use crate::model::approval::{InForce, Review, Stage, Standing, Verdict, adds};
+use crate::control::policy::{ActivePolicies, Pinned};
+use crate::control::store::{Change, StoreError};
+use crate::model::access::{AccessRequest, AccessState, AccessStep, Outcome, Terminal};
+use crate::model::approval::{InForce, Review, Standing, Verdict, adds};
 use crate::model::canonical::Hash;
 use crate::model::identity::{Principal, PrincipalKind};
 use crate::model::policy::{DURATION_MIN, Mode};
@@ -123,7 +121,7 @@ fn review(
     reviewing: ReviewInput,
     policies_in_force: &dyn ActivePolicies,
 ) -> Result<AccessRequest, Fault> {
-    let mut request = visible(&change.read(), caller, &reviewing.request)?;
+    let mut request = visible_request(&change.read(), caller, &reviewing.request)?;
     reviewing.options().must_match(&request.etag())?;
     may_change(&request, change)?;
     let pinned = pinned_policy(&change.read(), &request.terms.policy)?;
@@ -161,23 +159,6 @@ pub(in crate::control) fn may_change(
     } else {
         Ok(())
     }
-}
-
-/// What the policy says in the version that the request is pinned to.
-pub(in crate::control) fn pinned_policy(
-    reader: &Reader<'_>,
-    policy: &PinnedPolicy,
-) -> Result<Pinned, StoreError> {
-    let damaged = |why: String| {
-        StoreError::Damaged(format!(
-            "policy {} version {}: {why}",
-            policy.name, policy.version
-        ))
-    };
-    let row = reader
-        .policy(&policy.name, policy.version)?
-        .ok_or_else(|| damaged("is absent".to_owned()))?;
-    pinned(&row.text, &policy.digest).map_err(damaged)
 }
 
 /// The review to be written, if it may be and counts.
@@ -255,13 +236,6 @@ fn void(
     with.reviews.push(review.clone());
     recheck(&mut with, policies_in_force);
     with.reviews.pop()?.void
-}
-
-/// Whether the caller is a user whom some step admits, once the request has waited for so long.
-pub(in crate::control) fn is_approver(stages: &[Stage], caller: &Caller, waited: Duration) -> bool {
-    let mut steps = stages.iter().flat_map(|stage| &stage.steps);
-    caller.who().kind() == PrincipalKind::User
-        && steps.any(|step| step.admits(caller.acting(), waited))
 }
 
 /// The principals by which the caller is an approver; none for whoever is no user.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fault::Fault;
-use super::grants::{end, known};
-use super::plane::{ActivePolicies, Plane};
+use super::plane::Plane;
+use super::rows::end;
+use crate::control::policy::ActivePolicies;
 use crate::control::store::Change;
 use crate::model::access::{Issued, Origin};
 use crate::model::grant::{End, Ended, Grant, GrantId, Hold, PolicyRef, Revision};
@@ -151,7 +152,10 @@ impl Declared {
         applied: &mut Applied,
     ) -> Result<(), Fault> {
         for id in change.read().enforced(None)? {
-            let held = known(change, &id)?.filter(|issued| is_standing(issued) && !is_over(issued));
+            let held = change
+                .read()
+                .grant(&id)?
+                .filter(|issued| is_standing(issued) && !is_over(issued));
             let Some(mut issued) = held else { continue };
             let declared = self.standing.get(&id);
             if declared.is_some_and(|standing| is_declared_by(&issued, standing)) {
@@ -180,7 +184,7 @@ impl Declared {
 /// Issues a standing grant unless it stands, or an administrator has revoked this very declaration.
 fn issue(change: &mut Change<'_>, name: &str, standing: &StandingGrant) -> Result<bool, Fault> {
     let mut suspension = None;
-    if let Some(issued) = known(change, name)? {
+    if let Some(issued) = change.read().grant(name)? {
         let by_hand = issued
             .ending
             .as_ref()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind};
 use super::plane::Plane;
-use super::requests::listed;
+use super::rows::listed;
 use crate::control::store::{Change, Reader, StoreError};
 use crate::model::access::AccessRequest;
 use crate::model::canonical::{Canonical, Hash};

@@ -5,14 +5,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+use tracing::Instrument;
+
 use super::offered::Offer;
 use super::plan::{Drafted, Next, Plan};
 use crate::control::lifecycle::caller::Caller;
 use crate::control::lifecycle::fault::{Fault, FaultKind};
-use crate::control::lifecycle::grants::end;
 use crate::control::lifecycle::plane::Plane;
-use crate::control::lifecycle::requests::listed;
+use crate::control::lifecycle::rows::{end, listed};
 use crate::control::lifecycle::standing::{Applied, Declared};
+use crate::control::policy::Sources;
 use crate::control::store::Change;
 use crate::model::access::{AccessStep, Outcome};
 use crate::model::canonical::{Canonical, Hash};
@@ -24,6 +27,9 @@ const ANSWER_KEPT: Duration = Duration::from_hours(24);
 /// What stands for an access request in the answer to an apply.
 const REVISION: &str = "policies@";
 
+/// Most sets that wait to be applied.
+const UNDER_WAY_MAX: usize = 32;
+
 /// How to apply.
 #[derive(Debug, Clone)]
 pub(crate) struct Applying {
@@ -31,7 +37,7 @@ pub(crate) struct Applying {
     pub offer: Offer,
     /// The plan that was looked at; empty: none was.
     pub etag: String,
-    /// EndReport what lives under policies that no longer decide.
+    /// End what lives under policies that no longer decide.
     pub revoke_withdrawn: bool,
     /// Changes nothing.
     pub validate_only: bool,
@@ -83,9 +89,10 @@ impl Plane {
         caller.must_be_admin("apply policies")?;
         let (plane, caller) = (self.clone(), caller.clone());
         // What is durable has to come into force, whether or not the caller waits for that.
-        self.sources
-            .to_the_end(async move { plane.apply_in_turn(&caller, applying).await })
-            .await
+        to_the_end(&self.sources, async move {
+            plane.apply_in_turn(&caller, applying).await
+        })
+        .await
     }
 
     async fn apply_in_turn(&self, caller: &Caller, applying: Applying) -> Result<Done, Fault> {
@@ -184,6 +191,32 @@ impl Plane {
             .and_then(|revision| revision.parse().ok());
         Ok(Some(Revision(revision.unwrap_or_default())))
     }
+}
+
+/// Carries on with `work` even when whoever waits for it goes away.
+async fn to_the_end<T: Send + 'static>(
+    sources: &Sources,
+    work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+) -> Result<T, Fault> {
+    let (done, answer) = oneshot::channel();
+    {
+        let mut under_way = sources.under_way.lock();
+        while under_way.try_join_next().is_some() {}
+        if under_way.len() >= UNDER_WAY_MAX {
+            return Err(Fault::new(
+                FaultKind::Busy,
+                "other policies are being applied; try again shortly",
+            ));
+        }
+        under_way.spawn(async move { drop(done.send(work.await)) }.in_current_span());
+    }
+    let stopped = |_| {
+        Err(Fault::new(
+            FaultKind::Unavailable,
+            "the control plane stops; look what is in force",
+        ))
+    };
+    answer.await.unwrap_or_else(stopped)
 }
 
 /// Everything to write.

@@ -9,7 +9,7 @@ use super::offered::{Key, Offer, by_key, offered};
 use crate::control::lifecycle::caller::Caller;
 use crate::control::lifecycle::fault::Fault;
 use crate::control::lifecycle::plane::Plane;
-use crate::control::lifecycle::requests::listed;
+use crate::control::lifecycle::rows::listed;
 use crate::control::lifecycle::standing::person;
 use crate::control::policy::{Listed, PolicySet, Problem};
 use crate::control::store::{Reader, StoreError};

@@ -2,7 +2,8 @@ use super::applying::{Applying, Done};
 use super::offered::Offer;
 use super::plan::{Action, Plan};
 use super::*;
-use crate::control::query::audit;
+use crate::control::policy::Sources;
+use crate::control::store::chain;
 use crate::control::testing::{POLICIES, Rig, alice, asking, root};
 use crate::model::access::AccessState;
 use crate::model::canonical::Canonical;
@@ -116,7 +117,7 @@ async fn what_is_applied_is_in_force_in_one_revision_and_survives_a_restart() {
         "{:?}",
         set.documents()[1]
     );
-    assert!(rig.plane.store.read(audit::verify).await.unwrap().is_ok());
+    assert!(rig.plane.store.read(chain::verify).await.unwrap().is_ok());
 }
 
 #[tokio::test]
@@ -132,7 +133,7 @@ async fn a_plan_says_what_changes_and_whom_that_touches() {
         .unwrap()
         .grant
         .unwrap();
-    let waiting = crate::control::lifecycle::requests::RequestInput {
+    let waiting = crate::control::lifecycle::input::RequestInput {
         duration: Some(std::time::Duration::from_secs(1800)),
         ..asking()
     };
@@ -248,7 +249,7 @@ async fn a_withdrawn_policy_lets_its_grants_end_by_themselves_or_ends_them_with_
         let (rig, _directory) = rig(&[]).await;
         apply(&rig, offer(&[POLICIES], false)).await.unwrap();
         rig.plane.request_access(&alice(), asking()).await.unwrap();
-        let long = crate::control::lifecycle::requests::RequestInput {
+        let long = crate::control::lifecycle::input::RequestInput {
             duration: Some(std::time::Duration::from_secs(1800)),
             ..asking()
         };
@@ -524,7 +525,7 @@ async fn a_plan_shows_persons_with_the_version_in_force() {
 async fn a_request_that_is_over_by_the_clock_is_not_cancelled_with_its_policy() {
     let (rig, _directory) = rig(&[]).await;
     apply(&rig, offer(&[POLICIES], false)).await.unwrap();
-    let long = crate::control::lifecycle::requests::RequestInput {
+    let long = crate::control::lifecycle::input::RequestInput {
         duration: Some(std::time::Duration::from_secs(1800)),
         ..asking()
     };

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::load;
+use super::node;
 use super::problem::{Findings, Place, Problem, Severity};
-use super::{PolicySet, node};
+use super::set::PolicySet;
 
 mod coverage;
 mod document;

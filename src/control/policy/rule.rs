@@ -1,17 +1,20 @@
 //! One access request against a set: which policy is in charge, and what it says. The first policy in order of priority
 //! that covers the request decides; what it refuses, no other policy allows.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::condition::{Bindings, Condition};
-use super::read::{shorten, write_duration};
-use super::{Policy, PolicySet};
-use crate::model::identity::Principal;
+use super::duration::{shorten, write_duration};
+use super::found::Policy;
+use super::set::PolicySet;
+use crate::model::identity::{Principal, Service};
 use crate::model::policy::{
     AccessPolicy, Ask, AutoRule, DURATION_MIN, Effect, Matcher, Mode, Outcome, PolicyDecision,
     PolicyPin, Refusal, RefusalReason, Would,
 };
-use crate::model::scope::subset;
+use crate::model::scope::{covers, subset};
+use crate::model::target::Target;
 
 mod break_glass;
 mod refuse;
@@ -38,6 +41,22 @@ impl PolicySet {
             Ok(decision) => Ok(PolicyDecision { would, ..decision }),
             Err(refusal) => Err(Refusal { would, ..refusal }),
         }
+    }
+
+    /// Names of the enforced policies under which such a caller may ask for something at the service; with a target,
+    /// only those whose scope covers it. Highest priority first.
+    pub fn requestable(
+        &self,
+        caller: &[Principal],
+        service: &Service,
+        target: Option<&Target<'_>>,
+    ) -> Vec<Arc<str>> {
+        self.policies()
+            .filter(|policy| policy.mode == Mode::Enforce && policy.scope.service() == service)
+            .filter(|policy| may_ask(policy, caller))
+            .filter(|policy| target.is_none_or(|target| covers(&policy.scope, target)))
+            .map(|policy| Arc::clone(&policy.name))
+            .collect()
     }
 
     fn in_charge(&self, ask: &Ask<'_>) -> Result<&Policy, Refusal> {
@@ -116,7 +135,7 @@ fn fit(policy: &AccessPolicy, ask: &Ask<'_>) -> Fit {
 }
 
 /// Whether any of the caller's principals is among the policy's requesters.
-pub(super) fn may_ask(policy: &AccessPolicy, caller: &[Principal]) -> bool {
+fn may_ask(policy: &AccessPolicy, caller: &[Principal]) -> bool {
     caller.iter().any(|principal| {
         policy
             .requesters

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use prost::Message;
 
+use super::chain::{self, Entry};
+use super::commit::{Commit, GrantChange};
+use super::difference::Audited;
 use super::keys::{self, DueKind};
 use super::overlay::Overlay;
 use super::reader::{Due, count};
 use super::{META_KEY, Reader, StoreError, Table, View, Writes};
-use crate::control::fanout;
-use crate::control::query::audit::{self, Entry};
-use crate::control::store::difference::Audited;
 use crate::model::access::{
     AccessRequest, AccessState, AccessStep, Ending, Issued, Outcome, Terminal,
 };
@@ -52,7 +52,7 @@ pub(crate) struct Change<'v> {
     rows: Overlay<'v>,
     meta: store::Meta,
     now: Timestamp,
-    grants: Vec<fanout::Change>,
+    grants: Vec<GrantChange>,
     requests: Vec<Arc<AccessRequest>>,
     audited: Audited,
 }
@@ -77,7 +77,7 @@ struct Said<'s> {
 #[derive(Debug)]
 pub(crate) struct Committed {
     /// For the sidecars.
-    pub commit: fanout::Commit,
+    pub commit: Commit,
     /// Access requests that it changed, as they are after it.
     pub requests: Vec<Arc<AccessRequest>>,
 }
@@ -253,11 +253,11 @@ impl<'v> Change<'v> {
             if before.as_ref() == Some(&entry) {
                 return;
             }
-            self.grants.push(fanout::Change::Put(Arc::new(entry)));
+            self.grants.push(GrantChange::Put(Arc::new(entry)));
         } else if request.create_revision == self.revision() {
             // Made and ended in one change: nobody has heard of it.
             self.grants
-                .retain(|change| !matches!(change, fanout::Change::Put(put) if put.id == entry.id));
+                .retain(|change| !matches!(change, GrantChange::Put(put) if put.id == entry.id));
         } else if self
             .read()
             .request(&request.id)
@@ -266,7 +266,7 @@ impl<'v> Change<'v> {
             .is_none_or(|before| !before.state.is_terminal())
         {
             let service = entry.scope.service().clone();
-            self.grants.push(fanout::Change::Forget {
+            self.grants.push(GrantChange::Forget {
                 id: entry.id,
                 service,
             });
@@ -395,7 +395,7 @@ impl<'v> Change<'v> {
         self.rows
             .put(Table::Grants, id, stored_to(issued).encode_to_vec());
         self.grants
-            .push(fanout::Change::Put(Arc::new(issued.grant.clone())));
+            .push(GrantChange::Put(Arc::new(issued.grant.clone())));
     }
 
     fn audit_grant(
@@ -428,7 +428,7 @@ impl<'v> Change<'v> {
                 .remove(Table::Due, keys::due(keep_until, DueKind::Forget, id));
         }
         let service = issued.grant.scope.service().clone();
-        self.grants.push(fanout::Change::Forget {
+        self.grants.push(GrantChange::Forget {
             id: issued.grant.id.clone(),
             service,
         });
@@ -592,7 +592,7 @@ impl<'v> Change<'v> {
                 .changes(self.rows.below(), &self.rows, &entry.resource)?,
             ..Default::default()
         };
-        let event = audit::seal(event, &self.meta.audit_hash)?;
+        let event = chain::seal(event, &self.meta.audit_hash)?;
         self.meta.audit_index = event.index;
         self.meta.audit_hash = event.hash.clone();
         let index = keys::number(count(event.index));
@@ -625,7 +625,7 @@ impl<'v> Change<'v> {
         self.meta.revision = revision_to(revision);
         self.rows
             .put(Table::Meta, META_KEY.to_vec(), self.meta.encode_to_vec());
-        let commit = fanout::Commit {
+        let commit = Commit {
             revision,
             changes: self.grants,
         };
@@ -640,10 +640,10 @@ impl<'v> Change<'v> {
     }
 }
 
-fn changed_item(change: &fanout::Change) -> store::changed::Item {
+fn changed_item(change: &GrantChange) -> store::changed::Item {
     let (id, service, forgotten) = match change {
-        fanout::Change::Put(grant) => (&grant.id, grant.scope.service(), false),
-        fanout::Change::Forget { id, service } => (id, service, true),
+        GrantChange::Put(grant) => (&grant.id, grant.scope.service(), false),
+        GrantChange::Forget { id, service } => (id, service, true),
     };
     store::changed::Item {
         id: id.to_string(),

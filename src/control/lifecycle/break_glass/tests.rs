@@ -4,9 +4,10 @@ use std::time::Duration;
 use super::*;
 use crate::control::lifecycle::extend::ExtendInput;
 use crate::control::lifecycle::grants::GrantFilter;
-use crate::control::lifecycle::requests::{RequestFilter, RequestInput};
-use crate::control::query::audit;
+use crate::control::lifecycle::input::RequestInput;
+use crate::control::lifecycle::requests::RequestFilter;
 use crate::control::query::page::Page;
+use crate::control::store::chain;
 use crate::control::testing::*;
 use crate::model::access::{AccessState, Issued};
 use crate::model::canonical::Canonical;
@@ -166,7 +167,7 @@ async fn broken_glass_gives_access_at_once_and_says_so() {
     for (kind, actor, reason) in events(&rig, &["grant.issued", "access_request.approved"]).await {
         assert_eq!((&*actor, &*reason), (ALICE, &*said), "{kind}");
     }
-    assert!(rig.plane.store.read(audit::verify).await.unwrap().is_ok());
+    assert!(rig.plane.store.read(chain::verify).await.unwrap().is_ok());
 }
 
 #[tokio::test]
@@ -355,7 +356,7 @@ async fn an_objection_ends_the_grant() {
     );
     let kinds = events(&rig, &["break_glass.objected", "grant.revoked"]).await;
     assert_eq!(kinds.len(), 2);
-    assert!(rig.plane.store.read(audit::verify).await.unwrap().is_ok());
+    assert!(rig.plane.store.read(chain::verify).await.unwrap().is_ok());
 }
 
 #[tokio::test]

@@ -4,10 +4,11 @@ use futures_util::future::join_all;
 
 use super::*;
 use crate::control::lifecycle::grants::GrantFilter;
-use crate::control::lifecycle::requests::{RequestFilter, RequestInput};
+use crate::control::lifecycle::input::RequestInput;
+use crate::control::lifecycle::requests::RequestFilter;
 use crate::control::policy::PolicySet;
-use crate::control::query::audit;
 use crate::control::query::page::Page;
+use crate::control::store::chain;
 use crate::control::testing::*;
 use crate::model::canonical::Canonical;
 use crate::model::grant::GrantId;
@@ -213,7 +214,7 @@ async fn people_of_every_stage_approve_and_the_last_one_issues_the_grant() {
             .rig
             .plane
             .store
-            .read(audit::verify)
+            .read(chain::verify)
             .await
             .unwrap()
             .is_ok()

@@ -1,7 +1,7 @@
 //! Claims about a sweeper that goes on.
 
 use super::*;
-use crate::control::lifecycle::requests::RequestInput;
+use crate::control::lifecycle::input::RequestInput;
 use crate::control::store::Table;
 use crate::control::testing::*;
 

@@ -3,8 +3,9 @@
 use ulid::Ulid;
 
 use super::*;
+use crate::control::fanout::intake::{Intake, Reported};
 use crate::control::lifecycle::extend::ExtendInput;
-use crate::control::query::usage::{Intake, Reported, Usage, UsageArgs};
+use crate::control::query::usage::{Usage, UsageArgs};
 use crate::control::testing::*;
 use crate::model::grant::Hold;
 use crate::model::identity::Service;
@@ -38,7 +39,7 @@ fn listen(rig: &Rig) -> (Intake, Usage) {
 }
 
 async fn granted(rig: &Rig) -> String {
-    let asking = crate::control::lifecycle::requests::RequestInput {
+    let asking = crate::control::lifecycle::input::RequestInput {
         duration: Some(Duration::from_mins(10)),
         ..asking()
     };

@@ -8,7 +8,7 @@ use crate::control::lifecycle::fault::Fault;
 use crate::control::lifecycle::plane::Plane;
 use crate::control::query::page::Page;
 use crate::control::store::reader::count;
-use crate::control::store::{Reader, StoreError};
+use crate::control::store::{Reader, StoreError, chain};
 use crate::model::time::Timestamp;
 use crate::wire::audit::event_to;
 use crate::wire::grant::timestamp_from;
@@ -94,7 +94,7 @@ impl Plane {
         let now = self.now();
         Ok(self
             .store
-            .read(move |reader| super::checkpoint(reader, now))
+            .read(move |reader| chain::checkpoint(reader, now))
             .await?)
     }
 }

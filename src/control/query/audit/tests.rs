@@ -1,21 +1,26 @@
 //! Claims about the chain in a real store: what is done to a copy of its file is found, offline and by the server.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
 use prost::Message;
 use tempfile::TempDir;
 
-use super::*;
-use crate::control::lifecycle::requests::RequestInput;
+use crate::control::lifecycle::input::RequestInput;
 use crate::control::query::audit::listing::EventFilter;
 use crate::control::query::page::Page;
-use crate::control::store::{META_KEY, Table, View, Writes, keys};
+use crate::control::store::chain::{seal, verify, verify_against, verify_directory};
+use crate::control::store::embedded::Embedded;
+use crate::control::store::reader::count;
+use crate::control::store::{Engine, META_KEY, Reader, Table, View, Writes, keys};
 use crate::control::testing::*;
-use crate::model::audit::Flaw;
+use crate::model::audit::{Broken, Chain, Checkpoint, Flaw, Verified};
 use crate::model::canonical::Hash;
-use crate::wire::audit::checkpoint_from;
+use crate::wire::audit::{checkpoint_from, event_from};
+use crate::wire::grant::timestamp_to;
 use crate::wire::v1::audit_service_client::AuditServiceClient;
+use crate::wire::{store, v1};
 
 fn page(size: i32, token: &str) -> Page {
     Page::parse(size, token, &[]).unwrap()

@@ -3,7 +3,8 @@
 use ulid::Ulid;
 
 use super::*;
-use crate::control::query::usage::{Reported, Usage, UsageArgs};
+use crate::control::fanout::intake::Reported;
+use crate::control::query::usage::{Usage, UsageArgs};
 use crate::control::testing::*;
 use crate::model::identity::Service;
 use tokio_util::sync::CancellationToken;

@@ -3,9 +3,12 @@
 use ulid::Ulid;
 
 use super::*;
+use crate::control::fanout::intake::WAITING_MAX;
 use crate::control::testing::*;
+use crate::model::identity::Service;
 use crate::model::time::Timestamp;
 use crate::wire::grant::timestamp_to;
+use crate::wire::v1;
 
 async fn granted(rig: &Rig) -> String {
     let request = rig.plane.request_access(&alice(), asking()).await.unwrap();

@@ -1,6 +1,6 @@
 //! The store against the model, and both against the rules that hold whatever happens.
 
-use crate::control::query::audit;
+use crate::control::store::chain;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
@@ -131,7 +131,7 @@ impl World {
                 events.push(event);
                 Ok(ControlFlow::Continue(()))
             })?;
-            Ok::<_, StoreError>((requests, grants, events, audit::verify(reader)?))
+            Ok::<_, StoreError>((requests, grants, events, chain::verify(reader)?))
         });
         let (requests, grants, events, verified) = read.await.unwrap();
         assert_eq!(verified, Ok(self.model.events), "the audit chain holds");

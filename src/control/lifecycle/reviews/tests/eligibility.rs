@@ -97,7 +97,7 @@ async fn an_escalation_is_recorded_once_and_wakes_whoever_watches() {
             .rig
             .plane
             .store
-            .read(audit::verify)
+            .read(chain::verify)
             .await
             .unwrap()
             .is_ok()
