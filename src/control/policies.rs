@@ -17,6 +17,7 @@ pub(crate) mod diff;
 pub(crate) mod history;
 pub(crate) mod offered;
 pub(crate) mod plan;
+pub(crate) mod reload;
 
 impl Plane {
     /// The set to begin with: what the directory holds now, and what the store keeps of what was applied.
@@ -24,10 +25,10 @@ impl Plane {
     /// # Errors
     /// When the store cannot be read; the inner error is every problem of the set.
     pub(crate) async fn declared(&self) -> Result<Result<PolicySet, Vec<Problem>>, Fault> {
-        let _turn = self.sources.turn.lock().await;
-        let documents = self.store.read(applied).await?;
-        self.sources.beside.store(Arc::new(texts(&documents)));
-        self.assemble(self.sources.beside.load_full()).await
+        let _turn = self.sources().turn.lock().await;
+        let documents = self.store().read(applied).await?;
+        self.sources().beside.store(Arc::new(texts(&documents)));
+        self.assemble(self.sources().beside.load_full()).await
     }
 
     /// Puts a set in force that the watcher has read. One that is older than what was applied since is read anew.
@@ -35,8 +36,8 @@ impl Plane {
     /// # Errors
     /// As [`Plane::apply`]; INVALID_ARGUMENT when the directory does not go together with what is applied.
     pub(crate) async fn follow(&self, set: Arc<PolicySet>) -> Result<Applied, Fault> {
-        let _turn = self.sources.turn.lock().await;
-        let beside = self.sources.beside.load_full();
+        let _turn = self.sources().turn.lock().await;
+        let beside = self.sources().beside.load_full();
         let set = if set.is_beside(&beside) {
             set
         } else {
@@ -54,7 +55,7 @@ impl Plane {
         &self,
         beside: Arc<Vec<Text>>,
     ) -> Result<Result<PolicySet, Vec<Problem>>, Fault> {
-        let directory = self.sources.directory().to_owned();
+        let directory = self.sources().directory().to_owned();
         let read =
             tokio::task::spawn_blocking(move || PolicySet::together(&directory, &beside)).await;
         read.map_err(|error| {

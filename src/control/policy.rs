@@ -1,7 +1,7 @@
 //! Policies: which file says what, and how an access request is ruled on.
 //!
 //! [`PolicySet::load`] reads a directory whole or refuses it whole, with every problem by file, line and column;
-//! [`PolicySet::rule`] answers one access request; [`Reloader`] follows the directory. No policy is ever half in force.
+//! [`PolicySet::rule`] answers one access request; `Reloader` follows the directory. No policy is ever half in force.
 
 mod active;
 mod approval;
@@ -33,7 +33,6 @@ pub(crate) use report::names;
 pub use report::{Report, check, examine, files};
 pub(crate) use set::{Listed, PolicySet};
 pub(crate) use sources::Sources;
-pub(crate) use watch::Reloader;
 pub(crate) use zone::end_within;
 
 #[cfg(test)]

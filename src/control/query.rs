@@ -7,4 +7,3 @@ pub(crate) mod grant_use;
 pub(crate) mod page;
 pub(crate) mod timeline;
 pub(crate) mod usage;
-pub(crate) mod validate;

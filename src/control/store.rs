@@ -23,6 +23,7 @@ pub(crate) mod keys;
 pub(crate) mod opening;
 pub(crate) mod overlay;
 pub(crate) mod reader;
+pub(crate) mod token_key;
 pub(crate) mod usable;
 pub(crate) mod writer;
 

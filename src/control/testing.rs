@@ -346,7 +346,7 @@ impl Rig {
 
     /// How many audit events of a kind there are.
     pub(super) async fn events(&self, kind: &'static str) -> usize {
-        let read = self.plane.store.read(move |reader| {
+        let read = self.plane.store().read(move |reader| {
             let mut found = 0;
             reader.audit(0, &mut |event| {
                 found += usize::from(event.r#type == kind);

@@ -103,10 +103,7 @@ fn standing() -> Fault {
 }
 
 /// How long a grant can last with its extensions, as a policy in force says.
-pub(in crate::control) fn bounds(
-    policies_in_force: &dyn ActivePolicies,
-    policy: &str,
-) -> Option<DurationRule> {
+pub(crate) fn bounds(policies_in_force: &dyn ActivePolicies, policy: &str) -> Option<DurationRule> {
     policies_in_force
         .policies()
         .into_iter()
@@ -118,7 +115,7 @@ pub(in crate::control) fn bounds(
 ///
 /// # Errors
 /// [`Fault`] names the bound and what is left of it.
-pub(in crate::control) fn may_extend(
+pub(crate) fn may_extend(
     change: &Change<'_>,
     extension: &Extension,
     by: Duration,
@@ -236,7 +233,7 @@ fn within(
 
 /// The grant to be extended, with the place of the one that extends it; or why that cannot be carried out any more. That
 /// its time was up meanwhile does not matter: where the extension ends is fixed.
-pub(in crate::control) fn link(
+pub(crate) fn link(
     change: &Change<'_>,
     extended: &GrantId,
 ) -> Result<Result<(Issued, Chain), String>, StoreError> {

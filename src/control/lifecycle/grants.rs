@@ -59,7 +59,7 @@ pub(crate) struct EndReport {
 }
 
 impl EndReport {
-    pub(in crate::control) fn one(issued: Issued, revision: Revision) -> Self {
+    pub(crate) fn one(issued: Issued, revision: Revision) -> Self {
         Self {
             grants: vec![issued],
             changed: 1,
@@ -126,7 +126,7 @@ impl Plane {
     /// NOT_FOUND also for what the caller may not see.
     pub(crate) async fn grant(&self, caller: &Caller, id: &str) -> Result<Issued, Fault> {
         let (caller, id) = (caller.clone(), id.to_owned());
-        self.store
+        self.store()
             .read(move |reader| visible_grant(reader, &caller, &id))
             .await
     }
@@ -142,7 +142,7 @@ impl Plane {
         filter: GrantFilter,
     ) -> Result<(Vec<Issued>, String, Revision), Fault> {
         let (caller, now) = (caller.clone(), self.now());
-        self.store
+        self.store()
             .read(move |reader| {
                 let names = caller.parties();
                 let mine: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -208,7 +208,7 @@ impl Plane {
             options,
         } = transition;
         let span = tracing::info_span!(names::SPAN_REVOKE, "jitgate.grant.id" = id);
-        let (ending, keep, on) = (caller.clone(), self.tombstone_keep, options.clone());
+        let (ending, keep, on) = (caller.clone(), self.tombstone_keep(), options.clone());
         let end_it = move |change: &mut Change<'_>| {
             let mut issued = visible_grant(&change.read(), &ending, &id)?;
             may_end(&ending, &issued, how)?;
@@ -245,7 +245,7 @@ impl Plane {
             of: filter,
             include_standing,
         } = sweep;
-        let (by, keep) = (caller.who().to_string(), self.tombstone_keep);
+        let (by, keep) = (caller.who().to_string(), self.tombstone_keep());
         let span = tracing::info_span!(
             names::SPAN_REVOKE,
             "jitgate.principal" = filter.subject.as_ref().map(Principal::as_str),
@@ -302,7 +302,7 @@ impl Plane {
             .collect();
         services.sort();
         services.dedup();
-        self.fanout
+        self.fanout()
             .await_enforced(ends.revision, &services, patience)
             .await
     }

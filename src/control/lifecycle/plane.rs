@@ -15,20 +15,13 @@ use crate::model::time::Timestamp;
 /// The control plane, without its listeners.
 #[derive(Debug, Clone)]
 pub(crate) struct Plane {
-    /// What is durable.
-    pub store: Store,
-    /// What sidecars hold.
-    pub fanout: Arc<Fanout>,
-    /// Who waits for which access request.
-    pub waiting: Waiting,
-    /// What is measured.
-    pub metrics: Arc<ControlMetrics>,
-    /// How long a tombstone is kept.
-    pub tombstone_keep: Duration,
-    /// Where policies come from.
-    pub sources: Sources,
-    /// When it was put together: what happened before is known from the store alone.
-    pub(in crate::control) since: Timestamp,
+    store: Store,
+    fanout: Arc<Fanout>,
+    waiting: Waiting,
+    metrics: Arc<ControlMetrics>,
+    tombstone_keep: Duration,
+    sources: Sources,
+    since: Timestamp,
     policies_in_force: Arc<ArcSwap<Arc<dyn ActivePolicies>>>,
 }
 
@@ -62,18 +55,53 @@ impl Plane {
         Self { sources, ..self }
     }
 
+    /// What is durable.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What sidecars hold.
+    pub(crate) fn fanout(&self) -> &Arc<Fanout> {
+        &self.fanout
+    }
+
+    /// Who waits for which access request.
+    pub(crate) fn waiting(&self) -> &Waiting {
+        &self.waiting
+    }
+
+    /// What is measured.
+    pub(crate) fn metrics(&self) -> &Arc<ControlMetrics> {
+        &self.metrics
+    }
+
+    /// How long the tombstone of an ended grant is kept.
+    pub(crate) fn tombstone_keep(&self) -> Duration {
+        self.tombstone_keep
+    }
+
+    /// Where policies come from.
+    pub(crate) fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// When it was put together: what happened before is known from the store alone.
+    pub(crate) fn since(&self) -> Timestamp {
+        self.since
+    }
+
     /// The policies in force.
     pub(crate) fn policies_in_force(&self) -> Arc<dyn ActivePolicies> {
         Arc::clone(&self.policies_in_force.load())
     }
 
     /// To look at what is in force at the moment of a change, not at the one of a call.
-    pub(in crate::control) fn current(&self) -> Current {
+    pub(crate) fn current(&self) -> Current {
         Current(Arc::clone(&self.policies_in_force))
     }
 
     /// Tells whether a set is still the one in force, at the moment of writing what it ruled.
-    pub(in crate::control) fn still_in_force(
+    pub(crate) fn still_in_force(
         &self,
         ruled: &Arc<Arc<dyn ActivePolicies>>,
     ) -> impl FnOnce() -> bool + Send + use<> {
@@ -82,11 +110,11 @@ impl Plane {
     }
 
     /// The policies in force, by their identity.
-    pub(in crate::control) fn version_in_force(&self) -> Arc<Arc<dyn ActivePolicies>> {
+    pub(crate) fn version_in_force(&self) -> Arc<Arc<dyn ActivePolicies>> {
         self.policies_in_force.load_full()
     }
 
-    pub(in crate::control) fn put_in_force(&self, policies_in_force: Arc<dyn ActivePolicies>) {
+    pub(crate) fn put_in_force(&self, policies_in_force: Arc<dyn ActivePolicies>) {
         warn_of_unmeasured(&*policies_in_force, &self.fanout);
         self.policies_in_force.store(Arc::new(policies_in_force));
     }
@@ -103,10 +131,10 @@ impl Plane {
 }
 
 /// What is in force whenever it is looked at.
-pub(in crate::control) struct Current(Arc<ArcSwap<Arc<dyn ActivePolicies>>>);
+pub(crate) struct Current(Arc<ArcSwap<Arc<dyn ActivePolicies>>>);
 
 impl Current {
-    pub(in crate::control) fn load(&self) -> Arc<Arc<dyn ActivePolicies>> {
+    pub(crate) fn load(&self) -> Arc<Arc<dyn ActivePolicies>> {
         self.0.load_full()
     }
 }

@@ -70,7 +70,7 @@ impl Plane {
     }
 
     /// Has policy rule on it, and writes what was ruled.
-    pub(in crate::control) async fn ask(
+    pub(crate) async fn ask(
         &self,
         caller: &Caller,
         asking: &RequestInput,
@@ -188,10 +188,10 @@ impl Plane {
         Ok(ruled?)
     }
 
-    pub(in crate::control) fn count(&self, request: &AccessRequest) {
-        self.metrics.request(request.state.as_str());
+    pub(crate) fn count(&self, request: &AccessRequest) {
+        self.metrics().request(request.state.as_str());
         if let (AccessState::Approved, Some(outcome)) = (request.state, &request.outcome) {
-            self.metrics
+            self.metrics()
                 .approved(outcome.time.since(request.create_time));
         }
     }
@@ -207,7 +207,7 @@ impl Plane {
     ) -> Result<AccessRequest, Fault> {
         let (caller, id) = (caller.clone(), id.to_owned());
         let mut request = self
-            .store
+            .store()
             .read(move |reader| visible_request(reader, &caller, &id))
             .await?;
         recheck(&mut request, &*self.policies_in_force());
@@ -226,7 +226,7 @@ impl Plane {
     ) -> Result<(Vec<AccessRequest>, String), Fault> {
         let (caller, policies_in_force, now) =
             (caller.clone(), self.policies_in_force(), self.now());
-        self.store
+        self.store()
             .read(move |reader| {
                 let counting = ReviewContext {
                     policies_in_force: &*policies_in_force,
@@ -265,7 +265,7 @@ impl Plane {
         id: &str,
     ) -> Result<(AccessRequest, Wait), Fault> {
         // The wait begins before the reading: no change can fall between the two.
-        let wait = self.waiting.begin(id.into(), caller.who())?;
+        let wait = self.waiting().begin(id.into(), caller.who())?;
         Ok((self.access_request(caller, id).await?, wait))
     }
 

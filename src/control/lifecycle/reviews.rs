@@ -72,16 +72,13 @@ impl Plane {
 
 /// When reviews are counted, and what is in force then.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::control) struct ReviewContext<'c> {
-    pub(in crate::control) policies_in_force: &'c dyn ActivePolicies,
-    pub(in crate::control) now: Timestamp,
+pub(crate) struct ReviewContext<'c> {
+    pub(crate) policies_in_force: &'c dyn ActivePolicies,
+    pub(crate) now: Timestamp,
 }
 
 /// Notes which reviews of a pending request count by what is in force now.
-pub(in crate::control) fn recheck(
-    request: &mut AccessRequest,
-    policies_in_force: &dyn ActivePolicies,
-) {
+pub(crate) fn recheck(request: &mut AccessRequest, policies_in_force: &dyn ActivePolicies) {
     if request.state.is_terminal() {
         return;
     }
@@ -144,10 +141,7 @@ fn review(
 }
 
 /// Over is over, be it only by the clock.
-pub(in crate::control) fn may_change(
-    request: &AccessRequest,
-    change: &Change<'_>,
-) -> Result<(), Fault> {
+pub(crate) fn may_change(request: &AccessRequest, change: &Change<'_>) -> Result<(), Fault> {
     let too_late = request.state == AccessState::Pending && change.now() >= request.pending_until;
     let state = if too_late {
         AccessState::Expired
@@ -249,7 +243,7 @@ fn approving(request: &AccessRequest, caller: &Caller, waited: Duration) -> Vec<
 }
 
 /// Whether the caller's word is wanted: an approval of theirs would count now, or their review of broken glass is outstanding.
-pub(in crate::control) fn waits_for(
+pub(crate) fn waits_for(
     request: &AccessRequest,
     caller: &Caller,
     counting: &ReviewContext<'_>,

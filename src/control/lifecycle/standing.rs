@@ -54,9 +54,9 @@ impl Plane {
         &self,
         policies_in_force: Arc<dyn ActivePolicies>,
     ) -> Result<Applied, Fault> {
-        let (declared, keep) = (Declared::by(&*policies_in_force), self.tombstone_keep);
+        let (declared, keep) = (Declared::by(&*policies_in_force), self.tombstone_keep());
         let (applied, _) = self
-            .store
+            .store()
             .write(move |change| declared.write(change, ACTOR, keep))
             .await?;
         self.put_in_force(policies_in_force);
@@ -66,14 +66,14 @@ impl Plane {
 
 /// What a set declares, as the store keeps it.
 #[derive(Debug)]
-pub(in crate::control) struct Declared {
+pub(crate) struct Declared {
     /// Name -> digest and canonical text.
     policies: BTreeMap<String, (String, Arc<str>)>,
     standing: BTreeMap<String, StandingGrant>,
 }
 
 impl Declared {
-    pub(in crate::control) fn by(policies_in_force: &dyn ActivePolicies) -> Self {
+    pub(crate) fn by(policies_in_force: &dyn ActivePolicies) -> Self {
         let policies = policies_in_force.policies().into_iter().map(|policy| {
             (
                 policy.name.to_string(),
@@ -98,7 +98,7 @@ impl Declared {
 
     /// Gives versions to what is new, takes out of force what is gone, and does the same with standing grants. `actor` is
     /// who changes the policies.
-    pub(in crate::control) fn write(
+    pub(crate) fn write(
         &self,
         change: &mut Change<'_>,
         actor: &str,
@@ -232,7 +232,7 @@ fn issue(change: &mut Change<'_>, name: &str, standing: &StandingGrant) -> Resul
 }
 
 /// Under what name the versions of a person are kept.
-pub(in crate::control) fn person(name: &str) -> String {
+pub(crate) fn person(name: &str) -> String {
     format!("person:{name}")
 }
 

@@ -27,17 +27,17 @@ const EVENTS_MAX: usize = 1000;
 
 /// What is known outside the store.
 #[derive(Debug)]
-pub(in crate::control) struct UnusedContext {
+pub(crate) struct UnusedContext {
     fanout: Arc<Fanout>,
     /// Since when this control plane hears from sidecars.
     since: Timestamp,
 }
 
 impl UnusedContext {
-    pub(in crate::control) fn of(plane: &Plane) -> Self {
+    pub(crate) fn of(plane: &Plane) -> Self {
         Self {
-            fanout: Arc::clone(&plane.fanout),
-            since: plane.since,
+            fanout: Arc::clone(plane.fanout()),
+            since: plane.since(),
         }
     }
 
@@ -60,7 +60,7 @@ impl UnusedContext {
 }
 
 /// EndReport a grant that nobody has used in its time, or sees to it that it is looked at again. The reminder is done with in any case.
-pub(in crate::control) fn look(
+pub(crate) fn look(
     change: &mut Change<'_>,
     id: &str,
     keep: Duration,

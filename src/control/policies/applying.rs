@@ -89,14 +89,14 @@ impl Plane {
         caller.must_be_admin("apply policies")?;
         let (plane, caller) = (self.clone(), caller.clone());
         // What is durable has to come into force, whether or not the caller waits for that.
-        to_the_end(&self.sources, async move {
+        to_the_end(self.sources(), async move {
             plane.apply_in_turn(&caller, applying).await
         })
         .await
     }
 
     async fn apply_in_turn(&self, caller: &Caller, applying: Applying) -> Result<Done, Fault> {
-        let _turn = self.sources.turn.lock().await;
+        let _turn = self.sources().turn.lock().await;
         let key = answer_key(caller, &applying.request_id);
         let first = match key {
             Some(key) => self.first_answer(key, applying.fingerprint).await?,
@@ -148,11 +148,11 @@ impl Plane {
                 BTreeSet::new()
             },
             reason: applying.reason,
-            keep: self.tombstone_keep,
+            keep: self.tombstone_keep(),
             answer: key.map(|key| (key, applying.fingerprint)),
         };
         let ((applied, withdrawn), revision) =
-            self.store.write(move |change| job.write(change)).await?;
+            self.store().write(move |change| job.write(change)).await?;
         (done.applied, done.withdrawn, done.revision) = (applied, withdrawn, Some(revision));
         self.take_over(next);
         tracing::info!(by = %caller.who(), %revision, %applied, "policies were applied");
@@ -162,7 +162,7 @@ impl Plane {
     /// What is durable comes into force.
     fn take_over(&self, Next { set, documents }: Next) {
         self.put_in_force(set);
-        self.sources
+        self.sources()
             .beside
             .store(Arc::new(super::texts(&documents)));
     }
@@ -173,7 +173,7 @@ impl Plane {
         fingerprint: Hash,
     ) -> Result<Option<Revision>, Fault> {
         let answered = self
-            .store
+            .store()
             .read(move |reader| Ok::<_, Fault>(reader.answered(&key)?))
             .await?;
         let Some(answered) = answered else {

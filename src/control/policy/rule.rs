@@ -10,15 +10,17 @@ use super::found::Policy;
 use super::set::PolicySet;
 use crate::model::identity::{Principal, Service};
 use crate::model::policy::{
-    AccessPolicy, Ask, AutoRule, DURATION_MIN, Effect, Matcher, Mode, Outcome, PolicyDecision,
-    PolicyPin, Refusal, RefusalReason, Would,
+    AccessPolicy, Ask, AutoRule, Effect, Mode, Outcome, PolicyDecision, PolicyPin, Refusal, Would,
 };
-use crate::model::scope::{covers, subset};
+use crate::model::scope::covers;
 use crate::model::target::Target;
 
 mod break_glass;
+mod fit;
 mod refuse;
 mod terms;
+
+use fit::{Fit, fit, may_ask};
 
 impl PolicySet {
     /// Rules on an access request.
@@ -103,51 +105,6 @@ impl PolicySet {
             })
             .collect()
     }
-}
-
-/// How far a policy covers a request; a later one is nearer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Fit {
-    /// Another service, or none of the caller's principals may ask.
-    Stranger,
-    /// The scope reaches further.
-    Scope,
-    /// Not for this subject.
-    Subject,
-    /// Not through these workloads.
-    Via,
-    /// It covers the request.
-    Full,
-}
-
-fn fit(policy: &AccessPolicy, ask: &Ask<'_>) -> Fit {
-    if policy.scope.service() != ask.scope.service() || !may_ask(policy, ask.requester) {
-        Fit::Stranger
-    } else if !subset(ask.scope, &policy.scope) {
-        Fit::Scope
-    } else if !policy.subjects.allow(ask.requester, ask.subject) {
-        Fit::Subject
-    } else if !through(&policy.via, ask.via) {
-        Fit::Via
-    } else {
-        Fit::Full
-    }
-}
-
-/// Whether any of the caller's principals is among the policy's requesters.
-fn may_ask(policy: &AccessPolicy, caller: &[Principal]) -> bool {
-    caller.iter().any(|principal| {
-        policy
-            .requesters
-            .iter()
-            .any(|matcher| matcher.matches(principal))
-    })
-}
-
-/// A request without `via` works through any workload, so it fits no policy that names some.
-fn through(allowed: &[Matcher], via: &[Principal]) -> bool {
-    let is_allowed = |workload: &Principal| allowed.iter().any(|matcher| matcher.matches(workload));
-    allowed.is_empty() || (!via.is_empty() && via.iter().all(is_allowed))
 }
 
 fn pin(policy: &AccessPolicy) -> PolicyPin {

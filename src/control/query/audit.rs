@@ -15,18 +15,18 @@ impl Plane {
     ///
     /// # Errors
     /// Never.
-    pub(in crate::control) async fn look_at_audit_chain(self, stop: CancellationToken) -> Outcome {
+    pub(crate) async fn look_at_audit_chain(self, stop: CancellationToken) -> Outcome {
         let verified = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            verified = self.store.read(|reader| verify_against(reader, vec![])) => verified,
+            verified = self.store().read(|reader| verify_against(reader, vec![])) => verified,
         };
         match verified {
             Ok(Ok(Verified { last, .. })) => {
-                self.metrics.audit_broken_at(None);
+                self.metrics().audit_broken_at(None);
                 tracing::info!(events = last, "the audit chain is whole");
             }
             Ok(Err(broken)) => {
-                self.metrics.audit_broken_at(Some(broken.index));
+                self.metrics().audit_broken_at(Some(broken.index));
                 tracing::error!(
                     %broken,
                     "THE AUDIT CHAIN IS BROKEN; access goes on, and new events are chained to what is there. Keep a copy of \

@@ -14,7 +14,7 @@ impl Plane {
         &self,
         mut grants: Vec<v1::Grant>,
     ) -> Result<Vec<v1::Grant>, Fault> {
-        let read = self.store.read(move |reader| {
+        let read = self.store().read(move |reader| {
             for grant in &mut grants {
                 let Some(known) = reader.grant_use(&grant.id)? else {
                     continue;

@@ -501,7 +501,7 @@ impl World {
 
     /// Revision and head of the audit chain.
     async fn mark(&self) -> (u64, i64) {
-        let read = self.rig().plane.store.read(|reader| {
+        let read = self.rig().plane.store().read(|reader| {
             Ok::<_, StoreError>((reader.revision()?.0, reader.meta()?.unwrap().audit_index))
         });
         read.await.unwrap()

@@ -113,7 +113,7 @@ impl Fixture {
     }
 
     async fn refused(&self, caller: &Caller, reviewing: ReviewInput) -> &'static str {
-        let before = self.rig.plane.fanout.revision();
+        let before = self.rig.plane.fanout().revision();
         let reason = self
             .review(caller, reviewing)
             .await
@@ -121,7 +121,7 @@ impl Fixture {
             .kind
             .reason();
         assert_eq!(
-            self.rig.plane.fanout.revision(),
+            self.rig.plane.fanout().revision(),
             before,
             "nothing is changed"
         );
@@ -129,7 +129,7 @@ impl Fixture {
     }
 
     async fn events(&self, kind: &'static str) -> usize {
-        let read = self.rig.plane.store.read(move |reader| {
+        let read = self.rig.plane.store().read(move |reader| {
             let mut found = 0;
             reader.audit(0, &mut |event| {
                 found += usize::from(event.r#type == kind);
@@ -213,7 +213,7 @@ async fn people_of_every_stage_approve_and_the_last_one_issues_the_grant() {
         fixture
             .rig
             .plane
-            .store
+            .store()
             .read(chain::verify)
             .await
             .unwrap()

@@ -320,7 +320,7 @@ async fn an_event_says_what_was_before_and_after() {
             "ACCESS_REQUEST_STATE_APPROVED"
         )
     );
-    assert_eq!(rig.plane.store.read(verify).await.unwrap(), Ok(5));
+    assert_eq!(rig.plane.store().read(verify).await.unwrap(), Ok(5));
 }
 
 #[tokio::test]
@@ -443,7 +443,8 @@ async fn a_store_of_an_earlier_version_gets_its_index_and_stays_verifiable() {
         engine.commit(Some(&guard), &writes.collect()).unwrap();
     }
     let engine = Embedded::open_existing(&data(&directory)).unwrap();
-    let (store, _writer, _) = crate::control::Store::open(engine, Arc::new(|| NOON)).unwrap();
+    let (store, _writer, _) =
+        crate::control::store::Store::open(engine, Arc::new(|| NOON)).unwrap();
     let of = store
         .read(|reader| reader.audit_of("policies/payments", u64::MAX, 9))
         .await

@@ -69,7 +69,7 @@ async fn told() -> (Rig, String, String) {
         keep_decisions: std::time::Duration::from_secs(600),
         keep_decisions_max: 100,
     };
-    let (intake, uses) = Usage::new(args, &rig.plane.metrics).unwrap();
+    let (intake, uses) = Usage::new(args, rig.plane.metrics()).unwrap();
     intake.take(Reported {
         sidecar: "payments-1".into(),
         instance: "i".into(),
@@ -79,7 +79,7 @@ async fn told() -> (Rig, String, String) {
     let stop = CancellationToken::new();
     stop.cancel();
     // Asked to stop, it writes what has arrived.
-    uses.run(rig.plane.store.clone(), stop).await.unwrap();
+    uses.run(rig.plane.store().clone(), stop).await.unwrap();
     (rig, request.id.to_string(), grant)
 }
 

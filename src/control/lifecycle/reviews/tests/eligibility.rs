@@ -96,7 +96,7 @@ async fn an_escalation_is_recorded_once_and_wakes_whoever_watches() {
         fixture
             .rig
             .plane
-            .store
+            .store()
             .read(chain::verify)
             .await
             .unwrap()
