@@ -1,4 +1,10 @@
+use std::path::Path;
+use std::sync::Arc;
+
 use super::*;
+use crate::model::identity::{Principal, Service};
+use crate::model::policy::Mode;
+use crate::model::target::Target;
 
 mod sections;
 
