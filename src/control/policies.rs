@@ -14,6 +14,7 @@ use super::lifecycle::plane::Plane;
 use super::lifecycle::standing::Applied;
 use super::policy::{Beside, Origin, PolicySet, Problem, Reloader, Text};
 use super::store::{Reader, StoreError};
+use crate::support::hex::Hex;
 use crate::wire::store::AppliedDocument;
 
 pub(crate) mod applying;
@@ -175,10 +176,7 @@ fn etag(set: &PolicySet, documents: &[AppliedDocument]) -> String {
         hash.update(Sha256::digest(&document.name));
         hash.update(Sha256::digest(&document.text));
     }
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Hex(&hash.finalize()).to_string()
 }
 
 #[cfg(test)]

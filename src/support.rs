@@ -1,0 +1,3 @@
+//! Small pieces that every part may use: they know nothing of this crate, so nothing can depend on itself through them.
+
+pub(crate) mod hex;
