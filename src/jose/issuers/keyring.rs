@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::keys::KeySet;
 use super::source::{KeyFile, Remote, Source, Stamp};
+use crate::support::backoff::Backoff;
 
 /// How long a check waits for the fetch that an unknown key set off.
 const PATIENCE: Duration = Duration::from_millis(150);
@@ -22,7 +23,8 @@ const WAITING: usize = 256;
 /// How often a key file is looked at.
 const FILE_POLL: Duration = Duration::from_secs(2);
 /// Between attempts while an issuer is out of reach and there are no keys of it: first and at most.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+const RETRY_LEAST: Duration = Duration::from_secs(1);
+const RETRY_MOST: Duration = Duration::from_secs(30);
 
 /// How often keys are fetched.
 #[derive(Debug, Clone, Copy)]
@@ -250,6 +252,8 @@ struct Reading<'a> {
     stamp: Option<Stamp>,
     /// Failures in a row.
     failed: u32,
+    /// Between attempts while there are no keys at all.
+    retry: Backoff,
 }
 
 impl<'a> Reading<'a> {
@@ -258,6 +262,7 @@ impl<'a> Reading<'a> {
             source,
             stamp: None,
             failed: 0,
+            retry: Backoff::new(RETRY_LEAST, RETRY_MOST),
         }
     }
 
@@ -305,21 +310,16 @@ impl<'a> Reading<'a> {
     }
 
     /// Whoever has keys can wait: an issuer that is down is asked no more often for it than once in a cool-down.
-    fn next_wait(&self, pace: Pace, keyed: bool) -> Duration {
-        let wait = match self.source {
-            Source::File(_) | Source::Inline => return FILE_POLL,
-            Source::Remote(_) if self.failed == 0 => pace.interval,
-            Source::Remote(_) if keyed => {
-                return pace.cooldown.mul_f64(rand::random_range(1.0..=1.5));
+    fn next_wait(&mut self, pace: Pace, keyed: bool) -> Duration {
+        match self.source {
+            Source::File(_) | Source::Inline => FILE_POLL,
+            // Spread out, so that a fleet does not come back to the issuer in step.
+            Source::Remote(_) if self.failed == 0 => {
+                pace.interval.mul_f64(rand::random_range(0.5..=1.0))
             }
-            Source::Remote(_) => RETRY
-                .0
-                .saturating_mul(1 << (self.failed - 1).min(16))
-                .min(RETRY.1)
-                .min(pace.interval),
-        };
-        // Spread out, so that a fleet does not come back to the issuer in step.
-        wait.mul_f64(rand::random_range(0.5..=1.0))
+            Source::Remote(_) if keyed => pace.cooldown.mul_f64(rand::random_range(1.0..=1.5)),
+            Source::Remote(_) => self.retry.next().min(pace.interval),
+        }
     }
 
     fn fail(&mut self, issuer: &str, error: &anyhow::Error, keys: usize) {
@@ -346,6 +346,7 @@ impl<'a> Reading<'a> {
             info!(issuer, attempts = self.failed, "keys can be read again");
         }
         self.failed = 0;
+        self.retry.reset();
     }
 }
 
