@@ -14,6 +14,7 @@ use crate::control::metrics::ControlMetrics;
 use crate::control::store::{Store, StoreError};
 use crate::model::identity::Service;
 use crate::runtime::Outcome;
+use crate::support::duration;
 use crate::wire::v1;
 
 mod rows;
@@ -46,12 +47,7 @@ pub struct UsageArgs {
 }
 
 fn keep(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text)
-        .map_err(|error| format!("{error}; write for example 12h or 7d"))?;
-    if time > Duration::from_hours(24 * 366) {
-        return Err("must be a year at most".to_owned());
-    }
-    Ok(time)
+    duration::parse_within(text, Duration::ZERO..=Duration::from_hours(24 * 366))
 }
 
 /// One report of one sidecar, as its session took it.
