@@ -10,9 +10,9 @@ use serde::Deserialize;
 use serde_saphyr::{Location, MessageFormatter as _, Spanned, UserMessageFormatter};
 
 use super::keyring::{Keyring, Pace};
-use super::keys::KeySet;
 use super::source::{Format, KeyFile, Remote, Source, read_bounded};
 use super::{Issuer, Issuers, Terms};
+use crate::jose::keys::KeySet;
 use crate::model::identity::Principal;
 use crate::support::duration;
 

@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::keys::KeySet;
 use super::source::{KeyFile, Remote, Source, Stamp};
+use crate::jose::keys::KeySet;
 use crate::support::backoff::Backoff;
 
 /// How long a check waits for the fetch that an unknown key set off.

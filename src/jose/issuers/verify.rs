@@ -9,8 +9,9 @@ use base64::engine::{DecodePaddingMode, GeneralPurposeConfig};
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
-use super::keys::{KID_MAX, KeySet, NoKey};
-use super::{Identity, Terms, json};
+use super::{Identity, Terms};
+use crate::jose::json;
+use crate::jose::keys::{KID_MAX, KeySet, NoKey};
 use crate::model::decision::{Denial, DenyReason};
 use crate::model::identity::{Principal, PrincipalError};
 use crate::model::time::Timestamp;

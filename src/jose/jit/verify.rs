@@ -10,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::TYP;
 use super::key::Algorithm;
-use crate::jose::issuers::json;
+use crate::jose::json;
 use crate::model::decision::{Denial, DenyReason};
 use crate::model::identity::Service;
 use crate::model::time::Timestamp;

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::malformed;
-use crate::jose::issuers::cache::Expires;
+use crate::jose::cache::Expires;
 use crate::jose::jit::claims::{JitClaims, TOKEN_LIFETIME_MAX};
 use crate::model::decision::{Denial, DenyReason};
 use crate::model::grant::{GrantId, Revision};
