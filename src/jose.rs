@@ -5,6 +5,7 @@ pub(crate) mod cache;
 pub(crate) mod issuers;
 pub(crate) mod jit;
 mod json;
+mod jwt;
 mod keys;
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::jose::keys::KeySet;
 use crate::support::backoff::Backoff;
 
 /// How long a check waits for the fetch that an unknown key set off.
-const PATIENCE: Duration = Duration::from_millis(150);
+const KEY_WAIT: Duration = Duration::from_millis(150);
 /// Checks that wait for one issuer's keys at once: anybody can name a key that does not exist.
 const WAITING: usize = 256;
 /// How often a key file is looked at.
@@ -138,7 +138,7 @@ impl Keyring {
             return;
         };
         let answered = served.wait_for(|served| *served >= number || known(&self.current().keys));
-        if timeout_at(asked + PATIENCE, answered).await.is_err() {
+        if timeout_at(asked + KEY_WAIT, answered).await.is_err() {
             debug!(issuer = %self.issuer, "an unknown key: the fetch takes longer than a check waits");
         }
     }
@@ -151,7 +151,7 @@ impl Keyring {
         let now = Instant::now();
         let mut asked = self.asked.lock();
         if let Some(last) = asked.last.filter(|last| now < *last + self.pace.cooldown) {
-            let under_way = *self.served.borrow() < asked.number && now < last + PATIENCE;
+            let under_way = *self.served.borrow() < asked.number && now < last + KEY_WAIT;
             return under_way.then_some((asked.number, last));
         }
         asked.number += 1;

@@ -2,10 +2,9 @@
 
 use crate::jose::jit::key::Algorithm;
 use crate::jose::json;
+use crate::jose::jwt::KID_MAX;
 use crate::jose::keys::KeySet;
 use crate::wire::v1;
-
-use super::KID_MAX;
 
 /// Most keys that may be published at once.
 const KEYS_MAX: usize = 64;
