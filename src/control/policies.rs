@@ -9,6 +9,7 @@ use super::lifecycle::plane::Plane;
 use super::lifecycle::standing::Applied;
 use super::policy::{Origin, PolicySet, Problem, Text};
 use super::store::{Reader, StoreError};
+use crate::support::hex::Hex;
 use crate::wire::store::AppliedDocument;
 use sha2::{Digest, Sha256};
 
@@ -111,10 +112,7 @@ fn etag(set: &PolicySet, documents: &[AppliedDocument]) -> String {
         hash.update(Sha256::digest(&document.name));
         hash.update(Sha256::digest(&document.text));
     }
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Hex(&hash.finalize()).to_string()
 }
 
 #[cfg(test)]

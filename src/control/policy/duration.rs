@@ -1,53 +1,27 @@
-//! How policies write durations: whole numbers of d, h, m and s.
+//! How policies write durations: as flags are read, in whole seconds.
 
 use std::time::Duration;
 
-/// `1h30m`: whole numbers of d, h, m and s, each at most once and in this order.
+use crate::support::duration;
+pub(super) use crate::support::duration::write as write_duration;
+
+/// As flags are read, in whole seconds and without `M`.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let refuse = || {
-        format!(
-            "is no duration: {:?}; write for example 90s, 15m, 1h30m or 7d",
+    // A slip of one key would give months for minutes, and a policy is in force for long before somebody sees that.
+    if text.contains('M') {
+        return Err(format!(
+            "is no duration: {:?}; M would be months: write for example 15m or 30d",
             shorten(text)
-        )
-    };
-    let mut rest = text;
-    let mut seconds = 0_u64;
-    for (unit, size) in [('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)] {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, tail) = rest.split_at(digits);
-        if let Some(tail) = tail.strip_prefix(unit) {
-            let number: u64 = number.parse().map_err(|_| refuse())?;
-            seconds = number
-                .checked_mul(size)
-                .and_then(|part| seconds.checked_add(part))
-                .ok_or_else(refuse)?;
-            rest = tail;
-        }
+        ));
     }
-    if rest.is_empty() && !text.is_empty() {
-        Ok(Duration::from_secs(seconds))
-    } else {
-        Err(refuse())
+    let value = duration::parse(text)?;
+    match value.subsec_nanos() {
+        0 => Ok(value),
+        _ => Err("must be whole seconds".to_owned()),
     }
 }
 
-/// The inverse of [`parse_duration`], for whole seconds; what is below a second is kept as a fraction.
-pub(super) fn write_duration(duration: Duration) -> String {
-    let mut rest = duration.as_secs();
-    let mut text = String::new();
-    for (unit, size) in [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)] {
-        if rest / size > 0 {
-            text.push_str(&format!("{}{unit}", rest / size));
-        }
-        rest %= size;
-    }
-    match duration.subsec_millis() {
-        0 if text.is_empty() => "0s".to_owned(),
-        0 => text,
-        millis => format!("{text}{millis}ms"),
-    }
-}
-
+/// The first 80 characters, for a message.
 pub(super) fn shorten(text: &str) -> String {
     text.chars().take(80).collect()
 }
@@ -65,6 +39,12 @@ mod tests {
             ("1h30m", 5400),
             ("7d", 604_800),
             ("0s", 0),
+            // As flags take them, and as durations are printed.
+            ("1.5h", 5400),
+            ("30m1h", 5400),
+            ("1h 30m", 5400),
+            ("15min", 900),
+            ("2days", 172_800),
         ] {
             assert_eq!(parse_duration(text).unwrap(), Duration::from_secs(seconds));
         }
@@ -72,12 +52,10 @@ mod tests {
             "",
             "15",
             "m",
-            "1.5h",
-            "30m1h",
-            "1h1h",
-            "15 m",
+            "5M",
+            "1.5s",
             "-1s",
-            "15min",
+            "15 parsecs",
             "99999999999999999999d",
         ] {
             assert!(parse_duration(text).is_err(), "{text}");

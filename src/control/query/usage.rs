@@ -12,6 +12,7 @@ use crate::control::fanout::intake::{Intake, Reported};
 use crate::control::metrics::ControlMetrics;
 use crate::control::store::Store;
 use crate::runtime::Outcome;
+use crate::support::duration;
 
 mod rows;
 
@@ -41,12 +42,7 @@ pub struct UsageArgs {
 }
 
 fn keep(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text)
-        .map_err(|error| format!("{error}; write for example 12h or 7d"))?;
-    if time > Duration::from_hours(24 * 366) {
-        return Err("must be a year at most".to_owned());
-    }
-    Ok(time)
+    duration::parse_within(text, Duration::ZERO..=Duration::from_hours(24 * 366))
 }
 
 /// The one that writes them down.
