@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::clock::server::ALLOWED_SKEW;
-use crate::jose::jit::{Algorithm, KeyPair, PublicKey, SignError, TOKEN_LIFETIME_MAX};
+use crate::jose::jit::{KeyPair, PublicKey, SignError, TOKEN_LIFETIME_MAX, TokenAlgorithm};
 use crate::model::time::Timestamp;
 use crate::wire::grant::{timestamp_from, timestamp_to};
 use crate::wire::store;
@@ -21,7 +21,7 @@ pub(crate) struct TokenKey {
     /// Its name: a ULID.
     pub kid: String,
     /// What it signs with, and all that it verifies.
-    pub algorithm: Algorithm,
+    pub algorithm: TokenAlgorithm,
     /// The public JWK, JSON.
     pub jwk: String,
     /// Since when everybody can know it.
@@ -182,7 +182,7 @@ impl TokenKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Schedule {
     /// What new keys sign with.
-    pub algorithm: Algorithm,
+    pub algorithm: TokenAlgorithm,
     /// A key signs for this long; `None`: until somebody rotates.
     pub rotate_every: Option<Duration>,
     /// A key is known for this long before it signs. Also how long others may keep the list of keys.
