@@ -594,7 +594,7 @@ async fn a_page_ends_before_it_is_larger_than_a_client_takes() {
         .unwrap();
     let bytes: usize = first
         .iter()
-        .map(|request| prost::Message::encoded_len(&wire::access::request_to(request)))
+        .map(|request| prost::Message::encoded_len(&crate::wire::access::request_to(request)))
         .sum();
     assert!(
         bytes < 4 << 20 && first.len() < 20,
