@@ -3,6 +3,7 @@
 pub(crate) mod access;
 pub(crate) mod approval;
 pub(crate) mod audit;
+pub(crate) mod call;
 pub(crate) mod canonical;
 pub(crate) mod decide;
 pub(crate) mod decision;

@@ -124,10 +124,7 @@ fn find(
     now: Timestamp,
     stale: bool,
 ) -> Result<Permit, Denial> {
-    let target = check
-        .target
-        .as_ref()
-        .map_err(|why| Denial::new(DenyReason::PathNotCanonical, why.to_string()))?;
+    let target = check.target.as_ref().map_err(|why| Denial::from(*why))?;
     let caller = check.caller.as_ref().map_err(Clone::clone)?;
     if caller.proven().next().is_none() {
         let detail = "the call carries no credential that names a principal: neither an mTLS peer nor a token";

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::grant::Grant;
 use super::identity::Principal;
+use super::target::TargetError;
 use super::time::Timestamp;
 
 /// Allowed by a live grant, or denied for a reason.
@@ -135,6 +136,26 @@ impl Denial {
     pub fn nearest(mut self, grant: Arc<Grant>) -> Self {
         self.nearest = Some(grant);
         self
+    }
+}
+
+/// A call without a target: not described, or in more than one reading.
+impl From<TargetError> for Denial {
+    fn from(why: TargetError) -> Self {
+        let reason = match why {
+            TargetError::NoMethod | TargetError::NoPath => DenyReason::BadCheck,
+            TargetError::NotAbsolute
+            | TargetError::TooLong
+            | TargetError::EmptySegment
+            | TargetError::DotSegment
+            | TargetError::Character
+            | TargetError::Encoding
+            | TargetError::NeedlessEncoding
+            | TargetError::NotUtf8
+            | TargetError::GrpcForm
+            | TargetError::Method => DenyReason::PathNotCanonical,
+        };
+        Self::new(reason, why.to_string())
     }
 }
 

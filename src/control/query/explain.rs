@@ -7,11 +7,12 @@ use crate::control::lifecycle::caller::Caller;
 use crate::control::lifecycle::fault::{Fault, FaultKind};
 use crate::control::lifecycle::plane::Plane;
 use crate::model::access::{Issued, Origin};
+use crate::model::call::WrittenCall;
 use crate::model::decide::{Caller as Calling, Check, Freshness, Grants, decide};
 use crate::model::decision::{Decision, DenyReason};
 use crate::model::grant::{Ended, Grant, Phase, Revision};
 use crate::model::identity::{Principal, PrincipalKind, Service};
-use crate::model::target::{Target, TargetError};
+use crate::model::target::Target;
 use crate::model::time::Timestamp;
 
 /// Grants looked at one by one in an explanation.
@@ -28,19 +29,10 @@ pub(crate) struct Question {
     pub principals: Vec<Principal>,
     /// Where.
     pub service: Service,
-    /// What: the gRPC path, or the HTTP method and path.
-    pub target: Called,
+    /// What. Whether it has one reading only is part of the answer.
+    pub call: WrittenCall,
     /// When; `None`: now.
     pub at: Option<Timestamp>,
-}
-
-/// What is called, as text; whether it is canonical is part of the answer.
-#[derive(Debug, Clone)]
-pub(crate) enum Called {
-    /// `/pkg.Svc/Method`
-    Grpc(String),
-    /// `GET`, `/v1/users/7`
-    Http(String, String),
 }
 
 /// The answer.
@@ -93,7 +85,7 @@ impl Plane {
         }
         let index = self.fanout.index();
         let at = question.at.unwrap_or_else(|| self.now());
-        let target = question.target();
+        let target = question.call.target();
         let workloads = || {
             question
                 .principals
@@ -167,15 +159,6 @@ impl Plane {
                 ending: None,
             },
         })
-    }
-}
-
-impl Question {
-    fn target(&self) -> Result<Target<'_>, TargetError> {
-        match &self.target {
-            Called::Grpc(path) => Target::grpc(path),
-            Called::Http(method, path) => Target::http(method, path),
-        }
     }
 }
 

@@ -11,11 +11,11 @@ use crate::control::tokens::Tokens;
 use crate::index::Index;
 use crate::jose::issuers::{Identity, Issuers, Verdict as Judged};
 use crate::jose::jit::{JitKeys, JitToken, verify};
+use crate::model::call::WrittenCall;
 use crate::model::decide::{Caller as Calling, Check, Freshness, Tokened, decide};
 use crate::model::decision::{Decision, Denial, DenyReason};
 use crate::model::grant::Revision;
 use crate::model::identity::{Principal, Service};
-use crate::model::target::{Target, TargetError};
 use crate::model::time::Timestamp;
 use crate::wire::access::revision_to;
 use crate::wire::grant::timestamp_to;
@@ -31,7 +31,7 @@ const PRINCIPALS_MAX: usize = 64;
 #[derive(Clone)]
 pub(crate) struct Question {
     service: Service,
-    target: Called,
+    call: WrittenCall,
     /// What the client certificate names; empty without one.
     peer: String,
     bearer: Option<String>,
@@ -40,18 +40,12 @@ pub(crate) struct Question {
     revision: Revision,
 }
 
-#[derive(Debug, Clone)]
-enum Called {
-    Grpc(String),
-    Http(String, String),
-}
-
 /// Without the credentials.
 impl std::fmt::Debug for Question {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Question")
             .field("service", &self.service)
-            .field("target", &self.target)
+            .field("call", &self.call)
             .finish_non_exhaustive()
     }
 }
@@ -120,25 +114,16 @@ impl Question {
             Principal::parse(text)
                 .map_err(|error| Fault::invalid(format!("principals[{i}]"), error.to_string()))
         };
-        let target = match target {
-            Some(WireTarget::Grpc(path)) => Called::Grpc(path),
-            Some(WireTarget::Http(line)) => match line.split_once(' ') {
-                Some((method, path)) => {
-                    Called::Http(method.to_owned(), without_query(path).to_owned())
-                }
-                None => {
-                    return Err(Fault::invalid(
-                        "http",
-                        "must be a method and a path, such as: GET /v1/users/7",
-                    ));
-                }
-            },
+        let call = match target {
+            Some(WireTarget::Grpc(path)) => WrittenCall::grpc(path),
+            Some(WireTarget::Http(line)) => WrittenCall::http(&line)
+                .map_err(|error| Fault::invalid("http", error.to_string()))?,
             None => return Err(Fault::invalid("target", "say what is called: grpc or http")),
         };
         Ok(Self {
             service: Service::parse(&service)
                 .map_err(|error| Fault::invalid("service", error.to_string()))?,
-            target,
+            call,
             peer,
             bearer: Some(bearer).filter(|bearer| !bearer.is_empty()),
             token: Some(token).filter(|token| !token.is_empty()),
@@ -151,16 +136,6 @@ impl Question {
                 .map(Revision)
                 .map_err(|_| Fault::invalid("revision", "is negative"))?,
         })
-    }
-
-    fn target(&self) -> Result<Target<'_>, TargetError> {
-        match &self.target {
-            // What is no gRPC path is still a POST of that content type.
-            Called::Grpc(path) => Target::grpc(path).or_else(|_| Target::http("POST", path)),
-            // The target of a CONNECT is an authority, whatever stands where the path should.
-            Called::Http(method, _) if method == "CONNECT" => Err(TargetError::NotAbsolute),
-            Called::Http(method, path) => Target::http(method, path),
-        }
     }
 
     /// Who would call, by the rules that a sidecar has: what is presented, ours to judge and bad denies always.
@@ -204,10 +179,6 @@ impl Question {
     }
 }
 
-fn without_query(path: &str) -> &str {
-    path.split_once('?').map_or(path, |(path, _)| path)
-}
-
 /// As Envoy names it: only a SPIFFE ID names a workload, and a bad one is refused.
 fn peer(text: &str) -> Result<Option<Principal>, Denial> {
     if !text
@@ -249,7 +220,7 @@ pub(crate) async fn judge(
     question: &Question,
     now: Timestamp,
 ) -> Decision {
-    let target = question.target();
+    let target = question.call.target();
     // With a target that is refused anyway, no credential is worth verifying.
     let caller = match &target {
         Ok(_) => question.caller(issuers, keys, now).await,

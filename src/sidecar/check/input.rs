@@ -8,6 +8,7 @@ use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use smallvec::SmallVec;
 
 use self::timeout::grpc_timeout;
+use crate::model::call::{self, Dialect};
 use crate::model::decision::{Denial, DenyReason};
 use crate::model::identity::Service;
 use crate::model::target::{Target, TargetError};
@@ -36,15 +37,6 @@ pub struct Inbound<'a> {
     pub grpc_timeout: Option<Duration>,
     /// What is called and by whom, or what is missing to tell.
     pub call: Result<Call<'a>, Denial>,
-}
-
-/// What the caller speaks. Envoy turns a local answer into a gRPC status by this same rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
-    /// Plain HTTP.
-    Http,
-    /// `content-type: application/grpc` or `application/grpc+…`.
-    Grpc,
 }
 
 /// One call, borrowed from the check.
@@ -139,11 +131,9 @@ fn read_call<'a>(
             "the check carries more headers than any request should",
         ));
     }
-    if http.method.is_empty() {
-        return Err(bad("the check names no method"));
-    }
-    if http.path.is_empty() && http.method != "CONNECT" {
-        return Err(bad("the check names no path"));
+    let target = call::read(fields.dialect(), &http.method, &http.path);
+    if let Err(why @ (TargetError::NoMethod | TargetError::NoPath)) = target {
+        return Err(why.into());
     }
     let service = services.pick(
         attributes
@@ -151,15 +141,11 @@ fn read_call<'a>(
             .get(SERVICE_KEY)
             .map(String::as_str),
     )?;
-    let path = http
-        .path
-        .split_once('?')
-        .map_or(http.path.as_str(), |(path, _query)| path);
     Ok(Call {
         service,
         method: &http.method,
-        path,
-        target: target(fields.dialect(), &http.method, path),
+        path: call::without_query(&http.path),
+        target,
         peer: attributes
             .source
             .as_ref()
@@ -167,18 +153,6 @@ fn read_call<'a>(
         bearer: bearer(&fields.authorization),
         token: own_token(&fields.token),
     })
-}
-
-/// A call is gRPC when it looks like it in every respect; else it is judged as HTTP, which a gRPC grant never covers.
-fn target<'a>(dialect: Dialect, method: &'a str, path: &'a str) -> Result<Target<'a>, TargetError> {
-    if method == "CONNECT" {
-        // Its target is an authority, whatever stands where the path should.
-        return Err(TargetError::NotAbsolute);
-    }
-    match (dialect, method) {
-        (Dialect::Grpc, "POST") => Target::grpc(path).or_else(|_| Target::http(method, path)),
-        (Dialect::Grpc | Dialect::Http, _) => Target::http(method, path),
-    }
 }
 
 fn bad(detail: &'static str) -> Denial {

@@ -18,8 +18,9 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 use envoy_types::pb::google::rpc::Status;
 
-use super::input::{Dialect, Inbound, TOKEN_HEADER};
+use super::input::{Inbound, TOKEN_HEADER};
 use super::record::DecisionId;
+use crate::model::call::Dialect;
 use crate::model::decide::{Caller, Freshness};
 use crate::model::decision::{Denial, DenyClass, Permit};
 use crate::model::grant::Revision;
