@@ -291,7 +291,7 @@ async fn open(
     };
     let cache = fanout::cache::GrantCache::new(
         opening.revision,
-        opening.grants,
+        opening.entries,
         &opening.history,
         config.changes_kept,
     );

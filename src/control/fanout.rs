@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::ControlClock;
 use crate::control::query::usage::Intake;
 use crate::index::Index;
-use crate::model::grant::{Grant, GrantId, Revision};
+use crate::model::entry::TableEntry;
+use crate::model::grant::{GrantId, Revision};
 use crate::model::identity::Service;
 use crate::model::time::Timestamp;
 use crate::runtime::Outcome;
@@ -47,11 +48,11 @@ pub(crate) struct Commit {
     pub changes: Vec<Change>,
 }
 
-/// One grant's new value.
+/// One entry's new value.
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
-    /// A grant or tombstone as it now is.
-    Put(Arc<Grant>),
+    /// A grant, tombstone or waiting request as it now is.
+    Put(TableEntry),
     /// Forgotten: past its `keep_until`.
     Forget {
         /// Which.
@@ -128,7 +129,7 @@ impl Fanout {
     pub(crate) fn new(
         epoch: impl Into<String>,
         revision: Revision,
-        grants: impl IntoIterator<Item = Grant>,
+        grants: impl IntoIterator<Item: Into<TableEntry>>,
         history: &[Commit],
         config: FanoutConfig,
     ) -> Self {

@@ -267,7 +267,6 @@ pub(in crate::control) fn link(
             how: Ended::Released,
             ..
         } => return ended("released"),
-        Hold::Pending { .. } => return ended("never granted"),
         Hold::Suspended | Hold::Ended { .. } if issued.suspension.is_some() => {
             return ended("suspended");
         }

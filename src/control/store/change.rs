@@ -253,11 +253,12 @@ impl<'v> Change<'v> {
             if before.as_ref() == Some(&entry) {
                 return;
             }
-            self.grants.push(fanout::Change::Put(Arc::new(entry)));
+            self.grants.push(fanout::Change::Put(entry.into()));
         } else if request.create_revision == self.revision() {
             // Made and ended in one change: nobody has heard of it.
-            self.grants
-                .retain(|change| !matches!(change, fanout::Change::Put(put) if put.id == entry.id));
+            self.grants.retain(
+                |change| !matches!(change, fanout::Change::Put(put) if *put.id() == entry.id),
+            );
         } else if self
             .read()
             .request(&request.id)
@@ -395,7 +396,7 @@ impl<'v> Change<'v> {
         self.rows
             .put(Table::Grants, id, stored_to(issued).encode_to_vec());
         self.grants
-            .push(fanout::Change::Put(Arc::new(issued.grant.clone())));
+            .push(fanout::Change::Put(issued.grant.clone().into()));
     }
 
     fn audit_grant(
@@ -642,7 +643,7 @@ impl<'v> Change<'v> {
 
 fn changed_item(change: &fanout::Change) -> store::changed::Item {
     let (id, service, forgotten) = match change {
-        fanout::Change::Put(grant) => (&grant.id, grant.scope.service(), false),
+        fanout::Change::Put(entry) => (entry.id(), entry.scope().service(), false),
         fanout::Change::Forget { id, service } => (id, service, true),
     };
     store::changed::Item {

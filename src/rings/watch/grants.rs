@@ -1,7 +1,5 @@
 //! Grants for tests, in words.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use prost::Message;
 
@@ -54,7 +52,7 @@ pub(crate) fn revoked(grant: Grant) -> Grant {
 }
 
 pub(crate) fn put(grant: Grant) -> Change {
-    Change::Put(Arc::new(grant))
+    Change::Put(grant.into())
 }
 
 pub(crate) fn forget(service_name: &str, id: &str) -> Change {

@@ -190,7 +190,7 @@ impl World {
 
     fn become_value(&mut self, value: Grant) -> Change {
         self.state.insert(value.id.clone(), value.clone());
-        Change::Put(Arc::new(value))
+        Change::Put(value.into())
     }
 
     async fn read(&mut self, messages: usize) {

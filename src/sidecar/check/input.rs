@@ -8,6 +8,7 @@ use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use smallvec::SmallVec;
 
 use self::timeout::grpc_timeout;
+use crate::jose::identify::Presented;
 use crate::model::call::{self, Dialect};
 use crate::model::decision::{Denial, DenyReason};
 use crate::model::identity::Service;
@@ -56,19 +57,6 @@ pub struct Call<'a> {
     pub bearer: Presented<'a>,
     /// jitgate's own token.
     pub token: Presented<'a>,
-}
-
-/// What was presented where a credential may stand.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Presented<'a> {
-    /// Nothing.
-    Nothing,
-    /// Something of another scheme, which belongs to the application.
-    Elsewhere,
-    /// One token.
-    Token(&'a str),
-    /// More than one token, or none where one is announced.
-    Malformed(&'static str),
 }
 
 /// Trace headers of W3C and Zipkin, as far as present.
@@ -286,6 +274,7 @@ fn is_ours(name: &str) -> bool {
 
 /// The token of `authorization: Bearer …`. Envoy joins repeated headers with a comma, and a bearer token has none.
 fn bearer<'a>(values: &[&'a [u8]]) -> Presented<'a> {
+    const EMPTY: &str = "the authorization header announces a bearer token and holds none";
     let mut parts = values
         .iter()
         .flat_map(|value| value.split(|b| *b == b','))
@@ -311,38 +300,20 @@ fn bearer<'a>(values: &[&'a [u8]]) -> Presented<'a> {
         .and_then(|text| text.get(6..))
         .map(str::trim_ascii)
     {
-        Some(token) if is_token(token) => Presented::Token(token),
-        Some(_) | None => {
-            Presented::Malformed("the authorization header announces a bearer token and holds none")
-        }
+        Some(token) => Presented::token(token, EMPTY),
+        None => Presented::Malformed(EMPTY),
     }
 }
 
 fn own_token<'a>(values: &[&'a [u8]]) -> Presented<'a> {
+    const ONE: &str = "x-jitgate-token must hold exactly one token";
     match values {
         [] => Presented::Nothing,
         [one] => match std::str::from_utf8(one) {
-            Ok(token) if is_token(token) => Presented::Token(token),
-            Ok(_) | Err(_) => Presented::Malformed("x-jitgate-token must hold exactly one token"),
+            Ok(token) => Presented::token(token, ONE),
+            Err(_) => Presented::Malformed(ONE),
         },
         _ => Presented::Malformed("x-jitgate-token was given more than once"),
-    }
-}
-
-/// One or more visible ASCII characters, without the comma that joins repeated headers.
-fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b',')
-}
-
-/// Never prints the token.
-impl std::fmt::Debug for Presented<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Nothing => "Nothing",
-            Self::Elsewhere => "Elsewhere",
-            Self::Token(_) => "Token(…)",
-            Self::Malformed(_) => "Malformed",
-        })
     }
 }
 
