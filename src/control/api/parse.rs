@@ -11,10 +11,11 @@ use crate::control::lifecycle::input::RequestInput;
 use crate::control::lifecycle::requests::RequestFilter;
 use crate::control::lifecycle::reviews::ReviewInput;
 use crate::control::lifecycle::write_options::WriteOptions;
-use crate::control::query::explain::{Called, Question};
+use crate::control::query::explain::Question;
 use crate::control::query::page::Page;
 use crate::model::access::AccessState;
 use crate::model::approval::{Opinion, Verdict};
+use crate::model::call::WrittenCall;
 use crate::model::identity::{Principal, Service};
 use crate::model::policy::REASON_MAX;
 use crate::model::scope::Scope;
@@ -339,17 +340,10 @@ pub(super) fn question(wire: v1::ExplainAccessRequest, caller: &Caller) -> Resul
         [] => caller.principals().to_vec(),
         named => principals_from(named, "principals")?,
     };
-    let target = match wire.target {
-        Some(Target::Grpc(path)) => Called::Grpc(path),
+    let call = match wire.target {
+        Some(Target::Grpc(path)) => WrittenCall::grpc(path),
         Some(Target::Http(line)) => {
-            let (method, path) = line.trim().split_once(' ').ok_or_else(|| {
-                Fault::invalid(
-                    "http",
-                    "must be a method and a path, such as: GET /v1/users/7",
-                )
-            })?;
-            let path = path.split_once('?').map_or(path, |(path, _)| path);
-            Called::Http(method.to_owned(), path.trim().to_owned())
+            WrittenCall::http(&line).map_err(|error| Fault::invalid("http", error.to_string()))?
         }
         None => {
             return Err(Fault::invalid(
@@ -362,7 +356,7 @@ pub(super) fn question(wire: v1::ExplainAccessRequest, caller: &Caller) -> Resul
         principals,
         service: optional_service(&wire.service)?
             .ok_or_else(|| Fault::invalid("service", "is absent"))?,
-        target,
+        call,
         at: wire.at.map(|at| timestamp_from(&at, "at")).transpose()?,
     })
 }

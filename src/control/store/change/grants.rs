@@ -1,7 +1,5 @@
 //! Grants: issued, ended, forgotten, each with its indices and its audit event.
 
-use std::sync::Arc;
-
 use prost::Message;
 
 use super::{Change, ChangeError, Said};
@@ -137,7 +135,7 @@ impl Change<'_> {
         self.rows
             .put(Table::Grants, id, stored_to(issued).encode_to_vec());
         self.grants
-            .push(GrantChange::Put(Arc::new(issued.grant.clone())));
+            .push(GrantChange::Put(issued.grant.clone().into()));
     }
 
     pub(super) fn audit_grant(
