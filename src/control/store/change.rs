@@ -9,6 +9,8 @@ use prost::Message;
 use super::keys::{self, DueKind};
 use super::overlay::Overlay;
 use super::reader::{Due, count};
+use super::rows::grant::grant_row;
+use super::rows::request::request_row;
 use super::{META_KEY, Reader, StoreError, Table, View, Writes};
 use crate::control::fanout;
 use crate::control::query::audit::{self, Entry};
@@ -19,7 +21,7 @@ use crate::model::access::{
 use crate::model::approval::{Review, Verdict};
 use crate::model::grant::{Ended, GrantState, GrantStep, Hold, Revision, StepRefused};
 use crate::model::time::Timestamp;
-use crate::wire::access::{request_to, revision_to, stored_to};
+use crate::wire::access::revision_to;
 use crate::wire::grant::timestamp_to;
 use crate::wire::store;
 
@@ -232,7 +234,7 @@ impl<'v> Change<'v> {
         self.rows.put(
             Table::Requests,
             request.id.as_bytes().to_vec(),
-            request_to(request).encode_to_vec(),
+            request_row(request).encode_to_vec(),
         );
         self.requests.retain(|earlier| earlier.id != request.id);
         self.requests.push(Arc::new(request.clone()));
@@ -393,7 +395,7 @@ impl<'v> Change<'v> {
         issued.grant.mod_revision = self.revision();
         let id = issued.grant.id.as_str().as_bytes().to_vec();
         self.rows
-            .put(Table::Grants, id, stored_to(issued).encode_to_vec());
+            .put(Table::Grants, id, grant_row(issued).encode_to_vec());
         self.grants
             .push(fanout::Change::Put(Arc::new(issued.grant.clone())));
     }

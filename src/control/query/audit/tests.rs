@@ -105,7 +105,7 @@ async fn by_the_server(directory: Arc<TempDir>, kept: Vec<Checkpoint>) -> Result
         .into_inner();
     let mut chain = Chain::new(1, kept);
     while let Some(event) = events.message().await.unwrap() {
-        if !chain.take(&event_from(&event).unwrap()) {
+        if !chain.take(&crate::wire::audit::event_from(&event).unwrap()) {
             break;
         }
     }
@@ -435,7 +435,13 @@ async fn a_store_of_an_earlier_version_gets_its_index_and_stays_verifiable() {
                 None,
             )
         });
-        engine.commit(Some(&guard), &writes.collect()).unwrap();
+        let mut writes: Writes = writes.collect();
+        let meta = store::Meta {
+            schema: 1,
+            ..store::Meta::decode(guard.as_slice()).unwrap()
+        };
+        writes.insert((Table::Meta, META_KEY.to_vec()), Some(meta.encode_to_vec()));
+        engine.commit(Some(&guard), &writes).unwrap();
     }
     let engine = Embedded::open_existing(&data(&directory)).unwrap();
     let (store, _writer, _) = crate::control::Store::open(engine, Arc::new(|| NOON)).unwrap();

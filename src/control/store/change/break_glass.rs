@@ -5,11 +5,13 @@ use prost::Message;
 use super::Change;
 use crate::control::query::audit::Entry;
 use crate::control::store::keys::{self, DueKind};
+use crate::control::store::rows::grant::grant_row;
 use crate::control::store::{StoreError, Table};
 use crate::model::access::{AccessRequest, Issued};
 use crate::model::approval::{AfterTheFact, Opinion, Said};
 use crate::model::time::Timestamp;
-use crate::wire::access::stored_to;
+use crate::wire::grant::timestamp_to;
+use crate::wire::store;
 
 impl Change<'_> {
     /// Puts on the sweeper's list when further people may review a request.
@@ -54,12 +56,14 @@ impl Change<'_> {
     /// Puts the review afterwards of a request on the list of what is outstanding.
     pub(crate) fn open_review(&mut self, request: &AccessRequest, review: &AfterTheFact) {
         let id = request.id.as_bytes();
-        let mut value = keys::number(review.due.as_micros());
-        value.extend(request.terms.policy.name.as_bytes());
+        let row = store::OpenReview {
+            due: Some(timestamp_to(review.due)),
+            policy: request.terms.policy.name.to_string(),
+        };
         self.rows.put(
             Table::OpenReviews,
             keys::pair(request.requester.as_str(), id),
-            value,
+            row.encode_to_vec(),
         );
         self.rows.put(
             Table::Due,
@@ -123,7 +127,7 @@ impl Change<'_> {
     pub(crate) fn annotate(&mut self, issued: &Issued) {
         let id = issued.grant.id.as_str().as_bytes().to_vec();
         self.rows
-            .put(Table::Grants, id, stored_to(issued).encode_to_vec());
+            .put(Table::Grants, id, grant_row(issued).encode_to_vec());
     }
 
     /// Something happened to a request that stays in its state.

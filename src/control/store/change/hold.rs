@@ -4,9 +4,9 @@ use prost::Message;
 
 use super::{Change, ChangeError, Said};
 use crate::control::store::Table;
+use crate::control::store::rows::grant::grant_row;
 use crate::model::access::{Issued, Suspension};
 use crate::model::grant::{GrantId, GrantStep, Hold};
-use crate::wire::access::stored_to;
 
 impl Change<'_> {
     /// Holds an active grant back.
@@ -56,6 +56,6 @@ impl Change<'_> {
         issued.origin.chain.extended_by = Some(by);
         let id = issued.grant.id.as_str().as_bytes().to_vec();
         self.rows
-            .put(Table::Grants, id, stored_to(issued).encode_to_vec());
+            .put(Table::Grants, id, grant_row(issued).encode_to_vec());
     }
 }
