@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::ring::Schedule;
 use crate::jose::jit::Algorithm;
+use crate::support::duration;
 
 /// Longest issuer name, in bytes: it is in every token.
 const ISSUER_MAX: usize = 128;
@@ -99,21 +100,15 @@ fn rotation(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    match humantime::parse_duration(text) {
+    match duration::parse(text) {
         Ok(every) if every.is_zero() || (MINUTE..=YEAR).contains(&every) => Ok(every),
-        Ok(_) => Err("must be 0 (never), or between 1m and 1year".to_owned()),
-        Err(error) => Err(format!(
-            "{error}; write for example 30d or 12h, or 0 for never"
-        )),
+        Ok(_) => Err("must be 0 (never), or from 1m to 1year".to_owned()),
+        Err(error) => Err(format!("{error}, or 0 for never")),
     }
 }
 
 fn lead(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(lead) if (Duration::from_secs(1)..=60 * MINUTE).contains(&lead) => Ok(lead),
-        Ok(_) => Err("must be between 1s and 1h".to_owned()),
-        Err(error) => Err(format!("{error}; write for example 60s")),
-    }
+    duration::parse_within(text, Duration::from_secs(1)..=60 * MINUTE)
 }
 
 #[cfg(test)]

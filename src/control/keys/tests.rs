@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
-use super::ring::Stage;
 use super::*;
+use crate::control::store::token_key::Stage;
 use crate::control::testing::Rig;
 use crate::jose::jit::Algorithm;
 
@@ -14,14 +14,14 @@ fn args(algorithm: Algorithm) -> TokenArgs {
 
 fn keys(rig: &Rig) -> TokenKeys {
     TokenKeys::new(
-        rig.plane.store.clone(),
-        Arc::clone(&rig.plane.fanout),
+        rig.plane.store().clone(),
+        Arc::clone(rig.plane.fanout()),
         args(Algorithm::EdDsa),
     )
 }
 
 async fn events(rig: &Rig) -> Vec<(String, String, String)> {
-    let read = rig.plane.store.read(|reader| {
+    let read = rig.plane.store().read(|reader| {
         let mut events = Vec::new();
         reader.audit(0, &mut |event| {
             if event.r#type.starts_with("token_key.") {
@@ -98,17 +98,17 @@ async fn nothing_due_writes_nothing() {
     let rig = Rig::empty().await;
     let keys = keys(&rig);
     keys.rotate_due().await.unwrap();
-    let revision = rig.plane.fanout.revision();
+    let revision = rig.plane.fanout().revision();
     keys.rotate_due().await.unwrap();
-    assert_eq!(rig.plane.fanout.revision(), revision);
+    assert_eq!(rig.plane.fanout().revision(), revision);
 }
 
 #[tokio::test]
 async fn forcing_has_a_bound() {
     let rig = Rig::empty().await;
     let keys = TokenKeys::new(
-        rig.plane.store.clone(),
-        Arc::clone(&rig.plane.fanout),
+        rig.plane.store().clone(),
+        Arc::clone(rig.plane.fanout()),
         TokenArgs {
             token_key_lead: Duration::from_secs(1),
             ..args(Algorithm::Es256)

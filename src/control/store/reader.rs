@@ -8,8 +8,8 @@ use prost::Message;
 use super::keys::{self, DueKind};
 use super::rows::grant::grant_from;
 use super::rows::request::request_from;
+use super::token_key::TokenKey;
 use super::{META_KEY, SCHEMA, Span, StoreError, Table, View};
-use crate::control::keys::ring::TokenKey;
 use crate::model::access::{AccessRequest, Issued};
 use crate::model::grant::Revision;
 use crate::model::time::Timestamp;
@@ -422,6 +422,6 @@ fn damaged(table: Table, key: &[u8], why: &dyn std::fmt::Display) -> StoreError 
 }
 
 /// A stored count; a negative one cannot have been written.
-pub(in crate::control) fn count(wire: i64) -> u64 {
+pub(crate) fn count(wire: i64) -> u64 {
     u64::try_from(wire).unwrap_or(0)
 }

@@ -16,7 +16,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 
-use super::keys::KeySet;
+use crate::jose::keys::KeySet;
 
 /// Longest document read, from a file or from the network.
 const DOCUMENT_MAX: usize = 1 << 20;

@@ -8,8 +8,8 @@ use jsonwebtoken::Algorithm;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::fixture::*;
 use super::*;
+use crate::jose::fixture::*;
 use crate::model::decision::DenyReason as R;
 
 #[test]

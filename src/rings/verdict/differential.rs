@@ -17,7 +17,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 
 use crate::control::fanout::cache::GrantCache;
-use crate::control::query::validate::{Question, judge};
+use crate::control::tokens::validate::{Question, judge};
 use crate::jose::issuers::Issuers;
 use crate::jose::jit::{Algorithm, JitClaims, JitKeys, KeyPair};
 use crate::model::decision::{Decision, DenyReason};

@@ -101,7 +101,7 @@ async fn rig() -> Rig {
         metrics,
         Duration::from_secs(600),
     );
-    let fanout = Arc::clone(&plane.fanout);
+    let fanout = Arc::clone(plane.fanout());
     let tokens = Tokens::new(plane, Arc::clone(&keys), Arc::default());
     Rig {
         tokens,

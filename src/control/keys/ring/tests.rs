@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::jose::jit::KeyPair;
+use crate::wire::store;
 
 const NOON: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 const SCHEDULE: Schedule = Schedule {

@@ -3,9 +3,8 @@
 use prost::Message;
 
 use super::Change;
-use crate::control::query::audit::Entry;
+use crate::control::store::chain::Entry;
 use crate::control::store::keys::{self, DueKind};
-use crate::control::store::rows::grant::grant_row;
 use crate::control::store::{StoreError, Table};
 use crate::model::access::{AccessRequest, Issued};
 use crate::model::approval::{AfterTheFact, Opinion, Said};
@@ -125,9 +124,7 @@ impl Change<'_> {
 
     /// Writes what became known of a grant and changes nothing that is enforced: no sidecar hears of it.
     pub(crate) fn annotate(&mut self, issued: &Issued) {
-        let id = issued.grant.id.as_str().as_bytes().to_vec();
-        self.rows
-            .put(Table::Grants, id, grant_row(issued).encode_to_vec());
+        self.put_grant_row(issued);
     }
 
     /// Something happened to a request that stays in its state.

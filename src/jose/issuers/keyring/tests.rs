@@ -10,9 +10,9 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use super::super::fixture::*;
 use super::super::{Issuers, Verdict};
 use super::*;
+use crate::jose::fixture::*;
 use crate::model::decision::DenyReason;
 
 /// An identity provider's JWKS endpoint.

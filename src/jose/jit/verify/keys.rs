@@ -1,11 +1,10 @@
 //! The control plane's published keys, parsed once. Each verifies one algorithm, whatever a token's header says.
 
-use crate::jose::issuers::json;
-use crate::jose::issuers::keys::KeySet;
 use crate::jose::jit::key::Algorithm;
+use crate::jose::json;
+use crate::jose::jwt::KID_MAX;
+use crate::jose::keys::KeySet;
 use crate::wire::v1;
-
-use super::KID_MAX;
 
 /// Most keys that may be published at once.
 const KEYS_MAX: usize = 64;

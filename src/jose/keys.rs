@@ -10,11 +10,10 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
 use super::json;
+use super::jwt::KID_MAX;
 
 /// Most keys that a JWKS may hold.
 const KEYS_MAX: usize = 64;
-/// Longest key id, in bytes.
-pub(crate) const KID_MAX: usize = 256;
 
 /// The keys of one issuer at one time. Never empty, unless nothing could be fetched yet.
 #[derive(Default, PartialEq, Eq)]

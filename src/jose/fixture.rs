@@ -15,7 +15,7 @@ use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};
 
-use super::{Issuers, Verdict};
+use super::issuers::{Issuers, Verdict};
 use crate::model::decision::DenyReason;
 use crate::model::time::Timestamp;
 
