@@ -8,5 +8,8 @@ mod json;
 mod jwt;
 mod keys;
 
+/// Every signature algorithm that JOSE names and that some key can be for. `none` is not among them.
+pub(crate) use jsonwebtoken::Algorithm;
+
 #[cfg(test)]
 mod fixture;

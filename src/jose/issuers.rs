@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use jsonwebtoken::Algorithm;
 use tokio_util::sync::CancellationToken;
 
+use crate::jose::Algorithm;
 use crate::jose::cache::{Basis, Expires, TokenCache};
 use crate::model::decision::Denial;
 use crate::model::identity::Principal;

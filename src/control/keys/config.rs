@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ring::Schedule;
-use crate::jose::jit::Algorithm;
+use crate::jose::jit::TokenAlgorithm;
 use crate::support::duration;
 
 /// Longest issuer name, in bytes: it is in every token.
@@ -25,7 +25,7 @@ pub struct TokenArgs {
         value_name = "ALG",
         default_value_t
     )]
-    pub token_algorithm: Algorithm,
+    pub token_algorithm: TokenAlgorithm,
     /// How long a key signs tokens before the next one does; 0: until `jitgate token rotate`
     #[arg(long, env = "JITGATE_TOKEN_KEY_ROTATE_EVERY", value_name = "TIME", default_value = "30d", value_parser = rotation)]
     pub token_key_rotate_every: Duration,
@@ -38,7 +38,7 @@ impl Default for TokenArgs {
     fn default() -> Self {
         Self {
             token_issuer: None,
-            token_algorithm: Algorithm::default(),
+            token_algorithm: TokenAlgorithm::default(),
             token_key_rotate_every: 30 * Duration::from_hours(24),
             token_key_lead: MINUTE,
         }

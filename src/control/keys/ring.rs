@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock::server::ALLOWED_SKEW;
 use crate::control::store::token_key::{Stage, TokenKey};
-use crate::jose::jit::{Algorithm, TOKEN_LIFETIME_MAX};
+use crate::jose::jit::{TOKEN_LIFETIME_MAX, TokenAlgorithm};
 use crate::model::time::Timestamp;
 
 /// Keys published at once, at most.
@@ -17,7 +17,7 @@ pub(crate) const KEYS_MAX: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Schedule {
     /// What new keys sign with.
-    pub algorithm: Algorithm,
+    pub algorithm: TokenAlgorithm,
     /// A key signs for this long; `None`: until somebody rotates.
     pub rotate_every: Option<Duration>,
     /// A key is known for this long before it signs. Also how long others may keep the list of keys.

@@ -3,9 +3,9 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::control::store::token_key::Stage;
 use crate::control::testing::Rig;
-use crate::jose::jit::Algorithm;
+use crate::jose::jit::TokenAlgorithm;
 
-fn args(algorithm: Algorithm) -> TokenArgs {
+fn args(algorithm: TokenAlgorithm) -> TokenArgs {
     TokenArgs {
         token_algorithm: algorithm,
         ..TokenArgs::default()
@@ -16,7 +16,7 @@ fn keys(rig: &Rig) -> TokenKeys {
     TokenKeys::new(
         rig.plane.store().clone(),
         Arc::clone(rig.plane.fanout()),
-        args(Algorithm::EdDsa),
+        args(TokenAlgorithm::EdDsa),
     )
 }
 
@@ -111,7 +111,7 @@ async fn forcing_has_a_bound() {
         Arc::clone(rig.plane.fanout()),
         TokenArgs {
             token_key_lead: Duration::from_secs(1),
-            ..args(Algorithm::Es256)
+            ..args(TokenAlgorithm::Es256)
         },
     );
     keys.rotate_due().await.unwrap();

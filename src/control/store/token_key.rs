@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::jose::jit::{Algorithm, KeyPair, PublicKey, SignError};
+use crate::jose::jit::{KeyPair, PublicKey, SignError, TokenAlgorithm};
 use crate::model::time::Timestamp;
 use crate::wire::grant::{timestamp_from, timestamp_to};
 use crate::wire::store;
@@ -13,7 +13,7 @@ pub(crate) struct TokenKey {
     /// Its name: a ULID.
     pub kid: String,
     /// What it signs with, and all that it verifies.
-    pub algorithm: Algorithm,
+    pub algorithm: TokenAlgorithm,
     /// The public JWK, JSON.
     pub jwk: String,
     /// Since when everybody can know it.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use serde_saphyr::{Location, MessageFormatter as _, Spanned, UserMessageFormatter};
 
 use super::keyring::{Keyring, Pace};
 use super::source::{Format, KeyFile, Remote, Source, read_bounded};
 use super::{Issuer, Issuers, Terms};
+use crate::jose::Algorithm;
 use crate::jose::keys::KeySet;
 use crate::model::identity::Principal;
 use crate::support::duration;

@@ -6,10 +6,10 @@ use base64::Engine as _;
 use base64::alphabet::URL_SAFE;
 use base64::engine::general_purpose::GeneralPurpose;
 use base64::engine::{DecodePaddingMode, GeneralPurposeConfig};
-use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
 use super::{Identity, Terms};
+use crate::jose::Algorithm;
 use crate::jose::jit;
 use crate::jose::json;
 use crate::jose::jwt::{self, Compact, KID_MAX, Validity, malformed, numeric_date};

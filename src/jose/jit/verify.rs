@@ -4,7 +4,7 @@
 //! refused. No text of the token reaches a denial. Who presents it, and whether its grant is alive, is decided elsewhere.
 
 use super::TYP;
-use super::key::Algorithm;
+use super::key::TokenAlgorithm;
 use crate::jose::json;
 use crate::jose::jwt::{self, Compact, KID_MAX, malformed};
 use crate::model::decision::{Denial, DenyReason};
@@ -29,7 +29,7 @@ const REFUSED_MEMBERS: [&str; 11] = [
 pub(crate) struct Presented<'t> {
     /// What the signature is over.
     message: &'t str,
-    algorithm: Algorithm,
+    algorithm: TokenAlgorithm,
     kid: String,
     claims: json::Object,
     signature: Vec<u8>,
@@ -128,7 +128,7 @@ fn split(token: &str) -> Result<Compact<'_>, Denial> {
 }
 
 /// The algorithm and the key id of a header that has exactly these and the type.
-fn read_header(header: &[u8]) -> Result<(Algorithm, String), Denial> {
+fn read_header(header: &[u8]) -> Result<(TokenAlgorithm, String), Denial> {
     let members = jwt::header(header, &REFUSED_MEMBERS)?;
     if members
         .keys()
