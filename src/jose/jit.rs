@@ -19,5 +19,3 @@ pub(crate) use verify::{JitKeys, JitToken, KeysError, verify};
 
 /// `typ` of every token's header.
 pub(crate) const TYP: &str = "jit+jwt";
-/// The metadata key, and HTTP header, that carries a token.
-pub const HEADER: &str = "x-jitgate-token";

@@ -14,7 +14,6 @@ use crate::control::keys::TokenKeys;
 use crate::control::lifecycle::plane::Plane;
 use crate::jose::issuers::Issuers;
 use crate::runtime::Outcome;
-use crate::wire;
 use crate::wire::v1::access_service_server::AccessServiceServer;
 use crate::wire::v1::enforcer_service_server::EnforcerServiceServer;
 
@@ -30,7 +29,7 @@ pub(crate) fn build(
     stop: &CancellationToken,
 ) -> anyhow::Result<Routes> {
     let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(jitgate_client::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let api = Api::new(plane.clone(), stop.clone());
