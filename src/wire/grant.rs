@@ -80,15 +80,32 @@ pub fn duration_to(span: Duration) -> prost_types::Duration {
 /// # Errors
 /// [`FieldError`] with the rule that does not parse.
 pub(crate) fn scope_from(wire: &v1::Scope) -> Result<Scope, FieldError> {
-    let service = Service::parse(&wire.service).map_err(|e| FieldError::new("scope.service", e))?;
-    let mut rules = Vec::with_capacity(wire.grpc.len().saturating_add(wire.http.len()).min(1024));
-    for (i, rule) in wire.grpc.iter().enumerate() {
+    let http = wire.http.iter();
+    scope_of(
+        &wire.service,
+        &wire.grpc,
+        http.map(|rule| (rule.methods.as_slice(), rule.path.as_str())),
+    )
+}
+
+/// The same from its parts; `http` are methods and path of each rule.
+///
+/// # Errors
+/// As [`scope_from`].
+pub(crate) fn scope_of<'r>(
+    service: &str,
+    grpc: &[String],
+    http: impl ExactSizeIterator<Item = (&'r [String], &'r str)>,
+) -> Result<Scope, FieldError> {
+    let service = Service::parse(service).map_err(|e| FieldError::new("scope.service", e))?;
+    let mut rules = Vec::with_capacity(grpc.len().saturating_add(http.len()).min(1024));
+    for (i, rule) in grpc.iter().enumerate() {
         let rule =
             GrpcRule::parse(rule).map_err(|e| FieldError::new(format!("scope.grpc[{i}]"), e))?;
         rules.push(Rule::Grpc(rule));
     }
-    for (i, rule) in wire.http.iter().enumerate() {
-        let rule = HttpRule::parse(&rule.methods, &rule.path)
+    for (i, (methods, path)) in http.enumerate() {
+        let rule = HttpRule::parse(methods, path)
             .map_err(|e| FieldError::new(format!("scope.http[{i}]"), e))?;
         rules.push(Rule::Http(rule));
     }

@@ -62,7 +62,7 @@ impl Plane {
         caller: &Caller,
         asking: RequestInput,
     ) -> Result<AccessRequest, Fault> {
-        if let Some(first) = self.replayed(caller, &asking.options()).await? {
+        if let Some(first) = self.replayed(caller, &asking.options).await? {
             return Ok(first);
         }
         starts_in_time(asking.start, self.now())?;
@@ -109,7 +109,7 @@ impl Plane {
             Ruled::Denied { .. } | Ruled::Pending { .. } => Span::none(),
         };
         let traceparent = issue.in_scope(trace::current_traceparent).map(Into::into);
-        let (options, asking) = (asking.options(), asking.clone());
+        let (options, asking) = (asking.options.clone(), asking.clone());
         let (requester, version_in_force) = (caller.who().clone(), Arc::clone(&policies_in_force));
         let draft = Draft {
             requester,

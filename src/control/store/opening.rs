@@ -1,4 +1,4 @@
-//! Opening a store: a new one gets its epoch; of any other, what sidecars have to hold and can resume from is read once.
+//! Opening a store: a new one gets its epoch, and an older one is migrated; of any, what sidecars have to hold and can resume from is read once.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -8,12 +8,12 @@ use ulid::Ulid;
 use super::change::CHANGES_KEPT;
 use super::commit::{Commit, GrantChange};
 use super::reader::count;
-use super::{Engine, META_KEY, Reader, SCHEMA, Span, StoreError, Table, Writes, keys};
+use super::rows::event::event_from;
+use super::{Engine, META_KEY, Reader, SCHEMA, StoreError, Table, Writes, migration};
 use crate::model::entry::TableEntry;
 use crate::model::grant::{GrantId, Revision};
 use crate::model::identity::Service;
 use crate::model::time::Timestamp;
-use crate::wire::audit::{event_from, event_to};
 use crate::wire::grant::timestamp_from;
 use crate::wire::store;
 
@@ -48,7 +48,6 @@ pub(crate) fn recorded(engine: &dyn Engine) -> Result<Timestamp, StoreError> {
     )| {
         let event = row
             .ok()
-            .map(event_to)
             .filter(|event| event_from(event).is_ok_and(|event| event.is_sealed()));
         let time = event.and_then(|event| timestamp_from(&event.time?, "time").ok());
         newest = time.unwrap_or_default();
@@ -61,30 +60,9 @@ pub(crate) fn recorded(engine: &dyn Engine) -> Result<Timestamp, StoreError> {
     Ok(newest)
 }
 
-/// A store of an earlier version has no index of its audit events by resource: it gets one.
-pub(super) fn index_audit(engine: &dyn Engine, meta: &store::Meta) -> Result<(), StoreError> {
-    let view = engine.view()?;
-    let mut indexed = meta.audit_index == 0;
-    view.scan(Table::AuditByResource, &Span::ALL, &mut |_, _| {
-        indexed = true;
-        Ok(ControlFlow::Break(()))
-    })?;
-    if indexed {
-        return Ok(());
-    }
-    let mut writes = Writes::new();
-    Reader::new(&*view).audit_rows(1, &mut |(at, row)| {
-        if let Ok(event) = row {
-            let key = keys::pair(&event.resource, &keys::number(at));
-            writes.insert((Table::AuditByResource, key), Some(vec![]));
-        }
-        Ok(ControlFlow::Continue(()))
-    })?;
-    engine.commit(Some(&prost::Message::encode_to_vec(meta)), &writes)
-}
-
-/// Where the store stands; a new one is given its epoch.
+/// Where the store stands; a new one is given its epoch, and one of an earlier version is migrated.
 pub(super) fn begin(engine: &dyn Engine, now: Timestamp) -> anyhow::Result<store::Meta> {
+    migration::migrate(engine)?;
     let view = engine.view()?;
     if let Some(meta) = Reader::new(&*view).meta()? {
         return Ok(meta);

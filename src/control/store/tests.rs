@@ -403,7 +403,7 @@ fn a_truncated_store_is_refused_and_not_repaired_into_something_else() {
 }
 
 #[tokio::test]
-async fn a_store_of_another_schema_is_refused() {
+async fn a_store_of_a_newer_schema_is_refused_with_the_way_out() {
     let memory = Memory::default();
     let meta = crate::wire::store::Meta {
         schema: 99,
@@ -420,6 +420,10 @@ async fn a_store_of_another_schema_is_refused() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("schema 99"), "{error}");
+    assert!(
+        error.contains("run that version") && error.contains("copy of the data directory"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -605,7 +605,7 @@ async fn sidecars_hear_nothing_of_a_review_that_changes_no_grant() {
 async fn a_rehearsed_review_opens_and_closes_nothing() {
     let rig = rig().await;
     let dry = RequestInput {
-        validate_only: true,
+        options: rehearsed(),
         ..breaking()
     };
     assert_eq!(
