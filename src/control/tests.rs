@@ -7,7 +7,7 @@ use super::store::chain;
 use super::lifecycle::fault::{Fault, FaultKind};
 use super::lifecycle::grants::{GrantFilter, Sweep};
 use super::lifecycle::input::RequestInput;
-use super::lifecycle::requests::RequestFilter;
+use super::query::lists::RequestFilter;
 use super::query::page::Page;
 use super::store::StoreError;
 use super::testing::*;
