@@ -1,7 +1,6 @@
 //! Policies as they are enforced: who may ask for what, for how long, and what decides it. Whether an access request
 //! is approved is ruled elsewhere; nothing here evaluates a condition or reads a file.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,11 +15,13 @@ use super::window::Window;
 
 mod break_glass;
 mod decision;
+mod digest;
 mod matcher;
 mod person;
 
 pub(crate) use break_glass::{BREAK_GLASS_OPEN_MAX, BREAK_GLASS_REASON_MIN, BreakGlass};
 pub(crate) use decision::{Ask, Outcome, PolicyDecision, PolicyPin, Refusal, RefusalReason, Would};
+pub(crate) use digest::PolicyDigest;
 pub(crate) use matcher::{Matcher, Subjects};
 pub(crate) use person::{ACCOUNTS_MAX, Person, Persons};
 
@@ -225,22 +226,6 @@ pub struct StandingGrant {
     pub staleness: Staleness,
     /// Start of validity; the epoch when the document does not say.
     pub not_before: Timestamp,
-}
-
-/// SHA-256 of a policy's canonical text. Prints as 64 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct PolicyDigest(pub [u8; 32]);
-
-impl fmt::Display for PolicyDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for PolicyDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
 }
 
 /// A regular expression of bounded size. Matching takes time linear in the text.

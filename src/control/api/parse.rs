@@ -16,7 +16,6 @@ use crate::control::query::page::Page;
 use crate::model::access::AccessState;
 use crate::model::approval::{Opinion, Verdict};
 use crate::model::identity::{Principal, Service};
-use crate::model::policy::REASON_MAX;
 use crate::model::scope::Scope;
 use crate::telemetry::trace;
 use crate::wire::access::state_from;
@@ -24,11 +23,14 @@ use crate::wire::grant::{FieldError, duration_from, principals_from, scope_from,
 use crate::wire::v1;
 use crate::wire::v1::explain_access_request::Target;
 
+mod text;
 mod write_options;
 
+pub(super) use text::reason;
 pub(super) use write_options::{cancel, options, release, resume, revoke, suspend};
 
-const REQUEST_ID_MAX: usize = 64;
+use text::printable_all;
+
 const PRINCIPALS_MAX: usize = 256;
 const PATIENCE_DEFAULT: Duration = Duration::from_secs(5);
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
@@ -107,13 +109,6 @@ pub(super) fn extending(wire: v1::ExtendGrantRequest) -> Result<ExtendInput, Fau
         options,
         traceparent,
     })
-}
-
-fn printable_all(reason: &str, tickets: &[String]) -> Result<(), Fault> {
-    printable("reason", reason)?;
-    tickets
-        .iter()
-        .try_for_each(|ticket| printable("tickets", ticket))
 }
 
 fn workloads(via: &[String]) -> Result<Vec<Principal>, Fault> {
@@ -209,26 +204,6 @@ pub(super) fn afterwards(wire: v1::ReviewBreakGlassRequest) -> Result<Afterwards
         reason,
         options,
     })
-}
-
-/// These texts are shown on terminals and written to logs.
-fn printable(field: &str, text: &str) -> Result<(), Fault> {
-    if text.chars().any(|c| c.is_control() && c != '\n') {
-        return Err(Fault::invalid(field, "must not hold control characters"));
-    }
-    Ok(())
-}
-
-/// Why something is ended.
-pub(super) fn reason(text: String) -> Result<String, Fault> {
-    if text.chars().count() > REASON_MAX {
-        return Err(Fault::invalid(
-            "reason",
-            format!("is longer than {REASON_MAX} characters"),
-        ));
-    }
-    printable("reason", &text)?;
-    Ok(text)
 }
 
 fn optional_principal(text: &str, field: &str) -> Result<Option<Principal>, Fault> {

@@ -2,11 +2,14 @@
 
 use prost::Message;
 
-use super::{REQUEST_ID_MAX, reason};
+use super::text::reason;
 use crate::control::lifecycle::fault::Fault;
 use crate::control::lifecycle::write_options::{Transition, WriteOptions};
 use crate::model::canonical::{Canonical, Hash};
 use crate::wire::v1;
+
+/// Longest request id, in characters.
+const REQUEST_ID_MAX: usize = 64;
 
 /// A message that asks for a write.
 pub(in crate::control::api) trait Write: Message + Clone {
