@@ -5,8 +5,8 @@ use super::*;
 use crate::model::decide::{Caller, Check, Freshness, decide};
 use crate::model::grant::{Grant, Hold, Revision};
 use crate::model::identity::Principal;
+use crate::sidecar::check::decision_id::DecisionId;
 use crate::sidecar::check::input::read;
-use crate::sidecar::check::record::DecisionId;
 use crate::sidecar::fixtures::{Sent, at, grant, services, table};
 
 fn seen(sent: &Sent) -> Seen {

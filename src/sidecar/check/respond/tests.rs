@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -9,11 +10,12 @@ use tonic_types::pb;
 use super::*;
 use crate::model::decide::{Caller, Check, Freshness, decide};
 use crate::model::decision::{Decision, DenyReason};
-use crate::model::grant::{End, Grant};
+use crate::model::grant::{End, Grant, Revision};
 use crate::model::identity::Principal;
-use crate::sidecar::check::input::read;
+use crate::sidecar::check::decision_id::DecisionId;
+use crate::sidecar::check::input::{Inbound, read};
+use crate::sidecar::check::mode::Mode;
 use crate::sidecar::fixtures::{CHECKOUT, Sent, at, grant, services, table};
-use crate::sidecar::serve::config::Mode;
 
 fn responder(detail: DenyDetail) -> Responder {
     Responder {
