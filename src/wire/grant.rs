@@ -156,7 +156,8 @@ pub(crate) fn entry_from(wire: &v1::GrantEntry) -> Result<Grant, FieldError> {
         staleness: staleness_from(wire.staleness)?,
         policy: PolicyRef {
             name: wire.policy.as_str().into(),
-            version: u64::try_from(wire.policy_version).unwrap_or(0),
+            version: u64::try_from(wire.policy_version)
+                .map_err(|_| FieldError::new("policy_version", "is negative"))?,
         },
         traceparent: (!wire.traceparent.is_empty()).then(|| wire.traceparent.as_str().into()),
         mod_revision: Revision(

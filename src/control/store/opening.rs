@@ -74,6 +74,7 @@ pub(super) fn index_audit(engine: &dyn Engine, meta: &store::Meta) -> Result<(),
     }
     let mut writes = Writes::new();
     Reader::new(&*view).audit_rows(1, &mut |(at, row)| {
+        // A damaged event is in no index: to find it is the verifier's work.
         if let Ok(event) = row {
             let key = keys::pair(&event.resource, &keys::number(at));
             writes.insert((Table::AuditByResource, key), Some(vec![]));
@@ -156,6 +157,7 @@ fn history(
             at.0.checked_sub(oldest + 1)
                 .and_then(|place| usize::try_from(place).ok());
         let Some(commit) = place.and_then(|place| history.get_mut(place)) else {
+            // Older than what sidecars can resume from.
             continue;
         };
         for item in changed.items {
