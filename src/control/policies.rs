@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tracing::Instrument;
 
 use super::lifecycle::fault::{Fault, FaultKind};
@@ -60,7 +60,11 @@ impl Sources {
         let (done, answer) = oneshot::channel();
         {
             let mut under_way = self.under_way.lock();
-            while under_way.try_join_next().is_some() {}
+            while let Some(ended) = under_way.try_join_next() {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "applying policies ended abnormally");
+                }
+            }
             if under_way.len() >= UNDER_WAY_MAX {
                 return Err(Fault::new(
                     FaultKind::Busy,
@@ -72,7 +76,7 @@ impl Sources {
         let stopped = |_| {
             Err(Fault::new(
                 FaultKind::Unavailable,
-                "the control plane stops; look what is in force",
+                "the call ended before it was done; look what is in force",
             ))
         };
         answer.await.unwrap_or_else(stopped)
@@ -123,14 +127,17 @@ impl Plane {
         let directory = self.sources.directory.clone();
         let read =
             tokio::task::spawn_blocking(move || PolicySet::together(&directory, &beside)).await;
-        read.map_err(|error| {
-            tracing::error!(%error, "policies could not be read");
-            Fault::new(
-                FaultKind::Internal,
-                "the policies could not be read; the operator has to look at the log",
-            )
-        })
+        read.map_err(|error| unreadable(&error))
     }
+}
+
+/// The reader of policies panicked.
+fn unreadable(error: &JoinError) -> Fault {
+    tracing::error!(%error, "policies could not be read");
+    Fault::new(
+        FaultKind::Internal,
+        "the policies could not be read; the operator has to look at the log",
+    )
 }
 
 fn unusable(problems: &[Problem]) -> Fault {

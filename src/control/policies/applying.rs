@@ -13,7 +13,7 @@ use crate::control::lifecycle::grants::end;
 use crate::control::lifecycle::plane::Plane;
 use crate::control::lifecycle::requests::listed;
 use crate::control::lifecycle::standing::{Applied, Declared};
-use crate::control::store::Change;
+use crate::control::store::{Change, StoreError};
 use crate::model::access::{AccessStep, Outcome};
 use crate::model::canonical::{Canonical, Hash};
 use crate::model::grant::{End, Ended, Phase, Revision};
@@ -181,8 +181,9 @@ impl Plane {
         let revision = answered
             .request
             .strip_prefix(REVISION)
-            .and_then(|revision| revision.parse().ok());
-        Ok(Some(Revision(revision.unwrap_or_default())))
+            .and_then(|revision| revision.parse().ok())
+            .ok_or_else(|| StoreError::Damaged("the answer kept for a request id".to_owned()))?;
+        Ok(Some(Revision(revision)))
     }
 }
 
