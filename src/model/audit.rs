@@ -339,6 +339,7 @@ impl Chain {
             });
         }
         let first = if last < self.from { 0 } else { self.from };
+        // Nothing was walked when there is none.
         let hash = Hash::from_slice(&self.before).unwrap_or_default();
         Ok(Verified {
             first,
