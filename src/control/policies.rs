@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tracing::Instrument;
@@ -15,6 +14,7 @@ use super::lifecycle::standing::Applied;
 use super::policy::{Beside, Origin, PolicySet, Problem, Reloader, Text};
 use super::store::{Reader, StoreError};
 use crate::support::hex::Hex;
+use crate::support::sha256::Sha256;
 use crate::wire::store::AppliedDocument;
 
 pub(crate) mod applying;

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::canonical::sorted;
 use super::read::{parse_duration, write_duration};
@@ -12,6 +11,7 @@ use crate::model::approval::{Escalation, Stage, Step};
 use crate::model::grant::Staleness;
 use crate::model::policy::{Matcher, PolicyDigest};
 use crate::model::window::{Days, Window, clock, parse_clock};
+use crate::support::sha256::Sha256;
 
 /// What a pinned policy text says about its requests that wait for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub(super) fn write_windows(windows: &[Window]) -> Value {
 /// # Errors
 /// One sentence about what is wrong with it.
 pub(crate) fn pinned(text: &str, digest: &str) -> Result<Pinned, String> {
-    if PolicyDigest(Sha256::digest(text).into()).to_string() != digest {
+    if PolicyDigest(Sha256::digest(text)).to_string() != digest {
         return Err("the text of the policy is not the one of its digest".to_owned());
     }
     let policy: Value =

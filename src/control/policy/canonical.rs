@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::approval;
 use super::read::write_duration;
@@ -14,6 +13,7 @@ use crate::model::policy::{
     StandingGrant,
 };
 use crate::model::scope::Scope;
+use crate::support::sha256::Sha256;
 
 /// Fills in `canonical` and `digest`.
 pub(super) fn seal_policy(policy: &mut AccessPolicy) {
@@ -91,7 +91,7 @@ pub(super) fn set_digest(mut digests: Vec<PolicyDigest>) -> PolicyDigest {
     for digest in &digests {
         hash.update(digest.0);
     }
-    PolicyDigest(hash.finalize().into())
+    PolicyDigest(hash.finalize())
 }
 
 fn break_glass(rule: &BreakGlass) -> Value {
@@ -134,7 +134,7 @@ pub(super) fn sorted<T: ToString>(items: &[T]) -> Vec<String> {
 fn seal(content: &Value) -> (Arc<str>, PolicyDigest) {
     let mut text = String::new();
     write(content, &mut text);
-    let digest = PolicyDigest(Sha256::digest(&text).into());
+    let digest = PolicyDigest(Sha256::digest(&text));
     (text.into(), digest)
 }
 

@@ -6,12 +6,11 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use super::document::{self, Document};
 use super::problem::{Findings, Place, Problem, Severity};
 use super::{PersonDocument, Places, Standing, cross, node, split};
 use crate::control::policy::Policy;
+use crate::support::sha256::Sha256;
 
 /// Largest file, in bytes.
 pub(super) const FILE_MAX: usize = 1 << 20;
@@ -189,7 +188,7 @@ impl Source {
         if let Err(cause) = &self.listing {
             hash.update(cause);
         }
-        Fingerprint(hash.finalize().into())
+        Fingerprint(hash.finalize())
     }
 }
 
