@@ -7,6 +7,7 @@ use std::io::Write;
 
 use clap::ValueEnum;
 use serde_json::Value;
+use terminal_size::{Width, terminal_size_of};
 
 use crate::clock;
 use crate::model::time::Timestamp;
@@ -52,7 +53,7 @@ impl OutputArgs {
     pub fn screen(&self) -> Screen {
         Screen {
             format: self.output,
-            width: comfy_table::Table::new().width(),
+            width: terminal_size_of(std::io::stdout()).map(|(Width(width), _)| width),
         }
     }
 }

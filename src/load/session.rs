@@ -273,15 +273,13 @@ impl Session<'_> {
             bail!("the table at revision {revision} differs from the control plane's");
         }
         held.revision = held.revision.max(revision);
-        let span = |span: &Option<prost_types::Duration>| {
-            duration_from(&span.unwrap_or_default(), "echo_held").ok()
-        };
-        let sent = span(&progress.echo_held)
-            .and_then(|span| sent_no_earlier_than(clock, progress.echo_nanos, span));
+        let echo_held = duration_from(&progress.echo_held.unwrap_or_default(), "echo_held")?;
+        let sent = sent_no_earlier_than(clock, progress.echo_nanos, echo_held);
         let server = progress
             .server_time
             .as_ref()
-            .and_then(|time| timestamp_from(time, "server_time").ok());
+            .map(|time| timestamp_from(time, "server_time"))
+            .transpose()?;
         if let Some((server, (_, trip))) = server.zip(sent) {
             clock.observe(server, Some(trip));
         }

@@ -95,7 +95,7 @@ fn opened(engine: Embedded, at: Timestamp) -> anyhow::Result<Store> {
 /// Everything but its listeners and its sweeper, so that time does nothing to it.
 fn plane(engine: Embedded, at: Timestamp) -> Plane {
     let (store, _writer, opening) = Store::open(engine, Arc::new(move || at)).unwrap();
-    let cache = GrantCache::new(opening.revision, opening.grants, &opening.history, 10_000);
+    let cache = GrantCache::new(opening.revision, opening.entries, &opening.history, 10_000);
     let clock = ControlClock::starting_at(at);
     let epoch = opening.epoch.to_string();
     let fanout = Fanout::on_clock(epoch, cache, FanoutConfig::default(), clock);

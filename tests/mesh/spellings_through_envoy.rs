@@ -14,9 +14,7 @@ const LINES: usize = 10_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_spelling_of_an_ungranted_path_is_allowed_and_no_canonical_granted_one_refused() {
-    let Some(mut mesh) = Mesh::start(Settings::default()).await else {
-        return;
-    };
+    let mut mesh = Mesh::start(Settings::default()).await;
     mesh.grant("alice", "GET /v1/users/{id}", "30m");
     mesh.until("alice", "/v1/users/7", 200).await;
     let bearer = format!("Bearer {}", mesh.world.identities.token("alice", &["sre"]));

@@ -615,7 +615,6 @@ pub(crate) fn table(style: &TextStyle, heading: &[&str], rows: Vec<Vec<String>>)
     table
         .load_style(comfy_table::presets::NOTHING)
         .set_header(heading.to_vec());
-    table.force_no_tty();
     match style.width {
         Some(width) => table
             .set_content_arrangement(ContentArrangement::Dynamic)

@@ -197,7 +197,7 @@ struct Provider(EncodingKey, String);
 impl Provider {
     fn new() -> Self {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let key = EncodingKey::from_ec_pem(key.serialize_pem().as_bytes()).unwrap();
+        let key = EncodingKey::from_ec_der(key.serialized_der());
         let mut jwk = serde_json::to_value(
             Jwk::from_encoding_key(&key, jsonwebtoken::Algorithm::ES256).unwrap(),
         )
