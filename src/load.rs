@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
-use crate::tls::{self, Route};
+use jitgate_client::Route;
+
+use crate::tls;
 
 mod control_plane;
 mod driver;
@@ -207,7 +209,7 @@ impl Target {
         control_plane: Option<&SpawnedControlPlane>,
     ) -> anyhow::Result<Self> {
         if let Some(control_plane) = control_plane {
-            let route = Route::new("--control-plane", &control_plane.address(), None, false)?;
+            let route = tls::route("--control-plane", &control_plane.address(), None, false)?;
             return Ok(Self {
                 route,
                 token: Some(control_plane.token()?),
@@ -236,7 +238,7 @@ impl Target {
             None => None,
         };
         Ok(Self {
-            route: Route::new("--control-plane", address, config, false)?,
+            route: tls::route("--control-plane", address, config, false)?,
             token,
         })
     }

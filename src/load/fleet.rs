@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::bail;
+use jitgate_client::Route;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use ulid::Ulid;
 
 use super::session::SimulatedSidecar;
-use crate::tls::Route;
 use crate::wire::v1;
 
 /// How often it is looked whether all are there.

@@ -10,7 +10,8 @@ use crate::model::time::Timestamp;
 use crate::wire::grant::timestamp_from;
 use crate::wire::v1;
 
-use super::text::{Revoked, distance, table};
+use super::grants::{Grant, Revoked};
+use super::text::{distance, table};
 use super::{TextStyle, View, json};
 
 /// Most sidecars without a confirmation that are listed for people.
@@ -31,6 +32,34 @@ impl View for Receipts<'_> {
             ended
         } else {
             format!("{ended}\n{}", Enforced::of(self.0).text(style))
+        }
+    }
+}
+
+/// A grant that was suspended or resumed, and who has confirmed it.
+#[derive(Debug)]
+pub(crate) struct Held<'a>(pub &'a v1::HoldGrantResponse);
+
+impl View for Held<'_> {
+    fn json(&self) -> Value {
+        json::held(self.0)
+    }
+
+    fn text(&self, style: &TextStyle) -> String {
+        let response = self.0;
+        let grant = response
+            .grant
+            .as_ref()
+            .map(|grant| Grant(grant).text(style))
+            .unwrap_or_default();
+        // Nothing was written, or nobody was waited for.
+        match (
+            response.revision,
+            response.receipts.is_empty() && response.unconfirmed.is_empty(),
+        ) {
+            (0, _) => grant,
+            (revision, true) => format!("{grant}\nDurable at revision {revision}.\n"),
+            (_, false) => format!("{grant}\n{}", Enforced::held(response).text(style)),
         }
     }
 }
