@@ -13,6 +13,7 @@
 //!
 //! * [`model`]: the nouns (principal, scope, grant) and the decision; knows no wire, no clock, no I/O.
 //! * [`wire`]: our protobufs and their conversion to and from the model.
+//! * [`support`]: pieces such as hexadecimal digits and durations, below everything else.
 //! * the leaves that any role may use: [`index`], [`jose`], [`clock`], [`telemetry`], [`admin`], [`tls`], [`runtime`];
 //! * the roles: [`sidecar`] (data plane), [`control`] (control plane), [`cli`], [`dev`] (all of it on one machine);
 //! * [`load`]: thousands of sidecars out of one process, to measure a control plane with.
@@ -30,6 +31,7 @@ pub mod load;
 pub(crate) mod model;
 pub mod runtime;
 pub mod sidecar;
+pub(crate) mod support;
 pub mod telemetry;
 pub mod tls;
 pub(crate) mod wire;

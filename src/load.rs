@@ -15,6 +15,7 @@ use anyhow::{Context, bail, ensure};
 
 use jitgate_client::Route;
 
+use crate::support::duration;
 use crate::tls;
 
 mod control_plane;
@@ -109,7 +110,7 @@ pub struct FleetLoadArgs {
     #[arg(long, env = "JITGATE_BENCH_RESTART", requires = "spawn")]
     pub restart: bool,
     /// How long any step may take
-    #[arg(long, env = "JITGATE_BENCH_PATIENCE", value_name = "TIME", value_parser = humantime::parse_duration,
+    #[arg(long, env = "JITGATE_BENCH_PATIENCE", value_name = "TIME", value_parser = duration::parse,
           default_value = "2m")]
     pub patience: Duration,
 }

@@ -1,10 +1,14 @@
-use super::lifecycle::{caller, plane, standing};
-use super::query::audit;
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::lifecycle::{caller, standing};
+use super::store::chain;
 
 use super::lifecycle::fault::{Fault, FaultKind};
 use super::lifecycle::grants::{GrantFilter, Sweep};
-use super::lifecycle::requests::{RequestFilter, RequestInput};
+use super::lifecycle::input::RequestInput;
+use super::lifecycle::requests::RequestFilter;
+use super::lifecycle::write_options::WriteOptions;
 use super::query::page::Page;
 use super::store::StoreError;
 use super::testing::*;
@@ -40,7 +44,7 @@ fn page() -> Page {
 }
 
 async fn events(plane: &Plane) -> BTreeMap<String, usize> {
-    let read = plane.store.read(|reader| {
+    let read = plane.store().read(|reader| {
         let mut events = BTreeMap::new();
         reader.audit(0, &mut |event| {
             *events
@@ -65,7 +69,7 @@ async fn an_approved_request_has_its_grant_before_it_is_answered() {
     let outcome = request.outcome.clone().unwrap();
     assert_eq!(outcome.by, "rule:short");
     let id = outcome.grant.unwrap();
-    let visible = rig.plane.fanout.index().find(&id).expect("visible");
+    let visible = rig.plane.fanout().index().find(&id).expect("visible");
     assert_eq!(visible.expires(), Some(NOON.plus(Duration::from_secs(60))));
     let issued = rig.plane.grant(&alice(), id.as_str()).await.unwrap();
     assert_eq!(issued.origin.request, Some(request.id.clone()));
@@ -74,7 +78,7 @@ async fn an_approved_request_has_its_grant_before_it_is_answered() {
         ("payments", 1)
     );
     assert_eq!(issued.origin.auto_rule.as_deref(), Some("short"));
-    assert_eq!(rig.plane.fanout.revision(), request.mod_revision);
+    assert_eq!(rig.plane.fanout().revision(), request.mod_revision);
 }
 
 #[tokio::test]
@@ -92,14 +96,11 @@ async fn what_a_rule_denies_is_kept_as_denied_and_what_no_rule_decides_waits() {
         (request.state, request.pending_until),
         (AccessState::Pending, NOON.plus(Duration::from_secs(600)))
     );
-    let visible: Vec<_> = rig.plane.fanout.index().grants();
+    let visible = rig.plane.fanout().index().requests();
     let [waits] = &visible[..] else {
         panic!("only what waits is made known: {visible:?}")
     };
-    assert_eq!(
-        (waits.id.as_str(), waits.phase(NOON)),
-        (&*request.id, Phase::Requested { waiting: true })
-    );
+    assert_eq!((waits.id.as_str(), waits.waits(NOON)), (&*request.id, true));
 }
 
 #[tokio::test]
@@ -156,7 +157,7 @@ async fn what_no_policy_takes_is_refused_and_leaves_nothing() {
 async fn a_retry_with_the_same_request_id_gets_the_first_answer() {
     let rig = Rig::start().await;
     let retry = RequestInput {
-        request_id: "once".into(),
+        options: under("once"),
         ..asking()
     };
     let first = rig
@@ -185,7 +186,10 @@ async fn a_retry_with_the_same_request_id_gets_the_first_answer() {
     let mut other = Canonical::new("test");
     other.text("other");
     let misused = RequestInput {
-        fingerprint: other.finish(),
+        options: WriteOptions {
+            fingerprint: other.finish(),
+            ..under("once")
+        },
         ..retry.clone()
     };
     let fault = rig
@@ -195,7 +199,7 @@ async fn a_retry_with_the_same_request_id_gets_the_first_answer() {
         .unwrap_err();
     assert_eq!(
         (reason(&fault), fault.field.as_deref()),
-        ("INVALID_ARGUMENT", Some("request_id"))
+        ("INVALID_ARGUMENT", Some("options.request_id"))
     );
     rig.advance(24 * 3600 + 10);
     rig.plane.sweep().await.unwrap();
@@ -209,7 +213,7 @@ async fn a_retry_with_the_same_request_id_gets_the_first_answer() {
 #[tokio::test]
 async fn two_hundred_requests_at_once_lose_none() {
     let rig = Rig::start().await;
-    let before = rig.plane.fanout.revision();
+    let before = rig.plane.fanout().revision();
     let caller = root();
     let all = futures_util::future::join_all(
         (0..200).map(|_| rig.plane.request_access(&caller, asking())),
@@ -225,12 +229,15 @@ async fn two_hundred_requests_at_once_lose_none() {
         (before.0 + 1..=before.0 + 200).collect::<Vec<_>>(),
         "one revision each"
     );
-    assert_eq!(rig.plane.fanout.index().len(), 200);
+    assert_eq!(rig.plane.fanout().index().len(), 200);
     let events = events(&rig.plane).await;
     assert_eq!(events["access_request.created accessRequests"], 200);
     assert_eq!(events["access_request.approved accessRequests"], 200);
     assert_eq!(events["grant.issued grants"], 200);
-    assert_eq!(rig.plane.store.read(audit::verify).await.unwrap(), Ok(601));
+    assert_eq!(
+        rig.plane.store().read(chain::verify).await.unwrap(),
+        Ok(601)
+    );
 }
 
 #[tokio::test]
@@ -295,7 +302,7 @@ async fn a_grant_ends_once() {
         .release_grant(&alice(), id.as_str())
         .await
         .unwrap();
-    let tombstone = rig.plane.fanout.index().find(&id).unwrap();
+    let tombstone = rig.plane.fanout().index().find(&id).unwrap();
     let keep_until = NOON.plus(Duration::from_secs(600));
     assert_eq!(
         tombstone.hold,
@@ -304,7 +311,7 @@ async fn a_grant_ends_once() {
             keep_until
         }
     );
-    assert_eq!(rig.plane.fanout.revision(), ends.revision);
+    assert_eq!(rig.plane.fanout().revision(), ends.revision);
     for caller in [alice(), root()] {
         let fault = rig
             .plane
@@ -342,7 +349,7 @@ async fn administrators_end_every_matching_grant_in_one_revision() {
         .unwrap();
     assert_eq!(
         (ends.grants.len(), ends.revision),
-        (2, rig.plane.fanout.revision())
+        (2, rig.plane.fanout().revision())
     );
     assert!(
         ends.grants
@@ -440,10 +447,10 @@ async fn the_end_of_a_grant_is_recorded_once_and_later_forgotten() {
         "over by the clock is over"
     );
     rig.advance(2);
-    let before = rig.plane.fanout.revision();
+    let before = rig.plane.fanout().revision();
     assert_eq!(rig.plane.sweep().await.unwrap(), 1);
     assert_eq!(rig.plane.sweep().await.unwrap(), 0);
-    assert_eq!(rig.plane.fanout.revision().0, before.0 + 1);
+    assert_eq!(rig.plane.fanout().revision().0, before.0 + 1);
     let issued = rig.plane.grant(&alice(), id.as_str()).await.unwrap();
     let end = NOON.plus(Duration::from_secs(60));
     assert_eq!(issued.grant.expires(), Some(end), "never moved");
@@ -458,7 +465,7 @@ async fn the_end_of_a_grant_is_recorded_once_and_later_forgotten() {
     assert_eq!(events(&rig.plane).await["grant.expired grants"], 1);
     rig.advance(600);
     assert_eq!(rig.plane.sweep().await.unwrap(), 1);
-    assert!(rig.plane.fanout.index().is_empty(), "sidecars forget");
+    assert!(rig.plane.fanout().index().is_empty(), "sidecars forget");
     assert!(
         rig.plane.grant(&alice(), id.as_str()).await.is_ok(),
         "the store does not"
@@ -583,7 +590,7 @@ async fn a_page_ends_before_it_is_larger_than_a_client_takes() {
         let mut request = request(&i.to_string());
         request.terms.scope = large.clone();
         rig.plane
-            .store
+            .store()
             .write(move |change| change.create_request(&mut request))
             .await
             .unwrap();
@@ -648,7 +655,7 @@ async fn standing_grants_follow_their_declaration() {
     let rig = Rig::empty().await;
     let phase = || {
         rig.plane
-            .fanout
+            .fanout()
             .index()
             .grants()
             .first()
@@ -667,7 +674,7 @@ async fn standing_grants_follow_their_declaration() {
     assert_eq!((applied.issued, applied.ended), (1, 1));
     let applied = apply(baseline("books", "/b")).await.unwrap();
     assert_eq!((applied.issued, applied.ended), (1, 1));
-    let held = rig.plane.fanout.index().grants();
+    let held = rig.plane.fanout().index().grants();
     assert_eq!(
         (held.len(), held[0].scope.service().as_str()),
         (1, "books"),
@@ -678,7 +685,12 @@ async fn standing_grants_follow_their_declaration() {
     apply(baseline("books", "/b")).await.unwrap();
     assert_eq!(phase(), Some(Phase::Live(None)), "declared again");
     assert_eq!(
-        rig.plane.store.read(audit::verify).await.unwrap().unwrap(),
+        rig.plane
+            .store()
+            .read(chain::verify)
+            .await
+            .unwrap()
+            .unwrap(),
         7
     );
 }
@@ -732,12 +744,12 @@ struct Overtaken {
     plane: Plane,
 }
 
-impl plane::ActivePolicies for Overtaken {
+impl policy::ActivePolicies for Overtaken {
     fn rule(
         &self,
         ask: &crate::model::policy::Ask<'_>,
     ) -> Result<crate::model::policy::PolicyDecision, crate::model::policy::Refusal> {
-        self.plane.put_in_force(Arc::new(plane::NoPolicies));
+        self.plane.put_in_force(Arc::new(policy::NoPolicies));
         self.policies.rule(ask)
     }
 
@@ -773,7 +785,7 @@ async fn nothing_is_granted_under_policies_that_were_replaced_before_it_was_writ
         .await
         .unwrap_err();
     assert_eq!(reason(&fault), "NO_POLICY", "ruled on anew");
-    assert!(rig.plane.fanout.index().is_empty());
+    assert!(rig.plane.fanout().index().is_empty());
     assert!(
         rig.plane
             .access_requests(&root(), page(), RequestFilter::default())

@@ -14,7 +14,7 @@ pub(crate) mod key;
 pub(crate) mod verify;
 
 pub(crate) use claims::{JitClaims, TOKEN_LIFETIME_MAX};
-pub(crate) use key::{Algorithm, KeyPair, PublicKey, SignError};
+pub(crate) use key::{KeyPair, PublicKey, SignError, TokenAlgorithm};
 pub(crate) use verify::{JitKeys, JitToken, KeysError, verify};
 
 /// `typ` of every token's header.

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::support::hex;
+
 /// Longest path accepted, in bytes, without its query.
 pub(crate) const PATH_MAX: usize = 8192;
 
@@ -33,6 +35,12 @@ pub struct CanonicalPath<'a>(Cow<'a, str>);
 /// Why a target is ambiguous or malformed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
+    /// No method at all. Unlike the others this is no ambiguity: the call was not described.
+    #[error("the call names no method")]
+    NoMethod,
+    /// No path at all; as [`TargetError::NoMethod`].
+    #[error("the call names no path")]
+    NoPath,
     /// Not of the form `/...`.
     #[error("the path must begin with '/'")]
     NotAbsolute,
@@ -208,7 +216,10 @@ fn decode(raw: &str) -> Result<Cow<'_, str>, TargetError> {
             decoded.push(byte);
             continue;
         }
-        let value = match (bytes.next().and_then(hex), bytes.next().and_then(hex)) {
+        let value = match (
+            bytes.next().and_then(hex::digit),
+            bytes.next().and_then(hex::digit),
+        ) {
             (Some(high), Some(low)) => high << 4 | low,
             _ => return Err(TargetError::Encoding),
         };
@@ -226,12 +237,6 @@ fn decode(raw: &str) -> Result<Cow<'_, str>, TargetError> {
     String::from_utf8(decoded)
         .map(Cow::Owned)
         .map_err(|_| TargetError::NotUtf8)
-}
-
-fn hex(byte: u8) -> Option<u8> {
-    char::from(byte)
-        .to_digit(16)
-        .and_then(|digit| u8::try_from(digit).ok())
 }
 
 impl<'a> Target<'a> {

@@ -19,13 +19,15 @@ use tonic::{Request, Response, Status};
 
 use super::serve::config::Checking;
 use super::state::table::Table;
+use crate::jose::identify::Identified;
 use crate::jose::issuers::Issuers;
-use crate::model::decide::{Caller, Check, Freshness, Grants, Held, decide};
+use crate::model::caller::Caller;
+use crate::model::decide::{Check, Freshness, Grants, Held, decide};
 use crate::model::decision::{Decision, Denial, DenyReason};
 use crate::model::grant::Revision;
 use crate::model::identity::Principal;
 use deadline::WaitBudget;
-use identify::{Identified, Verifiers, identify};
+use identify::{Verifiers, identify};
 use input::{Call, Inbound};
 use record::{Facts, Pending, Recorder};
 use respond::{Answer, To};

@@ -25,7 +25,7 @@ impl Ask {
         };
         Self(v1::RequestAccessRequest {
             scope: Some(scope),
-            request_id: new_id(),
+            options: Some(new_write()),
             ..Default::default()
         })
     }
@@ -148,7 +148,7 @@ impl Client {
             id: grant.to_owned(),
             duration: prost_types::Duration::try_from(longer).ok(),
             reason: reason.to_owned(),
-            request_id: new_id(),
+            options: Some(new_write()),
             ..Default::default()
         };
         self.answer(self.access().extend_grant(with_deadline(extension)).await)
@@ -162,7 +162,7 @@ impl Client {
         let release = v1::ReleaseGrantRequest {
             id: grant.to_owned(),
             reason: reason.to_owned(),
-            request_id: new_id(),
+            options: Some(new_write()),
             ..Default::default()
         };
         self.answer(self.access().release_grant(with_deadline(release)).await)
@@ -197,9 +197,12 @@ pub fn is_decided(state: v1::AccessRequestState) -> bool {
     }
 }
 
-/// By which the control plane knows a repetition: 128 random bits.
-fn new_id() -> String {
-    format!("{:032x}", rand::random::<u128>())
+/// A write that the control plane knows again when it is repeated, by 128 random bits.
+fn new_write() -> v1::WriteOptions {
+    v1::WriteOptions {
+        request_id: format!("{:032x}", rand::random::<u128>()),
+        ..Default::default()
+    }
 }
 
 #[cfg(test)]
@@ -210,7 +213,7 @@ mod tests {
     fn a_repetition_is_the_same_access_request_and_another_ask_is_not() {
         let ask = Ask::new("payments").grpc("/pay.v1.Ledger/*");
         assert_eq!(ask.clone().0, ask.0);
-        assert_ne!(Ask::new("payments").0.request_id, ask.0.request_id);
-        assert!(ask.0.request_id.len() <= 64);
+        assert_ne!(Ask::new("payments").0.options, ask.0.options);
+        assert!(new_write().request_id.len() <= 64);
     }
 }

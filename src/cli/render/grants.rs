@@ -1,4 +1,4 @@
-//! Grants for people: one of them, lists of them, and what a revoke ended.
+//! Grants for people: one of them, and lists of them.
 
 use serde_json::Value;
 
@@ -124,11 +124,7 @@ impl View for Grants {
     }
 
     fn text(&self, style: &TextStyle) -> String {
-        let rows = self
-            .grants
-            .iter()
-            .map(|grant| grant_row(grant, style))
-            .collect();
+        let rows = self.grants.iter().map(|grant| row(grant, style)).collect();
         table(
             style,
             &[
@@ -139,7 +135,7 @@ impl View for Grants {
     }
 }
 
-fn grant_row(grant: &v1::Grant, style: &TextStyle) -> Vec<String> {
+pub(super) fn row(grant: &v1::Grant, style: &TextStyle) -> Vec<String> {
     let scope = grant.scope.as_ref();
     let end = grant.end_time.as_ref().or(grant.expire_time.as_ref());
     vec![
@@ -159,72 +155,4 @@ fn grant_row(grant: &v1::Grant, style: &TextStyle) -> Vec<String> {
         },
         grant.policy.clone(),
     ]
-}
-
-/// What a revoke did.
-#[derive(Debug)]
-pub(crate) struct Revoked<'a>(pub &'a v1::RevokeGrantsResponse);
-
-impl View for Revoked<'_> {
-    fn json(&self) -> Value {
-        json::revoked(self.0)
-    }
-
-    fn text(&self, style: &TextStyle) -> String {
-        let (response, ended) = (self.0, self.ended(style));
-        let waiting = match response.outstanding {
-            0 => String::new(),
-            waiting => {
-                format!("; {waiting} sidecar(s) have not confirmed yet, --wait all waits for them")
-            }
-        };
-        // Nothing was written when nothing matched, and on a dry run.
-        if response.grants.is_empty() || response.revision == 0 {
-            ended
-        } else {
-            format!(
-                "{ended}
-Durable at revision {}{waiting}.
-",
-                response.revision
-            )
-        }
-    }
-}
-
-impl Revoked<'_> {
-    /// What ended, without who has confirmed it.
-    pub(crate) fn ended(&self, style: &TextStyle) -> String {
-        let response = self.0;
-        let kept = match response.standing_kept {
-            0 => String::new(),
-            1 => "1 standing grant was left as declared; --include-standing ends it, too.\n"
-                .to_owned(),
-            kept => format!(
-                "{kept} standing grants were left as declared; --include-standing ends them, too.\n"
-            ),
-        };
-        if response.grants.is_empty() {
-            return format!("No live grant matched; nothing was ended.\n{kept}");
-        }
-        let rows = response
-            .grants
-            .iter()
-            .map(|grant| grant_row(grant, style))
-            .collect();
-        let mut ended = table(
-            style,
-            &[
-                "ID", "STATE", "SUBJECT", "SERVICE", "ALLOWED", "ENDED", "POLICY",
-            ],
-            rows,
-        );
-        if usize::try_from(response.ended).is_ok_and(|all| all > response.grants.len()) {
-            ended += &format!(
-                "{} ended in all; those not listed here: jitgate grants list --all\n",
-                response.ended
-            );
-        }
-        ended + &kept
-    }
 }

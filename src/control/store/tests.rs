@@ -11,10 +11,9 @@ use super::embedded::Embedded;
 use super::memory::{FailureMode, Memory};
 use super::opening::Opening;
 use super::*;
-use crate::control::query::audit;
 use crate::control::testing::{grant, request};
 use crate::model::access::{AccessState, AccessStep, Ending, Outcome};
-use crate::model::audit::Flaw;
+use crate::model::audit::{Broken, Flaw};
 use crate::model::grant::{Ended, Revision};
 use crate::model::time::Timestamp;
 use crate::runtime;
@@ -58,8 +57,8 @@ impl Rig {
         self.store.read(|reader| reader.revision()).await.unwrap()
     }
 
-    async fn verify(&self) -> Result<i64, audit::Broken> {
-        self.store.read(audit::verify).await.unwrap()
+    async fn verify(&self) -> Result<i64, Broken> {
+        self.store.read(chain::verify).await.unwrap()
     }
 
     async fn events(&self) -> Vec<(String, String, String)> {
@@ -207,7 +206,7 @@ async fn an_altered_audit_event_breaks_the_chain() {
     memory.commit(guard.as_deref(), &write).unwrap();
     assert_eq!(
         rig.verify().await,
-        Err(audit::Broken {
+        Err(Broken {
             index: 2,
             flaw: Flaw::Altered
         })
@@ -289,9 +288,9 @@ async fn what_was_answered_survives_a_crash() {
     assert_eq!(again.opening.revision, Revision(2));
     let mut ids: Vec<_> = again
         .opening
-        .grants
+        .entries
         .iter()
-        .map(|grant| grant.id.to_string())
+        .map(|entry| entry.id().to_string())
         .collect();
     ids.sort();
     assert_eq!(ids, ["a", "b"]);
@@ -336,9 +335,9 @@ async fn the_history_has_no_gap_where_no_grant_changed() {
     assert_eq!(history, [(1, 1), (2, 1), (3, 1)]);
     let ids: Vec<_> = again
         .opening
-        .grants
+        .entries
         .iter()
-        .map(|entry| (entry.id.as_str(), entry.is_request()))
+        .map(|entry| (entry.id().as_str(), entry.as_request().is_some()))
         .collect();
     assert_eq!(
         ids,
@@ -404,7 +403,7 @@ fn a_truncated_store_is_refused_and_not_repaired_into_something_else() {
 }
 
 #[tokio::test]
-async fn a_store_of_another_schema_is_refused() {
+async fn a_store_of_a_newer_schema_is_refused_with_the_way_out() {
     let memory = Memory::default();
     let meta = crate::wire::store::Meta {
         schema: 99,
@@ -421,6 +420,10 @@ async fn a_store_of_another_schema_is_refused() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("schema 99"), "{error}");
+    assert!(
+        error.contains("run that version") && error.contains("copy of the data directory"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -454,4 +457,12 @@ async fn policy_versions_rise_with_the_text_and_come_back_with_it() {
             .digest,
         "d2"
     );
+}
+
+#[test]
+fn a_prefix_ends_where_the_next_one_begins() {
+    assert_eq!(after_prefix(b"ab"), Some(b"ac".to_vec()));
+    assert_eq!(after_prefix(&[1, 255]), Some(vec![2]));
+    assert_eq!(after_prefix(&[255]), None);
+    assert_eq!(after_prefix(b""), None);
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::caller::Caller as Calling;
 use crate::model::decide::{self, Check, Freshness};
 use crate::model::decision::{Decision, DenyReason};
 use crate::model::grant::GrantState;
@@ -14,9 +15,9 @@ fn at(minutes: u64) -> Timestamp {
 /// What a call of Alice finds at a minute: what is left, or why not.
 fn decided(rig: &Rig, minute: u64) -> Result<Duration, DenyReason> {
     let service = Service::parse("payments").unwrap();
-    let caller = decide::Caller {
+    let caller = Calling {
         principals: vec![principal(ALICE)],
-        ..decide::Caller::default()
+        ..Calling::default()
     };
     let check = Check {
         service: &service,
@@ -24,7 +25,7 @@ fn decided(rig: &Rig, minute: u64) -> Result<Duration, DenyReason> {
         caller: Ok(caller),
     };
     match decide::decide(
-        &*rig.plane.fanout.index(),
+        &*rig.plane.fanout().index(),
         Freshness::Fresh,
         &check,
         at(minute),
@@ -153,7 +154,7 @@ async fn approving_late_does_not_shift_the_end_and_approving_after_it_fails() {
             None => {
                 assert_eq!((request.state, outcome.grant), (AccessState::Failed, None));
                 assert!(outcome.reason.contains("too late"), "{}", outcome.reason);
-                assert!(rig.plane.fanout.index().is_empty());
+                assert!(rig.plane.fanout().index().is_empty());
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The lifecycle against a small reference model: random people ask, review, cancel, end, hold and extend while time passes
 //! and the store is opened again and again. After each step the control plane has said and done what the model says.
 
-use super::super::lifecycle::{grants, plane};
+use super::super::lifecycle::grants;
 use std::sync::atomic::AtomicU64;
 
 use futures_util::FutureExt as _;
@@ -188,7 +188,7 @@ impl World {
             Medium::Disk(directory) => Rig::on(Embedded::open(directory.path()).unwrap(), clock),
         };
         rig.plane
-            .apply(Arc::clone(&self.policies) as Arc<dyn plane::ActivePolicies>)
+            .apply(Arc::clone(&self.policies) as Arc<dyn policy::ActivePolicies>)
             .await
             .unwrap();
         self.rig = Some(rig);
@@ -345,12 +345,6 @@ impl World {
                 start,
                 denied,
             } => {
-                let WriteOptions {
-                    request_id,
-                    fingerprint,
-                    validate_only,
-                    ..
-                } = options.clone();
                 let asking = RequestInput {
                     duration: Some(Duration::from_secs(*span)),
                     start: start.map(|ahead| self.model.now.plus(Duration::from_secs(ahead))),
@@ -359,20 +353,12 @@ impl World {
                     } else {
                         String::new()
                     },
-                    request_id,
-                    fingerprint,
-                    validate_only,
+                    options,
                     ..asking()
                 };
                 plane.request_access(&caller, asking).await.map(request)
             }
             Act::Break { span } => {
-                let WriteOptions {
-                    request_id,
-                    fingerprint,
-                    validate_only,
-                    ..
-                } = options.clone();
                 let (duration, reason) = (
                     Some(Duration::from_secs(*span)),
                     "nobody can pay any more".to_owned(),
@@ -381,9 +367,7 @@ impl World {
                     duration,
                     reason,
                     break_glass: true,
-                    request_id,
-                    fingerprint,
-                    validate_only,
+                    options,
                     ..asking()
                 };
                 plane.request_access(&caller, asking).await.map(request)
@@ -457,12 +441,6 @@ impl World {
         options: WriteOptions,
     ) -> ReviewInput {
         let (verdict, other, narrowed) = said;
-        let WriteOptions {
-            request_id,
-            fingerprint,
-            validate_only,
-            etag,
-        } = options;
         ReviewInput {
             request: self.requests[id].to_string(),
             verdict,
@@ -474,10 +452,7 @@ impl World {
             reason: String::new(),
             narrowed_scope: None,
             narrowed_duration: narrowed.map(Duration::from_secs),
-            validate_only,
-            etag,
-            request_id,
-            fingerprint,
+            options,
             traceparent: None,
         }
     }
@@ -501,7 +476,7 @@ impl World {
 
     /// Revision and head of the audit chain.
     async fn mark(&self) -> (u64, i64) {
-        let read = self.rig().plane.store.read(|reader| {
+        let read = self.rig().plane.store().read(|reader| {
             Ok::<_, StoreError>((reader.revision()?.0, reader.meta()?.unwrap().audit_index))
         });
         read.await.unwrap()

@@ -101,10 +101,7 @@ impl Fixture {
             reason: "fine".into(),
             narrowed_scope: None,
             narrowed_duration: None,
-            validate_only: options.validate_only,
-            etag: options.etag.clone(),
-            request_id: options.request_id.clone(),
-            fingerprint: options.fingerprint,
+            options: options.clone(),
             traceparent: None,
         };
         let request = |told: AccessRequest| {
@@ -121,16 +118,8 @@ impl Fixture {
         let grant = self.grant.as_str();
         Ok(match verb {
             "request" => {
-                let WriteOptions {
-                    request_id,
-                    fingerprint,
-                    validate_only,
-                    ..
-                } = options;
                 let asking = RequestInput {
-                    request_id,
-                    fingerprint,
-                    validate_only,
+                    options,
                     ..asking()
                 };
                 request(plane.request_access(&alice(), asking).await?)
@@ -177,18 +166,11 @@ impl Fixture {
 
     /// The whole store, as far as anybody can tell: its revision and the head of the audit chain.
     async fn mark(&self) -> (u64, i64, i64) {
-        let read = self.rig.plane.store.read(|reader| {
+        let read = self.rig.plane.store().read(|reader| {
             let meta = reader.meta()?.unwrap();
             Ok::<_, StoreError>((reader.revision()?.0, meta.audit_index, meta.answered))
         });
         read.await.unwrap()
-    }
-}
-
-fn under(id: &str) -> WriteOptions {
-    WriteOptions {
-        request_id: id.into(),
-        ..WriteOptions::default()
     }
 }
 
@@ -213,7 +195,7 @@ async fn a_retry_of_any_write_gets_the_first_answer_and_changes_nothing() {
         let fault = fixture.run(verb, misused).await.unwrap_err();
         assert_eq!(
             (reason(&fault), fault.field.as_deref()),
-            ("INVALID_ARGUMENT", Some("request_id")),
+            ("INVALID_ARGUMENT", Some("options.request_id")),
             "{verb}"
         );
     }
@@ -236,8 +218,8 @@ async fn a_rehearsal_tells_what_would_be_and_leaves_no_trace() {
         let fixture = Fixture::start(verb).await;
         let before = (
             fixture.mark().await,
-            fixture.rig.plane.fanout.revision(),
-            fixture.rig.plane.fanout.index().digest(),
+            fixture.rig.plane.fanout().revision(),
+            fixture.rig.plane.fanout().index().digest(),
         );
         let dry = WriteOptions {
             validate_only: true,
@@ -246,8 +228,8 @@ async fn a_rehearsal_tells_what_would_be_and_leaves_no_trace() {
         let (named, state, revision) = fixture.run(verb, dry.clone()).await.unwrap();
         let after = (
             fixture.mark().await,
-            fixture.rig.plane.fanout.revision(),
-            fixture.rig.plane.fanout.index().digest(),
+            fixture.rig.plane.fanout().revision(),
+            fixture.rig.plane.fanout().index().digest(),
         );
         assert_eq!(after, before, "{verb}");
         assert_eq!(revision, 0, "{verb}: what is not written has no revision");

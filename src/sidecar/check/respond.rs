@@ -18,10 +18,13 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 use envoy_types::pb::google::rpc::Status;
 
-use super::input::{Dialect, Inbound, TOKEN_HEADER};
+use super::input::{Inbound, TOKEN_HEADER};
 use super::record::DecisionId;
-use crate::model::decide::{Caller, Freshness};
-use crate::model::decision::{Denial, DenyClass, Permit};
+use crate::model::call::Dialect;
+use crate::model::caller::Caller;
+use crate::model::decide::Freshness;
+use crate::model::decision::{Denial, DenyClass, Nearest, Permit};
+use crate::model::entry::TableEntry;
 use crate::model::grant::Revision;
 use crate::sidecar::serve::config::Shadow;
 use crate::sidecar::streams::grants as entry;
@@ -367,22 +370,19 @@ impl Metadata {
 
     fn of_denial(to: &To<'_>, denial: &Denial) -> Self {
         let mut metadata = Self::new(to, denial.reason.as_str());
-        if let Some(grant) = &denial.nearest {
-            metadata.text(
-                if grant.is_request() {
-                    "request"
-                } else {
-                    "grant"
-                },
-                grant.id.as_str(),
-            );
-            metadata.text("subject", grant.subject.as_str());
-            metadata.text("policy", &grant.policy.name);
-            metadata.number("policy_version", grant.policy.version);
+        if let Some(Nearest { entry, .. }) = &denial.nearest {
+            let name = match entry {
+                TableEntry::Grant(_) => "grant",
+                TableEntry::Request(_) => "request",
+            };
+            metadata.text(name, entry.id().as_str());
+            metadata.text("subject", entry.subject().as_str());
+            metadata.text("policy", &entry.policy().name);
+            metadata.number("policy_version", entry.policy().version);
             metadata.text(
                 "expires",
-                &grant
-                    .expires()
+                &entry
+                    .ends()
                     .map_or_else(|| "never".to_owned(), |end| end.to_string()),
             );
         }

@@ -8,6 +8,7 @@ use super::seen::Seen;
 use crate::model::decision::DenyReason;
 use crate::model::identity::{Principal, Service};
 use crate::model::time::Timestamp;
+use crate::support::hex::Hex;
 use crate::wire::grant::timestamp_to;
 use crate::wire::v1;
 
@@ -115,9 +116,7 @@ fn earlier(at: Timestamp, micros: i64) -> Timestamp {
 
 fn record(seen: &Seen, at: Timestamp) -> v1::Decision {
     let grant = seen.grant.as_ref();
-    let trace = seen
-        .trace
-        .map(|trace| format!("{:032x}", u128::from_be_bytes(trace)));
+    let trace = seen.trace.map(|trace| Hex(&trace).to_string());
     v1::Decision {
         id: seen.id.to_string(),
         time: Some(timestamp_to(at)),

@@ -1,6 +1,7 @@
 //! Claims about the cache: the window, the digest, the newest value.
 
 use super::*;
+use crate::model::grant::Grant;
 use crate::model::identity::Principal;
 use crate::rings::watch::grants::{
     bytes, commit, digest, forget, grant, grant_at, put, revoked, service,
@@ -19,7 +20,7 @@ fn made(revision: u64) -> Timestamp {
     Timestamp::from_micros(revision)
 }
 
-fn apply(cache: &mut GrantCache, revision: u64, change: impl IntoIterator<Item = Change>) {
+fn apply(cache: &mut GrantCache, revision: u64, change: impl IntoIterator<Item = GrantChange>) {
     assert_eq!(
         cache.apply(&commit(revision, change), made(revision)),
         Ok(true)

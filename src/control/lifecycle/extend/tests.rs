@@ -3,6 +3,7 @@ use crate::control::lifecycle::caller::Caller;
 use crate::control::lifecycle::fault::Fault;
 use crate::control::testing::*;
 use crate::model::access::AccessState;
+use crate::model::caller::Caller as Calling;
 use crate::model::decide::{self, Check, Freshness};
 use crate::model::decision::Decision;
 use crate::model::identity::{Principal, Service};
@@ -48,18 +49,18 @@ async fn grant_of(rig: &Rig, span: Duration) -> GrantId {
 }
 
 async fn refused(rig: &Rig, caller: &Caller, extending: ExtendInput) -> Fault {
-    let before = rig.plane.fanout.revision();
+    let before = rig.plane.fanout().revision();
     let fault = rig.plane.extend(caller, extending).await.unwrap_err();
-    assert_eq!(rig.plane.fanout.revision(), before, "nothing is changed");
+    assert_eq!(rig.plane.fanout().revision(), before, "nothing is changed");
     fault
 }
 
 /// What a call of Alice would find.
 fn decided(rig: &Rig, after: Duration) -> Decision {
     let service = Service::parse("payments").unwrap();
-    let caller = decide::Caller {
+    let caller = Calling {
         principals: vec![Principal::parse(ALICE).unwrap()],
-        ..decide::Caller::default()
+        ..Calling::default()
     };
     let check = Check {
         service: &service,
@@ -67,7 +68,7 @@ fn decided(rig: &Rig, after: Duration) -> Decision {
         caller: Ok(caller),
     };
     decide::decide(
-        &*rig.plane.fanout.index(),
+        &*rig.plane.fanout().index(),
         Freshness::Fresh,
         &check,
         NOON.plus(after),
@@ -225,7 +226,7 @@ async fn only_its_subject_its_requester_or_an_administrator_extends_a_grant() {
     of_group.grant.subject = principal("group:https://idp.example|sre");
     of_group.grant.not_before = NOON;
     rig.plane
-        .store
+        .store()
         .write(move |change| change.issue(&mut of_group, "test", ""))
         .await
         .unwrap();

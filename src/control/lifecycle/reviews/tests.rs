@@ -4,10 +4,11 @@ use futures_util::future::join_all;
 
 use super::*;
 use crate::control::lifecycle::grants::GrantFilter;
-use crate::control::lifecycle::requests::{RequestFilter, RequestInput};
+use crate::control::lifecycle::input::RequestInput;
+use crate::control::lifecycle::requests::RequestFilter;
 use crate::control::policy::PolicySet;
-use crate::control::query::audit;
 use crate::control::query::page::Page;
+use crate::control::store::chain;
 use crate::control::testing::*;
 use crate::model::canonical::Canonical;
 use crate::model::grant::GrantId;
@@ -87,10 +88,7 @@ impl Fixture {
             reason: "fine".into(),
             narrowed_scope: None,
             narrowed_duration: None,
-            validate_only: false,
-            etag: String::new(),
-            request_id: String::new(),
-            fingerprint: Canonical::new("test").finish(),
+            options: WriteOptions::default(),
             traceparent: None,
         }
     }
@@ -112,7 +110,7 @@ impl Fixture {
     }
 
     async fn refused(&self, caller: &Caller, reviewing: ReviewInput) -> &'static str {
-        let before = self.rig.plane.fanout.revision();
+        let before = self.rig.plane.fanout().revision();
         let reason = self
             .review(caller, reviewing)
             .await
@@ -120,7 +118,7 @@ impl Fixture {
             .kind
             .reason();
         assert_eq!(
-            self.rig.plane.fanout.revision(),
+            self.rig.plane.fanout().revision(),
             before,
             "nothing is changed"
         );
@@ -128,7 +126,7 @@ impl Fixture {
     }
 
     async fn events(&self, kind: &'static str) -> usize {
-        let read = self.rig.plane.store.read(move |reader| {
+        let read = self.rig.plane.store().read(move |reader| {
             let mut found = 0;
             reader.audit(0, &mut |event| {
                 found += usize::from(event.r#type == kind);
@@ -212,8 +210,8 @@ async fn people_of_every_stage_approve_and_the_last_one_issues_the_grant() {
         fixture
             .rig
             .plane
-            .store
-            .read(audit::verify)
+            .store()
+            .read(chain::verify)
             .await
             .unwrap()
             .is_ok()
@@ -705,7 +703,7 @@ async fn every_user_of_an_issuer_lists_what_any_of_them_may_approve() {
 async fn a_retry_of_a_review_gets_the_first_answer() {
     let fixture = Fixture::start(&many(2)).await;
     let once = ReviewInput {
-        request_id: "once".into(),
+        options: under("once"),
         ..fixture.yes()
     };
     let first = fixture.review(&bob(), once.clone()).await.unwrap();
@@ -714,7 +712,10 @@ async fn a_retry_of_a_review_gets_the_first_answer() {
     let mut other = Canonical::new("test");
     other.text("other");
     let misused = ReviewInput {
-        fingerprint: other.finish(),
+        options: WriteOptions {
+            fingerprint: other.finish(),
+            ..under("once")
+        },
         ..once
     };
     assert_eq!(fixture.refused(&bob(), misused).await, "INVALID_ARGUMENT");

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::To;
-use crate::model::decide::Caller;
+use crate::model::caller::Caller;
 use crate::model::decision::{Denial, DenyClass, DenyReason};
 use crate::model::identity::{Principal, PrincipalKind};
 use crate::model::scope::HttpRule;
@@ -346,11 +346,7 @@ impl<'a> Explanation<'a> {
     }
 
     fn grant(&self) -> Option<&'a str> {
-        self.denial
-            .nearest
-            .as_ref()
-            .filter(|nearest| !nearest.is_request())
-            .map(|grant| grant.id.as_str())
+        self.denial.grant().map(|grant| grant.id.as_str())
     }
 
     fn request(&self) -> Option<Request<'_>> {
@@ -367,11 +363,7 @@ impl<'a> Explanation<'a> {
 
 /// The access request that waits for approval.
 fn waiting(denial: &Denial) -> Option<&str> {
-    denial
-        .nearest
-        .as_ref()
-        .filter(|nearest| nearest.is_request())
-        .map(|request| request.id.as_str())
+    denial.request().map(|request| request.id.as_str())
 }
 
 /// Where a new access request would change the answer.

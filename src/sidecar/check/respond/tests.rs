@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use prost::Message;
@@ -7,7 +5,8 @@ use serde_json::Value as Json;
 use tonic_types::pb;
 
 use super::*;
-use crate::model::decide::{Caller, Check, Freshness, decide};
+use crate::model::caller::Caller;
+use crate::model::decide::{Check, Freshness, decide};
 use crate::model::decision::{Decision, DenyReason};
 use crate::model::grant::{End, Grant};
 use crate::model::identity::Principal;
@@ -394,7 +393,7 @@ fn the_line_to_ask_with_never_asks_for_more_and_never_runs_anything_else() {
 #[test]
 fn how_much_a_stranger_is_told_is_the_operators_choice() {
     let denial = Denial::new(DenyReason::GrantRevoked, "grant secret-grant was revoked")
-        .nearest(Arc::new(grant("secret-grant")));
+        .nearest(grant("secret-grant").into(), None);
     for sent in [
         Sent::http("GET", "/v1/users/7"),
         Sent::grpc("/pay.v1.Ledger/Get"),
@@ -743,5 +742,5 @@ fn no_other_file_writes_a_check_response() {
             }
         }
     }
-    assert_eq!(writers, [std::path::Path::new("respond.rs")]);
+    assert_eq!(writers, [std::path::Path::new("check/respond.rs")]);
 }
