@@ -2,8 +2,10 @@
 //! verification of a token and, briefly, for a grant that a token says is on its way; whatever goes wrong is never an allow.
 
 pub(crate) mod deadline;
+pub(crate) mod decision_id;
 pub(crate) mod identify;
 pub(crate) mod input;
+pub(crate) mod mode;
 pub(crate) mod record;
 pub(crate) mod respond;
 pub(crate) mod tokens;

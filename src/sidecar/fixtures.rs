@@ -9,9 +9,10 @@ use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 
 use super::check::Authorizer;
 use super::check::input::Services;
+use super::check::mode::Mode;
 use super::check::record::Recorder;
 use super::check::respond::{DenyDetail, Responder};
-use super::serve::config::{Checking, Mode};
+use super::serve::config::Checking;
 use super::state::table::Table;
 use crate::index::Index;
 use crate::jose::issuers::Issuers;

@@ -1,14 +1,13 @@
 //! One record per decision: span, counter, histogram and log line all come from it, and it is consumed exactly once.
 //! Dropped unfinished it records `aborted`. It never holds a credential, a query string or a raw path.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
-use ulid::Ulid;
 
+use super::decision_id::DecisionId;
 use super::input::{Call, Inbound, TraceFields};
 use crate::clock;
 use crate::model::caller::Caller;
@@ -29,23 +28,6 @@ use crate::telemetry::spans::Spans;
 mod attributes;
 
 use attributes::Attributes;
-
-/// The name of one decision: a ULID.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DecisionId(Ulid);
-
-impl DecisionId {
-    /// A new name.
-    pub fn generate() -> Self {
-        Self(Ulid::generate())
-    }
-}
-
-impl fmt::Display for DecisionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// Opens records and holds what they are written to.
 #[derive(Debug, Clone)]

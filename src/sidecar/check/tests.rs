@@ -13,13 +13,13 @@ use crate::model::entry::TableEntry;
 use crate::model::grant::{End, Ended, Grant, GrantId, Hold, Staleness};
 use crate::model::scope::{GrpcRule, HttpRule, Rule, Scope};
 use crate::sidecar::check::input::TOKEN_HEADER;
+use crate::sidecar::check::mode::Mode;
 use crate::sidecar::check::respond::DenyDetail;
 use crate::sidecar::fixtures::tokens;
 use crate::sidecar::fixtures::{
     CAPTURED, CHECKOUT, Sent, at, authorizer, checking, fill, grant, service, table, table_of,
     waiting,
 };
-use crate::sidecar::serve::config::Mode;
 use crate::sidecar::state::skew::OnClockSkew;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::Spans;

@@ -8,8 +8,8 @@ use crate::model::identity::{Principal, Service};
 use crate::model::scope::Rule;
 use crate::model::target::Target;
 use crate::model::time::Timestamp;
+use crate::sidecar::check::decision_id::DecisionId;
 use crate::sidecar::check::input::Call;
-use crate::sidecar::check::record::DecisionId;
 
 /// Longest method that is reported.
 const METHOD_MAX: usize = 512;

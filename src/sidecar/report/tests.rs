@@ -7,8 +7,8 @@ use crate::model::decide::{Check, Freshness, decide};
 use crate::model::entry::TableEntry;
 use crate::model::grant::Revision;
 use crate::model::identity::Principal;
+use crate::sidecar::check::decision_id::DecisionId;
 use crate::sidecar::check::input::read;
-use crate::sidecar::check::record::DecisionId;
 use crate::sidecar::fixtures::{Sent, at, grant, services, table, table_of, waiting};
 
 fn seen(sent: &Sent) -> Seen {

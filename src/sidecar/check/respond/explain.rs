@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::Serialize;
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::To;
+use super::to::{RETRY_AFTER, To};
 use crate::model::caller::Caller;
 use crate::model::decision::{Denial, DenyClass, DenyReason};
 use crate::model::identity::{Principal, PrincipalKind};
@@ -291,7 +291,7 @@ impl<'a> Explanation<'a> {
             );
         }
         if class == DenyClass::Unavailable {
-            details.set_retry_info(Some(super::RETRY_AFTER));
+            details.set_retry_info(Some(RETRY_AFTER));
         }
         let code = tonic::Code::from_i32(class.grpc_code());
         let status = tonic::Status::with_error_details(code, self.message(), details);

@@ -1,3 +1,6 @@
+use std::sync::Arc;
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use prost::Message;
@@ -8,11 +11,12 @@ use super::*;
 use crate::model::caller::Caller;
 use crate::model::decide::{Check, Freshness, decide};
 use crate::model::decision::{Decision, DenyReason};
-use crate::model::grant::{End, Grant};
+use crate::model::grant::{End, Grant, Revision};
 use crate::model::identity::Principal;
-use crate::sidecar::check::input::read;
+use crate::sidecar::check::decision_id::DecisionId;
+use crate::sidecar::check::input::{Inbound, read};
+use crate::sidecar::check::mode::Mode;
 use crate::sidecar::fixtures::{CHECKOUT, Sent, at, grant, services, table};
-use crate::sidecar::serve::config::Mode;
 
 fn responder(detail: DenyDetail) -> Responder {
     Responder {
