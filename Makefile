@@ -21,7 +21,7 @@ run: $(STAMP) ## Start control plane, sidecar, real Envoy and a demo upstream; p
 	exec target/debug/jitgate dev
 
 test: $(STAMP) ## Every test: unit, documentation, API ring, Envoy ring, source tree.
-	cargo test --locked --workspace
+	RUSTDOC=$(CURDIR)/tests/tools/rustdoc cargo test --locked --workspace
 
 test-jaeger: $(STAMP) $(GOBIN)/jaeger ## Traces as Jaeger shows them (needs Go; not part of `make test`).
 	JITGATE_JAEGER=$(GOBIN)/jaeger cargo test --locked --test mesh -- --ignored jaeger

@@ -15,8 +15,12 @@ use crate::model::time::Timestamp;
 use super::error::CliError;
 
 pub(crate) mod audit;
+mod break_glass;
+pub(crate) mod explanation;
+pub(crate) mod grants;
 pub(crate) mod json;
 pub(crate) mod receipts;
+pub(crate) mod requests;
 pub(crate) mod text;
 mod times;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use jitgate_client::Route;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -18,7 +19,6 @@ use crate::clock::server::sent_no_earlier_than;
 use crate::model::digest::{EntryMark, TableDigest};
 use crate::sidecar::watch::{BACKOFF_LEAST, BACKOFF_MOST, away};
 use crate::support::backoff::Backoff;
-use crate::tls::Route;
 use crate::wire::grant::{duration_from, duration_to, timestamp_from, timestamp_to};
 use crate::wire::v1;
 use crate::wire::v1::enforcer_service_client::EnforcerServiceClient;

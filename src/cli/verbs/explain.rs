@@ -9,7 +9,7 @@ use super::requests::with_deadline;
 use crate::cli::connect::{ClientArgs, Connection, connect};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::render::audit::Decided;
-use crate::cli::render::text::Explanation;
+use crate::cli::render::explanation::Explanation;
 use crate::cli::values::{self, Moment};
 
 /// `jitgate explain`.
