@@ -19,6 +19,7 @@
 
 mod as_code;
 mod bad_starts;
+mod calls;
 mod clocks;
 mod crashes;
 mod demo;
