@@ -19,11 +19,11 @@ use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 use envoy_types::pb::google::rpc::Status;
 
 use super::input::{Dialect, Inbound, TOKEN_HEADER};
-use super::record::DecisionId;
 use crate::model::decide::{Caller, Freshness};
 use crate::model::decision::{Denial, DenyClass, Permit};
-use crate::model::grant::Revision;
+use crate::sidecar::report::DecisionId;
 use crate::sidecar::serve::config::Shadow;
+use crate::sidecar::state::view::TableState;
 use crate::sidecar::streams::grants as entry;
 use crate::sidecar::streams::grants::GrantRef;
 
@@ -89,12 +89,8 @@ pub struct To<'a> {
     pub inbound: &'a Inbound<'a>,
     /// This decision's name.
     pub id: DecisionId,
-    /// The revision of the table that decided.
-    pub revision: Revision,
-    /// How long before it the control plane vouched for that table; `None` before the first time.
-    pub age: Option<Duration>,
-    /// How far that table could be trusted.
-    pub freshness: Freshness,
+    /// Of the view that was decided from.
+    pub table: TableState,
     /// Who called, when that was proven.
     pub caller: Option<&'a Caller>,
 }
@@ -332,9 +328,9 @@ impl Metadata {
         };
         metadata.text("reason", reason);
         metadata.text(entry::DECISION, &to.id.to_string());
-        metadata.number("revision", to.revision.0);
-        metadata.truth("stale", matches!(to.freshness, Freshness::Stale(_)));
-        if let Some(age) = to.age {
+        metadata.number("revision", to.table.revision.0);
+        metadata.truth("stale", matches!(to.table.freshness, Freshness::Stale(_)));
+        if let Some(age) = to.table.age {
             metadata.number(
                 "table_age_ms",
                 u64::try_from(age.as_millis()).unwrap_or(u64::MAX),

@@ -1,19 +1,17 @@
 //! Claims about reporting: bounded, counted, numbered, and without a word too many.
 
-use super::seen::Place;
 use super::*;
 use crate::model::decide::{Caller, Check, Freshness, decide};
 use crate::model::grant::{Grant, Hold, Revision};
 use crate::model::identity::Principal;
 use crate::sidecar::check::input::read;
-use crate::sidecar::check::record::DecisionId;
 use crate::sidecar::fixtures::{Sent, at, grant, services, table};
 
-fn seen(sent: &Sent) -> Seen {
-    seen_with(grant("g"), sent)
+fn decided(sent: &Sent) -> DecisionRecord {
+    decided_with(grant("g"), sent)
 }
 
-fn seen_with(held: Grant, sent: &Sent) -> Seen {
+fn decided_with(held: Grant, sent: &Sent) -> DecisionRecord {
     let services = services(&["payments"]);
     let inbound = read(&sent.0, &services);
     let call = inbound.call.as_ref().unwrap();
@@ -29,23 +27,20 @@ fn seen_with(held: Grant, sent: &Sent) -> Seen {
     };
     let grants = table([held], 150).current().unwrap();
     let decision = decide(&*grants, Freshness::Fresh, &check, at(150));
-    let place = Place {
-        id: DecisionId::generate(),
-        at: at(150),
-        principal: caller.principals.first(),
+    DecisionRecord {
+        principal: caller.principals.first().cloned(),
         trace: Some([0xab; 16]),
         revision: Revision(9),
-        shadow: false,
-    };
-    Seen::of(place, &decision, Some(call))
+        ..DecisionRecord::of(DecisionId::generate(), at(150), &decision, Some(call))
+    }
 }
 
-fn allowed() -> Seen {
-    seen(&Sent::http("GET", "/v1/users/7?token=secret"))
+fn allowed() -> DecisionRecord {
+    decided(&Sent::http("GET", "/v1/users/7?token=secret"))
 }
 
-fn refused() -> Seen {
-    seen(&Sent::http("GET", "/v1/keys/secret"))
+fn refused() -> DecisionRecord {
+    decided(&Sent::http("GET", "/v1/keys/secret"))
 }
 
 fn reports(which: Which) -> Reports {
@@ -80,7 +75,7 @@ async fn a_request_that_waits_is_not_reported_as_a_grant() {
         hold: Hold::Pending { until: at(900) },
         ..grant("request")
     };
-    reports.push(seen_with(waiting, &Sent::http("GET", "/v1/users/7")));
+    reports.push(decided_with(waiting, &Sent::http("GET", "/v1/users/7")));
     work(&reports, 3 * INTERVAL).await;
     let records = all_of(&reports);
     assert_eq!(
@@ -96,10 +91,10 @@ async fn a_record_names_the_template_and_never_the_path() {
     [
         allowed(),
         refused(),
-        seen(&Sent::grpc("/pay.v1.Ledger/Balance")),
+        decided(&Sent::grpc("/pay.v1.Ledger/Balance")),
     ]
     .into_iter()
-    .for_each(|seen| reports.push(seen));
+    .for_each(|record| reports.push(record));
     work(&reports, 3 * INTERVAL).await;
     let records = all_of(&reports);
     assert_eq!(

@@ -9,7 +9,7 @@ use tonic_types::pb;
 use super::*;
 use crate::model::decide::{Caller, Check, Freshness, decide};
 use crate::model::decision::{Decision, DenyReason};
-use crate::model::grant::{End, Grant};
+use crate::model::grant::{End, Grant, Revision};
 use crate::model::identity::Principal;
 use crate::sidecar::check::input::read;
 use crate::sidecar::fixtures::{CHECKOUT, Sent, at, grant, services, table};
@@ -34,9 +34,12 @@ fn to<'a>(inbound: &'a Inbound<'a>, caller: Option<&'a Caller>) -> To<'a> {
     To {
         inbound,
         id: DecisionId::generate(),
-        revision: Revision(9),
-        age,
-        freshness: Freshness::Fresh,
+        table: TableState {
+            revision: Revision(9),
+            age,
+            freshness: Freshness::Fresh,
+            now: Some(at(150)),
+        },
         caller,
     }
 }
