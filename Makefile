@@ -21,7 +21,7 @@ run: $(STAMP) ## Start control plane, sidecar, real Envoy and a demo upstream; p
 	exec target/debug/jitgate dev
 
 test: $(STAMP) ## Every test: unit, documentation, API ring, Envoy ring, source tree.
-	cargo test --locked
+	cargo test --locked --workspace
 
 test-jaeger: $(STAMP) $(GOBIN)/jaeger ## Traces as Jaeger shows them (needs Go; not part of `make test`).
 	JITGATE_JAEGER=$(GOBIN)/jaeger cargo test --locked --test mesh -- --ignored jaeger
@@ -29,13 +29,13 @@ test-jaeger: $(STAMP) $(GOBIN)/jaeger ## Traces as Jaeger shows them (needs Go; 
 lint: fmt clippy deny ## What CI checks before the tests.
 
 fmt:
-	cargo fmt --check
+	cargo fmt --all --check
 
 clippy:
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 deny: $(STAMP)
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cargo deny --locked check bans licenses sources
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cargo deny --locked --workspace check bans licenses sources
 
 bench: ## CPU per check against an always-allow server, and resident memory. Release build; takes minutes.
 	cargo build --locked --release --bins

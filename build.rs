@@ -1,52 +1,24 @@
-//! Compiles our protobufs with protox, so that no `protoc` is needed, and notes the commit for `--version`.
+//! Compiles the store's and the demo's protobufs with protox, so that no `protoc` is needed, and notes the commit for `--version`.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// Messages that hold a credential; their Debug is written by hand.
-const CREDENTIALS: [&str; 3] = [
-    "jitgate.v1.IssueTokenResponse",
-    "jitgate.v1.IntrospectTokenRequest",
-    "jitgate.v1.ValidateAccessRequest",
-];
-
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
-    compile(
-        &[
-            "jitgate/v1/grants.proto",
-            "jitgate/v1/access.proto",
-            "jitgate/v1/watch.proto",
-            "jitgate/v1/tokens.proto",
-            "jitgate/v1/policies.proto",
-            "jitgate/v1/audit.proto",
-        ],
-        "proto",
-        &out.join("jitgate.bin"),
-    )?;
-    compile(&["ledger.proto"], "proto/demo", &out.join("demo.bin"))?;
+    compile_demo(&out.join("demo.bin"))?;
     compile_store(&out.join("store"))?;
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rustc-env=JITGATE_COMMIT={}", commit());
     Ok(())
 }
 
-/// Writes the descriptor set (served by reflection) and the Rust code.
-fn compile(files: &[&str], include: &str, descriptors: &Path) -> Result<(), Box<dyn Error>> {
-    let set = protox::compile(files, [include])?;
+/// The demo upstream's service, and its descriptors for reflection.
+fn compile_demo(descriptors: &Path) -> Result<(), Box<dyn Error>> {
+    let set = protox::compile(["ledger.proto"], ["proto/demo"])?;
     fs::write(descriptors, prost::Message::encode_to_vec(&set))?;
-    let codec = if include == "proto" {
-        "crate::wire::codec::SmallCodec"
-    } else {
-        "tonic_prost::ProstCodec"
-    };
-    tonic_prost_build::configure()
-        .bytes(".")
-        .skip_debug(CREDENTIALS)
-        .codec_path(codec)
-        .compile_fds(set)?;
+    tonic_prost_build::configure().bytes(".").compile_fds(set)?;
     Ok(())
 }
 

@@ -1,51 +1,46 @@
 //! The control plane: who may ask for what, and the store of what was granted.
 //!
 //! ```text
-//! listen -> identify (caller) -> api -> plane: requests | grants | explain -> store (durable) -> fanout (visible) -> answer
-//!                                        ^ apply: policies and standing grants      ^ expiry: what the clock has done
+//! api (listen, identify, parse) -> lifecycle: requests | reviews | grants -> store (durable) -> fanout (visible) -> answer
+//!                                  query: lists, explanations                 sweeper: what the clock has done
+//!                                  policies: what is in force
 //! ```
 //!
-//! In reading order: [`plane`], [`requests`], [`grants`], [`extend`], [`suspend`], [`idempotency`], [`apply`], [`policies`],
-//! [`expiry`], [`unused`], [`explain`]; below them [`store`],
-//! [`audit`], [`policy`] and [`fanout`]; above them [`api`], [`caller`], [`entitle`], [`listen`] and [`config`].
+//! In reading order: [`store`], [`fanout`] and beside them [`policy`]; [`lifecycle`] upon these; [`query`], [`policies`] and
+//! [`keys`]; [`tokens`]; [`api`]. Each knows what stands before it, and nothing after it. This file, with `config`, `open`
+//! and `probes`, puts them together: [`run`] binds, spawns and waits.
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
-use tonic_health::server::{HealthReporter, health_reporter};
+use tonic_health::server::health_reporter;
 
-use crate::admin::{self, Admin};
-use crate::clock::ControlClock;
+use crate::admin;
 use crate::jose::issuers::Issuers;
 use crate::runtime::{Outcome, Tasks};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, Incoming};
-use crate::wire;
-use crate::wire::v1::access_service_server::AccessServiceServer;
-use crate::wire::v1::enforcer_service_server::EnforcerServiceServer;
 
 pub(crate) mod api;
-pub(crate) mod config;
+mod config;
 pub(crate) mod fanout;
 pub(crate) mod keys;
 pub(crate) mod lifecycle;
 pub(crate) mod metrics;
+mod open;
 pub(crate) mod policies;
 pub(crate) mod policy;
+mod probes;
 pub(crate) mod query;
 pub(crate) mod store;
 pub(crate) mod tokens;
 
 pub use config::ControlPlaneArgs;
-pub use query::audit::verify_directory;
+pub use store::chain::verify_directory;
 
 /// Policies as files: what the command line checks and tests without a control plane.
 pub mod documents {
@@ -53,22 +48,17 @@ pub mod documents {
     pub use super::policy::{Problem, Report, Severity, check, examine, files};
 }
 
-use api::Api;
 use api::entitle::Entitlements;
-use api::listen::Identify;
+use api::listen::{self, Identify};
+use api::routes;
 use config::Plaintext;
-use fanout::{Enforcer, Fanout, FanoutConfig};
 use keys::TokenKeys;
 use lifecycle::caller::Callers;
-use lifecycle::notify::Waiting;
 use lifecycle::plane::Plane;
-use metrics::{ControlMetrics, StoreMetrics};
-use policies::Sources;
-use policy::{PolicySet, Reloader};
+use open::{Opened, open};
+use policy::{PolicySet, Sources};
 use query::usage::{Usage, UsageArgs};
-use store::embedded::Embedded;
-use store::{Clock, Store, StoreError, Writer};
-use tokens::TokenApi;
+use store::Writer;
 
 /// Runs the control plane until `until` completes or a part of it fails.
 ///
@@ -133,10 +123,8 @@ impl ControlPlane {
         let tls = config::tls(tls_cert, tls_key, tls_client_ca, plaintext)?;
         let issuers = Arc::new(issuers.load()?);
         let (directory, _) = config::policies(policies)?;
-        let (grpc, http) = (
-            admin::bind("--listen", listen).await?,
-            admin::bind("--http-listen", http_listen).await?,
-        );
+        let grpc = admin::bind("--listen", listen).await?;
+        let http = admin::bind("--http-listen", http_listen).await?;
         let (grpc_address, http_address) = (grpc.local_addr()?, http.local_addr()?);
         let Opened {
             plane,
@@ -165,8 +153,8 @@ impl ControlPlane {
             tracing::warn!("nobody can ask: pass --issuers to say whose tokens count");
         }
         let keys = Arc::new(TokenKeys::new(
-            plane.store.clone(),
-            Arc::clone(&plane.fanout),
+            plane.store().clone(),
+            Arc::clone(plane.fanout()),
             tokens,
         ));
         let entitlements = Entitlements::new(entitle, tls.is_none() && tls::is_local(&listen));
@@ -224,8 +212,16 @@ impl ControlPlane {
         let mut tasks = Tasks::new();
         let stop = tasks.stopping();
         tasks.spawn("the store's writer", writer.run(stop.clone()));
-        spawn_records(&mut tasks, &plane, uses, &stop);
-        let reloader = plane.sources.reloader(&policies);
+        tasks.spawn(
+            "the look at the audit chain",
+            plane.clone().look_at_audit_chain(stop.clone()),
+        );
+        if let Some((intake, uses)) = Usage::new(uses, plane.metrics()) {
+            plane.fanout().take_decisions(intake);
+            let store = plane.store().clone();
+            tasks.spawn("the record of decisions", uses.run(store, stop.clone()));
+        }
+        let reloader = plane.sources().reloader(&policies);
         reloader.counts().register(&metrics);
         keys.rotate_due()
             .await
@@ -234,186 +230,39 @@ impl ControlPlane {
             .apply(Arc::new(policies))
             .await
             .context("the policies cannot be put in force")?;
-        tracing::info!(directory = %plane.sources.directory().display(), %applied, "policies are in force");
+        tracing::info!(directory = %plane.sources().directory().display(), %applied, "policies are in force");
         let (health, health_service) = health_reporter();
-        let tokens = TokenApi::new(
-            Api::new(plane.clone(), stop.clone()),
-            Arc::clone(&keys),
-            Arc::clone(&issuers),
-        );
-        let routes = routes(&plane, entitlements, stop.clone())?
-            .add_service(tokens.into_service())
+        let routes = routes::build(&plane, entitlements, &keys, &issuers, &stop)?
             .add_service(health_service);
         tasks.spawn(
             "the gRPC listener",
-            api::listen::serve(grpc, routes, identify, stop.clone()),
+            listen::serve(grpc, routes, identify, stop.clone()),
         );
-        tasks.spawn("the health report", report_health(health, stop.clone()));
+        tasks.spawn(
+            "the health report",
+            routes::report_health(health, stop.clone()),
+        );
         tasks.spawn(
             "the HTTP listener",
-            admin::serve(http, shown(&plane, metrics, &keys), stop.clone()),
+            admin::serve(http, probes::shown(&plane, metrics, &keys), stop.clone()),
         );
         tasks.spawn(
             "the watch fan-out",
-            Arc::clone(&plane.fanout).run(stop.clone()),
+            Arc::clone(plane.fanout()).run(stop.clone()),
         );
         tasks.spawn("the issuers' keys", issuers.run(stop.clone()));
         tasks.spawn("the token keys", keys.run(stop.clone()));
-        spawn_reloads(&mut tasks, reloader, plane.clone(), &stop);
+        let (newest, changed) = watch::channel(None);
+        let loaded = move |set| drop(newest.send_replace(Some(Arc::new(set))));
+        tasks.spawn("the policy directory", reloader.run(stop.clone(), loaded));
+        tasks.spawn(
+            "policies in force",
+            policies::reload::run(plane.clone(), changed, stop.clone()),
+        );
         // The last handle on the store goes to a task: when all have ended, the store is closed.
         tasks.spawn("the sweeper", plane.sweep_until(stop));
         tasks.run_until(until).await
     }
-}
-
-struct Opened {
-    plane: Plane,
-    writer: Writer,
-    clock: Clock,
-}
-
-/// The store of a directory, and everything that follows it.
-async fn open(
-    data_dir: &Path,
-    progress_interval: Duration,
-    tombstone_keep: Duration,
-    metrics: &Metrics,
-) -> anyhow::Result<Opened> {
-    let directory = data_dir.to_owned();
-    let engine = tokio::task::spawn_blocking(move || Embedded::open(&directory)).await??;
-    let named = || format!("the store in {} cannot be used", data_dir.display());
-    let anchored = ControlClock::anchored(store::opening::recorded(&engine).with_context(named)?);
-    let clock: Clock = Arc::new(move || anchored.now());
-    let (store, writer, opening) = Store::open(engine, Arc::clone(&clock)).with_context(named)?;
-    let config = FanoutConfig {
-        progress_interval,
-        ..FanoutConfig::default()
-    };
-    let cache = fanout::cache::GrantCache::new(
-        opening.revision,
-        opening.grants,
-        &opening.history,
-        config.changes_kept,
-    );
-    let fanout = Arc::new(Fanout::on_clock(
-        opening.epoch.to_string(),
-        cache,
-        config,
-        anchored,
-    ));
-    let waiting = Waiting::default();
-    let (published, woken) = (Arc::clone(&fanout), waiting.clone());
-    let writer = writer
-        .measure(metrics.register(StoreMetrics::register))
-        .publish(Box::new(move |committed| {
-            published.publish(&committed.commit);
-            woken.wake(&committed.requests);
-        }));
-    tracing::info!(directory = %data_dir.display(), epoch = %opening.epoch, revision = %opening.revision, "the store is open");
-    let plane = Plane::new(
-        store,
-        fanout,
-        waiting,
-        metrics.register(ControlMetrics::register),
-        tombstone_keep,
-    );
-    Ok(Opened {
-        plane,
-        writer,
-        clock,
-    })
-}
-
-fn routes(
-    plane: &Plane,
-    entitlements: Entitlements,
-    stop: CancellationToken,
-) -> anyhow::Result<Routes> {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
-    let api = Api::new(plane.clone(), stop);
-    Ok(Routes::new(api.clone().into_service())
-        .add_service(api.clone().into_policy_service())
-        .add_service(api.into_audit_service())
-        .add_service(plane.fanout.service(Arc::new(entitlements)))
-        .add_service(reflection))
-}
-
-/// SERVING until the control plane is asked to stop.
-async fn report_health(health: HealthReporter, stop: CancellationToken) -> Outcome {
-    health.set_serving::<AccessServiceServer<Api>>().await;
-    health
-        .set_serving::<EnforcerServiceServer<Enforcer>>()
-        .await;
-    stop.cancelled().await;
-    health.set_not_serving::<AccessServiceServer<Api>>().await;
-    health
-        .set_not_serving::<EnforcerServiceServer<Enforcer>>()
-        .await;
-    health
-        .set_service_status("", tonic_health::ServingStatus::NotServing)
-        .await;
-    Ok(())
-}
-
-fn shown(plane: &Plane, metrics: Metrics, keys: &Arc<TokenKeys>) -> Admin {
-    let usable = plane.usable();
-    Admin::new(metrics)
-        .merge(keys::jwks::route(Arc::clone(keys)))
-        .ready_when("store", move || {
-            if usable.holds() {
-                Ok(())
-            } else {
-                Err(StoreError::Medium("see the log".to_owned()).to_string())
-            }
-        })
-}
-
-/// What is remembered beside the grants themselves: the audit chain, looked at once, and what sidecars decide.
-fn spawn_records(tasks: &mut Tasks, plane: &Plane, args: UsageArgs, stop: &CancellationToken) {
-    tasks.spawn(
-        "the look at the audit chain",
-        plane.clone().look_at_audit_chain(stop.clone()),
-    );
-    if let Some((intake, uses)) = Usage::new(args, &plane.metrics) {
-        plane.fanout.take_decisions(intake);
-        tasks.spawn(
-            "the record of decisions",
-            uses.run(plane.store.clone(), stop.clone()),
-        );
-    }
-}
-
-/// The newest good set wins; one that cannot be put in force now is tried again with the next change of the store.
-fn spawn_reloads(tasks: &mut Tasks, reloader: Reloader, plane: Plane, stop: &CancellationToken) {
-    let (newest, mut changed) = watch::channel::<Option<Arc<PolicySet>>>(None);
-    let loaded = move |set| drop(newest.send_replace(Some(Arc::new(set))));
-    tasks.spawn("the policy directory", reloader.run(stop.clone(), loaded));
-    let stop = stop.clone();
-    tasks.spawn("policies in force", async move {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                Ok(()) = changed.changed() => {}
-            }
-            let newest = changed.borrow_and_update().clone();
-            let Some(set) = newest else { continue };
-            while let Err(fault) = plane.follow(Arc::clone(&set)).await {
-                if fault.kind == lifecycle::fault::FaultKind::Invalid {
-                    // Read again with the next look at the directory, which then says so in full.
-                    tracing::error!(%fault, "the changed policies do not go together with what is applied");
-                    break;
-                }
-                tracing::error!(%fault, "the changed policies are not in force yet; trying again");
-                tokio::select! {
-                    () = stop.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
-                }
-            }
-        }
-    });
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@
 //!
 //! * [`model`]: the nouns (principal, scope, grant) and the decision; knows no wire, no clock, no I/O.
 //! * [`wire`]: our protobufs and their conversion to and from the model.
-//! * the leaves that any role may use: [`index`], [`jose`], [`clock`], [`telemetry`], [`admin`], [`tls`], [`runtime`], [`client`];
+//! * [`support`]: pieces such as hexadecimal digits and durations, below everything else.
+//! * the leaves that any role may use: [`index`], [`jose`], [`clock`], [`telemetry`], [`admin`], [`tls`], [`runtime`];
 //! * the roles: [`sidecar`] (data plane), [`control`] (control plane), [`cli`], [`dev`] (all of it on one machine);
 //! * [`load`]: thousands of sidecars out of one process, to measure a control plane with.
 //!
@@ -21,7 +22,6 @@
 
 pub(crate) mod admin;
 pub mod cli;
-pub mod client;
 pub(crate) mod clock;
 pub mod control;
 pub mod dev;
@@ -31,9 +31,10 @@ pub mod load;
 pub(crate) mod model;
 pub mod runtime;
 pub mod sidecar;
+pub(crate) mod support;
 pub mod telemetry;
 pub mod tls;
-pub mod wire;
+pub(crate) mod wire;
 
 /// What the benches build their grants and their control plane from; no part of the library.
 #[doc(hidden)]

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
+use crate::support::duration;
 use crate::tls::{self, Route};
 
 mod control_plane;
@@ -107,7 +108,7 @@ pub struct FleetLoadArgs {
     #[arg(long, env = "JITGATE_BENCH_RESTART", requires = "spawn")]
     pub restart: bool,
     /// How long any step may take
-    #[arg(long, env = "JITGATE_BENCH_PATIENCE", value_name = "TIME", value_parser = humantime::parse_duration,
+    #[arg(long, env = "JITGATE_BENCH_PATIENCE", value_name = "TIME", value_parser = duration::parse,
           default_value = "2m")]
     pub patience: Duration,
 }

@@ -9,10 +9,10 @@ use jitgate::bench::wall;
 use jitgate::bench::{EntryMark, TableDigest};
 use jitgate::bench::{Grant, Revision};
 use jitgate::bench::{duration_to, entry_to, timestamp_to};
-use jitgate::wire::v1::enforcer_service_server::{EnforcerService, EnforcerServiceServer};
-use jitgate::wire::v1::watch_grants_request::Message as Said;
-use jitgate::wire::v1::watch_grants_response::Message as Told;
-use jitgate::wire::v1::{
+use jitgate_client::v1::enforcer_service_server::{EnforcerService, EnforcerServiceServer};
+use jitgate_client::v1::watch_grants_request::Message as Said;
+use jitgate_client::v1::watch_grants_response::Message as Told;
+use jitgate_client::v1::{
     Delta, Progress, SnapshotBegin, SnapshotCause, SnapshotEnd, WatchGrantsRequest,
     WatchGrantsResponse,
 };

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::model::identity::{Principal, Service};
 use crate::model::scope::{GrpcRule, HttpRule};
 use crate::model::time::Timestamp;
+use crate::support::duration;
 
 use super::error::CliError;
 
@@ -86,10 +87,9 @@ pub(crate) fn http_rule(text: &str) -> Result<HttpRule, String> {
 /// # Errors
 /// With an example of the right form.
 pub(crate) fn span(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(span) if span > Duration::ZERO => Ok(span),
-        Ok(_) => Err("must be longer than nothing".to_owned()),
-        Err(error) => Err(format!("{error}; write it like 20s, 30m or \"1h 30m\"")),
+    match duration::parse(text)? {
+        Duration::ZERO => Err("must be longer than nothing".to_owned()),
+        span => Ok(span),
     }
 }
 

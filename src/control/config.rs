@@ -14,6 +14,7 @@ use super::policy::PolicySet;
 use super::query::usage::UsageArgs;
 use crate::jose::issuers::IssuersArgs;
 use crate::model::identity::Principal;
+use crate::support::duration;
 use crate::tls::{self, ALPN_H2, ClientAuth};
 
 /// Most problems that are told one by one.
@@ -111,24 +112,11 @@ fn principal(text: &str) -> Result<Principal, String> {
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    between(text, Duration::from_millis(50), Duration::from_secs(60))
+    duration::parse_within(text, Duration::from_millis(50)..=Duration::from_secs(60))
 }
 
 fn keep(text: &str) -> Result<Duration, String> {
-    between(text, Duration::from_secs(1), Duration::from_hours(24 * 7))
-}
-
-fn between(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text)
-        .map_err(|error| format!("{error}; write for example 10s or 5m"))?;
-    if (least..=most).contains(&time) {
-        return Ok(time);
-    }
-    let (least, most) = (
-        humantime::format_duration(least),
-        humantime::format_duration(most),
-    );
-    Err(format!("must be between {least} and {most}"))
+    duration::parse_within(text, Duration::from_secs(1)..=Duration::from_hours(24 * 7))
 }
 
 /// How the gRPC listener speaks.

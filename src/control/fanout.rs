@@ -16,10 +16,17 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use cache::GrantCache;
+use fleet::{Fleet, Times};
+use hub::{Hub, TokenKeys};
+use intake::Intake;
+
 use crate::clock::ControlClock;
-use crate::control::query::usage::Intake;
+use crate::control::store::Commit;
 use crate::index::Index;
-use crate::model::grant::{Grant, GrantId, Revision};
+#[cfg(test)]
+use crate::model::grant::Grant;
+use crate::model::grant::Revision;
 use crate::model::identity::Service;
 use crate::model::time::Timestamp;
 use crate::runtime::Outcome;
@@ -27,98 +34,22 @@ use crate::wire::v1;
 
 pub(crate) mod cache;
 pub(crate) mod fleet;
+mod hub;
+pub(crate) mod intake;
 mod outbox;
 pub(crate) mod service;
 mod session;
 mod subscription;
 
 pub(crate) use fleet::{Enforcement, Sidecar, Unreported};
+pub(crate) use hub::FanoutConfig;
 pub(crate) use service::{Enforcer, Entitle};
-
-use cache::{Gap, GrantCache};
-use fleet::{Fleet, Times};
-
-/// What one committed revision changed, for the sidecars.
-#[derive(Debug, Clone)]
-pub(crate) struct Commit {
-    /// The revision; one more than the commit before.
-    pub revision: Revision,
-    /// Newest values. May be empty: a change that concerns no sidecar still has its revision.
-    pub changes: Vec<Change>,
-}
-
-/// One grant's new value.
-#[derive(Debug, Clone)]
-pub(crate) enum Change {
-    /// A grant or tombstone as it now is.
-    Put(Arc<Grant>),
-    /// Forgotten: past its `keep_until`.
-    Forget {
-        /// Which.
-        id: GrantId,
-        /// Whose sidecars.
-        service: Service,
-    },
-}
-
-/// Bounds and intervals.
-#[derive(Debug, Clone)]
-pub(crate) struct FanoutConfig {
-    /// A progress message at least this often.
-    pub progress_interval: Duration,
-    /// How many changes can be resumed over; further back, a snapshot is sent.
-    pub changes_kept: usize,
-    /// Snapshots sent at the same time; whoever comes beyond that is told to come back.
-    pub snapshots_at_once: usize,
-    /// Before how long a turned-away sidecar comes back, on average.
-    pub come_back_after: Duration,
-    /// A sidecar that reads nothing for this long is dropped.
-    pub send_timeout: Duration,
-    /// A session ends after this long, so that the caller proves its identity again; it resumes without a snapshot.
-    pub session_age: Duration,
-}
-
-impl Default for FanoutConfig {
-    fn default() -> Self {
-        Self {
-            progress_interval: Duration::from_secs(1),
-            changes_kept: 16_384,
-            snapshots_at_once: 32,
-            come_back_after: Duration::from_secs(1),
-            send_timeout: Duration::from_secs(30),
-            session_age: Duration::from_hours(1),
-        }
-    }
-}
 
 /// Feeds every sidecar. Dropping it ends all sessions.
 #[derive(Debug)]
 pub(crate) struct Fanout {
     hub: Arc<Hub>,
     sessions: Mutex<JoinSet<()>>,
-}
-
-/// The keys that sidecars verify tokens with; `None` until there is one.
-type TokenKeys = watch::Sender<Option<Arc<v1::TokenKeys>>>;
-
-/// What all sessions share.
-#[derive(Debug)]
-struct Hub {
-    epoch: String,
-    config: FanoutConfig,
-    cache: RwLock<GrantCache>,
-    head: watch::Sender<Revision>,
-    fleet: Fleet,
-    snapshots: Arc<Semaphore>,
-    token_keys: TokenKeys,
-    clock: ControlClock,
-    opened: AtomicU64,
-    open: AtomicU64,
-    /// Cancelled when the control plane stops, or when the cache can no longer become current.
-    stop: CancellationToken,
-    gap: Mutex<Option<Gap>>,
-    /// Where sidecars' decisions go; empty: they are not asked for any.
-    decisions: OnceLock<Intake>,
 }
 
 impl Fanout {

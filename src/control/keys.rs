@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::fanout::Fanout;
 use super::lifecycle::fault::{Fault, FaultKind};
-use super::lifecycle::plane::new_id;
+use super::lifecycle::rows::new_id;
+use super::store::token_key::{Stage, TokenKey};
 use super::store::{Change, Store, StoreError};
 use crate::jose::jit::{JitKeys, KeyPair};
 use crate::model::time::Timestamp;
@@ -28,7 +29,7 @@ pub(crate) mod ring;
 
 pub(crate) use config::TokenArgs;
 
-use ring::{KEYS_MAX, Ring, Schedule, Step, TokenKey};
+use ring::{KEYS_MAX, Ring, Schedule, Step};
 
 /// Who it is in the audit log.
 const ACTOR: &str = "system:token-keys";
@@ -249,7 +250,7 @@ fn promote(change: &mut Change<'_>, ring: &mut Ring, kid: &str) -> Result<(), Fa
     for key in ring
         .0
         .iter_mut()
-        .filter(|key| matches!(key.stage(), ring::Stage::Signing(_)))
+        .filter(|key| matches!(key.stage(), Stage::Signing(_)))
     {
         change.retire_token_key(key, ACTOR)?;
     }

@@ -1,87 +1,24 @@
 //! Policies from two places as one set: the directory, which a watcher follows, and documents that were applied through the
 //! API, which the store keeps. A name is in one of the two; whatever changes either, one at a time puts the whole in force.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-
-use sha2::{Digest, Sha256};
-use tokio::sync::{Mutex, oneshot};
-use tokio::task::JoinSet;
-use tracing::Instrument;
 
 use super::lifecycle::fault::{Fault, FaultKind};
 use super::lifecycle::plane::Plane;
 use super::lifecycle::standing::Applied;
-use super::policy::{Beside, Origin, PolicySet, Problem, Reloader, Text};
+use super::policy::{Origin, PolicySet, Problem, Text};
 use super::store::{Reader, StoreError};
+use crate::support::hex::Hex;
 use crate::wire::store::AppliedDocument;
+use sha2::{Digest, Sha256};
 
 pub(crate) mod applying;
 pub(crate) mod diff;
 pub(crate) mod history;
 pub(crate) mod offered;
 pub(crate) mod plan;
-
-/// Most sets that wait to be applied.
-const UNDER_WAY_MAX: usize = 32;
-
-/// Where the policies of a control plane come from.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Sources {
-    directory: PathBuf,
-    /// What was applied, as the watcher reads it beside the directory.
-    beside: Beside,
-    /// Held by whoever puts a set in force.
-    turn: Arc<Mutex<()>>,
-    /// What is being applied, though nobody may wait for it any more.
-    under_way: Arc<parking_lot::Mutex<JoinSet<()>>>,
-}
-
-impl Sources {
-    /// The sources of a control plane that follows `directory`, with nothing applied yet.
-    pub(crate) fn new(directory: impl Into<PathBuf>) -> Self {
-        Self {
-            directory: directory.into(),
-            ..Self::default()
-        }
-    }
-
-    /// The policy directory.
-    pub(crate) fn directory(&self) -> &Path {
-        &self.directory
-    }
-
-    /// Carries on with `work` even when whoever waits for it goes away.
-    async fn to_the_end<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
-    ) -> Result<T, Fault> {
-        let (done, answer) = oneshot::channel();
-        {
-            let mut under_way = self.under_way.lock();
-            while under_way.try_join_next().is_some() {}
-            if under_way.len() >= UNDER_WAY_MAX {
-                return Err(Fault::new(
-                    FaultKind::Busy,
-                    "other policies are being applied; try again shortly",
-                ));
-            }
-            under_way.spawn(async move { drop(done.send(work.await)) }.in_current_span());
-        }
-        let stopped = |_| {
-            Err(Fault::new(
-                FaultKind::Unavailable,
-                "the control plane stops; look what is in force",
-            ))
-        };
-        answer.await.unwrap_or_else(stopped)
-    }
-
-    /// Follows the directory and what is applied beside it.
-    pub(crate) fn reloader(&self, current: &PolicySet) -> Reloader {
-        Reloader::new(&self.directory, current).beside(Arc::clone(&self.beside))
-    }
-}
+pub(crate) mod reload;
 
 impl Plane {
     /// The set to begin with: what the directory holds now, and what the store keeps of what was applied.
@@ -89,10 +26,10 @@ impl Plane {
     /// # Errors
     /// When the store cannot be read; the inner error is every problem of the set.
     pub(crate) async fn declared(&self) -> Result<Result<PolicySet, Vec<Problem>>, Fault> {
-        let _turn = self.sources.turn.lock().await;
-        let documents = self.store.read(applied).await?;
-        self.sources.beside.store(Arc::new(texts(&documents)));
-        self.assemble(self.sources.beside.load_full()).await
+        let _turn = self.sources().turn.lock().await;
+        let documents = self.store().read(applied).await?;
+        self.sources().beside.store(Arc::new(texts(&documents)));
+        self.assemble(self.sources().beside.load_full()).await
     }
 
     /// Puts a set in force that the watcher has read. One that is older than what was applied since is read anew.
@@ -100,8 +37,8 @@ impl Plane {
     /// # Errors
     /// As [`Plane::apply`]; INVALID_ARGUMENT when the directory does not go together with what is applied.
     pub(crate) async fn follow(&self, set: Arc<PolicySet>) -> Result<Applied, Fault> {
-        let _turn = self.sources.turn.lock().await;
-        let beside = self.sources.beside.load_full();
+        let _turn = self.sources().turn.lock().await;
+        let beside = self.sources().beside.load_full();
         let set = if set.is_beside(&beside) {
             set
         } else {
@@ -119,7 +56,7 @@ impl Plane {
         &self,
         beside: Arc<Vec<Text>>,
     ) -> Result<Result<PolicySet, Vec<Problem>>, Fault> {
-        let directory = self.sources.directory.clone();
+        let directory = self.sources().directory().to_owned();
         let read =
             tokio::task::spawn_blocking(move || PolicySet::together(&directory, &beside)).await;
         read.map_err(|error| {
@@ -175,10 +112,7 @@ fn etag(set: &PolicySet, documents: &[AppliedDocument]) -> String {
         hash.update(Sha256::digest(&document.name));
         hash.update(Sha256::digest(&document.text));
     }
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Hex(&hash.finalize()).to_string()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 pub(crate) mod audit;
 pub(crate) mod explain;
 pub(crate) mod follow;
+pub(crate) mod grant_use;
 pub(crate) mod page;
 pub(crate) mod timeline;
 pub(crate) mod usage;
-pub(crate) mod validate;

@@ -13,7 +13,9 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::ControlFlow;
 
+pub(crate) mod chain;
 pub(crate) mod change;
+pub(crate) mod commit;
 pub(crate) mod difference;
 pub(crate) mod embedded;
 pub(crate) mod handle;
@@ -21,11 +23,15 @@ pub(crate) mod keys;
 pub(crate) mod opening;
 pub(crate) mod overlay;
 pub(crate) mod reader;
+pub(crate) mod token_key;
+pub(crate) mod usable;
 pub(crate) mod writer;
 
 pub(crate) use change::Change;
-pub(crate) use handle::{Clock, Store, Usable};
+pub(crate) use commit::{Commit, GrantChange};
+pub(crate) use handle::Store;
 pub(crate) use reader::Reader;
+pub(crate) use usable::{Clock, Usable};
 pub(crate) use writer::Writer;
 
 /// Version of the rows' layout. Another one is refused, never guessed at.
@@ -168,7 +174,7 @@ impl Span {
     pub(crate) fn prefix(prefix: &[u8]) -> Self {
         Self {
             from: prefix.to_vec(),
-            to: keys::after_prefix(prefix),
+            to: after_prefix(prefix),
             descending: false,
         }
     }
@@ -190,6 +196,18 @@ impl Span {
     fn is_empty(&self) -> bool {
         self.to.as_ref().is_some_and(|to| *to <= self.from)
     }
+}
+
+/// The first key after all that begin with `prefix`.
+fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut next = prefix.to_vec();
+    while let Some(last) = next.pop() {
+        if let Some(higher) = last.checked_add(1) {
+            next.push(higher);
+            return Some(next);
+        }
+    }
+    None
 }
 
 /// Called for each key and value of a scan; breaks to end it.

@@ -22,9 +22,9 @@ use super::fanout::{Fanout, FanoutConfig};
 use super::lifecycle::caller::Caller;
 use super::lifecycle::fault::Fault;
 use super::lifecycle::grants::{EndReport, Sweep};
+use super::lifecycle::input::RequestInput;
 use super::lifecycle::notify::Waiting;
 use super::lifecycle::plane::Plane;
-use super::lifecycle::requests::RequestInput;
 use super::lifecycle::reviews::ReviewInput;
 use super::lifecycle::write_options::{Transition, WriteOptions};
 use super::metrics::ControlMetrics;
@@ -346,7 +346,7 @@ impl Rig {
 
     /// How many audit events of a kind there are.
     pub(super) async fn events(&self, kind: &'static str) -> usize {
-        let read = self.plane.store.read(move |reader| {
+        let read = self.plane.store().read(move |reader| {
             let mut found = 0;
             reader.audit(0, &mut |event| {
                 found += usize::from(event.r#type == kind);

@@ -1,10 +1,13 @@
-use super::lifecycle::{caller, plane, standing};
-use super::query::audit;
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::lifecycle::{caller, standing};
+use super::store::chain;
 
 use super::lifecycle::fault::{Fault, FaultKind};
 use super::lifecycle::grants::{GrantFilter, Sweep};
-use super::lifecycle::requests::{RequestFilter, RequestInput};
+use super::lifecycle::input::RequestInput;
+use super::lifecycle::requests::RequestFilter;
 use super::query::page::Page;
 use super::store::StoreError;
 use super::testing::*;
@@ -39,7 +42,7 @@ fn page() -> Page {
 }
 
 async fn events(plane: &Plane) -> BTreeMap<String, usize> {
-    let read = plane.store.read(|reader| {
+    let read = plane.store().read(|reader| {
         let mut events = BTreeMap::new();
         reader.audit(0, &mut |event| {
             *events
@@ -64,7 +67,7 @@ async fn an_approved_request_has_its_grant_before_it_is_answered() {
     let outcome = request.outcome.clone().unwrap();
     assert_eq!(outcome.by, "rule:short");
     let id = outcome.grant.unwrap();
-    let visible = rig.plane.fanout.index().find(&id).expect("visible");
+    let visible = rig.plane.fanout().index().find(&id).expect("visible");
     assert_eq!(visible.expires(), Some(NOON.plus(Duration::from_secs(60))));
     let issued = rig.plane.grant(&alice(), id.as_str()).await.unwrap();
     assert_eq!(issued.origin.request, Some(request.id.clone()));
@@ -73,7 +76,7 @@ async fn an_approved_request_has_its_grant_before_it_is_answered() {
         ("payments", 1)
     );
     assert_eq!(issued.origin.auto_rule.as_deref(), Some("short"));
-    assert_eq!(rig.plane.fanout.revision(), request.mod_revision);
+    assert_eq!(rig.plane.fanout().revision(), request.mod_revision);
 }
 
 #[tokio::test]
@@ -91,7 +94,7 @@ async fn what_a_rule_denies_is_kept_as_denied_and_what_no_rule_decides_waits() {
         (request.state, request.pending_until),
         (AccessState::Pending, NOON.plus(Duration::from_secs(600)))
     );
-    let visible: Vec<_> = rig.plane.fanout.index().grants();
+    let visible: Vec<_> = rig.plane.fanout().index().grants();
     let [waits] = &visible[..] else {
         panic!("only what waits is made known: {visible:?}")
     };
@@ -208,7 +211,7 @@ async fn a_retry_with_the_same_request_id_gets_the_first_answer() {
 #[tokio::test]
 async fn two_hundred_requests_at_once_lose_none() {
     let rig = Rig::start().await;
-    let before = rig.plane.fanout.revision();
+    let before = rig.plane.fanout().revision();
     let caller = root();
     let all = futures_util::future::join_all(
         (0..200).map(|_| rig.plane.request_access(&caller, asking())),
@@ -224,12 +227,15 @@ async fn two_hundred_requests_at_once_lose_none() {
         (before.0 + 1..=before.0 + 200).collect::<Vec<_>>(),
         "one revision each"
     );
-    assert_eq!(rig.plane.fanout.index().len(), 200);
+    assert_eq!(rig.plane.fanout().index().len(), 200);
     let events = events(&rig.plane).await;
     assert_eq!(events["access_request.created accessRequests"], 200);
     assert_eq!(events["access_request.approved accessRequests"], 200);
     assert_eq!(events["grant.issued grants"], 200);
-    assert_eq!(rig.plane.store.read(audit::verify).await.unwrap(), Ok(601));
+    assert_eq!(
+        rig.plane.store().read(chain::verify).await.unwrap(),
+        Ok(601)
+    );
 }
 
 #[tokio::test]
@@ -294,7 +300,7 @@ async fn a_grant_ends_once() {
         .release_grant(&alice(), id.as_str())
         .await
         .unwrap();
-    let tombstone = rig.plane.fanout.index().find(&id).unwrap();
+    let tombstone = rig.plane.fanout().index().find(&id).unwrap();
     let keep_until = NOON.plus(Duration::from_secs(600));
     assert_eq!(
         tombstone.hold,
@@ -303,7 +309,7 @@ async fn a_grant_ends_once() {
             keep_until
         }
     );
-    assert_eq!(rig.plane.fanout.revision(), ends.revision);
+    assert_eq!(rig.plane.fanout().revision(), ends.revision);
     for caller in [alice(), root()] {
         let fault = rig
             .plane
@@ -341,7 +347,7 @@ async fn administrators_end_every_matching_grant_in_one_revision() {
         .unwrap();
     assert_eq!(
         (ends.grants.len(), ends.revision),
-        (2, rig.plane.fanout.revision())
+        (2, rig.plane.fanout().revision())
     );
     assert!(
         ends.grants
@@ -439,10 +445,10 @@ async fn the_end_of_a_grant_is_recorded_once_and_later_forgotten() {
         "over by the clock is over"
     );
     rig.advance(2);
-    let before = rig.plane.fanout.revision();
+    let before = rig.plane.fanout().revision();
     assert_eq!(rig.plane.sweep().await.unwrap(), 1);
     assert_eq!(rig.plane.sweep().await.unwrap(), 0);
-    assert_eq!(rig.plane.fanout.revision().0, before.0 + 1);
+    assert_eq!(rig.plane.fanout().revision().0, before.0 + 1);
     let issued = rig.plane.grant(&alice(), id.as_str()).await.unwrap();
     let end = NOON.plus(Duration::from_secs(60));
     assert_eq!(issued.grant.expires(), Some(end), "never moved");
@@ -457,7 +463,7 @@ async fn the_end_of_a_grant_is_recorded_once_and_later_forgotten() {
     assert_eq!(events(&rig.plane).await["grant.expired grants"], 1);
     rig.advance(600);
     assert_eq!(rig.plane.sweep().await.unwrap(), 1);
-    assert!(rig.plane.fanout.index().is_empty(), "sidecars forget");
+    assert!(rig.plane.fanout().index().is_empty(), "sidecars forget");
     assert!(
         rig.plane.grant(&alice(), id.as_str()).await.is_ok(),
         "the store does not"
@@ -582,7 +588,7 @@ async fn a_page_ends_before_it_is_larger_than_a_client_takes() {
         let mut request = request(&i.to_string());
         request.terms.scope = large.clone();
         rig.plane
-            .store
+            .store()
             .write(move |change| change.create_request(&mut request))
             .await
             .unwrap();
@@ -594,7 +600,7 @@ async fn a_page_ends_before_it_is_larger_than_a_client_takes() {
         .unwrap();
     let bytes: usize = first
         .iter()
-        .map(|request| prost::Message::encoded_len(&wire::access::request_to(request)))
+        .map(|request| prost::Message::encoded_len(&crate::wire::access::request_to(request)))
         .sum();
     assert!(
         bytes < 4 << 20 && first.len() < 20,
@@ -647,7 +653,7 @@ async fn standing_grants_follow_their_declaration() {
     let rig = Rig::empty().await;
     let phase = || {
         rig.plane
-            .fanout
+            .fanout()
             .index()
             .grants()
             .first()
@@ -666,7 +672,7 @@ async fn standing_grants_follow_their_declaration() {
     assert_eq!((applied.issued, applied.ended), (1, 1));
     let applied = apply(baseline("books", "/b")).await.unwrap();
     assert_eq!((applied.issued, applied.ended), (1, 1));
-    let held = rig.plane.fanout.index().grants();
+    let held = rig.plane.fanout().index().grants();
     assert_eq!(
         (held.len(), held[0].scope.service().as_str()),
         (1, "books"),
@@ -677,7 +683,12 @@ async fn standing_grants_follow_their_declaration() {
     apply(baseline("books", "/b")).await.unwrap();
     assert_eq!(phase(), Some(Phase::Live(None)), "declared again");
     assert_eq!(
-        rig.plane.store.read(audit::verify).await.unwrap().unwrap(),
+        rig.plane
+            .store()
+            .read(chain::verify)
+            .await
+            .unwrap()
+            .unwrap(),
         7
     );
 }
@@ -731,12 +742,12 @@ struct Overtaken {
     plane: Plane,
 }
 
-impl plane::ActivePolicies for Overtaken {
+impl policy::ActivePolicies for Overtaken {
     fn rule(
         &self,
         ask: &crate::model::policy::Ask<'_>,
     ) -> Result<crate::model::policy::PolicyDecision, crate::model::policy::Refusal> {
-        self.plane.put_in_force(Arc::new(plane::NoPolicies));
+        self.plane.put_in_force(Arc::new(policy::NoPolicies));
         self.policies.rule(ask)
     }
 
@@ -772,7 +783,7 @@ async fn nothing_is_granted_under_policies_that_were_replaced_before_it_was_writ
         .await
         .unwrap_err();
     assert_eq!(reason(&fault), "NO_POLICY", "ruled on anew");
-    assert!(rig.plane.fanout.index().is_empty());
+    assert!(rig.plane.fanout().index().is_empty());
     assert!(
         rig.plane
             .access_requests(&root(), page(), RequestFilter::default())

@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::keys::TokenKeys;
 use super::lifecycle::caller::Caller;
 use super::lifecycle::fault::{Fault, FaultKind};
-use super::lifecycle::plane::{Plane, new_id};
+use super::lifecycle::plane::Plane;
+use super::lifecycle::rows::new_id;
 use super::store::Change;
 use crate::jose::issuers::Issuers;
 use crate::jose::jit::claims::{at_second, seconds};
@@ -22,11 +23,9 @@ use crate::model::identity::{Principal, PrincipalKind};
 use crate::model::time::Timestamp;
 use crate::telemetry::trace;
 
-mod inspect;
+pub(crate) mod inspect;
 mod pace;
-mod service;
-
-pub(crate) use service::TokenApi;
+pub(crate) mod validate;
 
 use pace::Pace;
 
@@ -102,7 +101,7 @@ impl Tokens {
         self.pace.admit(caller.who())?;
         let (caller, keys) = (caller.clone(), Arc::clone(&self.keys));
         let traceparent = trace::current_traceparent();
-        let written = self.plane.store.write(move |change| {
+        let written = self.plane.store().write(move |change| {
             // Read at the moment of writing: a key that has retired meanwhile signs nothing.
             let keys_now = keys.current();
             let key = keys_now.signer.as_ref().ok_or_else(no_key)?;

@@ -13,27 +13,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use jsonwebtoken::Algorithm;
 use tokio_util::sync::CancellationToken;
 
+use crate::jose::Algorithm;
+use crate::jose::cache::{Basis, Expires, TokenCache};
 use crate::model::decision::Denial;
 use crate::model::identity::Principal;
 use crate::model::time::Timestamp;
 use crate::runtime::Outcome;
 
-pub(crate) mod cache;
 mod config;
-pub(crate) mod json;
 mod keyring;
-pub(crate) mod keys;
 mod source;
 mod verify;
 
-pub(crate) use cache::CacheStats;
+pub(crate) use crate::jose::cache::CacheStats;
 pub(crate) use config::IssuersArgs;
 pub(crate) use keyring::KeyStatus;
 
-use cache::{Basis, Expires, TokenCache};
 use keyring::Keyring;
 use verify::{Fault, Presented, Seal, TOKEN_MAX, Unread};
 
@@ -283,7 +280,5 @@ impl fmt::Debug for Identity {
     }
 }
 
-#[cfg(test)]
-mod fixture;
 #[cfg(test)]
 mod tests;

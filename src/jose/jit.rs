@@ -14,10 +14,8 @@ pub(crate) mod key;
 pub(crate) mod verify;
 
 pub(crate) use claims::{JitClaims, TOKEN_LIFETIME_MAX};
-pub(crate) use key::{Algorithm, KeyPair, PublicKey, SignError};
+pub(crate) use key::{KeyPair, PublicKey, SignError, TokenAlgorithm};
 pub(crate) use verify::{JitKeys, JitToken, KeysError, verify};
 
 /// `typ` of every token's header.
 pub(crate) const TYP: &str = "jit+jwt";
-/// The metadata key, and HTTP header, that carries a token.
-pub const HEADER: &str = "x-jitgate-token";

@@ -4,6 +4,8 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::support::hex::Hex;
+
 /// A SHA-256 in the making. Every field carries its length, so no field can run into the next.
 #[derive(Clone)]
 pub(crate) struct Canonical(Sha256);
@@ -77,7 +79,7 @@ impl Hash {
 /// Hexadecimal.
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        Hex(&self.0).fmt(f)
     }
 }
 

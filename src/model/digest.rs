@@ -4,6 +4,8 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
+use crate::support::hex::Hex;
+
 /// What one entry adds to the digest of its table: the SHA-256 of its bytes, as four 64-bit lanes.
 ///
 /// Whoever keeps it beside the entry can take the entry out again without its bytes.
@@ -71,16 +73,14 @@ impl fmt::Debug for EntryMark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0
             .iter()
-            .try_for_each(|lane| write!(f, "{:016x}", lane.swap_bytes()))
+            .try_for_each(|lane| Hex(&lane.to_le_bytes()).fmt(f))
     }
 }
 
 /// Hexadecimal.
 impl fmt::Display for TableDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.to_bytes()
-            .iter()
-            .try_for_each(|byte| write!(f, "{byte:02x}"))
+        Hex(&self.to_bytes()).fmt(f)
     }
 }
 

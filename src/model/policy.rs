@@ -13,6 +13,7 @@ use super::identity::Principal;
 use super::scope::Scope;
 use super::time::Timestamp;
 use super::window::Window;
+use crate::support::hex::Hex;
 
 mod break_glass;
 mod decision;
@@ -233,7 +234,7 @@ pub struct PolicyDigest(pub [u8; 32]);
 
 impl fmt::Display for PolicyDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        Hex(&self.0).fmt(f)
     }
 }
 

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::support::hex;
+
 /// Longest path accepted, in bytes, without its query.
 pub(crate) const PATH_MAX: usize = 8192;
 
@@ -208,7 +210,10 @@ fn decode(raw: &str) -> Result<Cow<'_, str>, TargetError> {
             decoded.push(byte);
             continue;
         }
-        let value = match (bytes.next().and_then(hex), bytes.next().and_then(hex)) {
+        let value = match (
+            bytes.next().and_then(hex::digit),
+            bytes.next().and_then(hex::digit),
+        ) {
             (Some(high), Some(low)) => high << 4 | low,
             _ => return Err(TargetError::Encoding),
         };
@@ -226,12 +231,6 @@ fn decode(raw: &str) -> Result<Cow<'_, str>, TargetError> {
     String::from_utf8(decoded)
         .map(Cow::Owned)
         .map_err(|_| TargetError::NotUtf8)
-}
-
-fn hex(byte: u8) -> Option<u8> {
-    char::from(byte)
-        .to_digit(16)
-        .and_then(|digit| u8::try_from(digit).ok())
 }
 
 impl<'a> Target<'a> {

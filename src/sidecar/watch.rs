@@ -19,6 +19,7 @@ use crate::model::identity::Service;
 use crate::runtime::Outcome;
 use crate::sidecar::report::Reports;
 use crate::sidecar::state::table::Table;
+use crate::support::backoff::Backoff;
 use crate::tls;
 use crate::wire::grant::duration_to;
 use crate::wire::v1;
@@ -26,14 +27,12 @@ use crate::wire::v1::enforcer_service_client::EnforcerServiceClient;
 use crate::wire::v1::watch_grants_request::Message;
 
 pub(crate) mod apply;
-pub(crate) mod backoff;
 mod dial;
 mod session;
 pub(crate) mod status;
 
 pub(crate) use status::WatchStatus;
 
-use backoff::Backoff;
 use dial::{Dial, TlsFiles, flat};
 use session::{End, Session};
 

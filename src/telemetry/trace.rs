@@ -11,6 +11,7 @@ use tonic::metadata::MetadataMap;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::span::SpanContext;
+use crate::support::hex::{Hex, decode_lower};
 
 /// The W3C header.
 pub(crate) const TRACEPARENT: &str = "traceparent";
@@ -41,7 +42,7 @@ impl SpanContext {
     /// Reads `traceparent` (W3C Trace Context, section 3.2). Versions above 00 are read as the specification says: by
     /// the four fields that it knows.
     pub fn from_traceparent(header: &str) -> Option<Self> {
-        let version = lower_hex::<1>(header.get(..2)?)?;
+        let version = decode_lower::<1>(header.get(..2)?)?;
         let longer = header.get(TRACEPARENT_LEN..)?;
         match version {
             [0xff] => return None,
@@ -52,8 +53,8 @@ impl SpanContext {
         let fields = header.get(2..TRACEPARENT_LEN)?;
         let (trace, rest) = fields.strip_prefix('-')?.split_once('-')?;
         let (span, flags) = rest.split_once('-')?;
-        let [flags] = lower_hex::<1>(flags)?;
-        Self::checked(lower_hex(trace)?, lower_hex(span)?, flags & 1 == 1)
+        let [flags] = decode_lower::<1>(flags)?;
+        Self::checked(decode_lower(trace)?, decode_lower(span)?, flags & 1 == 1)
     }
 
     /// As `traceparent`, version 00.
@@ -72,9 +73,9 @@ impl SpanContext {
             return None;
         }
         if let Some(parent) = parent {
-            lower_hex::<8>(parent)?;
+            decode_lower::<8>(parent)?;
         }
-        Self::checked(b3_trace_id(trace)?, lower_hex(span)?, b3_state(state)?)
+        Self::checked(b3_trace_id(trace)?, decode_lower(span)?, b3_state(state)?)
     }
 
     /// Reads B3's several headers: `x-b3-traceid`, `x-b3-spanid`, `x-b3-sampled`, `x-b3-flags`.
@@ -89,7 +90,7 @@ impl SpanContext {
         } else {
             b3_state(sampled)?
         };
-        Self::checked(b3_trace_id(trace)?, lower_hex(span)?, sampled)
+        Self::checked(b3_trace_id(trace)?, decode_lower(span)?, sampled)
     }
 
     /// The parent that gRPC metadata names: `traceparent`, else B3 in either form.
@@ -142,15 +143,18 @@ impl SpanContext {
 /// As `traceparent`, version 00.
 impl fmt::Display for SpanContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("00-")?;
-        self.trace_id
-            .iter()
-            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
-        f.write_str("-")?;
-        self.span_id
-            .iter()
-            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
-        write!(f, "-{:02x}", u8::from(self.sampled))
+        let Self {
+            trace_id,
+            span_id,
+            sampled,
+        } = self;
+        write!(
+            f,
+            "00-{}-{}-{:02x}",
+            Hex(trace_id),
+            Hex(span_id),
+            u8::from(*sampled)
+        )
     }
 }
 
@@ -188,9 +192,9 @@ pub(crate) fn adopt(span: &tracing::Span, parent: SpanContext) {
 /// B3 allows 64-bit trace ids; they are the low half.
 fn b3_trace_id(text: &str) -> Option<[u8; 16]> {
     if text.len() != 16 {
-        return lower_hex(text);
+        return decode_lower(text);
     }
-    let low = u64::from_be_bytes(lower_hex(text)?);
+    let low = u64::from_be_bytes(decode_lower(text)?);
     Some(u128::from(low).to_be_bytes())
 }
 
@@ -200,27 +204,6 @@ fn b3_state(state: Option<&str>) -> Option<bool> {
         None | Some("1" | "d" | "true") => Some(true),
         Some("0" | "false") => Some(false),
         Some(_) => None,
-    }
-}
-
-/// Exactly `2 * N` lower-case hexadecimal digits.
-fn lower_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    if pairs.len() != N || !rest.is_empty() {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        *byte = (nibble(*high)? << 4) | nibble(*low)?;
-    }
-    Some(bytes)
-}
-
-fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
     }
 }
 

@@ -9,6 +9,7 @@ use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
 use super::grant::timestamp_from;
+use crate::support::hex::Hex;
 
 /// The store's own descriptors; they bring those of the API with them.
 const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/store.bin"));
@@ -121,9 +122,7 @@ impl Schema {
     fn text(&self, kind: &Kind, value: Value<'_>) -> Option<String> {
         match (kind, value) {
             (Kind::Text, Value::Bytes(bytes)) => Some(String::from_utf8_lossy(bytes).into_owned()),
-            (Kind::Bytes, Value::Bytes(bytes)) => {
-                Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-            }
+            (Kind::Bytes, Value::Bytes(bytes)) => Some(Hex(bytes).to_string()),
             (Kind::Number, Value::Number(number)) => Some(number.cast_signed().to_string()),
             (Kind::Truth, Value::Number(number)) => Some((number != 0).to_string()),
             (Kind::Enum(of), Value::Number(number)) => {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jitgate::wire::v1::{AccessRequestState, Grant, GrantState};
+use jitgate_client::v1::{AccessRequestState, Grant, GrantState};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use jitgate::wire::v1::AccessRequestState;
+use jitgate_client::v1::AccessRequestState;
 use tonic::Code;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 

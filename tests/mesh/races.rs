@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use jitgate::wire::v1::{AccessRequest, AccessRequestState};
+use jitgate_client::v1::{AccessRequest, AccessRequestState};
 use tokio::task::JoinSet;
 
 use crate::support::caller::Caller;

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use jitgate::wire::v1::IssueTokenRequest;
-use jitgate::wire::v1::token_service_client::TokenServiceClient;
+use jitgate_client::v1::IssueTokenRequest;
+use jitgate_client::v1::token_service_client::TokenServiceClient;
 use serde_json::Value;
 use tokio::task::JoinSet;
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use jitgate::wire::v1::IssueTokenRequest;
-use jitgate::wire::v1::token_service_client::TokenServiceClient;
+use jitgate_client::v1::IssueTokenRequest;
+use jitgate_client::v1::token_service_client::TokenServiceClient;
 
 use crate::Mesh;
 use crate::support::caller::Caller;

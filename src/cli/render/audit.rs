@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::cli::error::printable;
-use crate::cli::verbs::audit::line::{Line, hex};
+use crate::cli::verbs::audit::line::Line;
 use crate::model::audit::{Broken, Verified};
 use crate::model::identity::Principal;
+use crate::support::hex::Hex;
 use crate::wire::v1;
 use crate::wire::v1::story_entry::What;
 
@@ -54,7 +55,7 @@ impl View for Kept<'_> {
         let Self(checkpoint) = self;
         json!({
             "index": checkpoint.index,
-            "hash": hex(&checkpoint.hash),
+            "hash": Hex(&checkpoint.hash).to_string(),
             "epoch": checkpoint.epoch,
             "time": json_time(checkpoint.time.as_ref()),
         })
@@ -62,7 +63,7 @@ impl View for Kept<'_> {
 
     fn text(&self, _: &TextStyle) -> String {
         let Self(checkpoint) = self;
-        let hash = hex(&checkpoint.hash);
+        let hash = Hex(&checkpoint.hash).to_string();
         block(&[
             ("Index", checkpoint.index.to_string()),
             ("Hash", hash.clone()),

@@ -9,7 +9,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{Api, busy, status};
+use super::call::{Api, REQUEST_MAX, busy};
+use super::status;
 use crate::control::lifecycle::fault::{Fault, FaultKind};
 use crate::control::lifecycle::plane::Plane;
 use crate::control::query::audit::listing::{EventFilter, newest};
@@ -26,7 +27,7 @@ impl Api {
     /// The service to add to a gRPC server.
     pub(crate) fn into_audit_service(self) -> AuditServiceServer<Self> {
         AuditServiceServer::new(self.named("jitgate.v1.AuditService"))
-            .max_decoding_message_size(super::REQUEST_MAX)
+            .max_decoding_message_size(REQUEST_MAX)
     }
 }
 
@@ -66,7 +67,7 @@ impl AuditService for Api {
             let next = u64::try_from(wire.from_index)
                 .map_err(|_| Fault::invalid("from_index", "is negative: the first event is 1"))?;
             let through = plane
-                .store
+                .store()
                 .read(|reader| Ok::<_, Fault>(newest(reader.meta()?)))
                 .await?;
             let export = Export {

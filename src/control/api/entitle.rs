@@ -5,7 +5,8 @@ use std::str::FromStr;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Status};
 
-use super::{Identified, status};
+use super::identified::Identified;
+use super::status;
 use crate::control::fanout::Entitle;
 use crate::control::lifecycle::fault::{Fault, FaultKind};
 use crate::model::decision::DenyReason;

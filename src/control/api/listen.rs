@@ -13,7 +13,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tower::{Layer, Service};
 
-use super::Identified;
+use super::identified::Identified;
 use crate::control::lifecycle::caller::Callers;
 use crate::control::store::Clock;
 use crate::runtime::Outcome;

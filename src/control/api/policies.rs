@@ -3,7 +3,8 @@
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::{Api, parse};
+use super::call::Api;
+use super::parse;
 use crate::control::lifecycle::fault::Fault;
 use crate::control::policies::applying::{Applying, Done};
 use crate::control::policies::history::Version;

@@ -237,7 +237,7 @@ pub(super) async fn policies(
         })
         .collect();
     plane
-        .store
+        .store()
         .read(move |reader| {
             for policy in &mut policies {
                 let version = reader.policy_version(&policy.name, &policy.digest)?;

@@ -1,14 +1,20 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
-use super::*;
+use super::call::{Api, REQUEST_MAX};
+use super::identified::Identified;
+use super::watch;
 use crate::control::testing::{ROOT, Served};
+use crate::wire::v1;
 use crate::wire::v1::access_service_client::AccessServiceClient;
+use crate::wire::v1::access_service_server::AccessService as _;
 use crate::wire::v1::enforcer_service_client::EnforcerServiceClient;
 
 type Client = AccessServiceClient<Channel>;
@@ -554,7 +560,7 @@ async fn a_watch_is_renewed_after_an_hour() {
     let rig = crate::control::testing::Rig::start().await;
     let (alice, plane) = (crate::control::testing::alice(), rig.plane.clone());
     let asking = crate::control::testing::asking();
-    let asking = crate::control::lifecycle::requests::RequestInput {
+    let asking = crate::control::lifecycle::input::RequestInput {
         duration: Some(Duration::from_secs(1200)),
         ..asking
     };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Change, Commit};
+use crate::control::store::{Commit, GrantChange};
 use crate::index::Index;
 use crate::model::digest::{EntryMark, TableDigest};
 use crate::model::grant::{Grant, GrantId, Revision};
@@ -178,12 +178,12 @@ impl GrantCache {
         for change in &commit.changes {
             let (service, id) = change.touches();
             let former = match change {
-                Change::Put(grant) => {
+                GrantChange::Put(grant) => {
                     let shelved = self.shelve(grant);
                     self.index.put_marked(grant, shelved.mark);
                     shelved.former
                 }
-                Change::Forget { id, .. } => {
+                GrantChange::Forget { id, .. } => {
                     self.index.remove(id.as_str());
                     self.unshelve(id)
                 }
@@ -331,15 +331,6 @@ impl GrantCache {
             .entries
             .get(id)
             .map(|entry| entry.bytes.clone())
-    }
-}
-
-impl Change {
-    fn touches(&self) -> (&Service, &GrantId) {
-        match self {
-            Self::Put(grant) => (grant.scope.service(), &grant.id),
-            Self::Forget { id, service } => (service, id),
-        }
     }
 }
 

@@ -11,9 +11,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
+use super::Fanout;
 use super::fleet::FLEET_MAX;
+use super::hub::Hub;
 use super::session::{self, Outgoing, Session};
-use super::{Fanout, Hub};
 use crate::model::identity::Service;
 use crate::wire::v1;
 use crate::wire::v1::enforcer_service_server::{EnforcerService, EnforcerServiceServer};

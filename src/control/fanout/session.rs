@@ -14,11 +14,11 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::Status;
 
-use super::Hub;
 use super::fleet::{Key, Refusal};
+use super::hub::Hub;
+use super::intake::Reported;
 use super::outbox::{Next, Outbox};
 use super::subscription::{Subscription, invalid};
-use crate::control::query::usage::Reported;
 use crate::model::grant::Revision;
 use crate::model::identity::Service;
 use crate::wire::grant::{FieldError, duration_to, timestamp_from};

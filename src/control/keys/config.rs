@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ring::Schedule;
-use crate::jose::jit::Algorithm;
+use crate::jose::jit::TokenAlgorithm;
+use crate::support::duration;
 
 /// Longest issuer name, in bytes: it is in every token.
 const ISSUER_MAX: usize = 128;
@@ -24,7 +25,7 @@ pub struct TokenArgs {
         value_name = "ALG",
         default_value_t
     )]
-    pub token_algorithm: Algorithm,
+    pub token_algorithm: TokenAlgorithm,
     /// How long a key signs tokens before the next one does; 0: until `jitgate token rotate`
     #[arg(long, env = "JITGATE_TOKEN_KEY_ROTATE_EVERY", value_name = "TIME", default_value = "30d", value_parser = rotation)]
     pub token_key_rotate_every: Duration,
@@ -37,7 +38,7 @@ impl Default for TokenArgs {
     fn default() -> Self {
         Self {
             token_issuer: None,
-            token_algorithm: Algorithm::default(),
+            token_algorithm: TokenAlgorithm::default(),
             token_key_rotate_every: 30 * Duration::from_hours(24),
             token_key_lead: MINUTE,
         }
@@ -99,21 +100,15 @@ fn rotation(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    match humantime::parse_duration(text) {
+    match duration::parse(text) {
         Ok(every) if every.is_zero() || (MINUTE..=YEAR).contains(&every) => Ok(every),
-        Ok(_) => Err("must be 0 (never), or between 1m and 1year".to_owned()),
-        Err(error) => Err(format!(
-            "{error}; write for example 30d or 12h, or 0 for never"
-        )),
+        Ok(_) => Err("must be 0 (never), or from 1m to 1year".to_owned()),
+        Err(error) => Err(format!("{error}, or 0 for never")),
     }
 }
 
 fn lead(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(lead) if (Duration::from_secs(1)..=60 * MINUTE).contains(&lead) => Ok(lead),
-        Ok(_) => Err("must be between 1s and 1h".to_owned()),
-        Err(error) => Err(format!("{error}; write for example 60s")),
-    }
+    duration::parse_within(text, Duration::from_secs(1)..=60 * MINUTE)
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 use std::collections::BTreeSet;
 
-use super::ring::Stage;
 use super::*;
+use crate::control::store::token_key::Stage;
 use crate::control::testing::Rig;
-use crate::jose::jit::Algorithm;
+use crate::jose::jit::TokenAlgorithm;
 
-fn args(algorithm: Algorithm) -> TokenArgs {
+fn args(algorithm: TokenAlgorithm) -> TokenArgs {
     TokenArgs {
         token_algorithm: algorithm,
         ..TokenArgs::default()
@@ -14,14 +14,14 @@ fn args(algorithm: Algorithm) -> TokenArgs {
 
 fn keys(rig: &Rig) -> TokenKeys {
     TokenKeys::new(
-        rig.plane.store.clone(),
-        Arc::clone(&rig.plane.fanout),
-        args(Algorithm::EdDsa),
+        rig.plane.store().clone(),
+        Arc::clone(rig.plane.fanout()),
+        args(TokenAlgorithm::EdDsa),
     )
 }
 
 async fn events(rig: &Rig) -> Vec<(String, String, String)> {
-    let read = rig.plane.store.read(|reader| {
+    let read = rig.plane.store().read(|reader| {
         let mut events = Vec::new();
         reader.audit(0, &mut |event| {
             if event.r#type.starts_with("token_key.") {
@@ -98,20 +98,20 @@ async fn nothing_due_writes_nothing() {
     let rig = Rig::empty().await;
     let keys = keys(&rig);
     keys.rotate_due().await.unwrap();
-    let revision = rig.plane.fanout.revision();
+    let revision = rig.plane.fanout().revision();
     keys.rotate_due().await.unwrap();
-    assert_eq!(rig.plane.fanout.revision(), revision);
+    assert_eq!(rig.plane.fanout().revision(), revision);
 }
 
 #[tokio::test]
 async fn forcing_has_a_bound() {
     let rig = Rig::empty().await;
     let keys = TokenKeys::new(
-        rig.plane.store.clone(),
-        Arc::clone(&rig.plane.fanout),
+        rig.plane.store().clone(),
+        Arc::clone(rig.plane.fanout()),
         TokenArgs {
             token_key_lead: Duration::from_secs(1),
-            ..args(Algorithm::Es256)
+            ..args(TokenAlgorithm::Es256)
         },
     );
     keys.rotate_due().await.unwrap();

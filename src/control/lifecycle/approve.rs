@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use super::extend;
 use super::fault::{Fault, FaultKind};
-use super::plane::new_grant_id;
-use super::reviews::pinned_policy;
+use super::rows::{new_grant_id, pinned_policy};
 use crate::control::policy::end_within;
 use crate::control::store::Change;
 use crate::model::access::{
@@ -25,20 +24,20 @@ use crate::model::window::Window;
 const HELD_MAX: usize = 1000;
 
 /// What approval adds to the terms.
-pub(in crate::control) struct Granted {
-    pub(in crate::control) scope: Scope,
-    pub(in crate::control) duration: Duration,
-    pub(in crate::control) staleness: Staleness,
+pub(crate) struct Granted {
+    pub(crate) scope: Scope,
+    pub(crate) duration: Duration,
+    pub(crate) staleness: Staleness,
     /// The automatic rule, if it was one.
-    pub(in crate::control) rule: Option<Arc<str>>,
+    pub(crate) rule: Option<Arc<str>>,
     /// The rule or person.
-    pub(in crate::control) by: String,
-    pub(in crate::control) message: String,
-    pub(in crate::control) traceparent: Option<Arc<str>>,
+    pub(crate) by: String,
+    pub(crate) message: String,
+    pub(crate) traceparent: Option<Arc<str>>,
 }
 
 /// A request that nobody will ever be able to approve does not wait.
-pub(in crate::control) fn fail_at_once(
+pub(crate) fn fail_at_once(
     change: &mut Change<'_>,
     request: &mut AccessRequest,
     persons: &Persons,
@@ -66,7 +65,7 @@ fn fail(change: &mut Change<'_>, request: &mut AccessRequest, reason: String) ->
 }
 
 /// Issues the grant of a pending request and ends the request with it; what cannot be carried out any more has FAILED.
-pub(in crate::control) fn approve(
+pub(crate) fn approve(
     change: &mut Change<'_>,
     request: &mut AccessRequest,
     granted: Granted,

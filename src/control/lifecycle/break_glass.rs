@@ -6,11 +6,10 @@ use std::sync::Arc;
 use super::approve::{Granted, approve};
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind, ReviewRefusal};
-use super::grants;
-use super::plane::{ActivePolicies, Plane};
-use super::requests::{listed, visible};
-use super::reviews::is_approver;
+use super::plane::Plane;
+use super::rows::{end, is_approver, listed, visible_request};
 use super::write_options::WriteOptions;
+use crate::control::policy::ActivePolicies;
 use crate::control::store::reader::OpenReview;
 use crate::control::store::{Change, Reader, StoreError};
 use crate::model::access::AccessRequest;
@@ -46,7 +45,7 @@ impl Plane {
         let (by, current, keep, options) = (
             caller.clone(),
             self.current(),
-            self.tombstone_keep,
+            self.tombstone_keep(),
             afterwards.options.clone(),
         );
         let review = move |change: &mut Change<'_>| {
@@ -73,13 +72,13 @@ impl Plane {
     pub(crate) async fn measure_reviews(&self) -> Result<(), Fault> {
         let now = self.now();
         let open = self
-            .store
+            .store()
             .read(|reader| Ok::<_, Fault>(reader.open_reviews()?))
             .await?;
         let overdue = open.iter().filter(|review| now >= review.due).count();
-        self.metrics
+        self.metrics()
             .break_glass_reviews("outstanding", open.len() - overdue);
-        self.metrics.break_glass_reviews("overdue", overdue);
+        self.metrics().break_glass_reviews("overdue", overdue);
         Ok(())
     }
 }
@@ -90,9 +89,9 @@ fn found(reader: &Reader<'_>, caller: &Caller, id: &str) -> Result<AccessRequest
         && let Some(grant) = reader.grant(id)?.filter(|grant| caller.sees_grant(grant))
         && let Some(request) = &grant.origin.request
     {
-        return visible(reader, caller, request);
+        return visible_request(reader, caller, request);
     }
-    visible(reader, caller, id)
+    visible_request(reader, caller, id)
 }
 
 fn may_review(
@@ -128,7 +127,7 @@ fn may_review(
 }
 
 /// Whether a review of the caller is outstanding here.
-pub(in crate::control) fn waits_for(
+pub(crate) fn waits_for(
     request: &AccessRequest,
     caller: &Caller,
     policies_in_force: &dyn ActivePolicies,
@@ -165,14 +164,14 @@ fn was_passed_over(
 }
 
 /// What a broken glass adds to a grant.
-pub(in crate::control) struct Broken {
-    pub(in crate::control) duration: std::time::Duration,
-    pub(in crate::control) staleness: Staleness,
-    pub(in crate::control) traceparent: Option<Arc<str>>,
+pub(crate) struct Broken {
+    pub(crate) duration: std::time::Duration,
+    pub(crate) staleness: Staleness,
+    pub(crate) traceparent: Option<Arc<str>>,
 }
 
 /// Issues the grant of a request for which the glass is broken, and makes its review due.
-pub(in crate::control) fn carry_out(
+pub(crate) fn carry_out(
     change: &mut Change<'_>,
     request: &mut AccessRequest,
     broken: Broken,
@@ -258,7 +257,7 @@ fn may_break(
 }
 
 /// The sweeper: the review was due at this moment. Says whether that was still so.
-pub(in crate::control) fn overdue(
+pub(crate) fn overdue(
     change: &mut Change<'_>,
     id: &str,
     actor: &str,
@@ -304,7 +303,7 @@ fn note_at_grant(
                 && !matches!(issued.grant.phase(change.now()), Phase::Ended(_)) =>
         {
             let reason = format!("objection to broken glass: {}", said.reason);
-            grants::end(
+            end(
                 change,
                 &mut issued,
                 Ended::Revoked,

@@ -245,7 +245,7 @@ fn bearer(metadata: &MetadataMap) -> Result<Option<&str>, Fault> {
 #[cfg(test)]
 impl Caller {
     /// A caller with these principals, the first of which it is.
-    pub(in crate::control) fn stand_in(principals: &[&str], admin: bool) -> Self {
+    pub(crate) fn stand_in(principals: &[&str], admin: bool) -> Self {
         let principals: Vec<_> = principals
             .iter()
             .map(|text| Principal::parse(text).unwrap())

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind, StateRefusal};
-use super::plane::{ActivePolicies, Plane};
-use super::requests::RequestInput;
+use super::input::{Extension, RequestInput};
+use super::plane::Plane;
 use super::write_options::WriteOptions;
+use crate::control::policy::ActivePolicies;
 use crate::control::store::{Change, StoreError};
 use crate::model::access::{AccessRequest, Chain, Issued};
 use crate::model::grant::{End, Ended, GrantId, GrantState, GrantStep, Hold, StepRefused};
@@ -30,17 +31,6 @@ pub(crate) struct ExtendInput {
     pub options: WriteOptions,
     /// W3C trace context of the call.
     pub traceparent: Option<Arc<str>>,
-}
-
-/// The grant that an access request extends, as its requester has looked at it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Extension {
-    /// The grant.
-    pub grant: GrantId,
-    /// Its etag; empty: whatever it is now.
-    pub etag: String,
-    /// The glass was broken for it: nobody has approved it, so no rule lets it go on.
-    pub people_only: bool,
 }
 
 impl Plane {
@@ -113,10 +103,7 @@ fn standing() -> Fault {
 }
 
 /// How long a grant can last with its extensions, as a policy in force says.
-pub(in crate::control) fn bounds(
-    policies_in_force: &dyn ActivePolicies,
-    policy: &str,
-) -> Option<DurationRule> {
+pub(crate) fn bounds(policies_in_force: &dyn ActivePolicies, policy: &str) -> Option<DurationRule> {
     policies_in_force
         .policies()
         .into_iter()
@@ -128,7 +115,7 @@ pub(in crate::control) fn bounds(
 ///
 /// # Errors
 /// [`Fault`] names the bound and what is left of it.
-pub(in crate::control) fn may_extend(
+pub(crate) fn may_extend(
     change: &Change<'_>,
     extension: &Extension,
     by: Duration,
@@ -246,7 +233,7 @@ fn within(
 
 /// The grant to be extended, with the place of the one that extends it; or why that cannot be carried out any more. That
 /// its time was up meanwhile does not matter: where the extension ends is fixed.
-pub(in crate::control) fn link(
+pub(crate) fn link(
     change: &Change<'_>,
     extended: &GrantId,
 ) -> Result<Result<(Issued, Chain), String>, StoreError> {

@@ -7,12 +7,12 @@ use tracing::Instrument;
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind};
 use super::plane::Plane;
-use super::requests::listed;
+use super::rows::{end, listed, visible_grant};
 use super::write_options::{Answer, Transition, WriteOptions};
 use crate::control::fanout::Enforcement;
 use crate::control::query::page::Page;
 use crate::control::store::{Change, Reader, StoreError, Table};
-use crate::model::access::{Ending, Issued};
+use crate::model::access::Issued;
 use crate::model::grant::{End, Ended, Phase, Revision};
 use crate::model::identity::{Principal, Service};
 use crate::telemetry::names;
@@ -59,7 +59,7 @@ pub(crate) struct EndReport {
 }
 
 impl EndReport {
-    pub(in crate::control) fn one(issued: Issued, revision: Revision) -> Self {
+    pub(crate) fn one(issued: Issued, revision: Revision) -> Self {
         Self {
             grants: vec![issued],
             changed: 1,
@@ -126,8 +126,8 @@ impl Plane {
     /// NOT_FOUND also for what the caller may not see.
     pub(crate) async fn grant(&self, caller: &Caller, id: &str) -> Result<Issued, Fault> {
         let (caller, id) = (caller.clone(), id.to_owned());
-        self.store
-            .read(move |reader| visible(reader, &caller, &id))
+        self.store()
+            .read(move |reader| visible_grant(reader, &caller, &id))
             .await
     }
 
@@ -142,7 +142,7 @@ impl Plane {
         filter: GrantFilter,
     ) -> Result<(Vec<Issued>, String, Revision), Fault> {
         let (caller, now) = (caller.clone(), self.now());
-        self.store
+        self.store()
             .read(move |reader| {
                 let names = caller.parties();
                 let mine: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -208,9 +208,9 @@ impl Plane {
             options,
         } = transition;
         let span = tracing::info_span!(names::SPAN_REVOKE, "jitgate.grant.id" = id);
-        let (ending, keep, on) = (caller.clone(), self.tombstone_keep, options.clone());
+        let (ending, keep, on) = (caller.clone(), self.tombstone_keep(), options.clone());
         let end_it = move |change: &mut Change<'_>| {
-            let mut issued = visible(&change.read(), &ending, &id)?;
+            let mut issued = visible_grant(&change.read(), &ending, &id)?;
             may_end(&ending, &issued, how)?;
             on.must_match(&issued.etag())?;
             end(
@@ -245,7 +245,7 @@ impl Plane {
             of: filter,
             include_standing,
         } = sweep;
-        let (by, keep) = (caller.who().to_string(), self.tombstone_keep);
+        let (by, keep) = (caller.who().to_string(), self.tombstone_keep());
         let span = tracing::info_span!(
             names::SPAN_REVOKE,
             "jitgate.principal" = filter.subject.as_ref().map(Principal::as_str),
@@ -302,19 +302,10 @@ impl Plane {
             .collect();
         services.sort();
         services.dedup();
-        self.fanout
+        self.fanout()
             .await_enforced(ends.revision, &services, patience)
             .await
     }
-}
-
-pub(in crate::control) fn visible(
-    reader: &Reader<'_>,
-    caller: &Caller,
-    id: &str,
-) -> Result<Issued, Fault> {
-    let issued = reader.grant(id)?.filter(|issued| caller.sees_grant(issued));
-    issued.ok_or_else(|| Fault::not_found("grant", id))
 }
 
 fn may_end(caller: &Caller, issued: &Issued, how: Ended) -> Result<(), Fault> {
@@ -332,34 +323,4 @@ fn may_end(caller: &Caller, issued: &Issued, how: Ended) -> Result<(), Fault> {
         }
     };
     Err(Fault::new(FaultKind::NotEligible, message))
-}
-
-/// EndReport a grant now, and keeps its tombstone for a while.
-pub(in crate::control) fn end(
-    change: &mut Change<'_>,
-    issued: &mut Issued,
-    how: Ended,
-    (by, reason): (String, String),
-    keep: Duration,
-) -> Result<(), Fault> {
-    let now = change.now();
-    change.end_grant(
-        issued,
-        how,
-        Ending {
-            time: now,
-            reason,
-            by,
-        },
-        now.plus(keep),
-    )?;
-    Ok(())
-}
-
-/// A grant that the sweeper or an operator's file is about.
-pub(in crate::control) fn known(
-    change: &Change<'_>,
-    id: &str,
-) -> Result<Option<Issued>, StoreError> {
-    change.read().grant(id)
 }

@@ -8,21 +8,22 @@ use tracing::{Instrument, Span, field};
 use super::approve::{Granted, approve, fail_at_once};
 use super::break_glass::{self, Broken};
 use super::caller::Caller;
-use super::extend::{self, Extension};
+use super::extend;
 use super::fault::{Fault, FaultKind};
+use super::input::RequestInput;
 use super::notify::Wait;
-use super::plane::{ActivePolicies, Plane, new_id};
-use super::reviews::{self, ReviewContext, pinned_policy, recheck};
-use super::write_options::{Transition, WriteOptions};
+use super::plane::Plane;
+use super::reviews::{self, ReviewContext, recheck};
+use super::rows::{listed, new_id, pinned_policy, visible_request};
+use super::write_options::Transition;
+use crate::control::policy::ActivePolicies;
 use crate::control::query::page::Page;
-use crate::control::store::{Change, Reader, StoreError, Table};
+use crate::control::store::{Change, Table};
 use crate::model::access::{AccessRequest, AccessState, AccessStep, Outcome, PinnedPolicy, Terms};
 use crate::model::approval::AfterTheFact;
-use crate::model::canonical::Hash;
 use crate::model::grant::Revision;
 use crate::model::identity::Principal;
 use crate::model::policy::{Ask, Outcome as Ruled, PolicyDecision, START_AHEAD_MAX};
-use crate::model::scope::Scope;
 use crate::model::time::Timestamp;
 use crate::telemetry::{names, trace};
 
@@ -34,39 +35,6 @@ const RULED_ANEW_MAX: usize = 4;
 /// Most notes on a request, and the longest, in characters.
 const NOTES_MAX: usize = 16;
 const NOTE_MAX: usize = 512;
-
-/// What a caller asks for, parsed.
-#[derive(Debug, Clone)]
-pub(crate) struct RequestInput {
-    /// For whom; `None`: for the caller.
-    pub subject: Option<Principal>,
-    /// Only through these workloads.
-    pub via: Vec<Principal>,
-    /// What.
-    pub scope: Scope,
-    /// How long; `None`: as the policy says.
-    pub duration: Option<Duration>,
-    /// Why.
-    pub reason: String,
-    /// Where that is written down.
-    pub tickets: Vec<String>,
-    /// The policy that the caller expects; empty: any.
-    pub policy: String,
-    /// At once, without people, who review it afterwards.
-    pub break_glass: bool,
-    /// When its time begins to count; `None`: on approval.
-    pub start: Option<Timestamp>,
-    /// The grant that it extends.
-    pub extends: Option<Extension>,
-    /// Everything but the writing.
-    pub validate_only: bool,
-    /// Makes a retry safe; empty: a retry asks again.
-    pub request_id: String,
-    /// Digest of everything above, to tell a retry from another request.
-    pub fingerprint: Hash,
-    /// W3C trace context of the call.
-    pub traceparent: Option<Arc<str>>,
-}
 
 /// Which access requests are listed.
 #[derive(Debug, Clone, Copy, Default)]
@@ -81,24 +49,6 @@ impl RequestFilter {
     fn takes(self, caller: &Caller, request: &AccessRequest, counting: &ReviewContext<'_>) -> bool {
         self.state.is_none_or(|state| request.state == state)
             && (!self.for_review || reviews::waits_for(request, caller, counting))
-    }
-}
-
-impl RequestInput {
-    pub(in crate::control) fn options(&self) -> WriteOptions {
-        let Self {
-            request_id,
-            fingerprint,
-            validate_only,
-            ..
-        } = self;
-        let (request_id, fingerprint) = (request_id.clone(), *fingerprint);
-        WriteOptions {
-            request_id,
-            fingerprint,
-            validate_only: *validate_only,
-            etag: String::new(),
-        }
     }
 }
 
@@ -120,7 +70,7 @@ impl Plane {
     }
 
     /// Has policy rule on it, and writes what was ruled.
-    pub(in crate::control) async fn ask(
+    pub(crate) async fn ask(
         &self,
         caller: &Caller,
         asking: &RequestInput,
@@ -238,10 +188,10 @@ impl Plane {
         Ok(ruled?)
     }
 
-    pub(in crate::control) fn count(&self, request: &AccessRequest) {
-        self.metrics.request(request.state.as_str());
+    pub(crate) fn count(&self, request: &AccessRequest) {
+        self.metrics().request(request.state.as_str());
         if let (AccessState::Approved, Some(outcome)) = (request.state, &request.outcome) {
-            self.metrics
+            self.metrics()
                 .approved(outcome.time.since(request.create_time));
         }
     }
@@ -257,8 +207,8 @@ impl Plane {
     ) -> Result<AccessRequest, Fault> {
         let (caller, id) = (caller.clone(), id.to_owned());
         let mut request = self
-            .store
-            .read(move |reader| visible(reader, &caller, &id))
+            .store()
+            .read(move |reader| visible_request(reader, &caller, &id))
             .await?;
         recheck(&mut request, &*self.policies_in_force());
         Ok(request)
@@ -276,7 +226,7 @@ impl Plane {
     ) -> Result<(Vec<AccessRequest>, String), Fault> {
         let (caller, policies_in_force, now) =
             (caller.clone(), self.policies_in_force(), self.now());
-        self.store
+        self.store()
             .read(move |reader| {
                 let counting = ReviewContext {
                     policies_in_force: &*policies_in_force,
@@ -315,7 +265,7 @@ impl Plane {
         id: &str,
     ) -> Result<(AccessRequest, Wait), Fault> {
         // The wait begins before the reading: no change can fall between the two.
-        let wait = self.waiting.begin(id.into(), caller.who())?;
+        let wait = self.waiting().begin(id.into(), caller.who())?;
         Ok((self.access_request(caller, id).await?, wait))
     }
 
@@ -335,7 +285,7 @@ impl Plane {
         } = transition;
         let (by, how) = (caller.clone(), options.clone());
         let cancel = move |change: &mut Change<'_>| {
-            let mut request = visible(&change.read(), &by, &id)?;
+            let mut request = visible_request(&change.read(), &by, &id)?;
             if !by.is(&request.requester) && !by.is_admin() {
                 let message = "only its requester or an administrator may cancel an access request";
                 return Err(Fault::new(FaultKind::NotEligible, message));
@@ -357,22 +307,6 @@ impl Plane {
         }
         Ok(done.answer)
     }
-}
-
-pub(in crate::control) fn visible(
-    reader: &Reader<'_>,
-    caller: &Caller,
-    id: &str,
-) -> Result<AccessRequest, Fault> {
-    let request = reader
-        .request(id)?
-        .filter(|request| caller.sees_request(request));
-    request.ok_or_else(|| Fault::not_found("access request", id))
-}
-
-/// A row that an index names has to be there.
-pub(in crate::control) fn listed<T>(row: Option<T>, id: &str) -> Result<T, StoreError> {
-    row.ok_or_else(|| StoreError::Damaged(format!("{id} is listed but absent")))
 }
 
 /// An access request that policy has ruled on, to be written.

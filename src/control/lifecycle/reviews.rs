@@ -8,15 +8,13 @@ use super::approve::{Granted, approve};
 use super::break_glass;
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind, ReviewRefusal};
-use super::plane::{ActivePolicies, Plane};
-use super::requests::visible;
+use super::plane::Plane;
+use super::rows::{pinned_policy, visible_request};
 use super::write_options::WriteOptions;
-use crate::control::policy::{Pinned, pinned};
-use crate::control::store::{Change, Reader, StoreError};
-use crate::model::access::{
-    AccessRequest, AccessState, AccessStep, Outcome, PinnedPolicy, Terminal,
-};
-use crate::model::approval::{InForce, Review, Stage, Standing, Verdict, adds};
+use crate::control::policy::{ActivePolicies, Pinned};
+use crate::control::store::{Change, StoreError};
+use crate::model::access::{AccessRequest, AccessState, AccessStep, Outcome, Terminal};
+use crate::model::approval::{InForce, Review, Standing, Verdict, adds};
 use crate::model::canonical::Hash;
 use crate::model::identity::{Principal, PrincipalKind};
 use crate::model::policy::{DURATION_MIN, Mode};
@@ -74,16 +72,13 @@ impl Plane {
 
 /// When reviews are counted, and what is in force then.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::control) struct ReviewContext<'c> {
-    pub(in crate::control) policies_in_force: &'c dyn ActivePolicies,
-    pub(in crate::control) now: Timestamp,
+pub(crate) struct ReviewContext<'c> {
+    pub(crate) policies_in_force: &'c dyn ActivePolicies,
+    pub(crate) now: Timestamp,
 }
 
 /// Notes which reviews of a pending request count by what is in force now.
-pub(in crate::control) fn recheck(
-    request: &mut AccessRequest,
-    policies_in_force: &dyn ActivePolicies,
-) {
+pub(crate) fn recheck(request: &mut AccessRequest, policies_in_force: &dyn ActivePolicies) {
     if request.state.is_terminal() {
         return;
     }
@@ -123,7 +118,7 @@ fn review(
     reviewing: ReviewInput,
     policies_in_force: &dyn ActivePolicies,
 ) -> Result<AccessRequest, Fault> {
-    let mut request = visible(&change.read(), caller, &reviewing.request)?;
+    let mut request = visible_request(&change.read(), caller, &reviewing.request)?;
     reviewing.options().must_match(&request.etag())?;
     may_change(&request, change)?;
     let pinned = pinned_policy(&change.read(), &request.terms.policy)?;
@@ -146,10 +141,7 @@ fn review(
 }
 
 /// Over is over, be it only by the clock.
-pub(in crate::control) fn may_change(
-    request: &AccessRequest,
-    change: &Change<'_>,
-) -> Result<(), Fault> {
+pub(crate) fn may_change(request: &AccessRequest, change: &Change<'_>) -> Result<(), Fault> {
     let too_late = request.state == AccessState::Pending && change.now() >= request.pending_until;
     let state = if too_late {
         AccessState::Expired
@@ -161,23 +153,6 @@ pub(in crate::control) fn may_change(
     } else {
         Ok(())
     }
-}
-
-/// What the policy says in the version that the request is pinned to.
-pub(in crate::control) fn pinned_policy(
-    reader: &Reader<'_>,
-    policy: &PinnedPolicy,
-) -> Result<Pinned, StoreError> {
-    let damaged = |why: String| {
-        StoreError::Damaged(format!(
-            "policy {} version {}: {why}",
-            policy.name, policy.version
-        ))
-    };
-    let row = reader
-        .policy(&policy.name, policy.version)?
-        .ok_or_else(|| damaged("is absent".to_owned()))?;
-    pinned(&row.text, &policy.digest).map_err(damaged)
 }
 
 /// The review to be written, if it may be and counts.
@@ -257,13 +232,6 @@ fn void(
     with.reviews.pop()?.void
 }
 
-/// Whether the caller is a user whom some step admits, once the request has waited for so long.
-pub(in crate::control) fn is_approver(stages: &[Stage], caller: &Caller, waited: Duration) -> bool {
-    let mut steps = stages.iter().flat_map(|stage| &stage.steps);
-    caller.who().kind() == PrincipalKind::User
-        && steps.any(|step| step.admits(caller.acting(), waited))
-}
-
 /// The principals by which the caller is an approver; none for whoever is no user.
 fn approving(request: &AccessRequest, caller: &Caller, waited: Duration) -> Vec<Principal> {
     if caller.who().kind() != PrincipalKind::User {
@@ -275,7 +243,7 @@ fn approving(request: &AccessRequest, caller: &Caller, waited: Duration) -> Vec<
 }
 
 /// Whether the caller's word is wanted: an approval of theirs would count now, or their review of broken glass is outstanding.
-pub(in crate::control) fn waits_for(
+pub(crate) fn waits_for(
     request: &AccessRequest,
     caller: &Caller,
     counting: &ReviewContext<'_>,

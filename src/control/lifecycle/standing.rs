@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fault::Fault;
-use super::grants::{end, known};
-use super::plane::{ActivePolicies, Plane};
+use super::plane::Plane;
+use super::rows::end;
+use crate::control::policy::ActivePolicies;
 use crate::control::store::Change;
 use crate::model::access::{Issued, Origin};
 use crate::model::grant::{End, Ended, Grant, GrantId, Hold, PolicyRef, Revision};
@@ -53,9 +54,9 @@ impl Plane {
         &self,
         policies_in_force: Arc<dyn ActivePolicies>,
     ) -> Result<Applied, Fault> {
-        let (declared, keep) = (Declared::by(&*policies_in_force), self.tombstone_keep);
+        let (declared, keep) = (Declared::by(&*policies_in_force), self.tombstone_keep());
         let (applied, _) = self
-            .store
+            .store()
             .write(move |change| declared.write(change, ACTOR, keep))
             .await?;
         self.put_in_force(policies_in_force);
@@ -65,14 +66,14 @@ impl Plane {
 
 /// What a set declares, as the store keeps it.
 #[derive(Debug)]
-pub(in crate::control) struct Declared {
+pub(crate) struct Declared {
     /// Name -> digest and canonical text.
     policies: BTreeMap<String, (String, Arc<str>)>,
     standing: BTreeMap<String, StandingGrant>,
 }
 
 impl Declared {
-    pub(in crate::control) fn by(policies_in_force: &dyn ActivePolicies) -> Self {
+    pub(crate) fn by(policies_in_force: &dyn ActivePolicies) -> Self {
         let policies = policies_in_force.policies().into_iter().map(|policy| {
             (
                 policy.name.to_string(),
@@ -97,7 +98,7 @@ impl Declared {
 
     /// Gives versions to what is new, takes out of force what is gone, and does the same with standing grants. `actor` is
     /// who changes the policies.
-    pub(in crate::control) fn write(
+    pub(crate) fn write(
         &self,
         change: &mut Change<'_>,
         actor: &str,
@@ -151,7 +152,10 @@ impl Declared {
         applied: &mut Applied,
     ) -> Result<(), Fault> {
         for id in change.read().enforced(None)? {
-            let held = known(change, &id)?.filter(|issued| is_standing(issued) && !is_over(issued));
+            let held = change
+                .read()
+                .grant(&id)?
+                .filter(|issued| is_standing(issued) && !is_over(issued));
             let Some(mut issued) = held else { continue };
             let declared = self.standing.get(&id);
             if declared.is_some_and(|standing| is_declared_by(&issued, standing)) {
@@ -180,7 +184,7 @@ impl Declared {
 /// Issues a standing grant unless it stands, or an administrator has revoked this very declaration.
 fn issue(change: &mut Change<'_>, name: &str, standing: &StandingGrant) -> Result<bool, Fault> {
     let mut suspension = None;
-    if let Some(issued) = known(change, name)? {
+    if let Some(issued) = change.read().grant(name)? {
         let by_hand = issued
             .ending
             .as_ref()
@@ -228,7 +232,7 @@ fn issue(change: &mut Change<'_>, name: &str, standing: &StandingGrant) -> Resul
 }
 
 /// Under what name the versions of a person are kept.
-pub(in crate::control) fn person(name: &str) -> String {
+pub(crate) fn person(name: &str) -> String {
     format!("person:{name}")
 }
 

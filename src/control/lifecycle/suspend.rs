@@ -5,8 +5,9 @@ use tracing::Instrument;
 
 use super::caller::Caller;
 use super::fault::Fault;
-use super::grants::{EndReport, visible};
+use super::grants::EndReport;
 use super::plane::Plane;
+use super::rows::visible_grant;
 use super::write_options::Transition;
 use crate::control::store::Change;
 use crate::model::access::Suspension;
@@ -56,7 +57,7 @@ impl Plane {
         let span = tracing::info_span!(names::SPAN_HOLD, "jitgate.grant.id" = id);
         let (admin, how) = (caller.clone(), options.clone());
         let held = move |change: &mut Change<'_>| {
-            let mut issued = visible(&change.read(), &admin, &id)?;
+            let mut issued = visible_grant(&change.read(), &admin, &id)?;
             how.must_match(&issued.etag())?;
             let by = admin.who().to_string();
             if back {

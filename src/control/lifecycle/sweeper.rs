@@ -44,7 +44,7 @@ impl Plane {
                 _ = tick.tick() => {}
             }
             self.measure();
-            self.metrics.drifted(drift.look(&self.fanout.clock()));
+            self.metrics().drifted(drift.look(&self.fanout().clock()));
             if let Err(fault) = self.measure_reviews().await {
                 tracing::debug!(%fault, "reviews of broken glass could not be counted");
             }
@@ -62,16 +62,16 @@ impl Plane {
             ended,
             pending: _,
             refused: _,
-        } = self.fanout.index().counts();
+        } = self.fanout().index().counts();
         for (state, grants) in [
             ("standing", standing),
             ("active", open),
             ("suspended", suspended),
             ("ended", ended),
         ] {
-            self.metrics.holds(state, grants);
+            self.metrics().holds(state, grants);
         }
-        self.metrics.sidecars(self.fanout.open_sessions());
+        self.metrics().sidecars(self.fanout().open_sessions());
     }
 
     /// Does everything that is due; says how much that was.
@@ -83,14 +83,14 @@ impl Plane {
         loop {
             let until = self.now().minus(RECORD_AFTER);
             let due = match self
-                .store
+                .store()
                 .read(move |reader| Ok::<_, Fault>(reader.due(until, BATCH)?))
                 .await
             {
                 Ok(due) => due,
                 Err(fault) => {
                     // A store that failed is opened again by the next writing, even one that changes nothing.
-                    self.store.write(|_| Ok::<_, StoreError>(())).await?;
+                    self.store().write(|_| Ok::<_, StoreError>(())).await?;
                     return Err(fault);
                 }
             };
@@ -107,8 +107,8 @@ impl Plane {
         let (answers, others): (Vec<_>, Vec<_>) =
             due.into_iter().partition(|due| due.kind == DueKind::Answer);
         let changes = others.into_iter().map(|due| {
-            let (keep, looking) = (self.tombstone_keep, UnusedContext::of(self));
-            self.store
+            let (keep, looking) = (self.tombstone_keep(), UnusedContext::of(self));
+            self.store()
                 .write(move |change| carry_out(change, &due, (keep, &looking)))
         });
         let written = join_all(changes).await;
@@ -117,7 +117,7 @@ impl Plane {
                 answers.iter().for_each(|due| change.forget_answer(due));
                 Ok::<_, Fault>(())
             };
-            self.store.write(forget).await?;
+            self.store().write(forget).await?;
         }
         // One that cannot be done keeps none of the others from being done.
         written

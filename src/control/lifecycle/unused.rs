@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fault::Fault;
-use super::grants::end;
-use super::plane::{ActivePolicies, Plane};
+use super::plane::Plane;
+use super::rows::end;
 use crate::control::fanout::fleet::COMES_BACK_WITHIN;
 use crate::control::fanout::{Fanout, Unreported};
 use crate::control::store::{Change, Reader, StoreError};
@@ -27,17 +27,17 @@ const EVENTS_MAX: usize = 1000;
 
 /// What is known outside the store.
 #[derive(Debug)]
-pub(in crate::control) struct UnusedContext {
+pub(crate) struct UnusedContext {
     fanout: Arc<Fanout>,
     /// Since when this control plane hears from sidecars.
     since: Timestamp,
 }
 
 impl UnusedContext {
-    pub(in crate::control) fn of(plane: &Plane) -> Self {
+    pub(crate) fn of(plane: &Plane) -> Self {
         Self {
-            fanout: Arc::clone(&plane.fanout),
-            since: plane.since,
+            fanout: Arc::clone(plane.fanout()),
+            since: plane.since(),
         }
     }
 
@@ -60,7 +60,7 @@ impl UnusedContext {
 }
 
 /// EndReport a grant that nobody has used in its time, or sees to it that it is looked at again. The reminder is done with in any case.
-pub(in crate::control) fn look(
+pub(crate) fn look(
     change: &mut Change<'_>,
     id: &str,
     keep: Duration,
@@ -126,23 +126,6 @@ fn was_used(reader: &Reader<'_>, id: &str) -> Result<bool, StoreError> {
         }
     }
     Ok(events.len() >= EVENTS_MAX)
-}
-
-/// Says loudly which policies ask for what cannot be known.
-pub(in crate::control) fn warn_of(policies_in_force: &dyn ActivePolicies, fanout: &Fanout) {
-    if fanout.takes_decisions() {
-        return;
-    }
-    for policy in policies_in_force
-        .policies()
-        .into_iter()
-        .filter(|policy| policy.unused_ttl().is_some())
-    {
-        tracing::warn!(
-            policy = %policy.name,
-            "duration.unusedTtl has no effect: no decisions are kept, so no use is known; raise --keep-decisions"
-        );
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::caller::Caller;
 use super::fault::{Fault, FaultKind};
 use super::plane::Plane;
-use super::requests::listed;
+use super::rows::listed;
 use crate::control::store::{Change, Reader, StoreError};
 use crate::model::access::AccessRequest;
 use crate::model::canonical::{Canonical, Hash};
@@ -41,7 +41,7 @@ pub(crate) struct Transition {
 }
 
 /// What a write answers: kept under its request id as the names of what it changed, which a retry reads again.
-pub(in crate::control) trait Answer: Sized + Send + 'static {
+pub(crate) trait Answer: Sized + Send + 'static {
     /// What to keep of it; `None`: nothing was written that a retry could repeat.
     fn kept(&self) -> Option<Answered>;
 
@@ -55,16 +55,16 @@ pub(in crate::control) trait Answer: Sized + Send + 'static {
 
 /// What became of a write.
 #[derive(Debug)]
-pub(in crate::control) struct Done<T> {
+pub(crate) struct Done<T> {
     /// The answer.
-    pub(in crate::control) answer: T,
+    pub(crate) answer: T,
     /// Whether it was written now: no retry, no rehearsal.
-    pub(in crate::control) written: bool,
+    pub(crate) written: bool,
 }
 
 impl Plane {
     /// The first answer to this request id, if there is one.
-    pub(in crate::control) async fn replayed<T: Answer>(
+    pub(crate) async fn replayed<T: Answer>(
         &self,
         caller: &Caller,
         options: &WriteOptions,
@@ -73,7 +73,7 @@ impl Plane {
             return Ok(None);
         };
         let fingerprint = options.fingerprint;
-        self.store
+        self.store()
             .read(move |reader| replay(reader, &key, &fingerprint))
             .await
     }
@@ -82,7 +82,7 @@ impl Plane {
     ///
     /// # Errors
     /// What `job` fails with; INVALID_ARGUMENT when the request id was used for something else.
-    pub(in crate::control) async fn write_once<T: Answer>(
+    pub(crate) async fn write_once<T: Answer>(
         &self,
         caller: &Caller,
         options: WriteOptions,
@@ -94,7 +94,7 @@ impl Plane {
             validate_only,
             ..
         } = options;
-        let made = self.store.attempt(!validate_only, move |change| {
+        let made = self.store().attempt(!validate_only, move |change| {
             if let Some(key) = &key
                 && let Some(first) = replay(&change.read(), key, &fingerprint)?
             {
@@ -119,7 +119,7 @@ impl WriteOptions {
     ///
     /// # Errors
     /// ETAG_MISMATCH.
-    pub(in crate::control) fn must_match(&self, etag: &str) -> Result<(), Fault> {
+    pub(crate) fn must_match(&self, etag: &str) -> Result<(), Fault> {
         if self.etag.is_empty() || self.etag == etag {
             return Ok(());
         }

@@ -5,14 +5,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+use tracing::Instrument;
+
 use super::offered::Offer;
 use super::plan::{Drafted, Next, Plan};
 use crate::control::lifecycle::caller::Caller;
 use crate::control::lifecycle::fault::{Fault, FaultKind};
-use crate::control::lifecycle::grants::end;
 use crate::control::lifecycle::plane::Plane;
-use crate::control::lifecycle::requests::listed;
+use crate::control::lifecycle::rows::{end, listed};
 use crate::control::lifecycle::standing::{Applied, Declared};
+use crate::control::policy::Sources;
 use crate::control::store::Change;
 use crate::model::access::{AccessStep, Outcome};
 use crate::model::canonical::{Canonical, Hash};
@@ -24,6 +27,9 @@ const ANSWER_KEPT: Duration = Duration::from_hours(24);
 /// What stands for an access request in the answer to an apply.
 const REVISION: &str = "policies@";
 
+/// Most sets that wait to be applied.
+const UNDER_WAY_MAX: usize = 32;
+
 /// How to apply.
 #[derive(Debug, Clone)]
 pub(crate) struct Applying {
@@ -31,7 +37,7 @@ pub(crate) struct Applying {
     pub offer: Offer,
     /// The plan that was looked at; empty: none was.
     pub etag: String,
-    /// EndReport what lives under policies that no longer decide.
+    /// End what lives under policies that no longer decide.
     pub revoke_withdrawn: bool,
     /// Changes nothing.
     pub validate_only: bool,
@@ -83,13 +89,14 @@ impl Plane {
         caller.must_be_admin("apply policies")?;
         let (plane, caller) = (self.clone(), caller.clone());
         // What is durable has to come into force, whether or not the caller waits for that.
-        self.sources
-            .to_the_end(async move { plane.apply_in_turn(&caller, applying).await })
-            .await
+        to_the_end(self.sources(), async move {
+            plane.apply_in_turn(&caller, applying).await
+        })
+        .await
     }
 
     async fn apply_in_turn(&self, caller: &Caller, applying: Applying) -> Result<Done, Fault> {
-        let _turn = self.sources.turn.lock().await;
+        let _turn = self.sources().turn.lock().await;
         let key = answer_key(caller, &applying.request_id);
         let first = match key {
             Some(key) => self.first_answer(key, applying.fingerprint).await?,
@@ -141,11 +148,11 @@ impl Plane {
                 BTreeSet::new()
             },
             reason: applying.reason,
-            keep: self.tombstone_keep,
+            keep: self.tombstone_keep(),
             answer: key.map(|key| (key, applying.fingerprint)),
         };
         let ((applied, withdrawn), revision) =
-            self.store.write(move |change| job.write(change)).await?;
+            self.store().write(move |change| job.write(change)).await?;
         (done.applied, done.withdrawn, done.revision) = (applied, withdrawn, Some(revision));
         self.take_over(next);
         tracing::info!(by = %caller.who(), %revision, %applied, "policies were applied");
@@ -155,7 +162,7 @@ impl Plane {
     /// What is durable comes into force.
     fn take_over(&self, Next { set, documents }: Next) {
         self.put_in_force(set);
-        self.sources
+        self.sources()
             .beside
             .store(Arc::new(super::texts(&documents)));
     }
@@ -166,7 +173,7 @@ impl Plane {
         fingerprint: Hash,
     ) -> Result<Option<Revision>, Fault> {
         let answered = self
-            .store
+            .store()
             .read(move |reader| Ok::<_, Fault>(reader.answered(&key)?))
             .await?;
         let Some(answered) = answered else {
@@ -184,6 +191,32 @@ impl Plane {
             .and_then(|revision| revision.parse().ok());
         Ok(Some(Revision(revision.unwrap_or_default())))
     }
+}
+
+/// Carries on with `work` even when whoever waits for it goes away.
+async fn to_the_end<T: Send + 'static>(
+    sources: &Sources,
+    work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+) -> Result<T, Fault> {
+    let (done, answer) = oneshot::channel();
+    {
+        let mut under_way = sources.under_way.lock();
+        while under_way.try_join_next().is_some() {}
+        if under_way.len() >= UNDER_WAY_MAX {
+            return Err(Fault::new(
+                FaultKind::Busy,
+                "other policies are being applied; try again shortly",
+            ));
+        }
+        under_way.spawn(async move { drop(done.send(work.await)) }.in_current_span());
+    }
+    let stopped = |_| {
+        Err(Fault::new(
+            FaultKind::Unavailable,
+            "the control plane stops; look what is in force",
+        ))
+    };
+    answer.await.unwrap_or_else(stopped)
 }
 
 /// Everything to write.

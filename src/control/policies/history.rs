@@ -52,7 +52,7 @@ impl Plane {
         };
         let named = name.to_owned();
         let (rows, current) = self
-            .store
+            .store()
             .read(move |reader| {
                 let rows = reader.policy_versions(&named, below, size + 1)?;
                 if rows.is_empty() && below == u64::MAX {
@@ -96,7 +96,7 @@ impl Plane {
             .map_err(|_| Fault::invalid("version", "must be 1 or more, or 0"))?;
         let named = name.to_owned();
         let mut found = self
-            .store
+            .store()
             .read(move |reader| {
                 let current = reader.current_policy(&named)?;
                 let wanted = if wanted == 0 {
@@ -128,7 +128,7 @@ impl Plane {
 
     async fn file_of(&self, policy: &str) -> Option<String> {
         let set = self
-            .assemble(self.sources.beside.load_full())
+            .assemble(self.sources().beside.load_full())
             .await
             .ok()?
             .ok()?;

@@ -9,7 +9,7 @@ use super::offered::{Key, Offer, by_key, offered};
 use crate::control::lifecycle::caller::Caller;
 use crate::control::lifecycle::fault::Fault;
 use crate::control::lifecycle::plane::Plane;
-use crate::control::lifecycle::requests::listed;
+use crate::control::lifecycle::rows::listed;
 use crate::control::lifecycle::standing::person;
 use crate::control::policy::{Listed, PolicySet, Problem};
 use crate::control::store::{Reader, StoreError};
@@ -124,13 +124,13 @@ impl Plane {
         offer: &Offer,
     ) -> Result<Plan, Fault> {
         caller.must_be_admin("plan policies")?;
-        let _turn = self.sources.turn.lock().await;
+        let _turn = self.sources().turn.lock().await;
         Ok(self.draft(offer, caller.who().as_str()).await?.plan)
     }
 
     /// The plan of an offer. Whoever calls this has the turn.
     pub(super) async fn draft(&self, offer: &Offer, actor: &str) -> Result<Drafted, Fault> {
-        let before = self.store.read(super::applied).await?;
+        let before = self.store().read(super::applied).await?;
         let current = match self.assemble(Arc::new(super::texts(&before))).await? {
             Ok(set) => set,
             Err(problems) => {
@@ -163,7 +163,7 @@ impl Plane {
         let mut changes = changes(&current, &set, &before, offer.prune);
         let now = self.now();
         plan.changes = self
-            .store
+            .store()
             .read(move |reader| {
                 touched(reader, &mut changes, now)?;
                 Ok::<_, Fault>(changes)

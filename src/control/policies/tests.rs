@@ -2,7 +2,8 @@ use super::applying::{Applying, Done};
 use super::offered::Offer;
 use super::plan::{Action, Plan};
 use super::*;
-use crate::control::query::audit;
+use crate::control::policy::Sources;
+use crate::control::store::chain;
 use crate::control::testing::{POLICIES, Rig, alice, asking, root};
 use crate::model::access::AccessState;
 use crate::model::canonical::Canonical;
@@ -67,7 +68,7 @@ fn in_force(rig: &Rig) -> Vec<String> {
 
 async fn revision(rig: &Rig) -> Revision {
     rig.plane
-        .store
+        .store()
         .read(|reader| reader.revision())
         .await
         .unwrap()
@@ -116,7 +117,7 @@ async fn what_is_applied_is_in_force_in_one_revision_and_survives_a_restart() {
         "{:?}",
         set.documents()[1]
     );
-    assert!(rig.plane.store.read(audit::verify).await.unwrap().is_ok());
+    assert!(rig.plane.store().read(chain::verify).await.unwrap().is_ok());
 }
 
 #[tokio::test]
@@ -132,7 +133,7 @@ async fn a_plan_says_what_changes_and_whom_that_touches() {
         .unwrap()
         .grant
         .unwrap();
-    let waiting = crate::control::lifecycle::requests::RequestInput {
+    let waiting = crate::control::lifecycle::input::RequestInput {
         duration: Some(std::time::Duration::from_secs(1800)),
         ..asking()
     };
@@ -237,7 +238,7 @@ async fn a_name_is_in_one_place_and_the_error_names_the_file() {
         "all or nothing"
     );
     assert!(
-        rig.plane.fanout.index().is_empty(),
+        rig.plane.fanout().index().is_empty(),
         "not even the document that was good"
     );
 }
@@ -248,7 +249,7 @@ async fn a_withdrawn_policy_lets_its_grants_end_by_themselves_or_ends_them_with_
         let (rig, _directory) = rig(&[]).await;
         apply(&rig, offer(&[POLICIES], false)).await.unwrap();
         rig.plane.request_access(&alice(), asking()).await.unwrap();
-        let long = crate::control::lifecycle::requests::RequestInput {
+        let long = crate::control::lifecycle::input::RequestInput {
             duration: Some(std::time::Duration::from_secs(1800)),
             ..asking()
         };
@@ -275,7 +276,7 @@ async fn a_withdrawn_policy_lets_its_grants_end_by_themselves_or_ends_them_with_
             (done.withdrawn.grants, done.withdrawn.requests),
             (ended, ended)
         );
-        let grant = rig.plane.fanout.index().grants().remove(0);
+        let grant = rig.plane.fanout().index().grants().remove(0);
         let phase = grant.phase(rig.plane.now());
         assert_eq!(
             phase == Phase::Ended(Ended::Revoked),
@@ -446,7 +447,8 @@ async fn the_directory_is_followed_beside_what_is_applied() {
             .replace("service: payments", "service: shop"),
     )
     .unwrap();
-    let set = PolicySet::together(directory.path(), &rig.plane.sources.beside.load_full()).unwrap();
+    let set =
+        PolicySet::together(directory.path(), &rig.plane.sources().beside.load_full()).unwrap();
     rig.plane.follow(Arc::new(set)).await.unwrap();
     assert_eq!(in_force(&rig), ["own", "payments"]);
     let own = rig.plane.policy_version(&root(), "own", 0).await.unwrap();
@@ -484,7 +486,7 @@ fn an_offer_is_bounded_and_its_names_are_told_apart() {
 async fn what_is_durable_comes_into_force_though_nobody_waits_for_it() {
     let (rig, _directory) = rig(&[]).await;
     let before = revision(&rig).await;
-    let mut revisions = rig.plane.fanout.revisions();
+    let mut revisions = rig.plane.fanout().revisions();
     let (caller, wanted) = (root(), applying(offer(&[POLICIES], false)));
     // The caller goes away in the moment in which it is written.
     tokio::select! {
@@ -492,10 +494,10 @@ async fn what_is_durable_comes_into_force_though_nobody_waits_for_it() {
         _ = revisions.wait_for(|newest| *newest > before) => {}
         done = rig.plane.apply_policies(&caller, wanted) => panic!("{done:?}"),
     }
-    let _turn = rig.plane.sources.turn.lock().await;
+    let _turn = rig.plane.sources().turn.lock().await;
     assert_eq!(in_force(&rig), ["payments"]);
     assert_eq!(
-        rig.plane.sources.beside.load().len(),
+        rig.plane.sources().beside.load().len(),
         1,
         "and the watcher knows it"
     );
@@ -524,7 +526,7 @@ async fn a_plan_shows_persons_with_the_version_in_force() {
 async fn a_request_that_is_over_by_the_clock_is_not_cancelled_with_its_policy() {
     let (rig, _directory) = rig(&[]).await;
     apply(&rig, offer(&[POLICIES], false)).await.unwrap();
-    let long = crate::control::lifecycle::requests::RequestInput {
+    let long = crate::control::lifecycle::input::RequestInput {
         duration: Some(std::time::Duration::from_secs(1800)),
         ..asking()
     };
@@ -551,7 +553,7 @@ async fn a_request_that_is_over_by_the_clock_is_not_cancelled_with_its_policy() 
         AccessState::Expired
     );
     assert!(
-        rig.plane.fanout.index().grants().is_empty(),
+        rig.plane.fanout().index().grants().is_empty(),
         "and no sidecar speaks of it any more"
     );
 }

@@ -1,17 +1,16 @@
-//! The approval of a policy in its canonical text: written when the policy is sealed, and read back from the store when
-//! people review under a pinned version. What does not read back whole is damage, never fewer approvers.
+//! What the canonical text of a policy says of its approval, read back from the store when people review under a pinned
+//! version. What does not read back whole is damage, never fewer approvers.
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::canonical::sorted;
-use super::read::{parse_duration, write_duration};
+use super::duration::parse_duration;
 use crate::model::approval::{Escalation, Stage, Step};
 use crate::model::grant::Staleness;
 use crate::model::policy::{Matcher, PolicyDigest};
-use crate::model::window::{Days, Window, clock, parse_clock};
+use crate::model::window::{Days, Window, parse_clock};
 
 /// What a pinned policy text says about its requests that wait for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,43 +23,6 @@ pub(crate) struct Pinned {
     pub staleness: Staleness,
     /// How long the grant may lie unused; absent: as long as it lasts.
     pub unused_ttl: Option<Duration>,
-}
-
-/// Nothing for a policy without people, so that its digest is what it always was.
-pub(super) fn write(stages: &[Stage]) -> Value {
-    if stages.is_empty() {
-        return Value::Null;
-    }
-    let escalation = |escalation: &Escalation| json!({ "after": write_duration(escalation.after), "approvers": sorted(&escalation.approvers) });
-    let step = |step: &Step| {
-        json!({
-            "name": *step.name,
-            "approvers": sorted(&step.approvers),
-            "approvals": step.approvals,
-            "denials": step.denials,
-            "escalate": (!step.escalate.is_empty())
-                .then(|| step.escalate.iter().map(escalation).collect::<Vec<_>>()),
-        })
-    };
-    let stage = |stage: &Stage| json!({ "name": *stage.name, "steps": stage.steps.iter().map(step).collect::<Vec<_>>() });
-    json!({ "stages": stages.iter().map(stage).collect::<Vec<_>>() })
-}
-
-/// Nothing for a policy without windows, for the same reason.
-pub(super) fn write_windows(windows: &[Window]) -> Value {
-    let window = |window: &Window| {
-        json!({
-            "days": window.days.names().collect::<Vec<_>>(),
-            "from": clock(window.from),
-            "to": clock(window.to),
-            "timeZone": *window.zone,
-        })
-    };
-    if windows.is_empty() {
-        Value::Null
-    } else {
-        windows.iter().map(window).collect()
-    }
 }
 
 /// Reads the canonical text of a policy; `digest` is the one that the text must have.

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::approval;
-use super::read::write_duration;
+use super::duration::write_duration;
+use crate::model::approval::{Escalation, Stage, Step};
 use crate::model::grant::Staleness;
 use crate::model::policy::{
     AccessPolicy, AutoRule, BreakGlass, EXTENSIONS_DEFAULT, Pattern, Person, PolicyDigest,
     StandingGrant,
 };
 use crate::model::scope::Scope;
+use crate::model::window::{Window, clock};
 
 /// Fills in `canonical` and `digest`.
 pub(super) fn seal_policy(policy: &mut AccessPolicy) {
@@ -42,7 +43,7 @@ pub(super) fn seal_policy(policy: &mut AccessPolicy) {
                 .filter(|total| *total != policy.duration.max)
                 .map(write_duration),
         },
-        "windows": approval::write_windows(&policy.windows),
+        "windows": windows(&policy.windows),
         "pendingTtl": write_duration(policy.pending_ttl),
         "reason": {
             "required": policy.reason.required,
@@ -57,7 +58,7 @@ pub(super) fn seal_policy(policy: &mut AccessPolicy) {
         },
         "auto": policy.auto.iter().map(rule).collect::<Vec<_>>(),
         "staleness": staleness(policy.staleness),
-        "approval": approval::write(&policy.approval),
+        "approval": approval(&policy.approval),
         "breakGlass": policy.break_glass.as_ref().map(break_glass),
     });
     (policy.canonical, policy.digest) = seal(&content);
@@ -94,6 +95,43 @@ pub(super) fn set_digest(mut digests: Vec<PolicyDigest>) -> PolicyDigest {
     PolicyDigest(hash.finalize().into())
 }
 
+/// Nothing for a policy without people, so that its digest is what it always was.
+fn approval(stages: &[Stage]) -> Value {
+    if stages.is_empty() {
+        return Value::Null;
+    }
+    let escalation = |escalation: &Escalation| json!({ "after": write_duration(escalation.after), "approvers": sorted(&escalation.approvers) });
+    let step = |step: &Step| {
+        json!({
+            "name": *step.name,
+            "approvers": sorted(&step.approvers),
+            "approvals": step.approvals,
+            "denials": step.denials,
+            "escalate": (!step.escalate.is_empty())
+                .then(|| step.escalate.iter().map(escalation).collect::<Vec<_>>()),
+        })
+    };
+    let stage = |stage: &Stage| json!({ "name": *stage.name, "steps": stage.steps.iter().map(step).collect::<Vec<_>>() });
+    json!({ "stages": stages.iter().map(stage).collect::<Vec<_>>() })
+}
+
+/// Nothing for a policy without windows, for the same reason.
+fn windows(windows: &[Window]) -> Value {
+    let window = |window: &Window| {
+        json!({
+            "days": window.days.names().collect::<Vec<_>>(),
+            "from": clock(window.from),
+            "to": clock(window.to),
+            "timeZone": *window.zone,
+        })
+    };
+    if windows.is_empty() {
+        Value::Null
+    } else {
+        windows.iter().map(window).collect()
+    }
+}
+
 fn break_glass(rule: &BreakGlass) -> Value {
     json!({
         "who": sorted(&rule.who),
@@ -124,7 +162,7 @@ fn staleness(staleness: Staleness) -> &'static str {
     }
 }
 
-pub(super) fn sorted<T: ToString>(items: &[T]) -> Vec<String> {
+fn sorted<T: ToString>(items: &[T]) -> Vec<String> {
     let mut texts: Vec<String> = items.iter().map(T::to_string).collect();
     texts.sort();
     texts.dedup();

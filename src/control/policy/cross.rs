@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::load::Found;
+use super::found::{Found, PersonDocument, Policy};
 use super::problem::{Place, Problem, Severity};
-use crate::control::policy::{PersonDocument, Policy};
 use crate::model::identity::Principal;
 use crate::model::identity::PrincipalKind;
 use crate::model::policy::{AccessPolicy, Matcher, Mode};

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::canonical;
 use super::condition::Condition;
+use super::duration::write_duration;
 use super::node::{Node, Value};
 use super::problem::{Findings, Place};
-use super::read::{Field, Fields, Reader, write_duration};
+use super::read::{Field, Fields, Reader};
 use crate::model::approval::{PEOPLE_MAX, STAGES_MAX};
 use crate::model::grant::Staleness;
 use crate::model::identity::{Principal, Service};

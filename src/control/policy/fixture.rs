@@ -5,62 +5,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::load;
+use super::node;
 use super::problem::{Findings, Place, Problem, Severity};
-use super::{PolicySet, node};
+use super::set::PolicySet;
 
 mod coverage;
 mod document;
+mod outcome;
 mod run;
 
-pub(crate) use coverage::Coverage;
+pub use outcome::{Ran, Tested};
 
 /// Where fixtures may also lie, below the policies.
 const FOLDER: &str = "tests";
 /// Most files of fixtures.
 const FILES_MAX: usize = 1000;
-
-/// One case, run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ran {
-    /// The file.
-    pub file: PathBuf,
-    /// Where the case begins.
-    pub place: Place,
-    /// The name of the document.
-    pub test: String,
-    /// The name of the case.
-    pub case: String,
-    /// Each difference to what is expected; none: it passed.
-    pub differences: Vec<String>,
-}
-
-/// What a run came to.
-#[derive(Debug, Default)]
-pub struct Tested {
-    /// What keeps it from being run: errors of policies or fixtures.
-    pub problems: Vec<Problem>,
-    /// Every case, in order.
-    pub cases: Vec<Ran>,
-    /// Which parts of the policies the cases have reached.
-    pub coverage: Coverage,
-}
-
-impl Tested {
-    /// How many cases differ.
-    pub fn failed(&self) -> usize {
-        self.cases
-            .iter()
-            .filter(|case| !case.differences.is_empty())
-            .count()
-    }
-
-    /// Whether something keeps it from being run whole.
-    pub fn has_errors(&self) -> bool {
-        self.problems
-            .iter()
-            .any(|problem| problem.severity == Severity::Error)
-    }
-}
 
 /// Runs every fixture of a directory against its policies. With an error anywhere nothing is run.
 pub fn test(dir: &Path) -> Tested {

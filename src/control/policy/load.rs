@@ -9,12 +9,11 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::document::{self, Document};
-use super::problem::{Findings, Place, Problem, Severity};
-use super::{PersonDocument, Places, Standing, cross, node, split};
-use crate::control::policy::Policy;
+use super::found::{Fingerprint, Found, Origin, PersonDocument, Places, Policy, Standing, Text};
+use super::node::FILE_MAX;
+use super::problem::{Findings, Place};
+use super::{cross, node, split};
 
-/// Largest file, in bytes.
-pub(super) const FILE_MAX: usize = 1 << 20;
 /// Most files in the directory.
 const FILES_MAX: usize = 1000;
 /// Most bytes of all files together.
@@ -23,54 +22,6 @@ const TOTAL_MAX: usize = 16 << 20;
 const SET_MAX: usize = 5000;
 /// Parsers recurse over what they read; this is enough for the longest condition in a debug build.
 const STACK: usize = 64 << 20;
-
-/// What the bytes of a directory's policy files add up to. Tells whether anything changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Fingerprint([u8; 32]);
-
-/// Everything found in a directory.
-#[derive(Debug, Default)]
-pub(super) struct Found {
-    pub(super) policies: Vec<Policy>,
-    pub(super) standing: Vec<Standing>,
-    pub(super) persons: Vec<PersonDocument>,
-    /// Sorted by file and place.
-    pub(super) problems: Vec<Problem>,
-    pub(super) files: usize,
-    pub(super) fingerprint: Fingerprint,
-    /// Of what lies beside the directory, alone.
-    pub(super) beside: Fingerprint,
-}
-
-impl Found {
-    pub(super) fn has_errors(&self) -> bool {
-        self.problems
-            .iter()
-            .any(|problem| problem.severity == Severity::Error)
-    }
-}
-
-/// Where a file comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Origin {
-    /// The policy directory.
-    Directory,
-    /// Applied earlier, and kept in the store.
-    Applied,
-    /// Offered now.
-    Offered,
-}
-
-/// A file that lies in no directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Text {
-    /// What problems call it.
-    pub file: PathBuf,
-    /// Its YAML.
-    pub text: Arc<str>,
-    /// Where it comes from.
-    pub origin: Origin,
-}
 
 /// Reads a directory.
 pub(super) fn directory(dir: &Path) -> Found {

@@ -8,6 +8,8 @@ use serde_saphyr::{Location, Spanned};
 
 use super::problem::{Findings, Place};
 
+/// Largest file, in bytes.
+pub(super) const FILE_MAX: usize = 1 << 20;
 /// Most documents in one file.
 pub(super) const DOCUMENTS_MAX: usize = 1000;
 const DEPTH_MAX: usize = 16;
@@ -54,8 +56,8 @@ pub(super) fn parse(text: &str, findings: &mut Findings) -> Vec<Node> {
         max_nodes: NODES_MAX,
         max_events: 3 * NODES_MAX,
         max_documents: DOCUMENTS_MAX,
-        max_recorded_anchor_bytes: super::load::FILE_MAX,
-        max_total_scalar_bytes: 2 * super::load::FILE_MAX,
+        max_recorded_anchor_bytes: FILE_MAX,
+        max_total_scalar_bytes: 2 * FILE_MAX,
     };
     let mut options = serde_saphyr::options! {
         budget: budget,

@@ -1,50 +1,14 @@
 //! What stands in a policy and can never decide: shadowed by another policy, after a rule that always matches, waiting for
 //! people who are all barred. Each is a warning with its place; only what is certain is reported.
 
-use super::Policy;
-use super::load::Found;
-use super::node::{Node, Value};
-use super::problem::{Findings, Place, Problem};
+use super::found::{Found, Policy};
+use super::problem::{Findings, Problem};
 use crate::model::approval::unattainable;
 use crate::model::identity::PrincipalKind;
 use crate::model::policy::{
     AccessPolicy, AutoRule, Effect, Matcher, Mode, Person, Persons, Subjects,
 };
 use crate::model::scope::{Rule, subset};
-
-/// Where the parts of a policy stand that are spoken of here.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Places {
-    name: Place,
-    approval: Place,
-    wildcard: Place,
-}
-
-impl Places {
-    pub(super) fn of(document: &Node, name: Place) -> Self {
-        let spec = entry(document, "spec");
-        let place = |field| {
-            spec.and_then(|spec| entry(spec, field))
-                .map_or(name, |node| node.place)
-        };
-        Self {
-            name,
-            approval: place("approval"),
-            wildcard: place("allowWildcard"),
-        }
-    }
-}
-
-fn entry<'n>(node: &'n Node, field: &str) -> Option<&'n Node> {
-    let Value::Map(entries) = &node.value else {
-        return None;
-    };
-    let is_named = |key: &Node| matches!(&key.value, Value::Text(text) if text == field);
-    entries
-        .iter()
-        .find(|(key, _)| is_named(key))
-        .map(|(_, value)| value)
-}
 
 /// Everything of that kind.
 pub(super) fn unreachable(found: &Found) -> Vec<Problem> {

@@ -1,21 +1,26 @@
 //! One access request against a set: which policy is in charge, and what it says. The first policy in order of priority
 //! that covers the request decides; what it refuses, no other policy allows.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::condition::{Bindings, Condition};
-use super::read::{shorten, write_duration};
-use super::{Policy, PolicySet};
-use crate::model::identity::Principal;
+use super::duration::{shorten, write_duration};
+use super::found::Policy;
+use super::set::PolicySet;
+use crate::model::identity::{Principal, Service};
 use crate::model::policy::{
-    AccessPolicy, Ask, AutoRule, DURATION_MIN, Effect, Matcher, Mode, Outcome, PolicyDecision,
-    PolicyPin, Refusal, RefusalReason, Would,
+    AccessPolicy, Ask, AutoRule, Effect, Mode, Outcome, PolicyDecision, PolicyPin, Refusal, Would,
 };
-use crate::model::scope::subset;
+use crate::model::scope::covers;
+use crate::model::target::Target;
 
 mod break_glass;
+mod fit;
 mod refuse;
 mod terms;
+
+use fit::{Fit, fit, may_ask};
 
 impl PolicySet {
     /// Rules on an access request.
@@ -38,6 +43,22 @@ impl PolicySet {
             Ok(decision) => Ok(PolicyDecision { would, ..decision }),
             Err(refusal) => Err(Refusal { would, ..refusal }),
         }
+    }
+
+    /// Names of the enforced policies under which such a caller may ask for something at the service; with a target,
+    /// only those whose scope covers it. Highest priority first.
+    pub fn requestable(
+        &self,
+        caller: &[Principal],
+        service: &Service,
+        target: Option<&Target<'_>>,
+    ) -> Vec<Arc<str>> {
+        self.policies()
+            .filter(|policy| policy.mode == Mode::Enforce && policy.scope.service() == service)
+            .filter(|policy| may_ask(policy, caller))
+            .filter(|policy| target.is_none_or(|target| covers(&policy.scope, target)))
+            .map(|policy| Arc::clone(&policy.name))
+            .collect()
     }
 
     fn in_charge(&self, ask: &Ask<'_>) -> Result<&Policy, Refusal> {
@@ -84,51 +105,6 @@ impl PolicySet {
             })
             .collect()
     }
-}
-
-/// How far a policy covers a request; a later one is nearer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Fit {
-    /// Another service, or none of the caller's principals may ask.
-    Stranger,
-    /// The scope reaches further.
-    Scope,
-    /// Not for this subject.
-    Subject,
-    /// Not through these workloads.
-    Via,
-    /// It covers the request.
-    Full,
-}
-
-fn fit(policy: &AccessPolicy, ask: &Ask<'_>) -> Fit {
-    if policy.scope.service() != ask.scope.service() || !may_ask(policy, ask.requester) {
-        Fit::Stranger
-    } else if !subset(ask.scope, &policy.scope) {
-        Fit::Scope
-    } else if !policy.subjects.allow(ask.requester, ask.subject) {
-        Fit::Subject
-    } else if !through(&policy.via, ask.via) {
-        Fit::Via
-    } else {
-        Fit::Full
-    }
-}
-
-/// Whether any of the caller's principals is among the policy's requesters.
-pub(super) fn may_ask(policy: &AccessPolicy, caller: &[Principal]) -> bool {
-    caller.iter().any(|principal| {
-        policy
-            .requesters
-            .iter()
-            .any(|matcher| matcher.matches(principal))
-    })
-}
-
-/// A request without `via` works through any workload, so it fits no policy that names some.
-fn through(allowed: &[Matcher], via: &[Principal]) -> bool {
-    let is_allowed = |workload: &Principal| allowed.iter().any(|matcher| matcher.matches(workload));
-    allowed.is_empty() || (!via.is_empty() && via.iter().all(is_allowed))
 }
 
 fn pin(policy: &AccessPolicy) -> PolicyPin {

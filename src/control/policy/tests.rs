@@ -1,4 +1,10 @@
+use std::path::Path;
+use std::sync::Arc;
+
 use super::*;
+use crate::model::identity::{Principal, Service};
+use crate::model::policy::Mode;
+use crate::model::target::Target;
 
 mod sections;
 
@@ -323,8 +329,8 @@ fn an_error_in_the_terms_names_its_line_column_and_field() {
             "7:23: spec.duration.default: is 15m, over max: 10m; lower default or raise max",
         ),
         (
-            GOOD.replace("max: 1h", "max: 1 hour"),
-            "7:33: spec.duration.max: is no duration: \"1 hour\"; write for example 90s, 15m, 1h30m or 7d",
+            GOOD.replace("max: 1h", "max: one hour"),
+            "7:33: spec.duration.max: is no duration: \"one hour\"; write for example 90s, 15m, 1h30m or 7d",
         ),
         (
             GOOD.replace("max: 1h", "max: 366d"),

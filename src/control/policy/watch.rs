@@ -14,8 +14,10 @@ use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::load::{self, Fingerprint};
-use super::{PolicySet, Problem, Text};
+use super::found::{Fingerprint, Text};
+use super::load;
+use super::problem::Problem;
+use super::set::PolicySet;
 use crate::runtime::Outcome;
 use crate::telemetry::metrics::Metrics;
 

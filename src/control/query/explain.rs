@@ -91,7 +91,7 @@ impl Plane {
             );
             return Err(Fault::new(FaultKind::NotEligible, message));
         }
-        let index = self.fanout.index();
+        let index = self.fanout().index();
         let at = question.at.unwrap_or_else(|| self.now());
         let target = question.target();
         let workloads = || {
@@ -144,7 +144,7 @@ impl Plane {
     async fn record(&self, grant: &Grant) -> Result<Issued, Fault> {
         let id = grant.id.to_string();
         let stored = self
-            .store
+            .store()
             .read(move |reader| Ok::<_, Fault>(reader.grant(&id)?))
             .await?;
         let grant = grant.clone();

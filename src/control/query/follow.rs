@@ -11,8 +11,8 @@ use crate::control::lifecycle::caller::Caller;
 use crate::control::lifecycle::fault::{Fault, FaultKind};
 use crate::control::lifecycle::notify::Follow;
 use crate::control::lifecycle::plane::Plane;
-use crate::control::lifecycle::requests::listed;
 use crate::control::lifecycle::reviews::{self, ReviewContext, recheck};
+use crate::control::lifecycle::rows::listed;
 use crate::control::store::Reader;
 use crate::model::access::AccessRequest;
 use crate::model::grant::Revision;
@@ -82,7 +82,7 @@ impl Plane {
         filter: FollowFilter,
     ) -> Result<RequestFollow, Fault> {
         // RequestFollow begins before the reading: no change can fall between the two.
-        let follow = self.waiting.follow(caller.who())?;
+        let follow = self.waiting().follow(caller.who())?;
         let mut again = interval(AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         again.reset();
@@ -155,7 +155,7 @@ impl RequestFollow {
     async fn look_through(&mut self) -> Result<(), Fault> {
         let (caller, filter, shown) = (self.caller.clone(), self.filter, self.shown.clone());
         let (policies_in_force, now) = (self.plane.policies_in_force(), self.plane.now());
-        let read = self.plane.store.read(move |reader| {
+        let read = self.plane.store().read(move |reader| {
             let takes = Takes {
                 caller: &caller,
                 filter,

@@ -32,7 +32,7 @@ impl Plane {
     pub(crate) async fn story(&self, caller: &Caller, id: &str) -> Result<v1::Story, Fault> {
         let bare = id.rsplit_once('/').map_or(id, |(_, bare)| bare).to_owned();
         let (caller, now) = (caller.clone(), self.now());
-        let story = self.store.read(move |reader| {
+        let story = self.store().read(move |reader| {
             let mut telling = TimelineContext {
                 reader,
                 caller: &caller,

@@ -8,18 +8,14 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::control::lifecycle::fault::Fault;
-use crate::control::lifecycle::plane::Plane;
+use crate::control::fanout::intake::{Intake, Reported};
 use crate::control::metrics::ControlMetrics;
-use crate::control::store::{Store, StoreError};
-use crate::model::identity::Service;
+use crate::control::store::Store;
 use crate::runtime::Outcome;
-use crate::wire::v1;
+use crate::support::duration;
 
 mod rows;
 
-/// Reports that wait to be written.
-const WAITING_MAX: usize = 256;
 /// Reports that are written in one go.
 const BATCH: usize = 32;
 /// How often the oldest records are looked at.
@@ -46,42 +42,7 @@ pub struct UsageArgs {
 }
 
 fn keep(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text)
-        .map_err(|error| format!("{error}; write for example 12h or 7d"))?;
-    if time > Duration::from_hours(24 * 366) {
-        return Err("must be a year at most".to_owned());
-    }
-    Ok(time)
-}
-
-/// One report of one sidecar, as its session took it.
-#[derive(Debug)]
-pub(crate) struct Reported {
-    /// Its stable name.
-    pub sidecar: String,
-    /// Its process.
-    pub instance: String,
-    /// What it may watch, and so speak of.
-    pub services: Arc<[Service]>,
-    /// What it says.
-    pub report: v1::DecisionReport,
-}
-
-/// Where sessions put reports. It never makes a session wait.
-#[derive(Debug, Clone)]
-pub(crate) struct Intake {
-    waiting: mpsc::Sender<Reported>,
-    metrics: Arc<ControlMetrics>,
-}
-
-impl Intake {
-    /// Takes a report, or counts what was in it as missed.
-    pub(crate) fn take(&self, reported: Reported) {
-        let records = u64::try_from(reported.report.decisions.len()).unwrap_or(u64::MAX);
-        if self.waiting.try_send(reported).is_err() {
-            self.metrics.decisions_missed("overload", records);
-        }
-    }
+    duration::parse_within(text, Duration::ZERO..=Duration::from_hours(24 * 366))
 }
 
 /// The one that writes them down.
@@ -105,12 +66,8 @@ impl Usage {
         if keep.is_zero() || most == 0 {
             return None;
         }
-        let (sender, waiting) = mpsc::channel(WAITING_MAX);
+        let (intake, waiting) = Intake::new(Arc::clone(metrics));
         let metrics = Arc::clone(metrics);
-        let intake = Intake {
-            waiting: sender,
-            metrics: Arc::clone(&metrics),
-        };
         Some((
             intake,
             Self {
@@ -210,31 +167,6 @@ impl Usage {
         {
             tracing::warn!(%error, "reporters could not be forgotten");
         }
-    }
-}
-
-impl Plane {
-    /// The grants with what is known of their use.
-    ///
-    /// # Errors
-    /// [`Fault`] when the store cannot be read.
-    pub(crate) async fn with_uses(
-        &self,
-        mut grants: Vec<v1::Grant>,
-    ) -> Result<Vec<v1::Grant>, Fault> {
-        let read = self.store.read(move |reader| {
-            for grant in &mut grants {
-                let Some(known) = reader.grant_use(&grant.id)? else {
-                    continue;
-                };
-                grant.first_use_time = known.first;
-                grant.last_use_time = known.last;
-                grant.use_count = known.count;
-                grant.used_at = known.sidecars;
-            }
-            Ok::<_, StoreError>(grants)
-        });
-        Ok(read.await?)
     }
 }
 

@@ -6,32 +6,31 @@ use std::sync::Arc;
 
 use prost::Message;
 
+use super::chain::{self, Entry};
+use super::commit::{Commit, GrantChange};
+use super::difference::Audited;
 use super::keys::{self, DueKind};
 use super::overlay::Overlay;
 use super::reader::{Due, count};
 use super::{META_KEY, Reader, StoreError, Table, View, Writes};
-use crate::control::fanout;
-use crate::control::query::audit::{self, Entry};
-use crate::control::store::difference::Audited;
-use crate::model::access::{
-    AccessRequest, AccessState, AccessStep, Ending, Issued, Outcome, Terminal,
-};
+use crate::model::access::{AccessRequest, AccessState, AccessStep, Outcome, Terminal};
 use crate::model::approval::{Review, Verdict};
-use crate::model::grant::{Ended, GrantState, GrantStep, Hold, Revision, StepRefused};
+use crate::model::grant::{Revision, StepRefused};
 use crate::model::time::Timestamp;
-use crate::wire::access::{request_to, revision_to, stored_to};
+use crate::wire::access::{request_to, revision_to};
 use crate::wire::grant::timestamp_to;
 use crate::wire::store;
 
+mod answers;
 mod break_glass;
+mod grants;
 mod hold;
+mod policies;
 mod tokens;
 mod unused;
 
 /// Revisions whose changes are kept, for sidecars that resume.
 pub(crate) const CHANGES_KEPT: u64 = 16_384;
-/// Answers kept for request ids.
-const ANSWERS_KEPT: i64 = 65_536;
 
 /// A transition that cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,7 +51,7 @@ pub(crate) struct Change<'v> {
     rows: Overlay<'v>,
     meta: store::Meta,
     now: Timestamp,
-    grants: Vec<fanout::Change>,
+    grants: Vec<GrantChange>,
     requests: Vec<Arc<AccessRequest>>,
     audited: Audited,
 }
@@ -77,7 +76,7 @@ struct Said<'s> {
 #[derive(Debug)]
 pub(crate) struct Committed {
     /// For the sidecars.
-    pub commit: fanout::Commit,
+    pub commit: Commit,
     /// Access requests that it changed, as they are after it.
     pub requests: Vec<Arc<AccessRequest>>,
 }
@@ -253,11 +252,11 @@ impl<'v> Change<'v> {
             if before.as_ref() == Some(&entry) {
                 return;
             }
-            self.grants.push(fanout::Change::Put(Arc::new(entry)));
+            self.grants.push(GrantChange::Put(Arc::new(entry)));
         } else if request.create_revision == self.revision() {
             // Made and ended in one change: nobody has heard of it.
             self.grants
-                .retain(|change| !matches!(change, fanout::Change::Put(put) if put.id == entry.id));
+                .retain(|change| !matches!(change, GrantChange::Put(put) if put.id == entry.id));
         } else if self
             .read()
             .request(&request.id)
@@ -266,309 +265,17 @@ impl<'v> Change<'v> {
             .is_none_or(|before| !before.state.is_terminal())
         {
             let service = entry.scope.service().clone();
-            self.grants.push(fanout::Change::Forget {
+            self.grants.push(GrantChange::Forget {
                 id: entry.id,
                 service,
             });
         }
     }
 
-    /// Writes a new grant. A standing grant takes the place of an ended one of its name.
-    ///
-    /// # Errors
-    /// [`StoreError::Damaged`] when a live grant has this id.
-    pub(crate) fn issue(
-        &mut self,
-        issued: &mut Issued,
-        actor: &str,
-        reason: &str,
-    ) -> Result<(), StoreError> {
-        if let Some(old) = self.read().grant(issued.grant.id.as_str())? {
-            self.unlist(&old)?;
-        }
-        let revision = self.revision();
-        (issued.origin.create_revision, issued.origin.create_time) = (revision, self.now);
-        let id = issued.grant.id.as_str().as_bytes();
-        for party in parties(issued) {
-            self.rows.put(
-                Table::GrantsByParty,
-                keys::by_party(&party, revision),
-                id.to_vec(),
-            );
-        }
-        self.rows.put(
-            Table::Enforced,
-            keys::pair(issued.grant.subject.as_str(), id),
-            vec![],
-        );
-        if let Some(end) = issued.grant.expires() {
-            self.rows
-                .put(Table::Due, keys::due(end, DueKind::GrantEnds, id), vec![]);
-        }
-        self.plan_look_at_use(issued);
-        self.put_grant(issued);
-        self.audit_grant("grant.issued", "", issued, Said { by: actor, reason })
-    }
-
-    /// Takes the rows of an ended grant out of every index, so that its name can be given again.
-    fn unlist(&mut self, old: &Issued) -> Result<(), StoreError> {
-        let Hold::Ended { keep_until, .. } = old.grant.hold else {
-            return Err(StoreError::Damaged(format!(
-                "a live grant {} was to be issued again",
-                old.grant.id
-            )));
-        };
-        let id = old.grant.id.as_str().as_bytes();
-        for party in parties(old) {
-            self.rows.remove(
-                Table::GrantsByParty,
-                keys::by_party(&party, old.origin.create_revision),
-            );
-        }
-        self.rows
-            .remove(Table::Enforced, keys::pair(old.grant.subject.as_str(), id));
-        self.rows
-            .remove(Table::Due, keys::due(keep_until, DueKind::Forget, id));
-        Ok(())
-    }
-
-    /// EndReport a grant and leaves its tombstone.
-    ///
-    /// # Errors
-    /// [`ChangeError::Grant`] when it is over already, be it only by the clock.
-    pub(crate) fn end_grant(
-        &mut self,
-        issued: &mut Issued,
-        how: Ended,
-        ending: Ending,
-        keep_until: Timestamp,
-    ) -> Result<(), ChangeError> {
-        let at = issued.grant.state(self.now);
-        // Expiry is recorded after the clock has already ended the grant; nothing else may come then.
-        let from = match (at, how, issued.grant.hold) {
-            (GrantState::Expired, Ended::Expired, Hold::None) => GrantState::Active,
-            (GrantState::Expired, Ended::Expired, Hold::Suspended) => GrantState::Suspended,
-            (_, Ended::Expired, _) => {
-                return Err(StepRefused {
-                    at,
-                    step: GrantStep::Expire,
-                }
-                .into());
-            }
-            (_, Ended::Revoked | Ended::Released, _) => at,
-        };
-        from.after(how.into())?;
-        let id = issued.grant.id.as_str().as_bytes();
-        if let Some(end) = issued.grant.expires() {
-            self.rows
-                .remove(Table::Due, keys::due(end, DueKind::GrantEnds, id));
-        }
-        self.rows.put(
-            Table::Due,
-            keys::due(keep_until, DueKind::Forget, id),
-            vec![],
-        );
-        issued.grant.hold = Hold::Ended { how, keep_until };
-        let kind = match how {
-            Ended::Expired => "grant.expired",
-            Ended::Revoked => "grant.revoked",
-            Ended::Released => "grant.released",
-        };
-        let (by, reason) = (ending.by.clone(), ending.reason.clone());
-        issued.ending = Some(ending);
-        self.put_grant(issued);
-        self.audit_grant(
-            kind,
-            from.as_str(),
-            issued,
-            Said {
-                by: &by,
-                reason: &reason,
-            },
-        )?;
-        Ok(())
-    }
-
-    fn put_grant(&mut self, issued: &mut Issued) {
-        issued.grant.mod_revision = self.revision();
-        let id = issued.grant.id.as_str().as_bytes().to_vec();
-        self.rows
-            .put(Table::Grants, id, stored_to(issued).encode_to_vec());
-        self.grants
-            .push(fanout::Change::Put(Arc::new(issued.grant.clone())));
-    }
-
-    fn audit_grant(
-        &mut self,
-        kind: &str,
-        from: &str,
-        issued: &Issued,
-        said: Said<'_>,
-    ) -> Result<(), StoreError> {
-        self.audit(&Entry {
-            kind,
-            actor: said.by,
-            resource: format!("grants/{}", issued.grant.id),
-            from,
-            to: issued.grant.state(self.now).as_str(),
-            reason: said.reason,
-            traceparent: issued.grant.traceparent.as_deref(),
-        })
-    }
-
-    /// Lets sidecars forget a tombstone. The grant stays in the store's history; no state changes, so nothing is audited.
-    pub(crate) fn forget(&mut self, issued: &Issued) {
-        let id = issued.grant.id.as_str().as_bytes();
-        self.rows.remove(
-            Table::Enforced,
-            keys::pair(issued.grant.subject.as_str(), id),
-        );
-        if let Hold::Ended { keep_until, .. } = issued.grant.hold {
-            self.rows
-                .remove(Table::Due, keys::due(keep_until, DueKind::Forget, id));
-        }
-        let service = issued.grant.scope.service().clone();
-        self.grants.push(fanout::Change::Forget {
-            id: issued.grant.id.clone(),
-            service,
-        });
-    }
-
     /// Takes something off the sweeper's list that has become void.
     pub(crate) fn drop_due(&mut self, due: &Due) {
         self.rows
             .remove(Table::Due, keys::due(due.at, due.kind, &due.id));
-    }
-
-    /// Keeps the answer to a request id until `expires`; the oldest goes when there are too many.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub(crate) fn keep_answer(
-        &mut self,
-        key: &[u8],
-        answer: &store::Answered,
-        expires: Timestamp,
-    ) -> Result<(), StoreError> {
-        if self.meta.answered >= ANSWERS_KEPT
-            && let Some(oldest) = self.read().oldest_answer()?
-        {
-            self.forget_answer(&oldest);
-        }
-        let answer = store::Answered {
-            expire_time: Some(timestamp_to(expires)),
-            ..answer.clone()
-        };
-        self.rows
-            .put(Table::Answered, key.to_vec(), answer.encode_to_vec());
-        self.rows
-            .put(Table::Due, keys::due(expires, DueKind::Answer, key), vec![]);
-        self.meta.answered += 1;
-        Ok(())
-    }
-
-    /// Forgets the answer to a request id.
-    pub(crate) fn forget_answer(&mut self, due: &Due) {
-        self.rows.remove(Table::Answered, due.id.clone());
-        self.drop_due(due);
-        self.meta.answered = (self.meta.answered - 1).max(0);
-    }
-
-    /// Puts a policy text in force: the version it had before, or the next one.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub(crate) fn apply_policy(
-        &mut self,
-        name: &str,
-        digest: &str,
-        text: &str,
-        actor: &str,
-    ) -> Result<u64, StoreError> {
-        let before = self.in_force(name)?;
-        let version = match self.read().policy_version(name, digest)? {
-            Some(version) => version,
-            None => self.read().last_policy_version(name)? + 1,
-        };
-        let row = store::PolicyVersion {
-            name: name.to_owned(),
-            version: i64::try_from(version).unwrap_or(i64::MAX),
-            digest: digest.to_owned(),
-            text: text.to_owned(),
-            create_time: Some(timestamp_to(self.now)),
-        };
-        let known = self.read().policy(name, version)?.is_some();
-        if !known {
-            self.rows.put(
-                Table::Policies,
-                keys::pair(name, &keys::number(version)),
-                row.encode_to_vec(),
-            );
-            self.rows.put(
-                Table::PolicyDigests,
-                keys::pair(name, digest.as_bytes()),
-                keys::number(version),
-            );
-        }
-        self.rows.put(
-            Table::CurrentPolicies,
-            name.as_bytes().to_vec(),
-            keys::number(version),
-        );
-        self.audit(&Entry {
-            kind: "policy.applied",
-            actor,
-            resource: format!("policies/{name}"),
-            from: &before,
-            to: &format!("v{version}"),
-            reason: digest,
-            traceparent: None,
-        })?;
-        Ok(version)
-    }
-
-    /// Takes a policy out of force.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub(crate) fn remove_policy(&mut self, name: &str, actor: &str) -> Result<(), StoreError> {
-        let before = self.in_force(name)?;
-        self.rows
-            .remove(Table::CurrentPolicies, name.as_bytes().to_vec());
-        self.audit(&Entry {
-            kind: "policy.removed",
-            actor,
-            resource: format!("policies/{name}"),
-            from: &before,
-            to: "",
-            reason: "nothing declares it any more",
-            traceparent: None,
-        })
-    }
-
-    /// Keeps a policy document beyond a restart. What it declares is audited where it comes into force.
-    pub(crate) fn put_document(&mut self, document: &store::AppliedDocument) {
-        let row = store::AppliedDocument {
-            create_time: Some(timestamp_to(self.now)),
-            revision: revision_to(self.revision()),
-            ..document.clone()
-        };
-        let key = keys::pair(&row.kind, row.name.as_bytes());
-        self.rows
-            .put(Table::AppliedDocuments, key, row.encode_to_vec());
-    }
-
-    /// Forgets a policy document.
-    pub(crate) fn remove_document(&mut self, kind: &str, name: &str) {
-        self.rows
-            .remove(Table::AppliedDocuments, keys::pair(kind, name.as_bytes()));
-    }
-
-    fn in_force(&self, name: &str) -> Result<String, StoreError> {
-        let current = self.rows.fetch(Table::CurrentPolicies, name.as_bytes())?;
-        current.map_or(Ok(String::new()), |version| {
-            keys::number_of(&version).map(|version| format!("v{version}"))
-        })
     }
 
     fn audit(&mut self, entry: &Entry<'_>) -> Result<(), StoreError> {
@@ -592,7 +299,7 @@ impl<'v> Change<'v> {
                 .changes(self.rows.below(), &self.rows, &entry.resource)?,
             ..Default::default()
         };
-        let event = audit::seal(event, &self.meta.audit_hash)?;
+        let event = chain::seal(event, &self.meta.audit_hash)?;
         self.meta.audit_index = event.index;
         self.meta.audit_hash = event.hash.clone();
         let index = keys::number(count(event.index));
@@ -625,7 +332,7 @@ impl<'v> Change<'v> {
         self.meta.revision = revision_to(revision);
         self.rows
             .put(Table::Meta, META_KEY.to_vec(), self.meta.encode_to_vec());
-        let commit = fanout::Commit {
+        let commit = Commit {
             revision,
             changes: self.grants,
         };
@@ -640,29 +347,14 @@ impl<'v> Change<'v> {
     }
 }
 
-fn changed_item(change: &fanout::Change) -> store::changed::Item {
+fn changed_item(change: &GrantChange) -> store::changed::Item {
     let (id, service, forgotten) = match change {
-        fanout::Change::Put(grant) => (&grant.id, grant.scope.service(), false),
-        fanout::Change::Forget { id, service } => (id, service, true),
+        GrantChange::Put(grant) => (&grant.id, grant.scope.service(), false),
+        GrantChange::Forget { id, service } => (id, service, true),
     };
     store::changed::Item {
         id: id.to_string(),
         service: service.to_string(),
         forgotten,
     }
-}
-
-/// Under whose name a grant is listed.
-fn parties(issued: &Issued) -> impl Iterator<Item = String> {
-    let requester = issued.origin.requester.as_ref().map(ToString::to_string);
-    let passed_over = issued
-        .origin
-        .break_glass
-        .iter()
-        .flat_map(|over| &over.approvers)
-        .map(ToString::to_string);
-    [String::new(), issued.grant.subject.to_string()]
-        .into_iter()
-        .chain(requester)
-        .chain(passed_over)
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::control::store::{StoreError, Table, View};
+use super::{StoreError, Table, View};
 use crate::wire::fields::{Fields, fields};
 use crate::wire::v1;
 

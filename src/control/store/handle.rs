@@ -1,13 +1,13 @@
 //! The handle on the store: reads at one revision, and changes handed to the one writer. Nobody waits without a bound.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use ulid::Ulid;
 
 use super::opening::{self, Opening};
 use super::overlay::Overlay;
+use super::usable::{Clock, Usable};
 use super::writer::{Job, Made, Writer};
 use super::{Change, Engine, Reader, StoreError};
 use crate::model::grant::Revision;
@@ -19,9 +19,6 @@ const WAITING_MAX: usize = 1024;
 const READING_MAX: usize = 16;
 const READS_WAITING_MAX: usize = 1024;
 
-/// Tells the time. Only the control plane's store dates things.
-pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
 /// The handle that everybody holds.
 #[derive(Clone)]
 pub(crate) struct Store {
@@ -32,21 +29,6 @@ pub(crate) struct Store {
     clock: Clock,
     epoch: Ulid,
     usable: Usable,
-}
-
-/// Whether the store could be written and read last time.
-#[derive(Debug, Clone)]
-pub(crate) struct Usable(Arc<AtomicBool>);
-
-impl Usable {
-    /// Whether it could.
-    pub(crate) fn holds(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-
-    pub(super) fn note(&self, usable: bool) {
-        self.0.store(usable, Ordering::Release);
-    }
 }
 
 impl std::fmt::Debug for Store {
@@ -79,7 +61,7 @@ impl Store {
             reads_waiting: Arc::new(Semaphore::new(READS_WAITING_MAX)),
             clock: Arc::clone(&clock),
             epoch: opening.epoch,
-            usable: Usable(Arc::new(AtomicBool::new(true))),
+            usable: Usable::untried(),
         };
         let writer = Writer::new(engine, waiting, clock, store.usable.clone(), meta);
         Ok((store, writer, opening))

@@ -142,18 +142,6 @@ pub(crate) fn text(key: &[u8]) -> Result<&str, StoreError> {
     std::str::from_utf8(key).map_err(|_| damaged("an id is no text"))
 }
 
-/// The first key after all that begin with `prefix`.
-pub(crate) fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
-    let mut next = prefix.to_vec();
-    while let Some(last) = next.pop() {
-        if let Some(higher) = last.checked_add(1) {
-            next.push(higher);
-            return Some(next);
-        }
-    }
-    None
-}
-
 fn damaged(what: &str) -> StoreError {
     StoreError::Damaged(what.to_owned())
 }
@@ -200,13 +188,5 @@ mod tests {
             Revision(7)
         );
         assert!(due_parts(b"short").is_err() && second(b"none").is_err());
-    }
-
-    #[test]
-    fn a_prefix_ends_where_the_next_one_begins() {
-        assert_eq!(after_prefix(b"ab"), Some(b"ac".to_vec()));
-        assert_eq!(after_prefix(&[1, 255]), Some(vec![2]));
-        assert_eq!(after_prefix(&[255]), None);
-        assert_eq!(after_prefix(b""), None);
     }
 }

@@ -24,7 +24,7 @@ pub(super) enum FailureMode {
 }
 
 #[derive(Debug, Clone, Default)]
-pub(in crate::control) struct Memory {
+pub(crate) struct Memory {
     rows: Arc<Mutex<Arc<Rows>>>,
     pub(super) mode: Arc<Mutex<FailureMode>>,
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use ulid::Ulid;
 
 use super::change::CHANGES_KEPT;
+use super::commit::{Commit, GrantChange};
 use super::reader::count;
 use super::{Engine, META_KEY, Reader, SCHEMA, Span, StoreError, Table, Writes, keys};
-use crate::control::fanout;
 use crate::model::grant::{Grant, GrantId, Revision};
 use crate::model::identity::Service;
 use crate::model::time::Timestamp;
@@ -27,7 +27,7 @@ pub(crate) struct Opening {
     /// What sidecars have to hold: grants, tombstones, and the requests that wait for approval.
     pub grants: Vec<Grant>,
     /// The newest commits, oldest first and without a gap. A grant appears in its newest value, or as forgotten.
-    pub history: Vec<fanout::Commit>,
+    pub history: Vec<Commit>,
 }
 
 /// The newest time that the store has written down: time must not run backwards from there.
@@ -144,9 +144,9 @@ fn history(
     reader: &Reader<'_>,
     revision: Revision,
     grants: &HashMap<GrantId, Arc<Grant>>,
-) -> Result<Vec<fanout::Commit>, StoreError> {
+) -> Result<Vec<Commit>, StoreError> {
     let oldest = revision.0.saturating_sub(CHANGES_KEPT);
-    let commit = |revision| fanout::Commit {
+    let commit = |revision| Commit {
         revision: Revision(revision),
         changes: vec![],
     };
@@ -169,7 +169,7 @@ fn past(
     revision: Revision,
     item: &store::changed::Item,
     grants: &HashMap<GrantId, Arc<Grant>>,
-) -> Result<fanout::Change, StoreError> {
+) -> Result<GrantChange, StoreError> {
     let damaged =
         || StoreError::Damaged(format!("the changes of revision {revision} name no grant"));
     let id = GrantId::parse(&item.id).map_err(|_| damaged())?;
@@ -179,8 +179,8 @@ fn past(
             .get(&id)
             .filter(|grant| *grant.scope.service() == service)
         {
-            Some(grant) => fanout::Change::Put(Arc::clone(grant)),
-            None => fanout::Change::Forget { id, service },
+            Some(grant) => GrantChange::Put(Arc::clone(grant)),
+            None => GrantChange::Forget { id, service },
         },
     )
 }

@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use prost::Message;
 
 use super::keys::{self, DueKind};
+use super::token_key::TokenKey;
 use super::{META_KEY, SCHEMA, Span, StoreError, Table, View};
-use crate::control::keys::ring::TokenKey;
 use crate::model::access::{AccessRequest, Issued};
 use crate::model::grant::Revision;
 use crate::model::time::Timestamp;
@@ -414,6 +414,6 @@ fn damaged(table: Table, key: &[u8], why: &dyn std::fmt::Display) -> StoreError 
 }
 
 /// A stored count; a negative one cannot have been written.
-pub(in crate::control) fn count(wire: i64) -> u64 {
+pub(crate) fn count(wire: i64) -> u64 {
     u64::try_from(wire).unwrap_or(0)
 }

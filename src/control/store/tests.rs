@@ -11,10 +11,9 @@ use super::embedded::Embedded;
 use super::memory::{FailureMode, Memory};
 use super::opening::Opening;
 use super::*;
-use crate::control::query::audit;
 use crate::control::testing::{grant, request};
 use crate::model::access::{AccessState, AccessStep, Ending, Outcome};
-use crate::model::audit::Flaw;
+use crate::model::audit::{Broken, Flaw};
 use crate::model::grant::{Ended, Revision};
 use crate::model::time::Timestamp;
 use crate::runtime;
@@ -58,8 +57,8 @@ impl Rig {
         self.store.read(|reader| reader.revision()).await.unwrap()
     }
 
-    async fn verify(&self) -> Result<i64, audit::Broken> {
-        self.store.read(audit::verify).await.unwrap()
+    async fn verify(&self) -> Result<i64, Broken> {
+        self.store.read(chain::verify).await.unwrap()
     }
 
     async fn events(&self) -> Vec<(String, String, String)> {
@@ -207,7 +206,7 @@ async fn an_altered_audit_event_breaks_the_chain() {
     memory.commit(guard.as_deref(), &write).unwrap();
     assert_eq!(
         rig.verify().await,
-        Err(audit::Broken {
+        Err(Broken {
             index: 2,
             flaw: Flaw::Altered
         })
@@ -454,4 +453,12 @@ async fn policy_versions_rise_with_the_text_and_come_back_with_it() {
             .digest,
         "d2"
     );
+}
+
+#[test]
+fn a_prefix_ends_where_the_next_one_begins() {
+    assert_eq!(after_prefix(b"ab"), Some(b"ac".to_vec()));
+    assert_eq!(after_prefix(&[1, 255]), Some(vec![2]));
+    assert_eq!(after_prefix(&[255]), None);
+    assert_eq!(after_prefix(b""), None);
 }

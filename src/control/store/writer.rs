@@ -8,9 +8,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::change::Committed;
-use super::handle::{Clock, Usable};
 use super::overlay::Overlay;
 use super::reader::count;
+use super::usable::{Clock, Usable};
 use super::{Change, Engine, Reader, Span, StoreError, Table, View, Visit};
 use crate::control::metrics::StoreMetrics;
 use crate::model::grant::Revision;

@@ -24,7 +24,7 @@ fn decided(rig: &Rig, minute: u64) -> Result<Duration, DenyReason> {
         caller: Ok(caller),
     };
     match decide::decide(
-        &*rig.plane.fanout.index(),
+        &*rig.plane.fanout().index(),
         Freshness::Fresh,
         &check,
         at(minute),
@@ -153,7 +153,7 @@ async fn approving_late_does_not_shift_the_end_and_approving_after_it_fails() {
             None => {
                 assert_eq!((request.state, outcome.grant), (AccessState::Failed, None));
                 assert!(outcome.reason.contains("too late"), "{}", outcome.reason);
-                assert!(rig.plane.fanout.index().is_empty());
+                assert!(rig.plane.fanout().index().is_empty());
             }
         }
     }

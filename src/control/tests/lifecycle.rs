@@ -1,7 +1,7 @@
 //! The lifecycle against a small reference model: random people ask, review, cancel, end, hold and extend while time passes
 //! and the store is opened again and again. After each step the control plane has said and done what the model says.
 
-use super::super::lifecycle::{grants, plane};
+use super::super::lifecycle::grants;
 use std::sync::atomic::AtomicU64;
 
 use futures_util::FutureExt as _;
@@ -188,7 +188,7 @@ impl World {
             Medium::Disk(directory) => Rig::on(Embedded::open(directory.path()).unwrap(), clock),
         };
         rig.plane
-            .apply(Arc::clone(&self.policies) as Arc<dyn plane::ActivePolicies>)
+            .apply(Arc::clone(&self.policies) as Arc<dyn policy::ActivePolicies>)
             .await
             .unwrap();
         self.rig = Some(rig);
@@ -501,7 +501,7 @@ impl World {
 
     /// Revision and head of the audit chain.
     async fn mark(&self) -> (u64, i64) {
-        let read = self.rig().plane.store.read(|reader| {
+        let read = self.rig().plane.store().read(|reader| {
             Ok::<_, StoreError>((reader.revision()?.0, reader.meta()?.unwrap().audit_index))
         });
         read.await.unwrap()

@@ -177,7 +177,7 @@ impl Fixture {
 
     /// The whole store, as far as anybody can tell: its revision and the head of the audit chain.
     async fn mark(&self) -> (u64, i64, i64) {
-        let read = self.rig.plane.store.read(|reader| {
+        let read = self.rig.plane.store().read(|reader| {
             let meta = reader.meta()?.unwrap();
             Ok::<_, StoreError>((reader.revision()?.0, meta.audit_index, meta.answered))
         });
@@ -236,8 +236,8 @@ async fn a_rehearsal_tells_what_would_be_and_leaves_no_trace() {
         let fixture = Fixture::start(verb).await;
         let before = (
             fixture.mark().await,
-            fixture.rig.plane.fanout.revision(),
-            fixture.rig.plane.fanout.index().digest(),
+            fixture.rig.plane.fanout().revision(),
+            fixture.rig.plane.fanout().index().digest(),
         );
         let dry = WriteOptions {
             validate_only: true,
@@ -246,8 +246,8 @@ async fn a_rehearsal_tells_what_would_be_and_leaves_no_trace() {
         let (named, state, revision) = fixture.run(verb, dry.clone()).await.unwrap();
         let after = (
             fixture.mark().await,
-            fixture.rig.plane.fanout.revision(),
-            fixture.rig.plane.fanout.index().digest(),
+            fixture.rig.plane.fanout().revision(),
+            fixture.rig.plane.fanout().index().digest(),
         );
         assert_eq!(after, before, "{verb}");
         assert_eq!(revision, 0, "{verb}: what is not written has no revision");

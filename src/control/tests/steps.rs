@@ -111,7 +111,7 @@ async fn every_step_of_a_grant_is_taken_or_refused_with_its_reason() {
     for (state, recorded, refusals) in table {
         for (verb, refusal) in verbs.into_iter().zip(refusals) {
             let (rig, id) = grant_that_is(state, recorded).await;
-            let before = rig.plane.fanout.revision();
+            let before = rig.plane.fanout().revision();
             let result = step(&rig, verb, &id).await;
             let told = result.err().map_or("", |fault| {
                 let status = api::status::from_fault(&fault);
@@ -124,7 +124,7 @@ async fn every_step_of_a_grant_is_taken_or_refused_with_its_reason() {
             });
             assert_eq!(told, refusal, "{verb} while {state:?}");
             assert_eq!(
-                rig.plane.fanout.revision() == before,
+                rig.plane.fanout().revision() == before,
                 !refusal.is_empty(),
                 "{verb} while {state:?}"
             );
@@ -211,7 +211,7 @@ async fn every_step_of_a_request_that_is_over_is_refused_as_such() {
         for recorded in [true, false] {
             for verb in ["cancel", "approve", "deny"] {
                 let (rig, id, approval) = request_that_is(state, recorded).await;
-                let before = rig.plane.fanout.revision();
+                let before = rig.plane.fanout().revision();
                 let carol = caller::Caller::stand_in(&["user:https://idp.example|carol"], false);
                 let result = match verb {
                     "cancel" => rig.plane.cancel(&alice(), to(&id, "")).await,
@@ -242,7 +242,11 @@ async fn every_step_of_a_request_that_is_over_is_refused_as_such() {
                     fault.message.contains(state.as_str()),
                     "{verb} while {state}: {fault}"
                 );
-                assert_eq!(rig.plane.fanout.revision(), before, "{verb} while {state}");
+                assert_eq!(
+                    rig.plane.fanout().revision(),
+                    before,
+                    "{verb} while {state}"
+                );
             }
         }
     }

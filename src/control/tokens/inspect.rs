@@ -11,22 +11,22 @@ use crate::model::time::Timestamp;
 
 /// What a token was found to be.
 #[derive(Debug)]
-pub(super) struct Found {
-    pub(super) inspection: Inspection,
-    pub(super) now: Timestamp,
-    pub(super) revision: Revision,
+pub(crate) struct Found {
+    pub(crate) inspection: Inspection,
+    pub(crate) now: Timestamp,
+    pub(crate) revision: Revision,
 }
 
 impl Tokens {
     /// Looks at a token; about the grant only once the token is proven.
-    pub(super) fn inspect(
+    pub(crate) fn inspect(
         &self,
         token: &str,
         service: Option<&Service>,
         peer: Option<&Principal>,
     ) -> Found {
         let (keys, now) = (self.keys.current(), self.plane.now());
-        let index = self.plane.fanout.index();
+        let index = self.plane.fanout().index();
         let revision = index.revision();
         let token = token.get(..TOKEN_MAX + 1).unwrap_or(token);
         let mut inspection = inspect(

@@ -19,8 +19,8 @@ struct Fixture {
 async fn fixture() -> Fixture {
     let rig = Rig::empty().await;
     let keys = TokenKeys::new(
-        rig.plane.store.clone(),
-        Arc::clone(&rig.plane.fanout),
+        rig.plane.store().clone(),
+        Arc::clone(rig.plane.fanout()),
         TokenArgs::default(),
     );
     keys.rotate_due().await.unwrap();
@@ -41,7 +41,7 @@ impl Fixture {
         let mut issued = issued;
         self.rig
             .plane
-            .store
+            .store()
             .write(move |change| change.issue(&mut issued, "test", ""))
             .await
             .unwrap();
@@ -86,7 +86,7 @@ async fn a_token_says_what_its_grant_is_and_verifies() {
     let proven = fixture.verify(&issued).unwrap();
     assert_eq!(proven.claims, issued.claims);
     let claims = proven.claims;
-    let epoch = fixture.rig.plane.store.epoch();
+    let epoch = fixture.rig.plane.store().epoch();
     assert_eq!(claims.issuer, format!("jitgate:{epoch}"));
     assert_eq!(
         (
@@ -100,11 +100,11 @@ async fn a_token_says_what_its_grant_is_and_verifies() {
         claims.expires.since(claims.issued),
         Duration::from_secs(300)
     );
-    assert!(claims.revision <= fixture.rig.plane.fanout.revision());
+    assert!(claims.revision <= fixture.rig.plane.fanout().revision());
     let known = fixture
         .rig
         .plane
-        .fanout
+        .fanout()
         .index()
         .find(&claims.grant)
         .unwrap();
@@ -124,7 +124,7 @@ async fn a_token_is_audited_by_name_and_never_shown() {
     let fixture = fixture().await;
     let id = fixture.with(hour("g1")).await;
     let issued = fixture.ask(&alice(), &id, Some(WEB)).await.unwrap();
-    let read = fixture.rig.plane.store.read(|reader| {
+    let read = fixture.rig.plane.store().read(|reader| {
         let mut events = Vec::new();
         reader.audit(0, &mut |event| {
             events.push(event);
@@ -457,7 +457,7 @@ proptest! {
                         Ok::<_, Fault>(())
                     };
                     // It may be over by the clock already.
-                    drop(fixture.rig.plane.store.write(end).await);
+                    drop(fixture.rig.plane.store().write(end).await);
                 }
                 fixture.rig.advance(drawn.advance);
                 let workload = drawn.named.map(|web| principal(if web { WEB } else { OTHER }));

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use serde_saphyr::{Location, MessageFormatter as _, Spanned, UserMessageFormatter};
 
 use super::keyring::{Keyring, Pace};
-use super::keys::KeySet;
 use super::source::{Format, KeyFile, Remote, Source, read_bounded};
 use super::{Issuer, Issuers, Terms};
+use crate::jose::Algorithm;
+use crate::jose::keys::KeySet;
 use crate::model::identity::Principal;
+use crate::support::duration;
 
 const ISSUERS_MAX: usize = 64;
 const ISSUER_MAX: usize = 512;
@@ -325,19 +326,8 @@ impl Place<'_> {
         let Some(field) = field else {
             return Ok(default);
         };
-        match humantime::parse_duration(&field.value) {
-            Ok(duration) if (least..=most).contains(&duration) => Ok(duration),
-            _ => {
-                let (least, most) = (
-                    humantime::format_duration(least),
-                    humantime::format_duration(most),
-                );
-                Err(self.wrong(
-                    field,
-                    format!("{name}: must be a duration from {least} to {most}, such as 30s"),
-                ))
-            }
-        }
+        duration::parse_within(&field.value, least..=most)
+            .map_err(|error| self.wrong(field, format!("{name}: {error}")))
     }
 }
 

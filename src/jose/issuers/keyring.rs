@@ -12,17 +12,19 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::keys::KeySet;
 use super::source::{KeyFile, Remote, Source, Stamp};
+use crate::jose::keys::KeySet;
+use crate::support::backoff::Backoff;
 
 /// How long a check waits for the fetch that an unknown key set off.
-const PATIENCE: Duration = Duration::from_millis(150);
+const KEY_WAIT: Duration = Duration::from_millis(150);
 /// Checks that wait for one issuer's keys at once: anybody can name a key that does not exist.
 const WAITING: usize = 256;
 /// How often a key file is looked at.
 const FILE_POLL: Duration = Duration::from_secs(2);
 /// Between attempts while an issuer is out of reach and there are no keys of it: first and at most.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+const RETRY_LEAST: Duration = Duration::from_secs(1);
+const RETRY_MOST: Duration = Duration::from_secs(30);
 
 /// How often keys are fetched.
 #[derive(Debug, Clone, Copy)]
@@ -136,7 +138,7 @@ impl Keyring {
             return;
         };
         let answered = served.wait_for(|served| *served >= number || known(&self.current().keys));
-        if timeout_at(asked + PATIENCE, answered).await.is_err() {
+        if timeout_at(asked + KEY_WAIT, answered).await.is_err() {
             debug!(issuer = %self.issuer, "an unknown key: the fetch takes longer than a check waits");
         }
     }
@@ -149,7 +151,7 @@ impl Keyring {
         let now = Instant::now();
         let mut asked = self.asked.lock();
         if let Some(last) = asked.last.filter(|last| now < *last + self.pace.cooldown) {
-            let under_way = *self.served.borrow() < asked.number && now < last + PATIENCE;
+            let under_way = *self.served.borrow() < asked.number && now < last + KEY_WAIT;
             return under_way.then_some((asked.number, last));
         }
         asked.number += 1;
@@ -250,6 +252,8 @@ struct Reading<'a> {
     stamp: Option<Stamp>,
     /// Failures in a row.
     failed: u32,
+    /// Between attempts while there are no keys at all.
+    retry: Backoff,
 }
 
 impl<'a> Reading<'a> {
@@ -258,6 +262,7 @@ impl<'a> Reading<'a> {
             source,
             stamp: None,
             failed: 0,
+            retry: Backoff::new(RETRY_LEAST, RETRY_MOST),
         }
     }
 
@@ -305,21 +310,16 @@ impl<'a> Reading<'a> {
     }
 
     /// Whoever has keys can wait: an issuer that is down is asked no more often for it than once in a cool-down.
-    fn next_wait(&self, pace: Pace, keyed: bool) -> Duration {
-        let wait = match self.source {
-            Source::File(_) | Source::Inline => return FILE_POLL,
-            Source::Remote(_) if self.failed == 0 => pace.interval,
-            Source::Remote(_) if keyed => {
-                return pace.cooldown.mul_f64(rand::random_range(1.0..=1.5));
+    fn next_wait(&mut self, pace: Pace, keyed: bool) -> Duration {
+        match self.source {
+            Source::File(_) | Source::Inline => FILE_POLL,
+            // Spread out, so that a fleet does not come back to the issuer in step.
+            Source::Remote(_) if self.failed == 0 => {
+                pace.interval.mul_f64(rand::random_range(0.5..=1.0))
             }
-            Source::Remote(_) => RETRY
-                .0
-                .saturating_mul(1 << (self.failed - 1).min(16))
-                .min(RETRY.1)
-                .min(pace.interval),
-        };
-        // Spread out, so that a fleet does not come back to the issuer in step.
-        wait.mul_f64(rand::random_range(0.5..=1.0))
+            Source::Remote(_) if keyed => pace.cooldown.mul_f64(rand::random_range(1.0..=1.5)),
+            Source::Remote(_) => self.retry.next().min(pace.interval),
+        }
     }
 
     fn fail(&mut self, issuer: &str, error: &anyhow::Error, keys: usize) {
@@ -346,6 +346,7 @@ impl<'a> Reading<'a> {
             info!(issuer, attempts = self.failed, "keys can be read again");
         }
         self.failed = 0;
+        self.retry.reset();
     }
 }
 

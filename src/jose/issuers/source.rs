@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use jsonwebtoken::Algorithm;
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 
-use super::keys::KeySet;
+use crate::jose::Algorithm;
+use crate::jose::keys::KeySet;
 
 /// Longest document read, from a file or from the network.
 const DOCUMENT_MAX: usize = 1 << 20;

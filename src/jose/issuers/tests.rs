@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
-use jsonwebtoken::Algorithm;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::fixture::*;
 use super::*;
+use crate::jose::Algorithm;
+use crate::jose::fixture::*;
 use crate::model::decision::DenyReason as R;
 
 #[test]

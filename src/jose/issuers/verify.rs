@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::alphabet::URL_SAFE;
-use base64::engine::general_purpose::{GeneralPurpose, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::GeneralPurpose;
 use base64::engine::{DecodePaddingMode, GeneralPurposeConfig};
-use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
-use super::keys::{KID_MAX, KeySet, NoKey};
-use super::{Identity, Terms, json};
+use super::{Identity, Terms};
+use crate::jose::Algorithm;
+use crate::jose::jit;
+use crate::jose::json;
+use crate::jose::jwt::{self, Compact, KID_MAX, Validity, malformed, numeric_date};
+use crate::jose::keys::{KeySet, NoKey};
 use crate::model::decision::{Denial, DenyReason};
 use crate::model::identity::{Principal, PrincipalError};
 use crate::model::time::Timestamp;
@@ -19,14 +22,9 @@ use crate::model::time::Timestamp;
 pub(super) const TOKEN_MAX: usize = 8192;
 const GROUPS_MAX: usize = 64;
 const GROUP_MAX: usize = 256;
-/// The last second that a [`Timestamp`] can hold.
-const SECONDS_MAX: u64 = Timestamp::MAX.as_micros() / 1_000_000;
 
 /// Header members that bring their own key or change how the rest is read (RFC 7515 section 4.1, RFC 7797).
 const REFUSED_MEMBERS: [&str; 6] = ["jwk", "jku", "x5c", "x5u", "crit", "b64"];
-
-/// `typ` of jitgate's own tokens. They are bound to a workload and a grant, which nobody looks at here.
-const OWN_TYPE: &str = "jit+jwt";
 
 /// Reads what strict reading refuses, only to learn whose token it claims to be.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
@@ -38,11 +36,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 
 /// A token taken apart. Nothing in it is believed yet.
 pub(super) struct Presented<'t> {
-    /// What the signature is over.
-    message: &'t str,
-    header: &'t str,
-    payload: &'t str,
-    signature: &'t str,
+    parts: Compact<'t>,
     claims: json::Object,
 }
 
@@ -82,38 +76,21 @@ impl Seal {
 impl<'t> Presented<'t> {
     /// Takes a bearer token apart as far as it takes to see whose it is.
     pub(super) fn read(token: &'t str) -> Result<Self, Unread> {
-        let mut parts = token.split('.');
-        let (Some(header), Some(payload), Some(signature), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(Unread::Foreign(
-                "the bearer token is no JWT: it does not have three parts",
-            ));
-        };
-        if token.len() > TOKEN_MAX {
-            return Err(Unread::Bad(malformed(format!(
-                "the token is longer than {TOKEN_MAX} bytes"
-            ))));
-        }
-        let Some(claims) = LENIENT
-            .decode(payload)
+        let parts = Compact::split(token).map_err(|_| {
+            Unread::Foreign("the bearer token is no JWT: it does not have three parts")
+        })?;
+        jwt::check_size(token, TOKEN_MAX).map_err(Unread::Bad)?;
+        // Whose token it is must be told of a badly encoded one too; `seal` refuses it if it is ours to judge.
+        let claims = LENIENT
+            .decode(parts.payload)
             .ok()
-            .and_then(|claims| json::object(&claims))
-        else {
-            return Err(Unread::Foreign(
+            .and_then(|claims| json::object(&claims));
+        match claims {
+            Some(claims) => Ok(Self { parts, claims }),
+            None => Err(Unread::Foreign(
                 "the bearer token is no JWT: its payload is no JSON object",
-            ));
-        };
-        let message = token
-            .get(..header.len() + 1 + payload.len())
-            .unwrap_or_default();
-        Ok(Self {
-            message,
-            header,
-            payload,
-            signature,
-            claims,
-        })
+            )),
+        }
     }
 
     /// The unverified `iss`: good for choosing the issuer and for nothing else.
@@ -123,24 +100,11 @@ impl<'t> Presented<'t> {
 
     /// Reads the header and the signature, and makes sure that each part has its only spelling.
     pub(super) fn seal(&self) -> Result<Seal, Denial> {
-        let header = part(self.header, "header")?;
-        part(self.payload, "payload")?;
-        let signature = part(self.signature, "signature")?;
-        let header = json::object(&header)
-            .ok_or_else(|| malformed("the token's header is no JSON object"))?;
-        if header.repeats {
-            return Err(malformed("the token's header has a member twice"));
-        }
-        if let Some(member) = REFUSED_MEMBERS
-            .iter()
-            .find(|member| header.members.contains_key(**member))
-        {
-            return Err(malformed(format!(
-                "the token's header has {member:?}, which is not accepted"
-            )));
-        }
+        let header = jwt::part(self.parts.header, "header")?;
+        jwt::part(self.parts.payload, "payload")?;
+        let signature = jwt::part(self.parts.signature, "signature")?;
+        let header = jwt::header(&header, &REFUSED_MEMBERS)?;
         if header
-            .members
             .get("typ")
             .and_then(Value::as_str)
             .is_some_and(is_own_type)
@@ -149,7 +113,7 @@ impl<'t> Presented<'t> {
                 "the token is one of jitgate's own, which no issuer's key can make good",
             ));
         }
-        let kid = match header.members.get("kid") {
+        let kid = match header.get("kid") {
             None => None,
             Some(Value::String(kid)) if (1..=KID_MAX).contains(&kid.len()) => Some(kid.clone()),
             Some(_) => {
@@ -158,7 +122,7 @@ impl<'t> Presented<'t> {
                 )));
             }
         };
-        let algorithm = match header.members.get("alg") {
+        let algorithm = match header.get("alg") {
             Some(Value::String(name)) => name.parse().map_err(|_| {
                 Denial::new(
                     DenyReason::TokenAlgNotAllowed,
@@ -205,7 +169,7 @@ impl<'t> Presented<'t> {
         let key = keys
             .select(seal.kid.as_deref(), algorithm)
             .map_err(|none| no_key(none, algorithm, terms, keys))?;
-        if !key.verifies(self.message.as_bytes(), &seal.signature) {
+        if !key.verifies(self.parts.message.as_bytes(), &seal.signature) {
             let detail = format!(
                 "the token's signature is not one of issuer {}",
                 terms.issuer
@@ -220,10 +184,7 @@ impl<'t> Presented<'t> {
 
     /// What the claims say, once the signature holds.
     fn identity(&self, terms: &Terms, now: Timestamp) -> Result<Identity, Denial> {
-        if self.claims.repeats {
-            return Err(malformed("the token has a claim twice"));
-        }
-        let claims = &self.claims.members;
+        let claims = jwt::once(&self.claims)?;
         let expires = check_times(claims, terms, now)?;
         check_audience(claims, terms)?;
         let sub = match claims.get("sub") {
@@ -243,29 +204,16 @@ impl<'t> Presented<'t> {
     }
 }
 
-/// A media type may leave `application/` out, and its case does not matter (RFC 7515 section 4.1.9).
+/// jitgate's own tokens are bound to a workload and a grant, which nobody looks at here. A media type may leave `application/` out, and its case does not matter (RFC 7515 section 4.1.9).
 fn is_own_type(typ: &str) -> bool {
     let typ = typ.trim().to_ascii_lowercase();
-    typ.strip_prefix("application/").unwrap_or(&typ) == OWN_TYPE
-}
-
-fn malformed(detail: impl Into<std::borrow::Cow<'static, str>>) -> Denial {
-    Denial::new(DenyReason::TokenMalformed, detail)
+    typ.strip_prefix("application/").unwrap_or(&typ) == jit::TYP
 }
 
 fn no_principal(claim: &str, error: &PrincipalError) -> Denial {
     malformed(format!(
         "the token's {claim:?} yields no principal: it {error}"
     ))
-}
-
-/// One part of the token in its only spelling.
-fn part(text: &str, name: &str) -> Result<Vec<u8>, Denial> {
-    URL_SAFE_NO_PAD.decode(text).map_err(|_| {
-        malformed(format!(
-            "the token's {name} is no unpadded, canonical base64url"
-        ))
-    })
 }
 
 fn no_key(none: NoKey, algorithm: Algorithm, terms: &Terms, keys: &KeySet) -> Fault {
@@ -303,40 +251,13 @@ fn check_times(
 ) -> Result<Timestamp, Denial> {
     let expires =
         numeric_date(claims, "exp")?.ok_or_else(|| malformed("the token has no \"exp\""))?;
-    let not_before = numeric_date(claims, "nbf")?;
-    let issued = numeric_date(claims, "iat")?;
-    if now >= expires.plus(terms.leeway) {
-        return Err(Denial::new(
-            DenyReason::TokenExpired,
-            format!("the token ended at {expires}"),
-        ));
-    }
-    let latest = now.plus(terms.leeway);
-    if let Some(begins) = not_before.filter(|begins| *begins > latest) {
-        return Err(Denial::new(
-            DenyReason::TokenNotYetValid,
-            format!("the token begins at {begins}"),
-        ));
-    }
-    if let Some(issued) = issued.filter(|issued| *issued > latest) {
-        let detail =
-            format!("the token says that it is issued at {issued}, which has not come yet");
-        return Err(Denial::new(DenyReason::TokenNotYetValid, detail));
-    }
-    Ok(expires)
-}
-
-/// A NumericDate (RFC 7519 section 2), whole seconds only.
-fn numeric_date(claims: &Map<String, Value>, claim: &str) -> Result<Option<Timestamp>, Denial> {
-    let Some(value) = claims.get(claim) else {
-        return Ok(None);
+    let validity = Validity {
+        not_before: numeric_date(claims, "nbf")?,
+        issued: numeric_date(claims, "iat")?,
+        expires,
     };
-    match value.as_u64().filter(|seconds| *seconds <= SECONDS_MAX) {
-        Some(seconds) => Ok(Some(Timestamp::from_micros(seconds * 1_000_000))),
-        None => Err(malformed(format!(
-            "the token's {claim:?} is no whole number of seconds since 1970"
-        ))),
-    }
+    validity.check(now, terms.leeway, terms.leeway)?;
+    Ok(expires)
 }
 
 fn check_audience(claims: &Map<String, Value>, terms: &Terms) -> Result<(), Denial> {

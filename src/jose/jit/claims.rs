@@ -120,7 +120,7 @@ pub(crate) fn at_second(seconds: u64) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jose::jit::key::Algorithm;
+    use crate::jose::jit::key::TokenAlgorithm;
     use serde_json::{Value, json};
 
     /// The longest that a usual mesh has: what the size is promised for.
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_token_has_exactly_the_header_and_claims_of_its_format() {
-        for algorithm in Algorithm::ALL {
+        for algorithm in TokenAlgorithm::ALL {
             let key = KeyPair::generate(algorithm, "k1").unwrap();
             let token = claims().sign(&key).unwrap();
             assert_eq!(token.split('.').count(), 3);
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_token_of_long_names_stays_below_a_kibibyte() {
-        for algorithm in Algorithm::ALL {
+        for algorithm in TokenAlgorithm::ALL {
             let key = KeyPair::generate(algorithm, "01J9Z3NDEKTSV4RRFFQ69G5FAV").unwrap();
             let length = claims().sign(&key).unwrap().len();
             assert!(length < 1024, "{algorithm:?}: {length} bytes");

@@ -259,7 +259,7 @@ fn unproven(claims: Option<&Value>, against: &Against<'_>) -> [Check; 3] {
 mod tests {
     use super::*;
     use crate::jose::jit::claims::JitClaims;
-    use crate::jose::jit::key::{Algorithm, KeyPair};
+    use crate::jose::jit::key::{KeyPair, TokenAlgorithm};
     use crate::model::grant::{GrantId, Revision};
     use crate::wire::v1;
 
@@ -307,12 +307,12 @@ mod tests {
 
     #[test]
     fn each_defect_fails_its_own_check_and_those_before_it_pass() {
-        let pair = KeyPair::generate(Algorithm::EdDsa, "k").unwrap();
+        let pair = KeyPair::generate(TokenAlgorithm::EdDsa, "k").unwrap();
         let (keys, other) = (
             keys(&pair),
-            KeyPair::generate(Algorithm::EdDsa, "k").unwrap(),
+            KeyPair::generate(TokenAlgorithm::EdDsa, "k").unwrap(),
         );
-        let unknown = KeyPair::generate(Algorithm::EdDsa, "l").unwrap();
+        let unknown = KeyPair::generate(TokenAlgorithm::EdDsa, "l").unwrap();
         let signed = |claims: JitClaims, pair: &KeyPair| claims.sign(pair).unwrap();
         let elsewhere = JitClaims {
             issuer: "jitgate:F".into(),
@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn time_audience_and_binding_are_judged_each_by_itself() {
-        let pair = KeyPair::generate(Algorithm::Es256, "k").unwrap();
+        let pair = KeyPair::generate(TokenAlgorithm::Es256, "k").unwrap();
         let keys = keys(&pair);
         let (service, peer) = (
             Service::parse("ledger").unwrap(),
@@ -388,7 +388,7 @@ mod tests {
 
     #[test]
     fn without_keys_only_format_and_time_are_told() {
-        let pair = KeyPair::generate(Algorithm::EdDsa, "k").unwrap();
+        let pair = KeyPair::generate(TokenAlgorithm::EdDsa, "k").unwrap();
         let token = claims().sign(&pair).unwrap();
         let told = |now| {
             failed(&inspect(

@@ -11,12 +11,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+use crate::jose::Algorithm;
+
 /// Half of an uncompressed P-256 point, in bytes.
 const COORDINATE: usize = 32;
 
-/// What a key signs with. Fixed for each key.
+/// What jitgate's own tokens are signed with: two of all that [`Algorithm`] lists, so that no key can be made for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Algorithm {
+pub enum TokenAlgorithm {
     /// Ed25519 (RFC 8037).
     #[default]
     EdDsa,
@@ -27,16 +29,24 @@ pub enum Algorithm {
 /// Neither `EdDSA` nor `ES256`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be EdDSA or ES256")]
-pub struct AlgorithmError;
+pub struct TokenAlgorithmError;
 
 /// The cryptographic library refused. It does not say why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the token key cannot be used")]
 pub(crate) struct SignError;
 
-impl Algorithm {
+impl TokenAlgorithm {
     /// Both.
     pub const ALL: [Self; 2] = [Self::EdDsa, Self::Es256];
+
+    /// The same among all algorithms.
+    pub(crate) const fn jose(self) -> Algorithm {
+        match self {
+            Self::EdDsa => Algorithm::EdDSA,
+            Self::Es256 => Algorithm::ES256,
+        }
+    }
 
     /// As JOSE writes it.
     pub const fn as_str(self) -> &'static str {
@@ -47,20 +57,20 @@ impl Algorithm {
     }
 }
 
-impl fmt::Display for Algorithm {
+impl fmt::Display for TokenAlgorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl FromStr for Algorithm {
-    type Err = AlgorithmError;
+impl FromStr for TokenAlgorithm {
+    type Err = TokenAlgorithmError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::ALL
             .into_iter()
             .find(|algorithm| algorithm.as_str() == text)
-            .ok_or(AlgorithmError)
+            .ok_or(TokenAlgorithmError)
     }
 }
 
@@ -81,7 +91,7 @@ pub(crate) struct PublicKey {
     /// Its name.
     pub kid: String,
     /// What it verifies.
-    pub algorithm: Algorithm,
+    pub algorithm: TokenAlgorithm,
     /// The public JWK (RFC 7517).
     pub jwk: Value,
 }
@@ -92,12 +102,14 @@ impl KeyPair {
     /// # Errors
     /// [`SignError`] when the machine has no randomness to give.
     pub(crate) fn generate(
-        algorithm: Algorithm,
+        algorithm: TokenAlgorithm,
         kid: impl Into<Box<str>>,
     ) -> Result<Self, SignError> {
         let pair = match algorithm {
-            Algorithm::EdDsa => Pair::Ed25519(Ed25519KeyPair::generate().map_err(|_| SignError)?),
-            Algorithm::Es256 => Pair::P256(
+            TokenAlgorithm::EdDsa => {
+                Pair::Ed25519(Ed25519KeyPair::generate().map_err(|_| SignError)?)
+            }
+            TokenAlgorithm::Es256 => Pair::P256(
                 EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(|_| SignError)?,
             ),
         };
@@ -112,15 +124,15 @@ impl KeyPair {
     /// # Errors
     /// [`SignError`] when these bytes are no PKCS#8 key of this algorithm.
     pub(crate) fn from_pkcs8(
-        algorithm: Algorithm,
+        algorithm: TokenAlgorithm,
         kid: impl Into<Box<str>>,
         pkcs8: &[u8],
     ) -> Result<Self, SignError> {
         let pair = match algorithm {
-            Algorithm::EdDsa => {
+            TokenAlgorithm::EdDsa => {
                 Pair::Ed25519(Ed25519KeyPair::from_pkcs8(pkcs8).map_err(|_| SignError)?)
             }
-            Algorithm::Es256 => {
+            TokenAlgorithm::Es256 => {
                 let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8);
                 Pair::P256(pair.map_err(|_| SignError)?)
             }
@@ -149,10 +161,10 @@ impl KeyPair {
     }
 
     /// What it signs with.
-    pub(crate) fn algorithm(&self) -> Algorithm {
+    pub(crate) fn algorithm(&self) -> TokenAlgorithm {
         match self.pair {
-            Pair::Ed25519(_) => Algorithm::EdDsa,
-            Pair::P256(_) => Algorithm::Es256,
+            Pair::Ed25519(_) => TokenAlgorithm::EdDsa,
+            Pair::P256(_) => TokenAlgorithm::Es256,
         }
     }
 
@@ -213,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_key_kept_as_pkcs8_is_the_same_key() {
-        for algorithm in Algorithm::ALL {
+        for algorithm in TokenAlgorithm::ALL {
             let key = KeyPair::generate(algorithm, "k").unwrap();
             let again = KeyPair::from_pkcs8(algorithm, "k", &key.to_pkcs8().unwrap()).unwrap();
             assert_eq!(key.public(), again.public());
@@ -227,17 +239,17 @@ mod tests {
 
     #[test]
     fn a_key_of_the_other_algorithm_is_refused() {
-        let key = KeyPair::generate(Algorithm::EdDsa, "k")
+        let key = KeyPair::generate(TokenAlgorithm::EdDsa, "k")
             .unwrap()
             .to_pkcs8()
             .unwrap();
-        assert!(KeyPair::from_pkcs8(Algorithm::Es256, "k", &key).is_err());
-        assert!(KeyPair::from_pkcs8(Algorithm::EdDsa, "k", b"").is_err());
+        assert!(KeyPair::from_pkcs8(TokenAlgorithm::Es256, "k", &key).is_err());
+        assert!(KeyPair::from_pkcs8(TokenAlgorithm::EdDsa, "k", b"").is_err());
     }
 
     #[test]
     fn neither_debug_nor_the_public_half_holds_the_private_key() {
-        for algorithm in Algorithm::ALL {
+        for algorithm in TokenAlgorithm::ALL {
             let key = KeyPair::generate(algorithm, "k").unwrap();
             let jwk = key.public().jwk;
             assert!(

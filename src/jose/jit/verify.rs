@@ -3,14 +3,10 @@
 //! There is one spelling of a token, one header and one type of each claim; whatever else the JOSE specifications allow is
 //! refused. No text of the token reaches a denial. Who presents it, and whether its grant is alive, is decided elsewhere.
 
-use std::borrow::Cow;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
 use super::TYP;
-use super::key::Algorithm;
-use crate::jose::issuers::json;
+use super::key::TokenAlgorithm;
+use crate::jose::json;
+use crate::jose::jwt::{self, Compact, KID_MAX, malformed};
 use crate::model::decision::{Denial, DenyReason};
 use crate::model::identity::Service;
 use crate::model::time::Timestamp;
@@ -23,8 +19,6 @@ pub(crate) use keys::{JitKeys, KeysError};
 
 /// Longest token that is read, in bytes: four times what the longest usual names need.
 pub(crate) const TOKEN_MAX: usize = 4096;
-/// Longest key id, in bytes.
-const KID_MAX: usize = 256;
 
 /// Header members that bring their own key, or change how the rest is read (RFC 7515 section 4.1, RFC 7516, RFC 7797).
 const REFUSED_MEMBERS: [&str; 11] = [
@@ -35,7 +29,7 @@ const REFUSED_MEMBERS: [&str; 11] = [
 pub(crate) struct Presented<'t> {
     /// What the signature is over.
     message: &'t str,
-    algorithm: Algorithm,
+    algorithm: TokenAlgorithm,
     kid: String,
     claims: json::Object,
     signature: Vec<u8>,
@@ -62,15 +56,13 @@ impl<'t> Presented<'t> {
     /// # Errors
     /// TOKEN_MALFORMED or TOKEN_ALG_NOT_ALLOWED.
     pub(crate) fn read(token: &'t str) -> Result<Self, Denial> {
-        let parts = Parts::split(token)?;
-        let (algorithm, kid) = read_header(&part(parts.header, "header")?)?;
-        let payload = part(parts.payload, "payload")?;
-        let signature = part(parts.signature, "signature")?;
+        let parts = split(token)?;
+        let (algorithm, kid) = read_header(&jwt::part(parts.header, "header")?)?;
+        let payload = jwt::part(parts.payload, "payload")?;
+        let signature = jwt::part(parts.signature, "signature")?;
         let claims = json::object(&payload)
             .ok_or_else(|| malformed("the token's payload is no JSON object"))?;
-        if claims.repeats {
-            return Err(malformed("the token has a claim twice"));
-        }
+        jwt::once(&claims)?;
         Ok(Self {
             message: parts.message,
             algorithm,
@@ -111,75 +103,33 @@ impl<'t> Presented<'t> {
     }
 }
 
-/// What a compact token is made of.
-struct Parts<'t> {
-    message: &'t str,
-    header: &'t str,
-    payload: &'t str,
-    signature: &'t str,
-}
-
-impl<'t> Parts<'t> {
-    fn split(token: &'t str) -> Result<Self, Denial> {
-        if token.len() > TOKEN_MAX {
-            return Err(malformed(format!(
-                "the token is longer than {TOKEN_MAX} bytes"
-            )));
-        }
-        if token.starts_with(['{', '[']) {
-            return Err(malformed(
-                "the token is in a JSON serialization; only the compact one is read",
-            ));
-        }
-        let mut parts = token.split('.');
-        let (Some(header), Some(payload), Some(signature)) =
-            (parts.next(), parts.next(), parts.next())
-        else {
-            return Err(malformed("the token does not have three parts"));
-        };
-        match parts.count() {
-            0 => {}
-            2 => {
-                return Err(malformed(
-                    "the token has five parts: an encrypted token is not read",
-                ));
-            }
-            _ => return Err(malformed("the token has more than three parts")),
-        }
-        if signature.is_empty() && token.len() > 2 {
-            return Err(Denial::new(
-                DenyReason::TokenSignatureInvalid,
-                "the token has no signature",
-            ));
-        }
-        let message = token
-            .get(..header.len() + 1 + payload.len())
-            .unwrap_or_default();
-        Ok(Self {
-            message,
-            header,
-            payload,
-            signature,
-        })
+/// The three parts of a token that is signed, in words of their own for what is often presented instead.
+fn split(token: &str) -> Result<Compact<'_>, Denial> {
+    jwt::check_size(token, TOKEN_MAX)?;
+    if token.starts_with(['{', '[']) {
+        return Err(malformed(
+            "the token is in a JSON serialization; only the compact one is read",
+        ));
     }
+    let parts = Compact::split(token).map_err(|parts| {
+        malformed(match parts {
+            0..3 => "the token does not have three parts",
+            5 => "the token has five parts: an encrypted token is not read",
+            _ => "the token has more than three parts",
+        })
+    })?;
+    if parts.signature.is_empty() && token.len() > 2 {
+        return Err(Denial::new(
+            DenyReason::TokenSignatureInvalid,
+            "the token has no signature",
+        ));
+    }
+    Ok(parts)
 }
 
 /// The algorithm and the key id of a header that has exactly these and the type.
-fn read_header(header: &[u8]) -> Result<(Algorithm, String), Denial> {
-    let header =
-        json::object(header).ok_or_else(|| malformed("the token's header is no JSON object"))?;
-    if header.repeats {
-        return Err(malformed("the token's header has a member twice"));
-    }
-    let members = &header.members;
-    if let Some(member) = REFUSED_MEMBERS
-        .iter()
-        .find(|member| members.contains_key(**member))
-    {
-        return Err(malformed(format!(
-            "the token's header has {member:?}, which is not accepted"
-        )));
-    }
+fn read_header(header: &[u8]) -> Result<(TokenAlgorithm, String), Denial> {
+    let members = jwt::header(header, &REFUSED_MEMBERS)?;
     if members
         .keys()
         .any(|member| !matches!(member.as_str(), "alg" | "kid" | "typ"))
@@ -223,19 +173,6 @@ fn not_allowed(algorithm: &str) -> Denial {
         "the token's \"alg\" is neither EdDSA nor ES256"
     };
     Denial::new(DenyReason::TokenAlgNotAllowed, detail)
-}
-
-fn malformed(detail: impl Into<Cow<'static, str>>) -> Denial {
-    Denial::new(DenyReason::TokenMalformed, detail)
-}
-
-/// One part of the token in its only spelling.
-fn part(text: &str, name: &str) -> Result<Vec<u8>, Denial> {
-    URL_SAFE_NO_PAD.decode(text).map_err(|_| {
-        malformed(format!(
-            "the token's {name} is no unpadded, canonical base64url"
-        ))
-    })
 }
 
 /// Which key it names; neither claims nor signature.

@@ -17,9 +17,9 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 
 use crate::control::fanout::cache::GrantCache;
-use crate::control::query::validate::{Question, judge};
+use crate::control::tokens::validate::{Question, judge};
 use crate::jose::issuers::Issuers;
-use crate::jose::jit::{Algorithm, JitClaims, JitKeys, KeyPair};
+use crate::jose::jit::{JitClaims, JitKeys, KeyPair, TokenAlgorithm};
 use crate::model::decision::{Decision, DenyReason};
 use crate::model::grant::{End, Ended, Grant, GrantId, Hold, PolicyRef, Revision, Staleness};
 use crate::model::identity::{Principal, Service};
@@ -112,7 +112,7 @@ impl Stock {
     fn new(random: &mut StdRng) -> Self {
         let idp = Provider::new();
         // Two that are published, one that is not, and one that claims to be the first with another algorithm.
-        let (eddsa, es256) = (Algorithm::EdDsa, Algorithm::Es256);
+        let (eddsa, es256) = (TokenAlgorithm::EdDsa, TokenAlgorithm::Es256);
         let pairs: Vec<_> = [("k1", eddsa), ("k2", es256), ("k3", eddsa), ("k1", es256)]
             .map(|(kid, algorithm)| KeyPair::generate(algorithm, kid).unwrap())
             .into();

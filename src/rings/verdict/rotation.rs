@@ -22,7 +22,7 @@ use crate::control::metrics::ControlMetrics;
 use crate::control::store::embedded::Embedded;
 use crate::control::store::{Store, StoreError};
 use crate::control::tokens::{Tokens, Wanted};
-use crate::jose::jit::{Algorithm, verify};
+use crate::jose::jit::{TokenAlgorithm, verify};
 use crate::model::access::{Issued, Origin};
 use crate::model::grant::{End, Revision};
 use crate::model::identity::{Principal, Service};
@@ -72,7 +72,7 @@ async fn rig() -> Rig {
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run(CancellationToken::new()));
     let args = TokenArgs {
-        token_algorithm: Algorithm::EdDsa,
+        token_algorithm: TokenAlgorithm::EdDsa,
         token_key_rotate_every: Duration::ZERO,
         token_key_lead: Duration::from_secs(LEAD),
         ..TokenArgs::default()
@@ -101,7 +101,7 @@ async fn rig() -> Rig {
         metrics,
         Duration::from_secs(600),
     );
-    let fanout = Arc::clone(&plane.fanout);
+    let fanout = Arc::clone(plane.fanout());
     let tokens = Tokens::new(plane, Arc::clone(&keys), Arc::default());
     Rig {
         tokens,

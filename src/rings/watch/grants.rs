@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
-use crate::control::fanout::{Change, Commit};
+use crate::control::store::{Commit, GrantChange};
 use crate::model::digest::{EntryMark, TableDigest};
 use crate::model::grant::{End, Ended, Grant, GrantId, Hold, PolicyRef, Revision, Staleness};
 use crate::model::identity::{Principal, Service};
@@ -53,18 +53,18 @@ pub(crate) fn revoked(grant: Grant) -> Grant {
     }
 }
 
-pub(crate) fn put(grant: Grant) -> Change {
-    Change::Put(Arc::new(grant))
+pub(crate) fn put(grant: Grant) -> GrantChange {
+    GrantChange::Put(Arc::new(grant))
 }
 
-pub(crate) fn forget(service_name: &str, id: &str) -> Change {
-    Change::Forget {
+pub(crate) fn forget(service_name: &str, id: &str) -> GrantChange {
+    GrantChange::Forget {
         id: GrantId::parse(id).unwrap(),
         service: service(service_name),
     }
 }
 
-pub(crate) fn commit(revision: u64, changes: impl IntoIterator<Item = Change>) -> Commit {
+pub(crate) fn commit(revision: u64, changes: impl IntoIterator<Item = GrantChange>) -> Commit {
     Commit {
         revision: Revision(revision),
         changes: changes.into_iter().collect(),

@@ -17,7 +17,8 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::grants::{bytes, commit, digest, grant, grant_at, put, revoked, service};
-use crate::control::fanout::{Commit, Entitle, Fanout, FanoutConfig};
+use crate::control::fanout::{Entitle, Fanout, FanoutConfig};
+use crate::control::store::Commit;
 use crate::model::decide::Freshness;
 use crate::model::grant::{Grant, Revision};
 use crate::model::identity::Service;

@@ -14,7 +14,8 @@ use tonic::Status;
 
 use super::grants::{grant_at, revoked, service};
 use crate::control::fanout::service::Told;
-use crate::control::fanout::{Change, Commit, Fanout, FanoutConfig};
+use crate::control::fanout::{Fanout, FanoutConfig};
+use crate::control::store::{Commit, GrantChange};
 use crate::model::grant::{Grant, GrantId, Revision};
 use crate::model::identity::Service;
 use crate::sidecar::state::table::Table;
@@ -24,7 +25,7 @@ use crate::wire::v1::watch_grants_request::Message;
 
 #[derive(Debug, Clone)]
 enum Op {
-    /// Change grants: which service, which id, what becomes of it.
+    /// GrantChange grants: which service, which id, what becomes of it.
     Commit(Vec<(bool, u8, Becomes)>),
     /// The sidecar reads this many messages, connecting first if it must.
     Read(usize),
@@ -172,7 +173,7 @@ impl World {
                 Becomes::Revoked => self.become_value(revoked(value)),
                 Becomes::Forgotten => {
                     self.state.remove(&id);
-                    Change::Forget {
+                    GrantChange::Forget {
                         id,
                         service: service(name),
                     }
@@ -188,9 +189,9 @@ impl World {
         self.fanout.publish(&commit);
     }
 
-    fn become_value(&mut self, value: Grant) -> Change {
+    fn become_value(&mut self, value: Grant) -> GrantChange {
         self.state.insert(value.id.clone(), value.clone());
-        Change::Put(Arc::new(value))
+        GrantChange::Put(Arc::new(value))
     }
 
     async fn read(&mut self, messages: usize) {

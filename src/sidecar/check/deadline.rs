@@ -8,6 +8,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tonic::metadata::MetadataMap;
 
+use crate::support::grpc_timeout;
+
 /// The longest that any check waits, for everything it waits for together.
 const LONGEST: Duration = Duration::from_millis(200);
 /// What must be left of Envoy's own deadline to decide and to answer.
@@ -38,7 +40,7 @@ impl WaitBudget {
             text("x-envoy-expected-rq-timeout-ms").and_then(|millis| millis.parse().ok());
         let deadlines = [
             expected.map(Duration::from_millis),
-            text("grpc-timeout").and_then(grpc_timeout),
+            text("grpc-timeout").and_then(|text| grpc_timeout::parse(text.as_bytes())),
         ];
         let left = deadlines
             .into_iter()
@@ -49,22 +51,6 @@ impl WaitBudget {
             until: Instant::now() + left,
         }
     }
-}
-
-/// `1` to `99999999` of a unit (gRPC over HTTP/2, "Timeout").
-fn grpc_timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let fits = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-    let amount: u64 = digits.parse().ok().filter(|_| fits)?;
-    Some(match unit {
-        "H" => Duration::from_secs(amount * 3600),
-        "M" => Duration::from_secs(amount * 60),
-        "S" => Duration::from_secs(amount),
-        "m" => Duration::from_millis(amount),
-        "u" => Duration::from_micros(amount),
-        "n" => Duration::from_nanos(amount),
-        _ => return None,
-    })
 }
 
 impl Default for Waiting {

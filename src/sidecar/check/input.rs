@@ -7,12 +7,10 @@ use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use smallvec::SmallVec;
 
-use self::timeout::grpc_timeout;
 use crate::model::decision::{Denial, DenyReason};
 use crate::model::identity::Service;
 use crate::model::target::{Target, TargetError};
-
-mod timeout;
+use crate::support::grpc_timeout;
 
 /// Most headers read from one check; Envoy's own default bound on a request is 100.
 const HEADERS_MAX: usize = 512;
@@ -116,7 +114,7 @@ pub(crate) fn read<'a>(check: &'a CheckRequest, services: &'a Services) -> Inbou
         )),
     };
     let grpc_timeout = match fields.grpc_timeout.as_slice() {
-        [one] => grpc_timeout(one),
+        [one] => grpc_timeout::parse(one),
         _ => None,
     };
     Inbound {

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use super::deadline::{WaitBudget, Waiting};
+use crate::jose::cache::{Basis, TokenCache};
 #[cfg(test)]
 use crate::jose::issuers::CacheStats;
-use crate::jose::issuers::cache::{Basis, TokenCache};
 use crate::jose::jit::JitToken;
 use crate::jose::jit::verify::Presented;
 use crate::model::decision::{Denial, DenyReason};

@@ -8,6 +8,7 @@ use super::record::DecisionRecord;
 use crate::model::decision::DenyReason;
 use crate::model::identity::{Principal, Service};
 use crate::model::time::Timestamp;
+use crate::support::hex::Hex;
 use crate::wire::grant::timestamp_to;
 use crate::wire::v1;
 
@@ -115,9 +116,7 @@ fn earlier(at: Timestamp, micros: i64) -> Timestamp {
 
 fn record(decided: &DecisionRecord, at: Timestamp) -> v1::Decision {
     let grant = decided.grant.as_ref();
-    let trace = decided
-        .trace
-        .map(|trace| format!("{:032x}", u128::from_be_bytes(trace)));
+    let trace = decided.trace.map(|trace| Hex(&trace).to_string());
     v1::Decision {
         id: decided.id.to_string(),
         time: Some(timestamp_to(at)),

@@ -6,6 +6,7 @@ use crate::model::identity::Service;
 use crate::sidecar::check::input::Services;
 use crate::sidecar::check::respond::{DenyDetail, Responder};
 use crate::sidecar::state::skew::OnClockSkew;
+use crate::support::duration;
 
 /// How checks are answered.
 #[derive(Debug, Clone, clap::Args)]
@@ -126,26 +127,12 @@ impl CheckArgs {
 
 /// Less than what a comparison over a network is off by would always be exceeded.
 fn skew(text: &str) -> Result<Duration, String> {
-    let bound =
-        humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 5s"))?;
-    let sensible = Duration::from_millis(100)..=Duration::from_hours(24);
-    if sensible.contains(&bound) {
-        Ok(bound)
-    } else {
-        Err("must lie between 100ms and 24h".to_owned())
-    }
+    duration::parse_within(text, Duration::from_millis(100)..=Duration::from_hours(24))
 }
 
 /// Below a second every pause between two progress messages would count as silence.
 fn staleness(text: &str) -> Result<Duration, String> {
-    let bound =
-        humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 30s"))?;
-    let sensible = Duration::from_secs(1)..=Duration::from_secs(86_400);
-    if sensible.contains(&bound) {
-        Ok(bound)
-    } else {
-        Err("must lie between 1s and 24h".to_owned())
-    }
+    duration::parse_within(text, Duration::from_secs(1)..=Duration::from_hours(24))
 }
 
 #[cfg(test)]

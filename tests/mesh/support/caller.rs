@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use jitgate::wire::v1::access_service_client::AccessServiceClient;
-use jitgate::wire::v1::{
+use jitgate_client::v1::access_service_client::AccessServiceClient;
+use jitgate_client::v1::{
     AccessRequest, ApproveRequestRequest, GetGrantRequest, Grant, HttpRule,
     ListAccessRequestsRequest, ListGrantsRequest, RequestAccessRequest, RevokeGrantRequest, Scope,
 };

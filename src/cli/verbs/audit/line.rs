@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::model::audit::{Difference, Event};
+use crate::support::hex::{self, Hex};
 use crate::wire::v1;
 
 /// An event, spelled out.
@@ -59,8 +60,8 @@ impl Line {
             trace_id: event.trace_id.clone(),
             revision: event.revision,
             changes: event.changes.iter().map(change).collect(),
-            prev_hash: hex(&event.prev_hash),
-            hash: hex(&event.hash),
+            prev_hash: Hex(&event.prev_hash).to_string(),
+            hash: Hex(&event.hash).to_string(),
         }
     }
 
@@ -105,8 +106,8 @@ impl Line {
             trace_id: line.trace_id,
             revision: number(line.revision, "revision")?,
             changes: line.changes.into_iter().map(change).collect(),
-            prev_hash: unhex(&line.prev_hash).ok_or("prevHash is not hexadecimal")?,
-            hash: unhex(&line.hash).ok_or("hash is not hexadecimal")?,
+            prev_hash: hex::decode(&line.prev_hash).ok_or("prevHash is not hexadecimal")?,
+            hash: hex::decode(&line.hash).ok_or("hash is not hexadecimal")?,
         })
     }
 }
@@ -119,30 +120,6 @@ fn moment(time: &prost_types::Timestamp) -> String {
         .map_or_else(String::new, |time| {
             humantime::format_rfc3339_nanos(time).to_string()
         })
-}
-
-/// Hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The bytes again.
-pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let pairs = text.as_bytes().chunks(2);
-    let byte = |pair: &[u8]| {
-        u8::from_str_radix(
-            std::str::from_utf8(pair)
-                .ok()
-                .filter(|pair| pair.len() == 2)?,
-            16,
-        )
-        .ok()
-    };
-    if text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        pairs.map(byte).collect()
-    } else {
-        None
-    }
 }
 
 #[cfg(test)]

@@ -11,11 +11,12 @@ use crate::cli::values;
 use crate::cli::verbs::requests::with_deadline;
 use crate::model::audit::{Broken, Chain, Checkpoint, Verified};
 use crate::model::canonical::Hash;
+use crate::support::hex;
 use crate::wire::audit::{checkpoint_from, event_from};
 use crate::wire::v1;
 
 use super::Offline;
-use super::line::{Line, unhex};
+use super::line::Line;
 
 /// Longest line that is read.
 const LINE_MAX: usize = 4 << 20;
@@ -102,7 +103,7 @@ fn kept(text: &str) -> Result<Vec<Checkpoint>, CliError> {
 
 fn pair(text: &str) -> Option<Checkpoint> {
     let (index, hash) = text.split_once(':')?;
-    let hash = Hash::from_slice(&unhex(hash)?)?;
+    let hash = Hash::from_slice(&hex::decode(hash)?)?;
     Some(Checkpoint {
         index: index.parse().ok().filter(|index| *index > 0)?,
         hash,
@@ -120,7 +121,7 @@ fn object(value: &serde_json::Value) -> Option<Checkpoint> {
     let index = value.get("index")?.as_u64().filter(|index| *index > 0)?;
     Some(Checkpoint {
         index,
-        hash: Hash::from_slice(&unhex(text("hash"))?)?,
+        hash: Hash::from_slice(&hex::decode(text("hash"))?)?,
         epoch: text("epoch").to_owned(),
     })
 }

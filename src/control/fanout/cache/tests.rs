@@ -19,7 +19,7 @@ fn made(revision: u64) -> Timestamp {
     Timestamp::from_micros(revision)
 }
 
-fn apply(cache: &mut GrantCache, revision: u64, change: impl IntoIterator<Item = Change>) {
+fn apply(cache: &mut GrantCache, revision: u64, change: impl IntoIterator<Item = GrantChange>) {
     assert_eq!(
         cache.apply(&commit(revision, change), made(revision)),
         Ok(true)

@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 use tokio::time::advance;
 
 use super::*;
-use crate::control::fanout::Change;
+use crate::control::store::GrantChange;
 use crate::model::grant::Grant;
 use crate::rings::watch::grants::{commit, digest, grant, grant_at, put, revoked};
 
@@ -50,7 +50,7 @@ impl Line {
         }
     }
 
-    fn publish(&self, revision: u64, changes: impl IntoIterator<Item = Change>) {
+    fn publish(&self, revision: u64, changes: impl IntoIterator<Item = GrantChange>) {
         self.cache
             .write()
             .apply(&commit(revision, changes), Timestamp::from_micros(revision))

@@ -1,10 +1,12 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::jose::jit::KeyPair;
+use crate::wire::store;
 
 const NOON: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 const SCHEDULE: Schedule = Schedule {
-    algorithm: Algorithm::EdDsa,
+    algorithm: TokenAlgorithm::EdDsa,
     rotate_every: Some(Duration::from_hours(24)),
     lead: Duration::from_secs(60),
 };
@@ -92,18 +94,18 @@ fn another_algorithm_replaces_the_key_in_the_usual_order() {
     let mut ring = Ring::default();
     settle(&mut ring, &SCHEDULE, NOON);
     let wanted = Schedule {
-        algorithm: Algorithm::Es256,
+        algorithm: TokenAlgorithm::Es256,
         rotate_every: None,
         ..SCHEDULE
     };
     settle(&mut ring, &wanted, after(5));
     assert_eq!(
         ring.signing().unwrap().algorithm,
-        Algorithm::EdDsa,
+        TokenAlgorithm::EdDsa,
         "not before everybody knows the other one"
     );
     settle(&mut ring, &wanted, after(65));
-    assert_eq!(ring.signing().unwrap().algorithm, Algorithm::Es256);
+    assert_eq!(ring.signing().unwrap().algorithm, TokenAlgorithm::Es256);
     assert_eq!(ring.step(&wanted, after(66)), None);
 }
 

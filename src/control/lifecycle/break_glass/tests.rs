@@ -4,9 +4,10 @@ use std::time::Duration;
 use super::*;
 use crate::control::lifecycle::extend::ExtendInput;
 use crate::control::lifecycle::grants::GrantFilter;
-use crate::control::lifecycle::requests::{RequestFilter, RequestInput};
-use crate::control::query::audit;
+use crate::control::lifecycle::input::RequestInput;
+use crate::control::lifecycle::requests::RequestFilter;
 use crate::control::query::page::Page;
+use crate::control::store::chain;
 use crate::control::testing::*;
 use crate::model::access::{AccessState, Issued};
 use crate::model::canonical::Canonical;
@@ -87,7 +88,7 @@ async fn issued(rig: &Rig, request: &AccessRequest) -> Issued {
 }
 
 async fn refused(rig: &Rig, caller: &Caller, asking: RequestInput) -> &'static str {
-    let before = rig.plane.fanout.revision();
+    let before = rig.plane.fanout().revision();
     let reason = rig
         .plane
         .request_access(caller, asking)
@@ -95,7 +96,7 @@ async fn refused(rig: &Rig, caller: &Caller, asking: RequestInput) -> &'static s
         .unwrap_err()
         .kind
         .reason();
-    assert_eq!(rig.plane.fanout.revision(), before, "nothing is changed");
+    assert_eq!(rig.plane.fanout().revision(), before, "nothing is changed");
     reason
 }
 
@@ -110,7 +111,7 @@ async fn unreviewed(rig: &Rig, caller: &Caller, id: &str) -> &'static str {
 
 /// Kind, actor and reason of each event of some kinds.
 async fn events(rig: &Rig, kinds: &'static [&'static str]) -> Vec<(String, String, String)> {
-    let read = rig.plane.store.read(move |reader| {
+    let read = rig.plane.store().read(move |reader| {
         let mut found = Vec::new();
         reader.audit(0, &mut |event| {
             if kinds.contains(&event.r#type.as_str()) {
@@ -155,7 +156,7 @@ async fn broken_glass_gives_access_at_once_and_says_so() {
         Some(NOON.plus(Duration::from_secs(900)))
     );
     assert!(
-        rig.plane.fanout.index().find(&grant.grant.id).is_some(),
+        rig.plane.fanout().index().find(&grant.grant.id).is_some(),
         "enforced"
     );
     assert_eq!(
@@ -166,7 +167,7 @@ async fn broken_glass_gives_access_at_once_and_says_so() {
     for (kind, actor, reason) in events(&rig, &["grant.issued", "access_request.approved"]).await {
         assert_eq!((&*actor, &*reason), (ALICE, &*said), "{kind}");
     }
-    assert!(rig.plane.store.read(audit::verify).await.unwrap().is_ok());
+    assert!(rig.plane.store().read(chain::verify).await.unwrap().is_ok());
 }
 
 #[tokio::test]
@@ -355,7 +356,7 @@ async fn an_objection_ends_the_grant() {
     );
     let kinds = events(&rig, &["break_glass.objected", "grant.revoked"]).await;
     assert_eq!(kinds.len(), 2);
-    assert!(rig.plane.store.read(audit::verify).await.unwrap().is_ok());
+    assert!(rig.plane.store().read(chain::verify).await.unwrap().is_ok());
 }
 
 #[tokio::test]
@@ -415,7 +416,7 @@ async fn an_overdue_review_is_recorded_and_stops_the_next_breaking_until_it_is_w
         "{fault}"
     );
     rig.plane.measure_reviews().await.unwrap();
-    let counted = |state| rig.plane.metrics.reviews_counted(state);
+    let counted = |state| rig.plane.metrics().reviews_counted(state);
     assert_eq!((counted("overdue"), counted("outstanding")), (1, 1));
     rig.advance(3);
     for _ in 0..3 {
@@ -480,7 +481,7 @@ async fn a_review_that_was_written_in_time_is_never_overdue() {
     assert!(events(&rig, &["break_glass.overdue"]).await.is_empty());
     assert!(
         rig.plane
-            .store
+            .store()
             .read(|reader| reader.open_reviews())
             .await
             .unwrap()
@@ -534,7 +535,7 @@ async fn a_rule_that_denies_denies_whoever_breaks_the_glass_too() {
         (denied.state, denied.break_glass),
         (AccessState::Denied, None)
     );
-    assert!(rig.plane.fanout.index().is_empty());
+    assert!(rig.plane.fanout().index().is_empty());
 }
 
 #[tokio::test]
@@ -590,7 +591,7 @@ async fn sidecars_hear_nothing_of_a_review_that_changes_no_grant() {
         .unwrap();
     let (at, changes) = rig
         .plane
-        .store
+        .store()
         .read(|reader| Ok::<_, StoreError>((reader.revision()?, reader.changes()?)))
         .await
         .unwrap();
@@ -613,7 +614,7 @@ async fn a_rehearsed_review_opens_and_closes_nothing() {
     );
     assert!(
         rig.plane
-            .store
+            .store()
             .read(|reader| reader.open_reviews())
             .await
             .unwrap()
@@ -632,7 +633,7 @@ async fn a_rehearsed_review_opens_and_closes_nothing() {
         .unwrap();
     assert_eq!(
         rig.plane
-            .store
+            .store()
             .read(|reader| reader.open_reviews())
             .await
             .unwrap()

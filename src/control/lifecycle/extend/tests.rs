@@ -48,9 +48,9 @@ async fn grant_of(rig: &Rig, span: Duration) -> GrantId {
 }
 
 async fn refused(rig: &Rig, caller: &Caller, extending: ExtendInput) -> Fault {
-    let before = rig.plane.fanout.revision();
+    let before = rig.plane.fanout().revision();
     let fault = rig.plane.extend(caller, extending).await.unwrap_err();
-    assert_eq!(rig.plane.fanout.revision(), before, "nothing is changed");
+    assert_eq!(rig.plane.fanout().revision(), before, "nothing is changed");
     fault
 }
 
@@ -67,7 +67,7 @@ fn decided(rig: &Rig, after: Duration) -> Decision {
         caller: Ok(caller),
     };
     decide::decide(
-        &*rig.plane.fanout.index(),
+        &*rig.plane.fanout().index(),
         Freshness::Fresh,
         &check,
         NOON.plus(after),
@@ -225,7 +225,7 @@ async fn only_its_subject_its_requester_or_an_administrator_extends_a_grant() {
     of_group.grant.subject = principal("group:https://idp.example|sre");
     of_group.grant.not_before = NOON;
     rig.plane
-        .store
+        .store()
         .write(move |change| change.issue(&mut of_group, "test", ""))
         .await
         .unwrap();

@@ -4,10 +4,11 @@ use futures_util::future::join_all;
 
 use super::*;
 use crate::control::lifecycle::grants::GrantFilter;
-use crate::control::lifecycle::requests::{RequestFilter, RequestInput};
+use crate::control::lifecycle::input::RequestInput;
+use crate::control::lifecycle::requests::RequestFilter;
 use crate::control::policy::PolicySet;
-use crate::control::query::audit;
 use crate::control::query::page::Page;
+use crate::control::store::chain;
 use crate::control::testing::*;
 use crate::model::canonical::Canonical;
 use crate::model::grant::GrantId;
@@ -112,7 +113,7 @@ impl Fixture {
     }
 
     async fn refused(&self, caller: &Caller, reviewing: ReviewInput) -> &'static str {
-        let before = self.rig.plane.fanout.revision();
+        let before = self.rig.plane.fanout().revision();
         let reason = self
             .review(caller, reviewing)
             .await
@@ -120,7 +121,7 @@ impl Fixture {
             .kind
             .reason();
         assert_eq!(
-            self.rig.plane.fanout.revision(),
+            self.rig.plane.fanout().revision(),
             before,
             "nothing is changed"
         );
@@ -128,7 +129,7 @@ impl Fixture {
     }
 
     async fn events(&self, kind: &'static str) -> usize {
-        let read = self.rig.plane.store.read(move |reader| {
+        let read = self.rig.plane.store().read(move |reader| {
             let mut found = 0;
             reader.audit(0, &mut |event| {
                 found += usize::from(event.r#type == kind);
@@ -212,8 +213,8 @@ async fn people_of_every_stage_approve_and_the_last_one_issues_the_grant() {
         fixture
             .rig
             .plane
-            .store
-            .read(audit::verify)
+            .store()
+            .read(chain::verify)
             .await
             .unwrap()
             .is_ok()

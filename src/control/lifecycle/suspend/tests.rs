@@ -34,11 +34,11 @@ async fn a_suspended_grant_is_held_back_everywhere_and_its_time_runs_on() {
     let end = now(&rig, id.as_str()).await.0.grant.expires();
     let held = rig.plane.suspend(&root(), of(&id)).await.unwrap();
     assert_eq!(
-        rig.plane.fanout.index().find(&id).unwrap().hold,
+        rig.plane.fanout().index().find(&id).unwrap().hold,
         Hold::Suspended,
         "published to the sidecars"
     );
-    assert_eq!(held.revision, rig.plane.fanout.revision());
+    assert_eq!(held.revision, rig.plane.fanout().revision());
     let (issued, state) = now(&rig, id.as_str()).await;
     let suspension = issued.suspension.unwrap();
     assert_eq!(

@@ -1,7 +1,7 @@
 //! Claims about a sweeper that goes on.
 
 use super::*;
-use crate::control::lifecycle::requests::RequestInput;
+use crate::control::lifecycle::input::RequestInput;
 use crate::control::store::Table;
 use crate::control::testing::*;
 
@@ -13,7 +13,7 @@ async fn what_cannot_be_done_keeps_nothing_else_from_being_done() {
         ..asking()
     };
     rig.plane.request_access(&alice(), asking).await.unwrap();
-    let damaged = rig.plane.store.note(|rows| {
+    let damaged = rig.plane.store().note(|rows| {
         rows.put(
             Table::Due,
             keys::due(NOON, DueKind::GrantEnds, &[0xff]),
@@ -26,7 +26,7 @@ async fn what_cannot_be_done_keeps_nothing_else_from_being_done() {
     assert!(rig.plane.sweep().await.is_err());
     let left = rig
         .plane
-        .store
+        .store()
         .read(|reader| Ok::<_, StoreError>(reader.meta()?.unwrap().answered))
         .await
         .unwrap();

@@ -3,8 +3,9 @@
 use ulid::Ulid;
 
 use super::*;
+use crate::control::fanout::intake::{Intake, Reported};
 use crate::control::lifecycle::extend::ExtendInput;
-use crate::control::query::usage::{Intake, Reported, Usage, UsageArgs};
+use crate::control::query::usage::{Usage, UsageArgs};
 use crate::control::testing::*;
 use crate::model::grant::Hold;
 use crate::model::identity::Service;
@@ -32,13 +33,13 @@ fn listen(rig: &Rig) -> (Intake, Usage) {
         keep_decisions: Duration::from_hours(1),
         keep_decisions_max: 100,
     };
-    let (intake, uses) = Usage::new(args, &rig.plane.metrics).unwrap();
-    rig.plane.fanout.take_decisions(intake.clone());
+    let (intake, uses) = Usage::new(args, rig.plane.metrics()).unwrap();
+    rig.plane.fanout().take_decisions(intake.clone());
     (intake, uses)
 }
 
 async fn granted(rig: &Rig) -> String {
-    let asking = crate::control::lifecycle::requests::RequestInput {
+    let asking = crate::control::lifecycle::input::RequestInput {
         duration: Some(Duration::from_mins(10)),
         ..asking()
     };
@@ -59,7 +60,7 @@ async fn report(rig: &Rig, decision: v1::Decision, lost: i64) {
     });
     let stop = CancellationToken::new();
     stop.cancel();
-    uses.run(rig.plane.store.clone(), stop).await.unwrap();
+    uses.run(rig.plane.store().clone(), stop).await.unwrap();
 }
 
 fn decision(grant: &str, at: Timestamp) -> v1::Decision {
@@ -123,7 +124,7 @@ async fn a_grant_that_nobody_used_ends_and_says_why() {
     );
     assert!(
         rig.plane
-            .fanout
+            .fanout()
             .index()
             .find(&issued.grant.id)
             .unwrap()
@@ -176,7 +177,7 @@ async fn a_refused_call_is_no_use_and_a_token_is_one() {
         expires: NOON.plus(Duration::from_secs(60)),
     };
     rig.plane
-        .store
+        .store()
         .write(move |change| change.note_token(&claims, "k", None))
         .await
         .unwrap();

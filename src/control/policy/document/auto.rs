@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{AUTO, AUTO_MAX};
 use crate::control::policy::condition::Condition;
-use crate::control::policy::read::{Field, Reader, shorten, write_duration};
+use crate::control::policy::duration::{parse_duration, shorten, write_duration};
+use crate::control::policy::read::{Field, Reader};
 use crate::model::policy::{AutoRule, DURATION_MIN, DurationRule, Effect};
 
 impl Reader<'_> {
@@ -62,7 +63,7 @@ impl Reader<'_> {
                     "means nothing on a denial; write request.duration into its condition",
                 );
             }
-            let value = reader.parsed(field, crate::control::policy::read::parse_duration)?;
+            let value = reader.parsed(field, parse_duration)?;
             if (DURATION_MIN..=longest).contains(&value) {
                 return Some(Some(value));
             }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::BREAK_GLASS;
-use crate::control::policy::read::{Field, Reader, write_duration};
+use crate::control::policy::duration::write_duration;
+use crate::control::policy::read::{Field, Reader};
 use crate::model::approval::Stage;
 use crate::model::policy::{
     BREAK_GLASS_REASON_MIN, BreakGlass, DURATION_MIN, DurationRule, REASON_MAX,

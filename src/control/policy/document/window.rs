@@ -1,7 +1,8 @@
 //! Windows: days, times of the clock and a zone that is known.
 
 use super::{WINDOW, WINDOWS_MAX};
-use crate::control::policy::read::{Field, Fields, Reader, shorten};
+use crate::control::policy::duration::shorten;
+use crate::control::policy::read::{Field, Fields, Reader};
 use crate::control::policy::zone::zone;
 use crate::model::window::{DAY, Days, Window, parse_clock};
 

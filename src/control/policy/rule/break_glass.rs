@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{AccessPolicy, Ask, Refusal, RefusalReason, refuse, write_duration};
+use super::refuse;
+use crate::control::policy::duration::write_duration;
+use crate::model::policy::{AccessPolicy, Ask, Refusal, RefusalReason};
 
 /// The duration that applies, and how long the review afterwards may take.
 pub(super) fn accept(

@@ -2,7 +2,8 @@
 
 use std::fmt::Display;
 
-use super::{AccessPolicy, Ask, Fit, Refusal, RefusalReason};
+use super::fit::Fit;
+use crate::model::policy::{AccessPolicy, Ask, Refusal, RefusalReason};
 use crate::model::scope::{Rule, Scope, subset};
 
 /// Most entries of a list that a message repeats.

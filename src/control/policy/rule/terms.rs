@@ -3,9 +3,13 @@
 
 use std::time::Duration;
 
-use super::{AccessPolicy, Ask, DURATION_MIN, Refusal, RefusalReason, refuse, write_duration};
+use super::refuse;
+use crate::control::policy::duration::write_duration;
 use crate::control::policy::zone::end_within;
-use crate::model::policy::{LIST_MAX, REASON_MAX, TICKET_MAX, TICKETS_MAX, VIA_MAX};
+use crate::model::policy::{
+    AccessPolicy, Ask, DURATION_MIN, LIST_MAX, REASON_MAX, Refusal, RefusalReason, TICKET_MAX,
+    TICKETS_MAX, VIA_MAX,
+};
 use crate::model::time::Timestamp;
 
 /// What no policy can allow.

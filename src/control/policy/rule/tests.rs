@@ -1,6 +1,8 @@
 use super::*;
 use crate::control::policy::tests::{GOOD, load};
 use crate::model::identity::Service;
+use crate::model::policy::RefusalReason;
+use crate::model::scope::subset;
 use crate::model::scope::{GrpcRule, HttpRule, Rule, Scope};
 use crate::model::time::Timestamp;
 use proptest::prelude::*;

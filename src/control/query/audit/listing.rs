@@ -8,7 +8,7 @@ use crate::control::lifecycle::fault::Fault;
 use crate::control::lifecycle::plane::Plane;
 use crate::control::query::page::Page;
 use crate::control::store::reader::count;
-use crate::control::store::{Reader, StoreError};
+use crate::control::store::{Reader, StoreError, chain};
 use crate::model::time::Timestamp;
 use crate::wire::audit::event_to;
 use crate::wire::grant::timestamp_from;
@@ -46,7 +46,7 @@ impl Plane {
         filter: EventFilter,
     ) -> Result<(Vec<v1::AuditEvent>, String), Fault> {
         let caller = caller.clone();
-        let read = self.store.read(move |reader| {
+        let read = self.store().read(move |reader| {
             let mut looking = ListContext {
                 reader,
                 caller: &caller,
@@ -62,13 +62,13 @@ impl Plane {
     ///
     /// # Errors
     /// [`Fault`] when the store cannot be read or a row is damaged.
-    pub(in crate::control) async fn audit_run(
+    pub(crate) async fn audit_run(
         &self,
         from: u64,
         through: u64,
         limit: usize,
     ) -> Result<Vec<v1::AuditEvent>, Fault> {
-        let read = self.store.read(move |reader| {
+        let read = self.store().read(move |reader| {
             let mut run = Vec::new();
             reader.audit_rows(from, &mut |(at, row)| {
                 if at > through || run.len() >= limit {
@@ -93,8 +93,8 @@ impl Plane {
         caller.must_be_admin("take a checkpoint of the audit chain")?;
         let now = self.now();
         Ok(self
-            .store
-            .read(move |reader| super::checkpoint(reader, now))
+            .store()
+            .read(move |reader| chain::checkpoint(reader, now))
             .await?)
     }
 }
@@ -203,6 +203,6 @@ fn time(event: &store::AuditEvent) -> Timestamp {
 }
 
 /// How many events there are.
-pub(in crate::control) fn newest(meta: Option<store::Meta>) -> u64 {
+pub(crate) fn newest(meta: Option<store::Meta>) -> u64 {
     meta.map_or(0, |meta| count(meta.audit_index))
 }

@@ -1,21 +1,26 @@
 //! Claims about the chain in a real store: what is done to a copy of its file is found, offline and by the server.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
 use prost::Message;
 use tempfile::TempDir;
 
-use super::*;
-use crate::control::lifecycle::requests::RequestInput;
+use crate::control::lifecycle::input::RequestInput;
 use crate::control::query::audit::listing::EventFilter;
 use crate::control::query::page::Page;
-use crate::control::store::{META_KEY, Table, View, Writes, keys};
+use crate::control::store::chain::{seal, verify, verify_against, verify_directory};
+use crate::control::store::embedded::Embedded;
+use crate::control::store::reader::count;
+use crate::control::store::{Engine, META_KEY, Reader, Table, View, Writes, keys};
 use crate::control::testing::*;
-use crate::model::audit::Flaw;
+use crate::model::audit::{Broken, Chain, Checkpoint, Flaw, Verified};
 use crate::model::canonical::Hash;
-use crate::wire::audit::checkpoint_from;
+use crate::wire::audit::{checkpoint_from, event_from};
+use crate::wire::grant::timestamp_to;
 use crate::wire::v1::audit_service_client::AuditServiceClient;
+use crate::wire::{store, v1};
 
 fn page(size: i32, token: &str) -> Page {
     Page::parse(size, token, &[]).unwrap()
@@ -315,7 +320,7 @@ async fn an_event_says_what_was_before_and_after() {
             "ACCESS_REQUEST_STATE_APPROVED"
         )
     );
-    assert_eq!(rig.plane.store.read(verify).await.unwrap(), Ok(5));
+    assert_eq!(rig.plane.store().read(verify).await.unwrap(), Ok(5));
 }
 
 #[tokio::test]
@@ -438,7 +443,8 @@ async fn a_store_of_an_earlier_version_gets_its_index_and_stays_verifiable() {
         engine.commit(Some(&guard), &writes.collect()).unwrap();
     }
     let engine = Embedded::open_existing(&data(&directory)).unwrap();
-    let (store, _writer, _) = crate::control::Store::open(engine, Arc::new(|| NOON)).unwrap();
+    let (store, _writer, _) =
+        crate::control::store::Store::open(engine, Arc::new(|| NOON)).unwrap();
     let of = store
         .read(|reader| reader.audit_of("policies/payments", u64::MAX, 9))
         .await

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::control::lifecycle::break_glass::Afterwards;
-use crate::control::lifecycle::requests::RequestInput;
+use crate::control::lifecycle::input::RequestInput;
 use crate::control::lifecycle::write_options::WriteOptions;
 use crate::control::testing::*;
 use crate::model::access::AccessState;

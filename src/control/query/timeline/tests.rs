@@ -3,7 +3,8 @@
 use ulid::Ulid;
 
 use super::*;
-use crate::control::query::usage::{Reported, Usage, UsageArgs};
+use crate::control::fanout::intake::Reported;
+use crate::control::query::usage::{Usage, UsageArgs};
 use crate::control::testing::*;
 use crate::model::identity::Service;
 use tokio_util::sync::CancellationToken;
@@ -68,7 +69,7 @@ async fn told() -> (Rig, String, String) {
         keep_decisions: std::time::Duration::from_secs(600),
         keep_decisions_max: 100,
     };
-    let (intake, uses) = Usage::new(args, &rig.plane.metrics).unwrap();
+    let (intake, uses) = Usage::new(args, rig.plane.metrics()).unwrap();
     intake.take(Reported {
         sidecar: "payments-1".into(),
         instance: "i".into(),
@@ -78,7 +79,7 @@ async fn told() -> (Rig, String, String) {
     let stop = CancellationToken::new();
     stop.cancel();
     // Asked to stop, it writes what has arrived.
-    uses.run(rig.plane.store.clone(), stop).await.unwrap();
+    uses.run(rig.plane.store().clone(), stop).await.unwrap();
     (rig, request.id.to_string(), grant)
 }
 

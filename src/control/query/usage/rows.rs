@@ -3,7 +3,7 @@
 use prost::Message;
 use ulid::Ulid;
 
-use super::Reported;
+use crate::control::fanout::intake::Reported;
 use crate::control::store::overlay::Overlay;
 use crate::control::store::{Reader, StoreError, Table, keys};
 use crate::model::decision::DenyReason;

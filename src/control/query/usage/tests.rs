@@ -3,9 +3,12 @@
 use ulid::Ulid;
 
 use super::*;
+use crate::control::fanout::intake::WAITING_MAX;
 use crate::control::testing::*;
+use crate::model::identity::Service;
 use crate::model::time::Timestamp;
 use crate::wire::grant::timestamp_to;
+use crate::wire::v1;
 
 async fn granted(rig: &Rig) -> String {
     let request = rig.plane.request_access(&alice(), asking()).await.unwrap();
@@ -39,7 +42,7 @@ fn reported(instance: &str, decisions: Vec<v1::Decision>) -> Reported {
 async fn add(rig: &Rig, batch: Vec<Reported>) -> rows::Added {
     let now = rig.plane.now();
     rig.plane
-        .store
+        .store()
         .note(move |rows| rows::add(rows, batch, now))
         .await
         .unwrap()
@@ -49,10 +52,10 @@ async fn add(rig: &Rig, batch: Vec<Reported>) -> rows::Added {
 async fn a_grant_knows_when_where_and_how_often_it_was_used() {
     let rig = Rig::start().await;
     let id = granted(&rig).await;
-    let revision = rig.plane.fanout.revision();
+    let revision = rig.plane.fanout().revision();
     assert_eq!(
         rig.plane
-            .store
+            .store()
             .read({
                 let id = id.clone();
                 move |reader| reader.last_use(&id)
@@ -100,14 +103,14 @@ async fn a_grant_knows_when_where_and_how_often_it_was_used() {
     assert_eq!((shown[0].use_count, shown[0].used_at.len()), (41, 2));
     assert_eq!(
         rig.plane
-            .store
+            .store()
             .read(move |reader| reader.last_use(&id))
             .await
             .unwrap(),
         Some(late)
     );
     assert_eq!(
-        rig.plane.fanout.revision(),
+        rig.plane.fanout().revision(),
         revision,
         "no revision speaks of uses"
     );
@@ -153,7 +156,7 @@ async fn gaps_are_counted_and_nothing_is_counted_twice() {
     );
     let reporter = rig
         .plane
-        .store
+        .store()
         .read(|reader| reader.reporter("a"))
         .await
         .unwrap()
@@ -228,7 +231,7 @@ async fn a_sidecar_is_not_believed_beyond_what_it_watches() {
     add(&rig, vec![reported("z", vec![ahead])]).await;
     assert_eq!(
         rig.plane
-            .store
+            .store()
             .read(move |reader| reader.last_use(&id))
             .await
             .unwrap(),
@@ -244,9 +247,9 @@ async fn old_and_too_many_records_are_forgotten_and_the_use_itself_is_not() {
         keep_decisions: Duration::from_secs(60),
         keep_decisions_max: 5,
     };
-    let (_intake, mut uses) = Usage::new(args, &rig.plane.metrics).unwrap();
+    let (_intake, mut uses) = Usage::new(args, rig.plane.metrics()).unwrap();
     uses.write(
-        &rig.plane.store,
+        rig.plane.store(),
         vec![reported(
             "a",
             (1..=8).map(|n| decision(n, &id, NOON)).collect(),
@@ -254,10 +257,10 @@ async fn old_and_too_many_records_are_forgotten_and_the_use_itself_is_not() {
     )
     .await;
     assert_eq!(uses.kept, 8);
-    uses.prune(&rig.plane.store).await;
+    uses.prune(rig.plane.store()).await;
     let left = rig
         .plane
-        .store
+        .store()
         .read({
             let id = id.clone();
             move |reader| reader.decisions_of(&id, 99)
@@ -271,12 +274,12 @@ async fn old_and_too_many_records_are_forgotten_and_the_use_itself_is_not() {
         [8, 7, 6, 5, 4]
     );
     rig.advance(61);
-    uses.prune(&rig.plane.store).await;
+    uses.prune(rig.plane.store()).await;
     assert_eq!(
         (
             uses.kept,
             rig.plane
-                .store
+                .store()
                 .read(|reader| reader.decisions_kept())
                 .await
                 .unwrap()
@@ -285,7 +288,7 @@ async fn old_and_too_many_records_are_forgotten_and_the_use_itself_is_not() {
     );
     assert_eq!(
         rig.plane
-            .store
+            .store()
             .read(move |reader| reader.last_use(&id))
             .await
             .unwrap(),
@@ -297,7 +300,7 @@ async fn old_and_too_many_records_are_forgotten_and_the_use_itself_is_not() {
                 keep_decisions: Duration::ZERO,
                 ..args
             },
-            &rig.plane.metrics
+            rig.plane.metrics()
         )
         .is_none()
     );
@@ -310,7 +313,7 @@ async fn a_full_intake_never_makes_a_session_wait() {
         keep_decisions: Duration::from_secs(60),
         keep_decisions_max: 5,
     };
-    let (intake, uses) = Usage::new(args, &rig.plane.metrics).unwrap();
+    let (intake, uses) = Usage::new(args, rig.plane.metrics()).unwrap();
     (0..WAITING_MAX + 10).for_each(|_| intake.take(reported("a", vec![v1::Decision::default()])));
     assert_eq!(uses.waiting.len(), WAITING_MAX);
 }
@@ -328,10 +331,10 @@ async fn instances_that_report_are_bounded_whatever_they_call_themselves() {
         .collect();
     add(&rig, many).await;
     rig.plane
-        .store
+        .store()
         .note(|rows| rows::forget_reporters(rows, Timestamp::default()))
         .await
         .unwrap();
-    let known = |name: &'static str| rig.plane.store.read(move |reader| reader.reporter(name));
+    let known = |name: &'static str| rig.plane.store().read(move |reader| reader.reporter(name));
     assert!(known("first").await.unwrap().is_none() && known("second").await.unwrap().is_some());
 }

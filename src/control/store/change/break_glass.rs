@@ -3,7 +3,7 @@
 use prost::Message;
 
 use super::Change;
-use crate::control::query::audit::Entry;
+use crate::control::store::chain::Entry;
 use crate::control::store::keys::{self, DueKind};
 use crate::control::store::{StoreError, Table};
 use crate::model::access::{AccessRequest, Issued};

@@ -4,8 +4,8 @@
 use prost::Message;
 
 use super::{Change, Said, StoreError, Table};
-use crate::control::keys::ring::TokenKey;
-use crate::control::query::audit::Entry;
+use crate::control::store::chain::Entry;
+use crate::control::store::token_key::TokenKey;
 use crate::jose::jit::JitClaims;
 
 impl Change<'_> {

@@ -1,6 +1,6 @@
 //! The store against the model, and both against the rules that hold whatever happens.
 
-use crate::control::query::audit;
+use crate::control::store::chain;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
@@ -14,7 +14,7 @@ impl World {
     /// What one step has changed is as the model has it.
     pub(super) async fn compare_one(&self, came: &Came, what: &str) {
         let came = came.clone();
-        let read = self.rig().plane.store.read(move |reader| {
+        let read = self.rig().plane.store().read(move |reader| {
             let events = reader.meta()?.unwrap().audit_index;
             Ok::<_, StoreError>(match came {
                 Came::Request(id) => (reader.request(&id)?, None, events),
@@ -117,7 +117,7 @@ impl World {
     /// Everything is as the model has it, and as the rules want it.
     pub(super) async fn compare_all(&self) {
         let (requests, grants) = (self.requests.clone(), self.grants.clone());
-        let read = self.rig().plane.store.read(move |reader| {
+        let read = self.rig().plane.store().read(move |reader| {
             let requests: Vec<_> = requests
                 .iter()
                 .map(|id| reader.request(id).unwrap().unwrap())
@@ -131,7 +131,7 @@ impl World {
                 events.push(event);
                 Ok(ControlFlow::Continue(()))
             })?;
-            Ok::<_, StoreError>((requests, grants, events, audit::verify(reader)?))
+            Ok::<_, StoreError>((requests, grants, events, chain::verify(reader)?))
         });
         let (requests, grants, events, verified) = read.await.unwrap();
         assert_eq!(verified, Ok(self.model.events), "the audit chain holds");
@@ -159,7 +159,7 @@ impl World {
 
     /// Sidecars know of every request that waits, and of none that does not.
     fn compare_pending(&self, requests: &[AccessRequest]) {
-        let index = self.rig().plane.fanout.index();
+        let index = self.rig().plane.fanout().index();
         for request in requests {
             let entry = request.as_entry().unwrap();
             let held = index.find(&entry.id);
@@ -170,7 +170,7 @@ impl World {
 
     /// Sidecars hold what the store has, and everything that is not over.
     fn compare_table(&self, grants: &[Issued]) {
-        let index = self.rig().plane.fanout.index();
+        let index = self.rig().plane.fanout().index();
         for issued in grants {
             match index.find(&issued.grant.id) {
                 Some(held) => assert_eq!(*held, issued.grant),

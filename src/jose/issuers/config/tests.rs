@@ -4,8 +4,8 @@ use std::path::Path;
 
 use clap::Parser as _;
 
-use super::super::fixture::*;
 use super::super::{Issuers, IssuersArgs};
+use crate::jose::fixture::*;
 
 fn refused(text: &str) -> String {
     let error = format!(

@@ -1,21 +1,21 @@
 //! The claims of a token, once its signature holds: each there, of its one type, and in its bounds.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 
-use super::malformed;
-use crate::jose::issuers::cache::Expires;
+use crate::jose::cache::Expires;
 use crate::jose::jit::claims::{JitClaims, TOKEN_LIFETIME_MAX};
+use crate::jose::jwt::{Validity, malformed, numeric_date};
 use crate::model::decision::{Denial, DenyReason};
 use crate::model::grant::{GrantId, Revision};
 use crate::model::identity::{Principal, PrincipalKind, Service};
 use crate::model::time::Timestamp;
 
 /// How far ahead of ours the clock that dated a token may be. Nothing is added to its end.
-const LEEWAY: std::time::Duration = std::time::Duration::from_secs(5);
+const LEEWAY: Duration = Duration::from_secs(5);
 /// Longest `jti`, in bytes.
 const ID_MAX: usize = 64;
-/// The last second that a [`Timestamp`] can hold.
-const SECONDS_MAX: u64 = Timestamp::MAX.as_micros() / 1_000_000;
 
 /// A token that counts: signed by one of the keys, at this time. Whether its workload presents it and its grant is alive
 /// is for the decision to say.
@@ -59,25 +59,12 @@ impl JitToken {
             expires,
             ..
         } = &self.claims;
-        if now >= *expires {
-            return Err(Denial::new(
-                DenyReason::TokenExpired,
-                format!("the token ended at {expires}"),
-            ));
-        }
-        let latest = now.plus(LEEWAY);
-        if *not_before > latest {
-            return Err(Denial::new(
-                DenyReason::TokenNotYetValid,
-                format!("the token begins at {not_before}"),
-            ));
-        }
-        if *issued > latest {
-            let detail =
-                format!("the token says that it is issued at {issued}, which has not come yet");
-            return Err(Denial::new(DenyReason::TokenNotYetValid, detail));
-        }
-        Ok(())
+        let validity = Validity {
+            issued: Some(*issued),
+            not_before: Some(*not_before),
+            expires: *expires,
+        };
+        validity.check(now, LEEWAY, Duration::ZERO)
     }
 }
 
@@ -164,13 +151,8 @@ fn revision(claims: &Map<String, Value>) -> Result<Revision, Denial> {
         .ok_or_else(|| no("rev", "whole number from 0 to 2^63 - 1"))
 }
 
-/// A NumericDate (RFC 7519 section 2), whole seconds only.
 fn date(claims: &Map<String, Value>, claim: &str) -> Result<Timestamp, Denial> {
-    let value = claims.get(claim).ok_or_else(|| absent(claim))?;
-    match value.as_u64().filter(|seconds| *seconds <= SECONDS_MAX) {
-        Some(seconds) => Ok(Timestamp::from_micros(seconds * 1_000_000)),
-        None => Err(no(claim, "whole number of seconds since 1970")),
-    }
+    numeric_date(claims, claim)?.ok_or_else(|| absent(claim))
 }
 
 fn text<'c>(claims: &'c Map<String, Value>, claim: &str) -> Result<&'c str, Denial> {

@@ -1,11 +1,10 @@
 //! The control plane's published keys, parsed once. Each verifies one algorithm, whatever a token's header says.
 
-use crate::jose::issuers::json;
-use crate::jose::issuers::keys::KeySet;
-use crate::jose::jit::key::Algorithm;
+use crate::jose::jit::key::TokenAlgorithm;
+use crate::jose::json;
+use crate::jose::jwt::KID_MAX;
+use crate::jose::keys::KeySet;
 use crate::wire::v1;
-
-use super::KID_MAX;
 
 /// Most keys that may be published at once.
 const KEYS_MAX: usize = 64;
@@ -28,7 +27,7 @@ pub struct KeysError(String);
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct JitKey {
     kid: String,
-    algorithm: Algorithm,
+    algorithm: TokenAlgorithm,
     /// Exactly one key, for that algorithm.
     key: KeySet,
 }
@@ -104,7 +103,7 @@ impl JitKey {
         if !(1..=KID_MAX).contains(&kid.len()) {
             return Err(format!("has a kid of no or over {KID_MAX} bytes"));
         }
-        let algorithm: Algorithm = alg
+        let algorithm: TokenAlgorithm = alg
             .parse()
             .map_err(|_| "is for an algorithm that is not known here".to_owned())?;
         let jwk = json::object(jwk.as_bytes())
@@ -118,7 +117,7 @@ impl JitKey {
         let document = serde_json::json!({ "keys": [jwk.members] }).to_string();
         let key = KeySet::from_jwks(document.as_bytes()).map_err(|error| format!("{error:#}"))?;
         // An Ed25519 or P-256 key serves one algorithm; an RSA key, say, would serve none of ours.
-        key.select(None, of_jose(algorithm))
+        key.select(None, algorithm.jose())
             .map_err(|_| "is no key for its alg".to_owned())?;
         Ok(Self {
             kid: kid.clone(),
@@ -127,22 +126,15 @@ impl JitKey {
         })
     }
 
-    pub(super) fn algorithm(&self) -> Algorithm {
+    pub(super) fn algorithm(&self) -> TokenAlgorithm {
         self.algorithm
     }
 
     /// Whether `signature` is this key's over `message`.
     pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         self.key
-            .select(None, of_jose(self.algorithm))
+            .select(None, self.algorithm.jose())
             .is_ok_and(|key| key.verifies(message, signature))
-    }
-}
-
-const fn of_jose(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
-    match algorithm {
-        Algorithm::EdDsa => jsonwebtoken::Algorithm::EdDSA,
-        Algorithm::Es256 => jsonwebtoken::Algorithm::ES256,
     }
 }
 
@@ -151,7 +143,7 @@ mod tests {
     use super::*;
     use crate::jose::jit::KeyPair;
 
-    fn wire(algorithm: Algorithm, kid: &str) -> v1::TokenKey {
+    fn wire(algorithm: TokenAlgorithm, kid: &str) -> v1::TokenKey {
         let public = KeyPair::generate(algorithm, kid).unwrap().public();
         v1::TokenKey {
             kid: public.kid,
@@ -169,7 +161,10 @@ mod tests {
 
     #[test]
     fn both_algorithms_are_read() {
-        let keys = vec![wire(Algorithm::EdDsa, "a"), wire(Algorithm::Es256, "b")];
+        let keys = vec![
+            wire(TokenAlgorithm::EdDsa, "a"),
+            wire(TokenAlgorithm::Es256, "b"),
+        ];
         let keys = JitKeys::from_wire(&published(keys)).unwrap();
         assert_eq!(
             (keys.issuer(), keys.kids().collect::<Vec<_>>()),
@@ -181,9 +176,9 @@ mod tests {
 
     #[test]
     fn a_key_of_no_use_is_left_out_and_the_others_stay() {
-        let good = wire(Algorithm::EdDsa, "good");
+        let good = wire(TokenAlgorithm::EdDsa, "good");
         let with = |change: &dyn Fn(&mut v1::TokenKey)| {
-            let mut key = wire(Algorithm::EdDsa, "k");
+            let mut key = wire(TokenAlgorithm::EdDsa, "k");
             change(&mut key);
             key
         };
@@ -223,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_list_that_says_two_things_is_refused_whole() {
-        let key = || wire(Algorithm::EdDsa, "k");
+        let key = || wire(TokenAlgorithm::EdDsa, "k");
         assert!(JitKeys::from_wire(&published(vec![key(), key()])).is_err());
         assert!(
             JitKeys::from_wire(&v1::TokenKeys {

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -25,7 +26,7 @@ struct World {
 
 /// A control plane with one key of each algorithm: `ed` and `ec`.
 fn world() -> World {
-    let pairs = [("ed", Algorithm::EdDsa), ("ec", Algorithm::Es256)]
+    let pairs = [("ed", TokenAlgorithm::EdDsa), ("ec", TokenAlgorithm::Es256)]
         .map(|(kid, algorithm)| KeyPair::generate(algorithm, kid).unwrap());
     let keys = pairs.iter().map(|pair| {
         let public = pair.public();
@@ -161,7 +162,7 @@ fn forged_headers(world: &World) -> Vec<Attack> {
         )
     };
     let raw = |header: &str| world.seal("ed", header, &claims().to_string());
-    let jwk = KeyPair::generate(Algorithm::EdDsa, "ed").unwrap();
+    let jwk = KeyPair::generate(TokenAlgorithm::EdDsa, "ed").unwrap();
     let own = |member: &str, value: Value| {
         // Signed by the key that it brings along.
         seal(
@@ -1004,7 +1005,7 @@ fn forged_signatures(world: &World) -> Vec<Attack> {
         change(&mut bytes);
         format!("{message}.{}", encoded(&bytes))
     };
-    let stranger = KeyPair::generate(Algorithm::EdDsa, "ed").unwrap();
+    let stranger = KeyPair::generate(TokenAlgorithm::EdDsa, "ed").unwrap();
     let not_one = "not one of the key";
     let order = P256_ORDER;
     let mut attacks = vec![

@@ -542,9 +542,10 @@ async fn a_grant_ends_on_time_with_the_control_plane_gone() {
 
 fn token_keys(kids: &[&str]) -> Message {
     let key = |kid: &&str| {
-        let public = crate::jose::jit::KeyPair::generate(crate::jose::jit::Algorithm::EdDsa, *kid)
-            .unwrap()
-            .public();
+        let public =
+            crate::jose::jit::KeyPair::generate(crate::jose::jit::TokenAlgorithm::EdDsa, *kid)
+                .unwrap()
+                .public();
         v1::TokenKey {
             kid: public.kid,
             alg: public.algorithm.to_string(),

@@ -96,8 +96,8 @@ async fn an_escalation_is_recorded_once_and_wakes_whoever_watches() {
         fixture
             .rig
             .plane
-            .store
-            .read(audit::verify)
+            .store()
+            .read(chain::verify)
             .await
             .unwrap()
             .is_ok()

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 use tracing::Span;
 
-use super::inspect::Found;
-use super::{IssuedToken, Tokens, Wanted};
-use crate::control::api::{Api, REQUEST_MAX};
+use super::call::{Api, REQUEST_MAX};
 use crate::control::keys::TokenKeys;
-use crate::control::keys::ring::{Stage, TokenKey};
 use crate::control::lifecycle::fault::Fault;
-use crate::control::query::validate;
+use crate::control::store::token_key::{Stage, TokenKey};
+use crate::control::tokens::inspect::Found;
+use crate::control::tokens::{IssuedToken, Tokens, Wanted, validate};
 use crate::jose::issuers::Issuers;
 use crate::jose::jit::inspect::{Check, Outcome};
 use crate::model::identity::{Principal, Service};

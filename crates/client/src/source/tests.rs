@@ -1,8 +1,8 @@
-use parking_lot::Mutex;
+use std::sync::Mutex;
+
+use prost_types::Timestamp;
 
 use super::*;
-use crate::model::time::Timestamp;
-use crate::wire::grant::timestamp_to;
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// The life of a token.
@@ -32,8 +32,8 @@ impl Plane {
         })
     }
 
-    fn now(&self) -> Timestamp {
-        Timestamp::from_micros(1_700_000_000_000_000).plus(self.start.elapsed())
+    fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000) + self.start.elapsed()
     }
 
     fn source(self: &Arc<Self>) -> TokenSource {
@@ -41,13 +41,14 @@ impl Plane {
     }
 
     fn set(&self, change: impl FnOnce(&mut World)) {
-        change(&mut self.world.lock());
+        change(&mut self.world.lock().unwrap());
     }
 
     /// When a token ends, as written in it.
     fn left(&self, token: &Token) -> Duration {
         let ends: u64 = token.reveal().parse().unwrap();
-        Timestamp::from_micros(ends).since(self.now())
+        let ends = SystemTime::UNIX_EPOCH + Duration::from_secs(ends);
+        ends.duration_since(self.now()).unwrap_or_default()
     }
 }
 
@@ -57,7 +58,7 @@ struct Of(Arc<Plane>);
 impl Issue for Of {
     async fn issue(&self) -> Result<v1::IssueTokenResponse, Status> {
         let (takes, away, refuses) = {
-            let mut world = self.0.world.lock();
+            let mut world = self.0.world.lock().unwrap();
             world.asked += 1;
             world.at_once += 1;
             world.most_at_once = world.most_at_once.max(world.at_once);
@@ -73,11 +74,17 @@ impl Issue for Of {
         }
         let now = self.0.now();
         // Whole seconds, as in a token.
-        let ends = now.plus(LIFE).as_micros() / 1_000_000 * 1_000_000;
+        let ends = (now + LIFE)
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
         Ok(v1::IssueTokenResponse {
             token: ends.to_string(),
-            issue_time: Some(timestamp_to(now)),
-            expire_time: Some(timestamp_to(Timestamp::from_micros(ends))),
+            issue_time: Some(Timestamp::from(now)),
+            expire_time: Some(Timestamp {
+                seconds: ends.try_into().unwrap(),
+                nanos: 0,
+            }),
             ..Default::default()
         })
     }
@@ -96,7 +103,7 @@ async fn a_day_of_calls_never_sees_an_expired_token() {
         least = least.min(plane.left(&token));
     }
     assert!(least > MARGIN, "{least:?}");
-    let world = plane.world.lock();
+    let world = plane.world.lock().unwrap();
     let renewals = 24 * 3600 / 200;
     assert!(
         (renewals..renewals * 12 / 10).contains(&world.asked),
@@ -167,7 +174,7 @@ async fn many_callers_cause_one_question() {
         callers.spawn(async move { source.token(MINUTE).await.is_ok() });
     }
     assert!(callers.join_all().await.into_iter().all(|ok| ok));
-    let world = plane.world.lock();
+    let world = plane.world.lock().unwrap();
     assert_eq!((world.asked, world.most_at_once), (1, 1));
 }
 
@@ -177,7 +184,7 @@ async fn what_nobody_uses_is_not_renewed() {
     let source = plane.source();
     source.token(MINUTE).await.unwrap();
     sleep(Duration::from_hours(24)).await;
-    let asked = plane.world.lock().asked;
+    let asked = plane.world.lock().unwrap().asked;
     assert!(asked <= 2, "{asked}");
     assert!(plane.left(&source.token(MINUTE).await.unwrap()) > LIFE - MARGIN);
 }
@@ -208,7 +215,7 @@ async fn renewing_ends_with_the_last_handle() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_without_a_usable_token_is_none() {
     let now = Instant::now();
-    let time = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    let time = |seconds| Some(Timestamp { seconds, nanos: 0 });
     let good = v1::IssueTokenResponse {
         token: "a.b.c".into(),
         issue_time: time(100),

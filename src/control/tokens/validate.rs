@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use super::Tokens;
 use crate::control::lifecycle::caller::Caller;
 use crate::control::lifecycle::fault::{Fault, FaultKind};
-use crate::control::tokens::Tokens;
 use crate::index::Index;
 use crate::jose::issuers::{Identity, Issuers, Verdict as Judged};
 use crate::jose::jit::{JitKeys, JitToken, verify};
@@ -293,7 +293,7 @@ impl Tokens {
 
     async fn judge_now(&self, question: &Question) -> Verdict {
         let (index, keys, now) = (
-            self.plane.fanout.index(),
+            self.plane.fanout().index(),
             self.keys.current(),
             self.plane.now(),
         );
@@ -315,7 +315,7 @@ impl Tokens {
     }
 
     async fn reach(&self, revision: Revision, until: Instant) {
-        let mut revisions = self.plane.fanout.revisions();
+        let mut revisions = self.plane.fanout().revisions();
         let reached = revisions.wait_for(|newest| *newest >= revision);
         // That it did not come is for the verdict to say.
         drop(timeout_at(until, reached).await);

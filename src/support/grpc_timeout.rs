@@ -6,7 +6,7 @@ use std::time::Duration;
 const DIGITS_MAX: usize = 8;
 
 /// How long the caller waits; `None` when the value is malformed.
-pub(super) fn grpc_timeout(value: &[u8]) -> Option<Duration> {
+pub(crate) fn parse(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
     if !(1..=DIGITS_MAX).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -38,7 +38,7 @@ mod tests {
             ("1n", Duration::from_nanos(1)),
             ("0S", Duration::ZERO),
         ] {
-            assert_eq!(grpc_timeout(text.as_bytes()), Some(expected), "{text}");
+            assert_eq!(parse(text.as_bytes()), Some(expected), "{text}");
         }
     }
 
@@ -60,7 +60,7 @@ mod tests {
             "5S,9S",
             "5\u{e9}",
         ] {
-            assert_eq!(grpc_timeout(text.as_bytes()), None, "{text:?}");
+            assert_eq!(parse(text.as_bytes()), None, "{text:?}");
         }
     }
 }

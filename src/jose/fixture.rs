@@ -11,11 +11,12 @@ use aws_lc_rs::signature::{
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::FutureExt as _;
+use jsonwebtoken::EncodingKey;
 use jsonwebtoken::jwk::Jwk;
-use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};
 
-use super::{Issuers, Verdict};
+use super::issuers::{Issuers, Verdict};
+use crate::jose::Algorithm;
 use crate::model::decision::DenyReason;
 use crate::model::time::Timestamp;
 

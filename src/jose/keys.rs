@@ -6,15 +6,14 @@ use anyhow::{Context as _, bail, ensure};
 use aws_lc_rs::{digest, hmac, signature};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
 use super::json;
+use super::jwt::KID_MAX;
+use crate::jose::Algorithm;
 
 /// Most keys that a JWKS may hold.
 const KEYS_MAX: usize = 64;
-/// Longest key id, in bytes.
-pub(crate) const KID_MAX: usize = 256;
 
 /// The keys of one issuer at one time. Never empty, unless nothing could be fetched yet.
 #[derive(Default, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 //! ```no_run
 //! use std::time::Duration;
 //!
-//! use jitgate::client::{Asking, TokenLayer, TokenSource};
+//! use jitgate_client::{Asking, TokenLayer, TokenSource};
 //! use tonic::transport::Channel;
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,17 +24,40 @@
 //!
 //! // Or by hand, for any other kind of client:
 //! let token = source.token(Duration::from_secs(2)).await?;
-//! let header = (jitgate::client::HEADER, token.header_value());
+//! let header = (jitgate_client::HEADER, token.header_value());
 //! # let _ = header;
 //! # Ok(())
 //! # }
 //! ```
 
 pub mod ask;
+mod codec;
 pub mod layer;
+mod secret;
 pub mod source;
 
-pub use crate::jose::jit::HEADER;
+/// The API's messages and services, as generated from `proto/jitgate/v1`.
+#[allow(
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::wildcard_enum_match_arm,
+    clippy::too_many_lines,
+    clippy::needless_pass_by_value,
+    unreachable_pub,
+    unused_qualifications,
+    reason = "generated code"
+)]
+pub mod v1 {
+    tonic::include_proto!("jitgate.v1");
+}
+
 pub use ask::{Asking, Issue};
 pub use layer::{TokenInterceptor, TokenLayer, WithToken};
 pub use source::{Token, TokenError, TokenSource};
+
+/// The header, and metadata key, that carries a token.
+pub const HEADER: &str = "x-jitgate-token";
+
+/// The API's descriptors, for a server's reflection.
+#[cfg(feature = "server")]
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/jitgate.bin"));

@@ -1,4 +1,4 @@
-//! How long to wait before the next attempt: exponential with full jitter, back at the start after a session that worked.
+//! How long to wait before the next attempt: exponential with full jitter, back at the start after one that worked.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ impl Backoff {
         wait
     }
 
-    /// The last session worked.
+    /// The last attempt worked.
     pub(crate) fn reset(&mut self) {
         self.ceiling = self.least;
     }

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::super::fixture::*;
 use super::*;
+use crate::jose::fixture::*;
 
 fn read(keys: &[Value]) -> anyhow::Result<KeySet> {
     KeySet::from_jwks(jwks(keys).as_bytes())

@@ -8,9 +8,8 @@ use tonic::body::Body as GrpcBody;
 use tonic::client::GrpcService;
 use tonic::codegen::{Body, Bytes, StdError};
 
-use crate::wire::grant::duration_to;
-use crate::wire::v1;
-use crate::wire::v1::token_service_client::TokenServiceClient;
+use crate::v1;
+use crate::v1::token_service_client::TokenServiceClient;
 
 /// Issues a token each time it is asked.
 #[tonic::async_trait]
@@ -66,7 +65,7 @@ where
     /// Tokens shall be good for no longer than this.
     #[must_use]
     pub fn good_for(mut self, lifetime: Duration) -> Self {
-        self.request.duration = Some(duration_to(lifetime));
+        self.request.duration = prost_types::Duration::try_from(lifetime).ok();
         self
     }
 }

@@ -276,7 +276,7 @@ async fn the_published_list_verifies_tokens_and_holds_the_next_key_before_it_sig
 
 #[tokio::test]
 async fn a_client_library_keeps_a_call_supplied_and_tells_a_refusal() {
-    use crate::client::{Asking, TokenLayer, TokenSource};
+    use jitgate_client::{Asking, TokenLayer, TokenSource};
     use tower::{Layer as _, Service as _};
 
     let rig = rig().await;

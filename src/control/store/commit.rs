@@ -1,0 +1,39 @@
+//! What a committed revision changed for the sidecars: the store writes it, the fan-out publishes it.
+
+use std::sync::Arc;
+
+use crate::model::grant::{Grant, GrantId, Revision};
+use crate::model::identity::Service;
+
+/// What one committed revision changed, for the sidecars.
+#[derive(Debug, Clone)]
+pub(crate) struct Commit {
+    /// The revision; one more than the commit before.
+    pub revision: Revision,
+    /// Newest values. May be empty: a change that concerns no sidecar still has its revision.
+    pub changes: Vec<GrantChange>,
+}
+
+/// One grant's new value.
+#[derive(Debug, Clone)]
+pub(crate) enum GrantChange {
+    /// A grant or tombstone as it now is.
+    Put(Arc<Grant>),
+    /// Forgotten: past its `keep_until`.
+    Forget {
+        /// Which.
+        id: GrantId,
+        /// Whose sidecars.
+        service: Service,
+    },
+}
+
+impl GrantChange {
+    /// Whose sidecars it concerns, and which grant it is.
+    pub(crate) fn touches(&self) -> (&Service, &GrantId) {
+        match self {
+            Self::Put(grant) => (grant.scope.service(), &grant.id),
+            Self::Forget { id, service } => (service, id),
+        }
+    }
+}
