@@ -21,6 +21,9 @@ const STEPS_MAX: usize = 200;
 /// Workloads named in one step.
 const VIA_SHOWN: usize = 3;
 
+/// What is looked at, unless the question is about the past.
+const CURRENT_TABLE: &str = "the control plane's own grants, which are always current";
+
 /// What is to be explained.
 #[derive(Debug, Clone)]
 pub(crate) struct Question {
@@ -56,6 +59,8 @@ pub(crate) struct Explanation {
     pub requestable: Vec<Arc<str>>,
     /// The grants were those of this revision.
     pub revision: Revision,
+    /// By which time the state of the grant is told: of a past call, as it was then.
+    pub told_by: Timestamp,
 }
 
 /// One thing that was looked at.
@@ -91,26 +96,41 @@ impl Plane {
             );
             return Err(Fault::new(FaultKind::NotEligible, message));
         }
+        let now = self.now();
+        let at = question.at.unwrap_or(now);
+        let Question {
+            principals,
+            service,
+            ..
+        } = question;
+        let past = if at < now {
+            Some(self.past(principals, service, at).await?)
+        } else {
+            None
+        };
         let index = self.fanout().index();
-        let at = question.at.unwrap_or_else(|| self.now());
         let target = question.target();
         let workloads = || {
-            question
-                .principals
+            principals
                 .iter()
                 .filter(|principal| principal.kind() == PrincipalKind::Workload)
         };
         let check = Check {
-            service: &question.service,
+            service,
             target: target.clone(),
             caller: Ok(Calling {
                 peer: workloads().next().cloned(),
-                principals: question.principals.clone(),
+                principals: principals.clone(),
                 tokened: None,
             }),
         };
-        let decision = decide(&*index, Freshness::Fresh, &check, at);
-        let mut steps = steps(&*index, &check, at);
+        let (decision, mut steps, revision) = match &past {
+            Some(past) => explained(past, past_table(at), &check, at),
+            None => explained(&*index, CURRENT_TABLE.to_owned(), &check, at),
+        };
+        if past.is_some() && target.is_ok() && matches!(decision, Decision::Deny(_)) {
+            self.past_can_refuse(principals, service, at).await?;
+        }
         let (denied, grant) = match &decision {
             Decision::Permit(permit) => (None, Some(permit.grant().clone())),
             Decision::Deny(denial) => {
@@ -122,21 +142,21 @@ impl Plane {
             }
         };
         steps.push(verdict(&decision));
-        let requestable = self.policies_in_force().requestable(
-            &question.principals,
-            &question.service,
-            target.as_ref().ok(),
-        );
-        let grant = match grant {
-            Some(grant) => Some(self.record(&grant).await?),
-            None => None,
+        let requestable =
+            self.policies_in_force()
+                .requestable(principals, service, target.as_ref().ok());
+        let grant = match (grant, &past) {
+            (Some(grant), Some(past)) => past.record(&grant.id).cloned(),
+            (Some(grant), None) => Some(self.record(&grant).await?),
+            (None, _) => None,
         };
         Ok(Explanation {
             denied,
             grant,
             steps,
             requestable,
-            revision: index.revision(),
+            revision,
+            told_by: at.min(now),
         })
     }
 
@@ -179,13 +199,26 @@ impl Question {
     }
 }
 
-fn steps(grants: &impl Grants, check: &Check<'_>, at: Timestamp) -> Vec<Step> {
+/// The decision, its steps, and the revision of the grants.
+fn explained(
+    grants: &impl Grants,
+    table: String,
+    check: &Check<'_>,
+    at: Timestamp,
+) -> (Decision, Vec<Step>, Revision) {
+    let decision = decide(grants, Freshness::Fresh, check, at);
+    (decision, steps(grants, table, check, at), grants.revision())
+}
+
+fn past_table(at: Timestamp) -> String {
+    format!(
+        "the control plane's grants as they were at {at}; sidecars knew of a change a moment later"
+    )
+}
+
+fn steps(grants: &impl Grants, table: String, check: &Check<'_>, at: Timestamp) -> Vec<Step> {
     let step = |check, ok, detail: String| Step { check, ok, detail };
-    let mut steps = vec![step(
-        "table",
-        true,
-        "the control plane's own grants, which are always current".to_owned(),
-    )];
+    let mut steps = vec![step("table", true, table)];
     let target = match &check.target {
         Ok(target) => {
             steps.push(step(
