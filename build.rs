@@ -22,7 +22,7 @@ fn compile_demo(descriptors: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The store's own messages, in a directory of their own: what they borrow from the API stays the API's type.
+/// The store's own messages, in a directory of their own: the API's descriptors, which reflection serves, do not name them.
 fn compile_store(out: &Path) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(out)?;
     let set = protox::compile(["jitgate/store/v1/store.proto"], ["proto"])?;
@@ -36,7 +36,6 @@ fn compile_store(out: &Path) -> Result<(), Box<dyn Error>> {
         .skip_debug(["jitgate.store.v1.TokenKey"])
         .build_client(false)
         .build_server(false)
-        .extern_path(".jitgate.v1", "crate::wire::v1")
         .out_dir(out)
         .compile_fds(set)?;
     Ok(())

@@ -1,102 +1,96 @@
 //! How a verb that writes is to be carried out: the flags that all of them share, each with variables of its own verb, so
 //! that nothing left in a shell aims another one.
 
+use clap::builder::OsStr;
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use ulid::Ulid;
 
 use super::error::say;
+use crate::wire::v1;
 
-/// How a write is to be made.
-#[derive(Debug, Clone)]
-pub(super) struct WriteOptions {
-    /// Everything but the writing.
-    pub(super) dry_run: bool,
-    /// The ID given, or a new one.
-    pub(super) request_id: String,
-    /// The state that it is meant for; empty: whatever it is now.
-    pub(super) etag: String,
-}
-
-impl WriteOptions {
-    fn new(dry_run: bool, request_id: Option<String>, etag: String) -> Self {
-        Self {
-            dry_run,
-            request_id: request_id.unwrap_or_else(|| Ulid::generate().to_string()),
-            etag,
-        }
-    }
-
-    /// Says that nothing was written, if so.
-    pub(super) fn tell(&self) {
-        if self.dry_run {
-            say("dry run: nothing was changed; this is what would be");
-        }
-    }
-}
-
-/// One set of flags for a verb; with a condition in brackets for the one that names a state.
-macro_rules! write_options {
-    ($($(#[$doc:meta])* $name:ident $verb:literal $([$($condition:tt)*])?;)*) => {
-        $($(#[$doc])*
-        #[derive(Debug, Clone, Default, clap::Args)]
-        pub(crate) struct $name {
-            /// Do everything but write, and show what would be
-            #[arg(long, env = concat!("JITGATE_", $verb, "_DRY_RUN"))]
-            dry_run: bool,
-            /// Makes a repetition safe: the same ID gets the first answer again
-            #[arg(long, env = concat!("JITGATE_", $verb, "_REQUEST_ID"), value_name = "ID")]
-            request_id: Option<String>,
-            /// Only if its etag is still this one, as `show -o json` prints it
-            #[arg(long, env = concat!("JITGATE_", $verb, "_IF_MATCH"), value_name = "ETAG", $($($condition)*)?)]
-            if_match: Option<String>,
-        }
-
-        impl $name {
-            pub(super) fn settle(self) -> WriteOptions {
-                let Self { dry_run, request_id, if_match } = self;
-                WriteOptions::new(dry_run, request_id, if_match.unwrap_or_default())
-            }
-        })*
-    };
-}
-
-write_options! {
-    /// Of `jitgate cancel`.
-    CancelManner "CANCEL";
-    /// Of `jitgate approve`.
-    ApproveManner "APPROVE";
-    /// Of `jitgate deny`.
-    DenyManner "DENY";
-    /// Of `jitgate review`.
-    ReviewManner "REVIEW";
-    /// Of `jitgate revoke`.
-    RevokeManner "REVOKE" [conflicts_with_all = ["subject", "service"]];
-    /// Of `jitgate release`.
-    ReleaseManner "RELEASE";
-    /// Of `jitgate extend`.
-    ExtendManner "EXTEND";
-    /// Of `jitgate suspend`.
-    SuspendManner "SUSPEND";
-    /// Of `jitgate resume`.
-    ResumeManner "RESUME";
-}
-
-/// Of `jitgate request`: there is no state yet that it could be meant for.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub(crate) struct RequestManner {
-    /// Do everything but write, and show what would be
-    #[arg(long, env = "JITGATE_REQUEST_DRY_RUN")]
+/// The flags of the verb that they stand in; with `--if-match` where there is one state that the write can be meant for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WriteArgs<const IF_MATCH: bool = true> {
     dry_run: bool,
-    /// Makes a repetition safe: the same ID gets the first answer again
-    #[arg(long, env = "JITGATE_REQUEST_REQUEST_ID", value_name = "ID")]
     request_id: Option<String>,
+    if_match: Option<String>,
 }
 
-impl RequestManner {
-    pub(super) fn settle(self) -> WriteOptions {
+impl<const IF_MATCH: bool> WriteArgs<IF_MATCH> {
+    /// As the API takes them; with a request id in every case, so that the connection can retry.
+    pub(super) fn settle(self) -> v1::WriteOptions {
         let Self {
             dry_run,
             request_id,
+            if_match,
         } = self;
-        WriteOptions::new(dry_run, request_id, String::new())
+        v1::WriteOptions {
+            request_id: request_id.unwrap_or_else(|| Ulid::generate().to_string()),
+            validate_only: dry_run,
+            etag: if_match.unwrap_or_default(),
+        }
+    }
+}
+
+/// Says that nothing was written, if so.
+pub(super) fn tell(options: &v1::WriteOptions) {
+    if options.validate_only {
+        say("dry run: nothing was changed; this is what would be");
+    }
+}
+
+// By hand, because a derived flag cannot take the name of its variable from the verb.
+impl<const IF_MATCH: bool> clap::Args for WriteArgs<IF_MATCH> {
+    fn augment_args(command: Command) -> Command {
+        let verb = command.get_name().to_ascii_uppercase().replace('-', "_");
+        let variable = |flag: &str| OsStr::from(format!("JITGATE_{verb}_{flag}"));
+        let command = command
+            .arg(
+                Arg::new("dry_run")
+                    .long("dry-run")
+                    .env(variable("DRY_RUN"))
+                    .action(ArgAction::SetTrue)
+                    .help("Do everything but write, and show what would be"),
+            )
+            .arg(
+                Arg::new("request_id")
+                    .long("request-id")
+                    .env(variable("REQUEST_ID"))
+                    .value_name("ID")
+                    .help("Makes a repetition safe: the same ID gets the first answer again"),
+            );
+        if !IF_MATCH {
+            return command;
+        }
+        command.arg(
+            Arg::new("if_match")
+                .long("if-match")
+                .env(variable("IF_MATCH"))
+                .value_name("ETAG")
+                .help("Only if its etag is still this one, as `show -o json` prints it"),
+        )
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl<const IF_MATCH: bool> FromArgMatches for WriteArgs<IF_MATCH> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut args = Self::default();
+        args.update_from_arg_matches(matches)?;
+        Ok(args)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.dry_run = matches.get_flag("dry_run");
+        self.request_id = matches.get_one("request_id").cloned();
+        self.if_match = if IF_MATCH {
+            matches.get_one("if_match").cloned()
+        } else {
+            None
+        };
+        Ok(())
     }
 }

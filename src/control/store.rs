@@ -20,9 +20,11 @@ pub(crate) mod difference;
 pub(crate) mod embedded;
 pub(crate) mod handle;
 pub(crate) mod keys;
+pub(crate) mod migration;
 pub(crate) mod opening;
 pub(crate) mod overlay;
 pub(crate) mod reader;
+pub(crate) mod rows;
 pub(crate) mod token_key;
 pub(crate) mod usable;
 pub(crate) mod writer;
@@ -34,8 +36,8 @@ pub(crate) use reader::Reader;
 pub(crate) use usable::{Clock, Usable};
 pub(crate) use writer::Writer;
 
-/// Version of the rows' layout. Another one is refused, never guessed at.
-pub(crate) const SCHEMA: i32 = 1;
+/// Version of the rows' layout. An earlier one is migrated, a later one is refused, and none is guessed at.
+pub(crate) const SCHEMA: i32 = 2;
 /// The one key of [`Table::Meta`].
 pub(crate) const META_KEY: &[u8] = b"meta";
 
@@ -58,7 +60,7 @@ pub(crate) enum Table {
     Enforced,
     /// Moment, kind and id of what the sweeper has to do.
     Due,
-    /// Requester and access request of every review of broken glass that is outstanding -> when it is due, and the policy.
+    /// Requester and access request of every review of broken glass that is outstanding -> when it is due, and under which policy.
     OpenReviews,
     /// Revision -> grants that it changed; the newest only.
     Changes,

@@ -35,7 +35,6 @@ use super::{ControlPlane, ControlPlaneArgs};
 use crate::clock::ControlClock;
 use crate::model::access::{AccessRequest, AccessState, Issued, Origin, PinnedPolicy, Terms};
 use crate::model::approval::Verdict;
-use crate::model::canonical::Canonical;
 use crate::model::grant::{End, Grant, GrantId, Hold, PolicyRef, Revision, Staleness};
 use crate::model::identity::{Principal, Service};
 use crate::model::scope::{HttpRule, Rule, Scope};
@@ -151,9 +150,7 @@ pub(super) fn asking() -> RequestInput {
         break_glass: false,
         start: None,
         extends: None,
-        validate_only: false,
-        request_id: String::new(),
-        fingerprint: Canonical::new("test").finish(),
+        options: WriteOptions::default(),
         traceparent: None,
     }
 }
@@ -167,10 +164,7 @@ pub(super) fn approval(request: &AccessRequest) -> ReviewInput {
         reason: String::new(),
         narrowed_scope: None,
         narrowed_duration: None,
-        validate_only: false,
-        etag: String::new(),
-        request_id: String::new(),
-        fingerprint: Canonical::new("test").finish(),
+        options: WriteOptions::default(),
         traceparent: None,
     }
 }
@@ -185,6 +179,22 @@ pub(super) fn bob() -> Caller {
 
 pub(super) fn root() -> Caller {
     Caller::stand_in(&[ROOT], true)
+}
+
+/// Once, however often it is sent.
+pub(super) fn under(request_id: &str) -> WriteOptions {
+    WriteOptions {
+        request_id: request_id.into(),
+        ..WriteOptions::default()
+    }
+}
+
+/// Everything but the writing.
+pub(super) fn rehearsed() -> WriteOptions {
+    WriteOptions {
+        validate_only: true,
+        ..WriteOptions::default()
+    }
 }
 
 /// Doing something to an access request or grant, in the plainest options.
@@ -289,7 +299,7 @@ impl Rig {
         let ticking = Arc::clone(&clock);
         let now = Arc::new(move || Timestamp::from_micros(ticking.load(Ordering::Acquire)));
         let (store, writer, opening) = Store::open(engine, now).unwrap();
-        let cache = GrantCache::new(opening.revision, opening.grants, &opening.history, 100);
+        let cache = GrantCache::new(opening.revision, opening.entries, &opening.history, 100);
         let epoch = opening.epoch.to_string();
         let fanout = Arc::new(Fanout::on_clock(
             epoch,

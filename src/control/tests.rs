@@ -7,7 +7,8 @@ use super::store::chain;
 use super::lifecycle::fault::{Fault, FaultKind};
 use super::lifecycle::grants::{GrantFilter, Sweep};
 use super::lifecycle::input::RequestInput;
-use super::lifecycle::requests::RequestFilter;
+use super::lifecycle::write_options::WriteOptions;
+use super::query::lists::RequestFilter;
 use super::query::page::Page;
 use super::store::StoreError;
 use super::testing::*;
@@ -94,14 +95,11 @@ async fn what_a_rule_denies_is_kept_as_denied_and_what_no_rule_decides_waits() {
         (request.state, request.pending_until),
         (AccessState::Pending, NOON.plus(Duration::from_secs(600)))
     );
-    let visible: Vec<_> = rig.plane.fanout().index().grants();
+    let visible = rig.plane.fanout().index().requests();
     let [waits] = &visible[..] else {
         panic!("only what waits is made known: {visible:?}")
     };
-    assert_eq!(
-        (waits.id.as_str(), waits.phase(NOON)),
-        (&*request.id, Phase::Requested { waiting: true })
-    );
+    assert_eq!((waits.id.as_str(), waits.waits(NOON)), (&*request.id, true));
 }
 
 #[tokio::test]
@@ -158,7 +156,7 @@ async fn what_no_policy_takes_is_refused_and_leaves_nothing() {
 async fn a_retry_with_the_same_request_id_gets_the_first_answer() {
     let rig = Rig::start().await;
     let retry = RequestInput {
-        request_id: "once".into(),
+        options: under("once"),
         ..asking()
     };
     let first = rig
@@ -187,7 +185,10 @@ async fn a_retry_with_the_same_request_id_gets_the_first_answer() {
     let mut other = Canonical::new("test");
     other.text("other");
     let misused = RequestInput {
-        fingerprint: other.finish(),
+        options: WriteOptions {
+            fingerprint: other.finish(),
+            ..under("once")
+        },
         ..retry.clone()
     };
     let fault = rig
@@ -197,7 +198,7 @@ async fn a_retry_with_the_same_request_id_gets_the_first_answer() {
         .unwrap_err();
     assert_eq!(
         (reason(&fault), fault.field.as_deref()),
-        ("INVALID_ARGUMENT", Some("request_id"))
+        ("INVALID_ARGUMENT", Some("options.request_id"))
     );
     rig.advance(24 * 3600 + 10);
     rig.plane.sweep().await.unwrap();

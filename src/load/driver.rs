@@ -93,7 +93,10 @@ impl Driver {
             scope: Some(scope),
             duration: Some(duration_to(GRANT_LIFE)),
             reason: "a measurement".to_owned(),
-            request_id: Ulid::generate().to_string(),
+            options: Some(v1::WriteOptions {
+                request_id: Ulid::generate().to_string(),
+                ..v1::WriteOptions::default()
+            }),
             ..v1::RequestAccessRequest::default()
         });
         let answer = self
@@ -137,6 +140,8 @@ impl Driver {
                 .await
                 .context("a revoke")?
                 .into_inner()
+                .enforcement
+                .unwrap_or_default()
                 .revision;
             let answer = Instant::now();
             let applied = fleet.applied(revoked, patience).await?;

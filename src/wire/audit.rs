@@ -1,4 +1,4 @@
-//! Audit events on the wire, as the store keeps them, and as the model hashes them. A number that cannot be is refused:
+//! Audit events on the wire, and as the model hashes them. A number that cannot be is refused:
 //! two different rows must never come to the same event.
 
 use super::grant::FieldError;
@@ -46,7 +46,7 @@ fn change_from(wire: &v1::AuditChange) -> Difference {
     }
 }
 
-/// A stored event as the API shows it: the same fields under the same numbers.
+/// A stored event as the API shows it, also when it is damaged: whoever looks for the damage has to see it.
 pub(crate) fn event_to(stored: store::AuditEvent) -> v1::AuditEvent {
     v1::AuditEvent {
         index: stored.index,
@@ -61,7 +61,40 @@ pub(crate) fn event_to(stored: store::AuditEvent) -> v1::AuditEvent {
         revision: stored.revision,
         prev_hash: stored.prev_hash,
         hash: stored.hash,
-        changes: stored.changes,
+        changes: stored.changes.into_iter().map(change_to).collect(),
+    }
+}
+
+fn change_to(stored: store::AuditChange) -> v1::AuditChange {
+    v1::AuditChange {
+        field: stored.field,
+        before: stored.before,
+        after: stored.after,
+    }
+}
+
+/// A stored decision as the API shows it.
+pub(crate) fn decision_to(stored: store::Decision) -> v1::Decision {
+    v1::Decision {
+        id: stored.id,
+        time: stored.time,
+        first_time: stored.first_time,
+        sequence: stored.sequence,
+        allowed: stored.allowed,
+        reason: stored.reason,
+        grant: stored.grant,
+        principal: stored.principal,
+        service: stored.service,
+        method: stored.method,
+        trace_id: stored.trace_id,
+        policy: stored.policy,
+        policy_version: stored.policy_version,
+        revision: stored.revision,
+        count: stored.count,
+        shadow: stored.shadow,
+        sidecar: stored.sidecar,
+        instance: stored.instance,
+        receive_time: stored.receive_time,
     }
 }
 

@@ -11,7 +11,7 @@ use prost_types::{DescriptorProto, FileDescriptorSet};
 use super::grant::timestamp_from;
 use crate::support::hex::Hex;
 
-/// The store's own descriptors; they bring those of the API with them.
+/// The store's own descriptors.
 const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/store.bin"));
 /// Messages within messages that are followed.
 const DEPTH_MAX: usize = 16;
@@ -19,7 +19,7 @@ const DEPTH_MAX: usize = 16;
 /// Field path -> value as text. A field that is not set is not there.
 pub(crate) type Fields = BTreeMap<String, String>;
 
-/// The fields of an encoded message such as `jitgate.v1.AccessRequest`.
+/// The fields of an encoded message such as `jitgate.store.v1.AccessRequest`.
 pub(crate) fn fields(message: &str, bytes: &[u8]) -> Fields {
     let mut walk = Walk {
         schema: &SCHEMA,
@@ -236,35 +236,39 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::v1;
+    use crate::wire::store;
 
     #[test]
     fn every_field_has_its_name_and_a_text() {
-        let scope = v1::Scope {
+        let scope = store::Scope {
             service: "payments".into(),
             grpc: vec!["/a.B/C".into(), "*".into()],
-            http: vec![v1::HttpRule {
+            http: vec![store::HttpRule {
                 methods: vec!["GET".into()],
                 path: "/v1".into(),
             }],
         };
-        let grant = v1::Grant {
+        let tombstone = store::Tombstone {
+            state: store::GrantState::Revoked.into(),
+            keep_until: None,
+        };
+        let grant = store::GrantEntry {
             id: "g".into(),
             scope: Some(scope),
-            state: v1::GrantState::Active.into(),
+            tombstone: Some(tombstone),
             standing: true,
             policy_version: 7,
             not_before: Some(prost_types::Timestamp {
                 seconds: 1_700_000_000,
                 nanos: 0,
             }),
-            ..v1::Grant::default()
+            ..store::GrantEntry::default()
         };
-        let found = fields("jitgate.v1.Grant", &grant.encode_to_vec());
+        let found = fields("jitgate.store.v1.GrantEntry", &grant.encode_to_vec());
         let text = |path: &str| found.get(path).map(String::as_str);
         assert_eq!(text("scope.grpc[1]"), Some("*"));
         assert_eq!(text("scope.http[0].methods[0]"), Some("GET"));
-        assert_eq!(text("state"), Some("GRANT_STATE_ACTIVE"));
+        assert_eq!(text("tombstone.state"), Some("GRANT_STATE_REVOKED"));
         assert_eq!(
             (text("standing"), text("policy_version")),
             (Some("true"), Some("7"))
@@ -274,8 +278,8 @@ mod tests {
     }
 
     #[test]
-    fn the_stores_own_messages_are_known_too() {
-        let row = crate::wire::store::StoredGrant {
+    fn what_is_not_set_has_no_field() {
+        let row = store::StoredGrant {
             requester: "user:i|a".into(),
             ..Default::default()
         };
@@ -288,8 +292,8 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_message_have_no_fields() {
-        assert!(fields("jitgate.v1.Grant", &[0xff; 40]).is_empty());
-        assert!(fields("jitgate.v1.Nothing", &[10, 1, b'a']).is_empty());
-        assert!(fields("jitgate.v1.Grant", &[10, 200, b'a']).is_empty());
+        assert!(fields("jitgate.store.v1.StoredGrant", &[0xff; 40]).is_empty());
+        assert!(fields("jitgate.store.v1.Nothing", &[10, 1, b'a']).is_empty());
+        assert!(fields("jitgate.store.v1.StoredGrant", &[10, 200, b'a']).is_empty());
     }
 }

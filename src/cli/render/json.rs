@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::wire::grant::{duration_from, duration_to, timestamp_from};
 use crate::wire::v1;
 
-use super::receipts::after_commit;
+use super::receipts::{Enforced, after_commit};
 
 /// An access request.
 pub(crate) fn access_request(request: &v1::AccessRequest) -> Value {
@@ -129,31 +129,33 @@ pub(crate) fn grant(grant: &v1::Grant) -> Value {
 
 /// What suspending or resuming did.
 pub(crate) fn held(response: &v1::HoldGrantResponse) -> Value {
-    json!({
-        "grant": response.grant.as_ref().map(grant),
-        "revision": response.revision,
-        "receipts": response.receipts.iter().map(|row| receipt(row, response.committed_at.as_ref())).collect::<Vec<_>>(),
-        "outstanding": response.outstanding,
-        "fencedBy": time(response.fenced_by.as_ref()),
-        "committedAt": time(response.committed_at.as_ref()),
-        "serverTime": time(response.server_time.as_ref()),
-        "unconfirmed": response.unconfirmed.iter().map(unconfirmed).collect::<Vec<_>>(),
-    })
+    let mut shown = enforcement(response.enforcement.as_ref());
+    shown["grant"] = json!(response.grant.as_ref().map(grant));
+    shown
 }
 
 /// What a revoke did.
 pub(crate) fn revoked(response: &v1::RevokeGrantsResponse) -> Value {
+    let mut shown = enforcement(response.enforcement.as_ref());
+    shown["grants"] = response.grants.iter().map(grant).collect();
+    shown["ended"] = json!(response.ended);
+    shown["standingKept"] = json!(response.standing_kept);
+    shown
+}
+
+/// How far a revision is enforced. It stands beside what was changed, in one object.
+fn enforcement(enforcement: Option<&v1::Enforcement>) -> Value {
+    let Enforced(shown) = Enforced::of(enforcement);
+    let committed_at = shown.committed_at.as_ref();
+    let receipts = shown.receipts.iter();
     json!({
-        "grants": response.grants.iter().map(grant).collect::<Vec<_>>(),
-        "revision": response.revision,
-        "receipts": response.receipts.iter().map(|row| receipt(row, response.committed_at.as_ref())).collect::<Vec<_>>(),
-        "outstanding": response.outstanding,
-        "fencedBy": time(response.fenced_by.as_ref()),
-        "ended": response.ended,
-        "standingKept": response.standing_kept,
-        "committedAt": time(response.committed_at.as_ref()),
-        "serverTime": time(response.server_time.as_ref()),
-        "unconfirmed": response.unconfirmed.iter().map(unconfirmed).collect::<Vec<_>>(),
+        "revision": shown.revision,
+        "receipts": receipts.map(|row| receipt(row, committed_at)).collect::<Vec<_>>(),
+        "outstanding": shown.outstanding,
+        "fencedBy": time(shown.fenced_by.as_ref()),
+        "committedAt": time(committed_at),
+        "serverTime": time(shown.server_time.as_ref()),
+        "unconfirmed": shown.unconfirmed.iter().map(unconfirmed).collect::<Vec<_>>(),
     })
 }
 

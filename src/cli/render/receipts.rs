@@ -30,61 +30,39 @@ impl View for Receipts<'_> {
         if self.0.grants.is_empty() {
             ended
         } else {
-            format!("{ended}\n{}", Enforced::of(self.0).text(style))
+            format!(
+                "{ended}\n{}",
+                Enforced::of(self.0.enforcement.as_ref()).text(style)
+            )
         }
     }
 }
 
 /// How far a revision is enforced.
 #[derive(Debug)]
-pub(crate) struct Enforced<'a> {
-    /// The revision.
-    pub revision: i64,
-    /// When it became visible.
-    pub committed_at: Option<&'a prost_types::Timestamp>,
-    /// The control plane's time of the answer.
-    pub server_time: Option<&'a prost_types::Timestamp>,
-    /// Who has confirmed.
-    pub receipts: &'a [v1::Receipt],
-    /// Who has not.
-    pub unconfirmed: &'a [v1::Unconfirmed],
-    /// How many of them may still act on the state before.
-    pub outstanding: i32,
-    /// From when on none of them does.
-    pub fenced_by: Option<&'a prost_types::Timestamp>,
-}
+pub(crate) struct Enforced<'a>(pub &'a v1::Enforcement);
+
+/// What an answer without an enforcement says of it.
+static UNKNOWN: v1::Enforcement = v1::Enforcement {
+    revision: 0,
+    receipts: vec![],
+    unconfirmed: vec![],
+    outstanding: 0,
+    fenced_by: None,
+    committed_at: None,
+    server_time: None,
+};
 
 impl<'a> Enforced<'a> {
-    /// What the answer to a revoke says of it.
-    pub(crate) fn of(response: &'a v1::RevokeGrantsResponse) -> Self {
-        Self {
-            revision: response.revision,
-            committed_at: response.committed_at.as_ref(),
-            server_time: response.server_time.as_ref(),
-            receipts: &response.receipts,
-            unconfirmed: &response.unconfirmed,
-            outstanding: response.outstanding,
-            fenced_by: response.fenced_by.as_ref(),
-        }
-    }
-
-    /// What the answer to suspending or resuming says of it.
-    pub(crate) fn held(response: &'a v1::HoldGrantResponse) -> Self {
-        Self {
-            revision: response.revision,
-            committed_at: response.committed_at.as_ref(),
-            server_time: response.server_time.as_ref(),
-            receipts: &response.receipts,
-            unconfirmed: &response.unconfirmed,
-            outstanding: response.outstanding,
-            fenced_by: response.fenced_by.as_ref(),
-        }
+    /// What an answer says of it.
+    pub(crate) fn of(enforcement: Option<&'a v1::Enforcement>) -> Self {
+        Self(enforcement.unwrap_or(&UNKNOWN))
     }
 
     /// For people.
     pub(crate) fn text(&self, style: &TextStyle) -> String {
-        let mut text = format!("Durable at revision {}.\n", self.revision);
-        if !self.receipts.is_empty() {
+        let mut text = format!("Durable at revision {}.\n", self.0.revision);
+        if !self.0.receipts.is_empty() {
             let heading = [
                 "SIDECAR",
                 "REVISION",
@@ -97,11 +75,15 @@ impl<'a> Enforced<'a> {
                 table(
                     style,
                     &heading,
-                    self.receipts.iter().map(|row| self.receipt(row)).collect()
+                    self.0
+                        .receipts
+                        .iter()
+                        .map(|row| self.receipt(row))
+                        .collect()
                 )
             );
         }
-        if !self.unconfirmed.is_empty() {
+        if !self.0.unconfirmed.is_empty() {
             let heading = [
                 "NOT CONFIRMED",
                 "CONNECTED",
@@ -110,6 +92,7 @@ impl<'a> Enforced<'a> {
                 "REFUSES BY ITSELF",
             ];
             let rows = self
+                .0
                 .unconfirmed
                 .iter()
                 .take(LISTED)
@@ -117,6 +100,7 @@ impl<'a> Enforced<'a> {
                 .collect();
             text += &format!("\n{}", table(style, &heading, rows));
             if let Some(more) = self
+                .0
                 .unconfirmed
                 .len()
                 .checked_sub(LISTED)
@@ -125,7 +109,7 @@ impl<'a> Enforced<'a> {
                 text += &format!("and {more} more: jitgate fleet\n");
             }
         }
-        if self.receipts.is_empty() && self.unconfirmed.is_empty() {
+        if self.0.receipts.is_empty() && self.0.unconfirmed.is_empty() {
             text += "No sidecar of the service is connected.\n";
         }
         text
@@ -133,20 +117,23 @@ impl<'a> Enforced<'a> {
 
     /// One line about those who have not confirmed and may still act on the state before; `None` when there are none.
     pub(crate) fn outstanding(&self) -> Option<String> {
-        if self.outstanding <= 0 {
+        if self.0.outstanding <= 0 {
             return None;
         }
         let who = self
+            .0
             .unconfirmed
             .iter()
             .filter(|row| !row.fenced)
             .map(|row| row.sidecar.as_str());
         let mut names: Vec<_> = who.take(3).collect();
-        if usize::try_from(self.outstanding).is_ok_and(|all| all > names.len()) {
+        if usize::try_from(self.0.outstanding).is_ok_and(|all| all > names.len()) {
             names.push("...");
         }
         let fence = self
+            .0
             .fenced_by
+            .as_ref()
             .map(|by| format!("; what stays silent refuses by itself {}", self.moment(by)));
         let names = if names.is_empty() {
             String::new()
@@ -155,15 +142,15 @@ impl<'a> Enforced<'a> {
         };
         Some(format!(
             "{} sidecar(s) have not confirmed yet{names}{}",
-            self.outstanding,
+            self.0.outstanding,
             fence.unwrap_or_default()
         ))
     }
 
     fn receipt(&self, receipt: &v1::Receipt) -> Vec<String> {
         let applied = receipt.applied_at.as_ref();
-        let after =
-            after_commit(self.committed_at, applied).filter(|_| receipt.revision >= self.revision);
+        let after = after_commit(self.0.committed_at.as_ref(), applied)
+            .filter(|_| receipt.revision >= self.0.revision);
         vec![
             receipt.sidecar.clone(),
             receipt.revision.to_string(),
@@ -173,7 +160,7 @@ impl<'a> Enforced<'a> {
                 .unwrap_or_default(),
             // A receipt for a newer revision says when that one was applied: this one was in force by then.
             match after {
-                Some(after) if receipt.revision > self.revision => {
+                Some(after) if receipt.revision > self.0.revision => {
                     format!("at most {}", millis(after))
                 }
                 Some(after) => millis(after),
@@ -218,7 +205,7 @@ impl<'a> Enforced<'a> {
     }
 
     fn now(&self) -> Option<Timestamp> {
-        self.server_time.and_then(instant)
+        self.0.server_time.as_ref().and_then(instant)
     }
 }
 
@@ -274,13 +261,15 @@ mod tests {
                 id: "g".into(),
                 ..Default::default()
             }],
-            revision: 13,
-            committed_at: after(0),
-            server_time: after(5000),
-            receipts: vec![receipt("edge-1", 13, 3), receipt("edge-2", 15, 900)],
-            unconfirmed: vec![silent("edge-3", false), silent("edge-4", true)],
-            outstanding: 1,
-            fenced_by: after(30_000),
+            enforcement: Some(v1::Enforcement {
+                revision: 13,
+                committed_at: after(0),
+                server_time: after(5000),
+                receipts: vec![receipt("edge-1", 13, 3), receipt("edge-2", 15, 900)],
+                unconfirmed: vec![silent("edge-3", false), silent("edge-4", true)],
+                outstanding: 1,
+                fenced_by: after(30_000),
+            }),
             ..Default::default()
         }
     }
@@ -328,20 +317,25 @@ mod tests {
 
     #[test]
     fn the_line_about_the_outstanding_ones_names_them_and_the_fence() {
-        let said = Enforced::of(&response()).outstanding().unwrap();
+        let enforcement = response().enforcement.unwrap();
+        let said = Enforced(&enforcement).outstanding().unwrap();
         let golden = "1 sidecar(s) have not confirmed yet (edge-3); what stays silent refuses by itself in 25s, at 2023-11-14T22:13:50.000Z";
         assert_eq!(said, golden);
-        let done = v1::RevokeGrantsResponse {
+        let done = v1::Enforcement {
             outstanding: 0,
-            ..response()
+            ..enforcement
         };
-        assert_eq!(Enforced::of(&done).outstanding(), None);
+        assert_eq!(Enforced(&done).outstanding(), None);
     }
 
     #[test]
     fn a_long_list_is_cut_and_says_so() {
-        let many = v1::RevokeGrantsResponse {
+        let many = v1::Enforcement {
             unconfirmed: vec![v1::Unconfirmed::default(); 50],
+            ..response().enforcement.unwrap()
+        };
+        let many = v1::RevokeGrantsResponse {
+            enforcement: Some(many),
             ..response()
         };
         assert!(

@@ -330,8 +330,11 @@ fn a_revoke_that_was_not_waited_for_says_who_is_still_to_confirm() {
     };
     let response = v1::RevokeGrantsResponse {
         grants: vec![ended],
-        revision: 13,
-        outstanding: 2,
+        enforcement: Some(v1::Enforcement {
+            revision: 13,
+            outstanding: 2,
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let text = Revoked(&response).text(&style());

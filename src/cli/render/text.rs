@@ -475,22 +475,23 @@ impl View for Revoked<'_> {
     }
 
     fn text(&self, style: &TextStyle) -> String {
-        let (response, ended) = (self.0, self.ended(style));
-        let waiting = match response.outstanding {
+        let ended = self.ended(style);
+        let Enforced(enforcement) = Enforced::of(self.0.enforcement.as_ref());
+        let waiting = match enforcement.outstanding {
             0 => String::new(),
             waiting => {
                 format!("; {waiting} sidecar(s) have not confirmed yet, --wait all waits for them")
             }
         };
         // Nothing was written when nothing matched, and on a dry run.
-        if response.grants.is_empty() || response.revision == 0 {
+        if self.0.grants.is_empty() || enforcement.revision == 0 {
             ended
         } else {
             format!(
                 "{ended}
 Durable at revision {}{waiting}.
 ",
-                response.revision
+                enforcement.revision
             )
         }
     }
@@ -549,14 +550,16 @@ impl View for Held<'_> {
             .as_ref()
             .map(|grant| Grant(grant).text(style))
             .unwrap_or_default();
+        let enforced = Enforced::of(response.enforcement.as_ref());
+        let Enforced(enforcement) = enforced;
         // Nothing was written, or nobody was waited for.
         match (
-            response.revision,
-            response.receipts.is_empty() && response.unconfirmed.is_empty(),
+            enforcement.revision,
+            enforcement.receipts.is_empty() && enforcement.unconfirmed.is_empty(),
         ) {
             (0, _) => grant,
             (revision, true) => format!("{grant}\nDurable at revision {revision}.\n"),
-            (_, false) => format!("{grant}\n{}", Enforced::held(response).text(style)),
+            (_, false) => format!("{grant}\n{}", enforced.text(style)),
         }
     }
 }

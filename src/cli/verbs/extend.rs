@@ -9,7 +9,7 @@ use super::requests::{conclude, with_deadline};
 use crate::cli::connect::{ClientArgs, connect};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::values;
-use crate::cli::write_options::ExtendManner;
+use crate::cli::write_options::{WriteArgs, tell};
 
 /// `jitgate extend`.
 #[derive(Debug, clap::Args)]
@@ -39,7 +39,7 @@ pub struct ExtendArgs {
     #[arg(long, env = "JITGATE_EXTEND_WAIT")]
     wait: bool,
     #[command(flatten)]
-    options: ExtendManner,
+    options: WriteArgs,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -60,20 +60,13 @@ pub(crate) async fn extend(args: ExtendArgs) -> Result<Exit, CliError> {
     } = args;
     let options = options.settle();
     let mut connection = connect(client).await?;
-    let (request_id, validate_only, etag) = (
-        options.request_id.clone(),
-        options.dry_run,
-        options.etag.clone(),
-    );
     let duration = duration.map(duration_to);
     let ask = v1::ExtendGrantRequest {
         id,
         duration,
         reason,
         tickets,
-        request_id,
-        validate_only,
-        etag,
+        options: Some(options.clone()),
     };
     let asked = connection
         .access
@@ -81,6 +74,6 @@ pub(crate) async fn extend(args: ExtendArgs) -> Result<Exit, CliError> {
         .await
         .map_err(connection.refusal())?
         .into_inner();
-    options.tell();
-    conclude(&mut connection, asked, wait && !validate_only).await
+    tell(&options);
+    conclude(&mut connection, asked, wait && !options.validate_only).await
 }

@@ -13,7 +13,7 @@ use crate::cli::error::{CliError, Exit, say};
 use crate::cli::render::receipts::{Enforced, Receipts};
 use crate::cli::render::text::{Grant, Grants, Revoked};
 use crate::cli::values;
-use crate::cli::write_options::{ReleaseManner, RevokeManner};
+use crate::cli::write_options::{WriteArgs, tell};
 
 /// `jitgate grants`.
 #[derive(Debug, clap::Args)]
@@ -118,10 +118,10 @@ pub struct RevokeArgs {
     #[arg(conflicts_with_all = ["subject", "service"])]
     id: Option<String>,
     /// Every live grant of this subject, standing ones left out; with --service, only those there
-    #[arg(long, env = "JITGATE_REVOKE_SUBJECT", value_name = "PRINCIPAL", value_parser = values::principal)]
+    #[arg(long, env = "JITGATE_REVOKE_SUBJECT", value_name = "PRINCIPAL", value_parser = values::principal, conflicts_with = "if_match")]
     subject: Option<String>,
     /// Every live grant of this service, standing ones left out
-    #[arg(long, env = "JITGATE_REVOKE_SERVICE", value_parser = values::service)]
+    #[arg(long, env = "JITGATE_REVOKE_SERVICE", value_parser = values::service, conflicts_with = "if_match")]
     service: Option<String>,
     /// With --subject or --service: end standing grants, too; each comes back once its declaration changes
     #[arg(long, env = "JITGATE_REVOKE_INCLUDE_STANDING", conflicts_with = "id")]
@@ -141,7 +141,7 @@ pub struct RevokeArgs {
     )]
     reason: String,
     #[command(flatten)]
-    options: RevokeManner,
+    options: WriteArgs,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -176,20 +176,13 @@ pub(crate) async fn revoke(args: RevokeArgs) -> Result<Exit, CliError> {
     let mut connection = connect(client).await?;
     let refusal = connection.refusal();
     let (until, limit) = (wait.to_wire(), Some(duration_to(timeout)));
-    let (request_id, validate_only, etag) = (
-        options.request_id.clone(),
-        options.dry_run,
-        options.etag.clone(),
-    );
     let response = if let Some(id) = id {
         let ask = v1::RevokeGrantRequest {
             id,
             reason,
             wait: until,
             timeout: limit,
-            request_id,
-            validate_only,
-            etag,
+            options: Some(options.clone()),
         };
         connection.access.revoke_grant(deadline(ask, timeout)).await
     } else {
@@ -201,8 +194,7 @@ pub(crate) async fn revoke(args: RevokeArgs) -> Result<Exit, CliError> {
             wait: until,
             timeout: limit,
             include_standing,
-            request_id,
-            validate_only,
+            options: Some(options.clone()),
         };
         connection
             .access
@@ -210,14 +202,15 @@ pub(crate) async fn revoke(args: RevokeArgs) -> Result<Exit, CliError> {
             .await
     };
     let response = response.map_err(refusal)?.into_inner();
-    options.tell();
+    tell(&options);
     going_on(&response.grants).iter().for_each(|line| say(line));
-    if wait == Wait::Committed || response.revision == 0 {
+    let enforced = Enforced::of(response.enforcement.as_ref());
+    if wait == Wait::Committed || enforced.0.revision == 0 {
         connection.screen.show(&Revoked(&response))?;
         return Ok(Exit::Done);
     }
     connection.screen.show(&Receipts(&response))?;
-    Ok(wait.verdict("revoked", &Enforced::of(&response)))
+    Ok(wait.verdict("revoked", &enforced))
 }
 
 impl Wait {
@@ -260,7 +253,7 @@ pub struct ReleaseArgs {
     )]
     reason: String,
     #[command(flatten)]
-    options: ReleaseManner,
+    options: WriteArgs,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -278,17 +271,10 @@ pub(crate) async fn release(args: ReleaseArgs) -> Result<Exit, CliError> {
     } = args;
     let options = options.settle();
     let mut connection = connect(client).await?;
-    let (request_id, validate_only, etag) = (
-        options.request_id.clone(),
-        options.dry_run,
-        options.etag.clone(),
-    );
     let ask = v1::ReleaseGrantRequest {
         id,
         reason,
-        request_id,
-        validate_only,
-        etag,
+        options: Some(options.clone()),
     };
     let released = connection
         .access
@@ -296,7 +282,7 @@ pub(crate) async fn release(args: ReleaseArgs) -> Result<Exit, CliError> {
         .await
         .map_err(connection.refusal())?
         .into_inner();
-    options.tell();
+    tell(&options);
     connection.screen.show(&Grant(&released))?;
     going_on(std::slice::from_ref(&released))
         .iter()

@@ -13,7 +13,7 @@ use crate::cli::connect::{ClientArgs, Connection, PATIENCE, connect};
 use crate::cli::error::{CliError, Exit, say};
 use crate::cli::render::text::{Outcome, Request, RequestLine, Requests};
 use crate::cli::values::{self, Moment};
-use crate::cli::write_options::{CancelManner, RequestManner, WriteOptions};
+use crate::cli::write_options::{WriteArgs, tell};
 
 mod watch;
 
@@ -73,7 +73,7 @@ pub struct RequestArgs {
     #[arg(long, env = "JITGATE_REQUEST_START", value_name = "TIME", value_parser = values::start)]
     start: Option<Moment>,
     #[command(flatten)]
-    options: RequestManner,
+    options: WriteArgs<false>,
     /// Wait until it is decided
     #[arg(long, env = "JITGATE_REQUEST_WAIT")]
     wait: bool,
@@ -82,7 +82,7 @@ pub struct RequestArgs {
 }
 
 impl RequestArgs {
-    fn into_parts(self) -> (v1::RequestAccessRequest, bool, WriteOptions, ClientArgs) {
+    fn into_parts(self) -> (v1::RequestAccessRequest, bool, v1::WriteOptions, ClientArgs) {
         let Self {
             service,
             http,
@@ -118,11 +118,10 @@ impl RequestArgs {
             tickets: ticket,
             policy,
             break_glass,
-            request_id: options.request_id.clone(),
             start_time: start.map(|start| timestamp_to(start.resolve(clock::wall()))),
-            validate_only: options.dry_run,
+            options: Some(options.clone()),
         };
-        (ask, wait && !options.dry_run, options, client)
+        (ask, wait && !options.validate_only, options, client)
     }
 }
 
@@ -139,7 +138,7 @@ pub(crate) async fn request(args: RequestArgs) -> Result<Exit, CliError> {
         .await
         .map_err(connection.refusal())?
         .into_inner();
-    options.tell();
+    tell(&options);
     conclude(&mut connection, asked, wait).await
 }
 
@@ -377,7 +376,7 @@ pub struct CancelArgs {
     )]
     reason: String,
     #[command(flatten)]
-    options: CancelManner,
+    options: WriteArgs,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -395,24 +394,17 @@ pub(crate) async fn cancel(args: CancelArgs) -> Result<Exit, CliError> {
     } = args;
     let options = options.settle();
     let mut connection = connect(client).await?;
-    let (request_id, validate_only, etag) = (
-        options.request_id.clone(),
-        options.dry_run,
-        options.etag.clone(),
-    );
     let ask = v1::CancelAccessRequestRequest {
         id,
         reason,
-        request_id,
-        validate_only,
-        etag,
+        options: Some(options.clone()),
     };
     let cancelled = connection
         .access
         .cancel_access_request(with_deadline(ask))
         .await
         .map_err(connection.refusal())?;
-    options.tell();
+    tell(&options);
     connection.screen.show(&Request(&cancelled.into_inner()))?;
     Ok(Exit::Done)
 }

@@ -14,7 +14,7 @@ use crate::cli::error::{CliError, Exit, say};
 use crate::cli::render::text::Request;
 use crate::cli::render::{TextStyle, View};
 use crate::cli::values;
-use crate::cli::write_options::{ApproveManner, DenyManner, ReviewManner};
+use crate::cli::write_options::{WriteArgs, tell};
 
 /// `jitgate approve`.
 #[derive(Debug, clap::Args)]
@@ -42,7 +42,7 @@ pub struct ApproveArgs {
     #[arg(long, env = "JITGATE_APPROVE_DIGEST", value_name = "DIGEST")]
     digest: Option<String>,
     #[command(flatten)]
-    options: ApproveManner,
+    options: WriteArgs,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -64,7 +64,7 @@ pub struct DenyArgs {
     #[arg(long, env = "JITGATE_DENY_DIGEST", value_name = "DIGEST")]
     digest: Option<String>,
     #[command(flatten)]
-    options: DenyManner,
+    options: WriteArgs,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -102,9 +102,7 @@ pub(crate) async fn approve(args: ApproveArgs) -> Result<Exit, CliError> {
         reason,
         narrowed_scope,
         narrowed_duration: duration.map(duration_to),
-        request_id: options.request_id.clone(),
-        validate_only: options.dry_run,
-        etag: options.etag.clone(),
+        options: Some(options.clone()),
     };
     let reviewed = connection
         .access
@@ -112,7 +110,7 @@ pub(crate) async fn approve(args: ApproveArgs) -> Result<Exit, CliError> {
         .await
         .map_err(connection.refusal())?;
     let reviewed = reviewed.into_inner();
-    options.tell();
+    tell(&options);
     connection.screen.show(&Request(&reviewed))?;
     // The last approval can come too late for what was asked.
     let failed = reviewed.state() == v1::AccessRequestState::Failed;
@@ -138,16 +136,14 @@ pub(crate) async fn deny(args: DenyArgs) -> Result<Exit, CliError> {
         id: shown.id,
         request_digest: digest.unwrap_or(shown.request_digest),
         reason,
-        request_id: options.request_id.clone(),
-        validate_only: options.dry_run,
-        etag: options.etag.clone(),
+        options: Some(options.clone()),
     };
     let reviewed = connection
         .access
         .deny_request(with_deadline(review))
         .await
         .map_err(connection.refusal())?;
-    options.tell();
+    tell(&options);
     connection.screen.show(&Request(&reviewed.into_inner()))?;
     Ok(Exit::Done)
 }
@@ -168,7 +164,7 @@ pub struct ReviewArgs {
     #[arg(long, env = "JITGATE_REVIEW_REASON", value_name = "TEXT")]
     reason: String,
     #[command(flatten)]
-    options: ReviewManner,
+    options: WriteArgs,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -197,16 +193,14 @@ pub(crate) async fn review(args: ReviewArgs) -> Result<Exit, CliError> {
         id,
         opinion: opinion.into(),
         reason,
-        request_id: options.request_id.clone(),
-        validate_only: options.dry_run,
-        etag: options.etag.clone(),
+        options: Some(options.clone()),
     };
     let reviewed = connection
         .access
         .review_break_glass(with_deadline(review))
         .await
         .map_err(connection.refusal())?;
-    options.tell();
+    tell(&options);
     connection.screen.show(&Request(&reviewed.into_inner()))?;
     Ok(Exit::Done)
 }

@@ -107,7 +107,10 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit, CliError> {
         reason,
         tickets: ticket,
         via: workload.iter().cloned().collect(),
-        request_id: Ulid::generate().to_string(),
+        options: Some(v1::WriteOptions {
+            request_id: Ulid::generate().to_string(),
+            ..v1::WriteOptions::default()
+        }),
         ..Default::default()
     };
     let mut connection = connect(client).await?;

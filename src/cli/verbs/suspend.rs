@@ -11,11 +11,11 @@ use crate::cli::error::{CliError, Exit};
 use crate::cli::render::receipts::Enforced;
 use crate::cli::render::text::Held;
 use crate::cli::values;
-use crate::cli::write_options::{ResumeManner, SuspendManner};
+use crate::cli::write_options::{WriteArgs, tell};
 
 /// The flags of one of the two verbs.
 macro_rules! hold_args {
-    ($($(#[$doc:meta])* $name:ident $verb:literal $options:ident;)*) => {
+    ($($(#[$doc:meta])* $name:ident $verb:literal;)*) => {
         $($(#[$doc])*
         #[derive(Debug, clap::Args)]
         pub struct $name {
@@ -32,7 +32,7 @@ macro_rules! hold_args {
             #[arg(long, env = concat!("JITGATE_", $verb, "_REASON"), value_name = "TEXT", default_value = "")]
             reason: String,
             #[command(flatten)]
-            options: $options,
+            options: WriteArgs,
             #[command(flatten)]
             client: ClientArgs,
         })*
@@ -41,9 +41,9 @@ macro_rules! hold_args {
 
 hold_args! {
     /// `jitgate suspend`.
-    SuspendArgs "SUSPEND" SuspendManner;
+    SuspendArgs "SUSPEND";
     /// `jitgate resume`.
-    ResumeArgs "RESUME" ResumeManner;
+    ResumeArgs "RESUME";
 }
 
 /// Holds a grant back. Exit code 1 when it was to wait for every sidecar and one has not confirmed.
@@ -66,9 +66,7 @@ pub(crate) async fn suspend(args: SuspendArgs) -> Result<Exit, CliError> {
         reason,
         wait: wait.to_wire(),
         timeout: Some(duration_to(timeout)),
-        request_id: options.request_id.clone(),
-        validate_only: options.dry_run,
-        etag: options.etag.clone(),
+        options: Some(options.clone()),
     };
     let held = connection
         .access
@@ -76,9 +74,9 @@ pub(crate) async fn suspend(args: SuspendArgs) -> Result<Exit, CliError> {
         .await
         .map_err(connection.refusal())?;
     let held = held.into_inner();
-    options.tell();
+    tell(&options);
     connection.screen.show(&Held(&held))?;
-    Ok(wait.verdict("suspended", &Enforced::held(&held)))
+    Ok(wait.verdict("suspended", &Enforced::of(held.enforcement.as_ref())))
 }
 
 /// Lets a suspended grant count again; exit codes as for suspending.
@@ -101,9 +99,7 @@ pub(crate) async fn resume(args: ResumeArgs) -> Result<Exit, CliError> {
         reason,
         wait: wait.to_wire(),
         timeout: Some(duration_to(timeout)),
-        request_id: options.request_id.clone(),
-        validate_only: options.dry_run,
-        etag: options.etag.clone(),
+        options: Some(options.clone()),
     };
     let held = connection
         .access
@@ -111,14 +107,12 @@ pub(crate) async fn resume(args: ResumeArgs) -> Result<Exit, CliError> {
         .await
         .map_err(connection.refusal())?;
     let held = held.into_inner();
-    options.tell();
+    tell(&options);
     connection.screen.show(&Held(&held))?;
     // A sidecar that has not heard of it refuses: there is nothing to fence.
-    Ok(wait.verdict(
-        "resumed",
-        &Enforced {
-            fenced_by: None,
-            ..Enforced::held(&held)
-        },
-    ))
+    let enforcement = v1::Enforcement {
+        fenced_by: None,
+        ..held.enforcement.unwrap_or_default()
+    };
+    Ok(wait.verdict("resumed", &Enforced(&enforcement)))
 }

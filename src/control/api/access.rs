@@ -228,10 +228,8 @@ impl AccessService for Api {
     ) -> Result<Response<v1::RevokeGrantsResponse>, Status> {
         self.call("RevokeGrants", request, |plane, caller, wire| async move {
             let patience = parse::patience(wire.wait, wire.timeout)?;
-            let (sweep, options) = (parse::revoked(&wire)?, parse::options(&wire, "")?);
-            let ends = plane
-                .revoke_all(&caller, sweep, (parse::reason(wire.reason)?, options))
-                .await?;
+            let (sweep, reason, options) = parse::revoked(wire)?;
+            let ends = plane.revoke_all(&caller, sweep, (reason, options)).await?;
             Ok(reply::ends(&plane, &ends, patience).await)
         })
         .await

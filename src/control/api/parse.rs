@@ -8,15 +8,15 @@ use crate::control::lifecycle::extend::ExtendInput;
 use crate::control::lifecycle::fault::Fault;
 use crate::control::lifecycle::grants::{GrantFilter, Sweep};
 use crate::control::lifecycle::input::RequestInput;
-use crate::control::lifecycle::requests::RequestFilter;
 use crate::control::lifecycle::reviews::ReviewInput;
 use crate::control::lifecycle::write_options::WriteOptions;
-use crate::control::query::explain::{Called, Question};
+use crate::control::query::explain::Question;
+use crate::control::query::lists::RequestFilter;
 use crate::control::query::page::Page;
 use crate::model::access::AccessState;
 use crate::model::approval::{Opinion, Verdict};
+use crate::model::call::WrittenCall;
 use crate::model::identity::{Principal, Service};
-use crate::model::policy::REASON_MAX;
 use crate::model::scope::Scope;
 use crate::telemetry::trace;
 use crate::wire::access::state_from;
@@ -24,22 +24,22 @@ use crate::wire::grant::{FieldError, duration_from, principals_from, scope_from,
 use crate::wire::v1;
 use crate::wire::v1::explain_access_request::Target;
 
+mod text;
 mod write_options;
 
+pub(super) use text::reason;
+use write_options::options_without_etag;
 pub(super) use write_options::{cancel, options, release, resume, revoke, suspend};
 
-const REQUEST_ID_MAX: usize = 64;
+use text::printable_all;
+
 const PRINCIPALS_MAX: usize = 256;
 const PATIENCE_DEFAULT: Duration = Duration::from_secs(5);
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
 
-pub(super) fn asking(wire: v1::RequestAccessRequest) -> Result<RequestInput, Fault> {
-    let WriteOptions {
-        request_id,
-        fingerprint,
-        validate_only,
-        etag: _,
-    } = options(&wire, "")?;
+pub(super) fn asking(mut wire: v1::RequestAccessRequest) -> Result<RequestInput, Fault> {
+    let options = wire.options.take();
+    let options = options_without_etag("jitgate.request_access.v1", options, &wire)?;
     let v1::RequestAccessRequest {
         subject,
         via,
@@ -78,15 +78,14 @@ pub(super) fn asking(wire: v1::RequestAccessRequest) -> Result<RequestInput, Fau
             .map(|time| timestamp_from(&time, "start_time"))
             .transpose()?,
         extends: None,
-        validate_only,
-        request_id,
-        fingerprint,
+        options,
         traceparent: trace::current_traceparent().map(Into::into),
     })
 }
 
-pub(super) fn extending(wire: v1::ExtendGrantRequest) -> Result<ExtendInput, Fault> {
-    let options = options(&wire, &wire.etag)?;
+pub(super) fn extending(mut wire: v1::ExtendGrantRequest) -> Result<ExtendInput, Fault> {
+    let options = wire.options.take();
+    let options = self::options("jitgate.extend_grant.v1", options, &wire)?;
     let v1::ExtendGrantRequest {
         id,
         duration,
@@ -109,13 +108,6 @@ pub(super) fn extending(wire: v1::ExtendGrantRequest) -> Result<ExtendInput, Fau
     })
 }
 
-fn printable_all(reason: &str, tickets: &[String]) -> Result<(), Fault> {
-    printable("reason", reason)?;
-    tickets
-        .iter()
-        .try_for_each(|ticket| printable("tickets", ticket))
-}
-
 fn workloads(via: &[String]) -> Result<Vec<Principal>, Fault> {
     let parse = |(i, text): (usize, &String)| {
         Principal::workload(text)
@@ -124,25 +116,21 @@ fn workloads(via: &[String]) -> Result<Vec<Principal>, Fault> {
     via.iter().enumerate().map(parse).collect()
 }
 
-pub(super) fn approval(wire: v1::ApproveRequestRequest) -> Result<ReviewInput, Fault> {
-    let WriteOptions { fingerprint, .. } = options(&wire, &wire.etag)?;
-    let denial = v1::DenyRequestRequest {
-        id: wire.id,
-        request_digest: wire.request_digest,
-        reason: wire.reason,
-        request_id: wire.request_id,
-        validate_only: wire.validate_only,
-        etag: wire.etag,
-    };
+pub(super) fn approval(mut wire: v1::ApproveRequestRequest) -> Result<ReviewInput, Fault> {
+    let options = wire.options.take();
+    let options = self::options("jitgate.approve_request.v1", options, &wire)?;
     let span = wire.narrowed_duration.as_ref();
     Ok(ReviewInput {
-        verdict: Verdict::Approve,
         narrowed_scope: wire.narrowed_scope.as_ref().map(narrowed).transpose()?,
         narrowed_duration: span
             .map(|span| duration_from(span, "narrowed_duration"))
             .transpose()?,
-        fingerprint,
-        ..self::denial(denial)?
+        ..review(
+            (wire.id, wire.request_digest),
+            Verdict::Approve,
+            wire.reason,
+            options,
+        )?
     })
 }
 
@@ -153,19 +141,23 @@ fn narrowed(scope: &v1::Scope) -> Result<Scope, Fault> {
     scope_from(scope).map_err(named)
 }
 
-pub(super) fn denial(wire: v1::DenyRequestRequest) -> Result<ReviewInput, Fault> {
-    let WriteOptions {
-        request_id,
-        fingerprint,
-        validate_only,
-        etag,
-    } = options(&wire, &wire.etag)?;
-    let v1::DenyRequestRequest {
-        id,
-        request_digest,
-        reason: text,
-        ..
-    } = wire;
+pub(super) fn denial(mut wire: v1::DenyRequestRequest) -> Result<ReviewInput, Fault> {
+    let options = wire.options.take();
+    let options = self::options("jitgate.deny_request.v1", options, &wire)?;
+    review(
+        (wire.id, wire.request_digest),
+        Verdict::Deny,
+        wire.reason,
+        options,
+    )
+}
+
+fn review(
+    (request, request_digest): (String, String),
+    verdict: Verdict,
+    text: String,
+    options: WriteOptions,
+) -> Result<ReviewInput, Fault> {
     if request_digest.is_empty() {
         return Err(Fault::invalid(
             "request_digest",
@@ -173,22 +165,20 @@ pub(super) fn denial(wire: v1::DenyRequestRequest) -> Result<ReviewInput, Fault>
         ));
     }
     Ok(ReviewInput {
-        request: id,
-        verdict: Verdict::Deny,
+        request,
+        verdict,
         digest: request_digest,
         reason: reason(text)?,
         narrowed_scope: None,
         narrowed_duration: None,
-        validate_only,
-        etag,
-        request_id,
-        fingerprint,
+        options,
         traceparent: trace::current_traceparent().map(Into::into),
     })
 }
 
-pub(super) fn afterwards(wire: v1::ReviewBreakGlassRequest) -> Result<Afterwards, Fault> {
-    let options = options(&wire, &wire.etag)?;
+pub(super) fn afterwards(mut wire: v1::ReviewBreakGlassRequest) -> Result<Afterwards, Fault> {
+    let options = wire.options.take();
+    let options = self::options("jitgate.review_break_glass.v1", options, &wire)?;
     let opinion = match v1::BreakGlassOpinion::try_from(wire.opinion) {
         Ok(v1::BreakGlassOpinion::Ok) => Opinion::Fine,
         Ok(v1::BreakGlassOpinion::Objection) => Opinion::Objection,
@@ -209,26 +199,6 @@ pub(super) fn afterwards(wire: v1::ReviewBreakGlassRequest) -> Result<Afterwards
         reason,
         options,
     })
-}
-
-/// These texts are shown on terminals and written to logs.
-fn printable(field: &str, text: &str) -> Result<(), Fault> {
-    if text.chars().any(|c| c.is_control() && c != '\n') {
-        return Err(Fault::invalid(field, "must not hold control characters"));
-    }
-    Ok(())
-}
-
-/// Why something is ended.
-pub(super) fn reason(text: String) -> Result<String, Fault> {
-    if text.chars().count() > REASON_MAX {
-        return Err(Fault::invalid(
-            "reason",
-            format!("is longer than {REASON_MAX} characters"),
-        ));
-    }
-    printable("reason", &text)?;
-    Ok(text)
 }
 
 fn optional_principal(text: &str, field: &str) -> Result<Option<Principal>, Fault> {
@@ -281,11 +251,19 @@ pub(super) fn grant_page(wire: &v1::ListGrantsRequest) -> Result<(Page, GrantFil
 }
 
 /// Which grants are to end: everything would be a mistake.
-pub(super) fn revoked(wire: &v1::RevokeGrantsRequest) -> Result<Sweep, Fault> {
+/// Which grants to end, why, and how.
+pub(super) fn revoked(
+    mut wire: v1::RevokeGrantsRequest,
+) -> Result<(Sweep, String, WriteOptions), Fault> {
+    let options = wire.options.take();
+    wire.wait = v1::RevokeWait::Unspecified.into();
+    wire.timeout = None;
+    let options = options_without_etag("jitgate.revoke_grants.v1", options, &wire)?;
     let v1::RevokeGrantsRequest {
         subject,
         service,
         include_standing,
+        reason,
         ..
     } = wire;
     if subject.is_empty() && service.is_empty() {
@@ -294,16 +272,16 @@ pub(super) fn revoked(wire: &v1::RevokeGrantsRequest) -> Result<Sweep, Fault> {
             "name a subject, a service or both: revoking everything is not offered",
         ));
     }
-    let subject = optional_principal(subject, "subject")?;
     let of = GrantFilter {
-        subject,
-        service: optional_service(service)?,
+        subject: optional_principal(&subject, "subject")?,
+        service: optional_service(&service)?,
         include_ended: false,
     };
-    Ok(Sweep {
+    let sweep = Sweep {
         of,
-        include_standing: *include_standing,
-    })
+        include_standing,
+    };
+    Ok((sweep, self::reason(reason)?, options))
 }
 
 /// How long to wait for enforcement; zero: only until it is durable.
@@ -339,17 +317,10 @@ pub(super) fn question(wire: v1::ExplainAccessRequest, caller: &Caller) -> Resul
         [] => caller.principals().to_vec(),
         named => principals_from(named, "principals")?,
     };
-    let target = match wire.target {
-        Some(Target::Grpc(path)) => Called::Grpc(path),
+    let call = match wire.target {
+        Some(Target::Grpc(path)) => WrittenCall::grpc(path),
         Some(Target::Http(line)) => {
-            let (method, path) = line.trim().split_once(' ').ok_or_else(|| {
-                Fault::invalid(
-                    "http",
-                    "must be a method and a path, such as: GET /v1/users/7",
-                )
-            })?;
-            let path = path.split_once('?').map_or(path, |(path, _)| path);
-            Called::Http(method.to_owned(), path.trim().to_owned())
+            WrittenCall::http(&line).map_err(|error| Fault::invalid("http", error.to_string()))?
         }
         None => {
             return Err(Fault::invalid(
@@ -362,7 +333,10 @@ pub(super) fn question(wire: v1::ExplainAccessRequest, caller: &Caller) -> Resul
         principals,
         service: optional_service(&wire.service)?
             .ok_or_else(|| Fault::invalid("service", "is absent"))?,
-        target,
+        call,
         at: wire.at.map(|at| timestamp_from(&at, "at")).transpose()?,
     })
 }
+
+#[cfg(test)]
+mod tests;

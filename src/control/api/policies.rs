@@ -1,6 +1,5 @@
 //! `PolicyService`: parse, plan or apply, reply. Answers are bounded: lists by count, differences by bytes.
 
-use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::call::Api;
@@ -12,7 +11,6 @@ use crate::control::policies::offered::Offer;
 use crate::control::policies::plan::{Action, Change, Plan};
 use crate::control::policy::{Problem, Severity};
 use crate::model::access::{AccessRequest, Issued};
-use crate::model::canonical::Canonical;
 use crate::wire::access::revision_to;
 use crate::wire::grant::timestamp_to;
 use crate::wire::v1;
@@ -20,8 +18,6 @@ use crate::wire::v1::policy_service_server::{PolicyService, PolicyServiceServer}
 
 /// Largest request: the documents, and their frame.
 const POLICIES_MAX: usize = 4 << 20;
-const REQUEST_ID_MAX: usize = 64;
-const ETAG_MAX: usize = 64;
 /// Most problems in an answer.
 const PROBLEMS_MAX: usize = 200;
 
@@ -96,41 +92,20 @@ impl PolicyService for Api {
     }
 }
 
-fn applying(wire: v1::ApplyPoliciesRequest) -> Result<Applying, Fault> {
-    let asked = v1::ApplyPoliciesRequest {
-        request_id: String::new(),
-        ..wire.clone()
-    };
-    let mut canonical = Canonical::new("jitgate.apply_policies.v1");
-    canonical.bytes(&asked.encode_to_vec());
+fn applying(mut wire: v1::ApplyPoliciesRequest) -> Result<Applying, Fault> {
+    let options = wire.options.take();
+    let options = parse::options("jitgate.apply_policies.v1", options, &wire)?;
     let v1::ApplyPoliciesRequest {
         files,
         prune,
-        etag,
         revoke_withdrawn,
-        validate_only,
-        request_id,
         reason,
+        ..
     } = wire;
-    if request_id.chars().count() > REQUEST_ID_MAX {
-        return Err(Fault::invalid(
-            "request_id",
-            format!("is longer than {REQUEST_ID_MAX} characters"),
-        ));
-    }
-    if etag.len() > ETAG_MAX {
-        return Err(Fault::invalid(
-            "etag",
-            "is none of a plan; send the etag of the plan that was looked at, or none",
-        ));
-    }
     Ok(Applying {
         offer: Offer::parse(files, prune)?,
-        etag,
         revoke_withdrawn,
-        validate_only,
-        request_id,
-        fingerprint: canonical.finish(),
+        options,
         reason: parse::reason(reason)?,
     })
 }

@@ -40,29 +40,16 @@ pub(super) async fn ends(
     patience: Duration,
 ) -> v1::RevokeGrantsResponse {
     record_ends(ends);
-    let enforcement = enforced(plane, ends, patience).await;
+    let enforcement = enforcement(plane, ends, patience).await;
     let now = plane.now();
-    let still = number(enforcement.outstanding.len());
     v1::RevokeGrantsResponse {
         grants: what_fits(
             ends.grants.iter().map(|issued| issued_to(issued, now)),
             LISTED_BYTES_MAX,
         ),
-        revision: revision_to(ends.revision),
-        outstanding: still,
-        fenced_by: enforcement.fenced_by.map(timestamp_to),
         ended: number(ends.changed),
         standing_kept: number(ends.standing_kept),
-        committed_at: enforcement.committed_at.map(timestamp_to),
-        server_time: Some(timestamp_to(now)),
-        unconfirmed: what_fits(
-            unconfirmed(enforcement.outstanding, enforcement.fenced),
-            UNCONFIRMED_BYTES_MAX,
-        ),
-        receipts: what_fits(
-            enforcement.receipts.into_iter().map(receipt),
-            LISTED_BYTES_MAX,
-        ),
+        enforcement: Some(enforcement),
     }
 }
 
@@ -73,23 +60,10 @@ pub(super) async fn held(
     patience: Duration,
 ) -> Result<v1::HoldGrantResponse, Fault> {
     record_ends(ends);
-    let enforcement = enforced(plane, ends, patience).await;
-    let (now, still) = (plane.now(), number(enforcement.outstanding.len()));
+    let enforcement = enforcement(plane, ends, patience).await;
     Ok(v1::HoldGrantResponse {
-        grant: Some(issued_to(only(ends)?, now)),
-        revision: revision_to(ends.revision),
-        outstanding: still,
-        fenced_by: enforcement.fenced_by.map(timestamp_to),
-        committed_at: enforcement.committed_at.map(timestamp_to),
-        server_time: Some(timestamp_to(now)),
-        unconfirmed: what_fits(
-            unconfirmed(enforcement.outstanding, enforcement.fenced),
-            UNCONFIRMED_BYTES_MAX,
-        ),
-        receipts: what_fits(
-            enforcement.receipts.into_iter().map(receipt),
-            LISTED_BYTES_MAX,
-        ),
+        grant: Some(issued_to(only(ends)?, plane.now())),
+        enforcement: Some(enforcement),
     })
 }
 
@@ -100,12 +74,28 @@ pub(super) fn only(ends: &EndReport) -> Result<&Issued, Fault> {
         .ok_or_else(|| Fault::new(FaultKind::Internal, "nothing was changed"))
 }
 
-/// What was only rehearsed is nobody's to enforce.
-async fn enforced(plane: &Plane, ends: &EndReport, patience: Duration) -> Enforcement {
-    if ends.revision == Revision(0) {
-        return Enforcement::default();
+async fn enforcement(plane: &Plane, ends: &EndReport, patience: Duration) -> v1::Enforcement {
+    let Enforcement {
+        committed_at,
+        receipts,
+        outstanding,
+        fenced,
+        fenced_by,
+    } = if ends.revision == Revision(0) {
+        // What was only rehearsed is nobody's to enforce.
+        Enforcement::default()
+    } else {
+        plane.await_enforced(ends, patience).await
+    };
+    v1::Enforcement {
+        revision: revision_to(ends.revision),
+        outstanding: number(outstanding.len()),
+        receipts: what_fits(receipts.into_iter().map(receipt), LISTED_BYTES_MAX),
+        unconfirmed: what_fits(unconfirmed(outstanding, fenced), UNCONFIRMED_BYTES_MAX),
+        fenced_by: fenced_by.map(timestamp_to),
+        committed_at: committed_at.map(timestamp_to),
+        server_time: Some(timestamp_to(plane.now())),
     }
-    plane.await_enforced(ends, patience).await
 }
 
 fn number(count: usize) -> i32 {

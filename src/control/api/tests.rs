@@ -190,7 +190,8 @@ async fn a_revoke_over_the_wire_names_what_ended() {
         .await
         .unwrap()
         .into_inner();
-    assert_eq!((revoked.grants.len(), revoked.outstanding), (1, 0));
+    let enforced = revoked.enforcement.unwrap();
+    assert_eq!((revoked.grants.len(), enforced.outstanding), (1, 0));
     assert_eq!(
         (revoked.grants[0].state(), &*revoked.grants[0].ended_by),
         (v1::GrantState::Revoked, ROOT)
@@ -220,7 +221,10 @@ async fn a_grant_is_extended_held_back_and_let_go_over_the_wire() {
     let extend = v1::ExtendGrantRequest {
         id: grant.clone(),
         duration,
-        validate_only: true,
+        options: Some(v1::WriteOptions {
+            validate_only: true,
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let would_be = client
@@ -237,8 +241,10 @@ async fn a_grant_is_extended_held_back_and_let_go_over_the_wire() {
         (v1::AccessRequestState::Approved, &grant)
     );
     let extend = v1::ExtendGrantRequest {
-        validate_only: false,
-        request_id: "once".into(),
+        options: Some(v1::WriteOptions {
+            request_id: "once".into(),
+            ..Default::default()
+        }),
         ..extend
     };
     let extended = client
@@ -267,7 +273,10 @@ async fn a_grant_is_extended_held_back_and_let_go_over_the_wire() {
         id: grant.clone(),
         reason: "odd".into(),
         wait: v1::RevokeWait::All.into(),
-        etag: looked.etag.clone(),
+        options: Some(v1::WriteOptions {
+            etag: looked.etag.clone(),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let held = client
@@ -281,7 +290,7 @@ async fn a_grant_is_extended_held_back_and_let_go_over_the_wire() {
         (v1::GrantState::Suspended, ROOT)
     );
     assert_eq!(
-        (held.outstanding, suspended.expire_time),
+        (held.enforcement.unwrap().outstanding, suspended.expire_time),
         (0, looked.expire_time)
     );
     let stale = client
@@ -421,10 +430,23 @@ async fn bad_input_is_named_by_its_field() {
         ),
         (
             v1::RequestAccessRequest {
-                request_id: "x".repeat(65),
+                options: Some(v1::WriteOptions {
+                    request_id: "x".repeat(65),
+                    ..Default::default()
+                }),
                 ..ask(5)
             },
-            "request_id",
+            "options.request_id",
+        ),
+        (
+            v1::RequestAccessRequest {
+                options: Some(v1::WriteOptions {
+                    etag: "0123456789abcdef".into(),
+                    ..Default::default()
+                }),
+                ..ask(5)
+            },
+            "options.etag",
         ),
         (
             v1::RequestAccessRequest {

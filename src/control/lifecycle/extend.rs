@@ -67,12 +67,6 @@ impl Plane {
             options,
             traceparent,
         } = extending;
-        let WriteOptions {
-            request_id,
-            fingerprint,
-            validate_only,
-            etag,
-        } = options;
         let asking = RequestInput {
             subject: Some(grant.subject),
             via: grant.via,
@@ -85,12 +79,10 @@ impl Plane {
             start: Some(start),
             extends: Some(Extension {
                 grant: grant.id,
-                etag,
+                etag: options.etag.clone(),
                 people_only: origin.break_glass.is_some(),
             }),
-            validate_only,
-            request_id,
-            fingerprint,
+            options,
             traceparent,
         };
         self.ask(caller, &asking).await
@@ -254,7 +246,6 @@ pub(crate) fn link(
             how: Ended::Released,
             ..
         } => return ended("released"),
-        Hold::Pending { .. } => return ended("never granted"),
         Hold::Suspended | Hold::Ended { .. } if issued.suspension.is_some() => {
             return ended("suspended");
         }

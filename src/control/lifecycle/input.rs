@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::write_options::WriteOptions;
-use crate::model::canonical::Hash;
 use crate::model::grant::GrantId;
 use crate::model::identity::Principal;
 use crate::model::scope::Scope;
@@ -33,32 +32,10 @@ pub(crate) struct RequestInput {
     pub start: Option<Timestamp>,
     /// The grant that it extends.
     pub extends: Option<Extension>,
-    /// Everything but the writing.
-    pub validate_only: bool,
-    /// Makes a retry safe; empty: a retry asks again.
-    pub request_id: String,
-    /// Digest of everything above, to tell a retry from another request.
-    pub fingerprint: Hash,
+    /// How. There is no state yet that it could be meant for.
+    pub options: WriteOptions,
     /// W3C trace context of the call.
     pub traceparent: Option<Arc<str>>,
-}
-
-impl RequestInput {
-    pub(crate) fn options(&self) -> WriteOptions {
-        let Self {
-            request_id,
-            fingerprint,
-            validate_only,
-            ..
-        } = self;
-        let (request_id, fingerprint) = (request_id.clone(), *fingerprint);
-        WriteOptions {
-            request_id,
-            fingerprint,
-            validate_only: *validate_only,
-            etag: String::new(),
-        }
-    }
 }
 
 /// The grant that an access request extends, as its requester has looked at it.

@@ -15,7 +15,6 @@ use crate::control::policy::{ActivePolicies, Pinned};
 use crate::control::store::{Change, StoreError};
 use crate::model::access::{AccessRequest, AccessState, AccessStep, Outcome, Terminal};
 use crate::model::approval::{InForce, Review, Standing, Verdict, adds};
-use crate::model::canonical::Hash;
 use crate::model::identity::{Principal, PrincipalKind};
 use crate::model::policy::{DURATION_MIN, Mode};
 use crate::model::scope::{Scope, subset};
@@ -36,14 +35,8 @@ pub(crate) struct ReviewInput {
     pub narrowed_scope: Option<Scope>,
     /// Only for so long.
     pub narrowed_duration: Option<Duration>,
-    /// Everything but the writing.
-    pub validate_only: bool,
-    /// The state that the reviewer has looked at; empty: whatever it is now.
-    pub etag: String,
-    /// Makes a retry safe; empty: a retry reviews again, which is refused.
-    pub request_id: String,
-    /// Digest of everything above, to tell a retry from another review.
-    pub fingerprint: Hash,
+    /// How. Without a request id a retry reviews again, which is refused.
+    pub options: WriteOptions,
     /// W3C trace context of the call; the grant links to it.
     pub traceparent: Option<Arc<str>>,
 }
@@ -59,7 +52,7 @@ impl Plane {
         caller: &Caller,
         reviewing: ReviewInput,
     ) -> Result<AccessRequest, Fault> {
-        let (options, by, current) = (reviewing.options(), caller.clone(), self.current());
+        let (options, by, current) = (reviewing.options.clone(), caller.clone(), self.current());
         let review =
             move |change: &mut Change<'_>| review(change, &by, reviewing, &**current.load());
         let done = self.write_once(caller, options, review).await?;
@@ -92,25 +85,6 @@ pub(crate) fn recheck(request: &mut AccessRequest, policies_in_force: &dyn Activ
     });
 }
 
-impl ReviewInput {
-    fn options(&self) -> WriteOptions {
-        let Self {
-            request_id,
-            fingerprint,
-            validate_only,
-            etag,
-            ..
-        } = self;
-        let (request_id, etag) = (request_id.clone(), etag.clone());
-        WriteOptions {
-            request_id,
-            fingerprint: *fingerprint,
-            validate_only: *validate_only,
-            etag,
-        }
-    }
-}
-
 /// The whole of one review. What is in force is looked at within the change.
 fn review(
     change: &mut Change<'_>,
@@ -119,7 +93,7 @@ fn review(
     policies_in_force: &dyn ActivePolicies,
 ) -> Result<AccessRequest, Fault> {
     let mut request = visible_request(&change.read(), caller, &reviewing.request)?;
-    reviewing.options().must_match(&request.etag())?;
+    reviewing.options.must_match(&request.etag())?;
     may_change(&request, change)?;
     let pinned = pinned_policy(&change.read(), &request.terms.policy)?;
     if pinned.stages != request.stages {

@@ -146,7 +146,7 @@ fn replay<T: Answer>(
     };
     if *kept.fingerprint != *fingerprint.as_bytes() {
         return Err(Fault::invalid(
-            "request_id",
+            "options.request_id",
             "was used before for a different request; choose a new one",
         ));
     }

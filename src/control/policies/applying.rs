@@ -15,6 +15,7 @@ use crate::control::lifecycle::fault::{Fault, FaultKind};
 use crate::control::lifecycle::plane::Plane;
 use crate::control::lifecycle::rows::{end, listed};
 use crate::control::lifecycle::standing::{Applied, Declared};
+use crate::control::lifecycle::write_options::WriteOptions;
 use crate::control::policy::Sources;
 use crate::control::store::Change;
 use crate::model::access::{AccessStep, Outcome};
@@ -35,16 +36,10 @@ const UNDER_WAY_MAX: usize = 32;
 pub(crate) struct Applying {
     /// What.
     pub offer: Offer,
-    /// The plan that was looked at; empty: none was.
-    pub etag: String,
     /// End what lives under policies that no longer decide.
     pub revoke_withdrawn: bool,
-    /// Changes nothing.
-    pub validate_only: bool,
-    /// Makes a retry safe; empty: a retry applies again.
-    pub request_id: String,
-    /// Of everything above, to tell a retry from another call.
-    pub fingerprint: Hash,
+    /// How; the etag is that of the plan that was looked at.
+    pub options: WriteOptions,
     /// For the record.
     pub reason: String,
 }
@@ -97,9 +92,9 @@ impl Plane {
 
     async fn apply_in_turn(&self, caller: &Caller, applying: Applying) -> Result<Done, Fault> {
         let _turn = self.sources().turn.lock().await;
-        let key = answer_key(caller, &applying.request_id);
+        let key = answer_key(caller, &applying.options.request_id);
         let first = match key {
-            Some(key) => self.first_answer(key, applying.fingerprint).await?,
+            Some(key) => self.first_answer(key, applying.options.fingerprint).await?,
             None => None,
         };
         let Drafted { plan, next, before } =
@@ -119,7 +114,7 @@ impl Plane {
         let Some(next) = next else {
             return Err(super::unusable(&plan.problems));
         };
-        if !applying.etag.is_empty() && applying.etag != plan.etag {
+        if !applying.options.etag.is_empty() && applying.options.etag != plan.etag {
             let message =
                 "the policies in force are no longer those that were planned against; plan again";
             return Err(Fault::new(FaultKind::PoliciesChanged, message).with("etag", plan.etag));
@@ -133,7 +128,7 @@ impl Plane {
             applied: Applied::default(),
             repeated: false,
         };
-        if applying.validate_only {
+        if applying.options.validate_only {
             done.etag.clone_from(&done.plan.etag);
             return Ok(done);
         }
@@ -149,7 +144,7 @@ impl Plane {
             },
             reason: applying.reason,
             keep: self.tombstone_keep(),
-            answer: key.map(|key| (key, applying.fingerprint)),
+            answer: key.map(|key| (key, applying.options.fingerprint)),
         };
         let ((applied, withdrawn), revision) =
             self.store().write(move |change| job.write(change)).await?;
@@ -181,7 +176,7 @@ impl Plane {
         };
         if *answered.fingerprint != *fingerprint.as_bytes() {
             return Err(Fault::invalid(
-                "request_id",
+                "options.request_id",
                 "was used before for a different call; choose a new one",
             ));
         }

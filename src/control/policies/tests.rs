@@ -2,9 +2,11 @@ use super::applying::{Applying, Done};
 use super::offered::Offer;
 use super::plan::{Action, Plan};
 use super::*;
+use crate::control::lifecycle::write_options::WriteOptions;
 use crate::control::policy::Sources;
 use crate::control::store::chain;
 use crate::control::testing::{POLICIES, Rig, alice, asking, root};
+use crate::control::testing::{rehearsed, under};
 use crate::model::access::AccessState;
 use crate::model::canonical::Canonical;
 use crate::model::grant::{Ended, Phase, Revision};
@@ -24,11 +26,8 @@ fn offer(texts: &[&str], prune: bool) -> Offer {
 fn applying(offer: Offer) -> Applying {
     Applying {
         offer,
-        etag: String::new(),
         revoke_withdrawn: false,
-        validate_only: false,
-        request_id: String::new(),
-        fingerprint: Canonical::new("test").finish(),
+        options: WriteOptions::default(),
         reason: String::new(),
     }
 }
@@ -190,7 +189,10 @@ async fn a_plan_that_was_overtaken_is_not_applied() {
     let (rig, directory) = rig(&[]).await;
     let etag = plan(&rig, offer(&[POLICIES], false)).await.etag;
     let with = |etag: &str| Applying {
-        etag: etag.to_owned(),
+        options: WriteOptions {
+            etag: etag.to_owned(),
+            ..WriteOptions::default()
+        },
         ..applying(offer(&[POLICIES], false))
     };
     std::fs::write(directory.path().join("base.yaml"), BASE).unwrap();
@@ -305,7 +307,7 @@ async fn a_dry_run_changes_nothing_and_a_retry_is_applied_once() {
     let (rig, _directory) = rig(&[]).await;
     let before = revision(&rig).await;
     let dry = Applying {
-        validate_only: true,
+        options: rehearsed(),
         ..applying(offer(&[POLICIES], false))
     };
     let done = rig.plane.apply_policies(&root(), dry).await.unwrap();
@@ -318,7 +320,7 @@ async fn a_dry_run_changes_nothing_and_a_retry_is_applied_once() {
         (None, 1, before)
     );
     let once = || Applying {
-        request_id: "r1".into(),
+        options: under("r1"),
         ..applying(offer(&[POLICIES], false))
     };
     let first = rig.plane.apply_policies(&root(), once()).await.unwrap();
@@ -328,7 +330,10 @@ async fn a_dry_run_changes_nothing_and_a_retry_is_applied_once() {
         (false, true, first.revision)
     );
     let other = Applying {
-        fingerprint: Canonical::new("other").finish(),
+        options: WriteOptions {
+            fingerprint: Canonical::new("other").finish(),
+            ..under("r1")
+        },
         ..once()
     };
     assert_eq!(
@@ -338,7 +343,7 @@ async fn a_dry_run_changes_nothing_and_a_retry_is_applied_once() {
             .unwrap_err()
             .field
             .as_deref(),
-        Some("request_id")
+        Some("options.request_id")
     );
 }
 

@@ -9,7 +9,8 @@ use crate::control::store::{Reader, StoreError, Table};
 use crate::model::access::{AccessRequest, Issued};
 use crate::model::canonical::Canonical;
 use crate::model::grant::Revision;
-use crate::wire::access::{request_to, stored_to};
+use crate::model::time::Timestamp;
+use crate::wire::access::{issued_to, request_to};
 
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
@@ -34,7 +35,7 @@ impl Row for AccessRequest {
 
 impl Row for Issued {
     fn bytes(&self) -> usize {
-        stored_to(self).encoded_len()
+        issued_to(self, Timestamp::default()).encoded_len()
     }
 }
 

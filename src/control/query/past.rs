@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ulid::Ulid;
@@ -17,7 +16,8 @@ use crate::control::store::reader::count;
 use crate::control::store::{Reader, StoreError, Table};
 use crate::model::access::{AccessRequest, Issued, Suspension};
 use crate::model::decide::{Grants, Held};
-use crate::model::grant::{Grant, GrantId, GrantState, Hold, Revision};
+use crate::model::entry::TableEntry;
+use crate::model::grant::{GrantId, GrantState, Hold, Revision};
 use crate::model::identity::{Principal, Service};
 use crate::model::time::Timestamp;
 use crate::wire::grant::timestamp_from;
@@ -116,7 +116,7 @@ impl Past {
         reader: &Reader<'_>,
         principal: &Principal,
         service: &Service,
-    ) -> Result<Vec<Arc<Grant>>, Fault> {
+    ) -> Result<Vec<TableEntry>, Fault> {
         let mut held = vec![];
         for id in self.made_by_then(reader, Table::GrantsByParty, principal)? {
             let issued = listed(reader.grant(&id)?, &id)?;
@@ -124,7 +124,7 @@ impl Past {
                 && issued.grant.scope.service() == service
                 && !is_forgotten(&issued, self.at);
             if here && let Some(issued) = stood(reader, issued, self.at)? {
-                held.push(Arc::new(issued.grant.clone()));
+                held.push(issued.grant.clone().into());
                 self.records.insert(issued.grant.id.clone(), issued);
             }
         }
@@ -133,10 +133,10 @@ impl Past {
             let here = request.terms.subject == *principal
                 && request.terms.scope.service() == service
                 && waited(&request, self.at);
-            held.extend(request.as_entry().filter(|_| here).map(Arc::new));
+            held.extend(request.as_entry().filter(|_| here).map(TableEntry::from));
         }
         // Of several that end at the same moment the first allows: as in the table, the one that changed least lately.
-        held.sort_by_key(|grant| grant.mod_revision);
+        held.sort_by_key(TableEntry::revision);
         Ok(held)
     }
 
@@ -175,7 +175,7 @@ impl Grants for Past {
 fn is_forgotten(issued: &Issued, at: Timestamp) -> bool {
     match issued.grant.hold {
         Hold::Ended { keep_until, .. } => keep_until.plus(RECORD_AFTER) <= at,
-        Hold::None | Hold::Suspended | Hold::Pending { .. } => false,
+        Hold::None | Hold::Suspended => false,
     }
 }
 

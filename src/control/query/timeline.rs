@@ -12,7 +12,7 @@ use crate::model::grant::{Ended, Hold, Phase};
 use crate::model::identity::Principal;
 use crate::model::time::Timestamp;
 use crate::wire::access::{issued_to, request_to};
-use crate::wire::audit::event_to;
+use crate::wire::audit::{decision_to, event_to};
 use crate::wire::grant::{timestamp_from, timestamp_to};
 use crate::wire::v1;
 use crate::wire::v1::story_entry::What;
@@ -127,7 +127,7 @@ impl TimelineContext<'_> {
         let about = Principal::parse(&decision.principal).ok();
         let theirs = about.is_some_and(|about| self.caller.acting().contains(&about));
         if issued.is_some() || theirs || self.caller.is_admin() {
-            self.story.decision = Some(decision);
+            self.story.decision = Some(decision_to(decision));
         }
         Ok((issued, None))
     }
@@ -171,7 +171,8 @@ impl TimelineContext<'_> {
 
     fn uses(&mut self, issued: &Issued) -> Result<(), StoreError> {
         let id = issued.grant.id.as_str();
-        let mut listed = self.reader.decisions_of(id, USES_MAX)?;
+        let listed = self.reader.decisions_of(id, USES_MAX)?;
+        let mut listed: Vec<_> = listed.into_iter().map(decision_to).collect();
         if listed.len() == USES_MAX {
             self.more += self.reader.decisions_counted(id)?.saturating_sub(USES_MAX);
         }

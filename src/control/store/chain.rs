@@ -5,10 +5,10 @@ use std::path::Path;
 
 use super::embedded::Embedded;
 use super::reader::count;
+use super::rows::event::event_from;
 use super::{Engine, Reader, StoreError};
 use crate::model::audit::{Broken, Chain, Checkpoint, Verified};
 use crate::model::time::Timestamp;
-use crate::wire::audit::{event_from, event_to};
 use crate::wire::grant::timestamp_to;
 use crate::wire::{store, v1};
 
@@ -50,8 +50,7 @@ pub(crate) fn seal(
         prev_hash: before.to_vec().into(),
         ..event
     };
-    let sealed = event_from(&event_to(event.clone()))
-        .map_err(|error| StoreError::Damaged(error.to_string()))?;
+    let sealed = event_from(&event).map_err(|error| StoreError::Damaged(error.to_string()))?;
     Ok(store::AuditEvent {
         hash: sealed.expected_hash().as_bytes().to_vec().into(),
         ..event
@@ -81,8 +80,7 @@ pub(crate) fn verify_against(
     chain.of_store(&meta.epoch);
     // From 0: an event that was put before the first is found, too.
     reader.audit_rows(0, &mut |(at, row)| {
-        let event =
-            row.and_then(|event| event_from(&event_to(event)).map_err(|error| error.to_string()));
+        let event = row.and_then(|event| event_from(&event).map_err(|error| error.to_string()));
         let goes_on = match event {
             Ok(event) => {
                 let goes_on = chain.take(&event);

@@ -12,12 +12,13 @@ use super::difference::Audited;
 use super::keys::{self, DueKind};
 use super::overlay::Overlay;
 use super::reader::{Due, count};
+use super::rows::request::request_row;
 use super::{META_KEY, Reader, StoreError, Table, View, Writes};
 use crate::model::access::{AccessRequest, AccessState, AccessStep, Outcome, Terminal};
 use crate::model::approval::{Review, Verdict};
 use crate::model::grant::{Revision, StepRefused};
 use crate::model::time::Timestamp;
-use crate::wire::access::{request_to, revision_to};
+use crate::wire::access::revision_to;
 use crate::wire::grant::timestamp_to;
 use crate::wire::store;
 
@@ -231,7 +232,7 @@ impl<'v> Change<'v> {
         self.rows.put(
             Table::Requests,
             request.id.as_bytes().to_vec(),
-            request_to(request).encode_to_vec(),
+            request_row(request).encode_to_vec(),
         );
         self.requests.retain(|earlier| earlier.id != request.id);
         self.requests.push(Arc::new(request.clone()));
@@ -252,11 +253,11 @@ impl<'v> Change<'v> {
             if before.as_ref() == Some(&entry) {
                 return;
             }
-            self.grants.push(GrantChange::Put(Arc::new(entry)));
+            self.grants.push(GrantChange::Put(entry.into()));
         } else if request.create_revision == self.revision() {
             // Made and ended in one change: nobody has heard of it.
             self.grants
-                .retain(|change| !matches!(change, GrantChange::Put(put) if put.id == entry.id));
+                .retain(|change| !matches!(change, GrantChange::Put(put) if *put.id() == entry.id));
         } else if self
             .read()
             .request(&request.id)
@@ -349,7 +350,7 @@ impl<'v> Change<'v> {
 
 fn changed_item(change: &GrantChange) -> store::changed::Item {
     let (id, service, forgotten) = match change {
-        GrantChange::Put(grant) => (&grant.id, grant.scope.service(), false),
+        GrantChange::Put(entry) => (entry.id(), entry.scope().service(), false),
         GrantChange::Forget { id, service } => (id, service, true),
     };
     store::changed::Item {

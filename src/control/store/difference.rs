@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::{StoreError, Table, View};
 use crate::wire::fields::{Fields, fields};
-use crate::wire::v1;
+use crate::wire::store;
 
 /// Longest text of one value; more is cut.
 const VALUE_MAX: usize = 1024;
@@ -28,7 +28,7 @@ impl Audited {
         below: &dyn View,
         now: &dyn View,
         resource: &str,
-    ) -> Result<Vec<v1::AuditChange>, StoreError> {
+    ) -> Result<Vec<store::AuditChange>, StoreError> {
         let Some((table, message, id)) = row_of(resource) else {
             return Ok(vec![]);
         };
@@ -48,12 +48,12 @@ fn row_of(resource: &str) -> Option<(Table, &'static str, &str)> {
     let (kind, id) = resource.split_once('/')?;
     match kind {
         "grants" => Some((Table::Grants, "jitgate.store.v1.StoredGrant", id)),
-        "accessRequests" => Some((Table::Requests, "jitgate.v1.AccessRequest", id)),
+        "accessRequests" => Some((Table::Requests, "jitgate.store.v1.AccessRequest", id)),
         _ => None,
     }
 }
 
-fn differences(mut before: Fields, after: Fields) -> Vec<v1::AuditChange> {
+fn differences(mut before: Fields, after: Fields) -> Vec<store::AuditChange> {
     let mut changes = Vec::new();
     for (field, after) in after {
         let before = before.remove(&field).unwrap_or_default();
@@ -77,7 +77,7 @@ fn differences(mut before: Fields, after: Fields) -> Vec<v1::AuditChange> {
             format!("{more} fields more, not listed"),
         ));
     }
-    let change = |(field, before, after)| v1::AuditChange {
+    let change = |(field, before, after)| store::AuditChange {
         field,
         before: cut(before),
         after: cut(after),

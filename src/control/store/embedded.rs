@@ -94,6 +94,20 @@ impl Embedded {
     }
 }
 
+#[cfg(test)]
+impl Embedded {
+    /// On a medium of the test's own, which can fail at any moment.
+    pub(crate) fn on(medium: impl redb::StorageBackend) -> Result<Self, DatabaseError> {
+        let database = Builder::new().create_with_backend(medium)?;
+        Ok(Self {
+            file: PathBuf::new(),
+            database: RwLock::new(Some(database)),
+            notes: AtomicU32::new(0),
+            _lock: tempfile::tempfile().map_err(StorageError::from)?,
+        })
+    }
+}
+
 /// Makes the tables that a store of an earlier version does not have.
 fn complete(database: &Database) -> anyhow::Result<()> {
     let there: HashSet<String> = database

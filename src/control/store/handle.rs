@@ -51,7 +51,6 @@ impl Store {
     ) -> anyhow::Result<(Self, Writer, Opening)> {
         let engine: Arc<dyn Engine> = Arc::new(engine);
         let meta = opening::begin(&*engine, clock())?;
-        opening::index_audit(&*engine, &meta)?;
         let opening = opening::read(&*engine, &meta)?;
         let (jobs, waiting) = mpsc::channel(WAITING_MAX);
         let store = Self {

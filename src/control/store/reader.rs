@@ -7,13 +7,15 @@ use prost::Message;
 use ulid::Ulid;
 
 use super::keys::{self, DueKind};
+use super::rows::grant::grant_from;
+use super::rows::request::request_from;
 use super::token_key::TokenKey;
 use super::{META_KEY, SCHEMA, Span, StoreError, Table, View};
 use crate::model::access::{AccessRequest, Issued};
 use crate::model::grant::Revision;
 use crate::model::time::Timestamp;
-use crate::wire::access::{request_from, stored_from};
-use crate::wire::{store, v1};
+use crate::wire::grant::timestamp_from;
+use crate::wire::store;
 
 mod audit;
 mod uses;
@@ -60,19 +62,24 @@ impl<'v> Reader<'v> {
         Self(view)
     }
 
-    /// Where the store stands; `None` on one that was never written to.
+    /// Where the store stands; `None` on one that was never written to. Of a store of an earlier schema, which is migrated
+    /// when it is opened, the audit chain can be read as it is.
     ///
     /// # Errors
-    /// Also when the rows are laid out for another version.
+    /// Also when the rows are laid out for a later version.
     pub(crate) fn meta(&self) -> Read<Option<store::Meta>> {
         let Some(meta) = self.row::<store::Meta>(Table::Meta, META_KEY)? else {
             return Ok(None);
         };
-        if meta.schema != SCHEMA {
+        if meta.schema > SCHEMA {
             return Err(StoreError::Medium(format!(
-                "it is laid out for schema {}, and this jitgate knows {SCHEMA}; run the version that wrote it",
+                "a newer jitgate has written it (schema {}, and this one knows up to {SCHEMA}); run that version or a later \
+                 one, or give this one a copy of the data directory from before the upgrade",
                 meta.schema
             )));
+        }
+        if meta.schema < 1 {
+            return Err(StoreError::Damaged("it has no schema version".to_owned()));
         }
         Ok(Some(meta))
     }
@@ -92,10 +99,10 @@ impl<'v> Reader<'v> {
     /// # Errors
     /// As every reading.
     pub(crate) fn request(&self, id: &str) -> Read<Option<AccessRequest>> {
-        let Some(wire) = self.row::<v1::AccessRequest>(Table::Requests, id.as_bytes())? else {
+        let Some(row) = self.row::<store::AccessRequest>(Table::Requests, id.as_bytes())? else {
             return Ok(None);
         };
-        request_from(wire)
+        request_from(row)
             .map(Some)
             .map_err(|error| damaged(Table::Requests, id.as_bytes(), &error))
     }
@@ -105,10 +112,10 @@ impl<'v> Reader<'v> {
     /// # Errors
     /// As every reading.
     pub(crate) fn grant(&self, id: &str) -> Read<Option<Issued>> {
-        let Some(wire) = self.row::<store::StoredGrant>(Table::Grants, id.as_bytes())? else {
+        let Some(row) = self.row::<store::StoredGrant>(Table::Grants, id.as_bytes())? else {
             return Ok(None);
         };
-        stored_from(wire)
+        grant_from(row)
             .map(Some)
             .map_err(|error| damaged(Table::Grants, id.as_bytes(), &error))
     }
@@ -230,13 +237,14 @@ impl<'v> Reader<'v> {
     /// As every reading.
     pub(crate) fn open_reviews(&self) -> Read<Vec<OpenReview>> {
         self.all(Table::OpenReviews, |key, value| {
-            let requester = keys::first(key)?.to_owned();
-            let (due, policy) = value.split_at_checked(8).unwrap_or_default();
+            let row: store::OpenReview = decode(Table::OpenReviews, key, value)?;
+            let due = row.due.as_ref();
+            let due = due.and_then(|due| timestamp_from(due, "due").ok());
             Ok(OpenReview {
-                requester,
+                requester: keys::first(key)?.to_owned(),
                 request: keys::second(key)?.to_owned(),
-                due: Timestamp::from_micros(keys::number_of(due)?),
-                policy: keys::text(policy)?.to_owned(),
+                due: due.ok_or_else(|| damaged(Table::OpenReviews, key, &"it has no due time"))?,
+                policy: row.policy,
             })
         })
     }

@@ -345,12 +345,6 @@ impl World {
                 start,
                 denied,
             } => {
-                let WriteOptions {
-                    request_id,
-                    fingerprint,
-                    validate_only,
-                    ..
-                } = options.clone();
                 let asking = RequestInput {
                     duration: Some(Duration::from_secs(*span)),
                     start: start.map(|ahead| self.model.now.plus(Duration::from_secs(ahead))),
@@ -359,20 +353,12 @@ impl World {
                     } else {
                         String::new()
                     },
-                    request_id,
-                    fingerprint,
-                    validate_only,
+                    options,
                     ..asking()
                 };
                 plane.request_access(&caller, asking).await.map(request)
             }
             Act::Break { span } => {
-                let WriteOptions {
-                    request_id,
-                    fingerprint,
-                    validate_only,
-                    ..
-                } = options.clone();
                 let (duration, reason) = (
                     Some(Duration::from_secs(*span)),
                     "nobody can pay any more".to_owned(),
@@ -381,9 +367,7 @@ impl World {
                     duration,
                     reason,
                     break_glass: true,
-                    request_id,
-                    fingerprint,
-                    validate_only,
+                    options,
                     ..asking()
                 };
                 plane.request_access(&caller, asking).await.map(request)
@@ -457,12 +441,6 @@ impl World {
         options: WriteOptions,
     ) -> ReviewInput {
         let (verdict, other, narrowed) = said;
-        let WriteOptions {
-            request_id,
-            fingerprint,
-            validate_only,
-            etag,
-        } = options;
         ReviewInput {
             request: self.requests[id].to_string(),
             verdict,
@@ -474,10 +452,7 @@ impl World {
             reason: String::new(),
             narrowed_scope: None,
             narrowed_duration: narrowed.map(Duration::from_secs),
-            validate_only,
-            etag,
-            request_id,
-            fingerprint,
+            options,
             traceparent: None,
         }
     }

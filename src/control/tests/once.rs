@@ -101,10 +101,7 @@ impl Fixture {
             reason: "fine".into(),
             narrowed_scope: None,
             narrowed_duration: None,
-            validate_only: options.validate_only,
-            etag: options.etag.clone(),
-            request_id: options.request_id.clone(),
-            fingerprint: options.fingerprint,
+            options: options.clone(),
             traceparent: None,
         };
         let request = |told: AccessRequest| {
@@ -121,16 +118,8 @@ impl Fixture {
         let grant = self.grant.as_str();
         Ok(match verb {
             "request" => {
-                let WriteOptions {
-                    request_id,
-                    fingerprint,
-                    validate_only,
-                    ..
-                } = options;
                 let asking = RequestInput {
-                    request_id,
-                    fingerprint,
-                    validate_only,
+                    options,
                     ..asking()
                 };
                 request(plane.request_access(&alice(), asking).await?)
@@ -185,13 +174,6 @@ impl Fixture {
     }
 }
 
-fn under(id: &str) -> WriteOptions {
-    WriteOptions {
-        request_id: id.into(),
-        ..WriteOptions::default()
-    }
-}
-
 #[tokio::test]
 async fn a_retry_of_any_write_gets_the_first_answer_and_changes_nothing() {
     for verb in VERBS {
@@ -213,7 +195,7 @@ async fn a_retry_of_any_write_gets_the_first_answer_and_changes_nothing() {
         let fault = fixture.run(verb, misused).await.unwrap_err();
         assert_eq!(
             (reason(&fault), fault.field.as_deref()),
-            ("INVALID_ARGUMENT", Some("request_id")),
+            ("INVALID_ARGUMENT", Some("options.request_id")),
             "{verb}"
         );
     }

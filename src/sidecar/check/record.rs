@@ -8,16 +8,17 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
+use super::decision_id::DecisionId;
 use super::input::{Call, Inbound, TraceFields};
 use crate::clock;
-use crate::model::decide::Caller;
+use crate::model::caller::Caller;
 use crate::model::decision::Decision;
-use crate::model::grant::Grant;
+use crate::model::entry::TableEntry;
 use crate::model::identity::{Principal, PrincipalKind};
 use crate::model::scope::Rule;
 use crate::model::target::Target;
 use crate::model::time::Timestamp;
-use crate::sidecar::report::{DecisionId, DecisionRecord, Reports};
+use crate::sidecar::report::{DecisionRecord, Reports};
 use crate::sidecar::state::view::TableState;
 use crate::telemetry::metrics::{Decisions, Metrics, outcome};
 use crate::telemetry::names;
@@ -239,10 +240,10 @@ fn parent_in(fields: &TraceFields<'_>) -> Option<SpanContext> {
         .or_else(several)
 }
 
-fn grant_of(decision: &Decision) -> Option<&Grant> {
+fn entry_of(decision: &Decision) -> Option<TableEntry> {
     match decision {
-        Decision::Permit(permit) => Some(permit.grant()),
-        Decision::Deny(denial) => denial.nearest.as_deref(),
+        Decision::Permit(permit) => Some(Arc::clone(permit.grant()).into()),
+        Decision::Deny(denial) => denial.nearest.as_ref().map(|near| near.entry.clone()),
     }
 }
 
@@ -269,19 +270,15 @@ fn describe(id: DecisionId, outcome: &'static str, facts: Facts<'_>) -> Attribut
     if !ignored.is_empty() {
         attributes.owned(names::CREDENTIALS_IGNORED, ignored.join("; "));
     }
-    if let Some(grant) = grant_of(decision) {
-        let name = if grant.is_request() {
-            names::ACCESS_REQUEST_ID
-        } else {
-            names::GRANT_ID
+    if let Some(entry) = entry_of(decision) {
+        let name = match entry {
+            TableEntry::Grant(_) => names::GRANT_ID,
+            TableEntry::Request(_) => names::ACCESS_REQUEST_ID,
         };
-        attributes.owned(name, grant.id.to_string());
-        attributes.shared(names::POLICY_NAME, &grant.policy.name);
-        attributes.int(names::POLICY_VERSION, grant.policy.version);
-        attributes.link = grant
-            .traceparent
-            .as_deref()
-            .and_then(SpanContext::from_traceparent);
+        attributes.owned(name, entry.id().to_string());
+        attributes.shared(names::POLICY_NAME, &entry.policy().name);
+        attributes.int(names::POLICY_VERSION, entry.policy().version);
+        attributes.link = entry.traceparent().and_then(SpanContext::from_traceparent);
     }
     match decision {
         Decision::Permit(permit) => {

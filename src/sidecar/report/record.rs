@@ -1,37 +1,18 @@
 //! One decision as it leaves the decision path: shared values and one short text. Never a path, a query or a credential.
 
-use std::fmt;
 use std::sync::Arc;
 
-use ulid::Ulid;
-
-use crate::model::decision::{Decision, DenyReason};
+use crate::model::decision::{Decision, DenyReason, Nearest};
 use crate::model::grant::{Grant, Revision};
 use crate::model::identity::{Principal, Service};
 use crate::model::scope::Rule;
 use crate::model::target::Target;
 use crate::model::time::Timestamp;
+use crate::sidecar::check::decision_id::DecisionId;
 use crate::sidecar::check::input::Call;
 
 /// Longest method that is reported.
 const METHOD_MAX: usize = 512;
-
-/// The name of one decision: a ULID.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DecisionId(Ulid);
-
-impl DecisionId {
-    /// A new name.
-    pub fn generate() -> Self {
-        Self(Ulid::generate())
-    }
-}
-
-impl fmt::Display for DecisionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// A decision and what it was about.
 #[derive(Debug)]
@@ -66,11 +47,8 @@ impl DecisionRecord {
         let (refused, grant, rule) = match decision {
             Decision::Permit(permit) => (None, Some(Arc::clone(permit.grant())), permit.rule()),
             Decision::Deny(denial) => {
-                let nearest = denial.nearest.as_ref();
-                let rule = nearest
-                    .zip(target)
-                    .and_then(|(grant, target)| grant.scope.covering(target));
-                (Some(denial.reason), nearest.map(Arc::clone), rule)
+                let rule = denial.nearest.as_ref().and_then(Nearest::rule);
+                (Some(denial.reason), denial.grant().cloned(), rule)
             }
         };
         Self {
@@ -82,8 +60,7 @@ impl DecisionRecord {
             method: target
                 .map(|target| method(target, rule))
                 .unwrap_or_default(),
-            // An access request is no grant, whatever it is called.
-            grant: grant.filter(|grant| !grant.is_request()),
+            grant,
             trace: None,
             revision: Revision::default(),
             shadow: false,

@@ -1,17 +1,20 @@
 //! Claims about reporting: bounded, counted, numbered, and without a word too many.
 
 use super::*;
-use crate::model::decide::{Caller, Check, Freshness, decide};
-use crate::model::grant::{Grant, Hold, Revision};
+use crate::model::caller::Caller;
+use crate::model::decide::{Check, Freshness, decide};
+use crate::model::entry::TableEntry;
+use crate::model::grant::Revision;
 use crate::model::identity::Principal;
+use crate::sidecar::check::decision_id::DecisionId;
 use crate::sidecar::check::input::read;
-use crate::sidecar::fixtures::{Sent, at, grant, services, table};
+use crate::sidecar::fixtures::{Sent, at, grant, services, table, table_of, waiting};
 
 fn decided(sent: &Sent) -> DecisionRecord {
     decided_with(grant("g"), sent)
 }
 
-fn decided_with(held: Grant, sent: &Sent) -> DecisionRecord {
+fn decided_with(held: impl Into<TableEntry>, sent: &Sent) -> DecisionRecord {
     let services = services(&["payments"]);
     let inbound = read(&sent.0, &services);
     let call = inbound.call.as_ref().unwrap();
@@ -25,7 +28,7 @@ fn decided_with(held: Grant, sent: &Sent) -> DecisionRecord {
         target: call.target.clone(),
         caller: Ok(caller.clone()),
     };
-    let grants = table([held], 150).current().unwrap();
+    let grants = table_of([held.into()], 150).current().unwrap();
     let decision = decide(&*grants, Freshness::Fresh, &check, at(150));
     DecisionRecord {
         principal: caller.principals.first().cloned(),
@@ -71,11 +74,10 @@ async fn work(reports: &Reports, span: Duration) {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_waits_is_not_reported_as_a_grant() {
     let reports = reports(Which::All);
-    let waiting = Grant {
-        hold: Hold::Pending { until: at(900) },
-        ..grant("request")
-    };
-    reports.push(decided_with(waiting, &Sent::http("GET", "/v1/users/7")));
+    reports.push(decided_with(
+        waiting("request"),
+        &Sent::http("GET", "/v1/users/7"),
+    ));
     work(&reports, 3 * INTERVAL).await;
     let records = all_of(&reports);
     assert_eq!(

@@ -7,11 +7,19 @@ use jitgate_client::v1::access_service_client::AccessServiceClient;
 use jitgate_client::v1::{
     AccessRequest, ApproveRequestRequest, GetGrantRequest, Grant, HttpRule,
     ListAccessRequestsRequest, ListGrantsRequest, RequestAccessRequest, RevokeGrantRequest, Scope,
+    WriteOptions,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use super::world::World;
+
+fn under(request_id: &str) -> Option<WriteOptions> {
+    Some(WriteOptions {
+        request_id: request_id.into(),
+        ..WriteOptions::default()
+    })
+}
 
 /// One caller's connection, with its token on each call.
 #[derive(Clone)]
@@ -73,7 +81,7 @@ impl Caller {
         let ask = RequestAccessRequest {
             scope: Some(scope),
             reason: "under load".into(),
-            request_id: request_id.into(),
+            options: under(request_id),
             ..Default::default()
         };
         Ok(self
@@ -93,7 +101,7 @@ impl Caller {
             id: request.id.clone(),
             request_digest: request.request_digest.clone(),
             reason: "under load".into(),
-            request_id: request_id.into(),
+            options: under(request_id),
             ..Default::default()
         };
         Ok(self
@@ -122,7 +130,7 @@ impl Caller {
             scope: Some(scope),
             duration: Some(duration),
             reason: "to stream".into(),
-            request_id: request_id.into(),
+            options: under(request_id),
             ..Default::default()
         };
         let id = self
@@ -155,6 +163,8 @@ impl Caller {
             .revoke_grant(self.with(revoke))
             .await?
             .into_inner()
+            .enforcement
+            .unwrap_or_default()
             .revision)
     }
 

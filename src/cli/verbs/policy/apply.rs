@@ -92,11 +92,13 @@ pub async fn apply(files: Files, args: ApplyArgs) -> Result<Exit, CliError> {
     let ask = v1::ApplyPoliciesRequest {
         files,
         prune,
-        etag,
         revoke_withdrawn,
-        validate_only: dry_run,
-        request_id: request_id.unwrap_or_else(|| Ulid::generate().to_string()),
         reason,
+        options: Some(v1::WriteOptions {
+            request_id: request_id.unwrap_or_else(|| Ulid::generate().to_string()),
+            validate_only: dry_run,
+            etag,
+        }),
     };
     let applied = connection
         .policies

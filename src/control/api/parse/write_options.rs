@@ -1,90 +1,122 @@
-//! How a write is to be made, out of its message: the request id, what a retry of it has to repeat, and the rest.
+//! How a write is to be made, out of its message: the request id, what a retry of it has to repeat, and the state it is meant for.
 
 use prost::Message;
 
-use super::{REQUEST_ID_MAX, reason};
+use super::text::reason;
 use crate::control::lifecycle::fault::Fault;
 use crate::control::lifecycle::write_options::{Transition, WriteOptions};
-use crate::model::canonical::{Canonical, Hash};
+use crate::model::canonical::Canonical;
 use crate::wire::v1;
 
-/// A message that asks for a write.
-pub(in crate::control::api) trait Write: Message + Clone {
-    /// Keeps the fingerprints of different calls apart.
-    const DOMAIN: &'static str;
+/// Longest etag that is one.
+const ETAG_MAX: usize = 64;
+/// Longest request id, in characters.
+const REQUEST_ID_MAX: usize = 64;
 
-    /// Takes out how the write is to be made; what is left is what is asked, and has to be the same in a retry.
-    fn take_options(&mut self) -> (String, bool);
-}
-
-/// The fields after the domain change nothing in what is written either.
-macro_rules! writes {
-    ($($message:ident $domain:literal $(, $field:ident)*;)*) => {
-        $(impl Write for v1::$message {
-            const DOMAIN: &'static str = $domain;
-
-            fn take_options(&mut self) -> (String, bool) {
-                $(self.$field = Default::default();)*
-                (std::mem::take(&mut self.request_id), std::mem::take(&mut self.validate_only))
-            }
-        })*
-    };
-}
-
-writes! {
-    RequestAccessRequest "jitgate.request_access.v1";
-    CancelAccessRequestRequest "jitgate.cancel_access_request.v1";
-    ApproveRequestRequest "jitgate.approve_request.v1";
-    DenyRequestRequest "jitgate.deny_request.v1";
-    ReviewBreakGlassRequest "jitgate.review_break_glass.v1";
-    RevokeGrantRequest "jitgate.revoke_grant.v1", wait, timeout;
-    RevokeGrantsRequest "jitgate.revoke_grants.v1", wait, timeout;
-    ReleaseGrantRequest "jitgate.release_grant.v1";
-    ExtendGrantRequest "jitgate.extend_grant.v1";
-    SuspendGrantRequest "jitgate.suspend_grant.v1", wait, timeout;
-    ResumeGrantRequest "jitgate.resume_grant.v1", wait, timeout;
-}
-
-/// How the write of a message is to be made, on the state that `etag` names.
-pub(in crate::control::api) fn options<W: Write>(
-    wire: &W,
-    etag: &str,
+/// `asked` is the message without its options, nor anything else that changes nothing in what is written: a retry has to
+/// repeat it. `domain` keeps different calls apart.
+pub(in crate::control::api) fn options(
+    domain: &str,
+    options: Option<v1::WriteOptions>,
+    asked: &impl Message,
 ) -> Result<WriteOptions, Fault> {
-    let mut asked = wire.clone();
-    let (request_id, validate_only) = asked.take_options();
+    let v1::WriteOptions {
+        request_id,
+        validate_only,
+        etag,
+    } = options.unwrap_or_default();
     if request_id.chars().count() > REQUEST_ID_MAX {
         return Err(Fault::invalid(
-            "request_id",
+            "options.request_id",
             format!("is longer than {REQUEST_ID_MAX} characters"),
         ));
     }
+    if etag.len() > ETAG_MAX {
+        return Err(Fault::invalid(
+            "options.etag",
+            "is none; send the etag of what was looked at, or none",
+        ));
+    }
+    let mut canonical = Canonical::new(domain);
+    canonical.bytes(&asked.encode_to_vec());
+    if !etag.is_empty() {
+        canonical.text(&etag);
+    }
     Ok(WriteOptions {
         request_id,
-        fingerprint: fingerprint(W::DOMAIN, &asked),
+        fingerprint: canonical.finish(),
         validate_only,
-        etag: etag.to_owned(),
+        etag,
     })
 }
 
-fn fingerprint(domain: &str, asked: &impl Message) -> Hash {
-    let mut canonical = Canonical::new(domain);
-    canonical.bytes(&asked.encode_to_vec());
-    canonical.finish()
+/// The same where there is no one state that the write could be meant for.
+pub(in crate::control::api) fn options_without_etag(
+    domain: &str,
+    options: Option<v1::WriteOptions>,
+    asked: &impl Message,
+) -> Result<WriteOptions, Fault> {
+    let options = self::options(domain, options, asked)?;
+    if !options.etag.is_empty() {
+        return Err(Fault::invalid(
+            "options.etag",
+            "must be absent: this call changes no one thing that is there",
+        ));
+    }
+    Ok(options)
 }
 
-macro_rules! transitions {
-    ($($name:ident $message:ident;)*) => {
-        $(pub(in crate::control::api) fn $name(wire: v1::$message) -> Result<Transition, Fault> {
-            let options = options(&wire, &wire.etag)?;
-            Ok(Transition { id: wire.id, reason: reason(wire.reason)?, options })
-        })*
-    };
+pub(in crate::control::api) fn cancel(
+    mut wire: v1::CancelAccessRequestRequest,
+) -> Result<Transition, Fault> {
+    let options = wire.options.take();
+    let options = self::options("jitgate.cancel_access_request.v1", options, &wire)?;
+    transition(wire.id, wire.reason, options)
 }
 
-transitions! {
-    cancel CancelAccessRequestRequest;
-    revoke RevokeGrantRequest;
-    release ReleaseGrantRequest;
-    suspend SuspendGrantRequest;
-    resume ResumeGrantRequest;
+pub(in crate::control::api) fn release(
+    mut wire: v1::ReleaseGrantRequest,
+) -> Result<Transition, Fault> {
+    let options = wire.options.take();
+    let options = self::options("jitgate.release_grant.v1", options, &wire)?;
+    transition(wire.id, wire.reason, options)
+}
+
+pub(in crate::control::api) fn revoke(
+    mut wire: v1::RevokeGrantRequest,
+) -> Result<Transition, Fault> {
+    let options = wire.options.take();
+    // How long the caller waits for the answer may be another in a retry.
+    wire.wait = v1::RevokeWait::Unspecified.into();
+    wire.timeout = None;
+    let options = self::options("jitgate.revoke_grant.v1", options, &wire)?;
+    transition(wire.id, wire.reason, options)
+}
+
+pub(in crate::control::api) fn suspend(
+    mut wire: v1::SuspendGrantRequest,
+) -> Result<Transition, Fault> {
+    let options = wire.options.take();
+    wire.wait = v1::RevokeWait::Unspecified.into();
+    wire.timeout = None;
+    let options = self::options("jitgate.suspend_grant.v1", options, &wire)?;
+    transition(wire.id, wire.reason, options)
+}
+
+pub(in crate::control::api) fn resume(
+    mut wire: v1::ResumeGrantRequest,
+) -> Result<Transition, Fault> {
+    let options = wire.options.take();
+    wire.wait = v1::RevokeWait::Unspecified.into();
+    wire.timeout = None;
+    let options = self::options("jitgate.resume_grant.v1", options, &wire)?;
+    transition(wire.id, wire.reason, options)
+}
+
+fn transition(id: String, text: String, options: WriteOptions) -> Result<Transition, Fault> {
+    Ok(Transition {
+        id,
+        reason: reason(text)?,
+        options,
+    })
 }

@@ -5,7 +5,7 @@ use super::*;
 use crate::control::lifecycle::extend::ExtendInput;
 use crate::control::lifecycle::grants::GrantFilter;
 use crate::control::lifecycle::input::RequestInput;
-use crate::control::lifecycle::requests::RequestFilter;
+use crate::control::query::lists::RequestFilter;
 use crate::control::query::page::Page;
 use crate::control::store::chain;
 use crate::control::testing::*;
@@ -605,7 +605,7 @@ async fn sidecars_hear_nothing_of_a_review_that_changes_no_grant() {
 async fn a_rehearsed_review_opens_and_closes_nothing() {
     let rig = rig().await;
     let dry = RequestInput {
-        validate_only: true,
+        options: rehearsed(),
         ..breaking()
     };
     assert_eq!(

@@ -5,8 +5,8 @@ use futures_util::future::join_all;
 use super::*;
 use crate::control::lifecycle::grants::GrantFilter;
 use crate::control::lifecycle::input::RequestInput;
-use crate::control::lifecycle::requests::RequestFilter;
 use crate::control::policy::PolicySet;
+use crate::control::query::lists::RequestFilter;
 use crate::control::query::page::Page;
 use crate::control::store::chain;
 use crate::control::testing::*;
@@ -88,10 +88,7 @@ impl Fixture {
             reason: "fine".into(),
             narrowed_scope: None,
             narrowed_duration: None,
-            validate_only: false,
-            etag: String::new(),
-            request_id: String::new(),
-            fingerprint: Canonical::new("test").finish(),
+            options: WriteOptions::default(),
             traceparent: None,
         }
     }
@@ -706,7 +703,7 @@ async fn every_user_of_an_issuer_lists_what_any_of_them_may_approve() {
 async fn a_retry_of_a_review_gets_the_first_answer() {
     let fixture = Fixture::start(&many(2)).await;
     let once = ReviewInput {
-        request_id: "once".into(),
+        options: under("once"),
         ..fixture.yes()
     };
     let first = fixture.review(&bob(), once.clone()).await.unwrap();
@@ -715,7 +712,10 @@ async fn a_retry_of_a_review_gets_the_first_answer() {
     let mut other = Canonical::new("test");
     other.text("other");
     let misused = ReviewInput {
-        fingerprint: other.finish(),
+        options: WriteOptions {
+            fingerprint: other.finish(),
+            ..under("once")
+        },
         ..once
     };
     assert_eq!(fixture.refused(&bob(), misused).await, "INVALID_ARGUMENT");

@@ -9,7 +9,7 @@ use crate::control::testing::*;
 async fn what_cannot_be_done_keeps_nothing_else_from_being_done() {
     let rig = Rig::start().await;
     let asking = RequestInput {
-        request_id: "once".into(),
+        options: under("once"),
         ..asking()
     };
     rig.plane.request_access(&alice(), asking).await.unwrap();

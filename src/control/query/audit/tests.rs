@@ -17,7 +17,7 @@ use crate::control::store::{Engine, META_KEY, Reader, Table, View, Writes, keys}
 use crate::control::testing::*;
 use crate::model::audit::{Broken, Chain, Checkpoint, Flaw, Verified};
 use crate::model::canonical::Hash;
-use crate::wire::audit::{checkpoint_from, event_from};
+use crate::wire::audit::checkpoint_from;
 use crate::wire::grant::timestamp_to;
 use crate::wire::v1::audit_service_client::AuditServiceClient;
 use crate::wire::{store, v1};
@@ -110,7 +110,7 @@ async fn by_the_server(directory: Arc<TempDir>, kept: Vec<Checkpoint>) -> Result
         .into_inner();
     let mut chain = Chain::new(1, kept);
     while let Some(event) = events.message().await.unwrap() {
-        if !chain.take(&event_from(&event).unwrap()) {
+        if !chain.take(&crate::wire::audit::event_from(&event).unwrap()) {
             break;
         }
     }
@@ -440,7 +440,13 @@ async fn a_store_of_an_earlier_version_gets_its_index_and_stays_verifiable() {
                 None,
             )
         });
-        engine.commit(Some(&guard), &writes.collect()).unwrap();
+        let mut writes: Writes = writes.collect();
+        let meta = store::Meta {
+            schema: 1,
+            ..store::Meta::decode(guard.as_slice()).unwrap()
+        };
+        writes.insert((Table::Meta, META_KEY.to_vec()), Some(meta.encode_to_vec()));
+        engine.commit(Some(&guard), &writes).unwrap();
     }
     let engine = Embedded::open_existing(&data(&directory)).unwrap();
     let (store, _writer, _) =

@@ -1,6 +1,7 @@
 //! Claims about the past: what was decided at a moment is what is told of it later, or it is said that it cannot be known.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use proptest::prelude::*;
@@ -9,10 +10,12 @@ use super::*;
 use crate::control::lifecycle::extend::ExtendInput;
 use crate::control::lifecycle::input::RequestInput;
 use crate::control::lifecycle::write_options::WriteOptions;
-use crate::control::query::explain::{Called, Explanation, Question};
+use crate::control::query::explain::{Explanation, Question};
 use crate::control::store::memory::Memory;
 use crate::control::testing::*;
-use crate::model::decide::{Caller as Calling, Check, Freshness, decide};
+use crate::model::call::WrittenCall;
+use crate::model::caller::Caller as Calling;
+use crate::model::decide::{Check, Freshness, decide};
 use crate::model::decision::{Decision, DenyReason};
 use crate::model::target::Target;
 
@@ -182,21 +185,14 @@ fn decided(rig: &Rig, who: &str) -> Told {
     let check = Check {
         service: &service,
         target: Target::http("GET", "/v1/users/7"),
-        caller: Ok(Calling {
-            peer: None,
-            principals: vec![principal(who)],
-            tokened: None,
-        }),
+        caller: Ok(Calling::named(vec![principal(who)])),
     };
     let index = rig.plane.fanout().index();
     match decide(&*index, Freshness::Fresh, &check, rig.plane.now()) {
         Decision::Permit(permit) => (None, Some(permit.grant().id.to_string())),
         Decision::Deny(denial) => {
-            let nearest = denial.nearest.filter(|nearest| !nearest.is_request());
-            (
-                Some(denial.reason),
-                nearest.map(|grant| grant.id.to_string()),
-            )
+            let nearest = denial.grant().map(|grant| grant.id.to_string());
+            (Some(denial.reason), nearest)
         }
     }
 }
@@ -205,7 +201,7 @@ async fn explained(rig: &Rig, who: &str, at: Timestamp) -> Result<Explanation, F
     let question = Question {
         principals: vec![principal(who)],
         service: Service::parse("payments").unwrap(),
-        target: Called::Http("GET".into(), "/v1/users/7".into()),
+        call: WrittenCall::http("GET /v1/users/7").unwrap(),
         at: Some(at),
     };
     rig.plane.explain(&root(), &question).await

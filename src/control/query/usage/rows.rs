@@ -124,17 +124,28 @@ fn keep(
     } else {
         last
     };
-    let row = v1::Decision {
+    let row = store::Decision {
+        id: decision.id.clone(),
         time: Some(timestamp_to(last)),
         first_time: Some(timestamp_to(first)),
+        sequence: decision.sequence,
+        allowed: decision.allowed,
+        reason: decision.reason.clone(),
         grant: grant
             .map(|issued| issued.grant.id.to_string())
             .unwrap_or_default(),
+        principal: decision.principal.clone(),
+        service: decision.service.clone(),
+        method: decision.method.clone(),
+        trace_id: decision.trace_id.clone(),
+        policy: decision.policy.clone(),
+        policy_version: decision.policy_version,
+        revision: decision.revision,
         count: decision.count.max(1),
+        shadow: decision.shadow,
         sidecar: reported.sidecar.clone(),
         instance: reported.instance.clone(),
         receive_time: Some(timestamp_to(now)),
-        ..decision.clone()
     };
     if row.allowed {
         count(rows, &row, first, last)?;
@@ -159,7 +170,7 @@ fn keep(
 /// Adds an allowed record to what is known of its grant.
 fn count(
     rows: &mut Overlay<'_>,
-    row: &v1::Decision,
+    row: &store::Decision,
     first: Timestamp,
     last: Timestamp,
 ) -> Result<(), StoreError> {

@@ -9,7 +9,8 @@ use crate::control::store::{StoreError, Table};
 use crate::model::access::{AccessRequest, Issued};
 use crate::model::approval::{AfterTheFact, Opinion, Said};
 use crate::model::time::Timestamp;
-use crate::wire::access::stored_to;
+use crate::wire::grant::timestamp_to;
+use crate::wire::store;
 
 impl Change<'_> {
     /// Puts on the sweeper's list when further people may review a request.
@@ -54,12 +55,14 @@ impl Change<'_> {
     /// Puts the review afterwards of a request on the list of what is outstanding.
     pub(crate) fn open_review(&mut self, request: &AccessRequest, review: &AfterTheFact) {
         let id = request.id.as_bytes();
-        let mut value = keys::number(review.due.as_micros());
-        value.extend(request.terms.policy.name.as_bytes());
+        let row = store::OpenReview {
+            due: Some(timestamp_to(review.due)),
+            policy: request.terms.policy.name.to_string(),
+        };
         self.rows.put(
             Table::OpenReviews,
             keys::pair(request.requester.as_str(), id),
-            value,
+            row.encode_to_vec(),
         );
         self.rows.put(
             Table::Due,
@@ -121,9 +124,7 @@ impl Change<'_> {
 
     /// Writes what became known of a grant and changes nothing that is enforced: no sidecar hears of it.
     pub(crate) fn annotate(&mut self, issued: &Issued) {
-        let id = issued.grant.id.as_str().as_bytes().to_vec();
-        self.rows
-            .put(Table::Grants, id, stored_to(issued).encode_to_vec());
+        self.put_grant_row(issued);
     }
 
     /// Something happened to a request that stays in its state.

@@ -1,18 +1,16 @@
 //! Grants: issued, ended, forgotten, each with its indices and its audit event.
 
-use std::sync::Arc;
-
 use prost::Message;
 
 use super::{Change, ChangeError, Said};
 use crate::control::store::chain::Entry;
 use crate::control::store::commit::GrantChange;
 use crate::control::store::keys::{self, DueKind};
+use crate::control::store::rows::grant::grant_row;
 use crate::control::store::{StoreError, Table};
 use crate::model::access::{Ending, Issued};
 use crate::model::grant::{Ended, GrantState, GrantStep, Hold, StepRefused};
 use crate::model::time::Timestamp;
-use crate::wire::access::stored_to;
 
 impl Change<'_> {
     /// Writes a new grant. A standing grant takes the place of an ended one of its name.
@@ -131,13 +129,17 @@ impl Change<'_> {
         Ok(())
     }
 
-    pub(super) fn put_grant(&mut self, issued: &mut Issued) {
-        issued.grant.mod_revision = self.revision();
+    pub(super) fn put_grant_row(&mut self, issued: &Issued) {
         let id = issued.grant.id.as_str().as_bytes().to_vec();
         self.rows
-            .put(Table::Grants, id, stored_to(issued).encode_to_vec());
+            .put(Table::Grants, id, grant_row(issued).encode_to_vec());
+    }
+
+    pub(super) fn put_grant(&mut self, issued: &mut Issued) {
+        issued.grant.mod_revision = self.revision();
+        self.put_grant_row(issued);
         self.grants
-            .push(GrantChange::Put(Arc::new(issued.grant.clone())));
+            .push(GrantChange::Put(issued.grant.clone().into()));
     }
 
     pub(super) fn audit_grant(

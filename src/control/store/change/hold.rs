@@ -1,12 +1,8 @@
 //! Holding grants back and letting them count again, and linking them to what extends them. Time is never touched here.
 
-use prost::Message;
-
 use super::{Change, ChangeError, Said};
-use crate::control::store::Table;
 use crate::model::access::{Issued, Suspension};
 use crate::model::grant::{GrantId, GrantStep, Hold};
-use crate::wire::access::stored_to;
 
 impl Change<'_> {
     /// Holds an active grant back.
@@ -54,8 +50,6 @@ impl Change<'_> {
     /// the issue of the other one is what is audited.
     pub(crate) fn link_extension(&mut self, issued: &mut Issued, by: GrantId) {
         issued.origin.chain.extended_by = Some(by);
-        let id = issued.grant.id.as_str().as_bytes().to_vec();
-        self.rows
-            .put(Table::Grants, id, stored_to(issued).encode_to_vec());
+        self.put_grant_row(issued);
     }
 }

@@ -8,7 +8,7 @@ use crate::control::store::{Span, Table, keys};
 use crate::model::time::Timestamp;
 use crate::wire::fields::fields;
 use crate::wire::grant::timestamp_from;
-use crate::wire::{store, v1};
+use crate::wire::store;
 
 impl Reader<'_> {
     /// When and how often a grant was used; `None`: never, as far as is known.
@@ -48,7 +48,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// As every reading.
-    pub(crate) fn decision(&self, id: &str) -> Read<Option<v1::Decision>> {
+    pub(crate) fn decision(&self, id: &str) -> Read<Option<store::Decision>> {
         self.row(Table::Decisions, id.as_bytes())
     }
 
@@ -56,7 +56,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// As every reading.
-    pub(crate) fn decisions_of(&self, grant: &str, limit: usize) -> Read<Vec<v1::Decision>> {
+    pub(crate) fn decisions_of(&self, grant: &str, limit: usize) -> Read<Vec<store::Decision>> {
         let prefix = keys::party_prefix(grant);
         let mut ids = Vec::new();
         self.0.scan(
