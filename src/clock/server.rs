@@ -200,7 +200,12 @@ impl ServerClock {
 
     /// The control plane's time now; `None` before the first observation. Never less than before.
     pub fn now(&self) -> Option<Timestamp> {
-        let estimate = self.best.load().as_ref()?.at(Instant::now()).as_micros();
+        self.now_at(Instant::now())
+    }
+
+    /// The same for an instant just read, by whoever needs that instant too.
+    pub fn now_at(&self, instant: Instant) -> Option<Timestamp> {
+        let estimate = self.best.load().as_ref()?.at(instant).as_micros();
         // Most calls find a newer time; only then is the shared floor written.
         let told = self
             .told

@@ -6,5 +6,6 @@ pub(crate) mod follow;
 pub(crate) mod grant_use;
 pub(crate) mod lists;
 pub(crate) mod page;
+pub(crate) mod past;
 pub(crate) mod timeline;
 pub(crate) mod usage;

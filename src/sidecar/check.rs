@@ -11,7 +11,6 @@ pub(crate) mod respond;
 pub(crate) mod tokens;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::Authorization;
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
@@ -21,17 +20,18 @@ use tonic::{Request, Response, Status};
 
 use super::serve::config::Checking;
 use super::state::table::Table;
+use super::state::view::View;
 use crate::jose::identify::Identified;
 use crate::jose::issuers::Issuers;
 use crate::model::caller::Caller;
-use crate::model::decide::{Check, Freshness, Grants, Held, decide};
+use crate::model::decide::{Check, decide};
 use crate::model::decision::{Decision, Denial, DenyReason};
 use crate::model::grant::Revision;
-use crate::model::identity::Principal;
+use crate::model::time::Timestamp;
 use deadline::WaitBudget;
 use identify::{Verifiers, identify};
 use input::{Call, Inbound};
-use record::{Facts, Pending, Recorder};
+use record::{Evaluation, Facts, Pending, Recorder};
 use respond::{Answer, To};
 use tokens::Tokens;
 
@@ -46,16 +46,6 @@ pub(crate) struct Authorizer {
     checking: Checking,
     recorder: Recorder,
     slots: Semaphore,
-}
-
-/// A decision and what it was made from.
-struct Ruling {
-    decision: Decision,
-    caller: Option<Caller>,
-    ignored: SmallVec<[&'static str; 2]>,
-    revision: Revision,
-    age: Option<Duration>,
-    freshness: Freshness,
 }
 
 #[tonic::async_trait]
@@ -106,24 +96,15 @@ impl Authorizer {
         check: &CheckRequest,
     ) -> Answer {
         let inbound = input::read(check, &self.checking.services);
-        let ruling = self.rule(&inbound, wait_budget).await;
-        let caller = ruling.caller.as_ref();
-        let Ruling {
-            revision,
-            age,
-            freshness,
-            ..
-        } = ruling;
+        let evaluation = self.evaluate(&inbound, wait_budget).await;
         let to = To {
             inbound: &inbound,
             id: pending.id(),
-            revision,
-            age,
-            freshness,
-            caller,
+            table: evaluation.table,
+            caller: evaluation.caller.as_ref(),
         };
         let responder = &self.checking.responder;
-        let (answer, shadowed) = match (&ruling.decision, self.checking.shadow) {
+        let (answer, shadowed) = match (&evaluation.decision, self.checking.shadow) {
             (Decision::Permit(permit), None) => (responder.permit(permit, &to), false),
             (Decision::Permit(permit), Some(witness)) => {
                 (responder.permit_unbounded(witness, permit, &to), false)
@@ -133,135 +114,96 @@ impl Authorizer {
                 (responder.shadow(witness, denial, &to), true)
             }
         };
-        pending.finish(&Facts {
+        pending.finish(Facts {
             inbound: &inbound,
-            caller,
-            ignored: &ruling.ignored,
-            decision: &ruling.decision,
+            evaluation: &evaluation,
             shadowed,
-            revision,
-            age,
-            freshness,
         });
         answer
     }
 
-    /// Rules, and once more when a token's grant was on its way here and has come.
-    async fn rule(&self, inbound: &Inbound<'_>, wait_budget: WaitBudget) -> Ruling {
+    /// Decides, and once more when a token's grant was on its way here and has come.
+    async fn evaluate(&self, inbound: &Inbound<'_>, wait_budget: WaitBudget) -> Evaluation {
         let call = match &inbound.call {
             Ok(call) => call,
             Err(denial) => return self.undecided(denial.clone()),
         };
-        // Before the first snapshot, by clocks in doubt, or with a target that is refused anyway, no credential is worth
-        // verifying, nor a key worth waiting for.
-        let worth_it = || {
-            call.target.is_ok()
-                && self.table.current().is_some()
-                && self.table.skew_refusal().is_none()
-        };
-        let identified = match self.table.now() {
-            Some(now) if worth_it() => identify(&self.verifiers, call, wait_budget, now).await,
-            Some(_) | None => Identified {
+        let identified = match self.time_to_verify(call) {
+            Some(now) => identify(&self.verifiers, call, wait_budget, now).await,
+            None => Identified {
                 caller: Ok(Caller::default()),
                 ignored: SmallVec::new(),
             },
         };
-        let mut ruling = self.decide(call, identified);
-        if let Some(revision) = ruling.awaits()
+        let mut evaluation = self.decide(call, identified);
+        if let Some(revision) = awaited(&evaluation)
             && self.verifiers.tokens.reached(revision, wait_budget).await
-            && let Some(caller) = ruling.caller.take()
+            && let Some(caller) = evaluation.caller.take()
         {
-            ruling = self.decide(
+            evaluation = self.decide(
                 call,
                 Identified {
                     caller: Ok(caller),
-                    ignored: ruling.ignored,
+                    ignored: evaluation.ignored,
                 },
             );
         }
-        ruling
+        evaluation
     }
 
-    /// Refused before the table was asked.
-    fn undecided(&self, denial: Denial) -> Ruling {
-        Ruling {
+    /// By which time credentials are verified. `None` before the first snapshot, by clocks in doubt, or with a target
+    /// that is refused anyway: then no credential is worth verifying, nor a key worth waiting for.
+    fn time_to_verify(&self, call: &Call<'_>) -> Option<Timestamp> {
+        let view = self.view();
+        let worth_it = call.target.is_ok() && view.index().is_some() && view.refusal().is_none();
+        view.state().now.filter(|_| worth_it)
+    }
+
+    fn view(&self) -> View {
+        self.table.view(self.checking.max_staleness)
+    }
+
+    /// Refused before any grant was looked up.
+    fn undecided(&self, denial: Denial) -> Evaluation {
+        Evaluation {
             decision: Decision::Deny(denial),
             caller: None,
             ignored: SmallVec::new(),
-            revision: Revision(0),
-            age: self.table.age(),
-            freshness: self.table.freshness(self.checking.max_staleness),
+            table: self.view().state(),
         }
     }
 
-    /// Looks up and decides. Table, freshness and time are read here, after every wait.
-    fn decide(&self, call: &Call<'_>, identified: Identified) -> Ruling {
+    /// Looks up and decides, from one view of the table, which is taken here: after every wait.
+    fn decide(&self, call: &Call<'_>, identified: Identified) -> Evaluation {
         let Identified { caller, ignored } = identified;
         let check = Check {
             service: call.service,
             target: call.target.clone(),
             caller,
         };
-        let (freshness, age) = (
-            self.table.freshness(self.checking.max_staleness),
-            self.table.age(),
-        );
-        let (decision, revision) = match (
-            self.table.skew_refusal(),
-            self.table.current().zip(self.table.now()),
-        ) {
-            (Some(denial), _) => (
-                Decision::Deny(denial),
-                self.table.revision().unwrap_or_default(),
-            ),
-            (None, Some((grants, now))) => {
-                (decide(&*grants, freshness, &check, now), grants.revision())
-            }
-            (None, None) => (
-                decide(
-                    &Nothing,
-                    Freshness::Never,
-                    &check,
-                    crate::model::time::Timestamp::MAX,
-                ),
-                Revision(0),
-            ),
+        let view = self.view();
+        let table = view.state();
+        let decision = match view.refusal() {
+            Some(denial) => Decision::Deny(denial.clone()),
+            None => decide(&view, table.freshness, &check, view.time()),
         };
-        Ruling {
+        Evaluation {
             decision,
             caller: check.caller.ok(),
             ignored,
-            revision,
-            age,
-            freshness,
+            table,
         }
     }
 }
 
-impl Ruling {
-    /// The revision that may change it. A permit, and a denial for another cause, need not wait.
-    fn awaits(&self) -> Option<Revision> {
-        match &self.decision {
-            Decision::Deny(denial) if denial.reason == DenyReason::GrantNotYetVisible => self
-                .caller
-                .as_ref()
-                .and_then(|caller| caller.tokened.as_ref())
-                .map(|token| token.revision),
-            Decision::Deny(_) | Decision::Permit(_) => None,
+/// The revision that may change the decision. A permit, and a denial for another cause, need not wait.
+fn awaited(evaluation: &Evaluation) -> Option<Revision> {
+    match &evaluation.decision {
+        Decision::Deny(denial) if denial.reason == DenyReason::GrantNotYetVisible => {
+            let token = evaluation.caller.as_ref()?.tokened.as_ref();
+            token.map(|token| token.revision)
         }
-    }
-}
-
-/// The table before the first snapshot.
-struct Nothing;
-
-impl Grants for Nothing {
-    fn held_by(&self, _principal: &Principal) -> Option<Held> {
-        None
-    }
-
-    fn revision(&self) -> Revision {
-        Revision::default()
+        Decision::Deny(_) | Decision::Permit(_) => None,
     }
 }
 

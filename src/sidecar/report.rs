@@ -26,9 +26,9 @@ use crate::telemetry::names;
 use crate::wire::v1;
 
 mod batch;
-mod seen;
+mod record;
 
-pub(super) use seen::{Place, Seen};
+pub(super) use record::DecisionRecord;
 
 use batch::{Batch, Which};
 
@@ -82,7 +82,7 @@ impl fmt::Debug for Reports {
 /// Shared by those who push, the one who batches and the one who sends.
 struct Queue {
     which: Which,
-    queue: ArrayQueue<Box<Seen>>,
+    queue: ArrayQueue<Box<DecisionRecord>>,
     /// Whether the queue is being emptied already.
     awake: AtomicBool,
     wake: Notify,
@@ -117,9 +117,9 @@ impl Reports {
     }
 
     /// Queues a decision; the oldest makes room. Never waits.
-    pub(super) fn push(&self, seen: Seen) {
+    pub(super) fn push(&self, record: DecisionRecord) {
         let Some(queue) = &self.0 else { return };
-        if queue.queue.force_push(Box::new(seen)).is_some() {
+        if queue.queue.force_push(Box::new(record)).is_some() {
             queue.lose(1);
         }
         if !queue.awake.load(Ordering::SeqCst) && !queue.awake.swap(true, Ordering::SeqCst) {

@@ -289,10 +289,7 @@ impl AccessService for Api {
     ) -> Result<Response<v1::ExplainAccessResponse>, Status> {
         self.call("ExplainAccess", request, |plane, caller, wire| async move {
             let question = parse::question(wire, &caller)?;
-            Ok(reply::explanation(
-                plane.explain(&caller, &question).await?,
-                plane.now(),
-            ))
+            Ok(reply::explanation(plane.explain(&caller, &question).await?))
         })
         .await
     }

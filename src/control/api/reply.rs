@@ -14,7 +14,6 @@ use crate::control::lifecycle::plane::Plane;
 use crate::control::query::explain::{Explanation, Step};
 use crate::model::access::Issued;
 use crate::model::grant::Revision;
-use crate::model::time::Timestamp;
 use crate::telemetry::names;
 use crate::wire::access::{issued_to, revision_to};
 use crate::wire::grant::{duration_to, scope_to, timestamp_to};
@@ -142,13 +141,14 @@ fn what_fits<M: Message>(messages: impl Iterator<Item = M>, bytes: usize) -> Vec
     fitting.collect()
 }
 
-pub(super) fn explanation(explanation: Explanation, now: Timestamp) -> v1::ExplainAccessResponse {
+pub(super) fn explanation(explanation: Explanation) -> v1::ExplainAccessResponse {
     let Explanation {
         denied,
         grant,
         steps,
         requestable,
         revision,
+        told_by,
     } = explanation;
     let step = |Step { check, ok, detail }| v1::explain_access_response::Step {
         check: check.to_owned(),
@@ -160,7 +160,7 @@ pub(super) fn explanation(explanation: Explanation, now: Timestamp) -> v1::Expla
         reason: denied
             .map(|reason| reason.as_str().to_owned())
             .unwrap_or_default(),
-        grant: grant.map(|issued| issued_to(&issued, now)),
+        grant: grant.map(|issued| issued_to(&issued, told_by)),
         steps: steps.into_iter().map(step).collect(),
         requestable: requestable.iter().map(ToString::to_string).collect(),
         revision: revision_to(revision),

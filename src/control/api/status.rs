@@ -44,6 +44,7 @@ fn code(kind: FaultKind) -> Code {
         | FaultKind::State(_)
         | FaultKind::Review(_)
         | FaultKind::Inactive(_)
+        | FaultKind::HistoryUnknown
         | FaultKind::PoliciesChanged => Code::FailedPrecondition,
         FaultKind::EtagMismatch => Code::Aborted,
         FaultKind::Limit | FaultKind::Busy => Code::ResourceExhausted,

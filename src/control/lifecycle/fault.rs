@@ -44,6 +44,8 @@ pub(crate) enum FaultKind {
     Terminal,
     /// The grant is not in force.
     Inactive(DenyReason),
+    /// What was in force at a past moment is not known any more.
+    HistoryUnknown,
     /// Another set of policies is in force than the one planned against.
     PoliciesChanged,
     /// The grant is not where this can be done to it.
@@ -125,6 +127,7 @@ impl FaultKind {
             Self::NotFound => "NOT_FOUND",
             Self::Terminal => "STATE_TERMINAL",
             Self::Inactive(reason) => reason.as_str(),
+            Self::HistoryUnknown => "HISTORY_UNKNOWN",
             Self::PoliciesChanged => "POLICIES_CHANGED",
             Self::State(refusal) => refusal.as_str(),
             Self::EtagMismatch => "ETAG_MISMATCH",

@@ -9,7 +9,7 @@ use crate::control::lifecycle::plane::Plane;
 use crate::model::access::{Issued, Origin};
 use crate::model::call::WrittenCall;
 use crate::model::caller::Caller as Calling;
-use crate::model::decide::{Check, Failure, Finding, Freshness, Observer, evaluate};
+use crate::model::decide::{Check, Failure, Finding, Freshness, Grants, Observer, evaluate};
 use crate::model::decision::{Decision, DenyReason};
 use crate::model::entry::TableEntry;
 use crate::model::grant::{Grant, Revision};
@@ -22,6 +22,9 @@ const LOOKED_AT_MAX: usize = 50;
 const STEPS_MAX: usize = 200;
 /// Workloads named in one step.
 const VIA_SHOWN: usize = 3;
+
+/// What is looked at, unless the question is about the past.
+const CURRENT_TABLE: &str = "the control plane's own grants, which are always current";
 
 /// What is to be explained.
 #[derive(Debug, Clone)]
@@ -49,6 +52,8 @@ pub(crate) struct Explanation {
     pub requestable: Vec<Arc<str>>,
     /// The grants were those of this revision.
     pub revision: Revision,
+    /// By which time the state of the grant is told: of a past call, as it was then.
+    pub told_by: Timestamp,
 }
 
 /// One thing that was looked at.
@@ -84,36 +89,52 @@ impl Plane {
             );
             return Err(Fault::new(FaultKind::NotEligible, message));
         }
-        let index = self.fanout().index();
-        let at = question.at.unwrap_or_else(|| self.now());
-        let target = question.call.target();
-        let check = Check {
-            service: &question.service,
-            target: target.clone(),
-            caller: Ok(Calling::named(question.principals.clone())),
+        let Question {
+            principals,
+            service,
+            call,
+            at,
+        } = question;
+        let now = self.now();
+        let at = at.unwrap_or(now);
+        let past = if at < now {
+            Some(self.past(principals, service, at).await?)
+        } else {
+            None
         };
-        let mut steps = Steps::before_grants(&check);
-        let decision = evaluate(&*index, Freshness::Fresh, &check, at, &mut steps);
+        let target = call.target();
+        let check = Check {
+            service,
+            target: target.clone(),
+            caller: Ok(Calling::named(principals.clone())),
+        };
+        let index = self.fanout().index();
+        let (decision, steps, revision) = match &past {
+            Some(past) => explained(past, &check, at, past_table(at)),
+            None => explained(&*index, &check, at, CURRENT_TABLE.to_owned()),
+        };
+        if past.is_some() && target.is_ok() && matches!(decision, Decision::Deny(_)) {
+            self.past_can_refuse(principals, service, at).await?;
+        }
         let (denied, grant) = match &decision {
             Decision::Permit(permit) => (None, Some(permit.grant().clone())),
             Decision::Deny(denial) => (Some(denial.reason), denial.grant().cloned()),
         };
-        let steps = steps.finish(&decision);
-        let requestable = self.policies_in_force().requestable(
-            &question.principals,
-            &question.service,
-            target.as_ref().ok(),
-        );
-        let grant = match grant {
-            Some(grant) => Some(self.record(&grant).await?),
-            None => None,
+        let requestable =
+            self.policies_in_force()
+                .requestable(principals, service, target.as_ref().ok());
+        let grant = match (grant, &past) {
+            (Some(grant), Some(past)) => past.record(&grant.id).cloned(),
+            (Some(grant), None) => Some(self.record(&grant).await?),
+            (None, _) => None,
         };
         Ok(Explanation {
             denied,
             grant,
             steps,
             requestable,
-            revision: index.revision(),
+            revision,
+            told_by: at.min(now),
         })
     }
 
@@ -147,6 +168,25 @@ impl Plane {
     }
 }
 
+/// The decision, its steps, and the revision of the grants.
+fn explained(
+    grants: &impl Grants,
+    check: &Check<'_>,
+    at: Timestamp,
+    table: String,
+) -> (Decision, Vec<Step>, Revision) {
+    let mut steps = Steps::before_grants(check, table);
+    let decision = evaluate(grants, Freshness::Fresh, check, at, &mut steps);
+    let steps = steps.finish(&decision);
+    (decision, steps, grants.revision())
+}
+
+fn past_table(at: Timestamp) -> String {
+    format!(
+        "the control plane's grants as they were at {at}; sidecars knew of a change a moment later"
+    )
+}
+
 /// What an evaluation looks at, in words; of each principal a bounded number of entries.
 struct Steps {
     service: Service,
@@ -157,17 +197,13 @@ struct Steps {
 
 impl Steps {
     /// What is known before any grant is looked at.
-    fn before_grants(check: &Check<'_>) -> Self {
+    fn before_grants(check: &Check<'_>, table: String) -> Self {
         let mut steps = Self {
             service: check.service.clone(),
             steps: vec![],
             of: None,
         };
-        steps.push(
-            "table",
-            true,
-            "the control plane's own grants, which are always current".to_owned(),
-        );
+        steps.push("table", true, table);
         match &check.target {
             Ok(target) => steps.push("target", true, format!("{target} has one reading only")),
             Err(why) => {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use prost::Message;
+use ulid::Ulid;
 
 use super::keys::{self, DueKind};
 use super::rows::grant::grant_from;
@@ -117,6 +118,22 @@ impl<'v> Reader<'v> {
         grant_from(row)
             .map(Some)
             .map_err(|error| damaged(Table::Grants, id.as_bytes(), &error))
+    }
+
+    /// Ids of the grants that were given a name, which standing grants are: every other one has a ULID.
+    ///
+    /// # Errors
+    /// As every reading.
+    pub(crate) fn named_grants(&self) -> Read<Vec<String>> {
+        let mut ids = Vec::new();
+        self.0.scan(Table::Grants, &Span::ALL, &mut |key, _| {
+            let id = keys::text(key)?;
+            if Ulid::from_string(id).is_err() {
+                ids.push(id.to_owned());
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(ids)
     }
 
     /// Ids that concern one of the parties (or everybody's, for the empty party), newest first, made before `below`.

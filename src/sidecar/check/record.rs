@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
@@ -11,15 +12,14 @@ use super::decision_id::DecisionId;
 use super::input::{Call, Inbound, TraceFields};
 use crate::clock;
 use crate::model::caller::Caller;
-use crate::model::decide::Freshness;
 use crate::model::decision::Decision;
 use crate::model::entry::TableEntry;
-use crate::model::grant::Revision;
 use crate::model::identity::{Principal, PrincipalKind};
 use crate::model::scope::Rule;
 use crate::model::target::Target;
 use crate::model::time::Timestamp;
-use crate::sidecar::report::{Place, Reports, Seen};
+use crate::sidecar::report::{DecisionRecord, Reports};
+use crate::sidecar::state::view::TableState;
 use crate::telemetry::metrics::{Decisions, Metrics, outcome};
 use crate::telemetry::names;
 use crate::telemetry::span::{SpanContext, SpanRecord};
@@ -44,25 +44,28 @@ struct Sinks {
     reports: Reports,
 }
 
-/// What a decision was made from, for the record.
+/// A decision and what it was made from.
 #[derive(Debug)]
+pub(crate) struct Evaluation {
+    /// The outcome.
+    pub decision: Decision,
+    /// Who called, when that was proven.
+    pub caller: Option<Caller>,
+    /// What was presented and set aside.
+    pub ignored: SmallVec<[&'static str; 2]>,
+    /// Of the view that was decided from.
+    pub table: TableState,
+}
+
+/// What the record of a decision is made of.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts<'a> {
     /// The check as it was read.
     pub inbound: &'a Inbound<'a>,
-    /// Who called, when that was proven.
-    pub caller: Option<&'a Caller>,
-    /// What was presented and set aside.
-    pub ignored: &'a [&'static str],
-    /// The outcome.
-    pub decision: &'a Decision,
+    /// The decision.
+    pub evaluation: &'a Evaluation,
     /// Whether a denial was answered with OK.
     pub shadowed: bool,
-    /// The table's revision.
-    pub revision: Revision,
-    /// How long before the decision the control plane vouched for the table.
-    pub age: Option<Duration>,
-    /// How far the table could be trusted.
-    pub freshness: Freshness,
 }
 
 /// A decision under way.
@@ -115,10 +118,10 @@ impl Pending {
     }
 
     /// Writes the record.
-    pub(crate) fn finish(mut self, facts: &Facts<'_>) {
+    pub(crate) fn finish(mut self, facts: Facts<'_>) {
         self.finished = true;
         let took = self.began.elapsed();
-        let (outcome, reason) = match facts.decision {
+        let (outcome, reason) = match &facts.evaluation.decision {
             Decision::Permit(_) => {
                 self.recorder.decisions.counters.allowed(took);
                 ("allow", "NONE")
@@ -131,12 +134,8 @@ impl Pending {
                 (outcome(denial.reason), denial.reason.as_str())
             }
         };
-        let Facts {
-            shadowed: shadow,
-            age,
-            freshness,
-            ..
-        } = facts;
+        let shadow = facts.shadowed;
+        let TableState { age, freshness, .. } = facts.evaluation.table;
         tracing::debug!(decision_id = %self.id, outcome, reason, shadow, ?took, ?age, %freshness, "decided");
         let (traced, reported) = (
             self.recorder.spans.enabled(),
@@ -162,17 +161,18 @@ impl Pending {
         }
     }
 
-    fn report(&self, facts: &Facts<'_>, trace: Option<[u8; 16]>) {
-        let place = Place {
-            id: self.id,
-            at: self.start,
-            principal: principal_of(facts),
+    fn report(&self, facts: Facts<'_>, trace: Option<[u8; 16]>) {
+        let Evaluation {
+            decision, table, ..
+        } = facts.evaluation;
+        let call = facts.inbound.call.as_ref().ok();
+        self.recorder.decisions.reports.push(DecisionRecord {
+            principal: principal_of(facts.evaluation).cloned(),
             trace,
-            revision: facts.revision,
+            revision: table.revision,
             shadow: facts.shadowed,
-        };
-        let seen = Seen::of(place, facts.decision, facts.inbound.call.as_ref().ok());
-        self.recorder.decisions.reports.push(seen);
+            ..DecisionRecord::of(self.id, self.start, decision, call)
+        });
     }
 
     fn push(&self, span: Option<SpanRecord>) {
@@ -248,23 +248,29 @@ fn entry_of(decision: &Decision) -> Option<TableEntry> {
 }
 
 /// The attributes of the decision's span.
-fn describe(id: DecisionId, outcome: &'static str, facts: &Facts<'_>) -> Attributes {
+fn describe(id: DecisionId, outcome: &'static str, facts: Facts<'_>) -> Attributes {
+    let Evaluation {
+        decision,
+        ignored,
+        table,
+        ..
+    } = facts.evaluation;
     let mut attributes = Attributes::default();
     attributes.fixed(names::DECISION, outcome);
     attributes.owned(names::DECISION_ID, id.to_string());
-    attributes.int(names::TABLE_REVISION, facts.revision.0);
+    attributes.int(names::TABLE_REVISION, table.revision.0);
     attributes.truth(names::SHADOW, facts.shadowed);
-    if let Some(age) = facts.age {
+    if let Some(age) = table.age {
         attributes.millis(names::TABLE_AGE_MS, age);
     }
-    attributes.fixed(names::TABLE_FRESHNESS, facts.freshness.as_str());
-    if let Some(principal) = principal_of(facts) {
+    attributes.fixed(names::TABLE_FRESHNESS, table.freshness.as_str());
+    if let Some(principal) = principal_of(facts.evaluation) {
         attributes.owned(names::PRINCIPAL, principal.to_string());
     }
-    if !facts.ignored.is_empty() {
-        attributes.owned(names::CREDENTIALS_IGNORED, facts.ignored.join("; "));
+    if !ignored.is_empty() {
+        attributes.owned(names::CREDENTIALS_IGNORED, ignored.join("; "));
     }
-    if let Some(entry) = entry_of(facts.decision) {
+    if let Some(entry) = entry_of(decision) {
         let name = match entry {
             TableEntry::Grant(_) => names::GRANT_ID,
             TableEntry::Request(_) => names::ACCESS_REQUEST_ID,
@@ -274,7 +280,7 @@ fn describe(id: DecisionId, outcome: &'static str, facts: &Facts<'_>) -> Attribu
         attributes.int(names::POLICY_VERSION, entry.policy().version);
         attributes.link = entry.traceparent().and_then(SpanContext::from_traceparent);
     }
-    match facts.decision {
+    match decision {
         Decision::Permit(permit) => {
             if let Some(Rule::Http(rule)) = permit.rule() {
                 attributes.owned(names::HTTP_ROUTE, rule.path().to_string());
@@ -317,8 +323,8 @@ fn describe_call(call: &Call<'_>, attributes: &mut Attributes) {
 }
 
 /// Whom the record names: the holder of the grant, else the person, else the workload.
-fn principal_of<'a>(facts: &'a Facts<'_>) -> Option<&'a Principal> {
-    match (facts.decision, facts.caller) {
+fn principal_of(evaluation: &Evaluation) -> Option<&Principal> {
+    match (&evaluation.decision, &evaluation.caller) {
         (Decision::Permit(permit), _) => Some(permit.principal()),
         (Decision::Deny(_), Some(caller)) => {
             let person = caller

@@ -336,9 +336,9 @@ impl Metadata {
         };
         metadata.text("reason", reason);
         metadata.text(entry::DECISION, &to.id.to_string());
-        metadata.number("revision", to.revision.0);
-        metadata.truth("stale", matches!(to.freshness, Freshness::Stale(_)));
-        if let Some(age) = to.age {
+        metadata.number("revision", to.table.revision.0);
+        metadata.truth("stale", matches!(to.table.freshness, Freshness::Stale(_)));
+        if let Some(age) = to.table.age {
             metadata.number(
                 "table_age_ms",
                 u64::try_from(age.as_millis()).unwrap_or(u64::MAX),

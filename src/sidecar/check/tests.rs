@@ -11,6 +11,7 @@ use super::*;
 use crate::jose::jit::{JitClaims, KeyPair};
 use crate::model::entry::TableEntry;
 use crate::model::grant::{End, Ended, Grant, GrantId, Hold, Staleness};
+use crate::model::identity::Principal;
 use crate::model::scope::{GrpcRule, HttpRule, Rule, Scope};
 use crate::sidecar::check::input::TOKEN_HEADER;
 use crate::sidecar::check::mode::Mode;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::seen::Seen;
+use super::record::DecisionRecord;
 use crate::model::decision::DenyReason;
 use crate::model::identity::{Principal, Service};
 use crate::model::time::Timestamp;
@@ -73,25 +73,25 @@ impl Batch {
     }
 
     /// Adds a decision; says how many could not be. `ahead` is how far this machine's clock is ahead, in microseconds.
-    pub(super) fn add(&mut self, seen: &Seen, ahead: i64) -> Option<u64> {
-        let at = earlier(seen.at, ahead);
-        let left = if seen.refused.is_none() {
+    pub(super) fn add(&mut self, decided: &DecisionRecord, ahead: i64) -> Option<u64> {
+        let at = earlier(decided.at, ahead);
+        let left = if decided.refused.is_none() {
             &mut self.allowed_left
         } else {
             &mut self.refused_left
         };
         if self.which == Which::All || *left > 0 {
             *left = left.saturating_sub(1);
-            self.records.push(record(seen, at));
+            self.records.push(record(decided, at));
             return None;
         }
         let kind = Kind {
-            grant: seen.grant.as_ref().map(|grant| grant.id.as_str().into()),
-            principal: seen.principal.clone(),
-            service: seen.service.clone(),
-            method: seen.method.clone(),
-            refused: seen.refused,
-            shadow: seen.shadow,
+            grant: decided.grant.as_ref().map(|grant| grant.id.as_str().into()),
+            principal: decided.principal.clone(),
+            service: decided.service.clone(),
+            method: decided.method.clone(),
+            refused: decided.refused,
+            shadow: decided.shadow,
         };
         if let Some(known) = self
             .kinds
@@ -106,7 +106,7 @@ impl Batch {
             return Some(1);
         }
         self.kinds.insert(kind, self.records.len());
-        self.records.push(record(seen, at));
+        self.records.push(record(decided, at));
         None
     }
 
@@ -125,32 +125,32 @@ fn earlier(at: Timestamp, micros: i64) -> Timestamp {
     }
 }
 
-fn record(seen: &Seen, at: Timestamp) -> v1::Decision {
-    let grant = seen.grant.as_ref();
-    let trace = seen.trace.map(|trace| Hex(&trace).to_string());
+fn record(decided: &DecisionRecord, at: Timestamp) -> v1::Decision {
+    let grant = decided.grant.as_ref();
+    let trace = decided.trace.map(|trace| Hex(&trace).to_string());
     v1::Decision {
-        id: seen.id.to_string(),
+        id: decided.id.to_string(),
         time: Some(timestamp_to(at)),
         first_time: Some(timestamp_to(at)),
         sequence: 0,
-        allowed: seen.refused.is_none(),
-        reason: seen
+        allowed: decided.refused.is_none(),
+        reason: decided
             .refused
             .map(DenyReason::as_str)
             .unwrap_or_default()
             .to_owned(),
         grant: grant.map(|grant| grant.id.to_string()).unwrap_or_default(),
-        principal: seen
+        principal: decided
             .principal
             .as_ref()
             .map(ToString::to_string)
             .unwrap_or_default(),
-        service: seen
+        service: decided
             .service
             .as_ref()
             .map(ToString::to_string)
             .unwrap_or_default(),
-        method: seen.method.clone(),
+        method: decided.method.clone(),
         trace_id: trace.unwrap_or_default(),
         policy: grant
             .map(|grant| grant.policy.name.to_string())
@@ -158,9 +158,9 @@ fn record(seen: &Seen, at: Timestamp) -> v1::Decision {
         policy_version: grant.map_or(0, |grant| {
             i64::try_from(grant.policy.version).unwrap_or(i64::MAX)
         }),
-        revision: i64::try_from(seen.revision.0).unwrap_or(i64::MAX),
+        revision: i64::try_from(decided.revision.0).unwrap_or(i64::MAX),
         count: 1,
-        shadow: seen.shadow,
+        shadow: decided.shadow,
         ..v1::Decision::default()
     }
 }

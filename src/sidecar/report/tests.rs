@@ -1,6 +1,5 @@
 //! Claims about reporting: bounded, counted, numbered, and without a word too many.
 
-use super::seen::Place;
 use super::*;
 use crate::model::caller::Caller;
 use crate::model::decide::{Check, Freshness, decide};
@@ -11,11 +10,11 @@ use crate::sidecar::check::decision_id::DecisionId;
 use crate::sidecar::check::input::read;
 use crate::sidecar::fixtures::{Sent, at, grant, services, table, table_of, waiting};
 
-fn seen(sent: &Sent) -> Seen {
-    seen_with(grant("g"), sent)
+fn decided(sent: &Sent) -> DecisionRecord {
+    decided_with(grant("g"), sent)
 }
 
-fn seen_with(held: impl Into<TableEntry>, sent: &Sent) -> Seen {
+fn decided_with(held: impl Into<TableEntry>, sent: &Sent) -> DecisionRecord {
     let services = services(&["payments"]);
     let inbound = read(&sent.0, &services);
     let call = inbound.call.as_ref().unwrap();
@@ -31,23 +30,20 @@ fn seen_with(held: impl Into<TableEntry>, sent: &Sent) -> Seen {
     };
     let grants = table_of([held.into()], 150).current().unwrap();
     let decision = decide(&*grants, Freshness::Fresh, &check, at(150));
-    let place = Place {
-        id: DecisionId::generate(),
-        at: at(150),
-        principal: caller.principals.first(),
+    DecisionRecord {
+        principal: caller.principals.first().cloned(),
         trace: Some([0xab; 16]),
         revision: Revision(9),
-        shadow: false,
-    };
-    Seen::of(place, &decision, Some(call))
+        ..DecisionRecord::of(DecisionId::generate(), at(150), &decision, Some(call))
+    }
 }
 
-fn allowed() -> Seen {
-    seen(&Sent::http("GET", "/v1/users/7?token=secret"))
+fn allowed() -> DecisionRecord {
+    decided(&Sent::http("GET", "/v1/users/7?token=secret"))
 }
 
-fn refused() -> Seen {
-    seen(&Sent::http("GET", "/v1/keys/secret"))
+fn refused() -> DecisionRecord {
+    decided(&Sent::http("GET", "/v1/keys/secret"))
 }
 
 fn reports(which: Which) -> Reports {
@@ -78,7 +74,7 @@ async fn work(reports: &Reports, span: Duration) {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_waits_is_not_reported_as_a_grant() {
     let reports = reports(Which::All);
-    reports.push(seen_with(
+    reports.push(decided_with(
         waiting("request"),
         &Sent::http("GET", "/v1/users/7"),
     ));
@@ -97,10 +93,10 @@ async fn a_record_names_the_template_and_never_the_path() {
     [
         allowed(),
         refused(),
-        seen(&Sent::grpc("/pay.v1.Ledger/Balance")),
+        decided(&Sent::grpc("/pay.v1.Ledger/Balance")),
     ]
     .into_iter()
-    .for_each(|seen| reports.push(seen));
+    .for_each(|record| reports.push(record));
     work(&reports, 3 * INTERVAL).await;
     let records = all_of(&reports);
     assert_eq!(

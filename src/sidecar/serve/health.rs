@@ -40,10 +40,10 @@ impl Readiness {
 
     /// What stands in the way, in words; `None` when ready.
     pub(crate) fn obstacle(&self) -> Option<String> {
-        match self.freshness() {
-            Freshness::Fresh => self
-                .table
-                .skew_refusal()
+        let view = self.table.view(self.max_staleness);
+        match view.state().freshness {
+            Freshness::Fresh => view
+                .refusal()
                 .map(|denial| format!("checks answer STALE: {}", denial.detail)),
             Freshness::Never => Some(
                 "no complete snapshot from the control plane yet: every check answers NOT_SYNCED"
@@ -54,13 +54,6 @@ impl Readiness {
                 age.as_secs_f64(),
                 humantime::format_duration(self.max_staleness)
             )),
-        }
-    }
-
-    fn freshness(&self) -> Freshness {
-        match self.table.now() {
-            Some(_) => self.table.freshness(self.max_staleness),
-            None => Freshness::Never,
         }
     }
 

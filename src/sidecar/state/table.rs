@@ -1,7 +1,6 @@
 //! The grant table: one writer publishes, readers never wait. A snapshot replaces it in one swap; deltas change it in place.
 //!
-//! Freshness is a value, counted on the monotonic clock from the moment the newest progress message was *sent* (at the
-//! earliest): what lay in a buffer or in a stopped process is as old as it is. Nothing here reads the wall clock.
+//! Whoever decides takes a [`View`]; the single answers are for metrics, listings and the watch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +10,15 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::freshness::Confirmed;
 use super::skew::OnClockSkew;
+use super::view::View;
+use crate::clock::ServerClock;
 use crate::clock::server::ALLOWED_SKEW;
-use crate::clock::{ServerClock, earlier};
 use crate::index::Index;
 use crate::jose::jit::JitKeys;
+#[cfg(test)]
 use crate::model::decide::Freshness;
-use crate::model::decision::Denial;
 use crate::model::digest::TableDigest;
 use crate::model::grant::{GrantId, Revision};
 use crate::model::time::Timestamp;
@@ -31,7 +32,7 @@ use super::token_keys::TokenKeys;
 pub struct Table {
     current: ArcSwapOption<Index>,
     epoch: Mutex<Arc<str>>,
-    heard: Mutex<Option<Instant>>,
+    confirmed: Confirmed,
     applied: watch::Sender<Revision>,
     token_keys: TokenKeys,
     clock: ServerClock,
@@ -51,13 +52,22 @@ impl Table {
         Self {
             current: ArcSwapOption::empty(),
             epoch: Mutex::new(Arc::from("")),
-            heard: Mutex::new(None),
+            confirmed: Confirmed::default(),
             applied: watch::Sender::new(Revision::default()),
             token_keys: TokenKeys::default(),
             clock: ServerClock::allowing(max_clock_skew),
             on_skew,
             leashes: Arc::default(),
         }
+    }
+
+    /// The table now, under this bound on its age. Takes one reading of the clock.
+    pub(crate) fn view(&self, max_staleness: Duration) -> View {
+        let at = Instant::now();
+        let age = self.confirmed.age(at);
+        let index = self.current.load();
+        let refusal = self.on_skew.refusal(&self.clock);
+        View::new(index, age, self.clock.now_at(at), max_staleness, refusal)
     }
 
     /// The published copy; `None` before the first complete snapshot.
@@ -89,21 +99,17 @@ impl Table {
 
     /// These grants have changed in place: ends the streams that lived by them alone.
     pub fn changed(&self, grants: &[GrantId]) {
-        if let Some(index) = &*self.current.load() {
-            self.leashes.review(index, self.now_or_last(), grants);
-        }
+        self.leashes.review(&self.just_confirmed(), grants);
     }
 
     /// Anything may have changed, time included: ends the streams that no grant carries any more.
     pub fn reexamine(&self) {
-        if let Some(index) = &*self.current.load() {
-            self.leashes.review_all(index, self.now_or_last());
-        }
+        self.leashes.review_all(&self.just_confirmed());
     }
 
-    /// Without a clock no grant is live.
-    fn now_or_last(&self) -> Timestamp {
-        self.now().unwrap_or(Timestamp::MAX)
+    /// A view without a bound on its age: the control plane has just been heard.
+    fn just_confirmed(&self) -> View {
+        self.view(Duration::MAX)
     }
 
     /// The streams that live by this table.
@@ -136,38 +142,26 @@ impl Table {
         self.heard_at(Instant::now());
     }
 
-    /// The control plane vouched for this table at `at`.
+    /// The control plane confirmed this table at `at`.
     pub fn heard_at(&self, at: Instant) {
-        let mut heard = self.heard.lock();
-        *heard = Some(heard.map_or(at, |before| before.max(at)));
+        self.confirmed.at(at);
     }
 
     /// The machine was suspended for `span`: clock and age run on by as much.
     pub fn slept(&self, span: Duration) {
         self.clock.slept(span);
-        let mut heard = self.heard.lock();
-        *heard = heard.map(|at| earlier(at, span));
-        drop(heard);
+        self.confirmed.slept(span);
         self.reexamine();
     }
 
-    /// How long ago the control plane last vouched for this table.
+    /// How long ago the control plane last confirmed this table.
     pub fn age(&self) -> Option<Duration> {
-        self.heard.lock().map(|heard| heard.elapsed())
+        self.confirmed.age(Instant::now())
     }
 
-    /// How far the table can be trusted under this bound.
-    pub fn freshness(&self, max_staleness: Duration) -> Freshness {
-        match self.age() {
-            Some(age) if self.current.load().is_some() => {
-                if age > max_staleness {
-                    Freshness::Stale(age)
-                } else {
-                    Freshness::Fresh
-                }
-            }
-            Some(_) | None => Freshness::Never,
-        }
+    #[cfg(test)]
+    pub(crate) fn freshness(&self, max_staleness: Duration) -> Freshness {
+        self.view(max_staleness).state().freshness
     }
 
     /// Wakes at every revision applied and at every snapshot: for whoever waits for a revision or ties something to a grant.
@@ -200,11 +194,6 @@ impl Table {
         self.on_skew
     }
 
-    /// Why nothing may be decided now for the clocks' sake, if that is the rule.
-    pub fn skew_refusal(&self) -> Option<Denial> {
-        self.on_skew.refusal(&self.clock)
-    }
-
     /// The control plane's time; `None` before it was ever heard.
     pub fn now(&self) -> Option<Timestamp> {
         self.clock.now()
@@ -214,14 +203,21 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::decide::Grants;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    /// What a progress message brings.
+    fn progress(table: &Table) {
+        table.clock().observe(Timestamp::from_micros(1), None);
+        table.heard();
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_table_is_never_fresh_before_both_a_snapshot_and_a_progress_message() {
         let table = Table::default();
         assert_eq!(table.freshness(SECOND), Freshness::Never);
-        table.heard();
+        progress(&table);
         assert_eq!(
             table.freshness(SECOND),
             Freshness::Never,
@@ -234,7 +230,7 @@ mod tests {
             Freshness::Never,
             "complete, but nobody vouched for it"
         );
-        table.heard();
+        progress(&table);
         assert_eq!(table.freshness(SECOND), Freshness::Fresh);
     }
 
@@ -242,7 +238,7 @@ mod tests {
     async fn staleness_counts_from_when_a_message_was_sent_and_an_older_one_does_not_undo_it() {
         let table = Table::default();
         table.publish(Index::new());
-        table.heard();
+        progress(&table);
         tokio::time::advance(3 * SECOND).await;
         assert_eq!(table.freshness(2 * SECOND), Freshness::Stale(3 * SECOND));
         table.heard_at(Instant::now() - SECOND);
@@ -264,6 +260,43 @@ mod tests {
             Freshness::Stale(3600 * SECOND)
         );
         assert!(table.now() >= Some(then.plus(3600 * SECOND)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_the_control_planes_time_no_table_is_fresh() {
+        let table = Table::default();
+        table.publish(Index::new());
+        table.heard();
+        assert_eq!(table.freshness(SECOND), Freshness::Never);
+        progress(&table);
+        assert_eq!(table.freshness(SECOND), Freshness::Fresh);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_view_does_not_change_with_what_comes_after_it() {
+        let table = Table::default();
+        table.publish(Index::new());
+        table.advance(Revision(3));
+        progress(&table);
+        tokio::time::advance(2 * SECOND).await;
+        let view = table.view(SECOND);
+        let state = view.state();
+        // In place, and then by another copy.
+        table.advance(Revision(4));
+        assert_eq!(view.state(), state);
+        table.publish_epoch("E", Index::new());
+        table.advance(Revision(5));
+        progress(&table);
+        assert_eq!(
+            (state.revision, state.age, state.freshness),
+            (Revision(3), Some(2 * SECOND), Freshness::Stale(2 * SECOND))
+        );
+        assert_eq!(state.now, Some(Timestamp::from_micros(1).plus(2 * SECOND)));
+        assert_eq!(
+            (view.state(), Grants::revision(&view)),
+            (state, Revision(3))
+        );
+        assert_eq!(table.view(SECOND).state().freshness, Freshness::Fresh);
     }
 
     #[tokio::test(start_paused = true)]

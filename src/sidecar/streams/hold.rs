@@ -16,8 +16,10 @@ use super::judge::{Held, Termination, judge};
 use super::leashing::Leashing;
 use super::open::StreamHandle;
 use super::record::StreamRecord;
+use crate::model::decide::Freshness;
 use crate::model::decision::DenyReason;
 use crate::model::time::Timestamp;
+use crate::sidecar::state::view::View;
 
 /// For Envoy to say what the stream is, once it is there.
 const OPENING_WITHIN: Duration = Duration::from_secs(5);
@@ -99,16 +101,18 @@ impl<S: Stream<Item = Result<ProcessingRequest, Status>> + Unpin> Hold<S> {
             return Some(Ok(self.refuse(Why::Denied(DenyReason::BadCheck), false)));
         };
         self.life.decision.clone_from(&entry.decision);
-        // What is open by then runs on: it ends by the monotonic clock, and a revocation still reaches it.
-        if let Some(denial) = self.leashing.table.skew_refusal() {
-            return Some(Ok(self.refuse(Why::Denied(denial.reason), entry.grpc)));
-        }
         let leashes = self.leashing.table.leashes();
         // Entered first, looked up second: whatever changes in between is seen by one of the two.
-        let Some(handle) = leashes.tie(entry.grants.clone(), self.leashing.room) else {
+        let handle = leashes.tie(entry.grants.clone(), self.leashing.room);
+        let view = self.leashing.view();
+        // What is open while the clocks disagree runs on: it ends by the monotonic clock, and a revocation reaches it.
+        if let Some(denial) = view.refusal() {
+            return Some(Ok(self.refuse(Why::Denied(denial.reason), entry.grpc)));
+        }
+        let Some(handle) = handle else {
             return Some(Ok(self.refuse(Why::NoRoom, entry.grpc)));
         };
-        match self.leashing.look(&handle) {
+        match self.leashing.look(&view, &handle) {
             Ok(look) => {
                 self.phase = Phase::Held(handle, entry, look);
                 Some(Ok(say::go_on()))
@@ -124,14 +128,17 @@ impl<S: Stream<Item = Result<ProcessingRequest, Status>> + Unpin> Hold<S> {
         entry: StreamEntry,
         mut look: Instant,
     ) -> Option<Said> {
-        let cut = loop {
+        let (cut, revision) = loop {
             tokio::select! {
                 biased;
-                cut = handle.cut() => break cut,
-                () = sleep_until(look) => match self.leashing.look(&handle) {
-                    Ok(again) => look = again,
-                    Err(cut) => break cut,
-                },
+                ended = handle.cut() => break ended,
+                () = sleep_until(look) => {
+                    let view = self.leashing.view();
+                    match self.leashing.look(&view, &handle) {
+                        Ok(again) => look = again,
+                        Err(cut) => break (cut, view.state().revision),
+                    }
+                }
                 message = self.inbound.next() => return match message {
                     Some(Ok(message)) if is_end(&message) => Some(Ok(say::trailers())),
                     Some(Ok(_)) => Some(Err(Status::invalid_argument("only headers and trailers are expected here"))),
@@ -139,7 +146,6 @@ impl<S: Stream<Item = Result<ProcessingRequest, Status>> + Unpin> Hold<S> {
                 },
             }
         };
-        let revision = self.leashing.table.revision().unwrap_or_default();
         self.leashing.record.ended(&cut, &self.life, revision);
         Some(Ok(say::end(
             Why::Denied(cut.reason),
@@ -162,16 +168,21 @@ impl<S: Stream<Item = Result<ProcessingRequest, Status>> + Unpin> Hold<S> {
 }
 
 impl Leashing {
+    fn view(&self) -> View {
+        self.table.view(self.max_staleness)
+    }
+
     /// When to look again at the latest, or why the stream ends now.
-    fn look(&self, handle: &StreamHandle) -> Result<Instant, Termination> {
-        let never = || Termination {
-            reason: DenyReason::NotSynced,
-            grant: None,
+    fn look(&self, view: &View, handle: &StreamHandle) -> Result<Instant, Termination> {
+        let state = view.state();
+        let (Some(index), Some(age), Some(now)) = (view.index(), state.age, state.now) else {
+            return Err(Termination {
+                reason: DenyReason::NotSynced,
+                grant: None,
+            });
         };
-        let index = self.table.current().ok_or_else(never)?;
-        let now = self.table.now().ok_or_else(never)?;
-        let age = self.table.age().ok_or_else(never)?;
-        let held = judge(&index, now, age > self.max_staleness, handle.grants(), &[])?;
+        let stale = matches!(state.freshness, Freshness::Stale(_));
+        let held = judge(index, now, stale, handle.grants(), &[])?;
         Ok(Instant::now() + self.wait(held, now, age))
     }
 

@@ -14,9 +14,8 @@ use tokio::sync::oneshot;
 
 use super::grants::{GrantRef, GrantRefs};
 use super::judge::{Termination, judge};
-use crate::index::Index;
-use crate::model::grant::GrantId;
-use crate::model::time::Timestamp;
+use crate::model::grant::{GrantId, Revision};
+use crate::sidecar::state::view::View;
 
 /// How many streams may be open.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +50,7 @@ struct Leash {
     key: u64,
     grants: GrantRefs,
     /// Taken by whoever ends the stream: it ends once.
-    cut: Mutex<Option<oneshot::Sender<Termination>>>,
+    cut: Mutex<Option<oneshot::Sender<(Termination, Revision)>>>,
 }
 
 /// A stream's own end of its leash. Dropping it takes the stream off the list.
@@ -59,7 +58,7 @@ struct Leash {
 pub(in crate::sidecar) struct StreamHandle {
     leash: Arc<Leash>,
     leashes: Arc<Leashes>,
-    cut: oneshot::Receiver<Termination>,
+    cut: oneshot::Receiver<(Termination, Revision)>,
 }
 
 impl Leashes {
@@ -127,7 +126,7 @@ impl Leashes {
     }
 
     /// Ends the streams that these changed grants were the last to carry.
-    pub(in crate::sidecar) fn review(&self, index: &Index, now: Timestamp, changed: &[GrantId]) {
+    pub(in crate::sidecar) fn review(&self, view: &View, changed: &[GrantId]) {
         for id in changed {
             // Out of the map first: judging takes locks of the table, and ending a stream wakes it.
             let handle: Vec<_> = self
@@ -137,12 +136,12 @@ impl Leashes {
                 .unwrap_or_default();
             handle
                 .iter()
-                .for_each(|leash| self.end_if_gone(leash, index, now, changed));
+                .for_each(|leash| self.end_if_gone(leash, view, changed));
         }
     }
 
     /// Ends every stream that nothing carries.
-    pub(in crate::sidecar) fn review_all(&self, index: &Index, now: Timestamp) {
+    pub(in crate::sidecar) fn review_all(&self, view: &View) {
         let handle: Vec<_> = self
             .by_grant
             .iter()
@@ -150,14 +149,16 @@ impl Leashes {
             .collect();
         handle
             .iter()
-            .for_each(|leash| self.end_if_gone(leash, index, now, &[]));
+            .for_each(|leash| self.end_if_gone(leash, view, &[]));
     }
 
-    fn end_if_gone(&self, leash: &Leash, index: &Index, now: Timestamp, changed: &[GrantId]) {
+    fn end_if_gone(&self, leash: &Leash, view: &View, changed: &[GrantId]) {
+        // Before the first snapshot no stream is open.
+        let Some(index) = view.index() else { return };
         // How old the table is has no part in it: it has just been heard of.
-        if let Err(cut) = judge(index, now, false, &leash.grants, changed)
+        if let Err(cut) = judge(index, view.time(), false, &leash.grants, changed)
             && let Some(sender) = leash.cut.lock().take()
-            && sender.send(cut).is_ok()
+            && sender.send((cut, view.state().revision)).is_ok()
         {
             self.closed.fetch_add(1, Ordering::Relaxed);
         }
@@ -169,8 +170,8 @@ impl StreamHandle {
         &self.leash.grants
     }
 
-    /// Completes when a change of the table ends the stream; at once when it has.
-    pub(super) async fn cut(&mut self) -> Termination {
+    /// Completes when a change of the table ends the stream, at once when it has: why, and the revision of that change.
+    pub(super) async fn cut(&mut self) -> (Termination, Revision) {
         match (&mut self.cut).await {
             Ok(cut) => cut,
             // The sender is in the list that this value keeps: it is not dropped unsent.
@@ -196,8 +197,9 @@ impl Drop for StreamHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::Index;
     use crate::model::decision::DenyReason;
-    use crate::model::grant::{End, Ended, Grant, Hold, Revision};
+    use crate::model::grant::{End, Ended, Grant, Hold};
     use crate::model::identity::Principal;
     use crate::sidecar::fixtures::{at, grant, table};
     use futures_util::FutureExt;
@@ -224,7 +226,7 @@ mod tests {
     }
 
     fn reason(handle: &mut StreamHandle) -> Option<DenyReason> {
-        handle.cut().now_or_never().map(|cut| cut.reason)
+        handle.cut().now_or_never().map(|(cut, _)| cut.reason)
     }
 
     #[test]

@@ -431,7 +431,8 @@ async fn by_clocks_in_doubt_what_is_open_runs_on_and_can_be_revoked() {
         .table
         .clock()
         .observe(now.minus(hour), Some(Duration::ZERO));
-    assert!(fixture.table.skew_refusal().is_some() && envoy.is_held());
+    let view = fixture.table.view(Duration::from_secs(30));
+    assert!(view.refusal().is_some() && envoy.is_held());
     fixture.change(Grant {
         hold: Held::Ended {
             how: Ended::Revoked,

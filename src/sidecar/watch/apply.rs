@@ -327,6 +327,8 @@ impl Follower {
             changed.extend(GrantId::parse(id));
         }
         // Visible first, then whoever is already running: a stream that opens meanwhile looks the grant up after this.
+        // The revision before the streams: theirs is the one that ended them.
+        index.advance(revision);
         self.table.changed(&changed);
         if revision == held {
             return Ok(Step::Part(nacks));

@@ -1,5 +1,6 @@
 use super::*;
 use crate::model::decide::{Check, Freshness, decide};
+use crate::model::grant::Revision;
 use crate::sidecar::check::input::read;
 use crate::sidecar::fixtures::{Sent, at, grant, services, table};
 use crate::telemetry::span::{Text, Value};
@@ -32,15 +33,21 @@ fn span(sent: &Sent, traceparent: Option<&str>) -> Option<SpanRecord> {
     };
     let grants = table([grant("g")], 150).current().unwrap();
     let decision = decide(&*grants, Freshness::Fresh, &check, at(150));
+    let evaluation = Evaluation {
+        decision,
+        caller: Some(caller),
+        ignored: ["set aside"].into_iter().collect(),
+        table: TableState {
+            revision: Revision(9),
+            age: Some(Duration::from_millis(40)),
+            freshness: Freshness::Fresh,
+            now: Some(at(150)),
+        },
+    };
     let facts = Facts {
         inbound: &inbound,
-        caller: Some(&caller),
-        ignored: &["set aside"],
-        decision: &decision,
+        evaluation: &evaluation,
         shadowed: false,
-        revision: Revision(9),
-        age: Some(Duration::from_millis(40)),
-        freshness: Freshness::Fresh,
     };
     let pending =
         Recorder::new(Spans::default(), &Metrics::default()).begin(&metadata(traceparent));
@@ -48,7 +55,7 @@ fn span(sent: &Sent, traceparent: Option<&str>) -> Option<SpanRecord> {
     pending.span(
         parent,
         Duration::from_micros(300),
-        describe(pending.id, "x", &facts),
+        describe(pending.id, "x", facts),
     )
 }
 
@@ -130,15 +137,21 @@ fn a_record_that_is_dropped_counts_as_aborted_and_a_finished_one_does_not() {
     let sent = Sent::http("", "");
     let inbound = read(&sent.0, &services);
     let decision = Decision::Deny(inbound.call.as_ref().unwrap_err().clone());
-    recorder.begin(&metadata(None)).finish(&Facts {
-        inbound: &inbound,
+    let evaluation = Evaluation {
+        decision,
         caller: None,
-        ignored: &[],
-        decision: &decision,
+        ignored: SmallVec::new(),
+        table: TableState {
+            revision: Revision(0),
+            age: None,
+            freshness: Freshness::Fresh,
+            now: None,
+        },
+    };
+    recorder.begin(&metadata(None)).finish(Facts {
+        inbound: &inbound,
+        evaluation: &evaluation,
         shadowed: false,
-        revision: Revision(0),
-        age: None,
-        freshness: Freshness::Fresh,
     });
     let shown = metrics.render();
     assert!(shown.contains(aborted), "still one");

@@ -16,6 +16,7 @@ use crate::sidecar::check::decision_id::DecisionId;
 use crate::sidecar::check::input::{Inbound, read};
 use crate::sidecar::check::mode::Mode;
 use crate::sidecar::fixtures::{CHECKOUT, Sent, at, grant, services, table};
+use crate::sidecar::state::view::TableState;
 
 fn responder(detail: DenyDetail) -> Responder {
     Responder {
@@ -36,9 +37,12 @@ fn to<'a>(inbound: &'a Inbound<'a>, caller: Option<&'a Caller>) -> To<'a> {
     To {
         inbound,
         id: DecisionId::generate(),
-        revision: Revision(9),
-        age,
-        freshness: Freshness::Fresh,
+        table: TableState {
+            revision: Revision(9),
+            age,
+            freshness: Freshness::Fresh,
+            now: Some(at(150)),
+        },
         caller,
     }
 }

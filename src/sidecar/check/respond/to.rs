@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use crate::model::caller::Caller;
-use crate::model::decide::Freshness;
-use crate::model::grant::Revision;
 use crate::sidecar::check::decision_id::DecisionId;
 use crate::sidecar::check::input::Inbound;
+use crate::sidecar::state::view::TableState;
 
 /// When a caller whose check could not be decided may come back.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -18,12 +17,8 @@ pub struct To<'a> {
     pub inbound: &'a Inbound<'a>,
     /// This decision's name.
     pub id: DecisionId,
-    /// The revision of the table that decided.
-    pub revision: Revision,
-    /// How long before it the control plane vouched for that table; `None` before the first time.
-    pub age: Option<Duration>,
-    /// How far that table could be trusted.
-    pub freshness: Freshness,
+    /// Of the view that was decided from.
+    pub table: TableState,
     /// Who called, when that was proven.
     pub caller: Option<&'a Caller>,
 }

@@ -16,53 +16,33 @@ const METHOD_MAX: usize = 512;
 
 /// A decision and what it was about.
 #[derive(Debug)]
-pub(in crate::sidecar) struct Seen {
-    pub(super) id: DecisionId,
-    /// By this machine's wall clock.
-    pub(super) at: Timestamp,
-    /// `None`: allowed.
-    pub(super) refused: Option<DenyReason>,
-    pub(super) grant: Option<Arc<Grant>>,
-    pub(super) principal: Option<Principal>,
-    pub(super) service: Option<Service>,
-    pub(super) method: String,
-    pub(super) trace: Option<[u8; 16]>,
-    pub(super) revision: Revision,
-    pub(super) shadow: bool,
-}
-
-/// Where and when a decision was made, beside the decision itself.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::sidecar) struct Place<'a> {
-    /// Its name.
+pub(in crate::sidecar) struct DecisionRecord {
     pub(in crate::sidecar) id: DecisionId,
     /// By this machine's wall clock.
     pub(in crate::sidecar) at: Timestamp,
+    /// `None`: allowed.
+    pub(in crate::sidecar) refused: Option<DenyReason>,
+    pub(in crate::sidecar) grant: Option<Arc<Grant>>,
     /// Whom it is about.
-    pub(in crate::sidecar) principal: Option<&'a Principal>,
+    pub(in crate::sidecar) principal: Option<Principal>,
+    pub(in crate::sidecar) service: Option<Service>,
+    pub(in crate::sidecar) method: String,
     /// The trace that it belongs to.
     pub(in crate::sidecar) trace: Option<[u8; 16]>,
-    /// The table's.
+    /// Of the view that was decided from.
     pub(in crate::sidecar) revision: Revision,
     /// Whether a denial was answered with OK.
     pub(in crate::sidecar) shadow: bool,
 }
 
-impl Seen {
-    /// Takes from a decision what may be told of it.
+impl DecisionRecord {
+    /// Takes from a decision what may be told of it. Whom it is about, and what was known, its maker adds.
     pub(in crate::sidecar) fn of(
-        place: Place<'_>,
+        id: DecisionId,
+        at: Timestamp,
         decision: &Decision,
         call: Option<&Call<'_>>,
     ) -> Self {
-        let Place {
-            id,
-            at,
-            principal,
-            trace,
-            revision,
-            shadow,
-        } = place;
         let target = call.and_then(|call| call.target.as_ref().ok());
         let (refused, grant, rule) = match decision {
             Decision::Permit(permit) => (None, Some(Arc::clone(permit.grant())), permit.rule()),
@@ -75,15 +55,15 @@ impl Seen {
             id,
             at,
             refused,
-            principal: principal.cloned(),
+            principal: None,
             service: call.map(|call| call.service.clone()),
             method: target
                 .map(|target| method(target, rule))
                 .unwrap_or_default(),
             grant,
-            trace,
-            revision,
-            shadow,
+            trace: None,
+            revision: Revision::default(),
+            shadow: false,
         }
     }
 }
