@@ -166,7 +166,9 @@ impl From<SettingError> for CliError {
             } => Self::new(format!("{}: {}: {problem}", flag(setting), file.display())),
             SettingError::Token => Self::usage("--token: has characters that no JWT has"),
             // New kinds and the two that no flag leads to say themselves what is wrong.
-            other => Self::new(other.to_string()),
+            other @ (SettingError::SystemRoots(_) | SettingError::HalfIdentity | _) => {
+                Self::new(other.to_string())
+            }
         }
     }
 }

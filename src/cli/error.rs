@@ -120,7 +120,9 @@ impl From<Error> for CliError {
             Error::Unreachable { server, cause } => Self::unreachable(&server, &cause),
             Error::Refused(refusal) => (*refusal).into(),
             // The verbs look at what was decided themselves; a new kind of error says what it is.
-            other => Self::new(other.to_string()),
+            other @ (Error::NotApproved(_) | Error::Undecided { .. } | Error::Token(_) | _) => {
+                Self::new(other.to_string())
+            }
         }
     }
 }
@@ -183,6 +185,10 @@ fn typed(field: &str) -> &str {
     }
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a reason without advice of its own goes by its code"
+)]
 fn way_out(reason: Option<&Reason>, code: Code) -> Option<&'static str> {
     let by_code = if code == Code::Unauthenticated {
         Some("pass --token or --token-file (JITGATE_TOKEN), or --cert and --key")

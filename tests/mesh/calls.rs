@@ -8,9 +8,9 @@ use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, 
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
-use jitgate::wire::v1::ValidateAccessRequest;
-use jitgate::wire::v1::token_service_client::TokenServiceClient;
-use jitgate::wire::v1::validate_access_request::Target;
+use jitgate_client::v1::ValidateAccessRequest;
+use jitgate_client::v1::token_service_client::TokenServiceClient;
+use jitgate_client::v1::validate_access_request::Target;
 use serde_json::Value;
 use tonic::transport::Channel;
 

@@ -18,10 +18,12 @@ const RETRY_WAIT: Duration = Duration::from_secs(1);
 
 type Opened<M> = Pin<Box<dyn Future<Output = Result<Response<Streaming<M>>, Status>> + Send>>;
 
+type Open<M> = Box<dyn Fn(&Client) -> Opened<M> + Send + Sync>;
+
 /// One watch.
 pub struct Follow<M> {
     client: Client,
-    open: Box<dyn Fn(&Client) -> Opened<M> + Send + Sync>,
+    open: Open<M>,
     stream: Option<Streaming<M>>,
     away_max: Duration,
     away_since: Option<Instant>,

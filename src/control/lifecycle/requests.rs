@@ -17,7 +17,7 @@ use super::reviews::{self, recheck};
 use super::rows::{new_id, pinned_policy, visible_request};
 use super::write_options::Transition;
 use crate::control::policy::ActivePolicies;
-use crate::control::store::Change;
+use crate::control::store::{Change, Reader};
 use crate::model::access::{AccessRequest, AccessState, AccessStep, Outcome, PinnedPolicy, Terms};
 use crate::model::approval::AfterTheFact;
 use crate::model::grant::Revision;
@@ -389,17 +389,8 @@ impl Draft {
             )?);
         }
         let extends = extends.map(|extension| extension.grant);
-        if !wait.is_zero()
-            && change
-                .read()
-                .pending(self.requester.as_str(), PENDING_MAX)?
-                >= PENDING_MAX
-        {
-            let message = format!(
-                "{PENDING_MAX} access requests of {} wait already; cancel some",
-                self.requester
-            );
-            return Err(Fault::new(FaultKind::Limit, message));
+        if !wait.is_zero() {
+            self.check_pending(&change.read())?;
         }
         let now = change.now();
         let policy = PinnedPolicy {
@@ -447,6 +438,19 @@ impl Draft {
         };
         change.create_request(&mut request)?;
         Ok(request)
+    }
+
+    /// # Errors
+    /// LIMIT_EXCEEDED when as many requests of the requester wait as may.
+    fn check_pending(&self, reader: &Reader<'_>) -> Result<(), Fault> {
+        if reader.pending(self.requester.as_str(), PENDING_MAX)? < PENDING_MAX {
+            return Ok(());
+        }
+        let message = format!(
+            "{PENDING_MAX} access requests of {} wait already; cancel some",
+            self.requester
+        );
+        Err(Fault::new(FaultKind::Limit, message))
     }
 }
 

@@ -14,8 +14,8 @@ use super::{answered, sidecar, validated};
 use crate::cli::verbs::explain::ExplainArgs;
 use crate::control::api::parse;
 use crate::control::policy::{PolicySet, fixture};
-use crate::control::query::validate::{self, judge};
 use crate::control::testing::{NOON, Rig, root};
+use crate::control::tokens::validate::{self, judge};
 use crate::jose::issuers::Issuers;
 use crate::jose::jit::JitKeys;
 use crate::model::entry::TableEntry;
@@ -132,7 +132,7 @@ impl World {
         let set = PolicySet::load(directory.path()).unwrap();
         let rig = Rig::empty().await;
         rig.plane.apply(Arc::new(set)).await.unwrap();
-        let held = rig.plane.fanout.index().grants();
+        let held = rig.plane.fanout().index().grants();
         let held: Vec<_> = held.into_iter().map(TableEntry::from).collect();
         let sidecar = sidecar(Arc::default(), None, &held, (NOON, Revision(50)));
         Self { rig, sidecar }
@@ -146,7 +146,7 @@ impl World {
     async fn by_validate(&self, call: &Call) -> String {
         let question = validate::Question::parse(call.to_validate()).unwrap();
         let by = (&Issuers::default(), &JitKeys::default());
-        let index = self.rig.plane.fanout.index();
+        let index = self.rig.plane.fanout().index();
         validated(&judge(by, &index, &question, NOON).await).0
     }
 
@@ -213,9 +213,9 @@ fn a_fixture_of_policies_says_it_too() {
 
 /// JSON strings are YAML strings.
 fn as_fixture(calls: &[Call]) -> String {
-    let mut text = format!(
-        "apiVersion: jitgate.dev/v1\nkind: PolicyTest\nmetadata: {{name: calls}}\nspec:\n  at: 2030-01-01T00:00:00Z\n  cases:\n  \
-         - name: calls\n    calls:\n"
+    let mut text = String::from(
+        "apiVersion: jitgate.dev/v1\nkind: PolicyTest\nmetadata: {name: calls}\nspec:\n  at: 2030-01-01T00:00:00Z\n  cases:\n  \
+         - name: calls\n    calls:\n",
     );
     for call in calls {
         let (kind, written) = match (&call.http, &call.grpc) {

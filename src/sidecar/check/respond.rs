@@ -34,7 +34,7 @@ use bound::{grpc_timeout, stream_ms};
 pub(crate) use explain::DenyDetail;
 use explain::Explanation;
 use to::RETRY_AFTER;
-pub(crate) use to::To;
+pub use to::To;
 
 /// Bounds what is left of a stream; overwritten on every allow.
 const STREAM_DURATION: &str = "x-envoy-upstream-stream-duration-ms";
