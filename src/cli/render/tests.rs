@@ -1,3 +1,5 @@
+//! Claims about what is printed, as a table, as JSON and as YAML.
+
 use std::time::Duration;
 
 use super::text::{Explanation, Grants, Outcome, Requests, Revoked, distance};

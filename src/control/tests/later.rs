@@ -1,3 +1,5 @@
+//! Claims about grants that start later than they are approved.
+
 use super::*;
 use crate::model::decide::{self, Check, Freshness};
 use crate::model::decision::{Decision, DenyReason};
