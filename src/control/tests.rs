@@ -1,3 +1,5 @@
+//! Claims about the control plane without listeners: requests, grants, limits and the audit trail in one store.
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

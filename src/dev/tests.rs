@@ -1,3 +1,5 @@
+//! Claims about the demo: its files are those that it would be run with in earnest.
+
 use super::*;
 
 const PORTS: Ports = Ports {

@@ -1,3 +1,5 @@
+//! Claims about TLS as it is served and dialled, with certificates made for the test.
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;

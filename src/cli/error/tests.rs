@@ -1,3 +1,5 @@
+//! Claims about what an error on the command line says, and with which exit code it ends.
+
 use std::collections::HashMap;
 
 use tonic_types::{ErrorDetails, StatusExt as _};

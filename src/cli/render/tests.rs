@@ -1,3 +1,5 @@
+//! Claims about what is printed, as a table, as JSON and as YAML.
+
 use std::time::Duration;
 
 use super::explanation::Explanation;

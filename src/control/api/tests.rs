@@ -1,3 +1,5 @@
+//! Claims about the API over loopback, through the real listener.
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Claims about the rotation of signing keys in a real store.
+
 use std::collections::BTreeSet;
 
 use super::*;

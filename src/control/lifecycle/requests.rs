@@ -342,6 +342,28 @@ impl Draft {
             .collect()
     }
 
+    /// The policy that ruled, in its version.
+    fn pinned(&self, change: &Change<'_>) -> Result<PinnedPolicy, Fault> {
+        let name = &self.decision.policy.name;
+        let digest = self.decision.policy.digest.to_string();
+        let version = change.read().policy_version(name, &digest)?;
+        // Withdrawn in the store already, though the set that ruled has not been replaced yet.
+        let in_force = change.read().current_policy(name)?;
+        let version = version
+            .filter(|version| in_force == Some(*version))
+            .ok_or_else(|| {
+                Fault::new(
+                    FaultKind::Unavailable,
+                    "the policies have just changed; nothing was decided, ask again",
+                )
+            })?;
+        Ok(PinnedPolicy {
+            name: Arc::clone(name),
+            version,
+            digest: digest.into(),
+        })
+    }
+
     /// Writes the request as PENDING, with the policy pinned in the version that ruled.
     fn pend(&self, change: &mut Change<'_>) -> Result<AccessRequest, Fault> {
         let RequestInput {
@@ -355,20 +377,7 @@ impl Draft {
             extends,
             ..
         } = self.asking.clone();
-        let digest = self.decision.policy.digest.to_string();
-        let version = change
-            .read()
-            .policy_version(&self.decision.policy.name, &digest)?;
-        // Withdrawn in the store already, though the set that ruled has not been replaced yet.
-        let in_force = change.read().current_policy(&self.decision.policy.name)?;
-        let version = version
-            .filter(|version| in_force == Some(*version))
-            .ok_or_else(|| {
-                Fault::new(
-                    FaultKind::Unavailable,
-                    "the policies have just changed; nothing was decided, ask again",
-                )
-            })?;
+        let policy = self.pinned(change)?;
         let (duration, wait) = match &self.decision.outcome {
             Ruled::Approved { duration, .. } | Ruled::BreakGlass { duration, .. } => {
                 (*duration, Duration::ZERO)
@@ -393,11 +402,6 @@ impl Draft {
             self.check_pending(&change.read())?;
         }
         let now = change.now();
-        let policy = PinnedPolicy {
-            name: Arc::clone(&self.decision.policy.name),
-            version,
-            digest: digest.into(),
-        };
         let stages = match &self.decision.outcome {
             Ruled::Pending { .. } | Ruled::BreakGlass { .. } => {
                 pinned_policy(&change.read(), &policy)?.stages

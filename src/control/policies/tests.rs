@@ -1,3 +1,5 @@
+//! Claims about policies that are applied through the API: planned, put in force, and kept over a restart.
+
 use super::applying::{Applying, Done};
 use super::offered::Offer;
 use super::plan::{Action, Plan};

@@ -1,3 +1,5 @@
+//! Claims about reading policies: what is good, and where which problem is shown.
+
 use std::path::Path;
 use std::sync::Arc;
 

@@ -1,3 +1,5 @@
+//! Claims about the store: one revision for each change, durable before it is visible, audited exactly once.
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;

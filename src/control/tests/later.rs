@@ -1,3 +1,5 @@
+//! Claims about grants that start later than they are approved.
+
 use super::*;
 use crate::model::caller::Caller as Calling;
 use crate::model::decide::{self, Check, Freshness};

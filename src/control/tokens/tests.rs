@@ -1,3 +1,5 @@
+//! Claims about tokens: for whom they are issued, what they say, and that none is shown.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Claims about quorums: distinct people, stages in order, and what can no longer be reached.
+
 use std::collections::HashSet;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Claims about the decision: which grant permits a call, and which denial is the nearest.
+
 use std::collections::HashMap;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Claims about the whole answer to a check, from the message to the answer.
+
 use std::io::Write;
 use std::sync::Mutex;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! Claims about the leash: when a stream is let open, and that it ends with its last grant.
+
 use std::collections::HashMap;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Claims about the token service over loopback.
+
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;

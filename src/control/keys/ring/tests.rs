@@ -1,3 +1,5 @@
+//! Claims about the life of signing keys: what is due at which moment.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Claims about breaking the glass and the review afterwards.
+
 use std::ops::ControlFlow;
 use std::time::Duration;
 

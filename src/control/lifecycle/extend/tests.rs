@@ -1,3 +1,5 @@
+//! Claims about extensions: what they are bound by, and that no end moves.
+
 use super::*;
 use crate::control::lifecycle::caller::Caller;
 use crate::control::lifecycle::fault::Fault;

@@ -1,3 +1,5 @@
+//! Claims about reviews: who approves, what an approval is bound to, and when a request is decided.
+
 use std::ops::ControlFlow;
 
 use futures_util::future::join_all;

@@ -1,3 +1,5 @@
+//! Claims about suspended grants: held back everywhere, while their time runs on.
+
 use std::sync::Arc;
 use std::time::Duration;
 

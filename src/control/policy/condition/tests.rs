@@ -1,3 +1,5 @@
+//! Claims about conditions: what they can say, and that none runs away.
+
 use super::*;
 use crate::model::identity::{Principal, Service};
 use crate::model::policy::Ask;

@@ -1,3 +1,5 @@
+//! Claims about how a set of policies rules on access requests.
+
 use super::*;
 use crate::control::policy::tests::{GOOD, load};
 use crate::model::identity::Service;

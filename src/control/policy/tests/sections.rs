@@ -1,3 +1,5 @@
+//! Claims about the sections of a policy about people and time.
+
 use super::*;
 use crate::model::identity::Principal;
 use crate::model::window::Days;

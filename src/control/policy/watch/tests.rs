@@ -1,3 +1,5 @@
+//! Claims about following a policy directory: a good set comes into force, a bad one changes nothing.
+
 use super::*;
 use crate::control::policy::tests::{GOOD, directory};
 use std::fs;

@@ -1,3 +1,5 @@
+//! Claims about following access requests: what is shown, and what is told to be gone.
+
 use std::sync::Arc;
 
 use super::*;

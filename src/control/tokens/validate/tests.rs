@@ -1,3 +1,5 @@
+//! Claims about the validation of a call: whose questions are answered, and what a bad one is told.
+
 use super::*;
 use crate::control::testing::*;
 

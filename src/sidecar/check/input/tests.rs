@@ -1,3 +1,5 @@
+//! Claims about reading checks as Envoy sends them.
+
 use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use prost::Message;
 

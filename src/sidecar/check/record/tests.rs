@@ -1,3 +1,5 @@
+//! Claims about the one record of a decision.
+
 use super::*;
 use crate::model::decide::{Check, Freshness, decide};
 use crate::model::grant::Revision;

@@ -1,3 +1,5 @@
+//! Claims about what each decision is answered with, to HTTP and to gRPC callers.
+
 use std::time::Duration;
 
 use base64::Engine as _;

@@ -1,3 +1,5 @@
+//! Claims about the sidecar over a socket, through the real listener.
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -1,3 +1,5 @@
+//! Claims about a source of tokens over a long time, in paused time.
+
 use std::sync::Mutex;
 
 use prost_types::Timestamp;

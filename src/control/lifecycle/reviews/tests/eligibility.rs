@@ -1,3 +1,5 @@
+//! Claims about who may review when: escalation, persons with several accounts, policies that change meanwhile.
+
 use super::*;
 
 /// Leads, and bosses after five minutes of the ten that a request waits.
