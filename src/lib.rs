@@ -56,8 +56,9 @@ pub mod proofs {
     pub use crate::model::decision::{Denial, Permit};
     pub use crate::model::grant::Grant;
     pub use crate::model::identity::Principal;
-    pub use crate::sidecar::check::respond::{Answer, Responder, To};
-    pub use crate::sidecar::serve::config::Shadow;
+    pub use crate::sidecar::check::mode::Shadow;
+    pub use crate::sidecar::check::respond::to::To;
+    pub use crate::sidecar::check::respond::{Answer, Responder};
 }
 
 #[cfg(test)]

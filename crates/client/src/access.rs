@@ -163,7 +163,6 @@ impl Client {
             id: grant.to_owned(),
             reason: reason.to_owned(),
             options: Some(new_write()),
-            ..Default::default()
         };
         self.answer(self.access().release_grant(with_deadline(release)).await)
     }

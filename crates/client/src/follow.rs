@@ -16,12 +16,13 @@ const AWAY_MAX: Duration = Duration::from_secs(60);
 /// Between attempts, at most; at least half of it.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 
+type Open<M> = Box<dyn Fn(&Client) -> Opened<M> + Send + Sync>;
 type Opened<M> = Pin<Box<dyn Future<Output = Result<Response<Streaming<M>>, Status>> + Send>>;
 
 /// One watch.
 pub struct Follow<M> {
     client: Client,
-    open: Box<dyn Fn(&Client) -> Opened<M> + Send + Sync>,
+    open: Open<M>,
     stream: Option<Streaming<M>>,
     away_max: Duration,
     away_since: Option<Instant>,

@@ -1,11 +1,11 @@
 //! Our messages as JSON values, spelled out field by field so that their shape never changes by accident.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::wire::grant::{duration_from, duration_to, timestamp_from};
 use crate::wire::v1;
 
-use super::receipts::{Enforced, after_commit};
+use super::times::after_commit;
 
 /// An access request.
 pub(crate) fn access_request(request: &v1::AccessRequest) -> Value {
@@ -130,33 +130,51 @@ pub(crate) fn grant(grant: &v1::Grant) -> Value {
 /// What suspending or resuming did.
 pub(crate) fn held(response: &v1::HoldGrantResponse) -> Value {
     let mut shown = enforcement(response.enforcement.as_ref());
-    shown["grant"] = json!(response.grant.as_ref().map(grant));
-    shown
+    shown.insert(
+        "grant".to_owned(),
+        json!(response.grant.as_ref().map(grant)),
+    );
+    Value::Object(shown)
 }
 
 /// What a revoke did.
 pub(crate) fn revoked(response: &v1::RevokeGrantsResponse) -> Value {
     let mut shown = enforcement(response.enforcement.as_ref());
-    shown["grants"] = response.grants.iter().map(grant).collect();
-    shown["ended"] = json!(response.ended);
-    shown["standingKept"] = json!(response.standing_kept);
-    shown
+    shown.extend([
+        (
+            "grants".to_owned(),
+            response.grants.iter().map(grant).collect(),
+        ),
+        ("ended".to_owned(), json!(response.ended)),
+        ("standingKept".to_owned(), json!(response.standing_kept)),
+    ]);
+    Value::Object(shown)
 }
 
 /// How far a revision is enforced. It stands beside what was changed, in one object.
-fn enforcement(enforcement: Option<&v1::Enforcement>) -> Value {
-    let Enforced(shown) = Enforced::of(enforcement);
+fn enforcement(enforcement: Option<&v1::Enforcement>) -> Map<String, Value> {
+    let shown = enforcement.cloned().unwrap_or_default();
     let committed_at = shown.committed_at.as_ref();
     let receipts = shown.receipts.iter();
-    json!({
-        "revision": shown.revision,
-        "receipts": receipts.map(|row| receipt(row, committed_at)).collect::<Vec<_>>(),
-        "outstanding": shown.outstanding,
-        "fencedBy": time(shown.fenced_by.as_ref()),
-        "committedAt": time(committed_at),
-        "serverTime": time(shown.server_time.as_ref()),
-        "unconfirmed": shown.unconfirmed.iter().map(unconfirmed).collect::<Vec<_>>(),
-    })
+    let fields = [
+        ("revision", json!(shown.revision)),
+        (
+            "receipts",
+            receipts.map(|row| receipt(row, committed_at)).collect(),
+        ),
+        ("outstanding", json!(shown.outstanding)),
+        ("fencedBy", time(shown.fenced_by.as_ref())),
+        ("committedAt", time(committed_at)),
+        ("serverTime", time(shown.server_time.as_ref())),
+        (
+            "unconfirmed",
+            shown.unconfirmed.iter().map(unconfirmed).collect(),
+        ),
+    ];
+    fields
+        .map(|(name, value)| (name.to_owned(), value))
+        .into_iter()
+        .collect()
 }
 
 /// A sidecar's word that a revision is enforced.
