@@ -1,6 +1,6 @@
 //! The `jitgate` command line: one function a verb. Only `render` writes to standard output.
 //!
-//! Standard output carries the result, standard error the talk. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+//! Standard output carries the result, standard error everything else. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
 //! The verbs that run or need another role (`control-plane`, `policy`, `dev`) are joined on by the binary: roles never import
 //! one another.
 
@@ -41,7 +41,7 @@ pub enum Verb {
     Approve(verbs::reviews::ApproveArgs),
     /// Deny what somebody else asks for
     Deny(verbs::reviews::DenyArgs),
-    /// Say afterwards what you think of access that was taken by breaking the glass
+    /// Say afterwards what you think of break-glass access that somebody took
     Review(verbs::reviews::ReviewArgs),
     /// Look at grants
     Grants(verbs::grants::GrantsArgs),
@@ -61,7 +61,7 @@ pub enum Verb {
     Run(verbs::run::RunArgs),
     /// List the sidecars and how far each one is
     Fleet(verbs::fleet::FleetArgs),
-    /// Get tokens for grants, look into them, and turn over the keys that sign them
+    /// Get tokens for grants, look into them, and rotate the keys that sign them
     Token(verbs::token::TokenArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
@@ -74,19 +74,19 @@ pub struct CompletionsArgs {
     shell: clap_complete::Shell,
 }
 
-/// Runs a verb to its end and turns what came of it into an exit code; troubles are told on standard error.
+/// Runs a verb to its end and turns what came of it into an exit code; errors are printed on standard error.
 ///
 /// `whole` is the complete command, of which the completion script is made.
 pub async fn run(verb: Verb, whole: clap::Command) -> ExitCode {
     conclude(perform(verb, whole).await)
 }
 
-/// Tells the error, if there was one, and chooses the exit code.
+/// Prints the error, if there was one, and chooses the exit code.
 pub fn conclude(outcome: Result<Exit, CliError>) -> ExitCode {
     match outcome {
         Ok(exit) => exit.into(),
         Err(error) => {
-            error.tell();
+            error.print();
             error.exit().into()
         }
     }

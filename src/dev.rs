@@ -10,7 +10,7 @@ use clap::Subcommand;
 use crate::clock;
 use crate::runtime::{self, Tasks};
 
-use super::cli::error::{CliError, Exit, say};
+use super::cli::error::{CliError, Exit, note};
 use super::cli::render::write_out;
 
 pub(crate) mod call;
@@ -118,7 +118,7 @@ async fn run(state_dir: &Path, launch: LaunchArgs) -> Result<Exit, CliError> {
     let mut failed = None;
     let until_over = async {
         tokio::select! {
-            () = interrupted => say("stopping"),
+            () = interrupted => note("stopping"),
             error = plan.live(&mut processes, state_dir) => failed = Some(error),
         }
     };
@@ -202,12 +202,12 @@ impl Plan {
             Err(error) => error,
             Ok(()) => loop {
                 let ended = processes.ended().await;
-                say(&format!(
+                note(&format!(
                     "\n{}; the rest stays up. The end of its log:",
                     ended.describe()
                 ));
                 processes::tail_log(&ended.program.log);
-                say(&format!(
+                note(&format!(
                     "To bring it back:\n\n     {}\n",
                     ended.program.command_line()
                 ));
@@ -218,7 +218,7 @@ impl Plan {
     async fn start(&self, processes: &mut Processes, shown: &Path) -> Result<(), CliError> {
         let mut running = Vec::new();
         for program in &self.programs {
-            say(&format!("starting {}", program.name));
+            note(&format!("starting {}", program.name));
             running.push(Running {
                 program,
                 pid: processes.start(program).await?,

@@ -17,7 +17,7 @@ use super::error::CliError;
 use super::render::{OutputArgs, Screen};
 use super::values::{self, Token};
 
-/// The flags of every verb that talks to the control plane.
+/// The flags of every verb that calls the control plane.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ClientArgs {
     /// The control plane's gRPC address, http:// or https://
@@ -165,10 +165,8 @@ impl From<SettingError> for CliError {
                 problem,
             } => Self::new(format!("{}: {}: {problem}", flag(setting), file.display())),
             SettingError::Token => Self::usage("--token: has characters that no JWT has"),
-            // New kinds and the two that no flag leads to say themselves what is wrong.
-            other @ (SettingError::SystemRoots(_) | SettingError::HalfIdentity | _) => {
-                Self::new(other.to_string())
-            }
+            // No flag leads to these two; they, and new kinds, say themselves what is wrong.
+            other @ (SettingError::SystemRoots(_) | SettingError::HalfIdentity | _) => Self::new(other.to_string()),
         }
     }
 }

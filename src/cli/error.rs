@@ -56,7 +56,7 @@ impl CliError {
         }
     }
 
-    /// Whoever read standard output has gone: nothing to say, and no failure.
+    /// Whoever read standard output has gone: nothing to print, and no failure.
     fn reader_left() -> Self {
         Self {
             causes: Vec::new(),
@@ -92,10 +92,10 @@ impl CliError {
             .collect()
     }
 
-    /// Writes them there.
-    pub fn tell(&self) {
+    /// Prints them there.
+    pub fn print(&self) {
         for line in self.lines() {
-            say(&line);
+            note(&line);
         }
     }
 
@@ -119,7 +119,7 @@ impl From<Error> for CliError {
             Error::Setting(error) => error.into(),
             Error::Unreachable { server, cause } => Self::unreachable(&server, &cause),
             Error::Refused(refusal) => (*refusal).into(),
-            // The verbs look at what was decided themselves; a new kind of error says what it is.
+            // The verbs look at decisions and tokens themselves; a new kind of error says what it is.
             other @ (Error::NotApproved(_) | Error::Undecided { .. } | Error::Token(_) | _) => {
                 Self::new(other.to_string())
             }
@@ -156,8 +156,8 @@ impl From<Refusal> for CliError {
     }
 }
 
-/// One line of talk. That nobody reads it is no reason to fail.
-pub(crate) fn say(line: &str) {
+/// Prints a line on standard error. That nobody reads it is no reason to fail.
+pub(crate) fn note(line: &str) {
     drop(writeln!(std::io::stderr().lock(), "{line}"));
 }
 
@@ -187,7 +187,7 @@ fn typed(field: &str) -> &str {
 
 #[expect(
     clippy::wildcard_enum_match_arm,
-    reason = "a reason without advice of its own goes by its code"
+    reason = "most reasons have no way out beside the one in their message"
 )]
 fn way_out(reason: Option<&Reason>, code: Code) -> Option<&'static str> {
     let by_code = if code == Code::Unauthenticated {

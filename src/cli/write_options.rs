@@ -5,7 +5,7 @@ use clap::builder::OsStr;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use ulid::Ulid;
 
-use super::error::say;
+use super::error::note;
 use crate::wire::v1;
 
 /// The flags of the verb that they stand in; with `--if-match` where there is one state that the write can be meant for.
@@ -33,9 +33,9 @@ impl<const IF_MATCH: bool> WriteArgs<IF_MATCH> {
 }
 
 /// Says that nothing was written, if so.
-pub(super) fn tell(options: &v1::WriteOptions) {
+pub(super) fn note_dry_run(options: &v1::WriteOptions) {
     if options.validate_only {
-        say("dry run: nothing was changed; this is what would be");
+        note("dry run: nothing was changed; this is what would be");
     }
 }
 

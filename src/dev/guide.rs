@@ -220,7 +220,7 @@ fn lines(ports: &Ports, shown: &Path, with_envoy: bool) -> Vec<(&'static str, St
             format!("{lead} jitgate approve ID --for 1m --reason 'fine'"),
         ),
         (
-            "bob is on call: he breaks the glass, and is let in at once",
+            "bob is on call: he takes break-glass access, and is let in at once",
             format!("{on_call} {ask} {users} --for 5m --break-glass --reason 'the ledger is down'"),
         ),
         (
@@ -228,8 +228,8 @@ fn lines(ports: &Ports, shown: &Path, with_envoy: bool) -> Vec<(&'static str, St
             format!("{lead} jitgate review ID --ok --reason 'it was'"),
         ),
         (
-            "one story of it all: asked, ruled on, issued, used, ended (put in the ID of a request, grant or decision)",
-            format!("{lead} jitgate audit story ID"),
+            "the timeline of it all: asked, decided, issued, used, ended (put in the ID of a request, grant or decision)",
+            format!("{lead} jitgate audit timeline ID"),
         ),
         (
             "nobody has altered the record",

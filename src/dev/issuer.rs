@@ -14,7 +14,7 @@ use crate::clock;
 use crate::model::identity::Principal;
 use crate::model::time::Timestamp;
 
-use super::super::cli::error::{CliError, Exit, say};
+use super::super::cli::error::{CliError, Exit, note};
 use super::super::cli::render::write_out;
 use super::super::cli::values;
 use super::state::StateDir;
@@ -170,7 +170,7 @@ pub(crate) fn token(args: TokenArgs, state: &StateDir) -> Result<Exit, CliError>
         .iter()
         .map(|name| format!(", group:{ISSUER}|{name}"))
         .collect();
-    say(&format!("a token of user:{ISSUER}|{user}{groups}"));
+    note(&format!("a token of user:{ISSUER}|{user}{groups}"));
     write_out(format!("{token}\n").as_bytes())?;
     Ok(Exit::Done)
 }

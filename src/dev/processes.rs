@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::super::cli::error::{CliError, printable, say};
+use super::super::cli::error::{CliError, note, printable};
 use super::reaper::{GRACE, Reaper, signal};
 use super::shell::quote;
 
@@ -168,7 +168,7 @@ impl Processes {
                     self.reaper.remove(ended.pid).await;
                     return ended;
                 }
-                Some(Err(error)) => say(&format!("a process is out of sight: {error}")),
+                Some(Err(error)) => note(&format!("a process is out of sight: {error}")),
                 None => std::future::pending().await,
             }
         }
@@ -244,7 +244,7 @@ async fn ask((port, path): (u16, &str)) -> std::io::Result<String> {
 /// The last lines of a log, indented, on standard error.
 pub(crate) fn tail_log(log: &Path) {
     for line in tail(log).unwrap_or_default() {
-        say(&format!("  | {}", printable(&line)));
+        note(&format!("  | {}", printable(&line)));
     }
 }
 

@@ -121,7 +121,7 @@ fn the_guide_names_every_process_and_what_to_try() {
         "jitgate dev call --grpc /pay.v1.Ledger/GetBalance",
         "jitgate run --service payments --http 'GET /v1/users/{id}' --for 5m --reason 'to try it' -- curl",
         "--group on-call) jitgate request --service payments",
-        "--group sre-leads) jitgate audit story ID",
+        "--group sre-leads) jitgate audit timeline ID",
         "pid 42, log .jitgate/logs/envoy.log",
     ] {
         assert!(text.contains(line), "{line} is missing in {text}");

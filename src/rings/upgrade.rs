@@ -13,7 +13,7 @@ use redb::StorageBackend;
 use serde_json::{Value, json};
 
 use crate::cli::render::View as _;
-use crate::cli::render::audit::Story;
+use crate::cli::render::audit::Timeline;
 use crate::cli::render::json;
 use crate::cli::verbs::audit::line::Line;
 use crate::clock::ControlClock;
@@ -159,7 +159,7 @@ async fn every_story_is_told_as_the_version_before_told_it() {
         assert!(!stories.is_empty());
         for (id, told) in stories {
             let story = plane.story(&root(), id).await.unwrap();
-            assert_eq!(Story(&story).json(), *told, "{id}");
+            assert_eq!(Timeline(&story).json(), *told, "{id}");
         }
     }
 }

@@ -16,6 +16,7 @@ const AWAY_MAX: Duration = Duration::from_secs(60);
 /// Between attempts, at most; at least half of it.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 
+type Open<M> = Box<dyn Fn(&Client) -> Opened<M> + Send + Sync>;
 type Opened<M> = Pin<Box<dyn Future<Output = Result<Response<Streaming<M>>, Status>> + Send>>;
 
 type Open<M> = Box<dyn Fn(&Client) -> Opened<M> + Send + Sync>;

@@ -119,30 +119,30 @@ impl View for Verdict<'_> {
     }
 }
 
-/// Everything about one grant.
+/// Everything about one grant, request or decision, in the order of time.
 #[derive(Debug)]
-pub(crate) struct Story<'a>(pub &'a v1::Story);
+pub(crate) struct Timeline<'a>(pub &'a v1::Story);
 
-impl View for Story<'_> {
+impl View for Timeline<'_> {
     fn json(&self) -> Value {
-        let Self(story) = self;
+        let Self(timeline) = self;
         json!({
-            "decision": story.decision.as_ref().map(decision),
-            "accessRequests": story.access_requests.iter().map(access_request).collect::<Vec<_>>(),
-            "grants": story.grants.iter().map(grant).collect::<Vec<_>>(),
-            "entries": story.entries.iter().map(entry).collect::<Vec<_>>(),
-            "moreUses": story.more_uses,
+            "decision": timeline.decision.as_ref().map(decision),
+            "accessRequests": timeline.access_requests.iter().map(access_request).collect::<Vec<_>>(),
+            "grants": timeline.grants.iter().map(grant).collect::<Vec<_>>(),
+            "entries": timeline.entries.iter().map(entry).collect::<Vec<_>>(),
+            "moreUses": timeline.more_uses,
         })
     }
 
     fn text(&self, style: &TextStyle) -> String {
-        let Self(story) = self;
-        let mut text = story
+        let Self(timeline) = self;
+        let mut text = timeline
             .decision
             .as_ref()
             .map(|decision| decision_block(decision, style) + "\n")
             .unwrap_or_default();
-        for request in &story.access_requests {
+        for request in &timeline.access_requests {
             let line = format!(
                 "Request {}: {} asks for {} at {} for {}{}",
                 request.id,
@@ -162,20 +162,20 @@ impl View for Story<'_> {
             );
             text += &format!("{}\n", printable(&line));
         }
-        for grant in &story.grants {
+        for grant in &timeline.grants {
             text += &format!("{}\n", printable(&grant_line(grant, style)));
         }
-        let rows = story
+        let rows = timeline
             .entries
             .iter()
-            .map(|entry| row(entry, story))
+            .map(|entry| row(entry, timeline))
             .collect();
         text += "\n";
         text += &table(style, &["TIME", "WHAT", "OF", "WHO", "DETAILS"], rows);
-        if story.more_uses > 0 {
+        if timeline.more_uses > 0 {
             text += &format!(
                 "{} older records of uses are not listed.\n",
-                story.more_uses
+                timeline.more_uses
             );
         }
         text
@@ -323,7 +323,7 @@ fn grant_line(grant: &v1::Grant, style: &TextStyle) -> String {
     )
 }
 
-fn row(entry: &v1::StoryEntry, story: &v1::Story) -> Vec<String> {
+fn row(entry: &v1::StoryEntry, timeline: &v1::Story) -> Vec<String> {
     let at = time(entry.time.as_ref());
     match &entry.what {
         Some(What::Event(event)) => {
@@ -355,7 +355,7 @@ fn row(entry: &v1::StoryEntry, story: &v1::Story) -> Vec<String> {
             }
             details.push(format!("at {}", decision.sidecar));
             details.push(format!("decision {}", decision.id));
-            let marked = story
+            let marked = timeline
                 .decision
                 .as_ref()
                 .is_some_and(|asked| asked.id == decision.id);
@@ -385,7 +385,7 @@ fn row(entry: &v1::StoryEntry, story: &v1::Story) -> Vec<String> {
     }
 }
 
-/// `grant ..7F3K2Q`: enough to tell the few of one story apart.
+/// `grant ..7F3K2Q`: enough to tell the few of one timeline apart.
 fn place(resource: &str) -> String {
     let (kind, id) = resource.split_once('/').unwrap_or(("", resource));
     let kind = match kind {
@@ -462,7 +462,7 @@ mod tests {
         }
     }
 
-    fn story() -> v1::Story {
+    fn timeline() -> v1::Story {
         let decision = v1::Decision {
             id: "01JQ0000000000000000000001".into(),
             first_time: at(2),
@@ -495,8 +495,8 @@ mod tests {
     }
 
     #[test]
-    fn a_story_has_one_line_for_each_thing_that_happened() {
-        let text = Story(&story()).text(&style());
+    fn a_timeline_has_one_line_for_each_thing_that_happened() {
+        let text = Timeline(&timeline()).text(&style());
         let line = |word: &str| {
             text.lines()
                 .find(|line| line.contains(word))
@@ -525,13 +525,13 @@ mod tests {
 
     #[test]
     fn a_decision_is_explained_with_what_came_of_it() {
-        let story = story();
-        let text = Decided(&story).text(&style());
+        let timeline = timeline();
+        let text = Decided(&timeline).text(&style());
         assert!(
             text.starts_with("REFUSED: GRANT_REVOKED\n\nDecision:"),
             "{text}"
         );
-        let value = Decided(&story).json();
+        let value = Decided(&timeline).json();
         assert_eq!(
             (&value["decision"]["reason"], &value["grant"]),
             (&json!("GRANT_REVOKED"), &Value::Null)
@@ -540,7 +540,7 @@ mod tests {
 
     #[test]
     fn an_entry_as_json_is_one_of_three() {
-        let value = Story(&story()).json();
+        let value = Timeline(&timeline()).json();
         let [first, second] = value["entries"].as_array().unwrap().as_slice() else {
             panic!("{value}")
         };

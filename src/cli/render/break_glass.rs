@@ -6,7 +6,7 @@ use super::text::{moment, relative, short};
 use super::times::instant;
 use super::{TextStyle, json};
 
-/// Whether the review afterwards is outstanding, or what it said; nothing where the glass is whole.
+/// Whether the review afterwards is outstanding, or what it said; nothing for other access.
 pub(super) fn review(review: Option<&v1::BreakGlass>, style: &TextStyle) -> String {
     let Some(review) = review else {
         return String::new();
@@ -46,5 +46,5 @@ pub(super) fn state(state: String, review: Option<&v1::BreakGlass>, style: &Text
         v1::BreakGlassOpinion::Ok => "reviewed",
         v1::BreakGlassOpinion::Objection => "objection",
     };
-    format!("{state}, broken glass, {review}")
+    format!("{state}, break-glass, {review}")
 }

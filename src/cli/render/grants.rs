@@ -47,7 +47,7 @@ impl View for Grant<'_> {
             ("Policy", versioned(&grant.policy, grant.policy_version)),
             ("Approved by rule", grant.auto_rule.clone()),
             (
-                "Broken glass",
+                "Break-glass",
                 break_glass::review(grant.break_glass.as_ref(), style),
             ),
             (

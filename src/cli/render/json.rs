@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::wire::grant::{duration_from, duration_to, timestamp_from};
 use crate::wire::v1;
 
-use super::receipts::{Enforced, after_commit};
+use super::times::after_commit;
 
 /// An access request.
 pub(crate) fn access_request(request: &v1::AccessRequest) -> Value {
@@ -134,47 +134,41 @@ pub(crate) fn held(response: &v1::HoldGrantResponse) -> Value {
         "grant".to_owned(),
         json!(response.grant.as_ref().map(grant)),
     );
-    shown.into()
+    Value::Object(shown)
 }
 
 /// What a revoke did.
 pub(crate) fn revoked(response: &v1::RevokeGrantsResponse) -> Value {
     let mut shown = enforcement(response.enforcement.as_ref());
-    let grants = response.grants.iter().map(grant).collect();
-    shown.insert("grants".to_owned(), grants);
-    shown.insert("ended".to_owned(), json!(response.ended));
-    shown.insert("standingKept".to_owned(), json!(response.standing_kept));
-    shown.into()
+    shown.extend([
+        (
+            "grants".to_owned(),
+            response.grants.iter().map(grant).collect(),
+        ),
+        ("ended".to_owned(), json!(response.ended)),
+        ("standingKept".to_owned(), json!(response.standing_kept)),
+    ]);
+    Value::Object(shown)
 }
 
 /// How far a revision is enforced. It stands beside what was changed, in one object.
 fn enforcement(enforcement: Option<&v1::Enforcement>) -> Map<String, Value> {
-    let Enforced(shown) = Enforced::of(enforcement);
+    let shown = enforcement.cloned().unwrap_or_default();
     let committed_at = shown.committed_at.as_ref();
     let receipts = shown.receipts.iter();
     let fields = [
         ("revision", json!(shown.revision)),
         (
             "receipts",
-            json!(
-                receipts
-                    .map(|row| receipt(row, committed_at))
-                    .collect::<Vec<_>>()
-            ),
+            receipts.map(|row| receipt(row, committed_at)).collect(),
         ),
         ("outstanding", json!(shown.outstanding)),
-        ("fencedBy", json!(time(shown.fenced_by.as_ref()))),
-        ("committedAt", json!(time(committed_at))),
-        ("serverTime", json!(time(shown.server_time.as_ref()))),
+        ("fencedBy", time(shown.fenced_by.as_ref())),
+        ("committedAt", time(committed_at)),
+        ("serverTime", time(shown.server_time.as_ref())),
         (
             "unconfirmed",
-            json!(
-                shown
-                    .unconfirmed
-                    .iter()
-                    .map(unconfirmed)
-                    .collect::<Vec<_>>()
-            ),
+            shown.unconfirmed.iter().map(unconfirmed).collect(),
         ),
     ];
     fields

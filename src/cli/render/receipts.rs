@@ -11,6 +11,7 @@ use crate::wire::grant::timestamp_from;
 use crate::wire::v1;
 
 use super::text::{distance, table};
+use super::times::after_commit;
 use super::{TextStyle, View, grants, json};
 
 /// Most sidecars without a confirmation that are listed for people.
@@ -306,16 +307,6 @@ impl<'a> Enforced<'a> {
     fn now(&self) -> Option<Timestamp> {
         self.0.server_time.as_ref().and_then(instant)
     }
-}
-
-/// From the commit to its enforcement. A sidecar's estimate of the time may be off by a little; nothing is enforced
-/// before it is committed.
-pub(crate) fn after_commit(
-    committed: Option<&prost_types::Timestamp>,
-    applied: Option<&prost_types::Timestamp>,
-) -> Option<Duration> {
-    let (committed, applied) = (instant(committed?)?, instant(applied?)?);
-    Some(applied.since(committed))
 }
 
 fn instant(time: &prost_types::Timestamp) -> Option<Timestamp> {

@@ -85,7 +85,7 @@ impl View for Request<'_> {
             ("No rule because", request.notes.join("; ")),
             ("Grant", request.grant.clone()),
             (
-                "Broken glass",
+                "Break-glass",
                 break_glass::review(request.break_glass.as_ref(), style),
             ),
         ]);

@@ -411,9 +411,9 @@ fn broken_glass_shows_in_lists_until_it_is_reviewed_and_says_when_it_is_late() {
     };
     let style = style();
     for (review, state) in [
-        (glass(3600), "ACTIVE, broken glass, needs review"),
-        (glass(0), "ACTIVE, broken glass, review OVERDUE"),
-        (said.clone(), "ACTIVE, broken glass, objection"),
+        (glass(3600), "ACTIVE, break-glass, needs review"),
+        (glass(0), "ACTIVE, break-glass, review OVERDUE"),
+        (said.clone(), "ACTIVE, break-glass, objection"),
     ] {
         let grant = v1::Grant {
             break_glass: Some(review),

@@ -16,6 +16,16 @@ pub(super) fn instant(time: Option<&prost_types::Timestamp>) -> Option<Timestamp
     time.and_then(|time| timestamp_from(time, "").ok())
 }
 
+/// From the commit to its enforcement. A sidecar's estimate of the time may be off by a little; nothing is enforced
+/// before it is committed.
+pub(super) fn after_commit(
+    committed: Option<&prost_types::Timestamp>,
+    applied: Option<&prost_types::Timestamp>,
+) -> Option<Duration> {
+    let committed = instant(committed)?;
+    Some(instant(applied)?.since(committed))
+}
+
 pub(super) fn time(time: Option<&prost_types::Timestamp>) -> String {
     instant(time)
         .map(|time| time.to_string())

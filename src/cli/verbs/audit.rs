@@ -12,7 +12,7 @@ use crate::wire::v1;
 use super::requests::with_deadline;
 use crate::cli::connect::{ClientArgs, Connection, connect};
 use crate::cli::error::{CliError, Exit};
-use crate::cli::render::audit::{Events, Kept, Story};
+use crate::cli::render::audit::{Events, Kept, Timeline};
 use crate::cli::render::write_out;
 use crate::cli::values::{self, Moment};
 
@@ -51,7 +51,8 @@ enum AuditVerb {
     /// Prove that no event was edited, inserted, deleted, moved or cut off
     Verify(VerifyArgs),
     /// Show everything about one grant, access request or decision, in the order of time
-    Story {
+    #[command(alias = "story")]
+    Timeline {
         /// The ID of any of the three
         id: String,
     },
@@ -106,15 +107,15 @@ pub async fn audit(args: AuditArgs, offline: Offline) -> Result<Exit, CliError> 
             Ok(Exit::Done)
         }
         AuditVerb::Verify(what) => verify::verify(what, client, offline).await,
-        AuditVerb::Story { id } => {
+        AuditVerb::Timeline { id } => {
             let mut connection = connect(client).await?;
-            let told = connection
+            let answer = connection
                 .audit
                 .get_story(with_deadline(v1::GetStoryRequest { id }))
                 .await;
-            connection
-                .screen
-                .show(&Story(&told.map_err(connection.refusal())?.into_inner()))?;
+            connection.screen.show(&Timeline(
+                &answer.map_err(connection.refusal())?.into_inner(),
+            ))?;
             Ok(Exit::Done)
         }
     }

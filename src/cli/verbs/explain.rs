@@ -80,17 +80,17 @@ pub(crate) async fn explain(args: ExplainArgs) -> Result<Exit, CliError> {
 
 /// A decision that was made, as it was made.
 async fn decided(connection: &mut Connection, id: String) -> Result<Exit, CliError> {
-    let told = connection
+    let answer = connection
         .audit
         .get_story(with_deadline(v1::GetStoryRequest { id: id.clone() }))
         .await;
-    let story = told.map_err(connection.refusal())?.into_inner();
-    if story.decision.is_none() {
+    let timeline = answer.map_err(connection.refusal())?.into_inner();
+    if timeline.decision.is_none() {
         let error = CliError::new(format!(
             "{id} is no decision, but a grant or an access request"
         ));
-        return Err(error.hint(format!("jitgate audit story {id}")));
+        return Err(error.hint(format!("jitgate audit timeline {id}")));
     }
-    connection.screen.show(&Decided(&story))?;
+    connection.screen.show(&Decided(&timeline))?;
     Ok(Exit::Done)
 }

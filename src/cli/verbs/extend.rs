@@ -9,7 +9,7 @@ use super::requests::{conclude, with_deadline};
 use crate::cli::connect::{ClientArgs, connect};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::values;
-use crate::cli::write_options::{WriteArgs, tell};
+use crate::cli::write_options::{WriteArgs, note_dry_run};
 
 /// `jitgate extend`.
 #[derive(Debug, clap::Args)]
@@ -74,6 +74,6 @@ pub(crate) async fn extend(args: ExtendArgs) -> Result<Exit, CliError> {
         .await
         .map_err(connection.refusal())?
         .into_inner();
-    tell(&options);
+    note_dry_run(&options);
     conclude(&mut connection, asked, wait && !options.validate_only).await
 }

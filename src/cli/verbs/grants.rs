@@ -10,11 +10,11 @@ use crate::wire::v1;
 
 use super::requests::with_deadline;
 use crate::cli::connect::{ClientArgs, Connection, connect};
-use crate::cli::error::{CliError, Exit, say};
+use crate::cli::error::{CliError, Exit, note};
 use crate::cli::render::grants::{Grant, Grants};
 use crate::cli::render::receipts::{Enforced, Receipts, Revoked};
 use crate::cli::values;
-use crate::cli::write_options::{WriteArgs, tell};
+use crate::cli::write_options::{WriteArgs, note_dry_run};
 
 /// `jitgate grants`.
 #[derive(Debug, clap::Args)]
@@ -203,8 +203,10 @@ pub(crate) async fn revoke(args: RevokeArgs) -> Result<Exit, CliError> {
             .await
     };
     let response = response.map_err(refusal)?.into_inner();
-    tell(&options);
-    going_on(&response.grants).iter().for_each(|line| say(line));
+    note_dry_run(&options);
+    going_on(&response.grants)
+        .iter()
+        .for_each(|line| note(line));
     let enforced = Enforced::of(response.enforcement.as_ref());
     if wait == Wait::Committed || enforced.0.revision == 0 {
         connection.screen.show(&Revoked(&response))?;
@@ -227,7 +229,7 @@ impl Wait {
         match enforced.outstanding().filter(|_| self == Self::All) {
             None => Exit::Done,
             Some(outstanding) => {
-                say(&format!("{done}, but {outstanding}"));
+                note(&format!("{done}, but {outstanding}"));
                 Exit::Refused
             }
         }
@@ -283,11 +285,11 @@ pub(crate) async fn release(args: ReleaseArgs) -> Result<Exit, CliError> {
         .await
         .map_err(connection.refusal())?
         .into_inner();
-    tell(&options);
+    note_dry_run(&options);
     connection.screen.show(&Grant(&released))?;
     going_on(std::slice::from_ref(&released))
         .iter()
-        .for_each(|line| say(line));
+        .for_each(|line| note(line));
     Ok(Exit::Done)
 }
 

@@ -10,10 +10,10 @@ use crate::wire::grant::{duration_to, timestamp_to};
 use crate::wire::v1;
 
 use crate::cli::connect::{ClientArgs, Connection, connect};
-use crate::cli::error::{CliError, Exit, say};
+use crate::cli::error::{CliError, Exit, note};
 use crate::cli::render::requests::{Outcome, Request, RequestLine, Requests};
 use crate::cli::values::{self, Moment};
-use crate::cli::write_options::{WriteArgs, tell};
+use crate::cli::write_options::{WriteArgs, note_dry_run};
 
 mod watch;
 
@@ -67,7 +67,7 @@ pub struct RequestArgs {
         default_value = ""
     )]
     policy: String,
-    /// Break the glass: at once, without approval, as far as the policy lets you; an approver reviews it afterwards
+    /// Break-glass access: at once, without approval, as far as the policy lets you; an approver reviews it afterwards
     #[arg(long, env = "JITGATE_REQUEST_BREAK_GLASS")]
     break_glass: bool,
     /// When it shall begin, such as 2030-01-31T12:00:00Z or 'in 2h', at most 90 days ahead; on approval when absent
@@ -139,7 +139,7 @@ pub(crate) async fn request(args: RequestArgs) -> Result<Exit, CliError> {
         .await
         .map_err(connection.refusal())?
         .into_inner();
-    tell(&options);
+    note_dry_run(&options);
     conclude(&mut connection, asked, wait).await
 }
 
@@ -151,7 +151,7 @@ pub(in crate::cli) async fn conclude(
 ) -> Result<Exit, CliError> {
     let refusal = connection.refusal();
     let decided = if wait && asked.state() == v1::AccessRequestState::Pending {
-        say(&format!(
+        note(&format!(
             "request {} waits for a decision; Ctrl-C stops the waiting, not the request",
             asked.id
         ));
@@ -317,7 +317,7 @@ pub(crate) async fn requests(args: RequestsArgs) -> Result<Exit, CliError> {
             } else {
                 "what waits for your review"
             };
-            say(&format!(
+            note(&format!(
                 "watching {}; Ctrl-C ends it",
                 if all { "everything you may see" } else { what }
             ));
@@ -405,7 +405,7 @@ pub(crate) async fn cancel(args: CancelArgs) -> Result<Exit, CliError> {
         .cancel_access_request(with_deadline(ask))
         .await
         .map_err(connection.refusal())?;
-    tell(&options);
+    note_dry_run(&options);
     connection.screen.show(&Request(&cancelled.into_inner()))?;
     Ok(Exit::Done)
 }

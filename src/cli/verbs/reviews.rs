@@ -1,5 +1,5 @@
 //! Approving and denying what others ask for: the request is fetched and shown, and exactly that is reviewed, by its digest. And the
-//! review afterwards of what they took by breaking the glass.
+//! review afterwards of the break-glass access that they took.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::wire::v1;
 
 use super::requests::{http_to, with_deadline};
 use crate::cli::connect::{ClientArgs, Connection, connect};
-use crate::cli::error::{CliError, Exit, say};
+use crate::cli::error::{CliError, Exit, note};
 use crate::cli::render::requests::Request;
 use crate::cli::render::{TextStyle, View};
 use crate::cli::values;
-use crate::cli::write_options::{WriteArgs, tell};
+use crate::cli::write_options::{WriteArgs, note_dry_run};
 
 /// `jitgate approve`.
 #[derive(Debug, clap::Args)]
@@ -110,7 +110,7 @@ pub(crate) async fn approve(args: ApproveArgs) -> Result<Exit, CliError> {
         .await
         .map_err(connection.refusal())?;
     let reviewed = reviewed.into_inner();
-    tell(&options);
+    note_dry_run(&options);
     connection.screen.show(&Request(&reviewed))?;
     // The last approval can come too late for what was asked.
     let failed = reviewed.state() == v1::AccessRequestState::Failed;
@@ -143,7 +143,7 @@ pub(crate) async fn deny(args: DenyArgs) -> Result<Exit, CliError> {
         .deny_request(with_deadline(review))
         .await
         .map_err(connection.refusal())?;
-    tell(&options);
+    note_dry_run(&options);
     connection.screen.show(&Request(&reviewed.into_inner()))?;
     Ok(Exit::Done)
 }
@@ -152,7 +152,7 @@ pub(crate) async fn deny(args: DenyArgs) -> Result<Exit, CliError> {
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("opinion").args(["ok", "objection"]).required(true)))]
 pub struct ReviewArgs {
-    /// The ID of the request for which the glass was broken, or of its grant
+    /// The ID of the break-glass request, or of its grant
     id: String,
     /// It was right
     #[arg(long, env = "JITGATE_REVIEW_OK")]
@@ -169,7 +169,7 @@ pub struct ReviewArgs {
     client: ClientArgs,
 }
 
-/// Reviews a request for which the glass was broken.
+/// Reviews a break-glass request.
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
@@ -200,12 +200,12 @@ pub(crate) async fn review(args: ReviewArgs) -> Result<Exit, CliError> {
         .review_break_glass(with_deadline(review))
         .await
         .map_err(connection.refusal())?;
-    tell(&options);
+    note_dry_run(&options);
     connection.screen.show(&Request(&reviewed.into_inner()))?;
     Ok(Exit::Done)
 }
 
-/// Fetches the request and tells what it asks for: the digest that is sent is the one of what was shown.
+/// Fetches the request and prints what it asks for: the digest that is sent is the one of what was shown.
 async fn look(
     connection: &mut Connection,
     id: String,
@@ -216,14 +216,14 @@ async fn look(
         .get_access_request(with_deadline(v1::GetAccessRequestRequest { id }))
         .await;
     let request = found.map_err(connection.refusal())?.into_inner();
-    say(&format!("{doing}:\n"));
+    note(&format!("{doing}:\n"));
     Request(&request)
         .text(&TextStyle {
             now: clock::wall(),
             width: None,
         })
         .lines()
-        .for_each(say);
-    say("");
+        .for_each(note);
+    note("");
     Ok(request)
 }

@@ -14,7 +14,7 @@ use crate::wire::v1;
 
 use super::requests::{http_to, watch_one, with_deadline};
 use crate::cli::connect::{ClientArgs, Connection, connect};
-use crate::cli::error::{CliError, Exit, printable, say};
+use crate::cli::error::{CliError, Exit, note, printable};
 use crate::cli::values;
 
 mod child;
@@ -125,7 +125,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit, CliError> {
         biased;
         decided = decision(&mut connection, asked) => Some(decided),
         stopped = signals.stop() => {
-            say(&format!("stopped by {}; taking request {id} back", stopped.name));
+            note(&format!("stopped by {}; taking request {id} back", stopped.name));
             take_back(&mut connection, &id).await;
             return Ok(Exit::Of(stopped.code()));
         }
@@ -153,7 +153,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit, CliError> {
     ran
 }
 
-/// The request as it ends, told on the way.
+/// The request as it ends; reviews are printed on the way.
 async fn decision(
     connection: &mut Connection,
     asked: v1::AccessRequest,
@@ -161,18 +161,18 @@ async fn decision(
     if asked.state() != v1::AccessRequestState::Pending {
         return Ok(asked);
     }
-    say(&waits_for(&asked));
-    let mut told = 0;
+    note(&waits_for(&asked));
+    let mut printed = 0;
     watch_one(connection, &asked.id, |request| {
-        for review in request.reviews.iter().skip(told) {
+        for review in request.reviews.iter().skip(printed) {
             let verdict = review
                 .verdict()
                 .as_str_name()
                 .trim_start_matches("REVIEW_VERDICT_")
                 .to_lowercase();
-            say(&printable(&format!("{} {verdict}", review.reviewer)));
+            note(&printable(&format!("{} {verdict}", review.reviewer)));
         }
-        told = request.reviews.len();
+        printed = request.reviews.len();
         Ok(())
     })
     .await
@@ -248,7 +248,7 @@ async fn with_grant(
     let until = expires
         .map(|end| format!(" until {end}"))
         .unwrap_or_default();
-    say(&format!(
+    note(&format!(
         "access to {} by grant {id}{until}",
         grant.scope.unwrap_or_default().service
     ));
@@ -280,13 +280,13 @@ async fn take_back(connection: &mut Connection, id: &str) {
     match shown.map(tonic::Response::into_inner) {
         Ok(request) if !request.grant.is_empty() => give_back(connection, &request.grant).await,
         Ok(_) => {}
-        Err(_) => say(&format!(
+        Err(_) => note(&format!(
             "request {id} could not be taken back; jitgate cancel {id} does it"
         )),
     }
 }
 
-/// Releases the grant. What keeps it from that is told: the grant then ends by itself.
+/// Releases the grant. What keeps it from that is printed: the grant then ends by itself.
 async fn give_back(connection: &mut Connection, id: &str) {
     let mut last = None;
     for _ in 0..TRIES {
@@ -297,12 +297,12 @@ async fn give_back(connection: &mut Connection, id: &str) {
         };
         match connection.access.release_grant(with_deadline(ask)).await {
             Ok(_) => {
-                say(&format!("grant {id} released"));
+                note(&format!("grant {id} released"));
                 return;
             }
             // Over already, by its clock or by somebody else: nothing to give back.
             Err(status) if status.code() == tonic::Code::FailedPrecondition => {
-                say(&format!(
+                note(&format!(
                     "grant {id} was over before the command was: {}",
                     printable(status.message())
                 ));
@@ -315,7 +315,7 @@ async fn give_back(connection: &mut Connection, id: &str) {
     let cause = last
         .map(|status| printable(status.message()))
         .unwrap_or_default();
-    say(&format!(
+    note(&format!(
         "grant {id} could not be released ({cause}); it ends by itself, or with: jitgate release {id}"
     ));
 }

@@ -11,7 +11,7 @@ use crate::cli::error::{CliError, Exit};
 use crate::cli::render::receipts::Enforced;
 use crate::cli::render::receipts::Held;
 use crate::cli::values;
-use crate::cli::write_options::{WriteArgs, tell};
+use crate::cli::write_options::{WriteArgs, note_dry_run};
 
 /// The flags of one of the two verbs.
 macro_rules! hold_args {
@@ -74,7 +74,7 @@ pub(crate) async fn suspend(args: SuspendArgs) -> Result<Exit, CliError> {
         .await
         .map_err(connection.refusal())?;
     let held = held.into_inner();
-    tell(&options);
+    note_dry_run(&options);
     connection.screen.show(&Held(&held))?;
     Ok(wait.verdict("suspended", &Enforced::of(held.enforcement.as_ref())))
 }
@@ -107,7 +107,7 @@ pub(crate) async fn resume(args: ResumeArgs) -> Result<Exit, CliError> {
         .await
         .map_err(connection.refusal())?;
     let held = held.into_inner();
-    tell(&options);
+    note_dry_run(&options);
     connection.screen.show(&Held(&held))?;
     // A sidecar that has not heard of it refuses: there is nothing to fence.
     let enforcement = v1::Enforcement {

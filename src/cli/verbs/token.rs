@@ -15,7 +15,7 @@ use crate::wire::v1;
 
 use super::requests::with_deadline;
 use crate::cli::connect::{ClientArgs, connect};
-use crate::cli::error::{CliError, Exit, say};
+use crate::cli::error::{CliError, Exit, note};
 use crate::cli::values::{self, Token};
 
 mod view;
@@ -197,7 +197,7 @@ async fn look_into(args: InspectArgs, client: ClientArgs) -> Result<Exit, CliErr
         (false, _) => Err("not asked: this is no token of jitgate's own".to_owned()),
     };
     if let Err(why) = &there {
-        say(&format!("not verified by the control plane: {why}"));
+        note(&format!("not verified by the control plane: {why}"));
     }
     screen.show(&Inspected::new(here, there.ok()))?;
     Ok(Exit::Done)

@@ -28,7 +28,7 @@ use crate::sidecar::streams::grants::GrantRef;
 
 mod bound;
 mod explain;
-mod to;
+pub(crate) mod to;
 
 use bound::{grpc_timeout, stream_ms};
 pub(crate) use explain::DenyDetail;

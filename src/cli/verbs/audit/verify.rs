@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use crate::cli::connect::{ClientArgs, connect};
-use crate::cli::error::{CliError, Exit, say};
+use crate::cli::error::{CliError, Exit, note};
 use crate::cli::render::audit::Verdict;
 use crate::cli::values;
 use crate::cli::verbs::requests::with_deadline;
@@ -71,7 +71,7 @@ pub(super) async fn verify(
         return Ok(Exit::Refused);
     }
     if alone {
-        say(
+        note(
             "hint: against a cut tail, or a chain written anew, only a checkpoint kept elsewhere helps: --checkpoint",
         );
     }

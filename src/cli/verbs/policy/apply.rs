@@ -10,7 +10,7 @@ use super::show::{Applied, Planned};
 use jitgate_client::DEADLINE;
 
 use crate::cli::connect::{ClientArgs, Connection, connect};
-use crate::cli::error::{CliError, Exit, say};
+use crate::cli::error::{CliError, Exit, note};
 use crate::wire::v1;
 
 /// `jitgate policy apply`.
@@ -113,7 +113,7 @@ pub async fn apply(files: Files, args: ApplyArgs) -> Result<Exit, CliError> {
         dry_run,
     })?;
     if applied.repeated {
-        say("this was applied before, by the same request ID; nothing was done again");
+        note("this was applied before, by the same request ID; nothing was done again");
     }
     Ok(Exit::Done)
 }

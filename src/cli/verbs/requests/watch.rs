@@ -6,7 +6,7 @@ use jitgate_client::access::is_decided;
 use jitgate_client::follow::Followed;
 
 use crate::cli::connect::Connection;
-use crate::cli::error::{CliError, say};
+use crate::cli::error::{CliError, note};
 use crate::cli::render::requests::RequestLine;
 use crate::wire::v1;
 use crate::wire::v1::watch_access_requests_response::Event;
@@ -22,7 +22,7 @@ pub(in crate::cli) async fn watch_one(
     let mut following = connection.client.follow_request(id);
     loop {
         match following.next().await? {
-            Followed::Away => say(AWAY),
+            Followed::Away => note(AWAY),
             Followed::Message(request) => {
                 each(&request)?;
                 if is_decided(request.state()) {
@@ -44,7 +44,7 @@ pub(super) async fn watch_all(
     loop {
         let message = match following.next().await? {
             Followed::Away => {
-                say(AWAY);
+                note(AWAY);
                 continue;
             }
             Followed::Message(message) => message,
