@@ -194,6 +194,8 @@ pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
 fn typed(field: &str) -> &str {
     match field {
         "narrowed_duration" => "--for",
+        "options.etag" => "--if-match",
+        "options.request_id" => "--request-id",
         "narrowed_scope" => "--http, --grpc",
         "start_time" => "--start",
         "request_digest" => "--digest",

@@ -129,34 +129,48 @@ pub(crate) fn grant(grant: &v1::Grant) -> Value {
 
 /// What suspending or resuming did.
 pub(crate) fn held(response: &v1::HoldGrantResponse) -> Value {
-    let mut shown = enforcement(response.enforcement.as_ref());
-    shown["grant"] = json!(response.grant.as_ref().map(grant));
-    shown
+    beside(
+        response.enforcement.as_ref(),
+        [("grant", json!(response.grant.as_ref().map(grant)))],
+    )
 }
 
 /// What a revoke did.
 pub(crate) fn revoked(response: &v1::RevokeGrantsResponse) -> Value {
-    let mut shown = enforcement(response.enforcement.as_ref());
-    shown["grants"] = response.grants.iter().map(grant).collect();
-    shown["ended"] = json!(response.ended);
-    shown["standingKept"] = json!(response.standing_kept);
-    shown
+    beside(
+        response.enforcement.as_ref(),
+        [
+            ("grants", response.grants.iter().map(grant).collect()),
+            ("ended", json!(response.ended)),
+            ("standingKept", json!(response.standing_kept)),
+        ],
+    )
 }
 
-/// How far a revision is enforced. It stands beside what was changed, in one object.
-fn enforcement(enforcement: Option<&v1::Enforcement>) -> Value {
-    let Enforced(shown) = Enforced::of(enforcement);
-    let committed_at = shown.committed_at.as_ref();
-    let receipts = shown.receipts.iter();
-    json!({
-        "revision": shown.revision,
-        "receipts": receipts.map(|row| receipt(row, committed_at)).collect::<Vec<_>>(),
-        "outstanding": shown.outstanding,
-        "fencedBy": time(shown.fenced_by.as_ref()),
-        "committedAt": time(committed_at),
-        "serverTime": time(shown.server_time.as_ref()),
-        "unconfirmed": shown.unconfirmed.iter().map(unconfirmed).collect::<Vec<_>>(),
-    })
+/// What was changed, and how far that is enforced, in one object.
+fn beside<const N: usize>(
+    enforcement: Option<&v1::Enforcement>,
+    changed: [(&str, Value); N],
+) -> Value {
+    let Enforced(enforced) = Enforced::of(enforcement);
+    let committed_at = enforced.committed_at.as_ref();
+    let receipts = enforced.receipts.iter();
+    let receipts = receipts.map(|row| receipt(row, committed_at));
+    let enforced = [
+        ("revision", json!(enforced.revision)),
+        ("receipts", receipts.collect()),
+        ("outstanding", json!(enforced.outstanding)),
+        ("fencedBy", time(enforced.fenced_by.as_ref())),
+        ("committedAt", time(committed_at)),
+        ("serverTime", time(enforced.server_time.as_ref())),
+        (
+            "unconfirmed",
+            enforced.unconfirmed.iter().map(unconfirmed).collect(),
+        ),
+    ];
+    let members = changed.into_iter().chain(enforced);
+    let members = members.map(|(name, value)| (name.to_owned(), value));
+    Value::Object(members.collect())
 }
 
 /// A sidecar's word that a revision is enforced.
