@@ -1,7 +1,7 @@
 //! The `jitgate` command line: one function a verb. Only `render` writes to standard output.
 //!
 //! Standard output carries the result, standard error the talk. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
-//! The verbs that run or need another role (`control-plane`, `policy`) are joined on by the binary: roles never import
+//! The verbs that run or need another role (`control-plane`, `policy`, `dev`) are joined on by the binary: roles never import
 //! one another.
 
 use std::process::ExitCode;
@@ -63,8 +63,6 @@ pub enum Verb {
     Fleet(verbs::fleet::FleetArgs),
     /// Get tokens for grants, look into them, and turn over the keys that sign them
     Token(verbs::token::TokenArgs),
-    /// Run everything on this machine, with Envoy and a demo upstream, and print what to try
-    Dev(crate::dev::DevArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -112,7 +110,6 @@ async fn perform(verb: Verb, whole: clap::Command) -> Result<Exit, CliError> {
         Verb::Run(args) => verbs::run::run(args).await,
         Verb::Fleet(args) => verbs::fleet::fleet(args).await,
         Verb::Token(args) => verbs::token::token(args).await,
-        Verb::Dev(args) => crate::dev::dev(args).await,
         Verb::Completions(CompletionsArgs { shell }) => completions(shell, whole),
     }
 }

@@ -14,9 +14,10 @@ use prost::Message;
 
 use crate::model::decide::{Grants, Held};
 use crate::model::digest::{EntryMark, TableDigest};
+use crate::model::entry::{PendingRequest, TableEntry};
 use crate::model::grant::{End, Grant, GrantId, Hold, Revision};
 use crate::model::identity::Principal;
-use crate::wire::grant::entry_to;
+use crate::wire::grant::table_entry_to;
 
 /// One consistent copy of grants: a snapshot and the changes since.
 #[derive(Debug, Default)]
@@ -30,7 +31,7 @@ pub struct Index {
 
 #[derive(Debug, Clone)]
 struct Listed {
-    grant: Arc<Grant>,
+    entry: TableEntry,
     mark: EntryMark,
 }
 
@@ -58,7 +59,7 @@ pub struct Counts {
 }
 
 /// An entry of a snapshot to come: what it says, or only the name it was sent under when it cannot be enforced.
-pub(crate) type Staged = (Result<Arc<Grant>, Box<str>>, EntryMark);
+pub(crate) type Staged = (Result<TableEntry, Box<str>>, EntryMark);
 
 impl Index {
     /// An empty table, to be filled before it is published.
@@ -69,21 +70,21 @@ impl Index {
     /// A whole table at once, in time linear in its size. `None` when two entries have the same id.
     pub fn collect(entries: impl IntoIterator<Item = Staged>) -> Option<Self> {
         let index = Self::default();
-        let mut by_principal: HashMap<Principal, Vec<Arc<Grant>>> = HashMap::new();
+        let mut by_principal: HashMap<Principal, Vec<TableEntry>> = HashMap::new();
         for (entry, mark) in entries {
             let id = entry
                 .as_ref()
-                .map_or_else(|id| &**id, |grant| grant.id.as_str());
+                .map_or_else(|id| &**id, |entry| entry.id().as_str());
             if index.contains(id) {
                 return None;
             }
             match entry {
-                Ok(grant) => {
+                Ok(entry) => {
                     by_principal
-                        .entry(grant.subject.clone())
+                        .entry(entry.subject().clone())
                         .or_default()
-                        .push(Arc::clone(&grant));
-                    index.list(grant, mark);
+                        .push(entry.clone());
+                    index.list(entry, mark);
                 }
                 Err(id) => index.list_refused(&id, mark),
             }
@@ -99,62 +100,62 @@ impl Index {
             || GrantId::parse(id).is_ok_and(|id| self.by_id.contains_key(&id))
     }
 
-    /// Adds a grant or replaces its older value.
-    pub fn put(&self, grant: impl Into<Arc<Grant>>) {
-        let grant = grant.into();
-        let mark = EntryMark::of(&entry_to(&grant).encode_to_vec());
-        self.put_marked(&grant, mark);
+    /// Adds an entry or replaces its older value.
+    pub fn put(&self, entry: impl Into<TableEntry>) {
+        let entry = entry.into();
+        let mark = EntryMark::of(&table_entry_to(&entry).encode_to_vec());
+        self.put_marked(&entry, mark);
     }
 
-    /// Adds a grant whose mark is known, or replaces its older value.
-    pub fn put_marked(&self, grant: &Arc<Grant>, mark: EntryMark) {
-        self.unlist_refused(grant.id.as_str());
-        let old = self.list(Arc::clone(grant), mark);
-        if let Some(old) = old.filter(|old| old.subject != grant.subject) {
+    /// Adds an entry whose mark is known, or replaces its older value.
+    pub fn put_marked(&self, entry: &TableEntry, mark: EntryMark) {
+        self.unlist_refused(entry.id().as_str());
+        let old = self.list(entry.clone(), mark);
+        if let Some(old) = old.filter(|old| old.subject() != entry.subject()) {
             self.take_from_holder(&old);
         }
         let mut held = self
             .by_principal
-            .entry(grant.subject.clone())
+            .entry(entry.subject().clone())
             .or_insert_with(|| Held::from([]));
-        let others = held.iter().filter(|other| other.id != grant.id).cloned();
-        *held = others.chain([Arc::clone(grant)]).collect();
+        let others = held.iter().filter(|other| other.id() != entry.id());
+        *held = others.chain([entry]).cloned().collect();
     }
 
-    /// Takes the place of a grant that cannot be enforced: whatever was known under this id counts no more.
+    /// Takes the place of an entry that cannot be enforced: whatever was known under this id counts no more.
     pub fn refuse(&self, id: &str, mark: EntryMark) {
         self.remove(id);
         self.list_refused(id, mark);
     }
 
-    /// Forgets a grant, enforceable or not.
+    /// Forgets an entry, enforceable or not.
     pub fn remove(&self, id: &str) {
         self.unlist_refused(id);
         let Ok(id) = GrantId::parse(id) else { return };
         if let Some((_, old)) = self.by_id.remove(&id) {
-            self.take_from_holder(&old.grant);
+            self.take_from_holder(&old.entry);
             self.tally.lock().take(&old);
         }
     }
 
-    fn list(&self, grant: Arc<Grant>, mark: EntryMark) -> Option<Arc<Grant>> {
-        let new = Listed { grant, mark };
+    fn list(&self, entry: TableEntry, mark: EntryMark) -> Option<TableEntry> {
+        let new = Listed { entry, mark };
         self.tally.lock().add(&new);
-        let old = self.by_id.insert(new.grant.id.clone(), new)?;
+        let old = self.by_id.insert(new.entry.id().clone(), new)?;
         self.tally.lock().take(&old);
-        Some(old.grant)
+        Some(old.entry)
     }
 
-    fn take_from_holder(&self, old: &Grant) {
-        if let Some(mut held) = self.by_principal.get_mut(&old.subject) {
+    fn take_from_holder(&self, old: &TableEntry) {
+        if let Some(mut held) = self.by_principal.get_mut(old.subject()) {
             *held = held
                 .iter()
-                .filter(|other| other.id != old.id)
+                .filter(|other| other.id() != old.id())
                 .cloned()
                 .collect();
         }
         self.by_principal
-            .remove_if(&old.subject, |_, held| held.is_empty());
+            .remove_if(old.subject(), |_, held| held.is_empty());
     }
 
     fn list_refused(&self, id: &str, mark: EntryMark) {
@@ -193,7 +194,7 @@ impl Index {
         self.tally.lock().counts
     }
 
-    /// How many grants, tombstones included.
+    /// How many entries: grants, tombstones and requests that wait.
     pub fn len(&self) -> usize {
         self.by_id.len()
     }
@@ -205,18 +206,27 @@ impl Index {
 
     /// One grant or tombstone.
     pub fn find(&self, id: &GrantId) -> Option<Arc<Grant>> {
-        self.by_id.get(id).map(|listed| Arc::clone(&listed.grant))
+        self.by_id.get(id)?.entry.as_grant().cloned()
     }
 
     /// All grants and tombstones by id; for listings, not for the path of a decision.
     pub fn grants(&self) -> Vec<Arc<Grant>> {
-        let mut grants: Vec<_> = self
-            .by_id
-            .iter()
-            .map(|listed| Arc::clone(&listed.grant))
+        let listed = self.by_id.iter();
+        let mut grants: Vec<_> = listed
+            .filter_map(|listed| listed.entry.as_grant().cloned())
             .collect();
         grants.sort_by(|a, b| a.id.cmp(&b.id));
         grants
+    }
+
+    /// All access requests that wait for approval, by id; for listings too.
+    pub fn requests(&self) -> Vec<Arc<PendingRequest>> {
+        let listed = self.by_id.iter();
+        let mut requests: Vec<_> = listed
+            .filter_map(|listed| listed.entry.as_request().cloned())
+            .collect();
+        requests.sort_by(|a, b| a.id.cmp(&b.id));
+        requests
     }
 
     /// Ids of the entries that cannot be enforced here.
@@ -234,21 +244,23 @@ impl Index {
 impl Tally {
     fn add(&mut self, listed: &Listed) {
         self.digest.add(listed.mark);
-        *self.counts.of(&listed.grant) += 1;
+        *self.counts.of(&listed.entry) += 1;
     }
 
     fn take(&mut self, listed: &Listed) {
         self.digest.remove(listed.mark);
-        let count = self.counts.of(&listed.grant);
+        let count = self.counts.of(&listed.entry);
         *count = count.saturating_sub(1);
     }
 }
 
 impl Counts {
-    fn of(&mut self, grant: &Grant) -> &mut usize {
+    fn of(&mut self, entry: &TableEntry) -> &mut usize {
+        let TableEntry::Grant(grant) = entry else {
+            return &mut self.pending;
+        };
         match (grant.hold, grant.end) {
             (Hold::Ended { .. }, _) => &mut self.ended,
-            (Hold::Pending { .. }, _) => &mut self.pending,
             (Hold::Suspended, _) => &mut self.suspended,
             (Hold::None, End::Standing) => &mut self.standing,
             (Hold::None, End::At(_)) => &mut self.open,
@@ -297,13 +309,14 @@ mod tests {
         let held = index.held_by(&Principal::parse(subject).unwrap());
         held.iter()
             .flat_map(|held| held.iter())
-            .map(|grant| grant.id.to_string())
+            .map(|entry| entry.id().to_string())
             .collect()
     }
 
     fn marked(grant: Grant) -> Staged {
-        let mark = EntryMark::of(&entry_to(&grant).encode_to_vec());
-        (Ok(Arc::new(grant)), mark)
+        let entry = TableEntry::from(grant);
+        let mark = EntryMark::of(&table_entry_to(&entry).encode_to_vec());
+        (Ok(entry), mark)
     }
 
     const ALICE: &str = "user:i|alice";

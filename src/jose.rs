@@ -2,6 +2,7 @@
 //! own algorithm decides, never by the token's header.
 
 pub(crate) mod cache;
+pub(crate) mod identify;
 pub(crate) mod issuers;
 pub(crate) mod jit;
 mod json;

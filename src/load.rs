@@ -22,6 +22,7 @@ mod fleet;
 mod proc;
 mod report;
 mod session;
+mod tally;
 
 pub use report::{FanOut, Joined, Memory, Report, Spread, Storm};
 

@@ -22,18 +22,10 @@ use rustls::{ClientConfig, ServerConfig, version};
 
 pub use self::connect::{Route, channel};
 pub use self::incoming::{Conn, Incoming, Listener};
+pub use self::material::IdentityFiles;
 pub use self::peer::{Peer, PeerError, peer_spiffe};
 
 use self::live::{LiveClientRoots, LiveIdentity, LiveServerRoots};
-
-/// PEM files of our own identity.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IdentityFiles {
-    /// The certificate, then its intermediates.
-    pub cert: PathBuf,
-    /// Its private key (PKCS#8, SEC1 or PKCS#1).
-    pub key: PathBuf,
-}
 
 /// Which certificates a server asks its clients for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! `jitgate`: the command line. It joins the verbs that need the control plane to those of `cli`, and decides nothing itself.
+//! `jitgate`: the command line. It joins the verbs that need another role to those of `cli`, and decides nothing itself.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,6 +10,7 @@ use jitgate::cli::policy::{
 };
 use jitgate::cli::{self, AuditArgs, CliError, Exit};
 use jitgate::control::{self, ControlPlaneArgs, documents};
+use jitgate::dev::{self, DevArgs};
 use jitgate::runtime;
 use jitgate::telemetry::{self, TelemetryArgs};
 use jitgate::tls;
@@ -33,6 +34,8 @@ enum Verb {
     Policy(Box<PolicyArgs>),
     /// Run the control plane: it takes access requests, issues grants and feeds the sidecars
     ControlPlane(Box<ControlPlane>),
+    /// Run everything on this machine, with Envoy and a demo upstream, and print what to try
+    Dev(Box<DevArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -53,6 +56,7 @@ async fn main() -> ExitCode {
         Verb::Client(verb) => cli::run(*verb, Jitgate::command()).await,
         Verb::Audit(args) => cli::conclude(cli::audit(*args, control::verify_directory).await),
         Verb::Policy(args) => cli::conclude(policy(*args).await),
+        Verb::Dev(args) => cli::conclude(dev::dev(*args).await),
         Verb::ControlPlane(args) => cli::conclude(control_plane(*args).await),
     }
 }

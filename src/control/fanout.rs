@@ -25,7 +25,7 @@ use crate::clock::ControlClock;
 use crate::control::store::Commit;
 use crate::index::Index;
 #[cfg(test)]
-use crate::model::grant::Grant;
+use crate::model::entry::TableEntry;
 use crate::model::grant::Revision;
 use crate::model::identity::Service;
 use crate::model::time::Timestamp;
@@ -59,7 +59,7 @@ impl Fanout {
     pub(crate) fn new(
         epoch: impl Into<String>,
         revision: Revision,
-        grants: impl IntoIterator<Item = Grant>,
+        grants: impl IntoIterator<Item: Into<TableEntry>>,
         history: &[Commit],
         config: FanoutConfig,
     ) -> Self {

@@ -41,7 +41,7 @@ pub(super) async fn open(
     };
     let cache = GrantCache::new(
         opening.revision,
-        opening.grants,
+        opening.entries,
         &opening.history,
         config.changes_kept,
     );

@@ -299,7 +299,7 @@ impl Rig {
         let ticking = Arc::clone(&clock);
         let now = Arc::new(move || Timestamp::from_micros(ticking.load(Ordering::Acquire)));
         let (store, writer, opening) = Store::open(engine, now).unwrap();
-        let cache = GrantCache::new(opening.revision, opening.grants, &opening.history, 100);
+        let cache = GrantCache::new(opening.revision, opening.entries, &opening.history, 100);
         let epoch = opening.epoch.to_string();
         let fanout = Arc::new(Fanout::on_clock(
             epoch,

@@ -17,8 +17,10 @@ use crate::jose::issuers::Issuers;
 use crate::jose::jit::claims::{at_second, seconds};
 use crate::jose::jit::verify::TOKEN_MAX;
 use crate::jose::jit::{JitClaims, KeyPair, TOKEN_LIFETIME_MAX};
+use crate::model::decide::in_force;
 use crate::model::decision::DenyReason;
-use crate::model::grant::{Ended, Grant, Phase};
+
+use crate::model::grant::Grant;
 use crate::model::identity::{Principal, PrincipalKind};
 use crate::model::time::Timestamp;
 use crate::telemetry::trace;
@@ -162,26 +164,14 @@ fn claims(
 
 /// What is left of a grant that is in force; everything else is refused with its own word.
 fn active(grant: &Grant, now: Timestamp) -> Result<Option<Duration>, Fault> {
-    let (reason, how) = match grant.phase(now) {
-        Phase::Live(left) => return Ok(left),
-        Phase::NotStarted => (
-            DenyReason::GrantNotStarted,
-            format!("begins at {}", grant.not_before),
-        ),
-        Phase::Suspended => (DenyReason::GrantSuspended, "is suspended".to_owned()),
-        Phase::Requested { .. } => (DenyReason::RequestPending, "waits for approval".to_owned()),
-        Phase::Ended(Ended::Expired) => (DenyReason::GrantExpired, "has ended".to_owned()),
-        Phase::Ended(Ended::Revoked) => (DenyReason::GrantRevoked, "was revoked".to_owned()),
-        Phase::Ended(Ended::Released) => (
-            DenyReason::GrantReleased,
-            "was released by its subject".to_owned(),
-        ),
-    };
-    let message = format!(
-        "grant {} {how}: tokens are issued for a grant that is active",
-        grant.id
-    );
-    Err(Fault::new(FaultKind::Inactive(reason), message))
+    in_force(grant, now, false).map_err(|failure| {
+        let message = format!(
+            "grant {} {}: tokens are issued for a grant that is active",
+            grant.id,
+            failure.of_grant(grant)
+        );
+        Fault::new(FaultKind::Inactive(failure.reason()), message)
+    })
 }
 
 /// Who may present the token: named by a user, else the workload that asks, else the grant's own.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -19,13 +19,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::super::cli::error::{CliError, printable, say};
-use super::reaper::Reaper;
+use super::reaper::{GRACE, Reaper, signal};
 use super::shell::quote;
 
 /// How long a process may take to get ready.
 const START: Duration = Duration::from_secs(20);
-/// How long a process may take to end before it is killed.
-pub(crate) const GRACE: Duration = Duration::from_secs(5);
 const LOG_LINES: usize = 12;
 
 /// Something to run.
@@ -205,13 +203,6 @@ async fn supervise(program: Program, mut child: Child, pid: u32, stop: Cancellat
     }
 }
 
-/// Signals a process and those that it started. That it has just ended is no failure.
-pub(super) fn signal(pid: u32, signal: Signal) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        kill_process_group(pid, signal).ok();
-    }
-}
-
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
     Ready,
@@ -313,9 +304,10 @@ mod tests {
 
     /// A zombie, which only waits for somebody to ask after it, is dead.
     fn lives(pid: u32) -> bool {
-        let there =
-            rustix::process::test_kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap())
-                .is_ok();
+        let there = rustix::process::test_kill_process(
+            rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(),
+        )
+        .is_ok();
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         there && !stat.contains(") Z ")
     }

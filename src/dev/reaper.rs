@@ -6,14 +6,17 @@
 use std::collections::BTreeSet;
 use std::io::BufRead;
 use std::process::Stdio;
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep};
 
 use super::super::cli::error::{CliError, Exit};
-use super::processes::{GRACE, signal};
+
+/// How long a process may take to end before it is killed.
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
 /// The end of the pipe in `jitgate dev`.
 #[derive(Debug)]
@@ -96,7 +99,7 @@ pub(crate) async fn keep() -> Result<Exit, CliError> {
     }
     let deadline = Instant::now() + GRACE;
     while left.iter().any(|pid| lives(*pid)) && Instant::now() < deadline {
-        sleep(std::time::Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(50)).await;
     }
     for pid in left.iter().filter(|pid| lives(**pid)) {
         signal(*pid, Signal::KILL);
@@ -126,6 +129,13 @@ fn left_behind(pipe: impl BufRead) -> BTreeSet<u32> {
         }
     }
     pids
+}
+
+/// Signals a process and those that it started. That it has just ended is no failure.
+pub(super) fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        kill_process_group(pid, signal).ok();
+    }
 }
 
 #[cfg(test)]

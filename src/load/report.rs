@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::fleet::Counts;
+use super::tally::Counts;
 
 /// One measurement. What could not be measured is absent.
 #[derive(Debug, Clone, Serialize)]

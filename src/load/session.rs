@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::fleet::{Applied, Tally};
+use super::tally::{Applied, Tally};
 use crate::clock::ServerClock;
 use crate::clock::server::sent_no_earlier_than;
 use crate::model::digest::{EntryMark, TableDigest};

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::approval::{AfterTheFact, Progress, Review, Stage, progress};
 use super::canonical::{Canonical, Hash};
-use super::grant::{End, Grant, GrantId, Hold, PolicyRef, Revision, Staleness};
+use super::entry::PendingRequest;
+use super::grant::{Grant, GrantId, PolicyRef, Revision};
 use super::identity::Principal;
 use super::policy::Matcher;
 use super::scope::{Rule, Scope};
@@ -238,9 +239,9 @@ impl AccessRequest {
         Ok(())
     }
 
-    /// As sidecars hold it while it waits: to say so to whoever is refused meanwhile. It never permits anything: beside
-    /// being marked, it covers no moment. The same until it ends, whatever reviews are added.
-    pub(crate) fn as_entry(&self) -> Option<Grant> {
+    /// As sidecars hold it while it waits: to say so to whoever is refused meanwhile. The same until it ends, whatever
+    /// reviews are added.
+    pub(crate) fn as_entry(&self) -> Option<PendingRequest> {
         let Terms {
             subject,
             via,
@@ -248,23 +249,18 @@ impl AccessRequest {
             policy,
             ..
         } = &self.terms;
-        Some(Grant {
+        Some(PendingRequest {
             id: GrantId::parse(&self.id).ok()?,
             subject: subject.clone(),
             via: via.clone(),
             scope: scope.clone(),
-            not_before: self.pending_until,
-            end: End::At(self.pending_until),
-            hold: Hold::Pending {
-                until: self.pending_until,
-            },
-            staleness: Staleness::Strict,
+            until: self.pending_until,
             policy: PolicyRef {
                 name: Arc::clone(&policy.name),
                 version: policy.version,
             },
             traceparent: self.traceparent.clone(),
-            mod_revision: self.create_revision,
+            revision: self.create_revision,
         })
     }
 

@@ -1,18 +1,23 @@
 //! The decision: a pure function of the table, the check and the time. It does no I/O and reads no clock.
+//!
+//! One evaluation finds both the verdict and why each candidate carries the call or fails. Whoever explains a decision,
+//! or asks again for a part of it, looks at that evaluation and judges nothing a second time.
 
 use std::cmp::Reverse;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::caller::{Caller, Tokened};
 use super::decision::{Decision, Denial, DenyReason, Permit};
-use super::grant::{Ended, Grant, GrantId, Hold, Phase, Revision, Staleness};
+use super::entry::TableEntry;
+use super::grant::{Ended, Grant, Phase, Revision, Staleness};
 use super::identity::{Principal, Service};
 use super::target::{Target, TargetError};
 use super::time::Timestamp;
 
-/// The grants of one principal, live and ended.
-pub(crate) type Held = Arc<[Arc<Grant>]>;
+/// The entries of one principal: its grants, live and ended, and its requests that wait.
+pub(crate) type Held = Arc<[TableEntry]>;
 
 /// Where grants are looked up.
 pub(crate) trait Grants {
@@ -45,46 +50,58 @@ pub(crate) struct Check<'a> {
     pub caller: Result<Caller, Denial>,
 }
 
-/// Who calls: the mTLS peer, and every principal that the credentials prove (the peer among them).
-#[derive(Debug, Clone, Default)]
-pub struct Caller {
-    /// The workload at the other end of the connection.
-    pub peer: Option<Principal>,
-    /// All principals whose grants count.
-    pub principals: Vec<Principal>,
-    /// What a token of jitgate's own proves beside them.
-    pub tokened: Option<Tokened>,
+/// Whether one entry carries the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Finding<'e> {
+    /// It is a grant, and does.
+    Carries {
+        /// The grant.
+        grant: &'e Arc<Grant>,
+        /// Which rule of its scope covers the call.
+        rule: usize,
+        /// What is left of it; `None` of a standing one.
+        remaining: Option<Duration>,
+    },
+    /// It does not.
+    Fails {
+        /// Which rule covers the call, if any.
+        rule: Option<usize>,
+        /// Why not.
+        failure: Failure,
+    },
 }
 
-/// A principal proven for one grant: no other grant of it counts by this.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tokened {
-    /// Who holds the grant.
-    pub subject: Principal,
-    /// The only grant that counts.
-    pub grant: GrantId,
-    /// It is certainly known to whoever knows everything up to here.
-    pub revision: Revision,
+/// Why an entry does not carry a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// Its scope is another.
+    Scope,
+    /// The scope covers the call, but it is meant for other workloads.
+    Via,
+    /// The grant is over.
+    Ended(Ended),
+    /// No grant, but a request that waits for approval.
+    Pending,
+    /// No grant, and no longer a request that waits.
+    Lapsed,
+    /// The grant begins later.
+    NotStarted,
+    /// The grant is held back.
+    Suspended,
+    /// The grant does not count while the table is stale.
+    Stale,
 }
 
-impl Caller {
-    /// Everybody that the caller has proved to be, in whatever respect.
-    pub fn proven(&self) -> impl Iterator<Item = &Principal> {
-        self.principals
-            .iter()
-            .chain(self.tokened.as_ref().map(|token| &token.subject))
-    }
+/// Follows an evaluation. A sidecar has nobody who does, and pays nothing for it.
+pub(crate) trait Observer {
+    /// What this principal holds is looked at next.
+    fn looks_at(&mut self, _principal: &Principal) {}
 
-    /// Whose grants count, and which: all of a principal's, or the one that a token names.
-    fn claims(&self) -> impl Iterator<Item = (&Principal, Option<&GrantId>)> {
-        let all = self.principals.iter().map(|principal| (principal, None));
-        all.chain(
-            self.tokened
-                .as_ref()
-                .map(|token| (&token.subject, Some(&token.grant))),
-        )
-    }
+    /// One entry of it, of the service that is called.
+    fn found(&mut self, _principal: &Principal, _entry: &TableEntry, _finding: Finding<'_>) {}
 }
+
+impl Observer for () {}
 
 /// Decides one call. Total: every input has an answer, and only a live covering grant makes it a permit.
 ///
@@ -95,17 +112,72 @@ pub(crate) fn decide(
     check: &Check<'_>,
     now: Timestamp,
 ) -> Decision {
+    evaluate(grants, freshness, check, now, &mut ())
+}
+
+/// [`decide`], and tells `observer` of each candidate.
+pub(crate) fn evaluate(
+    grants: &impl Grants,
+    freshness: Freshness,
+    check: &Check<'_>,
+    now: Timestamp,
+    observer: &mut impl Observer,
+) -> Decision {
     match freshness {
-        Freshness::Fresh => {
-            find(grants, check, now, false).map_or_else(Decision::Deny, Decision::Permit)
-        }
+        Freshness::Fresh => find(grants, check, (now, false), observer)
+            .map_or_else(Decision::Deny, Decision::Permit),
         // Only grants that say so outlive the bound; everything else, denials too, can no longer be told.
-        Freshness::Stale(age) => find(grants, check, now, true)
+        Freshness::Stale(age) => find(grants, check, (now, true), observer)
             .map_or_else(|_| Decision::Deny(stale_denial(age)), Decision::Permit),
         Freshness::Never => {
             let detail = "this sidecar has not yet received its first complete snapshot from the control plane";
             Decision::Deny(Denial::new(DenyReason::NotSynced, detail))
         }
+    }
+}
+
+/// Whether a grant counts at `now`, and what is left of it; `None` of a standing one. What it covers is not asked.
+///
+/// # Errors
+/// Why it does not count.
+pub(crate) fn in_force(
+    grant: &Grant,
+    now: Timestamp,
+    stale: bool,
+) -> Result<Option<Duration>, Failure> {
+    match grant.phase(now) {
+        Phase::Live(_) if stale && grant.staleness == Staleness::Strict => Err(Failure::Stale),
+        Phase::Live(remaining) => Ok(remaining),
+        Phase::NotStarted => Err(Failure::NotStarted),
+        Phase::Suspended => Err(Failure::Suspended),
+        Phase::Ended(how) => Err(Failure::Ended(how)),
+    }
+}
+
+fn examine<'e>(
+    entry: &'e TableEntry,
+    target: &Target<'_>,
+    peer: Option<&Principal>,
+    (now, stale): (Timestamp, bool),
+) -> Finding<'e> {
+    let fails = |rule, failure| Finding::Fails { rule, failure };
+    let Some(rule) = entry.scope().covering(target) else {
+        return fails(None, Failure::Scope);
+    };
+    if !entry.via().is_empty() && !peer.is_some_and(|peer| entry.via().contains(peer)) {
+        return fails(Some(rule), Failure::Via);
+    }
+    match entry {
+        TableEntry::Grant(grant) => match in_force(grant, now, stale) {
+            Ok(remaining) => Finding::Carries {
+                grant,
+                rule,
+                remaining,
+            },
+            Err(failure) => fails(Some(rule), failure),
+        },
+        TableEntry::Request(request) if request.waits(now) => fails(Some(rule), Failure::Pending),
+        TableEntry::Request(_) => fails(Some(rule), Failure::Lapsed),
     }
 }
 
@@ -121,13 +193,10 @@ fn stale_denial(age: Duration) -> Denial {
 fn find(
     grants: &impl Grants,
     check: &Check<'_>,
-    now: Timestamp,
-    stale: bool,
+    (now, stale): (Timestamp, bool),
+    observer: &mut impl Observer,
 ) -> Result<Permit, Denial> {
-    let target = check
-        .target
-        .as_ref()
-        .map_err(|why| Denial::new(DenyReason::PathNotCanonical, why.to_string()))?;
+    let target = check.target.as_ref().map_err(|why| Denial::from(*why))?;
     let caller = check.caller.as_ref().map_err(Clone::clone)?;
     if caller.proven().next().is_none() {
         let detail = "the call carries no credential that names a principal: neither an mTLS peer nor a token";
@@ -136,31 +205,38 @@ fn find(
     let mut best: Option<Permit> = None;
     let mut miss: Option<Miss> = None;
     for (principal, only) in caller.claims() {
+        observer.looks_at(principal);
         let Some(held) = grants.held_by(principal) else {
             continue;
         };
-        let counts = |grant: &&Arc<Grant>| {
-            only.is_none_or(|only| grant.id == *only) && !has_lapsed(grant, now)
+        let counts = |entry: &&TableEntry| {
+            only.is_none_or(|only| entry.as_grant().is_some_and(|grant| grant.id == *only))
+                && entry.scope().service() == check.service
         };
-        for grant in held
-            .iter()
-            .filter(counts)
-            .filter(|grant| grant.scope.service() == check.service)
-        {
-            match examine(grant, principal, target, caller.peer.as_ref(), now) {
-                Ok(permit) if stale && permit.grant().staleness == Staleness::Strict => {
-                    drop(permit)
-                }
-                Ok(permit) => {
+        for entry in held.iter().filter(counts) {
+            let finding = examine(entry, target, caller.peer.as_ref(), (now, stale));
+            observer.found(principal, entry, finding);
+            match finding {
+                Finding::Carries {
+                    grant,
+                    rule,
+                    remaining,
+                } => {
+                    let permit = Permit::new(Arc::clone(grant), principal.clone(), rule, remaining);
                     best = Some(match best.take() {
                         Some(before) => before.beside(permit),
                         None => permit,
                     });
                 }
-                Err(mut found) => {
-                    found.named = only.is_some();
-                    if miss.as_ref().is_none_or(|miss| found.rank() > miss.rank()) {
-                        miss = Some(found);
+                Finding::Fails { rule, failure } => {
+                    let rank = rank(entry, failure, only.is_some());
+                    if rank > miss.as_ref().and_then(Miss::rank) {
+                        miss = Some(Miss {
+                            entry: entry.clone(),
+                            rule,
+                            failure,
+                            named: only.is_some(),
+                        });
                     }
                 }
             }
@@ -176,11 +252,6 @@ fn find(
         }
         Some(_) | None => miss.map_or_else(|| no_grant(check.service), Miss::into_denial),
     })
-}
-
-/// A request that is no longer waiting says nothing, also before its entry is taken away.
-fn has_lapsed(grant: &Grant, now: Timestamp) -> bool {
-    grant.phase(now) == Phase::Requested { waiting: false }
 }
 
 fn not_yet_visible(token: &Tokened, known: Revision) -> Denial {
@@ -209,147 +280,93 @@ fn no_grant(service: &Service) -> Denial {
     )
 }
 
-/// A grant that does not allow the call, and why.
+/// The entry that comes nearest to allowing the call, and why it does not.
 struct Miss {
-    grant: Arc<Grant>,
-    kind: MissKind,
+    entry: TableEntry,
+    rule: Option<usize>,
+    failure: Failure,
     /// Whether the caller's token names it.
     named: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum MissKind {
-    /// The grant is of another scope.
-    Scope,
-    /// The scope covers the call, but the grant is meant for other workloads.
-    Via,
-    /// It covers the call and is over.
-    Ended(Reverse<EndedRank>),
-    /// It would cover the call, and is a request that waits for approval.
-    Requested,
-    /// It covers the call and begins later.
-    NotStarted,
-    /// It covers the call and is held back.
-    Suspended,
-}
-
-/// Orders the ways of ending; only to make the choice total.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum EndedRank {
-    Revoked,
-    Released,
-    Expired,
-}
-
 impl Miss {
-    /// Nearest first by kind, from what needs a new request to what needs nothing but time or a word; among ended grants
-    /// the one that changed last. Before all of them the one that a token names: that is what was asked about.
-    fn rank(&self) -> (bool, u8, u64, MissKind, &str) {
-        let class = match self.kind {
-            MissKind::Scope => 0,
-            MissKind::Via => 1,
-            MissKind::Ended(_) => 2,
-            MissKind::Requested => 3,
-            MissKind::NotStarted => 4,
-            MissKind::Suspended => 5,
-        };
-        (
-            self.named,
-            class,
-            self.grant.mod_revision.0,
-            self.kind,
-            self.grant.id.as_str(),
-        )
+    fn rank(&self) -> Option<Rank<'_>> {
+        rank(&self.entry, self.failure, self.named)
     }
 
     fn into_denial(self) -> Denial {
-        let id = self.grant.id.clone();
-        let (reason, detail) = match self.kind {
-            MissKind::Scope => (
-                DenyReason::ScopeMismatch,
-                format!("grant {id} does not cover this target"),
+        let id = self.entry.id();
+        let detail = match (&self.entry, self.failure) {
+            (TableEntry::Request(request), _) => format!(
+                "access request {id} waits for approval, until {} at most",
+                request.until
             ),
-            MissKind::Via => (
-                DenyReason::ScopeMismatch,
-                format!("grant {id} is not meant for calls through this workload"),
-            ),
-            MissKind::Requested => (DenyReason::RequestPending, pending(&self.grant)),
-            MissKind::NotStarted => (
-                DenyReason::GrantNotStarted,
-                format!("grant {id} begins at {}", self.grant.not_before),
-            ),
-            MissKind::Suspended => (
-                DenyReason::GrantSuspended,
-                format!("grant {id} is suspended"),
-            ),
-            MissKind::Ended(Reverse(EndedRank::Revoked)) => {
-                (DenyReason::GrantRevoked, format!("grant {id} was revoked"))
-            }
-            MissKind::Ended(Reverse(EndedRank::Released)) => (
-                DenyReason::GrantReleased,
-                format!("grant {id} was released by its owner"),
-            ),
-            MissKind::Ended(Reverse(EndedRank::Expired)) => {
-                (DenyReason::GrantExpired, expired(&self.grant))
+            (TableEntry::Grant(grant), failure) => {
+                format!("grant {id} {}", failure.of_grant(grant))
             }
         };
-        Denial::new(reason, detail).nearest(self.grant)
+        Denial::new(self.failure.reason(), detail).nearest(self.entry, self.rule)
     }
 }
 
-fn pending(request: &Grant) -> String {
-    let id = &request.id;
-    match request.hold {
-        Hold::Pending { until } => {
-            format!("access request {id} waits for approval, until {until} at most")
-        }
-        Hold::None | Hold::Suspended | Hold::Ended { .. } => {
-            format!("access request {id} waits for approval")
-        }
-    }
-}
+type Rank<'a> = (bool, u8, u64, Reverse<u8>, &'a str);
 
-fn expired(grant: &Grant) -> String {
-    match grant.expires() {
-        Some(end) => format!("grant {} ended at {end}", grant.id),
-        None => format!("grant {} has ended", grant.id),
-    }
-}
-
-fn examine(
-    grant: &Arc<Grant>,
-    principal: &Principal,
-    target: &Target<'_>,
-    peer: Option<&Principal>,
-    now: Timestamp,
-) -> Result<Permit, Miss> {
-    let miss = |kind| Miss {
-        grant: Arc::clone(grant),
-        kind,
-        named: false,
+/// Nearest first by kind, from what needs a new request to what needs nothing but time or a word; among ended grants the
+/// one that changed last. Before all of them the one that a token names: that is what was asked about. `None`: it does
+/// not come near at all.
+fn rank(entry: &TableEntry, failure: Failure, named: bool) -> Option<Rank<'_>> {
+    // The second number only makes the choice among ended grants total.
+    let (class, how) = match (entry, failure) {
+        // What waits for approval would allow another call. To this one it says nothing.
+        (TableEntry::Request(_), Failure::Scope | Failure::Via) => return None,
+        // The answer is that of a stale table anyway; and what was never approved is forgotten.
+        (_, Failure::Stale | Failure::Lapsed) => return None,
+        (_, Failure::Scope) => (0, 0),
+        (_, Failure::Via) => (1, 0),
+        (_, Failure::Ended(Ended::Revoked)) => (2, 0),
+        (_, Failure::Ended(Ended::Released)) => (2, 1),
+        (_, Failure::Ended(Ended::Expired)) => (2, 2),
+        (_, Failure::Pending) => (3, 0),
+        (_, Failure::NotStarted) => (4, 0),
+        (_, Failure::Suspended) => (5, 0),
     };
-    let rule = grant
-        .scope
-        .rules()
-        .iter()
-        .position(|rule| rule.covers(target))
-        .ok_or_else(|| miss(MissKind::Scope))?;
-    if !grant.passes_through(peer) {
-        return Err(miss(MissKind::Via));
+    let (revision, id) = (entry.revision().0, entry.id().as_str());
+    Some((named, class, revision, Reverse(how), id))
+}
+
+impl Failure {
+    /// The word for a call that nothing else carries.
+    pub(crate) const fn reason(self) -> DenyReason {
+        match self {
+            Self::Scope | Self::Via => DenyReason::ScopeMismatch,
+            Self::Ended(Ended::Expired) => DenyReason::GrantExpired,
+            Self::Ended(Ended::Revoked) => DenyReason::GrantRevoked,
+            Self::Ended(Ended::Released) => DenyReason::GrantReleased,
+            Self::Pending => DenyReason::RequestPending,
+            Self::Lapsed => DenyReason::NoGrant,
+            Self::NotStarted => DenyReason::GrantNotStarted,
+            Self::Suspended => DenyReason::GrantSuspended,
+            Self::Stale => DenyReason::Stale,
+        }
     }
-    match grant.phase(now) {
-        Phase::Live(remaining) => Ok(Permit::new(
-            Arc::clone(grant),
-            principal.clone(),
-            rule,
-            remaining,
-        )),
-        Phase::Requested { .. } => Err(miss(MissKind::Requested)),
-        Phase::NotStarted => Err(miss(MissKind::NotStarted)),
-        Phase::Suspended => Err(miss(MissKind::Suspended)),
-        Phase::Ended(Ended::Expired) => Err(miss(MissKind::Ended(Reverse(EndedRank::Expired)))),
-        Phase::Ended(Ended::Revoked) => Err(miss(MissKind::Ended(Reverse(EndedRank::Revoked)))),
-        Phase::Ended(Ended::Released) => Err(miss(MissKind::Ended(Reverse(EndedRank::Released)))),
+
+    /// The rest of a sentence that begins with the grant.
+    pub(crate) fn of_grant(self, grant: &Grant) -> String {
+        match self {
+            Self::Scope => "does not cover this target".to_owned(),
+            Self::Via => "is not meant for calls through this workload".to_owned(),
+            Self::Ended(Ended::Expired) => match grant.expires() {
+                Some(end) => format!("ended at {end}"),
+                None => "has ended".to_owned(),
+            },
+            Self::Ended(Ended::Revoked) => "was revoked".to_owned(),
+            Self::Ended(Ended::Released) => "was released by its subject".to_owned(),
+            Self::Pending => "waits for approval".to_owned(),
+            Self::Lapsed => "was never approved".to_owned(),
+            Self::NotStarted => format!("begins at {}", grant.not_before),
+            Self::Suspended => "is suspended".to_owned(),
+            Self::Stale => "does not count while the table is stale".to_owned(),
+        }
     }
 }
 

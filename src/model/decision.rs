@@ -4,8 +4,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::entry::{PendingRequest, TableEntry};
 use super::grant::Grant;
 use super::identity::Principal;
+use super::scope::Rule;
+use super::target::TargetError;
 use super::time::Timestamp;
 
 /// Allowed by a live grant, or denied for a reason.
@@ -89,7 +92,7 @@ impl Permit {
     }
 
     /// The rule that covers the call, as written: bounded in number, unlike the path itself.
-    pub fn rule(&self) -> Option<&super::scope::Rule> {
+    pub fn rule(&self) -> Option<&Rule> {
         self.grant.scope.rules().get(self.rule)
     }
 
@@ -116,12 +119,27 @@ pub struct Denial {
     pub reason: DenyReason,
     /// One sentence for whoever reads it. Never holds a credential or a query string.
     pub detail: Cow<'static, str>,
-    /// The grant that came nearest.
-    pub nearest: Option<Arc<Grant>>,
+    /// What came nearest.
+    pub nearest: Option<Nearest>,
+}
+
+/// The entry of the table that came nearest to allowing a call.
+#[derive(Debug, Clone)]
+pub struct Nearest {
+    /// A grant, or a request that waits for approval.
+    pub entry: TableEntry,
+    rule: Option<usize>,
+}
+
+impl Nearest {
+    /// The rule of it that covers the call, if any does.
+    pub fn rule(&self) -> Option<&Rule> {
+        self.entry.scope().rules().get(self.rule?)
+    }
 }
 
 impl Denial {
-    /// A denial without a nearest grant.
+    /// A denial that nothing came near.
     pub fn new(reason: DenyReason, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             reason,
@@ -130,11 +148,41 @@ impl Denial {
         }
     }
 
-    /// The same with the grant that came nearest.
+    /// The same with what came nearest, and which rule of it covers the call.
     #[must_use]
-    pub fn nearest(mut self, grant: Arc<Grant>) -> Self {
-        self.nearest = Some(grant);
+    pub fn nearest(mut self, entry: TableEntry, rule: Option<usize>) -> Self {
+        self.nearest = Some(Nearest { entry, rule });
         self
+    }
+
+    /// The grant that came nearest.
+    pub fn grant(&self) -> Option<&Arc<Grant>> {
+        self.nearest.as_ref()?.entry.as_grant()
+    }
+
+    /// The access request that waits for approval.
+    pub fn request(&self) -> Option<&Arc<PendingRequest>> {
+        self.nearest.as_ref()?.entry.as_request()
+    }
+}
+
+/// A call without a target: not described, or in more than one reading.
+impl From<TargetError> for Denial {
+    fn from(why: TargetError) -> Self {
+        let reason = match why {
+            TargetError::NoMethod | TargetError::NoPath => DenyReason::BadCheck,
+            TargetError::NotAbsolute
+            | TargetError::TooLong
+            | TargetError::EmptySegment
+            | TargetError::DotSegment
+            | TargetError::Character
+            | TargetError::Encoding
+            | TargetError::NeedlessEncoding
+            | TargetError::NotUtf8
+            | TargetError::GrpcForm
+            | TargetError::Method => DenyReason::PathNotCanonical,
+        };
+        Self::new(reason, why.to_string())
     }
 }
 

@@ -118,11 +118,6 @@ pub enum Hold {
         /// The entry may be forgotten after this.
         keep_until: Timestamp,
     },
-    /// No grant at all: an access request of this id that waits for approval. Kept to explain refusals; it never permits.
-    Pending {
-        /// It waits no longer than this; then it says nothing any more.
-        until: Timestamp,
-    },
 }
 
 /// How a grant ended. All are terminal.
@@ -275,8 +270,6 @@ impl Phase {
             Self::Live(_) => GrantState::Active,
             Self::Suspended => GrantState::Suspended,
             Self::Ended(how) => how.into(),
-            // It never was one: nothing can be done to it.
-            Self::Requested { .. } => GrantState::Expired,
         }
     }
 }
@@ -302,24 +295,13 @@ pub enum Phase {
     Suspended,
     /// Over.
     Ended(Ended),
-    /// Not granted: an access request.
-    Requested {
-        /// Whether it still waits for approval.
-        waiting: bool,
-    },
 }
 
 impl Grant {
     /// Where the grant stands at `now`. Terminal holds win over the clock, the clock over suspension.
     pub fn phase(&self, now: Timestamp) -> Phase {
-        match self.hold {
-            Hold::Ended { how, .. } => return Phase::Ended(how),
-            Hold::Pending { until } => {
-                return Phase::Requested {
-                    waiting: now < until,
-                };
-            }
-            Hold::None | Hold::Suspended => {}
+        if let Hold::Ended { how, .. } = self.hold {
+            return Phase::Ended(how);
         }
         let left = match self.end {
             End::At(end) if now >= end => return Phase::Ended(Ended::Expired),
@@ -334,11 +316,6 @@ impl Grant {
         } else {
             Phase::Live(left)
         }
-    }
-
-    /// Whether it is no grant but an access request that waits for approval.
-    pub fn is_request(&self) -> bool {
-        matches!(self.hold, Hold::Pending { .. })
     }
 
     /// Where it stands at `now`, in one word.

@@ -1,7 +1,6 @@
 //! Policies as they are enforced: who may ask for what, for how long, and what decides it. Whether an access request
 //! is approved is ruled elsewhere; nothing here evaluates a condition or reads a file.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,15 +12,16 @@ use super::identity::Principal;
 use super::scope::Scope;
 use super::time::Timestamp;
 use super::window::Window;
-use crate::support::hex::Hex;
 
 mod break_glass;
 mod decision;
+mod digest;
 mod matcher;
 mod person;
 
 pub(crate) use break_glass::{BREAK_GLASS_OPEN_MAX, BREAK_GLASS_REASON_MIN, BreakGlass};
 pub(crate) use decision::{Ask, Outcome, PolicyDecision, PolicyPin, Refusal, RefusalReason, Would};
+pub(crate) use digest::PolicyDigest;
 pub(crate) use matcher::{Matcher, Subjects};
 pub(crate) use person::{ACCOUNTS_MAX, Person, Persons};
 
@@ -226,22 +226,6 @@ pub struct StandingGrant {
     pub staleness: Staleness,
     /// Start of validity; the epoch when the document does not say.
     pub not_before: Timestamp,
-}
-
-/// SHA-256 of a policy's canonical text. Prints as 64 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct PolicyDigest(pub [u8; 32]);
-
-impl fmt::Display for PolicyDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Hex(&self.0).fmt(f)
-    }
-}
-
-impl fmt::Debug for PolicyDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
 }
 
 /// A regular expression of bounded size. Matching takes time linear in the text.

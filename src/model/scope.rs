@@ -129,9 +129,9 @@ impl Scope {
         &self.rules
     }
 
-    /// The first rule that covers the target.
-    pub fn covering(&self, target: &Target<'_>) -> Option<&Rule> {
-        self.rules.iter().find(|rule| rule.covers(target))
+    /// Which of the rules covers the target: the first that does.
+    pub fn covering(&self, target: &Target<'_>) -> Option<usize> {
+        self.rules.iter().position(|rule| rule.covers(target))
     }
 
     /// True when a rule stands for more than it names: `*`, `/pkg.Svc/*`, `**`, a `*` segment or every HTTP method.

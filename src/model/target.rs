@@ -35,6 +35,12 @@ pub struct CanonicalPath<'a>(Cow<'a, str>);
 /// Why a target is ambiguous or malformed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
+    /// No method at all. Unlike the others this is no ambiguity: the call was not described.
+    #[error("the call names no method")]
+    NoMethod,
+    /// No path at all; as [`TargetError::NoMethod`].
+    #[error("the call names no path")]
+    NoPath,
     /// Not of the form `/...`.
     #[error("the path must begin with '/'")]
     NotAbsolute,

@@ -2,8 +2,10 @@
 //! verification of a token and, briefly, for a grant that a token says is on its way; whatever goes wrong is never an allow.
 
 pub(crate) mod deadline;
+pub(crate) mod decision_id;
 pub(crate) mod identify;
 pub(crate) mod input;
+pub(crate) mod mode;
 pub(crate) mod record;
 pub(crate) mod respond;
 pub(crate) mod tokens;
@@ -19,13 +21,15 @@ use tonic::{Request, Response, Status};
 
 use super::serve::config::Checking;
 use super::state::table::Table;
+use crate::jose::identify::Identified;
 use crate::jose::issuers::Issuers;
-use crate::model::decide::{Caller, Check, Freshness, Grants, Held, decide};
+use crate::model::caller::Caller;
+use crate::model::decide::{Check, Freshness, Grants, Held, decide};
 use crate::model::decision::{Decision, Denial, DenyReason};
 use crate::model::grant::Revision;
 use crate::model::identity::Principal;
 use deadline::WaitBudget;
-use identify::{Identified, Verifiers, identify};
+use identify::{Verifiers, identify};
 use input::{Call, Inbound};
 use record::{Facts, Pending, Recorder};
 use respond::{Answer, To};

@@ -9,12 +9,14 @@ use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 
 use super::check::Authorizer;
 use super::check::input::Services;
+use super::check::mode::Mode;
 use super::check::record::Recorder;
 use super::check::respond::{DenyDetail, Responder};
-use super::serve::config::{Checking, Mode};
+use super::serve::config::Checking;
 use super::state::table::Table;
 use crate::index::Index;
 use crate::jose::issuers::Issuers;
+use crate::model::entry::{PendingRequest, TableEntry};
 use crate::model::grant::{End, Grant, GrantId, Hold, PolicyRef, Revision};
 use crate::model::identity::{Principal, Service};
 use crate::model::scope::{GrpcRule, HttpRule, Rule, Scope};
@@ -54,6 +56,21 @@ pub(super) fn grant(id: &str) -> Grant {
     }
 }
 
+/// Who asks for the same, and waits until second 180.
+pub(super) fn waiting(id: &str) -> PendingRequest {
+    let asked = grant(id);
+    PendingRequest {
+        id: asked.id,
+        subject: asked.subject,
+        via: asked.via,
+        scope: asked.scope,
+        until: at(180),
+        policy: asked.policy,
+        traceparent: asked.traceparent,
+        revision: asked.mod_revision,
+    }
+}
+
 pub(super) fn service(name: &str) -> Service {
     Service::parse(name).unwrap()
 }
@@ -64,14 +81,23 @@ pub(super) fn services(names: &[&str]) -> Services {
 
 /// A fresh table at second `now`, revision 9.
 pub(super) fn table(grants: impl IntoIterator<Item = Grant>, now: u64) -> Arc<Table> {
+    table_of(grants.into_iter().map(TableEntry::from), now)
+}
+
+/// The same with requests that wait among its entries.
+pub(super) fn table_of(entries: impl IntoIterator<Item = TableEntry>, now: u64) -> Arc<Table> {
     let table = Arc::new(Table::default());
-    fill(&table, grants, now);
+    publish(&table, entries, now);
     table
 }
 
 pub(super) fn fill(table: &Table, grants: impl IntoIterator<Item = Grant>, now: u64) {
+    publish(table, grants.into_iter().map(TableEntry::from), now);
+}
+
+fn publish(table: &Table, entries: impl IntoIterator<Item = TableEntry>, now: u64) {
     let index = Index::new();
-    grants.into_iter().for_each(|grant| index.put(grant));
+    entries.into_iter().for_each(|entry| index.put(entry));
     index.advance(Revision(9));
     table.publish(index);
     table.clock().observe(at(now), None);

@@ -30,7 +30,7 @@ mod seen;
 
 pub(super) use seen::{Place, Seen};
 
-use batch::Batch;
+use batch::{Batch, Which};
 
 /// Decisions that wait to be looked at.
 const QUEUE: usize = 8192;
@@ -56,18 +56,6 @@ pub struct ReportArgs {
         default_value_t
     )]
     pub report_decisions: Which,
-}
-
-/// Which decisions are reported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Which {
-    /// Each by itself.
-    All,
-    /// Of each second the first 50 allowed and the first 50 refused by themselves, the rest counted by grant and method.
-    #[default]
-    Sampled,
-    /// None.
-    None,
 }
 
 impl ReportArgs {

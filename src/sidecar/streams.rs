@@ -13,7 +13,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::ExternalProcessor;
 use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, ProcessingResponse};
@@ -21,8 +20,7 @@ use futures_util::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::check::respond::DenyDetail;
-use super::serve::config::{Checking, Shadow};
+use super::serve::config::Checking;
 use super::state::table::Table;
 use crate::telemetry::span::SpanContext;
 
@@ -30,10 +28,12 @@ mod encode;
 pub(crate) mod grants;
 mod hold;
 mod judge;
+mod leashing;
 pub(crate) mod open;
 mod record;
 
 use hold::Hold;
+use leashing::Leashing;
 use open::Room;
 pub(crate) use record::Record;
 use record::StreamRecord;
@@ -53,18 +53,6 @@ pub struct LeashArgs {
 #[derive(Debug)]
 pub struct Leash {
     leashing: Arc<Leashing>,
-}
-
-/// What every stream needs.
-#[derive(Debug)]
-struct Leashing {
-    table: Arc<Table>,
-    room: Room,
-    max_staleness: Duration,
-    shadow: Option<Shadow>,
-    detail: DenyDetail,
-    record: Record,
-    stop: CancellationToken,
 }
 
 impl LeashArgs {

@@ -18,7 +18,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use tokio::time::Instant;
 
-use super::{IdentityFiles, material};
+use super::material::{self, IdentityFiles};
 
 /// How often files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -1,6 +1,6 @@
 //! Certificates and keys out of PEM files. Every error names the file and what is wrong with it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
@@ -10,10 +10,17 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::IdentityFiles;
-
 /// Larger is no certificate file: a mistyped path must not fill the memory.
 const FILE_MAX: u64 = 1 << 20;
+
+/// PEM files of our own identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityFiles {
+    /// The certificate, then its intermediates.
+    pub cert: PathBuf,
+    /// Its private key (PKCS#8, SEC1 or PKCS#1).
+    pub key: PathBuf,
+}
 
 /// Our certificate and key, which must belong together.
 pub(super) fn identity(

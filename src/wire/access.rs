@@ -99,7 +99,6 @@ pub(crate) fn phase_to(phase: Phase) -> v1::GrantState {
         Phase::Live(_) => v1::GrantState::Active,
         Phase::Suspended => v1::GrantState::Suspended,
         Phase::Ended(how) => ended_to(how),
-        Phase::Requested { .. } => v1::GrantState::Pending,
     }
 }
 

@@ -1,10 +1,12 @@
 //! Scopes, grants and times on the wire. What does not parse is named by its field.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost_types::Timestamp as ProtoTimestamp;
 
 use super::v1;
+use crate::model::entry::{PendingRequest, TableEntry};
 use crate::model::grant::{End, Ended, Grant, GrantId, Hold, PolicyRef, Revision, Staleness};
 use crate::model::identity::{Principal, Service};
 use crate::model::scope::{GrpcRule, HttpRule, Rule, Scope};
@@ -142,11 +144,37 @@ pub(crate) fn principals_from(wire: &[String], field: &str) -> Result<Vec<Princi
 ///
 /// # Errors
 /// [`FieldError`]; the sidecar answers it with a Nack and denies that grant.
-pub(crate) fn entry_from(wire: &v1::GrantEntry) -> Result<Grant, FieldError> {
-    let scope = wire
-        .scope
+pub(crate) fn table_entry_from(wire: &v1::GrantEntry) -> Result<TableEntry, FieldError> {
+    let waiting = wire
+        .tombstone
         .as_ref()
-        .ok_or_else(|| FieldError::new("scope", "is absent"))?;
+        .filter(|tombstone| tombstone.state() == v1::GrantState::Pending);
+    let Some(waiting) = waiting else {
+        return entry_from(wire).map(TableEntry::from);
+    };
+    let until = waiting
+        .keep_until
+        .as_ref()
+        .ok_or_else(|| FieldError::new("tombstone.keep_until", "is absent"))?;
+    // Whatever times of a grant stand beside it, it has none.
+    let request = PendingRequest {
+        id: id_from(wire)?,
+        subject: subject_from(wire)?,
+        via: principals_from(&wire.via, "via")?,
+        scope: entry_scope_from(wire)?,
+        until: timestamp_from(until, "tombstone.keep_until")?,
+        policy: policy_from(wire),
+        traceparent: traceparent_from(wire),
+        revision: revision_from(wire)?,
+    };
+    Ok(request.into())
+}
+
+/// Parses a grant from an entry.
+///
+/// # Errors
+/// [`FieldError`], also for what is no grant but a request that waits for approval.
+pub(crate) fn entry_from(wire: &v1::GrantEntry) -> Result<Grant, FieldError> {
     let not_before = wire
         .not_before
         .as_ref()
@@ -163,24 +191,48 @@ pub(crate) fn entry_from(wire: &v1::GrantEntry) -> Result<Grant, FieldError> {
         (None, false) => return Err(FieldError::new("expire_time", "is absent")),
     };
     Ok(Grant {
-        id: GrantId::parse(&wire.id).map_err(|e| FieldError::new("id", e))?,
-        subject: Principal::parse(&wire.subject).map_err(|e| FieldError::new("subject", e))?,
+        id: id_from(wire)?,
+        subject: subject_from(wire)?,
         via: principals_from(&wire.via, "via")?,
-        scope: scope_from(scope)?,
+        scope: entry_scope_from(wire)?,
         not_before: timestamp_from(not_before, "not_before")?,
         end,
         hold: hold_from(wire)?,
         staleness: staleness_from(wire.staleness)?,
-        policy: PolicyRef {
-            name: wire.policy.as_str().into(),
-            version: u64::try_from(wire.policy_version).unwrap_or(0),
-        },
-        traceparent: (!wire.traceparent.is_empty()).then(|| wire.traceparent.as_str().into()),
-        mod_revision: Revision(
-            u64::try_from(wire.mod_revision)
-                .map_err(|_| FieldError::new("mod_revision", "is negative"))?,
-        ),
+        policy: policy_from(wire),
+        traceparent: traceparent_from(wire),
+        mod_revision: revision_from(wire)?,
     })
+}
+
+fn id_from(wire: &v1::GrantEntry) -> Result<GrantId, FieldError> {
+    GrantId::parse(&wire.id).map_err(|e| FieldError::new("id", e))
+}
+
+fn subject_from(wire: &v1::GrantEntry) -> Result<Principal, FieldError> {
+    Principal::parse(&wire.subject).map_err(|e| FieldError::new("subject", e))
+}
+
+fn entry_scope_from(wire: &v1::GrantEntry) -> Result<Scope, FieldError> {
+    let scope = wire.scope.as_ref();
+    scope_from(scope.ok_or_else(|| FieldError::new("scope", "is absent"))?)
+}
+
+fn policy_from(wire: &v1::GrantEntry) -> PolicyRef {
+    PolicyRef {
+        name: wire.policy.as_str().into(),
+        version: u64::try_from(wire.policy_version).unwrap_or(0),
+    }
+}
+
+fn traceparent_from(wire: &v1::GrantEntry) -> Option<Arc<str>> {
+    (!wire.traceparent.is_empty()).then(|| wire.traceparent.as_str().into())
+}
+
+fn revision_from(wire: &v1::GrantEntry) -> Result<Revision, FieldError> {
+    u64::try_from(wire.mod_revision)
+        .map(Revision)
+        .map_err(|_| FieldError::new("mod_revision", "is negative"))
 }
 
 fn hold_from(wire: &v1::GrantEntry) -> Result<Hold, FieldError> {
@@ -195,21 +247,14 @@ fn hold_from(wire: &v1::GrantEntry) -> Result<Hold, FieldError> {
         v1::GrantState::Expired => Ended::Expired,
         v1::GrantState::Revoked => Ended::Revoked,
         v1::GrantState::Released => Ended::Released,
-        v1::GrantState::Pending => {
-            let until = tombstone.keep_until.as_ref();
-            let until =
-                until.ok_or_else(|| FieldError::new("tombstone.keep_until", "is absent"))?;
-            return Ok(Hold::Pending {
-                until: timestamp_from(until, "tombstone.keep_until")?,
-            });
-        }
         v1::GrantState::Unspecified
+        | v1::GrantState::Pending
         | v1::GrantState::Scheduled
         | v1::GrantState::Active
         | v1::GrantState::Suspended => {
             return Err(FieldError::new(
                 "tombstone.state",
-                "must be EXPIRED, REVOKED, RELEASED or PENDING",
+                "must be that of a grant that has ended: EXPIRED, REVOKED or RELEASED",
             ));
         }
     };
@@ -232,15 +277,48 @@ fn staleness_from(value: i32) -> Result<Staleness, FieldError> {
 }
 
 /// As a watch entry. The encoding is canonical: the table digest is taken over it.
+pub(crate) fn table_entry_to(entry: &TableEntry) -> v1::GrantEntry {
+    match entry {
+        TableEntry::Grant(grant) => entry_to(grant),
+        TableEntry::Request(request) => pending_to(request),
+    }
+}
+
+/// A request travels as a tombstone: a sidecar that does not know its state refuses the entry. Its times cover no moment,
+/// so that one that would not even look at the state could not let anybody pass by it.
+fn pending_to(request: &PendingRequest) -> v1::GrantEntry {
+    let until = timestamp_to(request.until);
+    v1::GrantEntry {
+        id: request.id.to_string(),
+        subject: request.subject.to_string(),
+        via: request.via.iter().map(ToString::to_string).collect(),
+        scope: Some(scope_to(&request.scope)),
+        not_before: Some(until),
+        expire_time: Some(until),
+        standing: false,
+        suspended: false,
+        staleness: v1::Staleness::Strict.into(),
+        policy: request.policy.name.to_string(),
+        policy_version: i64::try_from(request.policy.version).unwrap_or(i64::MAX),
+        traceparent: request
+            .traceparent
+            .as_deref()
+            .unwrap_or_default()
+            .to_owned(),
+        mod_revision: i64::try_from(request.revision.0).unwrap_or(i64::MAX),
+        tombstone: Some(v1::Tombstone {
+            state: v1::GrantState::Pending.into(),
+            keep_until: Some(until),
+        }),
+    }
+}
+
+/// A grant as an entry, in the same canonical encoding.
 pub fn entry_to(grant: &Grant) -> v1::GrantEntry {
     let tombstone = match grant.hold {
         Hold::Ended { how, keep_until } => Some(v1::Tombstone {
             state: ended_to(how).into(),
             keep_until: Some(timestamp_to(keep_until)),
-        }),
-        Hold::Pending { until } => Some(v1::Tombstone {
-            state: v1::GrantState::Pending.into(),
-            keep_until: Some(timestamp_to(until)),
         }),
         Hold::None | Hold::Suspended => None,
     };
@@ -336,7 +414,43 @@ mod tests {
         ] {
             let again = entry_to(&entry_from(&wire).unwrap());
             assert_eq!(again.encode_to_vec(), wire.encode_to_vec());
+            let again = table_entry_to(&table_entry_from(&wire).unwrap());
+            assert_eq!(again.encode_to_vec(), wire.encode_to_vec());
         }
+    }
+
+    /// As every version has sent it.
+    #[test]
+    fn a_pending_request_survives_the_round_trip_and_is_no_grant() {
+        let until = Some(ProtoTimestamp {
+            seconds: 9,
+            nanos: 0,
+        });
+        let wire = v1::GrantEntry {
+            not_before: until,
+            tombstone: Some(v1::Tombstone {
+                state: v1::GrantState::Pending.into(),
+                keep_until: until,
+            }),
+            via: vec!["spiffe://td/a".into()],
+            policy: "p".into(),
+            policy_version: 3,
+            traceparent: "00-a-b-01".into(),
+            ..entry()
+        };
+        let read = table_entry_from(&wire).unwrap();
+        assert!(read.as_request().is_some());
+        let again = table_entry_to(&read);
+        assert_eq!(again.encode_to_vec(), wire.encode_to_vec());
+        assert_eq!(entry_from(&wire).unwrap_err().field, "tombstone.state");
+        // Times that would make a live grant do not make one of it.
+        let live = v1::GrantEntry {
+            not_before: entry().not_before,
+            expire_time: None,
+            standing: true,
+            ..wire
+        };
+        assert!(table_entry_from(&live).unwrap().as_request().is_some());
     }
 
     #[test]

@@ -8,15 +8,15 @@ use crate::control::lifecycle::extend::ExtendInput;
 use crate::control::lifecycle::fault::Fault;
 use crate::control::lifecycle::grants::{GrantFilter, Sweep};
 use crate::control::lifecycle::input::RequestInput;
-use crate::control::lifecycle::requests::RequestFilter;
 use crate::control::lifecycle::reviews::ReviewInput;
 use crate::control::lifecycle::write_options::WriteOptions;
-use crate::control::query::explain::{Called, Question};
+use crate::control::query::explain::Question;
+use crate::control::query::lists::RequestFilter;
 use crate::control::query::page::Page;
 use crate::model::access::AccessState;
 use crate::model::approval::{Opinion, Verdict};
+use crate::model::call::WrittenCall;
 use crate::model::identity::{Principal, Service};
-use crate::model::policy::REASON_MAX;
 use crate::model::scope::Scope;
 use crate::telemetry::trace;
 use crate::wire::access::state_from;
@@ -24,12 +24,15 @@ use crate::wire::grant::{FieldError, duration_from, principals_from, scope_from,
 use crate::wire::v1;
 use crate::wire::v1::explain_access_request::Target;
 
+mod text;
 mod write_options;
 
+pub(super) use text::reason;
 use write_options::options_without_etag;
 pub(super) use write_options::{cancel, options, release, resume, revoke, suspend};
 
-const REQUEST_ID_MAX: usize = 64;
+use text::printable_all;
+
 const PRINCIPALS_MAX: usize = 256;
 const PATIENCE_DEFAULT: Duration = Duration::from_secs(5);
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
@@ -103,13 +106,6 @@ pub(super) fn extending(mut wire: v1::ExtendGrantRequest) -> Result<ExtendInput,
         options,
         traceparent,
     })
-}
-
-fn printable_all(reason: &str, tickets: &[String]) -> Result<(), Fault> {
-    printable("reason", reason)?;
-    tickets
-        .iter()
-        .try_for_each(|ticket| printable("tickets", ticket))
 }
 
 fn workloads(via: &[String]) -> Result<Vec<Principal>, Fault> {
@@ -203,26 +199,6 @@ pub(super) fn afterwards(mut wire: v1::ReviewBreakGlassRequest) -> Result<Afterw
         reason,
         options,
     })
-}
-
-/// These texts are shown on terminals and written to logs.
-fn printable(field: &str, text: &str) -> Result<(), Fault> {
-    if text.chars().any(|c| c.is_control() && c != '\n') {
-        return Err(Fault::invalid(field, "must not hold control characters"));
-    }
-    Ok(())
-}
-
-/// Why something is ended.
-pub(super) fn reason(text: String) -> Result<String, Fault> {
-    if text.chars().count() > REASON_MAX {
-        return Err(Fault::invalid(
-            "reason",
-            format!("is longer than {REASON_MAX} characters"),
-        ));
-    }
-    printable("reason", &text)?;
-    Ok(text)
 }
 
 fn optional_principal(text: &str, field: &str) -> Result<Option<Principal>, Fault> {
@@ -341,17 +317,10 @@ pub(super) fn question(wire: v1::ExplainAccessRequest, caller: &Caller) -> Resul
         [] => caller.principals().to_vec(),
         named => principals_from(named, "principals")?,
     };
-    let target = match wire.target {
-        Some(Target::Grpc(path)) => Called::Grpc(path),
+    let call = match wire.target {
+        Some(Target::Grpc(path)) => WrittenCall::grpc(path),
         Some(Target::Http(line)) => {
-            let (method, path) = line.trim().split_once(' ').ok_or_else(|| {
-                Fault::invalid(
-                    "http",
-                    "must be a method and a path, such as: GET /v1/users/7",
-                )
-            })?;
-            let path = path.split_once('?').map_or(path, |(path, _)| path);
-            Called::Http(method.to_owned(), path.trim().to_owned())
+            WrittenCall::http(&line).map_err(|error| Fault::invalid("http", error.to_string()))?
         }
         None => {
             return Err(Fault::invalid(
@@ -364,7 +333,7 @@ pub(super) fn question(wire: v1::ExplainAccessRequest, caller: &Caller) -> Resul
         principals,
         service: optional_service(&wire.service)?
             .ok_or_else(|| Fault::invalid("service", "is absent"))?,
-        target,
+        call,
         at: wire.at.map(|at| timestamp_from(&at, "at")).transpose()?,
     })
 }

@@ -12,10 +12,11 @@ use prost::Message;
 use crate::control::store::{Commit, GrantChange};
 use crate::index::Index;
 use crate::model::digest::{EntryMark, TableDigest};
-use crate::model::grant::{Grant, GrantId, Revision};
+use crate::model::entry::TableEntry;
+use crate::model::grant::{GrantId, Revision};
 use crate::model::identity::Service;
 use crate::model::time::Timestamp;
-use crate::wire::grant::entry_to;
+use crate::wire::grant::table_entry_to;
 
 /// An entry must fit into one message beside its framing. A larger one is withheld: never sent, hence granted nowhere.
 pub(crate) const ENTRY_MAX: usize = 1 << 20;
@@ -99,7 +100,7 @@ impl GrantCache {
     /// `revision` without a gap, nothing older than `revision` can be resumed from.
     pub(crate) fn new(
         revision: Revision,
-        grants: impl IntoIterator<Item = Grant>,
+        entries: impl IntoIterator<Item: Into<TableEntry>>,
         history: &[Commit],
         keep: usize,
     ) -> Self {
@@ -112,15 +113,15 @@ impl GrantCache {
             keep,
             compacted_through: revision,
         };
-        let grants: Vec<_> = grants.into_iter().map(Arc::new).collect();
-        let marked: Vec<_> = grants
+        let entries: Vec<TableEntry> = entries.into_iter().map(Into::into).collect();
+        let marked: Vec<_> = entries
             .iter()
-            .map(|grant| (Ok(Arc::clone(grant)), cache.shelve(grant).mark))
+            .map(|entry| (Ok(entry.clone()), cache.shelve(entry).mark))
             .collect();
         match Index::collect(marked) {
             Some(index) => cache.index = Arc::new(index),
             // An id twice: the later value counts, as it does on the service_indexes.
-            None => grants.into_iter().for_each(|grant| cache.index.put(grant)),
+            None => entries.into_iter().for_each(|entry| cache.index.put(entry)),
         }
         cache.index.advance(revision);
         cache.remember(history);
@@ -178,9 +179,9 @@ impl GrantCache {
         for change in &commit.changes {
             let (service, id) = change.touches();
             let former = match change {
-                GrantChange::Put(grant) => {
-                    let shelved = self.shelve(grant);
-                    self.index.put_marked(grant, shelved.mark);
+                GrantChange::Put(entry) => {
+                    let shelved = self.shelve(entry);
+                    self.index.put_marked(entry, shelved.mark);
                     shelved.former
                 }
                 GrantChange::Forget { id, .. } => {
@@ -198,21 +199,21 @@ impl GrantCache {
     }
 
     /// Stores the newest value for the sidecars.
-    fn shelve(&mut self, grant: &Arc<Grant>) -> Shelved {
-        let service = grant.scope.service().clone();
-        let bytes = Bytes::from(entry_to(grant).encode_to_vec());
+    fn shelve(&mut self, entry: &TableEntry) -> Shelved {
+        let (id, service) = (entry.id(), entry.scope().service().clone());
+        let bytes = Bytes::from(table_entry_to(entry).encode_to_vec());
         let mark = EntryMark::of(&bytes);
-        let former = self.unshelve(&grant.id);
+        let former = self.unshelve(id);
         if bytes.len() > ENTRY_MAX {
-            tracing::error!(grant = %grant.id, bytes = bytes.len(), "grant is too large to be sent: it is enforced nowhere");
+            tracing::error!(grant = %id, bytes = bytes.len(), "grant is too large to be sent: it is enforced nowhere");
             return Shelved { former, mark };
         }
         let service_index = self.service_indexes.entry(service.clone()).or_default();
         service_index.digest.add(mark);
         service_index
             .entries
-            .insert(grant.id.clone(), Entry { bytes, mark });
-        self.places.insert(grant.id.clone(), service);
+            .insert(id.clone(), Entry { bytes, mark });
+        self.places.insert(id.clone(), service);
         Shelved { former, mark }
     }
 

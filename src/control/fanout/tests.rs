@@ -6,6 +6,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::*;
+use crate::model::grant::Grant;
 use crate::rings::watch::grants::{commit, grant, put, revoked, service};
 use crate::wire::grant::duration_to;
 use crate::wire::v1;

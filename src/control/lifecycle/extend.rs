@@ -246,7 +246,6 @@ pub(crate) fn link(
             how: Ended::Released,
             ..
         } => return ended("released"),
-        Hold::Pending { .. } => return ended("never granted"),
         Hold::Suspended | Hold::Ended { .. } if issued.suspension.is_some() => {
             return ended("suspended");
         }

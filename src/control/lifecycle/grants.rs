@@ -10,8 +10,7 @@ use super::plane::Plane;
 use super::rows::{end, listed, visible_grant};
 use super::write_options::{Answer, Transition, WriteOptions};
 use crate::control::fanout::Enforcement;
-use crate::control::query::page::Page;
-use crate::control::store::{Change, Reader, StoreError, Table};
+use crate::control::store::{Change, Reader, StoreError};
 use crate::model::access::Issued;
 use crate::model::grant::{End, Ended, Phase, Revision};
 use crate::model::identity::{Principal, Service};
@@ -34,7 +33,8 @@ pub(crate) struct GrantFilter {
 }
 
 impl GrantFilter {
-    fn matches(&self, issued: &Issued) -> bool {
+    /// Whether it is of that subject and at that service.
+    pub(crate) fn matches(&self, issued: &Issued) -> bool {
         self.subject
             .as_ref()
             .is_none_or(|subject| issued.grant.subject == *subject)
@@ -131,38 +131,7 @@ impl Plane {
             .await
     }
 
-    /// A page of grants that the caller may see, newest first, and the revision that it was read at.
-    ///
-    /// # Errors
-    /// [`Fault`] when the store cannot be read.
-    pub(crate) async fn grants(
-        &self,
-        caller: &Caller,
-        page: Page,
-        filter: GrantFilter,
-    ) -> Result<(Vec<Issued>, String, Revision), Fault> {
-        let (caller, now) = (caller.clone(), self.now());
-        self.store()
-            .read(move |reader| {
-                let names = caller.parties();
-                let mine: Vec<&str> = names.iter().map(String::as_str).collect();
-                let one = [filter.subject.as_ref().map_or("", Principal::as_str)];
-                let parties: &[&str] = if caller.is_admin() { &one } else { &mine };
-                let (grants, next) =
-                    page.read(reader, Table::GrantsByParty, parties, |reader, id| {
-                        let issued = listed(reader.grant(id)?, id)?;
-                        let over = matches!(issued.grant.phase(now), Phase::Ended(_));
-                        let seen =
-                            |issued: &Issued| caller.sees_grant(issued) && filter.matches(issued);
-                        Ok(Some(issued)
-                            .filter(|issued| seen(issued) && (filter.include_ended || !over)))
-                    })?;
-                Ok((grants, next, reader.revision()?))
-            })
-            .await
-    }
-
-    /// EndReport one grant: its subject, or an administrator.
+    /// Ends one grant: its subject, or an administrator.
     ///
     /// # Errors
     /// NOT_FOUND, NOT_ELIGIBLE, ETAG_MISMATCH, STATE_TERMINAL.
@@ -229,7 +198,7 @@ impl Plane {
             .answer)
     }
 
-    /// EndReport every live grant that matches, in one revision. Administrators only.
+    /// Ends every live grant that matches, in one revision. Administrators only.
     ///
     /// # Errors
     /// NOT_ELIGIBLE.

@@ -13,12 +13,11 @@ use super::fault::{Fault, FaultKind};
 use super::input::RequestInput;
 use super::notify::Wait;
 use super::plane::Plane;
-use super::reviews::{self, ReviewContext, recheck};
-use super::rows::{listed, new_id, pinned_policy, visible_request};
+use super::reviews::{self, recheck};
+use super::rows::{new_id, pinned_policy, visible_request};
 use super::write_options::Transition;
 use crate::control::policy::ActivePolicies;
-use crate::control::query::page::Page;
-use crate::control::store::{Change, Table};
+use crate::control::store::Change;
 use crate::model::access::{AccessRequest, AccessState, AccessStep, Outcome, PinnedPolicy, Terms};
 use crate::model::approval::AfterTheFact;
 use crate::model::grant::Revision;
@@ -35,22 +34,6 @@ const RULED_ANEW_MAX: usize = 4;
 /// Most notes on a request, and the longest, in characters.
 const NOTES_MAX: usize = 16;
 const NOTE_MAX: usize = 512;
-
-/// Which access requests are listed.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct RequestFilter {
-    /// Only in this state.
-    pub state: Option<AccessState>,
-    /// Only what waits for the caller's own review.
-    pub for_review: bool,
-}
-
-impl RequestFilter {
-    fn takes(self, caller: &Caller, request: &AccessRequest, counting: &ReviewContext<'_>) -> bool {
-        self.state.is_none_or(|state| request.state == state)
-            && (!self.for_review || reviews::waits_for(request, caller, counting))
-    }
-}
 
 impl Plane {
     /// Asks for access. The same request id of the same caller gets the first answer again.
@@ -212,47 +195,6 @@ impl Plane {
             .await?;
         recheck(&mut request, &*self.policies_in_force());
         Ok(request)
-    }
-
-    /// A page of access requests that the caller may see, newest first.
-    ///
-    /// # Errors
-    /// [`Fault`] when the store cannot be read.
-    pub(crate) async fn access_requests(
-        &self,
-        caller: &Caller,
-        page: Page,
-        filter: RequestFilter,
-    ) -> Result<(Vec<AccessRequest>, String), Fault> {
-        let (caller, policies_in_force, now) =
-            (caller.clone(), self.policies_in_force(), self.now());
-        self.store()
-            .read(move |reader| {
-                let counting = ReviewContext {
-                    policies_in_force: &*policies_in_force,
-                    now,
-                };
-                let names = caller.parties();
-                let mine: Vec<&str> = names.iter().map(String::as_str).collect();
-                let parties: &[&str] = if caller.is_admin() && !filter.for_review {
-                    &[""]
-                } else {
-                    &mine
-                };
-                Ok(
-                    page.read(reader, Table::RequestsByParty, parties, |reader, id| {
-                        let mut request = listed(reader.request(id)?, id)?;
-                        recheck(&mut request, &*policies_in_force);
-                        let takes =
-                            |request: &AccessRequest| filter.takes(&caller, request, &counting);
-                        let seen = |request: &AccessRequest| {
-                            caller.sees_request(request) && takes(request)
-                        };
-                        Ok(Some(request).filter(seen))
-                    })?,
-                )
-            })
-            .await
     }
 
     /// The request as it is now, and what to wait on for its next change.

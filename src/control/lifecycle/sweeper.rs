@@ -178,7 +178,7 @@ fn forget(change: &mut Change<'_>, id: &str, at: Timestamp) -> Result<bool, Faul
             change.forget(&issued);
             Ok(true)
         }
-        Hold::None | Hold::Suspended | Hold::Ended { .. } | Hold::Pending { .. } => Ok(false),
+        Hold::None | Hold::Suspended | Hold::Ended { .. } => Ok(false),
     }
 }
 

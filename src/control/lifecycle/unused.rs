@@ -79,7 +79,7 @@ pub(crate) fn look(
         Phase::Live(_) => looking.too_early(&issued, until, now),
         // Nobody can use it meanwhile: it is given its time once more.
         Phase::Suspended => Some(now.plus(ttl)),
-        Phase::NotStarted | Phase::Ended(_) | Phase::Requested { .. } => return Ok(false),
+        Phase::NotStarted | Phase::Ended(_) => return Ok(false),
     };
     if let Some(at) = again {
         change.look_at_use(&issued, at);

@@ -1,92 +1,35 @@
-//! The kinds of document: from a YAML tree to a policy, a standing grant or a person. Every field is named here and nowhere
-//! else; what is not named is refused.
+//! The kinds of document: from a YAML tree to a policy, a standing grant or a person. A field that `fields` does not name is
+//! refused.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::canonical;
 use super::condition::Condition;
-use super::duration::write_duration;
 use super::node::{Node, Value};
 use super::problem::{Findings, Place};
 use super::read::{Field, Fields, Reader};
-use crate::model::approval::{PEOPLE_MAX, STAGES_MAX};
 use crate::model::grant::Staleness;
-use crate::model::identity::{Principal, Service};
+use crate::model::identity::Principal;
 use crate::model::policy::{
-    AccessPolicy, DURATION_MAX, DURATION_MIN, DurationRule, EXTENSIONS_MAX, LIST_MAX, Matcher,
-    Mode, Pattern, PolicyDigest, REASON_MAX, ReasonRule, StandingGrant, Subjects, TicketRule,
-    VIA_MAX,
+    AccessPolicy, LIST_MAX, Matcher, Mode, Pattern, PolicyDigest, REASON_MAX, ReasonRule,
+    StandingGrant, Subjects, TicketRule, VIA_MAX,
 };
-use crate::model::scope::{GrpcRule, HttpRule, RULES_MAX, Rule, Scope};
 use crate::model::time::Timestamp;
-use crate::model::window::WINDOWS_MAX;
 
 mod approval;
 mod auto;
 mod break_glass;
+mod duration;
+pub(super) mod fields;
 mod person;
+mod scope;
 mod window;
 
+use fields::{
+    ACCESS_POLICY, API_VERSION, DOCUMENT, ENVIRONMENT_MAX, METADATA, PENDING_DEFAULT, PENDING_MAX,
+    PENDING_MIN, PERSON, PRIORITY_MAX, PROSE_MAX, REASON, STANDING_GRANT, TICKETS,
+};
 pub(super) use person::{KIND as PERSON_KIND, LoadedPerson};
-
-pub(super) const API_VERSION: &str = "jitgate.dev/v1";
-pub(super) const DOCUMENT: &[&str] = &["apiVersion", "kind", "metadata", "spec"];
-pub(super) const METADATA: &[&str] = &["name"];
-pub(super) const ACCESS_POLICY: &[&str] = &[
-    "mode",
-    "priority",
-    "requesters",
-    "subjects",
-    "via",
-    "scope",
-    "environment",
-    "allowWildcard",
-    "duration",
-    "windows",
-    "pendingTtl",
-    "reason",
-    "tickets",
-    "auto",
-    "staleness",
-    "approval",
-    "breakGlass",
-];
-pub(super) const STANDING_GRANT: &[&str] = &[
-    "subject",
-    "via",
-    "scope",
-    "allowWildcard",
-    "staleness",
-    "notBefore",
-];
-pub(super) const PERSON: &[&str] = &["accounts"];
-pub(super) const SCOPE: &[&str] = &["service", "grpc", "http"];
-pub(super) const HTTP: &[&str] = &["methods", "path"];
-pub(super) const DURATION: &[&str] = &["default", "max", "unusedTtl", "maxExtensions", "maxTotal"];
-pub(super) const WINDOW: &[&str] = &["days", "from", "to", "timeZone"];
-pub(super) const REASON: &[&str] = &["required", "minLength", "pattern", "help"];
-pub(super) const TICKETS: &[&str] = &["required", "pattern", "help"];
-pub(super) const APPROVAL: &[&str] = &["stages"];
-pub(super) const STAGE: &[&str] = &["name", "steps"];
-pub(super) const STEP: &[&str] = &["name", "approvers", "approvals", "denials", "escalate"];
-pub(super) const ESCALATION: &[&str] = &["after", "approvers"];
-pub(super) const BREAK_GLASS: &[&str] = &["who", "maxDuration", "reviewWithin", "reasonMin"];
-pub(super) const AUTO: &[&str] = &["name", "when", "effect", "maxDuration", "message"];
-
-/// Greatest distance of a priority from 0.
-pub(super) const PRIORITY_MAX: i64 = 1_000_000;
-/// Longest text for people.
-pub(super) const PROSE_MAX: usize = 500;
-/// Most automatic rules of one policy.
-pub(super) const AUTO_MAX: usize = 64;
-/// How long a request waits for people, unless the policy says otherwise.
-pub(super) const PENDING_DEFAULT: Duration = Duration::from_secs(24 * 3600);
-/// Longest name of an environment.
-pub(super) const ENVIRONMENT_MAX: usize = 63;
-const PENDING_MIN: Duration = Duration::from_secs(60);
-const PENDING_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
-const UNUSED_MIN: Duration = Duration::from_secs(60);
 
 /// One good document.
 #[derive(Debug)]
@@ -404,159 +347,6 @@ impl Reader<'_> {
             .filter_map(|entry| self.parsed(entry, Matcher::parse))
             .collect();
         Some(Subjects { own, others })
-    }
-
-    pub(super) fn scope(&mut self, field: &Field<'_>) -> Option<Scope> {
-        let before = self.findings.errors();
-        let fields = self.open(field, SCOPE)?;
-        let service = self.required(&fields, "service", "payments");
-        let service = service.and_then(|field| self.parsed(&field, Service::parse));
-        let mut rules = Vec::new();
-        if let Some(field) = fields.field("grpc") {
-            let entries = self.list(&field, RULES_MAX);
-            rules.extend(
-                entries
-                    .iter()
-                    .filter_map(|entry| self.parsed(entry, GrpcRule::parse))
-                    .map(Rule::Grpc),
-            );
-        }
-        if let Some(field) = fields.field("http") {
-            let entries = self.list(&field, RULES_MAX);
-            rules.extend(
-                entries
-                    .iter()
-                    .filter_map(|entry| self.http_rule(entry))
-                    .map(Rule::Http),
-            );
-        }
-        if fields.field("grpc").is_none() && fields.field("http").is_none() {
-            return self.refuse(
-                field,
-                "allows nothing; add grpc: ['/pkg.Svc/Method'] or http: ['GET /v1/users/{id}']",
-            );
-        }
-        if self.findings.errors() > before {
-            return None;
-        }
-        match Scope::new(service?, rules) {
-            Ok(scope) => Some(scope),
-            Err(error) => self.refuse(field, error.to_string()),
-        }
-    }
-
-    /// `GET,HEAD /v1/users/{id}`, or the same as a map.
-    fn http_rule(&mut self, field: &Field<'_>) -> Option<HttpRule> {
-        if !matches!(field.node.value, Value::Map(_)) {
-            return self.parsed(field, HttpRule::parse_line);
-        }
-        let fields = self.open(field, HTTP)?;
-        let methods = self.required(&fields, "methods", "[GET]");
-        let methods = methods.map(|field| {
-            let entries = self.list(&field, 32);
-            entries
-                .iter()
-                .filter_map(|entry| self.text(entry).map(str::to_owned))
-                .collect::<Vec<_>>()
-        });
-        let path = self
-            .required(&fields, "path", "/v1/users/{id}")
-            .and_then(|field| self.text(&field));
-        let (Some(methods), Some(path)) = (methods, path) else {
-            return None;
-        };
-        if methods.is_empty() {
-            return None;
-        }
-        match HttpRule::parse(&methods, path) {
-            Ok(rule) => Some(rule),
-            Err(error) => self.refuse(field, error.to_string()),
-        }
-    }
-
-    fn duration_rule(&mut self, field: &Field<'_>) -> Option<DurationRule> {
-        let fields = self.open(field, DURATION)?;
-        let max = self.required(&fields, "max", "1h");
-        let max = max.and_then(|field| self.duration(&field, DURATION_MIN, DURATION_MAX))?;
-        let unused = |reader: &mut Self, field: &Field<'_>| {
-            reader.duration(field, UNUSED_MIN, DURATION_MAX).map(Some)
-        };
-        let unused_ttl = self.or(&fields, "unusedTtl", None, unused)?;
-        if let (Some(unused), Some(field)) = (unused_ttl, fields.field("unusedTtl"))
-            && unused >= max
-        {
-            let cause = format!(
-                "is no shorter than max: {}, and so means nothing; lower it",
-                write_duration(max)
-            );
-            return self.refuse(&field, cause);
-        }
-        let default = self
-            .or(&fields, "default", max, |reader, field| {
-                reader.duration(field, DURATION_MIN, DURATION_MAX)
-            })
-            .filter(|default| self.is_at_most(&fields, "default", *default, max));
-        let absent = DurationRule::new(max, max);
-        let max_extensions = self.or(
-            &fields,
-            "maxExtensions",
-            absent.max_extensions,
-            |reader, field| {
-                reader
-                    .integer(field, 0, i64::from(EXTENSIONS_MAX))
-                    .and_then(|count| u32::try_from(count).ok())
-            },
-        );
-        let max_total = self
-            .or(&fields, "maxTotal", max, |reader, field| {
-                reader.duration(field, DURATION_MIN, DURATION_MAX)
-            })
-            .filter(|total| self.is_at_least(&fields, "maxTotal", *total, max));
-        Some(DurationRule {
-            default: default?,
-            max,
-            unused_ttl,
-            max_extensions: max_extensions?,
-            max_total: max_total?,
-        })
-    }
-
-    fn is_at_most(
-        &mut self,
-        fields: &Fields<'_>,
-        name: &str,
-        value: Duration,
-        max: Duration,
-    ) -> bool {
-        if value > max
-            && let Some(field) = fields.field(name)
-        {
-            let (value, max) = (write_duration(value), write_duration(max));
-            self.error(
-                &field,
-                format!("is {value}, over max: {max}; lower {name} or raise max"),
-            );
-        }
-        value <= max
-    }
-
-    fn is_at_least(
-        &mut self,
-        fields: &Fields<'_>,
-        name: &str,
-        value: Duration,
-        max: Duration,
-    ) -> bool {
-        if value < max
-            && let Some(field) = fields.field(name)
-        {
-            let (value, max) = (write_duration(value), write_duration(max));
-            self.error(
-                &field,
-                format!("is {value}, below max: {max}; raise {name} or lower max"),
-            );
-        }
-        value >= max
     }
 
     fn reason(&mut self, field: &Field<'_>) -> Option<ReasonRule> {

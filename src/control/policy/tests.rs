@@ -8,7 +8,7 @@ use crate::model::target::Target;
 
 mod sections;
 
-use crate::control::policy::document as fields;
+use crate::control::policy::document::fields;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 

@@ -7,11 +7,13 @@ use crate::control::lifecycle::caller::Caller;
 use crate::control::lifecycle::fault::{Fault, FaultKind};
 use crate::control::lifecycle::plane::Plane;
 use crate::model::access::{Issued, Origin};
-use crate::model::decide::{Caller as Calling, Check, Freshness, Grants, decide};
+use crate::model::call::WrittenCall;
+use crate::model::caller::Caller as Calling;
+use crate::model::decide::{Check, Failure, Finding, Freshness, Observer, evaluate};
 use crate::model::decision::{Decision, DenyReason};
-use crate::model::grant::{Ended, Grant, Phase, Revision};
-use crate::model::identity::{Principal, PrincipalKind, Service};
-use crate::model::target::{Target, TargetError};
+use crate::model::entry::TableEntry;
+use crate::model::grant::{Grant, Revision};
+use crate::model::identity::{Principal, Service};
 use crate::model::time::Timestamp;
 
 /// Grants looked at one by one in an explanation.
@@ -28,19 +30,10 @@ pub(crate) struct Question {
     pub principals: Vec<Principal>,
     /// Where.
     pub service: Service,
-    /// What: the gRPC path, or the HTTP method and path.
-    pub target: Called,
+    /// What. Whether it has one reading only is part of the answer.
+    pub call: WrittenCall,
     /// When; `None`: now.
     pub at: Option<Timestamp>,
-}
-
-/// What is called, as text; whether it is canonical is part of the answer.
-#[derive(Debug, Clone)]
-pub(crate) enum Called {
-    /// `/pkg.Svc/Method`
-    Grpc(String),
-    /// `GET`, `/v1/users/7`
-    Http(String, String),
 }
 
 /// The answer.
@@ -93,35 +86,19 @@ impl Plane {
         }
         let index = self.fanout().index();
         let at = question.at.unwrap_or_else(|| self.now());
-        let target = question.target();
-        let workloads = || {
-            question
-                .principals
-                .iter()
-                .filter(|principal| principal.kind() == PrincipalKind::Workload)
-        };
+        let target = question.call.target();
         let check = Check {
             service: &question.service,
             target: target.clone(),
-            caller: Ok(Calling {
-                peer: workloads().next().cloned(),
-                principals: question.principals.clone(),
-                tokened: None,
-            }),
+            caller: Ok(Calling::named(question.principals.clone())),
         };
-        let decision = decide(&*index, Freshness::Fresh, &check, at);
-        let mut steps = steps(&*index, &check, at);
+        let mut steps = Steps::before_grants(&check);
+        let decision = evaluate(&*index, Freshness::Fresh, &check, at, &mut steps);
         let (denied, grant) = match &decision {
             Decision::Permit(permit) => (None, Some(permit.grant().clone())),
-            Decision::Deny(denial) => {
-                let nearest = denial
-                    .nearest
-                    .clone()
-                    .filter(|nearest| !nearest.is_request());
-                (Some(denial.reason), nearest)
-            }
+            Decision::Deny(denial) => (Some(denial.reason), denial.grant().cloned()),
         };
-        steps.push(verdict(&decision));
+        let steps = steps.finish(&decision);
         let requestable = self.policies_in_force().requestable(
             &question.principals,
             &question.service,
@@ -170,175 +147,155 @@ impl Plane {
     }
 }
 
-impl Question {
-    fn target(&self) -> Result<Target<'_>, TargetError> {
-        match &self.target {
-            Called::Grpc(path) => Target::grpc(path),
-            Called::Http(method, path) => Target::http(method, path),
-        }
-    }
+/// What an evaluation looks at, in words; of each principal a bounded number of entries.
+struct Steps {
+    service: Service,
+    steps: Vec<Step>,
+    /// Whose entries are looked at, and how many there were.
+    of: Option<(Principal, usize)>,
 }
 
-fn steps(grants: &impl Grants, check: &Check<'_>, at: Timestamp) -> Vec<Step> {
-    let step = |check, ok, detail: String| Step { check, ok, detail };
-    let mut steps = vec![step(
-        "table",
-        true,
-        "the control plane's own grants, which are always current".to_owned(),
-    )];
-    let target = match &check.target {
-        Ok(target) => {
-            steps.push(step(
-                "target",
-                true,
-                format!("{target} has one reading only"),
-            ));
-            target
-        }
-        Err(why) => {
-            steps.push(step("target", false, why.to_string()));
-            return steps;
-        }
-    };
-    let principals = check
-        .caller
-        .as_ref()
-        .map(|caller| caller.principals.as_slice())
-        .unwrap_or_default();
-    if principals.is_empty() {
-        steps.push(step("caller", false, "no principal was named".to_owned()));
-        return steps;
-    }
-    let names: Vec<&str> = principals.iter().map(Principal::as_str).collect();
-    steps.push(step("caller", true, names.join(", ")));
-    let peer = check
-        .caller
-        .as_ref()
-        .ok()
-        .and_then(|caller| caller.peer.as_ref());
-    for principal in principals {
-        if steps.len() >= STEPS_MAX {
-            steps.push(step(
-                "grants",
-                false,
-                "and more, not listed: ask about fewer principals".to_owned(),
-            ));
-            break;
-        }
-        let held = grants.held_by(principal);
-        let here: Vec<_> = held
-            .iter()
-            .flat_map(|held| held.iter())
-            .filter(|g| g.scope.service() == check.service)
-            .collect();
-        if here.is_empty() {
-            steps.push(step(
-                "grants",
-                false,
-                format!("{principal} holds no grant at {}", check.service),
-            ));
-        }
-        for grant in here.iter().take(LOOKED_AT_MAX) {
-            let (ok, detail) = looked_at(grant, target, peer, at);
-            steps.push(step(
-                "grant",
-                ok,
-                format!("{} of {principal}: {detail}", grant.id),
-            ));
-        }
-        if let Some(more) = here
-            .len()
-            .checked_sub(LOOKED_AT_MAX)
-            .filter(|more| *more > 0)
-        {
-            steps.push(step(
-                "grants",
-                false,
-                format!("and {more} more of {principal}, not listed"),
-            ));
-        }
-    }
-    steps
-}
-
-/// Whether one grant allows the call, and why.
-fn looked_at(
-    grant: &Grant,
-    target: &Target<'_>,
-    peer: Option<&Principal>,
-    at: Timestamp,
-) -> (bool, String) {
-    let Some(rule) = grant.scope.covering(target) else {
-        return (false, format!("its scope does not cover {target}"));
-    };
-    if !grant.passes_through(peer) {
-        let via: Vec<&str> = grant
-            .via
-            .iter()
-            .take(VIA_SHOWN)
-            .map(Principal::as_str)
-            .collect();
-        let more = grant.via.len().saturating_sub(via.len());
-        let more = if more == 0 {
-            String::new()
-        } else {
-            format!(" and {more} more")
+impl Steps {
+    /// What is known before any grant is looked at.
+    fn before_grants(check: &Check<'_>) -> Self {
+        let mut steps = Self {
+            service: check.service.clone(),
+            steps: vec![],
+            of: None,
         };
-        return (
-            false,
-            format!(
-                "covers it by {rule}, but only through {}{more}",
-                via.join(", ")
-            ),
+        steps.push(
+            "table",
+            true,
+            "the control plane's own grants, which are always current".to_owned(),
         );
-    }
-    match grant.phase(at) {
-        Phase::Live(Some(left)) => {
-            let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
-            (true, format!("covers it by {rule} and lasts {left} more"))
+        match &check.target {
+            Ok(target) => steps.push("target", true, format!("{target} has one reading only")),
+            Err(why) => {
+                steps.push("target", false, why.to_string());
+                return steps;
+            }
         }
-        Phase::Live(None) => (true, format!("covers it by {rule} and is a standing grant")),
-        Phase::NotStarted => (
-            false,
-            format!("covers it, but begins at {}", grant.not_before),
-        ),
-        Phase::Suspended => (false, "covers it, but is suspended".to_owned()),
-        Phase::Ended(Ended::Expired) => (false, "covers it, but its time is up".to_owned()),
-        Phase::Ended(Ended::Revoked) => (false, "covers it, but was revoked".to_owned()),
-        Phase::Ended(Ended::Released) => (
-            false,
-            "covers it, but was released by its subject".to_owned(),
-        ),
-        Phase::Requested { waiting: true } => (
-            false,
-            "would cover it, but is a request that waits for approval".to_owned(),
-        ),
-        Phase::Requested { waiting: false } => (
-            false,
-            "would have covered it, but was never approved".to_owned(),
-        ),
+        let names = check.caller.iter().flat_map(Calling::proven);
+        let names: Vec<&str> = names.map(Principal::as_str).collect();
+        if names.is_empty() {
+            steps.push("caller", false, "no principal was named".to_owned());
+        } else {
+            steps.push("caller", true, names.join(", "));
+        }
+        steps
+    }
+
+    fn push(&mut self, check: &'static str, ok: bool, detail: String) {
+        self.steps.push(Step { check, ok, detail });
+    }
+
+    /// Nothing more comes of the principal before.
+    fn close(&mut self) {
+        let Some((principal, seen)) = self.of.take() else {
+            return;
+        };
+        if seen == 0 {
+            let detail = format!("{principal} holds no grant at {}", self.service);
+            self.push("grants", false, detail);
+        } else if seen > LOOKED_AT_MAX {
+            let more = seen - LOOKED_AT_MAX;
+            let detail = format!("and {more} more of {principal}, not listed");
+            self.push("grants", false, detail);
+        }
+    }
+
+    fn finish(mut self, decision: &Decision) -> Vec<Step> {
+        self.close();
+        if self.steps.len() >= STEPS_MAX {
+            let detail = "and more, not listed: ask about fewer principals".to_owned();
+            self.push("grants", false, detail);
+        }
+        let (ok, detail) = match decision {
+            Decision::Permit(permit) => {
+                let until = permit
+                    .expires()
+                    .map_or("it is standing".to_owned(), |end| format!("until {end}"));
+                let detail = format!("allowed by grant {}, {until}", permit.grant().id);
+                (true, detail)
+            }
+            Decision::Deny(denial) => {
+                let detail = format!("{}: {}", denial.reason.as_str(), denial.detail);
+                (false, detail)
+            }
+        };
+        self.push("decision", ok, detail);
+        self.steps
     }
 }
 
-fn verdict(decision: &Decision) -> Step {
-    match decision {
-        Decision::Permit(permit) => {
-            let until = permit
-                .expires()
-                .map_or("it is standing".to_owned(), |end| format!("until {end}"));
-            Step {
-                check: "decision",
-                ok: true,
-                detail: format!("allowed by grant {}, {until}", permit.grant().id),
-            }
+impl Observer for Steps {
+    fn looks_at(&mut self, principal: &Principal) {
+        self.close();
+        if self.steps.len() < STEPS_MAX {
+            self.of = Some((principal.clone(), 0));
         }
-        Decision::Deny(denial) => {
-            let detail = format!("{}: {}", denial.reason.as_str(), denial.detail);
-            Step {
-                check: "decision",
-                ok: false,
-                detail,
-            }
+    }
+
+    fn found(&mut self, principal: &Principal, entry: &TableEntry, finding: Finding<'_>) {
+        let Some((_, seen)) = &mut self.of else {
+            return;
+        };
+        *seen += 1;
+        if *seen <= LOOKED_AT_MAX {
+            let (ok, detail) = in_words(entry, finding);
+            let detail = format!("{} of {principal}: {detail}", entry.id());
+            self.push("grant", ok, detail);
         }
+    }
+}
+
+fn in_words(entry: &TableEntry, finding: Finding<'_>) -> (bool, String) {
+    let rule = |rule: Option<usize>| {
+        let rule = entry.scope().rules().get(rule?)?;
+        Some(format!("covers it by {rule}"))
+    };
+    match finding {
+        Finding::Carries {
+            rule: at,
+            remaining,
+            ..
+        } => {
+            let covers = rule(Some(at)).unwrap_or_default();
+            let detail = match remaining {
+                Some(left) => {
+                    let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
+                    format!("{covers} and lasts {left} more")
+                }
+                None => format!("{covers} and is a standing grant"),
+            };
+            (true, detail)
+        }
+        Finding::Fails { rule: at, failure } => {
+            let detail = match (entry, failure) {
+                (_, Failure::Scope) => "its scope does not cover the target".to_owned(),
+                (_, Failure::Via) => {
+                    let covers = rule(at).unwrap_or_default();
+                    format!("{covers}, but only through {}", workloads(entry.via()))
+                }
+                (TableEntry::Request(_), Failure::Pending) => {
+                    "would cover it, but is a request that waits for approval".to_owned()
+                }
+                (TableEntry::Request(_), _) => {
+                    "would have covered it, but was never approved".to_owned()
+                }
+                (TableEntry::Grant(grant), failure) => {
+                    format!("covers it, but {}", failure.of_grant(grant))
+                }
+            };
+            (false, detail)
+        }
+    }
+}
+
+fn workloads(via: &[Principal]) -> String {
+    let shown: Vec<&str> = via.iter().take(VIA_SHOWN).map(Principal::as_str).collect();
+    match via.len().saturating_sub(VIA_SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }

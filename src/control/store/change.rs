@@ -253,11 +253,11 @@ impl<'v> Change<'v> {
             if before.as_ref() == Some(&entry) {
                 return;
             }
-            self.grants.push(GrantChange::Put(Arc::new(entry)));
+            self.grants.push(GrantChange::Put(entry.into()));
         } else if request.create_revision == self.revision() {
             // Made and ended in one change: nobody has heard of it.
             self.grants
-                .retain(|change| !matches!(change, GrantChange::Put(put) if put.id == entry.id));
+                .retain(|change| !matches!(change, GrantChange::Put(put) if *put.id() == entry.id));
         } else if self
             .read()
             .request(&request.id)
@@ -350,7 +350,7 @@ impl<'v> Change<'v> {
 
 fn changed_item(change: &GrantChange) -> store::changed::Item {
     let (id, service, forgotten) = match change {
-        GrantChange::Put(grant) => (&grant.id, grant.scope.service(), false),
+        GrantChange::Put(entry) => (entry.id(), entry.scope().service(), false),
         GrantChange::Forget { id, service } => (id, service, true),
     };
     store::changed::Item {

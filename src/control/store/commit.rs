@@ -1,8 +1,7 @@
 //! What a committed revision changed for the sidecars: the store writes it, the fan-out publishes it.
 
-use std::sync::Arc;
-
-use crate::model::grant::{Grant, GrantId, Revision};
+use crate::model::entry::TableEntry;
+use crate::model::grant::{GrantId, Revision};
 use crate::model::identity::Service;
 
 /// What one committed revision changed, for the sidecars.
@@ -17,8 +16,8 @@ pub(crate) struct Commit {
 /// One grant's new value.
 #[derive(Debug, Clone)]
 pub(crate) enum GrantChange {
-    /// A grant or tombstone as it now is.
-    Put(Arc<Grant>),
+    /// A grant, tombstone or waiting request as it now is.
+    Put(TableEntry),
     /// Forgotten: past its `keep_until`.
     Forget {
         /// Which.
@@ -32,7 +31,7 @@ impl GrantChange {
     /// Whose sidecars it concerns, and which grant it is.
     pub(crate) fn touches(&self) -> (&Service, &GrantId) {
         match self {
-            Self::Put(grant) => (grant.scope.service(), &grant.id),
+            Self::Put(entry) => (entry.scope().service(), entry.id()),
             Self::Forget { id, service } => (service, id),
         }
     }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use ulid::Ulid;
 
@@ -11,7 +10,8 @@ use super::commit::{Commit, GrantChange};
 use super::reader::count;
 use super::rows::event::event_from;
 use super::{Engine, META_KEY, Reader, SCHEMA, StoreError, Table, Writes, migration};
-use crate::model::grant::{Grant, GrantId, Revision};
+use crate::model::entry::TableEntry;
+use crate::model::grant::{GrantId, Revision};
 use crate::model::identity::Service;
 use crate::model::time::Timestamp;
 use crate::wire::grant::timestamp_from;
@@ -25,7 +25,7 @@ pub(crate) struct Opening {
     /// Where it stands.
     pub revision: Revision,
     /// What sidecars have to hold: grants, tombstones, and the requests that wait for approval.
-    pub grants: Vec<Grant>,
+    pub entries: Vec<TableEntry>,
     /// The newest commits, oldest first and without a gap. A grant appears in its newest value, or as forgotten.
     pub history: Vec<Commit>,
 }
@@ -90,30 +90,27 @@ pub(super) fn read(engine: &dyn Engine, meta: &store::Meta) -> anyhow::Result<Op
         .parse()
         .map_err(|_| StoreError::Damaged("its epoch is no ULID".to_owned()))?;
     let revision = Revision(count(meta.revision));
-    let mut grants = HashMap::new();
+    let mut entries: HashMap<GrantId, TableEntry> = HashMap::new();
     for id in reader.enforced(None)? {
         let issued = reader.grant(&id)?;
         let issued = issued
             .ok_or_else(|| StoreError::Damaged(format!("grant {id} is listed but absent")))?;
-        grants.insert(issued.grant.id.clone(), Arc::new(issued.grant));
+        entries.insert(issued.grant.id.clone(), issued.grant.into());
     }
     for id in reader.all_pending(usize::MAX)? {
         let request = reader.request(&id)?;
         let request = request
             .ok_or_else(|| StoreError::Damaged(format!("request {id} is listed but absent")))?;
         if let Some(entry) = request.as_entry() {
-            grants.insert(entry.id.clone(), Arc::new(entry));
+            entries.insert(entry.id.clone(), entry.into());
         }
     }
-    let history = history(&reader, revision, &grants)?;
-    let grants = grants
-        .into_values()
-        .map(|grant| Grant::clone(&grant))
-        .collect();
+    let history = history(&reader, revision, &entries)?;
+    let entries = entries.into_values().collect();
     Ok(Opening {
         epoch,
         revision,
-        grants,
+        entries,
         history,
     })
 }
@@ -121,7 +118,7 @@ pub(super) fn read(engine: &dyn Engine, meta: &store::Meta) -> anyhow::Result<Op
 fn history(
     reader: &Reader<'_>,
     revision: Revision,
-    grants: &HashMap<GrantId, Arc<Grant>>,
+    entries: &HashMap<GrantId, TableEntry>,
 ) -> Result<Vec<Commit>, StoreError> {
     let oldest = revision.0.saturating_sub(CHANGES_KEPT);
     let commit = |revision| Commit {
@@ -137,7 +134,7 @@ fn history(
             continue;
         };
         for item in changed.items {
-            commit.changes.push(past(at, &item, grants)?);
+            commit.changes.push(past(at, &item, entries)?);
         }
     }
     Ok(history)
@@ -146,18 +143,18 @@ fn history(
 fn past(
     revision: Revision,
     item: &store::changed::Item,
-    grants: &HashMap<GrantId, Arc<Grant>>,
+    entries: &HashMap<GrantId, TableEntry>,
 ) -> Result<GrantChange, StoreError> {
     let damaged =
         || StoreError::Damaged(format!("the changes of revision {revision} name no grant"));
     let id = GrantId::parse(&item.id).map_err(|_| damaged())?;
     let service = Service::parse(&item.service).map_err(|_| damaged())?;
     Ok(
-        match grants
+        match entries
             .get(&id)
-            .filter(|grant| *grant.scope.service() == service)
+            .filter(|entry| *entry.scope().service() == service)
         {
-            Some(grant) => GrantChange::Put(Arc::clone(grant)),
+            Some(entry) => GrantChange::Put(entry.clone()),
             None => GrantChange::Forget { id, service },
         },
     )

@@ -288,9 +288,9 @@ async fn what_was_answered_survives_a_crash() {
     assert_eq!(again.opening.revision, Revision(2));
     let mut ids: Vec<_> = again
         .opening
-        .grants
+        .entries
         .iter()
-        .map(|grant| grant.id.to_string())
+        .map(|entry| entry.id().to_string())
         .collect();
     ids.sort();
     assert_eq!(ids, ["a", "b"]);
@@ -335,9 +335,9 @@ async fn the_history_has_no_gap_where_no_grant_changed() {
     assert_eq!(history, [(1, 1), (2, 1), (3, 1)]);
     let ids: Vec<_> = again
         .opening
-        .grants
+        .entries
         .iter()
-        .map(|entry| (entry.id.as_str(), entry.is_request()))
+        .map(|entry| (entry.id().as_str(), entry.as_request().is_some()))
         .collect();
     assert_eq!(
         ids,

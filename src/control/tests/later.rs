@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::caller::Caller as Calling;
 use crate::model::decide::{self, Check, Freshness};
 use crate::model::decision::{Decision, DenyReason};
 use crate::model::grant::GrantState;
@@ -14,9 +15,9 @@ fn at(minutes: u64) -> Timestamp {
 /// What a call of Alice finds at a minute: what is left, or why not.
 fn decided(rig: &Rig, minute: u64) -> Result<Duration, DenyReason> {
     let service = Service::parse("payments").unwrap();
-    let caller = decide::Caller {
+    let caller = Calling {
         principals: vec![principal(ALICE)],
-        ..decide::Caller::default()
+        ..Calling::default()
     };
     let check = Check {
         service: &service,

@@ -4,8 +4,9 @@ use super::Tokens;
 use crate::jose::jit::JitToken;
 use crate::jose::jit::inspect::{Against, Check, Inspection, inspect};
 use crate::jose::jit::verify::TOKEN_MAX;
+use crate::model::decide::in_force;
 use crate::model::decision::{Denial, DenyReason};
-use crate::model::grant::{Ended, Grant, Phase, Revision};
+use crate::model::grant::{Grant, Revision};
 use crate::model::identity::{Principal, Service};
 use crate::model::time::Timestamp;
 
@@ -84,36 +85,16 @@ fn alive(grant: Option<&Grant>, now: Timestamp) -> Check {
             "its grant is not known any more".to_owned(),
         );
     };
-    match grant.phase(now) {
-        Phase::Live(_) => match grant.expires() {
+    match in_force(grant, now, false) {
+        Ok(_) => match grant.expires() {
             Some(end) => {
                 Check::passed("grant", format!("grant {} is active until {end}", grant.id))
             }
             None => Check::passed("grant", format!("grant {} is standing", grant.id)),
         },
-        Phase::NotStarted => failed(
-            DenyReason::GrantNotStarted,
-            format!("grant {} has not begun", grant.id),
-        ),
-        Phase::Requested { .. } => failed(
-            DenyReason::RequestPending,
-            "it waits for approval".to_owned(),
-        ),
-        Phase::Suspended => failed(
-            DenyReason::GrantSuspended,
-            format!("grant {} is suspended", grant.id),
-        ),
-        Phase::Ended(Ended::Expired) => failed(
-            DenyReason::GrantExpired,
-            format!("grant {} has ended", grant.id),
-        ),
-        Phase::Ended(Ended::Revoked) => failed(
-            DenyReason::GrantRevoked,
-            format!("grant {} was revoked", grant.id),
-        ),
-        Phase::Ended(Ended::Released) => failed(
-            DenyReason::GrantReleased,
-            format!("grant {} was released", grant.id),
+        Err(failure) => failed(
+            failure.reason(),
+            format!("grant {} {}", grant.id, failure.of_grant(grant)),
         ),
     }
 }

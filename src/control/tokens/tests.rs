@@ -5,7 +5,7 @@ use crate::control::keys::TokenArgs;
 use crate::control::testing::*;
 use crate::jose::jit::verify;
 use crate::model::access::{Ending, Issued};
-use crate::model::grant::{End, Hold};
+use crate::model::grant::{End, Ended, Hold, Phase};
 use crate::model::identity::Service;
 
 const WEB: &str = "spiffe://td/ns/shop/sa/web";

@@ -1,6 +1,7 @@
 //! A call decided as a sidecar would: the same credentials read by the same rules, the same decision function, the same
 //! grants. For whoever wants a verdict without an Envoy; nothing is enforced here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -9,13 +10,15 @@ use super::Tokens;
 use crate::control::lifecycle::caller::Caller;
 use crate::control::lifecycle::fault::{Fault, FaultKind};
 use crate::index::Index;
-use crate::jose::issuers::{Identity, Issuers, Verdict as Judged};
+use crate::jose::identify::{Credentials, Presented, Verify, identify};
+use crate::jose::issuers::{Issuers, Verdict as Judged};
 use crate::jose::jit::{JitKeys, JitToken, verify};
-use crate::model::decide::{Caller as Calling, Check, Freshness, Tokened, decide};
+use crate::model::call::WrittenCall;
+use crate::model::caller::Caller as Calling;
+use crate::model::decide::{Check, Freshness, decide};
 use crate::model::decision::{Decision, Denial, DenyReason};
 use crate::model::grant::Revision;
 use crate::model::identity::{Principal, Service};
-use crate::model::target::{Target, TargetError};
 use crate::model::time::Timestamp;
 use crate::wire::access::revision_to;
 use crate::wire::grant::timestamp_to;
@@ -31,7 +34,7 @@ const PRINCIPALS_MAX: usize = 64;
 #[derive(Clone)]
 pub(crate) struct Question {
     service: Service,
-    target: Called,
+    call: WrittenCall,
     /// What the client certificate names; empty without one.
     peer: String,
     bearer: Option<String>,
@@ -40,18 +43,12 @@ pub(crate) struct Question {
     revision: Revision,
 }
 
-#[derive(Debug, Clone)]
-enum Called {
-    Grpc(String),
-    Http(String, String),
-}
-
 /// Without the credentials.
 impl std::fmt::Debug for Question {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Question")
             .field("service", &self.service)
-            .field("target", &self.target)
+            .field("call", &self.call)
             .finish_non_exhaustive()
     }
 }
@@ -72,7 +69,7 @@ impl Verdict {
             revision,
             now,
         } = self;
-        let (allowed, reason, detail, grant) = match decision {
+        let (allowed, reason, detail, grant) = match &decision {
             Decision::Permit(permit) => (
                 true,
                 "",
@@ -82,8 +79,8 @@ impl Verdict {
             Decision::Deny(denial) => (
                 false,
                 denial.reason.as_str(),
-                denial.detail.into_owned(),
-                denial.nearest,
+                denial.detail.to_string(),
+                denial.grant().cloned(),
             ),
         };
         v1::ValidateAccessResponse {
@@ -120,25 +117,16 @@ impl Question {
             Principal::parse(text)
                 .map_err(|error| Fault::invalid(format!("principals[{i}]"), error.to_string()))
         };
-        let target = match target {
-            Some(WireTarget::Grpc(path)) => Called::Grpc(path),
-            Some(WireTarget::Http(line)) => match line.split_once(' ') {
-                Some((method, path)) => {
-                    Called::Http(method.to_owned(), without_query(path).to_owned())
-                }
-                None => {
-                    return Err(Fault::invalid(
-                        "http",
-                        "must be a method and a path, such as: GET /v1/users/7",
-                    ));
-                }
-            },
+        let call = match target {
+            Some(WireTarget::Grpc(path)) => WrittenCall::grpc(path),
+            Some(WireTarget::Http(line)) => WrittenCall::http(&line)
+                .map_err(|error| Fault::invalid("http", error.to_string()))?,
             None => return Err(Fault::invalid("target", "say what is called: grpc or http")),
         };
         Ok(Self {
             service: Service::parse(&service)
                 .map_err(|error| Fault::invalid("service", error.to_string()))?,
-            target,
+            call,
             peer,
             bearer: Some(bearer).filter(|bearer| !bearer.is_empty()),
             token: Some(token).filter(|token| !token.is_empty()),
@@ -153,92 +141,41 @@ impl Question {
         })
     }
 
-    fn target(&self) -> Result<Target<'_>, TargetError> {
-        match &self.target {
-            // What is no gRPC path is still a POST of that content type.
-            Called::Grpc(path) => Target::grpc(path).or_else(|_| Target::http("POST", path)),
-            // The target of a CONNECT is an authority, whatever stands where the path should.
-            Called::Http(method, _) if method == "CONNECT" => Err(TargetError::NotAbsolute),
-            Called::Http(method, path) => Target::http(method, path),
-        }
-    }
-
-    /// Who would call, by the rules that a sidecar has: what is presented, ours to judge and bad denies always.
-    async fn caller(
-        &self,
-        issuers: &Issuers,
-        keys: &JitKeys,
-        now: Timestamp,
-    ) -> Result<Calling, Denial> {
-        let peer = peer(&self.peer)?;
-        let mut principals: Vec<Principal> = peer.iter().cloned().collect();
-        let mut tokened = None;
-        if let Some(token) = &self.token {
-            match issuers.verify(token, now).await {
-                Judged::Valid(identity) => add(&mut principals, &identity),
-                Judged::Bad(denial) => return Err(denial),
-                Judged::Foreign(_) => {
-                    let token = verify(keys, token, &self.service, now)?;
-                    token.bound_to(peer.as_ref())?;
-                    tokened = Some(proven_by(token));
-                }
-            }
-        }
-        if let Some(bearer) = &self.bearer {
-            match issuers.verify(bearer, now).await {
-                Judged::Valid(identity) => add(&mut principals, &identity),
-                Judged::Foreign(_) => {}
-                Judged::Bad(denial) => return Err(denial),
-            }
-        }
-        for principal in &self.principals {
-            if !principals.contains(principal) {
-                principals.push(principal.clone());
-            }
-        }
-        Ok(Calling {
-            peer,
-            principals,
-            tokened,
-        })
+    /// Who would call: whoever is proven, and whoever is named beside.
+    async fn caller(&self, by: &Verifiers<'_>) -> Result<Calling, Denial> {
+        let presented = Credentials {
+            service: &self.service,
+            peer: &self.peer,
+            token: presented(self.token.as_deref()),
+            bearer: presented(self.bearer.as_deref()),
+        };
+        let mut caller = identify(by, presented).await.caller?;
+        caller.prove(&self.principals);
+        Ok(caller)
     }
 }
 
-fn without_query(path: &str) -> &str {
-    path.split_once('?').map_or(path, |(path, _)| path)
+fn presented(token: Option<&str>) -> Presented<'_> {
+    token.map_or(Presented::Nothing, |token| {
+        Presented::token(token, "must be exactly one token")
+    })
 }
 
-/// As Envoy names it: only a SPIFFE ID names a workload, and a bad one is refused.
-fn peer(text: &str) -> Result<Option<Principal>, Denial> {
-    if !text
-        .get(..7)
-        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:"))
-    {
-        return Ok(None);
+/// By whom tokens are verified here: by the keys that the sidecars are sent.
+struct Verifiers<'a> {
+    issuers: &'a Issuers,
+    keys: &'a JitKeys,
+    service: &'a Service,
+    now: Timestamp,
+}
+
+impl Verify for Verifiers<'_> {
+    async fn issued(&self, token: &str) -> Judged {
+        self.issuers.verify(token, self.now).await
     }
-    let invalid = |error| {
-        Denial::new(
-            DenyReason::PeerIdentityInvalid,
-            format!("the peer's identity {error}"),
-        )
-    };
-    Principal::parse(text).map(Some).map_err(invalid)
-}
 
-fn add(principals: &mut Vec<Principal>, identity: &Identity) {
-    for principal in std::iter::once(&identity.user).chain(&identity.groups) {
-        if !principals.contains(principal) {
-            principals.push(principal.clone());
-        }
-    }
-}
-
-fn proven_by(token: JitToken) -> Tokened {
-    let claims = token.claims;
-    Tokened {
-        subject: claims.subject,
-        grant: claims.grant,
-        revision: claims.revision,
+    async fn own(&self, token: &str) -> Result<Arc<JitToken>, Denial> {
+        verify(self.keys, token, self.service, self.now).map(Arc::new)
     }
 }
 
@@ -249,10 +186,19 @@ pub(crate) async fn judge(
     question: &Question,
     now: Timestamp,
 ) -> Decision {
-    let target = question.target();
+    let target = question.call.target();
     // With a target that is refused anyway, no credential is worth verifying.
     let caller = match &target {
-        Ok(_) => question.caller(issuers, keys, now).await,
+        Ok(_) => {
+            let service = &question.service;
+            let by = Verifiers {
+                issuers,
+                keys,
+                service,
+                now,
+            };
+            question.caller(&by).await
+        }
         Err(_) => Ok(Calling::default()),
     };
     decide(

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::PolicyDigest;
+use super::digest::PolicyDigest;
 use crate::model::identity::Principal;
 
 /// Most accounts of one person.

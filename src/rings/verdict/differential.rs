@@ -21,6 +21,7 @@ use crate::control::tokens::validate::{Question, judge};
 use crate::jose::issuers::Issuers;
 use crate::jose::jit::{JitClaims, JitKeys, KeyPair, TokenAlgorithm};
 use crate::model::decision::{Decision, DenyReason};
+use crate::model::entry::{PendingRequest, TableEntry};
 use crate::model::grant::{End, Ended, Grant, GrantId, Hold, PolicyRef, Revision, Staleness};
 use crate::model::identity::{Principal, Service};
 use crate::model::scope::{GrpcRule, HttpRule, Rule, Scope};
@@ -33,7 +34,7 @@ use crate::sidecar::serve::config::Checking;
 use crate::sidecar::state::table::Table;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::Spans;
-use crate::wire::grant::{entry_from, entry_to};
+use crate::wire::grant::{table_entry_from, table_entry_to};
 use crate::wire::v1;
 use crate::wire::v1::validate_access_request::Target;
 
@@ -243,7 +244,7 @@ impl Provider {
     }
 }
 
-fn grant(random: &mut StdRng, n: usize) -> Grant {
+fn entry(random: &mut StdRng, n: usize) -> TableEntry {
     let rules = [
         Rule::Http(HttpRule::parse_line("GET /v1/users/{id}").unwrap()),
         Rule::Http(HttpRule::parse_line("GET /v1/**").unwrap()),
@@ -259,10 +260,7 @@ fn grant(random: &mut StdRng, n: usize) -> Grant {
     };
     let hold = match random.random_range(0..10) {
         0 => Hold::Suspended,
-        1 => Hold::Pending {
-            until: ago(random.random_range(-50..50)),
-        },
-        2..=4 => {
+        1..=3 => {
             let how = *[Ended::Expired, Ended::Revoked, Ended::Released]
                 .choose(random)
                 .unwrap();
@@ -283,7 +281,7 @@ fn grant(random: &mut StdRng, n: usize) -> Grant {
     } else {
         End::At(ago(random.random_range(-400..100)))
     };
-    Grant {
+    let granted = Grant {
         id: GrantId::parse(&format!("g{n}")).unwrap(),
         subject: subjects().choose(random).unwrap().clone(),
         via,
@@ -302,16 +300,29 @@ fn grant(random: &mut StdRng, n: usize) -> Grant {
         },
         traceparent: None,
         mod_revision: Revision(random.random_range(1..=REVISION)),
+    };
+    if random.random_bool(0.9) {
+        return granted.into();
     }
+    TableEntry::from(PendingRequest {
+        id: granted.id,
+        subject: granted.subject,
+        via: granted.via,
+        scope: granted.scope,
+        until: ago(random.random_range(-50..50)),
+        policy: granted.policy,
+        traceparent: None,
+        revision: granted.mod_revision,
+    })
 }
 
 /// What a sidecar holds: the grants as they come over the wire.
-fn sidecar(stock: &Stock, grants: &[Grant]) -> Authorizer {
+fn sidecar(stock: &Stock, entries: &[TableEntry]) -> Authorizer {
     let table = Arc::new(Table::default());
     let index = crate::index::Index::new();
-    for grant in grants {
-        let bytes = entry_to(grant).encode_to_vec();
-        index.put(entry_from(&v1::GrantEntry::decode(&*bytes).unwrap()).unwrap());
+    for entry in entries {
+        let bytes = table_entry_to(entry).encode_to_vec();
+        index.put(table_entry_from(&v1::GrantEntry::decode(&*bytes).unwrap()).unwrap());
     }
     index.advance(Revision(REVISION));
     table.publish(index);
@@ -470,7 +481,7 @@ async fn the_control_plane_and_a_sidecar_say_the_same() {
     for world in 0..WORLDS {
         let mut random = StdRng::seed_from_u64(world);
         let grants: Vec<_> = (0..random.random_range(0..9))
-            .map(|n| grant(&mut random, n))
+            .map(|n| entry(&mut random, n))
             .collect();
         let cache = GrantCache::new(Revision(REVISION), grants.clone(), &[], 100);
         let sidecar = sidecar(&stock, &grants);

@@ -57,7 +57,7 @@ async fn rig() -> Rig {
     let now = Arc::new(move || Timestamp::from_micros(ticking.load(Ordering::Acquire)));
     let (store, writer, opening) =
         Store::open(Embedded::open(directory.path()).unwrap(), now).unwrap();
-    let cache = GrantCache::new(opening.revision, opening.grants, &opening.history, 10_000);
+    let cache = GrantCache::new(opening.revision, opening.entries, &opening.history, 10_000);
     let epoch = opening.epoch.to_string();
     let fanout = Arc::new(Fanout::on_clock(
         epoch,

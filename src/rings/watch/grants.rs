@@ -1,7 +1,5 @@
 //! Grants for tests, in words.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use prost::Message;
 
@@ -54,7 +52,7 @@ pub(crate) fn revoked(grant: Grant) -> Grant {
 }
 
 pub(crate) fn put(grant: Grant) -> GrantChange {
-    GrantChange::Put(Arc::new(grant))
+    GrantChange::Put(grant.into())
 }
 
 pub(crate) fn forget(service_name: &str, id: &str) -> GrantChange {

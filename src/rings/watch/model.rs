@@ -191,7 +191,7 @@ impl World {
 
     fn become_value(&mut self, value: Grant) -> GrantChange {
         self.state.insert(value.id.clone(), value.clone());
-        GrantChange::Put(Arc::new(value))
+        GrantChange::Put(value.into())
     }
 
     async fn read(&mut self, messages: usize) {

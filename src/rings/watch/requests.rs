@@ -15,7 +15,8 @@ use crate::control::fanout::{Fanout, FanoutConfig};
 use crate::control::store::embedded::Embedded;
 use crate::control::store::{Store, StoreError};
 use crate::model::access::{AccessRequest, AccessState, AccessStep, Outcome, PinnedPolicy, Terms};
-use crate::model::decide::{Caller, Check, Freshness, decide};
+use crate::model::caller::Caller;
+use crate::model::decide::{Check, Freshness, decide};
 use crate::model::decision::{Decision, DenyReason};
 use crate::model::grant::Revision;
 use crate::model::identity::Principal;
@@ -36,7 +37,7 @@ impl Control {
     fn open(directory: &Path, at: Option<std::net::TcpListener>) -> Self {
         let (store, writer, opening) =
             Store::open(Embedded::open(directory).unwrap(), Arc::new(wall)).unwrap();
-        let cache = GrantCache::new(opening.revision, opening.grants, &opening.history, 100);
+        let cache = GrantCache::new(opening.revision, opening.entries, &opening.history, 100);
         let config = FanoutConfig {
             changes_kept: 100,
             ..fast()
@@ -146,7 +147,7 @@ fn told(car: &Car, now: Timestamp) -> (DenyReason, Option<String>) {
     match decide(&*index, Freshness::Fresh, &check, now) {
         Decision::Deny(denial) => (
             denial.reason,
-            denial.nearest.map(|nearest| nearest.id.to_string()),
+            denial.nearest.map(|near| near.entry.id().to_string()),
         ),
         Decision::Permit(permit) => panic!("allowed by {permit:?}"),
     }

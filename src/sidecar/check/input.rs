@@ -7,6 +7,8 @@ use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use smallvec::SmallVec;
 
+use crate::jose::identify::Presented;
+use crate::model::call::{self, Dialect};
 use crate::model::decision::{Denial, DenyReason};
 use crate::model::identity::Service;
 use crate::model::target::{Target, TargetError};
@@ -36,15 +38,6 @@ pub struct Inbound<'a> {
     pub call: Result<Call<'a>, Denial>,
 }
 
-/// What the caller speaks. Envoy turns a local answer into a gRPC status by this same rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
-    /// Plain HTTP.
-    Http,
-    /// `content-type: application/grpc` or `application/grpc+…`.
-    Grpc,
-}
-
 /// One call, borrowed from the check.
 #[derive(Debug)]
 pub struct Call<'a> {
@@ -62,19 +55,6 @@ pub struct Call<'a> {
     pub bearer: Presented<'a>,
     /// jitgate's own token.
     pub token: Presented<'a>,
-}
-
-/// What was presented where a credential may stand.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Presented<'a> {
-    /// Nothing.
-    Nothing,
-    /// Something of another scheme, which belongs to the application.
-    Elsewhere,
-    /// One token.
-    Token(&'a str),
-    /// More than one token, or none where one is announced.
-    Malformed(&'static str),
 }
 
 /// Trace headers of W3C and Zipkin, as far as present.
@@ -137,11 +117,9 @@ fn read_call<'a>(
             "the check carries more headers than any request should",
         ));
     }
-    if http.method.is_empty() {
-        return Err(bad("the check names no method"));
-    }
-    if http.path.is_empty() && http.method != "CONNECT" {
-        return Err(bad("the check names no path"));
+    let target = call::read(fields.dialect(), &http.method, &http.path);
+    if let Err(why @ (TargetError::NoMethod | TargetError::NoPath)) = target {
+        return Err(why.into());
     }
     let service = services.pick(
         attributes
@@ -149,15 +127,11 @@ fn read_call<'a>(
             .get(SERVICE_KEY)
             .map(String::as_str),
     )?;
-    let path = http
-        .path
-        .split_once('?')
-        .map_or(http.path.as_str(), |(path, _query)| path);
     Ok(Call {
         service,
         method: &http.method,
-        path,
-        target: target(fields.dialect(), &http.method, path),
+        path: call::without_query(&http.path),
+        target,
         peer: attributes
             .source
             .as_ref()
@@ -165,18 +139,6 @@ fn read_call<'a>(
         bearer: bearer(&fields.authorization),
         token: own_token(&fields.token),
     })
-}
-
-/// A call is gRPC when it looks like it in every respect; else it is judged as HTTP, which a gRPC grant never covers.
-fn target<'a>(dialect: Dialect, method: &'a str, path: &'a str) -> Result<Target<'a>, TargetError> {
-    if method == "CONNECT" {
-        // Its target is an authority, whatever stands where the path should.
-        return Err(TargetError::NotAbsolute);
-    }
-    match (dialect, method) {
-        (Dialect::Grpc, "POST") => Target::grpc(path).or_else(|_| Target::http(method, path)),
-        (Dialect::Grpc | Dialect::Http, _) => Target::http(method, path),
-    }
 }
 
 fn bad(detail: &'static str) -> Denial {
@@ -310,6 +272,7 @@ fn is_ours(name: &str) -> bool {
 
 /// The token of `authorization: Bearer …`. Envoy joins repeated headers with a comma, and a bearer token has none.
 fn bearer<'a>(values: &[&'a [u8]]) -> Presented<'a> {
+    const EMPTY: &str = "the authorization header announces a bearer token and holds none";
     let mut parts = values
         .iter()
         .flat_map(|value| value.split(|b| *b == b','))
@@ -335,38 +298,20 @@ fn bearer<'a>(values: &[&'a [u8]]) -> Presented<'a> {
         .and_then(|text| text.get(6..))
         .map(str::trim_ascii)
     {
-        Some(token) if is_token(token) => Presented::Token(token),
-        Some(_) | None => {
-            Presented::Malformed("the authorization header announces a bearer token and holds none")
-        }
+        Some(token) => Presented::token(token, EMPTY),
+        None => Presented::Malformed(EMPTY),
     }
 }
 
 fn own_token<'a>(values: &[&'a [u8]]) -> Presented<'a> {
+    const ONE: &str = "x-jitgate-token must hold exactly one token";
     match values {
         [] => Presented::Nothing,
         [one] => match std::str::from_utf8(one) {
-            Ok(token) if is_token(token) => Presented::Token(token),
-            Ok(_) | Err(_) => Presented::Malformed("x-jitgate-token must hold exactly one token"),
+            Ok(token) => Presented::token(token, ONE),
+            Err(_) => Presented::Malformed(ONE),
         },
         _ => Presented::Malformed("x-jitgate-token was given more than once"),
-    }
-}
-
-/// One or more visible ASCII characters, without the comma that joins repeated headers.
-fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b',')
-}
-
-/// Never prints the token.
-impl std::fmt::Debug for Presented<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Nothing => "Nothing",
-            Self::Elsewhere => "Elsewhere",
-            Self::Token(_) => "Token(…)",
-            Self::Malformed(_) => "Malformed",
-        })
     }
 }
 

@@ -1,19 +1,20 @@
 //! One record per decision: span, counter, histogram and log line all come from it, and it is consumed exactly once.
 //! Dropped unfinished it records `aborted`. It never holds a credential, a query string or a raw path.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
-use ulid::Ulid;
 
+use super::decision_id::DecisionId;
 use super::input::{Call, Inbound, TraceFields};
 use crate::clock;
-use crate::model::decide::{Caller, Freshness};
+use crate::model::caller::Caller;
+use crate::model::decide::Freshness;
 use crate::model::decision::Decision;
-use crate::model::grant::{Grant, Revision};
+use crate::model::entry::TableEntry;
+use crate::model::grant::Revision;
 use crate::model::identity::{Principal, PrincipalKind};
 use crate::model::scope::Rule;
 use crate::model::target::Target;
@@ -27,23 +28,6 @@ use crate::telemetry::spans::Spans;
 mod attributes;
 
 use attributes::Attributes;
-
-/// The name of one decision: a ULID.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DecisionId(Ulid);
-
-impl DecisionId {
-    /// A new name.
-    pub fn generate() -> Self {
-        Self(Ulid::generate())
-    }
-}
-
-impl fmt::Display for DecisionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// Opens records and holds what they are written to.
 #[derive(Debug, Clone)]
@@ -256,10 +240,10 @@ fn parent_in(fields: &TraceFields<'_>) -> Option<SpanContext> {
         .or_else(several)
 }
 
-fn grant_of(decision: &Decision) -> Option<&Grant> {
+fn entry_of(decision: &Decision) -> Option<TableEntry> {
     match decision {
-        Decision::Permit(permit) => Some(permit.grant()),
-        Decision::Deny(denial) => denial.nearest.as_deref(),
+        Decision::Permit(permit) => Some(Arc::clone(permit.grant()).into()),
+        Decision::Deny(denial) => denial.nearest.as_ref().map(|near| near.entry.clone()),
     }
 }
 
@@ -280,19 +264,15 @@ fn describe(id: DecisionId, outcome: &'static str, facts: &Facts<'_>) -> Attribu
     if !facts.ignored.is_empty() {
         attributes.owned(names::CREDENTIALS_IGNORED, facts.ignored.join("; "));
     }
-    if let Some(grant) = grant_of(facts.decision) {
-        let name = if grant.is_request() {
-            names::ACCESS_REQUEST_ID
-        } else {
-            names::GRANT_ID
+    if let Some(entry) = entry_of(facts.decision) {
+        let name = match entry {
+            TableEntry::Grant(_) => names::GRANT_ID,
+            TableEntry::Request(_) => names::ACCESS_REQUEST_ID,
         };
-        attributes.owned(name, grant.id.to_string());
-        attributes.shared(names::POLICY_NAME, &grant.policy.name);
-        attributes.int(names::POLICY_VERSION, grant.policy.version);
-        attributes.link = grant
-            .traceparent
-            .as_deref()
-            .and_then(SpanContext::from_traceparent);
+        attributes.owned(name, entry.id().to_string());
+        attributes.shared(names::POLICY_NAME, &entry.policy().name);
+        attributes.int(names::POLICY_VERSION, entry.policy().version);
+        attributes.link = entry.traceparent().and_then(SpanContext::from_traceparent);
     }
     match facts.decision {
         Decision::Permit(permit) => {

@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
@@ -18,21 +17,24 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 use envoy_types::pb::google::rpc::Status;
 
-use super::input::{Dialect, Inbound, TOKEN_HEADER};
-use super::record::DecisionId;
-use crate::model::decide::{Caller, Freshness};
-use crate::model::decision::{Denial, DenyClass, Permit};
-use crate::model::grant::Revision;
-use crate::sidecar::serve::config::Shadow;
+use super::input::TOKEN_HEADER;
+use super::mode::Shadow;
+use crate::model::call::Dialect;
+use crate::model::decide::Freshness;
+use crate::model::decision::{Denial, DenyClass, Nearest, Permit};
+use crate::model::entry::TableEntry;
 use crate::sidecar::streams::grants as entry;
 use crate::sidecar::streams::grants::GrantRef;
 
 mod bound;
 mod explain;
+mod to;
 
 use bound::{grpc_timeout, stream_ms};
 pub(crate) use explain::DenyDetail;
 use explain::Explanation;
+use to::RETRY_AFTER;
+pub(crate) use to::To;
 
 /// Bounds what is left of a stream; overwritten on every allow.
 const STREAM_DURATION: &str = "x-envoy-upstream-stream-duration-ms";
@@ -55,8 +57,6 @@ const SPOKEN: [&str; 7] = [
     SHADOW,
     TOKEN_HEADER,
 ];
-/// When a caller whose check could not be decided may come back.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// What stands for the reason of an allow, beside the vocabulary of denials.
 const NO_REASON: &str = "NONE";
 
@@ -80,23 +80,6 @@ const NO_REASON: &str = "NONE";
 #[derive(Debug)]
 pub struct Answer {
     response: CheckResponse,
-}
-
-/// What an answer is addressed to.
-#[derive(Debug)]
-pub struct To<'a> {
-    /// The check as it was read.
-    pub inbound: &'a Inbound<'a>,
-    /// This decision's name.
-    pub id: DecisionId,
-    /// The revision of the table that decided.
-    pub revision: Revision,
-    /// How long before it the control plane vouched for that table; `None` before the first time.
-    pub age: Option<Duration>,
-    /// How far that table could be trusted.
-    pub freshness: Freshness,
-    /// Who called, when that was proven.
-    pub caller: Option<&'a Caller>,
 }
 
 /// Builds answers, and knows how much a caller may be told.
@@ -346,22 +329,19 @@ impl Metadata {
 
     fn of_denial(to: &To<'_>, denial: &Denial) -> Self {
         let mut metadata = Self::new(to, denial.reason.as_str());
-        if let Some(grant) = &denial.nearest {
-            metadata.text(
-                if grant.is_request() {
-                    "request"
-                } else {
-                    "grant"
-                },
-                grant.id.as_str(),
-            );
-            metadata.text("subject", grant.subject.as_str());
-            metadata.text("policy", &grant.policy.name);
-            metadata.number("policy_version", grant.policy.version);
+        if let Some(Nearest { entry, .. }) = &denial.nearest {
+            let name = match entry {
+                TableEntry::Grant(_) => "grant",
+                TableEntry::Request(_) => "request",
+            };
+            metadata.text(name, entry.id().as_str());
+            metadata.text("subject", entry.subject().as_str());
+            metadata.text("policy", &entry.policy().name);
+            metadata.number("policy_version", entry.policy().version);
             metadata.text(
                 "expires",
-                &grant
-                    .expires()
+                &entry
+                    .ends()
                     .map_or_else(|| "never".to_owned(), |end| end.to_string()),
             );
         }

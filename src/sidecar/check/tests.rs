@@ -9,15 +9,17 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::jose::jit::{JitClaims, KeyPair};
+use crate::model::entry::TableEntry;
 use crate::model::grant::{End, Ended, Grant, GrantId, Hold, Staleness};
 use crate::model::scope::{GrpcRule, HttpRule, Rule, Scope};
 use crate::sidecar::check::input::TOKEN_HEADER;
+use crate::sidecar::check::mode::Mode;
 use crate::sidecar::check::respond::DenyDetail;
 use crate::sidecar::fixtures::tokens;
 use crate::sidecar::fixtures::{
-    CAPTURED, CHECKOUT, Sent, at, authorizer, checking, fill, grant, service, table,
+    CAPTURED, CHECKOUT, Sent, at, authorizer, checking, fill, grant, service, table, table_of,
+    waiting,
 };
-use crate::sidecar::serve::config::Mode;
 use crate::sidecar::state::skew::OnClockSkew;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::Spans;
@@ -570,21 +572,22 @@ async fn a_token_of_jitgates_own_never_reaches_the_upstream() {
 
 #[tokio::test]
 async fn who_waits_for_approval_is_told_so_and_how_to_look() {
-    let waits = || Grant {
-        not_before: at(180),
-        end: End::At(at(180)),
-        hold: Hold::Pending { until: at(180) },
-        ..grant("01R")
+    let waits = || TableEntry::from(waiting("01R"));
+    let beside = |entries: Vec<TableEntry>| {
+        authorizer(table_of(entries, 150), Mode::Enforce, &Metrics::default())
     };
+    let both = beside(vec![waits(), grant("g").into()]);
+    assert_eq!(answer(&both, &user_seven()).await, Ok("g".into()));
+    let authorizer = beside(vec![waits()]);
     assert_eq!(
-        ask([waits()], 150, &user_seven()).await,
+        answer(&authorizer, &user_seven()).await,
         Err("REQUEST_PENDING".into())
     );
     assert_eq!(
-        ask([waits(), grant("g")], 150, &user_seven()).await,
-        Ok("g".into())
+        answer(&authorizer, &Sent::http("GET", "/v1/keys/7")).await,
+        Err("NO_GRANT".into()),
+        "to another call it says nothing"
     );
-    let authorizer = authorizer(table([waits()], 150), Mode::Enforce, &Metrics::default());
     let response = authorizer
         .check(Request::new(user_seven().0))
         .await

@@ -11,7 +11,6 @@ use crate::jose::jit::JitToken;
 use crate::jose::jit::verify::Presented;
 use crate::model::decision::{Denial, DenyReason};
 use crate::model::grant::Revision;
-use crate::model::identity::{Principal, Service};
 use crate::sidecar::state::table::Table;
 
 /// Verifies tokens.
@@ -20,17 +19,6 @@ pub(crate) struct Tokens {
     table: Arc<Table>,
     verified: TokenCache<JitToken>,
     waiting: Waiting,
-}
-
-/// Where and by whom a token is presented.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Presentation<'a> {
-    /// What is called.
-    pub service: &'a Service,
-    /// The mTLS peer.
-    pub peer: Option<&'a Principal>,
-    /// How long the check may wait.
-    pub wait_budget: WaitBudget,
 }
 
 impl Tokens {
@@ -50,26 +38,15 @@ impl Tokens {
             .find(token, self.table.now()?, |basis| basis.generation == number)
     }
 
-    /// What a token proves here.
+    /// A token that is not remembered: signature and time, as soon as its key is there.
     ///
     /// # Errors
     /// A denial of its own for everything that is wrong with it.
-    pub(crate) async fn prove(
+    pub(crate) async fn verify(
         &self,
         token: &str,
-        at: Presentation<'_>,
+        wait_budget: WaitBudget,
     ) -> Result<Arc<JitToken>, Denial> {
-        let proven = match self.remember(token) {
-            Some(proven) => proven,
-            None => self.verify(token, at.wait_budget).await?,
-        };
-        // Of the call and not of the token, so never remembered.
-        proven.meant_for(at.service)?;
-        proven.bound_to(at.peer)?;
-        Ok(proven)
-    }
-
-    async fn verify(&self, token: &str, wait_budget: WaitBudget) -> Result<Arc<JitToken>, Denial> {
         let presented = Presented::read(token)?;
         self.verified.missed();
         // From here on no new list goes unnoticed.

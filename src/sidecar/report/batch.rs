@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::Which;
 use super::seen::Seen;
 use crate::model::decision::DenyReason;
 use crate::model::identity::{Principal, Service};
@@ -11,6 +10,18 @@ use crate::model::time::Timestamp;
 use crate::support::hex::Hex;
 use crate::wire::grant::timestamp_to;
 use crate::wire::v1;
+
+/// Which decisions are reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Which {
+    /// Each by itself.
+    All,
+    /// Of each second the first 50 allowed and the first 50 refused by themselves, the rest counted by grant and method.
+    #[default]
+    Sampled,
+    /// None.
+    None,
+}
 
 /// Decisions of one interval that are reported by themselves: allowed ones, and refused ones.
 const BY_THEMSELVES: u32 = 50;

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::model::decision::{Decision, DenyReason};
+use crate::model::decision::{Decision, DenyReason, Nearest};
 use crate::model::grant::{Grant, Revision};
 use crate::model::identity::{Principal, Service};
 use crate::model::scope::Rule;
 use crate::model::target::Target;
 use crate::model::time::Timestamp;
+use crate::sidecar::check::decision_id::DecisionId;
 use crate::sidecar::check::input::Call;
-use crate::sidecar::check::record::DecisionId;
 
 /// Longest method that is reported.
 const METHOD_MAX: usize = 512;
@@ -67,11 +67,8 @@ impl Seen {
         let (refused, grant, rule) = match decision {
             Decision::Permit(permit) => (None, Some(Arc::clone(permit.grant())), permit.rule()),
             Decision::Deny(denial) => {
-                let nearest = denial.nearest.as_ref();
-                let rule = nearest
-                    .zip(target)
-                    .and_then(|(grant, target)| grant.scope.covering(target));
-                (Some(denial.reason), nearest.map(Arc::clone), rule)
+                let rule = denial.nearest.as_ref().and_then(Nearest::rule);
+                (Some(denial.reason), denial.grant().cloned(), rule)
             }
         };
         Self {
@@ -83,8 +80,7 @@ impl Seen {
             method: target
                 .map(|target| method(target, rule))
                 .unwrap_or_default(),
-            // An access request is no grant, whatever it is called.
-            grant: grant.filter(|grant| !grant.is_request()),
+            grant,
             trace,
             revision,
             shadow,

@@ -2,18 +2,20 @@
 
 use super::seen::Place;
 use super::*;
-use crate::model::decide::{Caller, Check, Freshness, decide};
-use crate::model::grant::{Grant, Hold, Revision};
+use crate::model::caller::Caller;
+use crate::model::decide::{Check, Freshness, decide};
+use crate::model::entry::TableEntry;
+use crate::model::grant::Revision;
 use crate::model::identity::Principal;
+use crate::sidecar::check::decision_id::DecisionId;
 use crate::sidecar::check::input::read;
-use crate::sidecar::check::record::DecisionId;
-use crate::sidecar::fixtures::{Sent, at, grant, services, table};
+use crate::sidecar::fixtures::{Sent, at, grant, services, table, table_of, waiting};
 
 fn seen(sent: &Sent) -> Seen {
     seen_with(grant("g"), sent)
 }
 
-fn seen_with(held: Grant, sent: &Sent) -> Seen {
+fn seen_with(held: impl Into<TableEntry>, sent: &Sent) -> Seen {
     let services = services(&["payments"]);
     let inbound = read(&sent.0, &services);
     let call = inbound.call.as_ref().unwrap();
@@ -27,7 +29,7 @@ fn seen_with(held: Grant, sent: &Sent) -> Seen {
         target: call.target.clone(),
         caller: Ok(caller.clone()),
     };
-    let grants = table([held], 150).current().unwrap();
+    let grants = table_of([held.into()], 150).current().unwrap();
     let decision = decide(&*grants, Freshness::Fresh, &check, at(150));
     let place = Place {
         id: DecisionId::generate(),
@@ -76,11 +78,10 @@ async fn work(reports: &Reports, span: Duration) {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_waits_is_not_reported_as_a_grant() {
     let reports = reports(Which::All);
-    let waiting = Grant {
-        hold: Hold::Pending { until: at(900) },
-        ..grant("request")
-    };
-    reports.push(seen_with(waiting, &Sent::http("GET", "/v1/users/7")));
+    reports.push(seen_with(
+        waiting("request"),
+        &Sent::http("GET", "/v1/users/7"),
+    ));
     work(&reports, 3 * INTERVAL).await;
     let records = all_of(&reports);
     assert_eq!(

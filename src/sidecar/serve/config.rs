@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::model::identity::Service;
 use crate::sidecar::check::input::Services;
+use crate::sidecar::check::mode::{Mode, Shadow};
 use crate::sidecar::check::respond::{DenyDetail, Responder};
 use crate::sidecar::state::skew::OnClockSkew;
 use crate::support::duration;
@@ -46,29 +47,6 @@ pub struct CheckArgs {
         default_value = "jitgate request"
     )]
     pub ask_hint: String,
-}
-
-/// Whether denials are enforced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Mode {
-    /// What is denied is refused.
-    Enforce,
-    /// Everything passes; what would have been refused is marked, recorded and counted.
-    Shadow,
-}
-
-/// Proof that the operator asked for shadow mode. Only [`Mode::shadow`] makes one.
-#[derive(Debug, Clone, Copy)]
-pub struct Shadow(());
-
-impl Mode {
-    /// The witness, in shadow mode.
-    pub fn shadow(self) -> Option<Shadow> {
-        match self {
-            Self::Enforce => None,
-            Self::Shadow => Some(Shadow(())),
-        }
-    }
 }
 
 /// How checks are answered, parsed.

@@ -224,8 +224,9 @@ fn seconds(micros: i64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::grant::{End, Grant, Hold};
-    use crate::sidecar::fixtures::{at, grant, table};
+    use crate::model::entry::TableEntry;
+    use crate::model::grant::{End, Grant};
+    use crate::sidecar::fixtures::{grant, table_of, waiting};
 
     #[test]
     fn the_table_is_shown_and_what_is_unknown_is_absent() {
@@ -239,18 +240,14 @@ mod tests {
         );
 
         let metrics = Metrics::default();
-        let waiting = Grant {
-            hold: Hold::Pending { until: at(900) },
-            ..grant("c")
-        };
-        let table = table(
+        let table = table_of(
             [
-                grant("a"),
-                Grant {
+                TableEntry::from(grant("a")),
+                TableEntry::from(Grant {
                     end: End::Standing,
                     ..grant("b")
-                },
-                waiting,
+                }),
+                waiting("c").into(),
             ],
             150,
         );

@@ -7,6 +7,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
 
+use crate::model::entry::{PendingRequest, TableEntry};
 use crate::model::grant::{Ended, Grant, Phase};
 use crate::model::time::Timestamp;
 use crate::sidecar::state::table::Table;
@@ -51,42 +52,49 @@ pub(crate) fn routes(table: Arc<Table>) -> Router {
 async fn list(State(table): State<Arc<Table>>) -> Json<Listing> {
     let (current, now) = (table.current(), table.now());
     // Nobody is told a phase by a clock that has not been set.
-    let entries = current.iter().flat_map(|index| index.grants());
-    let (requests, grants): (Vec<_>, Vec<_>) = entries.partition(|grant| grant.is_request());
-    let shown = |entries: Vec<_>| {
-        entries
-            .iter()
-            .map(|entry: &Arc<Grant>| Entry::new(entry, now))
-            .collect()
-    };
+    let grants = current.iter().flat_map(|index| index.grants());
+    let requests = current.iter().flat_map(|index| index.requests());
     Json(Listing {
         epoch: table.epoch().to_string(),
         revision: current.as_ref().map(|index| index.revision().0),
         age_ms: table.age().map(|age| age.as_millis()),
         now: now.map(|now| now.to_string()),
-        grants: shown(grants),
-        requests: shown(requests),
+        grants: grants.map(|grant| Entry::grant(&grant, now)).collect(),
+        requests: requests
+            .map(|request| Entry::request(&request, now))
+            .collect(),
         refused: current.map(|index| index.refused()).unwrap_or_default(),
     })
 }
 
 impl Entry {
-    fn new(grant: &Grant, now: Option<Timestamp>) -> Self {
+    fn grant(grant: &Arc<Grant>, now: Option<Timestamp>) -> Self {
+        let phase = now.map(|now| word(grant.phase(now)));
+        Self::new(&Arc::clone(grant).into(), grant.not_before, phase)
+    }
+
+    /// It covers no moment: it begins where it ends.
+    fn request(request: &Arc<PendingRequest>, now: Option<Timestamp>) -> Self {
+        let phase = now.map(|now| match request.waits(now) {
+            true => "requested",
+            false => "request expired",
+        });
+        let entry = TableEntry::Request(Arc::clone(request));
+        Self::new(&entry, request.until, phase)
+    }
+
+    fn new(entry: &TableEntry, not_before: Timestamp, phase: Option<&'static str>) -> Self {
+        let (via, rules) = (entry.via().iter(), entry.scope().rules().iter());
         Self {
-            id: grant.id.to_string(),
-            subject: grant.subject.to_string(),
-            via: grant.via.iter().map(ToString::to_string).collect(),
-            service: grant.scope.service().to_string(),
-            scope: grant
-                .scope
-                .rules()
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
-            not_before: grant.not_before.to_string(),
-            expires: grant.expires().map(|end| end.to_string()),
-            phase: now.map_or("unknown", |now| word(grant.phase(now))),
-            revision: grant.mod_revision.0,
+            id: entry.id().to_string(),
+            subject: entry.subject().to_string(),
+            via: via.map(ToString::to_string).collect(),
+            service: entry.scope().service().to_string(),
+            scope: rules.map(ToString::to_string).collect(),
+            not_before: not_before.to_string(),
+            expires: entry.ends().map(|end| end.to_string()),
+            phase: phase.unwrap_or("unknown"),
+            revision: entry.revision().0,
         }
     }
 }
@@ -100,8 +108,6 @@ const fn word(phase: Phase) -> &'static str {
         Phase::Ended(Ended::Expired) => "expired",
         Phase::Ended(Ended::Revoked) => "revoked",
         Phase::Ended(Ended::Released) => "released",
-        Phase::Requested { waiting: true } => "requested",
-        Phase::Requested { waiting: false } => "request expired",
     }
 }
 
@@ -109,7 +115,7 @@ const fn word(phase: Phase) -> &'static str {
 mod tests {
     use super::*;
     use crate::model::grant::{End, Hold};
-    use crate::sidecar::fixtures::{CHECKOUT, at, grant, table};
+    use crate::sidecar::fixtures::{CHECKOUT, at, grant, table_of, waiting};
 
     #[tokio::test]
     async fn each_grant_is_listed_with_where_it_stands() {
@@ -117,25 +123,22 @@ mod tests {
             how: Ended::Revoked,
             keep_until: at(900),
         };
-        let table = table(
+        let table = table_of(
             [
-                grant("a"),
-                Grant {
+                TableEntry::from(grant("a")),
+                TableEntry::from(Grant {
                     end: End::Standing,
                     ..grant("b")
-                },
-                Grant {
+                }),
+                TableEntry::from(Grant {
                     hold: revoked,
                     ..grant("c")
-                },
-                Grant {
+                }),
+                TableEntry::from(Grant {
                     end: End::At(at(120)),
                     ..grant("d")
-                },
-                Grant {
-                    hold: Hold::Pending { until: at(900) },
-                    ..grant("e")
-                },
+                }),
+                TableEntry::from(waiting("e")),
             ],
             150,
         );

@@ -8,8 +8,8 @@ use envoy_types::pb::envoy::service::ext_proc::v3::ProcessingRequest;
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_request::Request;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
+use smallvec::SmallVec;
 
-use super::open::GrantRefs;
 use crate::model::decision::Permit;
 use crate::model::grant::{End, Grant, GrantId, Revision};
 
@@ -34,6 +34,9 @@ pub(in crate::sidecar) struct GrantRef {
     /// Of a standing grant: its revision.
     as_of: Option<Revision>,
 }
+
+/// The grants that carry one stream.
+pub(in crate::sidecar) type GrantRefs = SmallVec<[GrantRef; 2]>;
 
 impl GrantRef {
     pub(in crate::sidecar) fn of(grant: &Grant) -> Self {

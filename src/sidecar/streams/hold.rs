@@ -9,11 +9,11 @@ use futures_util::{Stream, StreamExt};
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::Status;
 
-use super::Leashing;
 use super::encode as say;
 use super::encode::{Audience, Why};
 use super::grants::{StreamEntry, is_end};
 use super::judge::{Held, Termination, judge};
+use super::leashing::Leashing;
 use super::open::StreamHandle;
 use super::record::StreamRecord;
 use crate::model::decision::DenyReason;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::grants::GrantRef;
 use crate::index::Index;
+use crate::model::decide::{Failure, in_force};
 use crate::model::decision::DenyReason;
-use crate::model::grant::{Ended, Grant, GrantId, Phase, Staleness};
+use crate::model::grant::{Grant, GrantId, Staleness};
 use crate::model::time::Timestamp;
 
 /// Why a stream ends.
@@ -74,23 +75,16 @@ fn examine(
             grant: None,
         });
     };
-    let strict = grant.staleness == Staleness::Strict;
-    let reason = match grant.phase(now) {
+    let reason = match in_force(&grant, now, stale) {
         // Declared anew: the grant that let the call pass was revoked for it.
-        Phase::Live(_) if !grant_ref.is_still(&grant) => DenyReason::GrantRevoked,
-        Phase::Live(_) if strict && stale => DenyReason::Stale,
-        Phase::Live(_) => {
+        Ok(_) | Err(Failure::Stale) if !grant_ref.is_still(&grant) => DenyReason::GrantRevoked,
+        Ok(_) => {
             return Ok(Held {
                 until: grant.expires(),
-                strict,
+                strict: grant.staleness == Staleness::Strict,
             });
         }
-        Phase::NotStarted => DenyReason::GrantNotStarted,
-        Phase::Suspended => DenyReason::GrantSuspended,
-        Phase::Requested { .. } => DenyReason::RequestPending,
-        Phase::Ended(Ended::Expired) => DenyReason::GrantExpired,
-        Phase::Ended(Ended::Revoked) => DenyReason::GrantRevoked,
-        Phase::Ended(Ended::Released) => DenyReason::GrantReleased,
+        Err(failure) => failure.reason(),
     };
     Err(Termination {
         reason,
@@ -135,7 +129,7 @@ impl Gone<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::grant::{End, Hold};
+    use crate::model::grant::{End, Ended, Hold};
     use crate::sidecar::fixtures::{at, grant};
 
     fn ended(how: Ended) -> Hold {

@@ -10,17 +10,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use super::grants::GrantRef;
+use super::grants::{GrantRef, GrantRefs};
 use super::judge::{Termination, judge};
 use crate::index::Index;
 use crate::model::grant::GrantId;
 use crate::model::time::Timestamp;
-
-/// The grants that carry one stream.
-pub(in crate::sidecar) type GrantRefs = SmallVec<[GrantRef; 2]>;
 
 /// How many streams may be open.
 #[derive(Debug, Clone, Copy)]

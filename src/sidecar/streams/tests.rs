@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_request::Request as Says;
@@ -12,8 +13,9 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
 use crate::model::grant::{End, Ended, Grant, GrantId, Hold as Held, Staleness};
+use crate::sidecar::check::mode::Mode;
+use crate::sidecar::check::respond::DenyDetail;
 use crate::sidecar::fixtures::{at, checking, fill, grant, table};
-use crate::sidecar::serve::config::Mode;
 use crate::sidecar::state::skew::OnClockSkew;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::Spans;

@@ -14,10 +14,11 @@ use crate::clock::server::sent_no_earlier_than;
 use crate::index::{Index, Staged};
 use crate::jose::jit::{JitKeys, KeysError};
 use crate::model::digest::EntryMark;
-use crate::model::grant::{Grant, GrantId, Revision};
+use crate::model::entry::TableEntry;
+use crate::model::grant::{GrantId, Revision};
 use crate::model::time::Timestamp;
 use crate::sidecar::state::table::Table;
-use crate::wire::grant::{duration_from, entry_from, timestamp_from};
+use crate::wire::grant::{duration_from, table_entry_from, timestamp_from};
 use crate::wire::v1;
 use crate::wire::v1::watch_grants_response::Message;
 
@@ -316,8 +317,8 @@ impl Follower {
         for entry in entries {
             nacks.note(revision, &entry);
             changed.extend(entry.id());
-            match entry.grant {
-                Ok(grant) => index.put_marked(&Arc::new(grant), entry.mark),
+            match entry.parsed {
+                Ok(known) => index.put_marked(&known, entry.mark),
                 Err(refused) => index.refuse(&refused.id, entry.mark),
             }
         }
@@ -438,7 +439,7 @@ impl Staging {
 
 /// One entry as received.
 struct Entry {
-    grant: Result<Grant, Refused>,
+    parsed: Result<TableEntry, Refused>,
     mark: EntryMark,
 }
 
@@ -457,31 +458,28 @@ impl Entry {
         if let Err(error) = GrantId::parse(&wire.id) {
             return Err(Fault::Undecodable(format!("its id {error}")));
         }
-        let grant = entry_from(&wire).map_err(|error| Refused {
+        let parsed = table_entry_from(&wire).map_err(|error| Refused {
             id: wire.id.into(),
             error: error.to_string(),
         });
-        Ok(Self { grant, mark })
+        Ok(Self { parsed, mark })
     }
 
     fn id(&self) -> Option<GrantId> {
-        match &self.grant {
-            Ok(grant) => Some(grant.id.clone()),
+        match &self.parsed {
+            Ok(entry) => Some(entry.id().clone()),
             Err(refused) => GrantId::parse(&refused.id).ok(),
         }
     }
 
     fn staged(self) -> Staged {
-        (
-            self.grant.map(Arc::new).map_err(|refused| refused.id),
-            self.mark,
-        )
+        (self.parsed.map_err(|refused| refused.id), self.mark)
     }
 }
 
 impl Nacks {
     fn note(&mut self, revision: Revision, entry: &Entry) {
-        let Err(Refused { id, error }) = &entry.grant else {
+        let Err(Refused { id, error }) = &entry.parsed else {
             return;
         };
         self.count += 1;

@@ -8,7 +8,7 @@ use opentelemetry::{InstrumentationScope, Key, KeyValue};
 use opentelemetry_sdk::trace::{SpanData, SpanExporter, SpanLinks};
 use tokio::task::JoinSet;
 
-use super::{Finished, Queue};
+use super::queue::{Finished, Queue};
 use crate::telemetry::span::{SpanRecord, Text, Value};
 
 /// Exports until the queue is closing and empty, and the last export has been answered.

@@ -14,6 +14,11 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use std::sync::atomic::AtomicBool;
+
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::SpanData;
+
 use super::*;
 use crate::model::time::Timestamp;
 use crate::telemetry::otlp::OtelArgs;

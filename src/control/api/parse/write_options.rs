@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use super::{REQUEST_ID_MAX, reason};
+use super::text::reason;
 use crate::control::lifecycle::fault::Fault;
 use crate::control::lifecycle::write_options::{Transition, WriteOptions};
 use crate::model::canonical::Canonical;
@@ -10,6 +10,8 @@ use crate::wire::v1;
 
 /// Longest etag that is one.
 const ETAG_MAX: usize = 64;
+/// Longest request id, in characters.
+const REQUEST_ID_MAX: usize = 64;
 
 /// `asked` is the message without its options, nor anything else that changes nothing in what is written: a retry has to
 /// repeat it. `domain` keeps different calls apart.

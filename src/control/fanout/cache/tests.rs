@@ -1,6 +1,7 @@
 //! Claims about the cache: the window, the digest, the newest value.
 
 use super::*;
+use crate::model::grant::Grant;
 use crate::model::identity::Principal;
 use crate::rings::watch::grants::{
     bytes, commit, digest, forget, grant, grant_at, put, revoked, service,

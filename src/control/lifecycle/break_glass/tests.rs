@@ -5,7 +5,7 @@ use super::*;
 use crate::control::lifecycle::extend::ExtendInput;
 use crate::control::lifecycle::grants::GrantFilter;
 use crate::control::lifecycle::input::RequestInput;
-use crate::control::lifecycle::requests::RequestFilter;
+use crate::control::query::lists::RequestFilter;
 use crate::control::query::page::Page;
 use crate::control::store::chain;
 use crate::control::testing::*;

@@ -3,6 +3,7 @@ use crate::control::lifecycle::caller::Caller;
 use crate::control::lifecycle::fault::Fault;
 use crate::control::testing::*;
 use crate::model::access::AccessState;
+use crate::model::caller::Caller as Calling;
 use crate::model::decide::{self, Check, Freshness};
 use crate::model::decision::Decision;
 use crate::model::identity::{Principal, Service};
@@ -57,9 +58,9 @@ async fn refused(rig: &Rig, caller: &Caller, extending: ExtendInput) -> Fault {
 /// What a call of Alice would find.
 fn decided(rig: &Rig, after: Duration) -> Decision {
     let service = Service::parse("payments").unwrap();
-    let caller = decide::Caller {
+    let caller = Calling {
         principals: vec![Principal::parse(ALICE).unwrap()],
-        ..decide::Caller::default()
+        ..Calling::default()
     };
     let check = Check {
         service: &service,

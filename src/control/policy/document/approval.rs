@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{APPROVAL, ESCALATION, PENDING_MAX, PENDING_MIN, PEOPLE_MAX, STAGE, STAGES_MAX, STEP};
+use super::fields::{APPROVAL, ESCALATION, PENDING_MAX, PENDING_MIN, STAGE, STEP};
 use crate::control::policy::duration::{shorten, write_duration};
 use crate::control::policy::read::{Field, Fields, Reader};
-use crate::model::approval::{ESCALATIONS_MAX, Escalation, Stage, Step, unattainable};
+use crate::model::approval::{
+    ESCALATIONS_MAX, Escalation, PEOPLE_MAX, STAGES_MAX, Stage, Step, unattainable,
+};
 use crate::model::identity::PrincipalKind;
 use crate::model::policy::{LIST_MAX, Matcher, Persons};
 

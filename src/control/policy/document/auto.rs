@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{AUTO, AUTO_MAX};
+use super::fields::{AUTO, AUTO_MAX};
 use crate::control::policy::condition::Condition;
 use crate::control::policy::duration::{parse_duration, shorten, write_duration};
 use crate::control::policy::read::{Field, Reader};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::BREAK_GLASS;
+use super::fields::BREAK_GLASS;
 use crate::control::policy::duration::write_duration;
 use crate::control::policy::read::{Field, Reader};
 use crate::model::approval::Stage;

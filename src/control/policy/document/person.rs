@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::canonical;
+use crate::control::policy::canonical;
 use crate::control::policy::problem::Place;
 use crate::control::policy::read::{Fields, Reader};
 use crate::model::identity::{Principal, PrincipalKind};

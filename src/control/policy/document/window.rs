@@ -1,10 +1,10 @@
 //! Windows: days, times of the clock and a zone that is known.
 
-use super::{WINDOW, WINDOWS_MAX};
+use super::fields::WINDOW;
 use crate::control::policy::duration::shorten;
 use crate::control::policy::read::{Field, Fields, Reader};
 use crate::control::policy::zone::zone;
-use crate::model::window::{DAY, Days, Window, parse_clock};
+use crate::model::window::{DAY, Days, WINDOWS_MAX, Window, parse_clock};
 
 impl Reader<'_> {
     /// The entries of `windows`, in an order of their own: what they mean together has none.

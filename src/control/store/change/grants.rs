@@ -1,7 +1,5 @@
 //! Grants: issued, ended, forgotten, each with its indices and its audit event.
 
-use std::sync::Arc;
-
 use prost::Message;
 
 use super::{Change, ChangeError, Said};
@@ -141,7 +139,7 @@ impl Change<'_> {
         issued.grant.mod_revision = self.revision();
         self.put_grant_row(issued);
         self.grants
-            .push(GrantChange::Put(Arc::new(issued.grant.clone())));
+            .push(GrantChange::Put(issued.grant.clone().into()));
     }
 
     pub(super) fn audit_grant(

@@ -124,8 +124,6 @@ fn entry_row(grant: &Grant) -> store::GrantEntry {
             state: ended_row(how).into(),
             keep_until: Some(timestamp_to(keep_until)),
         }),
-        // An access request is no grant: a row made of one is unreadable rather than a right.
-        Hold::Pending { .. } => Some(store::Tombstone::default()),
         Hold::None | Hold::Suspended => None,
     };
     store::GrantEntry {

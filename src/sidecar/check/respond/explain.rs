@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::Serialize;
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::To;
-use crate::model::decide::Caller;
+use super::to::{RETRY_AFTER, To};
+use crate::model::caller::Caller;
 use crate::model::decision::{Denial, DenyClass, DenyReason};
 use crate::model::identity::{Principal, PrincipalKind};
 use crate::model::scope::HttpRule;
@@ -291,7 +291,7 @@ impl<'a> Explanation<'a> {
             );
         }
         if class == DenyClass::Unavailable {
-            details.set_retry_info(Some(super::RETRY_AFTER));
+            details.set_retry_info(Some(RETRY_AFTER));
         }
         let code = tonic::Code::from_i32(class.grpc_code());
         let status = tonic::Status::with_error_details(code, self.message(), details);
@@ -346,11 +346,7 @@ impl<'a> Explanation<'a> {
     }
 
     fn grant(&self) -> Option<&'a str> {
-        self.denial
-            .nearest
-            .as_ref()
-            .filter(|nearest| !nearest.is_request())
-            .map(|grant| grant.id.as_str())
+        self.denial.grant().map(|grant| grant.id.as_str())
     }
 
     fn request(&self) -> Option<Request<'_>> {
@@ -367,11 +363,7 @@ impl<'a> Explanation<'a> {
 
 /// The access request that waits for approval.
 fn waiting(denial: &Denial) -> Option<&str> {
-    denial
-        .nearest
-        .as_ref()
-        .filter(|nearest| nearest.is_request())
-        .map(|request| request.id.as_str())
+    denial.request().map(|request| request.id.as_str())
 }
 
 /// Where a new access request would change the answer.

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -7,13 +8,15 @@ use serde_json::Value as Json;
 use tonic_types::pb;
 
 use super::*;
-use crate::model::decide::{Caller, Check, Freshness, decide};
+use crate::model::caller::Caller;
+use crate::model::decide::{Check, Freshness, decide};
 use crate::model::decision::{Decision, DenyReason};
-use crate::model::grant::{End, Grant};
+use crate::model::grant::{End, Grant, Revision};
 use crate::model::identity::Principal;
-use crate::sidecar::check::input::read;
+use crate::sidecar::check::decision_id::DecisionId;
+use crate::sidecar::check::input::{Inbound, read};
+use crate::sidecar::check::mode::Mode;
 use crate::sidecar::fixtures::{CHECKOUT, Sent, at, grant, services, table};
-use crate::sidecar::serve::config::Mode;
 
 fn responder(detail: DenyDetail) -> Responder {
     Responder {
@@ -394,7 +397,7 @@ fn the_line_to_ask_with_never_asks_for_more_and_never_runs_anything_else() {
 #[test]
 fn how_much_a_stranger_is_told_is_the_operators_choice() {
     let denial = Denial::new(DenyReason::GrantRevoked, "grant secret-grant was revoked")
-        .nearest(Arc::new(grant("secret-grant")));
+        .nearest(grant("secret-grant").into(), None);
     for sent in [
         Sent::http("GET", "/v1/users/7"),
         Sent::grpc("/pay.v1.Ledger/Get"),

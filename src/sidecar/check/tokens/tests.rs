@@ -8,6 +8,7 @@ use tonic::metadata::MetadataMap;
 use super::*;
 use crate::jose::jit::{JitClaims, KeyPair};
 use crate::model::decision::DenyReason as R;
+use crate::model::identity::Principal;
 use crate::sidecar::fixtures::tokens::{claims, key, published};
 use crate::sidecar::fixtures::{CHECKOUT, at, service, table};
 
@@ -49,15 +50,17 @@ impl Place {
             peer.map(|peer| Principal::parse(peer).unwrap()),
         );
         let wait_budget = WaitBudget::of(&MetadataMap::new());
-        let at = Presentation {
-            service: &called,
-            peer: peer.as_ref(),
-            wait_budget,
+        let proven = match self.tokens.remember(token) {
+            Some(proven) => proven,
+            None => {
+                let verified = self.tokens.verify(token, wait_budget).await;
+                verified.map_err(|denial| denial.reason)?
+            }
         };
-        self.tokens
-            .prove(token, at)
-            .await
-            .map_err(|denial| denial.reason)
+        let here = proven
+            .meant_for(&called)
+            .and_then(|()| proven.bound_to(peer.as_ref()));
+        here.map(|()| proven).map_err(|denial| denial.reason)
     }
 }
 

@@ -7,7 +7,7 @@ use prost::Message as _;
 use super::*;
 use crate::clock::wall;
 use crate::model::decide::{Freshness, Grants};
-use crate::model::grant::{End, Ended, Phase};
+use crate::model::grant::{End, Ended, Grant, Phase};
 use crate::model::identity::Principal;
 use crate::rings::watch::grants::{bytes, digest, grant, revoked};
 use crate::wire::grant::{duration_to, timestamp_to};
@@ -63,7 +63,7 @@ impl Line {
         let mut ids: Vec<_> = held
             .iter()
             .flat_map(|held| held.iter())
-            .map(|grant| grant.id.to_string())
+            .map(|entry| entry.id().to_string())
             .collect();
         ids.sort();
         ids
@@ -638,11 +638,11 @@ async fn token_keys_out_of_order_or_of_no_use_break_the_session_and_change_nothi
 
 /// An entry that waits for approval, as a sidecar of any version meets it.
 fn waiting(id: &str, state: i32) -> Bytes {
-    let hold = crate::model::grant::Hold::Pending {
-        until: wall().plus(600 * SECOND),
-    };
-    let mut entry = crate::wire::grant::entry_to(&Grant { hold, ..grant(id) });
-    entry.tombstone.as_mut().unwrap().state = state;
+    let mut entry = crate::wire::grant::entry_to(&grant(id));
+    entry.tombstone = Some(v1::Tombstone {
+        state,
+        keep_until: Some(timestamp_to(wall().plus(600 * SECOND))),
+    });
     entry.encode_to_vec().into()
 }
 
@@ -656,10 +656,18 @@ async fn a_pending_request_never_permits_on_a_sidecar_that_knows_it_nor_on_one_t
     };
     assert_eq!(nacks.count, 0);
     let index = line.table.current().unwrap();
-    let request = index.find(&GrantId::parse("r").unwrap()).unwrap();
+    let requests = index.requests();
     assert_eq!(
-        (request.phase(wall()), index.counts().pending),
-        (Phase::Requested { waiting: true }, 1)
+        (
+            &*requests[0].id.to_string(),
+            requests[0].waits(wall()),
+            index.counts().pending
+        ),
+        ("r", true, 1)
+    );
+    assert!(
+        index.find(&GrantId::parse("r").unwrap()).is_none(),
+        "it is no grant"
     );
     // A state of a later version, which is what PENDING is to an older sidecar.
     let later = waiting("s", 77);
