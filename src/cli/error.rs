@@ -178,6 +178,8 @@ pub(crate) fn printable(text: &str) -> String {
 fn typed(field: &str) -> &str {
     match field {
         "narrowed_duration" => "--for",
+        "options.etag" => "--if-match",
+        "options.request_id" => "--request-id",
         "narrowed_scope" => "--http, --grpc",
         "start_time" => "--start",
         "request_digest" => "--digest",

@@ -1,6 +1,6 @@
 //! Our messages as JSON values, spelled out field by field so that their shape never changes by accident.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::wire::grant::{duration_from, duration_to, timestamp_from};
 use crate::wire::v1;
@@ -129,52 +129,48 @@ pub(crate) fn grant(grant: &v1::Grant) -> Value {
 
 /// What suspending or resuming did.
 pub(crate) fn held(response: &v1::HoldGrantResponse) -> Value {
-    let mut shown = enforcement(response.enforcement.as_ref());
-    shown.insert(
-        "grant".to_owned(),
-        json!(response.grant.as_ref().map(grant)),
-    );
-    Value::Object(shown)
+    beside(
+        response.enforcement.as_ref(),
+        [("grant", json!(response.grant.as_ref().map(grant)))],
+    )
 }
 
 /// What a revoke did.
 pub(crate) fn revoked(response: &v1::RevokeGrantsResponse) -> Value {
-    let mut shown = enforcement(response.enforcement.as_ref());
-    shown.extend([
-        (
-            "grants".to_owned(),
-            response.grants.iter().map(grant).collect(),
-        ),
-        ("ended".to_owned(), json!(response.ended)),
-        ("standingKept".to_owned(), json!(response.standing_kept)),
-    ]);
-    Value::Object(shown)
+    beside(
+        response.enforcement.as_ref(),
+        [
+            ("grants", response.grants.iter().map(grant).collect()),
+            ("ended", json!(response.ended)),
+            ("standingKept", json!(response.standing_kept)),
+        ],
+    )
 }
 
-/// How far a revision is enforced. It stands beside what was changed, in one object.
-fn enforcement(enforcement: Option<&v1::Enforcement>) -> Map<String, Value> {
-    let shown = enforcement.cloned().unwrap_or_default();
-    let committed_at = shown.committed_at.as_ref();
-    let receipts = shown.receipts.iter();
-    let fields = [
-        ("revision", json!(shown.revision)),
-        (
-            "receipts",
-            receipts.map(|row| receipt(row, committed_at)).collect(),
-        ),
-        ("outstanding", json!(shown.outstanding)),
-        ("fencedBy", time(shown.fenced_by.as_ref())),
+/// What was changed, and how far that is enforced, in one object.
+fn beside<const N: usize>(
+    enforcement: Option<&v1::Enforcement>,
+    changed: [(&str, Value); N],
+) -> Value {
+    let Enforced(enforced) = Enforced::of(enforcement);
+    let committed_at = enforced.committed_at.as_ref();
+    let receipts = enforced.receipts.iter();
+    let receipts = receipts.map(|row| receipt(row, committed_at));
+    let enforced = [
+        ("revision", json!(enforced.revision)),
+        ("receipts", receipts.collect()),
+        ("outstanding", json!(enforced.outstanding)),
+        ("fencedBy", time(enforced.fenced_by.as_ref())),
         ("committedAt", time(committed_at)),
-        ("serverTime", time(shown.server_time.as_ref())),
+        ("serverTime", time(enforced.server_time.as_ref())),
         (
             "unconfirmed",
-            shown.unconfirmed.iter().map(unconfirmed).collect(),
+            enforced.unconfirmed.iter().map(unconfirmed).collect(),
         ),
     ];
-    fields
-        .map(|(name, value)| (name.to_owned(), value))
-        .into_iter()
-        .collect()
+    let members = changed.into_iter().chain(enforced);
+    let members = members.map(|(name, value)| (name.to_owned(), value));
+    Value::Object(members.collect())
 }
 
 /// A sidecar's word that a revision is enforced.

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::explanation::Explanation;
-use super::grants::{Grant, Grants};
+use super::grants::{Grant, Grants, Held};
 use super::receipts::Revoked;
 use super::requests::{Outcome, Request, Requests};
 use super::text::distance;
@@ -496,4 +498,32 @@ fn a_dry_run_of_revoking_is_durable_nowhere() {
         ..Default::default()
     };
     assert!(!Revoked(&response).text(&style()).contains("Durable"));
+}
+
+#[test]
+fn what_was_changed_and_how_far_it_is_enforced_stand_in_one_object() {
+    let enforcement = Some(v1::Enforcement {
+        revision: 13,
+        outstanding: 2,
+        ..Default::default()
+    });
+    let revoked = v1::RevokeGrantsResponse {
+        ended: 1,
+        enforcement: enforcement.clone(),
+        ..Default::default()
+    };
+    let golden = json!({
+        "grants": [], "ended": 1, "standingKept": 0, "revision": 13, "receipts": [], "outstanding": 2, "unconfirmed": [],
+        "fencedBy": null, "committedAt": null, "serverTime": null,
+    });
+    assert_eq!(Revoked(&revoked).json(), golden);
+    let held = v1::HoldGrantResponse {
+        grant: None,
+        enforcement,
+    };
+    let golden = json!({
+        "grant": null, "revision": 13, "receipts": [], "outstanding": 2, "unconfirmed": [],
+        "fencedBy": null, "committedAt": null, "serverTime": null,
+    });
+    assert_eq!(Held(&held).json(), golden);
 }
