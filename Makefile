@@ -17,11 +17,11 @@ help: ## List what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 22
 
 run: $(STAMP) ## Start control plane, sidecar, real Envoy and a demo upstream; print what to try.
-	cargo build --locked --bins
+	cargo build --locked --bin jitgate --bin jitgate-sidecar
 	exec target/debug/jitgate dev
 
 test: $(STAMP) ## Every test: unit, documentation, API ring, Envoy ring, source tree.
-	cargo test --locked --workspace
+	RUSTDOC=$(CURDIR)/tests/tools/rustdoc cargo test --locked --workspace
 
 test-jaeger: $(STAMP) $(GOBIN)/jaeger ## Traces as Jaeger shows them (needs Go; not part of `make test`).
 	JITGATE_JAEGER=$(GOBIN)/jaeger cargo test --locked --test mesh -- --ignored jaeger
@@ -42,7 +42,7 @@ bench: ## CPU per check against an always-allow server, and resident memory. Rel
 	cargo bench --locked --bench check
 
 release: ## Both binaries, optimised, in target/release.
-	cargo build --locked --release --bins
+	cargo build --locked --release --bin jitgate --bin jitgate-sidecar
 
 clean:
 	cargo clean

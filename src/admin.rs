@@ -173,7 +173,11 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin, stop: Cancellatio
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            Some(_) = connections.join_next() => {}
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "an admin connection ended abnormally");
+                }
+            }
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                 Ok((socket, _)) => {
                     failing = false;

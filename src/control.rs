@@ -266,6 +266,6 @@ impl ControlPlane {
 }
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

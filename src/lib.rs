@@ -49,5 +49,16 @@ pub mod bench {
     pub use crate::wire::grant::{duration_to, entry_to, timestamp_to};
 }
 
+/// What the doc tests name that prove what must not compile: an answer that allows without a live grant. No part of the
+/// library.
+#[doc(hidden)]
+pub mod proofs {
+    pub use crate::model::decision::{Denial, Permit};
+    pub use crate::model::grant::Grant;
+    pub use crate::model::identity::Principal;
+    pub use crate::sidecar::check::respond::{Answer, Responder, To};
+    pub use crate::sidecar::serve::config::Shadow;
+}
+
 #[cfg(test)]
 mod rings;

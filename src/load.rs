@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
+use jitgate_client::Route;
+
 use crate::support::duration;
-use crate::tls::{self, Route};
+use crate::tls;
 
 mod control_plane;
 mod driver;
@@ -209,7 +211,7 @@ impl Target {
         control_plane: Option<&SpawnedControlPlane>,
     ) -> anyhow::Result<Self> {
         if let Some(control_plane) = control_plane {
-            let route = Route::new("--control-plane", &control_plane.address(), None, false)?;
+            let route = tls::route("--control-plane", &control_plane.address(), None, false)?;
             return Ok(Self {
                 route,
                 token: Some(control_plane.token()?),
@@ -238,7 +240,7 @@ impl Target {
             None => None,
         };
         Ok(Self {
-            route: Route::new("--control-plane", address, config, false)?,
+            route: tls::route("--control-plane", address, config, false)?,
             token,
         })
     }

@@ -4,3 +4,4 @@ pub(crate) mod backoff;
 pub(crate) mod duration;
 pub(crate) mod grpc_timeout;
 pub(crate) mod hex;
+pub(crate) mod sha256;

@@ -20,7 +20,7 @@ use anyhow::{Context, bail};
 use rustls::crypto::CryptoProvider;
 use rustls::{ClientConfig, ServerConfig, version};
 
-pub use self::connect::{Route, channel};
+pub(crate) use self::connect::route;
 pub use self::incoming::{Conn, Incoming, Listener};
 pub use self::material::IdentityFiles;
 pub use self::peer::{Peer, PeerError, peer_spiffe};

@@ -1,27 +1,21 @@
-//! How client verbs reach the control plane: the common flags, and a channel that carries the caller's credential.
+//! How client verbs reach the control plane: the common flags, and the words for what is wrong with them.
 //!
 //! A token never leaves over plaintext, except to this machine itself or with `--insecure`.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Request, Status};
+use jitgate_client::connect::{Authenticated, Builder};
+use jitgate_client::error::FileSetting;
+use jitgate_client::v1::access_service_client::AccessServiceClient;
+use jitgate_client::v1::audit_service_client::AuditServiceClient;
+use jitgate_client::v1::policy_service_client::PolicyServiceClient;
+use jitgate_client::v1::token_service_client::TokenServiceClient;
+use jitgate_client::{Client, SettingError};
+use tonic::Status;
 
-use crate::wire::v1::access_service_client::AccessServiceClient;
-use crate::wire::v1::audit_service_client::AuditServiceClient;
-use crate::wire::v1::policy_service_client::PolicyServiceClient;
-use crate::wire::v1::token_service_client::TokenServiceClient;
-
-use super::error::{CliError, root_cause};
+use super::error::CliError;
 use super::render::{OutputArgs, Screen};
 use super::values::{self, Token};
-
-/// How long a unary call may take, on top of what it was asked to wait for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The flags of every verb that talks to the control plane.
 #[derive(Debug, Clone, clap::Args)]
@@ -59,76 +53,28 @@ pub struct ClientArgs {
     pub output: OutputArgs,
 }
 
-/// The API with the caller's credential on each call.
-pub(crate) type AccessClient = AccessServiceClient<InterceptedService<Channel, Bearer>>;
-/// As [`AccessClient`], for tokens.
-pub(crate) type TokenClient = TokenServiceClient<InterceptedService<Channel, Bearer>>;
-
-/// The same of policies as code.
-pub(crate) type PolicyClient = PolicyServiceClient<InterceptedService<Channel, Bearer>>;
-
-/// Largest answer: a plan shows differences and whom they touch.
-const ANSWER_MAX: usize = 16 << 20;
-
-/// The audit part of the API.
-pub(crate) type AuditClient = AuditServiceClient<InterceptedService<Channel, Bearer>>;
-
 /// An open connection to the control plane.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    /// The API.
-    pub access: AccessClient,
+    /// All of it.
+    pub client: Client,
+    /// Access requests and grants.
+    pub access: AccessServiceClient<Authenticated>,
     /// Policies as code.
-    pub policies: PolicyClient,
+    pub policies: PolicyServiceClient<Authenticated>,
     /// Tokens and their keys.
-    pub tokens: TokenClient,
-    /// Its audit part.
-    pub audit: AuditClient,
+    pub tokens: TokenServiceClient<Authenticated>,
+    /// What was done and decided.
+    pub audit: AuditServiceClient<Authenticated>,
     /// What the caller wants to see, and how.
     pub screen: Screen,
-    server: String,
 }
 
 impl Connection {
     /// For `map_err`: what the control plane's refusal means.
     pub(crate) fn refusal(&self) -> impl Fn(Status) -> CliError + use<> {
-        let server = self.server.clone();
-        move |status| CliError::from_status(&status, &server)
-    }
-}
-
-/// Puts `authorization: Bearer` on each call.
-#[derive(Clone)]
-pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
-
-impl std::fmt::Debug for Bearer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Bearer(..)")
-    }
-}
-
-impl Bearer {
-    /// # Errors
-    /// When the token has characters that no header can carry.
-    pub(crate) fn new(token: Option<&Token>) -> Result<Self, CliError> {
-        let Some(token) = token else {
-            return Ok(Self(None));
-        };
-        let mut value = MetadataValue::try_from(format!("Bearer {}", token.reveal()))
-            .map_err(|_| CliError::usage("--token: has characters that no JWT has"))?;
-        value.set_sensitive(true);
-        Ok(Self(Some(value)))
-    }
-}
-
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(value) = &self.0 {
-            request
-                .metadata_mut()
-                .insert("authorization", value.clone());
-        }
-        Ok(request)
+        let client = self.client.clone();
+        move |status| client.error(&status).into()
     }
 }
 
@@ -137,42 +83,15 @@ impl Interceptor for Bearer {
 /// # Errors
 /// When a file cannot be read, the token would travel in the clear, or nobody answers.
 pub(crate) async fn connect(args: ClientArgs) -> Result<Connection, CliError> {
-    let ClientArgs {
-        server,
-        ca,
-        cert,
-        key,
-        token,
-        token_file,
-        insecure,
-        output,
-    } = args;
-    let token = match (token, token_file) {
-        (Some(token), _) => Some(token),
-        (None, Some(path)) => Some(Token::new(&values::read_small("--token-file", &path)?)),
-        (None, None) => None,
-    };
-    let bearer = Bearer::new(token.filter(|token| !token.is_empty()).as_ref())?;
-    let endpoint = endpoint(&server, bearer.0.is_some(), insecure)?;
-    let endpoint = secure(endpoint, ca.as_deref(), cert.as_deref().zip(key.as_deref()))?;
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|error| CliError::unreachable(&server, &root_cause(&error)))?;
-    let policies = PolicyServiceClient::with_interceptor(channel.clone(), bearer.clone());
-    let policies = policies
-        .max_decoding_message_size(ANSWER_MAX)
-        .max_encoding_message_size(ANSWER_MAX);
-    let access = AccessServiceClient::with_interceptor(channel.clone(), bearer.clone());
-    let tokens = TokenServiceClient::with_interceptor(channel.clone(), bearer.clone());
-    let audit = AuditServiceClient::with_interceptor(channel, bearer);
+    let screen = args.output.screen();
+    let client = args.builder()?.connect().await?;
     Ok(Connection {
-        access,
-        policies,
-        tokens,
-        audit,
-        screen: output.screen(),
-        server,
+        access: client.access(),
+        policies: client.policies(),
+        tokens: client.tokens(),
+        audit: client.audit(),
+        screen,
+        client,
     })
 }
 
@@ -181,67 +100,103 @@ impl ClientArgs {
     ///
     /// # Errors
     /// When it would travel in the clear.
-    pub fn may_carry_secrets(&self) -> Result<(), CliError> {
-        endpoint(&self.server, true, self.insecure).map(drop)
+    pub(crate) fn may_carry_secrets(&self) -> Result<(), CliError> {
+        check_server(&self.server, true, self.insecure).map(drop)
     }
-}
 
-fn endpoint(server: &str, with_token: bool, insecure: bool) -> Result<Endpoint, CliError> {
-    let refuse = |cause: &str| CliError::usage(format!("--server: {server:?} {cause}"));
-    let endpoint = Endpoint::from_shared(server.to_owned()).map_err(|_| refuse("is no URL"))?;
-    let host = endpoint.uri().host().unwrap_or_default().to_owned();
-    match endpoint.uri().scheme_str() {
-        Some("https") => {}
-        Some("http") if !with_token || insecure || is_loopback(&host) => {}
-        Some("http") => {
-            return Err(refuse(
-                "is plaintext to another machine, and the token would be readable on the way",
-            )
-            .hint("use https:// with --ca, or --insecure if the network is yours"));
+    fn builder(self) -> Result<Builder, CliError> {
+        let Self {
+            server,
+            ca,
+            cert,
+            key,
+            token,
+            token_file,
+            insecure,
+            output: _,
+        } = self;
+        // An empty token says "none", and is no reason to look for a file.
+        let file = token_file.filter(|_| token.is_none());
+        let token = token.filter(|token| !token.is_empty());
+        let mut builder = check_server(&server, token.is_some() || file.is_some(), insecure)?;
+        if let Some(token) = &token {
+            builder = builder.token(token.reveal());
         }
-        _ => return Err(refuse("must begin with http:// or https://")),
+        if let Some(file) = file {
+            builder = builder.token_file(file);
+        }
+        if let Some((cert, key)) = cert.zip(key) {
+            builder = builder.identity_files(cert, key);
+        }
+        // Only the given certificates are trusted: a control plane is no public web site.
+        match ca {
+            Some(ca) => Ok(builder.ca_file(ca)),
+            None if server.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:")) => Err(CliError::usage(
+                "--ca: is needed for an https server",
+            )
+            .hint(
+                "name the file with the certificate that signed the control plane's (JITGATE_CA)",
+            )),
+            None => Ok(builder),
+        }
     }
-    endpoint
-        .connect_timeout(Duration::from_secs(5))
-        .user_agent(concat!("jitgate/", env!("CARGO_PKG_VERSION")))
-        .map_err(|error| refuse(&root_cause(&error)))
 }
 
-/// Adds TLS to an https endpoint: only the given certificates are trusted, no list of the system's.
-fn secure(
-    endpoint: Endpoint,
-    ca: Option<&Path>,
-    own: Option<(&Path, &Path)>,
-) -> Result<Endpoint, CliError> {
-    if endpoint.uri().scheme_str() != Some("https") {
-        return Ok(endpoint);
-    }
-    let Some(ca) = ca else {
-        return Err(CliError::usage("--ca: is needed for an https server").hint(
-            "name the file with the certificate that signed the control plane's (JITGATE_CA)",
-        ));
-    };
-    let mut tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(values::read_small("--ca", ca)?));
-    if let Some((cert, key)) = own {
-        let cert = values::read_small("--cert", cert)?;
-        tls = tls.identity(Identity::from_pem(cert, values::read_small("--key", key)?));
-    }
-    let refuse = |error| CliError::new(format!("--ca, --cert or --key: {}", root_cause(&error)));
-    endpoint.tls_config(tls).map_err(refuse)
+/// Nobody's secret is lost over plaintext where none is sent.
+fn check_server(server: &str, with_token: bool, insecure: bool) -> Result<Builder, CliError> {
+    let builder = Client::builder(server).allow_plaintext(insecure || !with_token);
+    builder.check_server()?;
+    Ok(builder)
 }
 
-fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || bare
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+impl From<SettingError> for CliError {
+    fn from(error: SettingError) -> Self {
+        match error {
+            SettingError::Server { url, problem } => {
+                Self::usage(format!("--server: {url:?} {problem}"))
+            }
+            SettingError::Plaintext { url } => Self::usage(format!(
+                "--server: {url:?} is plaintext to another machine, and the token would be readable on the way"
+            ))
+            .hint("use https:// with --ca, or --insecure if the network is yours"),
+            SettingError::File {
+                setting,
+                file,
+                problem,
+            } => Self::new(format!("{}: {}: {problem}", flag(setting), file.display())),
+            SettingError::Token => Self::usage("--token: has characters that no JWT has"),
+            // New kinds and the two that no flag leads to say themselves what is wrong.
+            other => Self::new(other.to_string()),
+        }
+    }
+}
+
+fn flag(setting: FileSetting) -> &'static str {
+    match setting {
+        FileSetting::Ca => "--ca",
+        FileSetting::Certificate => "--cert",
+        FileSetting::Key => "--key",
+        FileSetting::Token => "--token-file",
+        _ => "file",
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn args(server: &str) -> ClientArgs {
+        ClientArgs {
+            server: server.to_owned(),
+            ca: None,
+            cert: None,
+            key: None,
+            token: None,
+            token_file: None,
+            insecure: false,
+            output: OutputArgs::default(),
+        }
+    }
 
     #[test]
     fn a_token_is_not_sent_over_plaintext_to_another_machine() {
@@ -250,10 +205,19 @@ mod tests {
             "http://cp.example:7400",
             "http://127.0.0.1.example:7400",
         ] {
-            let error = endpoint(server, true, false).unwrap_err();
+            let error = check_server(server, true, false).unwrap_err();
             assert!(error.lines().join(" ").contains("--insecure"), "{server}");
-            assert!(endpoint(server, true, true).is_ok(), "{server}");
-            assert!(endpoint(server, false, false).is_ok(), "{server}");
+            assert!(check_server(server, true, true).is_ok(), "{server}");
+            assert!(check_server(server, false, false).is_ok(), "{server}");
+            for token in [true, false] {
+                let args = ClientArgs {
+                    token: token.then(|| Token::new("a.b.c")),
+                    token_file: (!token).then(|| "/nonexistent/token".into()),
+                    ..args(server)
+                };
+                let error = args.builder().unwrap_err();
+                assert!(error.lines().join(" ").contains("--insecure"), "{server}");
+            }
         }
         for server in [
             "http://127.0.0.1:7400",
@@ -261,22 +225,24 @@ mod tests {
             "http://localhost:1",
             "https://cp.example",
         ] {
-            assert!(endpoint(server, true, false).is_ok(), "{server}");
+            assert!(check_server(server, true, false).is_ok(), "{server}");
         }
     }
 
     #[test]
     fn a_server_that_is_no_url_is_wrong_usage() {
         for server in ["", "localhost:7400", "ftp://x", "http://", "::"] {
-            let error = endpoint(server, false, false).unwrap_err();
+            let error = check_server(server, false, false).unwrap_err();
             assert_eq!(error.exit(), super::super::Exit::Usage, "{server}");
         }
     }
 
     #[test]
     fn https_needs_to_know_whom_to_trust() {
-        let endpoint = endpoint("https://localhost:7400", true, false).unwrap();
-        assert!(secure(endpoint, None, None).unwrap_err().lines()[0].contains("--ca"));
+        for server in ["https://localhost:7400", "HTTPS://localhost:7400"] {
+            let error = args(server).builder().unwrap_err();
+            assert!(error.lines()[0].contains("--ca"), "{server}");
+        }
     }
 
     #[tokio::test]
@@ -285,17 +251,10 @@ mod tests {
             .unwrap()
             .local_addr()
             .unwrap();
-        let args = ClientArgs {
-            server: format!("http://{free}"),
-            ca: None,
-            cert: None,
-            key: None,
-            token: None,
-            token_file: None,
-            insecure: false,
-            output: OutputArgs::default(),
-        };
-        let lines = connect(args).await.unwrap_err().lines();
+        let lines = connect(args(&format!("http://{free}")))
+            .await
+            .unwrap_err()
+            .lines();
         assert!(
             lines[0].contains(&free.to_string()) && lines[0].contains("refused"),
             "{lines:?}"
@@ -303,16 +262,25 @@ mod tests {
         assert!(lines[1].contains("jitgate dev"), "{lines:?}");
     }
 
-    #[test]
-    fn a_credential_is_never_in_debug_output() {
-        let bearer = Bearer::new(Some(&Token::new("secret"))).unwrap();
-        assert!(!format!("{bearer:?}").contains("secret"));
-        assert!(
-            Bearer::new(Some(&Token::new(
-                "two
-lines"
-            )))
-            .is_err()
+    #[tokio::test]
+    async fn a_file_that_cannot_be_read_is_named_with_its_flag() {
+        let nowhere = || Some("/nonexistent/file".into());
+        let server = "https://localhost:1";
+        let (ca, token) = (
+            ClientArgs {
+                ca: nowhere(),
+                ..args(server)
+            },
+            ClientArgs {
+                ca: nowhere(),
+                token_file: nowhere(),
+                ..args(server)
+            },
         );
+        for (flag, args) in [("--ca", ca), ("--token-file", token)] {
+            let lines = connect(args).await.unwrap_err().lines();
+            let start = format!("error: {flag}: /nonexistent/file: ");
+            assert!(lines[0].starts_with(&start), "{lines:?}");
+        }
     }
 }

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use jitgate_client::{Error, Reason, Refusal};
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
 
 /// How a verb ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,49 +109,46 @@ impl CliError {
 
     /// A refusal of the control plane at `server`, decoded from its details.
     pub fn from_status(status: &Status, server: &str) -> Self {
-        let details = status.get_error_details();
-        let info = details.error_info();
-        if info.is_none() && unanswered(status) {
-            return Self::unreachable(server, &root_cause(status));
+        Error::from_status(status, server).into()
+    }
+}
+
+impl From<Error> for CliError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Setting(error) => error.into(),
+            Error::Unreachable { server, cause } => Self::unreachable(&server, &cause),
+            Error::Refused(refusal) => (*refusal).into(),
+            // The verbs look at what was decided themselves; a new kind of error says what it is.
+            other => Self::new(other.to_string()),
         }
-        let reason = info.map(|info| info.reason.as_str()).unwrap_or_default();
-        let violations = details
-            .bad_request()
-            .map(|bad| bad.field_violations.as_slice())
-            .unwrap_or_default();
+    }
+}
+
+impl From<Refusal> for CliError {
+    fn from(refusal: Refusal) -> Self {
+        let reason = refusal.reason.as_ref();
         // The word for bad input says nothing that the field does not.
-        let prefix = if matches!(reason, "" | "INVALID_ARGUMENT") {
-            String::new()
-        } else {
-            format!("{reason}: ")
+        let prefix = match reason {
+            None | Some(Reason::InvalidArgument) => String::new(),
+            Some(reason) => format!("{reason}: "),
         };
-        let cause = |field: &str, cause: &str| format!("{prefix}{}: {cause}", typed(field));
-        let mut causes: Vec<_> = violations
+        let mut causes: Vec<_> = refusal
+            .violations
             .iter()
-            .map(|v| cause(&v.field, &v.description))
+            .map(|(field, problem)| format!("{prefix}{}: {problem}", typed(field)))
             .collect();
         if causes.is_empty() {
-            let name = if reason.is_empty() {
-                code_name(status.code())
-            } else {
-                reason
-            };
-            causes.push(match status.message() {
+            let name = reason.map_or(code_name(refusal.code), Reason::as_str);
+            causes.push(match refusal.message.as_str() {
                 "" => name.to_owned(),
                 message => format!("{name}: {message}"),
             });
         }
-        let told = info.and_then(|info| info.metadata.get("hint").cloned());
-        let linked = details
-            .help()
-            .and_then(|help| help.links.first())
-            .map(|link| link.description.clone());
-        let hint = told
-            .or(linked)
-            .or_else(|| way_out(reason, status.code()).map(str::to_owned));
+        let hint = way_out(reason, refusal.code).map(str::to_owned);
         Self {
             causes,
-            hint,
+            hint: refusal.hint.clone().or(hint),
             exit: Exit::Refused,
         }
     }
@@ -175,21 +172,6 @@ pub(crate) fn printable(text: &str) -> String {
         .collect()
 }
 
-/// True when no server spoke: the transport failed before an answer.
-fn unanswered(status: &Status) -> bool {
-    std::error::Error::source(status).is_some()
-        && matches!(status.code(), Code::Unavailable | Code::Unknown)
-}
-
-/// The deepest source: "connection refused" instead of five wrappers around it.
-pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut deepest = error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    deepest.to_string()
-}
-
 /// What was typed for a field whose flag has another name.
 fn typed(field: &str) -> &str {
     match field {
@@ -201,51 +183,60 @@ fn typed(field: &str) -> &str {
     }
 }
 
-fn way_out(reason: &str, code: Code) -> Option<&'static str> {
+fn way_out(reason: Option<&Reason>, code: Code) -> Option<&'static str> {
+    let by_code = if code == Code::Unauthenticated {
+        Some("pass --token or --token-file (JITGATE_TOKEN), or --cert and --key")
+    } else if code == Code::DeadlineExceeded {
+        Some("the control plane is slow or stuck: look at its log and at /readyz")
+    } else {
+        None
+    };
+    let Some(reason) = reason else {
+        return by_code;
+    };
     Some(match reason {
-        "CREDENTIAL_MISSING" => "pass --token or --token-file (JITGATE_TOKEN), or --cert and --key",
-        "TOKEN_EXPIRED" => {
+        Reason::TokenExpired => {
             "get a new token; for `jitgate dev`: jitgate dev token --user alice --group sre"
         }
-        "TOKEN_ISSUER_UNKNOWN"
-        | "TOKEN_AUDIENCE_MISMATCH"
-        | "TOKEN_KEY_UNKNOWN"
-        | "TOKEN_SIGNATURE_INVALID" => {
+        Reason::TokenIssuerUnknown
+        | Reason::TokenAudienceMismatch
+        | Reason::TokenKeyUnknown
+        | Reason::TokenSignatureInvalid => {
             "compare `jitgate token inspect` with the control plane's issuers file"
         }
-        "NOT_FOUND" => "list what you may see: `jitgate requests`, `jitgate grants list --all`",
-        "SELF_APPROVAL" => {
+        Reason::NotFound => {
+            "list what you may see: `jitgate requests`, `jitgate grants list --all`"
+        }
+        Reason::SelfApproval => {
             "somebody else has to review it: `jitgate requests show ID` says who; `jitgate cancel ID` takes back what is pending"
         }
-        "ALREADY_REVIEWED" => "others have to review it now: `jitgate requests show ID` says who",
-        "DIGEST_MISMATCH" => {
+        Reason::AlreadyReviewed => {
+            "others have to review it now: `jitgate requests show ID` says who"
+        }
+        Reason::DigestMismatch => {
             "look at it again with `jitgate requests show ID`, then approve or deny that"
         }
-        "NOT_ELIGIBLE" if code == Code::FailedPrecondition => {
+        Reason::NotEligible if code == Code::FailedPrecondition => {
             "`jitgate requests show ID` says who approves, and `jitgate requests list --for-me` what waits for you"
         }
-        "POLICIES_CHANGED" => "look at a new plan: jitgate policy plan DIR",
-        "ETAG_MISMATCH" => {
-            "look at it again (`jitgate requests show ID`, `jitgate grants show ID`), and use its new etag"
-        }
-        "GRANT_EXTENDED" => "extend the grant that extends it: `jitgate grants show ID` names it",
-        "GRANT_EXPIRED" | "GRANT_REVOKED" | "GRANT_RELEASED" => {
-            "it is over; ask again with jitgate request"
-        }
-        "GRANT_SUSPENDED" => "an administrator lets it count again: jitgate resume ID",
-        "GRANT_NOT_STARTED" => "wait until it has begun, or revoke it",
-        "STATE_TERMINAL" => "it is over already; ask again with jitgate request",
-        _ if code == Code::Unauthenticated => {
-            "pass --token or --token-file (JITGATE_TOKEN), or --cert and --key"
-        }
-        "NOT_ELIGIBLE" => {
+        Reason::NotEligible if code != Code::Unauthenticated => {
             "use an identity that may do this (--token, --cert); for `jitgate dev`: \
              jitgate dev token --user lead --group sre-leads"
         }
-        _ if code == Code::DeadlineExceeded => {
-            "the control plane is slow or stuck: look at its log and at /readyz"
+        Reason::PoliciesChanged => "look at a new plan: jitgate policy plan DIR",
+        Reason::EtagMismatch => {
+            "look at it again (`jitgate requests show ID`, `jitgate grants show ID`), and use its new etag"
         }
-        _ => return None,
+        Reason::GrantExtended => {
+            "extend the grant that extends it: `jitgate grants show ID` names it"
+        }
+        Reason::GrantExpired | Reason::GrantRevoked | Reason::GrantReleased => {
+            "it is over; ask again with jitgate request"
+        }
+        Reason::GrantSuspended => "an administrator lets it count again: jitgate resume ID",
+        Reason::GrantNotStarted => "wait until it has begun, or revoke it",
+        Reason::StateTerminal => "it is over already; ask again with jitgate request",
+        _ => return by_code,
     })
 }
 

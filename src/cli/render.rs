@@ -7,6 +7,7 @@ use std::io::Write;
 
 use clap::ValueEnum;
 use serde_json::Value;
+use terminal_size::{Width, terminal_size_of};
 
 use crate::clock;
 use crate::model::time::Timestamp;
@@ -14,8 +15,12 @@ use crate::model::time::Timestamp;
 use super::error::CliError;
 
 pub(crate) mod audit;
+mod break_glass;
+pub(crate) mod explanation;
+pub(crate) mod grants;
 pub(crate) mod json;
 pub(crate) mod receipts;
+pub(crate) mod requests;
 pub(crate) mod text;
 mod times;
 
@@ -52,7 +57,7 @@ impl OutputArgs {
     pub fn screen(&self) -> Screen {
         Screen {
             format: self.output,
-            width: comfy_table::Table::new().width(),
+            width: terminal_size_of(std::io::stdout()).map(|(Width(width), _)| width),
         }
     }
 }

@@ -6,7 +6,7 @@ mod call;
 pub(crate) mod entitle;
 mod identified;
 pub(crate) mod listen;
-mod parse;
+pub(crate) mod parse;
 mod policies;
 mod reply;
 pub(crate) mod routes;

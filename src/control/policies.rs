@@ -4,14 +4,16 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::task::JoinError;
+
 use super::lifecycle::fault::{Fault, FaultKind};
 use super::lifecycle::plane::Plane;
 use super::lifecycle::standing::Applied;
 use super::policy::{Origin, PolicySet, Problem, Text};
 use super::store::{Reader, StoreError};
 use crate::support::hex::Hex;
+use crate::support::sha256::Sha256;
 use crate::wire::store::AppliedDocument;
-use sha2::{Digest, Sha256};
 
 pub(crate) mod applying;
 pub(crate) mod diff;
@@ -59,14 +61,17 @@ impl Plane {
         let directory = self.sources().directory().to_owned();
         let read =
             tokio::task::spawn_blocking(move || PolicySet::together(&directory, &beside)).await;
-        read.map_err(|error| {
-            tracing::error!(%error, "policies could not be read");
-            Fault::new(
-                FaultKind::Internal,
-                "the policies could not be read; the operator has to look at the log",
-            )
-        })
+        read.map_err(|error| unreadable(&error))
     }
+}
+
+/// The reader of policies panicked.
+fn unreadable(error: &JoinError) -> Fault {
+    tracing::error!(%error, "policies could not be read");
+    Fault::new(
+        FaultKind::Internal,
+        "the policies could not be read; the operator has to look at the log",
+    )
 }
 
 fn unusable(problems: &[Problem]) -> Fault {

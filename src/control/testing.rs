@@ -48,7 +48,7 @@ pub(super) const ALICE: &str = "user:https://idp.example|alice";
 pub(super) const BOB: &str = "user:https://idp.example|bob";
 pub(super) const ROOT: &str = "user:https://idp.example|root";
 /// Where the clock of a [`Rig`] starts.
-pub(super) const NOON: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+pub(crate) const NOON: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 
 /// Approves ten minutes or less, denies who says so, leaves the rest to people; anybody may ask for themselves.
 pub(super) const POLICIES: &str = r#"
@@ -177,7 +177,7 @@ pub(super) fn bob() -> Caller {
     Caller::stand_in(&[BOB], false)
 }
 
-pub(super) fn root() -> Caller {
+pub(crate) fn root() -> Caller {
     Caller::stand_in(&[ROOT], true)
 }
 
@@ -253,8 +253,8 @@ pub(super) fn policies(text: &str) -> PolicySet {
 }
 
 /// A control plane without listeners, on a clock that the test moves.
-pub(super) struct Rig {
-    pub(super) plane: Plane,
+pub(crate) struct Rig {
+    pub(crate) plane: Plane,
     clock: Arc<AtomicU64>,
     directory: Option<TempDir>,
     stop: CancellationToken,
@@ -270,7 +270,7 @@ impl Rig {
     }
 
     /// With no policy.
-    pub(super) async fn empty() -> Self {
+    pub(crate) async fn empty() -> Self {
         Self::in_directory(
             tempfile::tempdir().unwrap(),
             Arc::new(AtomicU64::new(NOON.as_micros())),

@@ -18,6 +18,7 @@ use crate::model::canonical::Canonical;
 use crate::model::grant::{Ended, Hold, Phase};
 use crate::model::identity::Service;
 
+mod client;
 mod later;
 mod lifecycle;
 mod once;

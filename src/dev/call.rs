@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use http::uri::PathAndQuery;
+use jitgate_client::credential::Bearer;
+use jitgate_client::error::root_cause;
+use jitgate_client::{Route, Tls};
 use serde_json::{Value, json};
 use tonic::client::Grpc;
 use tonic::metadata::{KeyAndValueRef, MetadataMap};
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
-use super::super::cli::connect::Bearer;
-use super::super::cli::error::{CliError, Exit, code_name, root_cause};
+use super::super::cli::error::{CliError, Exit, code_name};
 use super::super::cli::render::text::block;
 use super::super::cli::render::{OutputArgs, Screen, TextStyle, View};
 use super::super::cli::values::{self, Token};
@@ -61,10 +63,10 @@ pub(crate) async fn call(args: CallArgs, state: &StateDir) -> Result<Exit, CliEr
     } = args;
     let token = token.filter(|token| !token.is_empty());
     let channel = channel(state).await?;
-    let client = Grpc::new(InterceptedService::new(
-        channel,
-        Bearer::new(token.as_ref())?,
-    ));
+    let bearer = token
+        .map(|token| Bearer::token(token.reveal()))
+        .transpose()?;
+    let client = Grpc::new(InterceptedService::new(channel, bearer.unwrap_or_default()));
     let screen = output.screen();
     let answer = if grpc.path().ends_with("/Transfer") {
         let message = pay::TransferRequest {
@@ -86,24 +88,18 @@ pub(crate) async fn call(args: CallArgs, state: &StateDir) -> Result<Exit, CliEr
 
 async fn channel(state: &StateDir) -> Result<Channel, CliError> {
     let port = Ports::saved_envoy(state)?;
-    let own = Identity::from_pem(state.read("client.pem")?, state.read("client.key")?);
-    let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(state.read("ca.pem")?))
-        .identity(own);
-    let refuse = |error: tonic::transport::Error| {
+    let own = (state.at("client.pem"), state.at("client.key"));
+    let tls = Tls::new(Some(state.at("ca.pem")), Some(own)).map_err(|error| {
+        CliError::new(error.to_string()).hint("run `jitgate dev` first, or name its --state-dir")
+    })?;
+    let route = Route::new(&format!("https://localhost:{port}"), tls)?;
+    route.connect().await.map_err(|error| {
         CliError::new(format!(
             "no answer from Envoy at https://localhost:{port}: {}",
             root_cause(&error)
         ))
         .hint("is `jitgate dev` running, and with Envoy?")
-    };
-    let endpoint = Endpoint::from_shared(format!("https://localhost:{port}")).map_err(refuse)?;
-    endpoint
-        .tls_config(tls)
-        .map_err(refuse)?
-        .connect()
-        .await
-        .map_err(refuse)
+    })
 }
 
 type Client = Grpc<InterceptedService<Channel, Bearer>>;

@@ -8,7 +8,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rcgen::KeyPair;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use ulid::Ulid;
 
 use crate::clock;
@@ -19,6 +18,7 @@ use super::super::cli::error::{CliError, Exit, say};
 use super::super::cli::render::write_out;
 use super::super::cli::values;
 use super::state::StateDir;
+use crate::support::sha256::Sha256;
 
 /// The `iss` of the demo's tokens. Nothing listens there: the keys are read from a file.
 pub(crate) const ISSUER: &str = "https://issuer.jitgate.local";
@@ -98,7 +98,7 @@ impl DevIssuer {
         let jwk = json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y, "alg": "ES256", "use": "sig", "kid": kid });
         Ok((
             Self {
-                key: EncodingKey::from_ec_pem(pem.as_bytes())?,
+                key: EncodingKey::from_ec_der(pair.serialized_der()),
                 kid,
             },
             jwk,

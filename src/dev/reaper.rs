@@ -117,6 +117,7 @@ fn lives(pid: u32) -> bool {
 /// The ids entrusted and not taken back, once the other end of the pipe is gone; none after an orderly "done".
 fn left_behind(pipe: impl BufRead) -> BTreeSet<u32> {
     let mut pids = BTreeSet::new();
+    // A pipe that cannot be read any more has lost its other end, as one that was closed.
     for line in pipe.lines().map_while(Result::ok) {
         if line == "done" {
             return BTreeSet::new();

@@ -63,15 +63,16 @@ pub(super) fn eddsa() -> Signer {
 
 /// One RSA key for all tests, which takes long to make.
 pub(super) fn rsa(algorithm: Algorithm) -> Signer {
-    static PEM: LazyLock<String> = LazyLock::new(|| {
+    static PKCS8: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let key =
             rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048)
                 .unwrap();
-        key.serialize_pem()
+        key.serialize_der()
     });
     Signer {
         algorithm,
-        key: EncodingKey::from_rsa_pem(PEM.as_bytes()).unwrap(),
+        // The RSAPrivateKey itself, behind the 26 bytes that say what it is.
+        key: EncodingKey::from_rsa_der(&PKCS8[26..]),
     }
 }
 

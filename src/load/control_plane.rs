@@ -90,7 +90,7 @@ impl SpawnedControlPlane {
         Ok(encode(
             &header,
             &claims,
-            &EncodingKey::from_ec_pem(self.key.serialize_pem().as_bytes())?,
+            &EncodingKey::from_ec_der(self.key.serialized_der()),
         )?)
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use jitgate_client::Route;
 use rand::RngExt;
 use tokio::time::Instant;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -11,7 +12,6 @@ use ulid::Ulid;
 
 use super::fleet::SimulatedFleet;
 use super::report::{FanOut, Spread};
-use crate::tls::Route;
 use crate::wire::grant::duration_to;
 use crate::wire::v1;
 use crate::wire::v1::access_service_client::AccessServiceClient;

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
+use jitgate_client::Route;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use ulid::Ulid;
 
 use super::session::SimulatedSidecar;
 use super::tally::{Applied, Counts, Steps, Tally};
-use crate::tls::Route;
 use crate::wire::v1;
 
 /// How often it is looked whether all are there.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use jitgate_client::Route;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -18,7 +19,6 @@ use crate::clock::server::sent_no_earlier_than;
 use crate::model::digest::{EntryMark, TableDigest};
 use crate::sidecar::watch::{BACKOFF_LEAST, BACKOFF_MOST, away};
 use crate::support::backoff::Backoff;
-use crate::tls::Route;
 use crate::wire::grant::{duration_from, duration_to, timestamp_from, timestamp_to};
 use crate::wire::v1;
 use crate::wire::v1::enforcer_service_client::EnforcerServiceClient;
@@ -273,15 +273,13 @@ impl Session<'_> {
             bail!("the table at revision {revision} differs from the control plane's");
         }
         held.revision = held.revision.max(revision);
-        let span = |span: &Option<prost_types::Duration>| {
-            duration_from(&span.unwrap_or_default(), "echo_held").ok()
-        };
-        let sent = span(&progress.echo_held)
-            .and_then(|span| sent_no_earlier_than(clock, progress.echo_nanos, span));
+        let echo_held = duration_from(&progress.echo_held.unwrap_or_default(), "echo_held")?;
+        let sent = sent_no_earlier_than(clock, progress.echo_nanos, echo_held);
         let server = progress
             .server_time
             .as_ref()
-            .and_then(|time| timestamp_from(time, "server_time").ok());
+            .map(|time| timestamp_from(time, "server_time"))
+            .transpose()?;
         if let Some((server, (_, trip))) = server.zip(sent) {
             clock.observe(server, Some(trip));
         }

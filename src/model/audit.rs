@@ -339,6 +339,7 @@ impl Chain {
             });
         }
         let first = if last < self.from { 0 } else { self.from };
+        // Nothing was walked when there is none.
         let hash = Hash::from_slice(&self.before).unwrap_or_default();
         Ok(Verified {
             first,
@@ -448,8 +449,8 @@ mod tests {
         for field in ["state", "", "ACTIVE"] {
             text(&mut bytes, field);
         }
-        use sha2::Digest;
-        assert_eq!(chain(1)[0].hash, sha2::Sha256::digest(&bytes).to_vec());
+        use crate::support::sha256::Sha256;
+        assert_eq!(chain(1)[0].hash, Sha256::digest(&bytes).to_vec());
     }
 
     #[test]

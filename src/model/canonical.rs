@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use sha2::{Digest as _, Sha256};
-
 use crate::support::hex::Hex;
+use crate::support::sha256::Sha256;
 
 /// A SHA-256 in the making. Every field carries its length, so no field can run into the next.
 #[derive(Clone)]
@@ -50,7 +49,7 @@ impl Canonical {
 
     /// The hash.
     pub(crate) fn finish(self) -> Hash {
-        Hash(self.0.finalize().into())
+        Hash(self.0.finalize())
     }
 }
 

@@ -24,11 +24,20 @@ pub(crate) enum Decision {
 ///
 /// ```compile_fail,E0451
 /// // An allow out of thin air does not type-check: the fields are private and there is no constructor.
-/// fn forge(
-///     grant: std::sync::Arc<jitgate::model::grant::Grant>,
-///     principal: jitgate::model::identity::Principal,
-/// ) -> jitgate::model::decision::Permit {
-///     jitgate::model::decision::Permit { grant, principal, rule: 0, remaining: None, others: vec![] }
+/// use std::sync::Arc;
+/// use jitgate::proofs::{Grant, Permit, Principal};
+///
+/// fn forge(grant: Arc<Grant>, principal: Principal) -> Permit {
+///     Permit { grant, principal, rule: 0, remaining: None, others: vec![] }
+/// }
+/// ```
+/// ```
+/// // All that is wrong above is the forging.
+/// use std::sync::Arc;
+/// use jitgate::proofs::{Grant, Permit, Principal};
+///
+/// fn read(permit: Permit) -> (Arc<Grant>, Principal) {
+///     (permit.grant().clone(), permit.principal().clone())
 /// }
 /// ```
 #[derive(Debug, Clone)]

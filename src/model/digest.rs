@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use sha2::{Digest, Sha256};
-
 use crate::support::hex::Hex;
+use crate::support::sha256::Sha256;
 
 /// What one entry adds to the digest of its table: the SHA-256 of its bytes, as four 64-bit lanes.
 ///

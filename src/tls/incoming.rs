@@ -101,8 +101,11 @@ impl Incoming {
         loop {
             tokio::select! {
                 Some(done) = self.handshakes.join_next() => {
-                    if let Ok(Some(conn)) = done {
-                        return conn;
+                    match done {
+                        Ok(Some(conn)) => return conn,
+                        // Refused, and logged where that was found.
+                        Ok(None) => {}
+                        Err(error) => tracing::error!(%error, "a TLS handshake ended abnormally"),
                     }
                 }
                 accepted = accept(&self.listener, &self.seats), if self.handshakes.len() < HANDSHAKES => match accepted {

@@ -105,6 +105,7 @@ impl<T: ?Sized> Live<T> {
 
 fn stamp(files: &[PathBuf]) -> Stamp {
     let of = |file: &PathBuf| {
+        // A file that is gone differs from what it was; reading it then says why.
         let seen = std::fs::metadata(file).ok()?;
         Some((seen.ino(), seen.len(), seen.mtime(), seen.mtime_nsec()))
     };

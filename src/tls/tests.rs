@@ -461,7 +461,7 @@ async fn a_client_of_ours_speaks_to_no_tls_1_2_server() {
         ));
     let (address, mut incoming) = listening(Arc::new(old)).await;
     let tls = client_config(authority.ca(), None).unwrap();
-    let route = Route::new(
+    let route = route(
         "--control-plane",
         &format!("https://{address}"),
         Some(tls),
@@ -493,13 +493,14 @@ async fn a_channel_reaches_a_tonic_server_over_tls() {
     );
     let identity = authority.issue("client", &[PAYMENTS]);
     let tls = client_config(authority.ca(), Some(identity)).unwrap();
-    let channel = channel(
+    let channel = route(
         "--control-plane",
         &format!("https://{address}"),
         Some(tls),
         false,
     )
-    .unwrap();
+    .unwrap()
+    .lazy();
     let mut client = tonic_health::pb::health_client::HealthClient::new(channel);
     let answer = client
         .check(tonic_health::pb::HealthCheckRequest::default())
@@ -523,7 +524,7 @@ async fn plaintext_stays_on_the_machine() {
         assert!(allow_plaintext("--listen", &address, true).is_ok());
     }
     let open = |url, insecure| {
-        channel("--server", url, None, insecure)
+        route("--server", url, None, insecure)
             .map(|_| ())
             .map_err(|error| format!("{error:#}"))
     };

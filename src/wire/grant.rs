@@ -163,7 +163,7 @@ pub(crate) fn table_entry_from(wire: &v1::GrantEntry) -> Result<TableEntry, Fiel
         via: principals_from(&wire.via, "via")?,
         scope: entry_scope_from(wire)?,
         until: timestamp_from(until, "tombstone.keep_until")?,
-        policy: policy_from(wire),
+        policy: policy_from(wire)?,
         traceparent: traceparent_from(wire),
         revision: revision_from(wire)?,
     };
@@ -199,7 +199,7 @@ pub(crate) fn entry_from(wire: &v1::GrantEntry) -> Result<Grant, FieldError> {
         end,
         hold: hold_from(wire)?,
         staleness: staleness_from(wire.staleness)?,
-        policy: policy_from(wire),
+        policy: policy_from(wire)?,
         traceparent: traceparent_from(wire),
         mod_revision: revision_from(wire)?,
     })
@@ -218,11 +218,12 @@ fn entry_scope_from(wire: &v1::GrantEntry) -> Result<Scope, FieldError> {
     scope_from(scope.ok_or_else(|| FieldError::new("scope", "is absent"))?)
 }
 
-fn policy_from(wire: &v1::GrantEntry) -> PolicyRef {
-    PolicyRef {
+fn policy_from(wire: &v1::GrantEntry) -> Result<PolicyRef, FieldError> {
+    Ok(PolicyRef {
         name: wire.policy.as_str().into(),
-        version: u64::try_from(wire.policy_version).unwrap_or(0),
-    }
+        version: u64::try_from(wire.policy_version)
+            .map_err(|_| FieldError::new("policy_version", "is negative"))?,
+    })
 }
 
 fn traceparent_from(wire: &v1::GrantEntry) -> Option<Arc<str>> {

@@ -10,14 +10,11 @@ use crate::support::world::Settings;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_control_plane_grants_live_end_on_time_and_then_nothing_is_decided() {
-    let Some(mut mesh) = Mesh::start(Settings {
+    let mut mesh = Mesh::start(Settings {
         max_staleness: "4s",
         ..Settings::default()
     })
-    .await
-    else {
-        return;
-    };
+    .await;
     mesh.grant("alice", "GET /v1/users/{id}", "10m");
     let short = mesh.grant("bob", "GET /v1/users/{id}", "2s");
     let end = mesh.end_of("bob", &short);
@@ -71,9 +68,7 @@ async fn without_the_control_plane_grants_live_end_on_time_and_then_nothing_is_d
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_sidecar_envoy_refuses_and_serves_again_once_it_is_back() {
-    let Some(mut mesh) = Mesh::start(Settings::default()).await else {
-        return;
-    };
+    let mut mesh = Mesh::start(Settings::default()).await;
     mesh.grant("alice", "GET /v1/users/{id}", "10m");
     mesh.until("alice", "/v1/users/7", 200).await;
     mesh.world.sidecar.take().unwrap().kill();
@@ -92,9 +87,7 @@ async fn without_the_sidecar_envoy_refuses_and_serves_again_once_it_is_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_sidecar_is_an_error_and_never_an_allow() {
-    let Some(mut mesh) = Mesh::start(Settings::default()).await else {
-        return;
-    };
+    let mut mesh = Mesh::start(Settings::default()).await;
     mesh.grant("alice", "GET /v1/users/{id}", "10m");
     mesh.until("alice", "/v1/users/7", 200).await;
     mesh.world.sidecar.as_ref().unwrap().freeze();
@@ -110,9 +103,7 @@ async fn a_frozen_sidecar_is_an_error_and_never_an_allow() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grant_is_never_served_past_its_end() {
-    let Some(mut mesh) = Mesh::start(Settings::default()).await else {
-        return;
-    };
+    let mut mesh = Mesh::start(Settings::default()).await;
     let id = mesh.grant("alice", "GET /v1/users/{id}", "2s");
     mesh.until("alice", "/v1/users/7", 200).await;
     let end = mesh.end_of("alice", &id);

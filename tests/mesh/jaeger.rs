@@ -59,14 +59,11 @@ async fn jaeger_shows_the_decision_below_envoys_check_and_its_link_to_the_approv
             http_get(http, "/api/services").is_some_and(|(status, _)| status == 200)
         });
     });
-    let Some(mut mesh) = Mesh::start(Settings {
+    let mut mesh = Mesh::start(Settings {
         otlp: Some(otlp),
         ..Settings::default()
     })
-    .await
-    else {
-        return;
-    };
+    .await;
     assert_eq!(mesh.call("alice", "/v1/users/7").await.status, 403);
     let grant = mesh.grant("alice", "GET /v1/users/{id}", "10m");
     mesh.until("alice", "/v1/users/7", 200).await;

@@ -104,9 +104,7 @@ impl Streams {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn revoking_one_grant_ends_exactly_its_streams_and_no_other_loses_a_byte() {
-    let Some(fixture) = Fixture::start(Settings::default()).await else {
-        return;
-    };
+    let fixture = Fixture::start(Settings::default()).await;
     let mut streams = Streams::none(&fixture, 5).await;
     let mut grants = Vec::new();
     for n in 0..GRANTS {
@@ -177,9 +175,7 @@ async fn revoking_one_grant_ends_exactly_its_streams_and_no_other_loses_a_byte()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_that_races_the_opening_leaves_no_stream_alive() {
-    let Some(fixture) = Fixture::start(Settings::default()).await else {
-        return;
-    };
+    let fixture = Fixture::start(Settings::default()).await;
     let mut root = Caller::connect(&fixture.world, "root", &["admins"]);
     let mut connection = fixture.two().await;
     let (mut refused, mut ended) = (0, 0);
@@ -213,9 +209,7 @@ async fn a_revocation_that_races_the_opening_leaves_no_stream_alive() {
 /// The recommended configuration: without its sidecar no leashed stream runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_streams_end_with_their_sidecar_and_open_again_once_it_is_back() {
-    let Some(mut fixture) = Fixture::start(Settings::default()).await else {
-        return;
-    };
+    let mut fixture = Fixture::start(Settings::default()).await;
     let (id, _) = fixture.grant("alice", MINUTES).await;
     let mut streams = Streams::none(&fixture, 6).await;
     for _ in 0..500 {
@@ -254,9 +248,7 @@ async fn where_the_leash_may_fail_open_streams_outlive_the_sidecar_and_end_by_ti
         leash_open: true,
         ..Settings::default()
     };
-    let Some(mut fixture) = Fixture::start(settings).await else {
-        return;
-    };
+    let mut fixture = Fixture::start(settings).await;
     let (id, end) = fixture.grant("alice", Duration::from_secs(8)).await;
     let mut streams = Streams::none(&fixture, 1).await;
     for _ in 0..50 {
@@ -293,9 +285,7 @@ async fn where_the_leash_may_fail_open_streams_outlive_the_sidecar_and_end_by_ti
 /// A sidecar that stands still, under the recommended configuration: nothing runs out of reach for long.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_sidecar_loses_its_streams_and_new_ones_open_once_it_goes_on() {
-    let Some(fixture) = Fixture::start(Settings::default()).await else {
-        return;
-    };
+    let fixture = Fixture::start(Settings::default()).await;
     let (id, _) = fixture.grant("alice", MINUTES).await;
     let mut streams = Streams::none(&fixture, 1).await;
     for _ in 0..20 {
@@ -330,9 +320,7 @@ async fn where_the_leash_may_fail_open_a_frozen_sidecar_loses_sight_of_its_strea
         leash_open: true,
         ..Settings::default()
     };
-    let Some(fixture) = Fixture::start(settings).await else {
-        return;
-    };
+    let fixture = Fixture::start(settings).await;
     let (id, end) = fixture.grant("alice", Duration::from_secs(10)).await;
     let mut streams = Streams::none(&fixture, 1).await;
     for _ in 0..20 {
@@ -373,9 +361,7 @@ async fn in_shadow_mode_streams_outlive_their_grant() {
         sidecar_flags: &["--mode", "shadow"],
         ..Settings::default()
     };
-    let Some(fixture) = Fixture::start(settings).await else {
-        return;
-    };
+    let fixture = Fixture::start(settings).await;
     let (id, end) = fixture.grant("alice", Duration::from_secs(3)).await;
     let (revoked, _) = fixture.grant("bob", MINUTES).await;
     let mut streams = Streams::none(&fixture, 1).await;

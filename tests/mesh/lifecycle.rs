@@ -57,7 +57,7 @@ fn text(value: &Value) -> String {
 }
 
 impl Mesh {
-    async fn start_reviewed() -> Option<Self> {
+    async fn start_reviewed() -> Self {
         Self::start(Settings {
             policies: POLICIES,
             ..Settings::default()
@@ -163,9 +163,7 @@ const ONE_ACCESS: [&str; 5] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn approved_by_two_used_with_a_token_extended_and_released_is_one_story() {
-    let Some(mut mesh) = Mesh::start_reviewed().await else {
-        return;
-    };
+    let mut mesh = Mesh::start_reviewed().await;
     assert_eq!(mesh.call("alice", "/v1/users/7").await.status, 403);
     let asked = mesh.asks(
         &[
@@ -336,9 +334,7 @@ fn told_as_one(world: &World, requests: [&String; 2], grants: [&String; 2], refu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_glass_and_what_the_reviewers_made_of_it_is_one_story() {
-    let Some(mut mesh) = Mesh::start_reviewed().await else {
-        return;
-    };
+    let mut mesh = Mesh::start_reviewed().await;
     let why = [
         "--for",
         "10m",
@@ -407,9 +403,7 @@ async fn broken_glass_and_what_the_reviewers_made_of_it_is_one_story() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn held_back_let_go_and_used_again_is_one_story() {
-    let Some(mut mesh) = Mesh::start_reviewed().await else {
-        return;
-    };
+    let mut mesh = Mesh::start_reviewed().await;
     let asked = mesh.asks(&[&RULE[..], &["--for", "10m", "--reason", "a stuck payout"]].concat());
     let grant = mesh.approved_by_two(asked["id"].as_str().unwrap());
     let token = mesh.issued(&grant);
@@ -475,14 +469,11 @@ async fn of_two_grants_the_one_that_nobody_used_ends() {
     let policies = crate::support::world::POLICIES
         .replace("max: 1h}\n  auto", "max: 1h, unusedTtl: 1m}\n  auto");
     assert!(policies.contains("unusedTtl"), "{policies}");
-    let Some(mut mesh) = Mesh::start(Settings {
+    let mut mesh = Mesh::start(Settings {
         policies: policies.leak(),
         ..Settings::default()
     })
-    .await
-    else {
-        return;
-    };
+    .await;
     let (used, unused) = (
         mesh.grant("alice", "GET /v1/users/{id}", "30m"),
         mesh.grant("bob", "GET /v1/users/{id}", "30m"),

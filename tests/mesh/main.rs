@@ -19,6 +19,7 @@
 
 mod as_code;
 mod bad_starts;
+mod calls;
 mod clocks;
 mod crashes;
 mod demo;
@@ -50,18 +51,18 @@ struct Mesh {
 }
 
 impl Mesh {
-    async fn start(settings: Settings) -> Option<Self> {
+    async fn start(settings: Settings) -> Self {
         let upstream = upstream::serve().await;
-        let world = tokio::task::block_in_place(|| World::with_envoy(settings, upstream))?;
+        let world = tokio::task::block_in_place(|| World::with_envoy(settings, upstream));
         let connector = raw_http::connector(&world.client);
         let connection = raw_http::Connection::open(&connector, world.envoy_port)
             .await
             .unwrap();
-        Some(Self {
+        Self {
             world,
             connection,
             connector,
-        })
+        }
     }
 
     /// `GET target` with `sub`'s token.

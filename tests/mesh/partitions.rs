@@ -55,7 +55,7 @@ impl Split {
             ..Settings::default()
         };
         Some(Self {
-            mesh: Mesh::start(settings).await?,
+            mesh: Mesh::start(settings).await,
             network,
         })
     }

@@ -10,8 +10,9 @@ use crate::support::hex::Hex;
 use crate::wire::v1;
 use crate::wire::v1::story_entry::What;
 
+use super::grants::{Grant, used};
 use super::json::{access_request, grant, time as json_time};
-use super::text::{Grant, block, moment, rules, short, span, table, time};
+use super::text::{block, moment, rules, short, span, table, time};
 use super::{TextStyle, View};
 
 /// Audit events, newest first.
@@ -419,7 +420,7 @@ fn actor(text: &str) -> String {
 }
 
 fn uses(grant: &v1::Grant, style: &TextStyle) -> String {
-    match super::text::used(grant, style) {
+    match used(grant, style) {
         used if used.is_empty() => "no use was reported".to_owned(),
         used => format!("used {used}"),
     }

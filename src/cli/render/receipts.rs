@@ -10,8 +10,8 @@ use crate::model::time::Timestamp;
 use crate::wire::grant::timestamp_from;
 use crate::wire::v1;
 
-use super::text::{Revoked, distance, table};
-use super::{TextStyle, View, json};
+use super::text::{distance, table};
+use super::{TextStyle, View, grants, json};
 
 /// Most sidecars without a confirmation that are listed for people.
 const LISTED: usize = 20;
@@ -34,6 +34,105 @@ impl View for Receipts<'_> {
                 "{ended}\n{}",
                 Enforced::of(self.0.enforcement.as_ref()).text(style)
             )
+        }
+    }
+}
+
+/// What a revoke did.
+#[derive(Debug)]
+pub(crate) struct Revoked<'a>(pub &'a v1::RevokeGrantsResponse);
+
+impl View for Revoked<'_> {
+    fn json(&self) -> Value {
+        json::revoked(self.0)
+    }
+
+    fn text(&self, style: &TextStyle) -> String {
+        let ended = self.ended(style);
+        let Enforced(enforcement) = Enforced::of(self.0.enforcement.as_ref());
+        let waiting = match enforcement.outstanding {
+            0 => String::new(),
+            waiting => {
+                format!("; {waiting} sidecar(s) have not confirmed yet, --wait all waits for them")
+            }
+        };
+        // Nothing was written when nothing matched, and on a dry run.
+        if self.0.grants.is_empty() || enforcement.revision == 0 {
+            ended
+        } else {
+            format!(
+                "{ended}
+Durable at revision {}{waiting}.
+",
+                enforcement.revision
+            )
+        }
+    }
+}
+
+impl Revoked<'_> {
+    /// What ended, without who has confirmed it.
+    pub(crate) fn ended(&self, style: &TextStyle) -> String {
+        let response = self.0;
+        let kept = match response.standing_kept {
+            0 => String::new(),
+            1 => "1 standing grant was left as declared; --include-standing ends it, too.\n"
+                .to_owned(),
+            kept => format!(
+                "{kept} standing grants were left as declared; --include-standing ends them, too.\n"
+            ),
+        };
+        if response.grants.is_empty() {
+            return format!("No live grant matched; nothing was ended.\n{kept}");
+        }
+        let rows = response
+            .grants
+            .iter()
+            .map(|grant| grants::row(grant, style))
+            .collect();
+        let mut ended = table(
+            style,
+            &[
+                "ID", "STATE", "SUBJECT", "SERVICE", "ALLOWED", "ENDED", "POLICY",
+            ],
+            rows,
+        );
+        if usize::try_from(response.ended).is_ok_and(|all| all > response.grants.len()) {
+            ended += &format!(
+                "{} ended in all; those not listed here: jitgate grants list --all\n",
+                response.ended
+            );
+        }
+        ended + &kept
+    }
+}
+
+/// A grant that was suspended or resumed, and who has confirmed it.
+#[derive(Debug)]
+pub(crate) struct Held<'a>(pub &'a v1::HoldGrantResponse);
+
+impl View for Held<'_> {
+    fn json(&self) -> Value {
+        json::held(self.0)
+    }
+
+    fn text(&self, style: &TextStyle) -> String {
+        let response = self.0;
+        let grant = response
+            .grant
+            .as_ref()
+            .map(|grant| grants::Grant(grant).text(style))
+            .unwrap_or_default();
+        let enforced = Enforced::of(response.enforcement.as_ref());
+        let Enforced(enforcement) = enforced;
+        // Nothing was written, or nobody was waited for.
+        match (
+            enforcement.revision,
+            enforcement.receipts.is_empty() && enforcement.unconfirmed.is_empty(),
+        ) {
+            (0, _) => grant,
+            (revision, true) => format!("{grant}\nDurable at revision {revision}.\n"),
+            (_, false) => format!("{grant}\n{}", enforced.text(style)),
         }
     }
 }

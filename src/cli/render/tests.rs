@@ -1,6 +1,10 @@
 use std::time::Duration;
 
-use super::text::{Explanation, Grants, Outcome, Requests, Revoked, distance};
+use super::explanation::Explanation;
+use super::grants::{Grant, Grants};
+use super::receipts::Revoked;
+use super::requests::{Outcome, Request, Requests};
+use super::text::distance;
 use super::*;
 use crate::wire::grant::{duration_to, timestamp_to};
 use crate::wire::v1;
@@ -147,7 +151,7 @@ Approval:  team/leads: 1 of 2, from group leads, carol
 Approval:  team/owners: 0 of 2, from group leads, carol, not yet open
 Review:    carol approved now for team/leads, at most 10s, only /pay.v1.Ledger/*: go \u{fffd}[31mon
 ";
-    assert_eq!(text::Request(&reviewed()).text(&style()), golden);
+    assert_eq!(Request(&reviewed()).text(&style()), golden);
 }
 
 #[test]
@@ -269,14 +273,14 @@ Expires: 2023-11-14T22:13:40.000Z (in 20s)
 Request: 01REQUEST
 Policy:  demo (version 3)
 ";
-    assert_eq!(text::Grant(&grant()).text(&style()), golden);
+    assert_eq!(Grant(&grant()).text(&style()), golden);
 }
 
 #[test]
 fn what_others_wrote_cannot_steer_the_terminal() {
     for text in [
         Requests(vec![request()]).text(&style()),
-        text::Request(&request()).text(&style()),
+        Request(&request()).text(&style()),
     ] {
         assert!(!text.contains('\u{1b}'), "{text:?}");
     }
@@ -383,7 +387,7 @@ fn a_standing_grant_without_a_beginning_shows_none() {
         expire_time: None,
         ..grant()
     };
-    let text = text::Grant(&standing).text(&style());
+    let text = Grant(&standing).text(&style());
     assert!(
         text.contains("never: standing") && !text.contains("1970"),
         "{text}"
@@ -420,7 +424,7 @@ fn broken_glass_shows_in_lists_until_it_is_reviewed_and_says_when_it_is_late() {
         .text(&style);
         assert!(listed.contains(state), "{listed}");
     }
-    let shown = text::Grant(&v1::Grant {
+    let shown = Grant(&v1::Grant {
         break_glass: Some(said),
         ..grant()
     })
@@ -433,7 +437,7 @@ fn broken_glass_shows_in_lists_until_it_is_reviewed_and_says_when_it_is_late() {
 fn a_review_that_does_not_count_says_so() {
     let mut request = reviewed();
     request.reviews[0].void = "no approver under policy pay as it is in force now".into();
-    let shown = text::Request(&request).text(&style());
+    let shown = Request(&request).text(&style());
     assert!(
         shown.contains("DOES NOT COUNT (no approver under policy pay as it is in force now)"),
         "{shown}"
@@ -447,13 +451,13 @@ fn a_pending_request_shows_the_digest_that_an_approval_is_bound_to() {
         request_digest: "36ca02".into(),
         ..request()
     };
-    assert!(text::Request(&pending).text(&style()).contains("36ca02\n"));
+    assert!(Request(&pending).text(&style()).contains("36ca02\n"));
     let decided = v1::AccessRequest {
         request_digest: "36ca02".into(),
         end_time: after(0),
         ..request()
     };
-    let text = text::Request(&decided).text(&style());
+    let text = Request(&decided).text(&style());
     assert!(
         !text.contains("36ca02") && text.contains("Decided:"),
         "{text}"
@@ -467,7 +471,7 @@ fn what_ended_early_expires_no_more() {
         end_time: after(1),
         ..grant()
     };
-    let text = text::Grant(&revoked).text(&style());
+    let text = Grant(&revoked).text(&style());
     assert!(
         text.contains("Was to end:") && !text.contains("Expires:"),
         "{text}"

@@ -9,7 +9,7 @@ use super::requests::with_deadline;
 use crate::cli::connect::{ClientArgs, Connection, connect};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::render::audit::Decided;
-use crate::cli::render::text::Explanation;
+use crate::cli::render::explanation::Explanation;
 use crate::cli::values::{self, Moment};
 
 /// `jitgate explain`.
@@ -40,30 +40,33 @@ pub struct ExplainArgs {
     client: ClientArgs,
 }
 
+impl ExplainArgs {
+    /// What is asked about a call. Its text is sent as it stands: the control plane alone reads it.
+    pub(crate) fn question(&self) -> v1::ExplainAccessRequest {
+        let http = self.http.clone().map(Target::Http);
+        let at = self.at.as_ref();
+        v1::ExplainAccessRequest {
+            principals: self.principals.clone(),
+            service: self.service.clone().unwrap_or_default(),
+            target: http.or_else(|| self.grpc.clone().map(Target::Grpc)),
+            at: at.map(|moment| timestamp_to(moment.resolve(clock::wall()))),
+        }
+    }
+}
+
 /// Explains. The exit code says whether it could be explained, not what came out.
 ///
 /// # Errors
 /// What the control plane refuses, and what keeps it from answering.
 pub(crate) async fn explain(args: ExplainArgs) -> Result<Exit, CliError> {
+    let ask = args.question();
     let ExplainArgs {
-        service,
-        principals,
-        http,
-        grpc,
-        at,
-        decision,
-        client,
+        decision, client, ..
     } = args;
     let mut connection = connect(client).await?;
     if let Some(id) = decision {
         return decided(&mut connection, id).await;
     }
-    let ask = v1::ExplainAccessRequest {
-        principals,
-        service: service.unwrap_or_default(),
-        target: http.map(Target::Http).or(grpc.map(Target::Grpc)),
-        at: at.map(|moment| timestamp_to(moment.resolve(clock::wall()))),
-    };
     let explained = connection
         .access
         .explain_access(with_deadline(ask))

@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
+use jitgate_client::DEADLINE;
 
 use crate::wire::grant::duration_to;
 use crate::wire::v1;
 
 use super::requests::with_deadline;
-use crate::cli::connect::{ClientArgs, Connection, PATIENCE, connect};
+use crate::cli::connect::{ClientArgs, Connection, connect};
 use crate::cli::error::{CliError, Exit, say};
-use crate::cli::render::receipts::{Enforced, Receipts};
-use crate::cli::render::text::{Grant, Grants, Revoked};
+use crate::cli::render::grants::{Grant, Grants};
+use crate::cli::render::receipts::{Enforced, Receipts, Revoked};
 use crate::cli::values;
 use crate::cli::write_options::{WriteArgs, tell};
 
@@ -235,7 +236,7 @@ impl Wait {
 
 pub(in crate::cli) fn deadline<T>(message: T, wait: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
-    request.set_timeout(wait + PATIENCE);
+    request.set_timeout(wait + DEADLINE);
     request
 }
 

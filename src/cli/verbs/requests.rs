@@ -9,14 +9,15 @@ use crate::model::scope::{GrpcRule, HttpRule};
 use crate::wire::grant::{duration_to, timestamp_to};
 use crate::wire::v1;
 
-use crate::cli::connect::{ClientArgs, Connection, PATIENCE, connect};
+use crate::cli::connect::{ClientArgs, Connection, connect};
 use crate::cli::error::{CliError, Exit, say};
-use crate::cli::render::text::{Outcome, Request, RequestLine, Requests};
+use crate::cli::render::requests::{Outcome, Request, RequestLine, Requests};
 use crate::cli::values::{self, Moment};
 use crate::cli::write_options::{WriteArgs, tell};
 
 mod watch;
 
+pub(in crate::cli) use jitgate_client::with_deadline;
 pub(in crate::cli) use watch::watch_one;
 
 /// `jitgate request`.
@@ -296,7 +297,7 @@ pub(crate) async fn requests(args: RequestsArgs) -> Result<Exit, CliError> {
         }
         RequestsVerb::Watch { id: Some(id), .. } => {
             let screen = connection.screen.clone();
-            let last = watch_one(&mut connection, &id, |request| {
+            let last = watch_one(&connection, &id, |request| {
                 screen.show_next(&RequestLine(request))
             })
             .await?;
@@ -320,7 +321,7 @@ pub(crate) async fn requests(args: RequestsArgs) -> Result<Exit, CliError> {
                 "watching {}; Ctrl-C ends it",
                 if all { "everything you may see" } else { what }
             ));
-            watch::watch_all(&mut connection, filter).await?;
+            watch::watch_all(&connection, filter).await?;
         }
     }
     Ok(Exit::Done)
@@ -414,13 +415,6 @@ pub(in crate::cli) fn http_to(rule: &HttpRule) -> v1::HttpRule {
         methods: rule.methods().into_iter().map(str::to_owned).collect(),
         path: rule.path().as_str().to_owned(),
     }
-}
-
-/// A call that does not wait for people.
-pub(in crate::cli) fn with_deadline<T>(message: T) -> tonic::Request<T> {
-    let mut request = tonic::Request::new(message);
-    request.set_timeout(PATIENCE);
-    request
 }
 
 #[cfg(test)]

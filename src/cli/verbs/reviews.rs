@@ -11,7 +11,7 @@ use crate::wire::v1;
 use super::requests::{http_to, with_deadline};
 use crate::cli::connect::{ClientArgs, Connection, connect};
 use crate::cli::error::{CliError, Exit, say};
-use crate::cli::render::text::Request;
+use crate::cli::render::requests::Request;
 use crate::cli::render::{TextStyle, View};
 use crate::cli::values;
 use crate::cli::write_options::{WriteArgs, tell};

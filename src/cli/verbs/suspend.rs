@@ -9,7 +9,7 @@ use super::grants::{Wait, deadline};
 use crate::cli::connect::{ClientArgs, connect};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::render::receipts::Enforced;
-use crate::cli::render::text::Held;
+use crate::cli::render::receipts::Held;
 use crate::cli::values;
 use crate::cli::write_options::{WriteArgs, tell};
 

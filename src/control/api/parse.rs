@@ -306,7 +306,7 @@ pub(super) fn patience(
     })
 }
 
-pub(super) fn question(wire: v1::ExplainAccessRequest, caller: &Caller) -> Result<Question, Fault> {
+pub(crate) fn question(wire: v1::ExplainAccessRequest, caller: &Caller) -> Result<Question, Fault> {
     if wire.principals.len() > PRINCIPALS_MAX {
         return Err(Fault::invalid(
             "principals",

@@ -867,7 +867,11 @@ async fn a_workload_asks_by_its_certificate_over_tls() {
     let connect = |identity| {
         let tls = crate::tls::client_config(pki.ca.clone(), identity).unwrap();
         let url = format!("https://127.0.0.1:{}", served.grpc.port());
-        Client::new(crate::tls::channel("--server", &url, Some(tls), false).unwrap())
+        Client::new(
+            crate::tls::route("--server", &url, Some(tls), false)
+                .unwrap()
+                .lazy(),
+        )
     };
     let fleet = connect(Some(client))
         .list_sidecars(v1::ListSidecarsRequest {})

@@ -308,6 +308,7 @@ impl Session {
             sidecar.open_leashes = leashes;
             sidecar.refuses_skewed = status.refuses_skewed;
             sidecar.clock_offset_micros = offset;
+            // Shown to people, and nothing rests on it.
             sidecar.clock_error = Duration::from_micros(u64::try_from(error).unwrap_or(0));
             newly = revision > sidecar.acked;
             sidecar.acked = sidecar.acked.max(revision);

@@ -121,6 +121,7 @@ impl Declared {
     ) -> Result<(), Fault> {
         let mut current = BTreeMap::new();
         for (name, version) in change.read().current_policies()? {
+            // A version whose row is gone has no digest: it differs from any, and is written again.
             let digest = change
                 .read()
                 .policy(&name, version)?

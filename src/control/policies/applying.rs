@@ -17,7 +17,7 @@ use crate::control::lifecycle::rows::{end, listed};
 use crate::control::lifecycle::standing::{Applied, Declared};
 use crate::control::lifecycle::write_options::WriteOptions;
 use crate::control::policy::Sources;
-use crate::control::store::Change;
+use crate::control::store::{Change, StoreError};
 use crate::model::access::{AccessStep, Outcome};
 use crate::model::canonical::{Canonical, Hash};
 use crate::model::grant::{End, Ended, Phase, Revision};
@@ -183,8 +183,9 @@ impl Plane {
         let revision = answered
             .request
             .strip_prefix(REVISION)
-            .and_then(|revision| revision.parse().ok());
-        Ok(Some(Revision(revision.unwrap_or_default())))
+            .and_then(|revision| revision.parse().ok())
+            .ok_or_else(|| StoreError::Damaged("the answer kept for a request id".to_owned()))?;
+        Ok(Some(Revision(revision)))
     }
 }
 
@@ -196,7 +197,11 @@ async fn to_the_end<T: Send + 'static>(
     let (done, answer) = oneshot::channel();
     {
         let mut under_way = sources.under_way.lock();
-        while under_way.try_join_next().is_some() {}
+        while let Some(ended) = under_way.try_join_next() {
+            if let Err(error) = ended {
+                tracing::error!(%error, "applying policies ended abnormally");
+            }
+        }
         if under_way.len() >= UNDER_WAY_MAX {
             return Err(Fault::new(
                 FaultKind::Busy,
@@ -208,7 +213,7 @@ async fn to_the_end<T: Send + 'static>(
     let stopped = |_| {
         Err(Fault::new(
             FaultKind::Unavailable,
-            "the control plane stops; look what is in force",
+            "the call ended before it was done; look what is in force",
         ))
     };
     answer.await.unwrap_or_else(stopped)

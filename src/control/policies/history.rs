@@ -126,6 +126,7 @@ impl Plane {
         Ok(found)
     }
 
+    /// `None` too when the policies cannot be read now: the version is shown all the same, without its file.
     async fn file_of(&self, policy: &str) -> Option<String> {
         let set = self
             .assemble(self.sources().beside.load_full())

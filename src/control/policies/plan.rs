@@ -186,9 +186,11 @@ impl Plane {
         before: &[AppliedDocument],
     ) -> Result<Result<PolicySet, Vec<Problem>>, Fault> {
         let alone = offer.texts();
+        // Taken for no names, a failure would leave in force what the offer replaces.
         let names = tokio::task::spawn_blocking(move || crate::control::policy::names(&alone))
             .await
-            .unwrap_or_default();
+            .map_err(|error| super::unreadable(&error))?
+            .map_err(|cause| Fault::invalid("files", cause))?;
         let stays = |document: &&AppliedDocument| {
             !offer.prune && !names.contains(&(document.kind.clone(), document.name.clone()))
         };

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use crate::support::sha256::Sha256;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::duration::parse_duration;
 use crate::model::approval::{Escalation, Stage, Step};
@@ -30,7 +30,7 @@ pub(crate) struct Pinned {
 /// # Errors
 /// One sentence about what is wrong with it.
 pub(crate) fn pinned(text: &str, digest: &str) -> Result<Pinned, String> {
-    if PolicyDigest(Sha256::digest(text).into()).to_string() != digest {
+    if PolicyDigest(Sha256::digest(text)).to_string() != digest {
         return Err("the text of the policy is not the one of its digest".to_owned());
     }
     let policy: Value =

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
+use crate::support::sha256::Sha256;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::duration::write_duration;
 use crate::model::approval::{Escalation, Stage, Step};
@@ -92,7 +92,7 @@ pub(super) fn set_digest(mut digests: Vec<PolicyDigest>) -> PolicyDigest {
     for digest in &digests {
         hash.update(digest.0);
     }
-    PolicyDigest(hash.finalize().into())
+    PolicyDigest(hash.finalize())
 }
 
 /// Nothing for a policy without people, so that its digest is what it always was.
@@ -172,7 +172,7 @@ fn sorted<T: ToString>(items: &[T]) -> Vec<String> {
 fn seal(content: &Value) -> (Arc<str>, PolicyDigest) {
     let mut text = String::new();
     write(content, &mut text);
-    let digest = PolicyDigest(Sha256::digest(&text).into());
+    let digest = PolicyDigest(Sha256::digest(&text));
     (text.into(), digest)
 }
 

@@ -2,6 +2,7 @@
 //! function that rules on access requests, and its calls are decided by the one that sidecars run; nothing is in force.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::load;
@@ -62,7 +63,8 @@ pub fn test(dir: &Path) -> Tested {
 /// What is wrong with the fixtures of a directory.
 pub(super) fn problems(dir: &Path) -> Vec<Problem> {
     let dir = dir.to_owned();
-    load::on_large_stack(move || read(&dir).1).unwrap_or_default()
+    load::on_large_stack(move || read(&dir).1)
+        .unwrap_or_else(|cause| vec![problem(Path::new("."), &cause)])
 }
 
 /// A document of fixtures, and its file.
@@ -97,18 +99,20 @@ fn read(dir: &Path) -> (Vec<Found>, Vec<Problem>) {
 fn list(dir: &Path) -> Result<Vec<PathBuf>, Problem> {
     let mut paths = Vec::new();
     for (folder, all) in [(dir.to_owned(), false), (dir.join(FOLDER), true)] {
+        let unreadable = |error| {
+            problem(
+                &folder,
+                &format!("cannot be read: {error}; check its permissions"),
+            )
+        };
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
-            Err(_) if all && !folder.exists() => continue,
-            Err(error) => {
-                return Err(problem(
-                    &folder,
-                    &format!("cannot be read: {error}; check its permissions"),
-                ));
-            }
+            Err(error) if all && error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(unreadable(error)),
         };
-        for entry in entries.filter_map(Result::ok) {
-            let path = entry.path();
+        for entry in entries {
+            // A file of fixtures that is not seen would pass for one whose cases hold.
+            let path = entry.map_err(unreadable)?.path();
             let hidden = path
                 .file_name()
                 .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));

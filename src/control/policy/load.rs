@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
+use crate::support::sha256::Sha256;
 
 use super::document::{self, Document};
 use super::found::{Fingerprint, Found, Origin, PersonDocument, Places, Policy, Standing, Text};
@@ -140,7 +140,7 @@ impl Source {
         if let Err(cause) = &self.listing {
             hash.update(cause);
         }
-        Fingerprint(hash.finalize().into())
+        Fingerprint(hash.finalize())
     }
 }
 

@@ -46,13 +46,16 @@ pub fn examine(dir: &Path) -> Report {
 }
 
 /// Kind and name of every good document of some texts.
-pub(crate) fn names(texts: &[Text]) -> BTreeSet<(String, String)> {
+///
+/// # Errors
+/// When the reader itself fails: no name is then known not to be there.
+pub(crate) fn names(texts: &[Text]) -> Result<BTreeSet<(String, String)>, String> {
     let texts = texts.to_vec();
-    let found = load::on_large_stack(move || load::alone(texts)).unwrap_or_default();
-    listed(&found)
+    let found = load::on_large_stack(move || load::alone(texts))?;
+    Ok(listed(&found)
         .into_iter()
         .map(|document| (document.kind.to_owned(), document.name.to_string()))
-        .collect()
+        .collect())
 }
 
 /// The policy files of a directory, unparsed, by the name of each.

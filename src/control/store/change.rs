@@ -146,7 +146,7 @@ impl<'v> Change<'v> {
             vec![],
         );
         self.plan_escalations(request);
-        self.put_request(request);
+        self.put_request(request)?;
         self.audit(&Entry {
             kind: "access_request.created",
             actor: request.requester.as_str(),
@@ -179,7 +179,7 @@ impl<'v> Change<'v> {
             keys::due(request.pending_until, DueKind::RequestEnds, id),
         );
         self.drop_escalations(request);
-        self.put_request(request);
+        self.put_request(request)?;
         let outcome = request.outcome.as_ref();
         self.audit(&Entry {
             kind: &format!(
@@ -211,7 +211,7 @@ impl<'v> Change<'v> {
         let state = request.state.as_str();
         request.mod_revision = self.revision();
         request.reviews.push(review.clone());
-        self.put_request(request);
+        self.put_request(request)?;
         self.audit(&Entry {
             kind: match review.verdict {
                 Verdict::Approve => "review.approved",
@@ -227,8 +227,8 @@ impl<'v> Change<'v> {
         Ok(())
     }
 
-    fn put_request(&mut self, request: &AccessRequest) {
-        self.announce(request);
+    fn put_request(&mut self, request: &AccessRequest) -> Result<(), StoreError> {
+        self.announce(request)?;
         self.rows.put(
             Table::Requests,
             request.id.as_bytes().to_vec(),
@@ -236,22 +236,18 @@ impl<'v> Change<'v> {
         );
         self.requests.retain(|earlier| earlier.id != request.id);
         self.requests.push(Arc::new(request.clone()));
+        Ok(())
     }
 
     /// Lets sidecars know of a request while it waits, so that they can say so to whoever is refused meanwhile.
-    fn announce(&mut self, request: &AccessRequest) {
+    fn announce(&mut self, request: &AccessRequest) -> Result<(), StoreError> {
         let Some(entry) = request.as_entry() else {
-            return;
+            return Ok(());
         };
         if request.state == AccessState::Pending {
-            let before = self
-                .read()
-                .request(&request.id)
-                .ok()
-                .flatten()
-                .and_then(|before| before.as_entry());
-            if before.as_ref() == Some(&entry) {
-                return;
+            let before = self.read().request(&request.id)?;
+            if before.and_then(|before| before.as_entry()).as_ref() == Some(&entry) {
+                return Ok(());
             }
             self.grants.push(GrantChange::Put(entry.into()));
         } else if request.create_revision == self.revision() {
@@ -260,9 +256,7 @@ impl<'v> Change<'v> {
                 .retain(|change| !matches!(change, GrantChange::Put(put) if *put.id() == entry.id));
         } else if self
             .read()
-            .request(&request.id)
-            .ok()
-            .flatten()
+            .request(&request.id)?
             .is_none_or(|before| !before.state.is_terminal())
         {
             let service = entry.scope.service().clone();
@@ -271,6 +265,7 @@ impl<'v> Change<'v> {
                 service,
             });
         }
+        Ok(())
     }
 
     /// Takes something off the sweeper's list that has become void.

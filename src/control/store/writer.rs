@@ -216,7 +216,11 @@ impl State {
                 // Settled at once if the file can be opened again: then it is known whether the group is in it.
                 match self.settle(engine) {
                     Ok(()) if self.meta.revision == revision => Ok(()),
-                    Ok(()) | Err(_) => Err(error),
+                    Ok(()) => Err(error),
+                    Err(again) => {
+                        tracing::error!(error = %again, "the store cannot be opened again yet");
+                        Err(error)
+                    }
                 }
             }
         };

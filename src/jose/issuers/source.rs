@@ -1,5 +1,6 @@
 //! Where an issuer's keys come from, and reading them once. Every reading is bounded in size and time; what it reads is parsed whole or refused.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
 use std::net::IpAddr;
@@ -8,12 +9,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
-use reqwest::{Client, Response, StatusCode, Url, redirect};
-use rustls::pki_types::CertificateDer;
+use anyhow::{Context as _, anyhow, bail, ensure};
+use bytes::Bytes;
+use http::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
+use http::uri::{Authority, PathAndQuery};
+use http::{Request, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::rt::{Read, Write};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt as _;
+use tokio_rustls::TlsConnector;
+use tower::ServiceExt as _;
 
 use crate::jose::Algorithm;
 use crate::jose::keys::KeySet;
@@ -103,107 +115,130 @@ pub(super) fn read_bounded(path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// A JWKS endpoint.
-#[derive(Debug)]
 pub(super) struct Remote {
-    url: Url,
-    client: Client,
+    uri: Uri,
+    /// `None` over plain http.
+    tls: Option<(ServerName<'static>, TlsConnector)>,
 }
 
 impl Remote {
     /// Takes https, or http on loopback; trusts the system's certificate authorities, or those of `ca` alone.
     pub(super) fn new(url: &str, ca: Option<&Path>) -> anyhow::Result<Self> {
-        let url = Url::parse(url).context("is no URL")?;
+        let uri: Uri = url.parse().context("is no URL")?;
+        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            bail!("is no URL")
+        };
         ensure!(
-            url.username().is_empty() && url.password().is_none(),
+            !authority.as_str().contains('@'),
             "must not carry a user name or password"
         );
-        let secure = match url.scheme() {
-            "https" => true,
-            "http" if is_loopback(&url) => false,
+        let host = authority.host().trim_matches(['[', ']']);
+        let tls = match scheme {
+            "https" => {
+                let name = ServerName::try_from(host.to_owned()).context("names no host")?;
+                Some((name, TlsConnector::from(Arc::new(trust(ca)?))))
+            }
+            "http" if is_loopback(host) => None,
             "http" => bail!("must be https: plain http is for loopback only"),
             _ => bail!("must be an https URL"),
         };
         ensure!(
-            secure || ca.is_none(),
+            tls.is_some() || ca.is_none(),
             "is plain http, which has no use for a caFile"
         );
-        let client = Client::builder()
-            .tls_backend_preconfigured(trust(secure, ca)?)
-            .https_only(secure)
-            // Keys come from the configured place or not at all.
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .timeout(FETCH_TIMEOUT)
-            .pool_max_idle_per_host(1)
-            .user_agent(concat!("jitgate/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .context("no client can be made for it")?;
-        Ok(Self { url, client })
+        Ok(Self { uri, tls })
     }
 
     /// Fetches the keys.
     pub(super) async fn fetch(&self) -> anyhow::Result<KeySet> {
-        let document = self
-            .download()
+        let document = tokio::time::timeout(FETCH_TIMEOUT, self.download())
             .await
-            .with_context(|| self.url.to_string())?;
-        KeySet::from_jwks(&document).with_context(|| format!("the answer of {}", self.url))
+            .unwrap_or_else(|_| bail!("no answer within {FETCH_TIMEOUT:?}"))
+            .with_context(|| self.uri.to_string())?;
+        KeySet::from_jwks(&document).with_context(|| format!("the answer of {}", self.uri))
     }
 
+    /// Keys come from the configured place or not at all: no proxy is asked and no redirect followed.
     async fn download(&self) -> anyhow::Result<Vec<u8>> {
-        let request = self
-            .client
-            .get(self.url.clone())
-            .header(http::header::ACCEPT, "application/json");
-        let response = request.send().await.map_err(reqwest::Error::without_url)?;
-        match response.status() {
-            StatusCode::OK => read_body(response).await,
-            status if status.is_redirection() => {
-                bail!("answered {status}; redirects are not followed")
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        let stream = connector
+            .oneshot(self.uri.clone())
+            .await
+            .context("cannot be reached")?;
+        let Some((name, tls)) = &self.tls else {
+            return self.ask(stream).await;
+        };
+        let stream = tls
+            .connect(name.clone(), stream.into_inner())
+            .await
+            .context("no TLS connection")?;
+        self.ask(TokioIo::new(stream)).await
+    }
+
+    async fn ask<S: Read + Write + Unpin>(&self, stream: S) -> anyhow::Result<Vec<u8>> {
+        let (mut sender, connection) = http1::handshake(stream).await?;
+        let target = self.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let authority = self.uri.authority().map_or("", Authority::as_str);
+        let request = Request::get(target)
+            .header(HOST, authority)
+            .header(ACCEPT, "application/json")
+            .header(USER_AGENT, concat!("jitgate/", env!("CARGO_PKG_VERSION")))
+            .header(CONNECTION, "close")
+            .body(Empty::<Bytes>::new())?;
+        let answer = async {
+            let response = sender.send_request(request).await?;
+            match response.status() {
+                StatusCode::OK => read_body(response.into_body()).await,
+                status if status.is_redirection() => {
+                    bail!("answered {status}; redirects are not followed")
+                }
+                status => bail!("answered {status}"),
             }
-            status => bail!("answered {status}"),
+        };
+        // Whatever ends the connection early ends the answer too, with the same error.
+        let driven = async {
+            connection.await.unwrap_or_default();
+            std::future::pending().await
+        };
+        tokio::select! {
+            answer = answer => answer,
+            never = driven => never,
         }
     }
 }
 
-async fn read_body(mut response: Response) -> anyhow::Result<Vec<u8>> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response
-        .chunk()
-        .await
-        .map_err(reqwest::Error::without_url)?
-    {
-        ensure!(
-            body.len() + chunk.len() <= DOCUMENT_MAX,
-            "answered with more than {DOCUMENT_MAX} bytes"
-        );
-        body.extend_from_slice(&chunk);
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Remote").field(&self.uri).finish()
     }
-    Ok(body)
+}
+
+async fn read_body(body: Incoming) -> anyhow::Result<Vec<u8>> {
+    match Limited::new(body, DOCUMENT_MAX).collect().await {
+        Ok(whole) => Ok(whole.to_bytes().into()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            bail!("answered with more than {DOCUMENT_MAX} bytes")
+        }
+        Err(error) => Err(anyhow!(error)),
+    }
 }
 
 /// `localhost`, or an address of this machine written as one.
-fn is_loopback(url: &Url) -> bool {
-    let Some(host) = url.host_str() else {
-        return false;
-    };
-    let address = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse::<IpAddr>();
+fn is_loopback(host: &str) -> bool {
+    let address = host.parse::<IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
-fn trust(secure: bool, ca: Option<&Path>) -> anyhow::Result<ClientConfig> {
+fn trust(ca: Option<&Path>) -> anyhow::Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let config = match ca {
         Some(path) => config.with_root_certificates(authorities(path).context("caFile")?),
-        None if secure => config.with_platform_verifier().context(
+        None => config.with_platform_verifier().context(
             "the system's certificate authorities cannot be used; name the issuer's with caFile",
         )?,
-        None => config.with_root_certificates(RootCertStore::empty()),
     };
     Ok(config.with_no_client_auth())
 }

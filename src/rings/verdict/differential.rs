@@ -1,40 +1,31 @@
-//! The control plane's `ValidateAccess` and a sidecar's answer to Envoy are the same word for the same call, grants and
-//! time, over a hundred thousand random calls; also what is wrong with a call has one reason in both.
+//! The control plane's `ValidateAccess` and a sidecar's answer to Envoy are the same word for the same credentials, grants
+//! and time, over random calls. They read, identify and decide by the same functions; what is compared is what each has of
+//! its own: how tokens are verified and remembered, the headers that carry them, and the table after its way over the wire.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::Authorization as _;
-use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
-use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{EncodingKey, Header};
-use prost::Message as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 
+use super::{answered, sidecar, validated};
 use crate::control::fanout::cache::GrantCache;
 use crate::control::tokens::validate::{Question, judge};
 use crate::jose::issuers::Issuers;
 use crate::jose::jit::{JitClaims, JitKeys, KeyPair, TokenAlgorithm};
-use crate::model::decision::{Decision, DenyReason};
+use crate::model::decision::DenyReason;
 use crate::model::entry::{PendingRequest, TableEntry};
 use crate::model::grant::{End, Ended, Grant, GrantId, Hold, PolicyRef, Revision, Staleness};
 use crate::model::identity::{Principal, Service};
 use crate::model::scope::{GrpcRule, HttpRule, Rule, Scope};
 use crate::model::time::Timestamp;
-use crate::sidecar::check::Authorizer;
-use crate::sidecar::check::input::Services;
-use crate::sidecar::check::record::Recorder;
-use crate::sidecar::check::respond::{DenyDetail, Responder};
-use crate::sidecar::serve::config::Checking;
-use crate::sidecar::state::table::Table;
-use crate::telemetry::metrics::Metrics;
-use crate::telemetry::spans::Spans;
-use crate::wire::grant::{table_entry_from, table_entry_to};
 use crate::wire::v1;
 use crate::wire::v1::validate_access_request::Target;
 
@@ -57,23 +48,8 @@ const PEERS: [&str; 4] = [
     "spiffe://TD/ns/shop/sa/web",
     "SPIFFE://td/a",
 ];
-const HTTP: [(&str, &str); 9] = [
-    ("GET", "/v1/users/7"),
-    ("GET", "/v1/users/7?deep=1"),
-    ("POST", "/v1/users"),
-    ("GET", "/v1/users/7/keys"),
-    ("GET", "/v1//users/7"),
-    ("GET", "/v1/users/%2e%2e"),
-    ("DELETE", "/admin"),
-    ("CONNECT", "/v1/users/7"),
-    ("get", "/v1/users/7"),
-];
-const GRPC: [&str; 4] = [
-    "/pay.v1.Ledger/Balance",
-    "/pay.v1.Ledger/Post",
-    "/pay.v1.Other/Get",
-    "/pay.v1.Ledger",
-];
+const HTTP: (&str, &str) = ("GET", "/v1/users/7");
+const GRPC: &str = "/pay.v1.Ledger/Balance";
 
 fn ago(seconds: i64) -> Timestamp {
     let span = Duration::from_secs(seconds.unsigned_abs());
@@ -197,7 +173,7 @@ struct Provider(EncodingKey, String);
 impl Provider {
     fn new() -> Self {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let key = EncodingKey::from_ec_pem(key.serialize_pem().as_bytes()).unwrap();
+        let key = EncodingKey::from_ec_der(key.serialized_der());
         let mut jwk = serde_json::to_value(
             Jwk::from_encoding_key(&key, jsonwebtoken::Algorithm::ES256).unwrap(),
         )
@@ -316,32 +292,6 @@ fn entry(random: &mut StdRng, n: usize) -> TableEntry {
     })
 }
 
-/// What a sidecar holds: the grants as they come over the wire.
-fn sidecar(stock: &Stock, entries: &[TableEntry]) -> Authorizer {
-    let table = Arc::new(Table::default());
-    let index = crate::index::Index::new();
-    for entry in entries {
-        let bytes = table_entry_to(entry).encode_to_vec();
-        index.put(table_entry_from(&v1::GrantEntry::decode(&*bytes).unwrap()).unwrap());
-    }
-    index.advance(Revision(REVISION));
-    table.publish(index);
-    table.clock().observe(NOW, None);
-    table.heard();
-    table.publish_keys(JitKeys::from_wire(&stock.keys).unwrap());
-    let checking = Checking {
-        services: Services::new(vec![Service::parse("payments").unwrap()]).unwrap(),
-        max_staleness: Duration::from_secs(30),
-        shadow: None,
-        responder: Responder {
-            detail: DenyDetail::Full,
-            ask_hint: "jitgate request".to_owned(),
-        },
-    };
-    let recorder = Recorder::new(Spans::default(), &Metrics::default());
-    Authorizer::new(table, Arc::clone(&stock.issuers), checking, recorder)
-}
-
 #[derive(Debug)]
 struct Call<'s> {
     http: Option<(&'s str, &'s str)>,
@@ -353,13 +303,7 @@ struct Call<'s> {
 
 impl<'s> Call<'s> {
     fn draw(random: &mut StdRng, stock: &'s Stock) -> Self {
-        let odd = random.random_bool(0.1);
-        let http = if odd {
-            HTTP.choose(random)
-        } else {
-            HTTP.first()
-        };
-        let http = http.copied().filter(|_| random.random_bool(0.6));
+        let http = Some(HTTP).filter(|_| random.random_bool(0.6));
         let bearer = if random.random_bool(0.5) {
             stock.bearers.choose(random)
         } else {
@@ -372,11 +316,7 @@ impl<'s> Call<'s> {
         };
         Self {
             http,
-            grpc: if odd {
-                GRPC.choose(random).unwrap()
-            } else {
-                GRPC[0]
-            },
+            grpc: GRPC,
             peer: if random.random_bool(0.1) {
                 PEERS.choose(random).unwrap()
             } else {
@@ -439,39 +379,6 @@ impl<'s> Call<'s> {
     }
 }
 
-/// The word and the grant.
-type Word = (String, Option<String>);
-
-fn answered(response: &CheckResponse) -> Word {
-    let (headers, key) = match response.http_response.as_ref().unwrap() {
-        HttpResponse::OkResponse(ok) => (&ok.headers, "x-jitgate-grant"),
-        HttpResponse::DeniedResponse(denied) | HttpResponse::ErrorResponse(denied) => {
-            (&denied.headers, "x-jitgate-reason")
-        }
-    };
-    let header = headers
-        .iter()
-        .filter_map(|option| option.header.as_ref())
-        .find(|header| header.key == key);
-    let value = header.map(|header| match header.value.is_empty() {
-        true => String::from_utf8(header.raw_value.to_vec()).unwrap(),
-        false => header.value.clone(),
-    });
-    let value = value.unwrap_or_else(|| panic!("no {key} in {response:?}"));
-    if key == "x-jitgate-grant" {
-        ("ALLOWED".to_owned(), Some(value))
-    } else {
-        (value, None)
-    }
-}
-
-fn validated(decision: &Decision) -> Word {
-    match decision {
-        Decision::Permit(permit) => ("ALLOWED".to_owned(), Some(permit.grant().id.to_string())),
-        Decision::Deny(denial) => (denial.reason.as_str().to_owned(), None),
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn the_control_plane_and_a_sidecar_say_the_same() {
     let mut random = StdRng::seed_from_u64(7);
@@ -484,7 +391,9 @@ async fn the_control_plane_and_a_sidecar_say_the_same() {
             .map(|n| entry(&mut random, n))
             .collect();
         let cache = GrantCache::new(Revision(REVISION), grants.clone(), &[], 100);
-        let sidecar = sidecar(&stock, &grants);
+        let keys_sent = Some(JitKeys::from_wire(&stock.keys).unwrap());
+        let at = (NOW, Revision(REVISION));
+        let sidecar = sidecar(Arc::clone(&stock.issuers), keys_sent, &grants, at);
         for n in 0..CALLS {
             let call = Call::draw(&mut random, &stock);
             let said = answered(sidecar.check(call.to_envoy()).await.unwrap().get_ref());
@@ -503,13 +412,13 @@ async fn the_control_plane_and_a_sidecar_say_the_same() {
             *seen.entry(said.0).or_default() += 1;
         }
     }
-    assert_eq!(seen.values().sum::<usize>(), 100_000);
+    assert_eq!(seen.values().sum::<usize>(), 20_000);
     // Every word that a call can lead to was said, so the comparison is about something.
     let unheard = DenyReason::ALL
         .iter()
         .map(|reason| reason.as_str())
         .filter(|reason| !seen.contains_key(*reason));
-    let elsewhere = ["NOT_SYNCED", "STALE", "BAD_CHECK"];
+    let elsewhere = ["NOT_SYNCED", "STALE", "BAD_CHECK", "PATH_NOT_CANONICAL"];
     assert_eq!(
         unheard
             .filter(|reason| !elsewhere.contains(reason))
@@ -517,5 +426,5 @@ async fn the_control_plane_and_a_sidecar_say_the_same() {
         [""; 0],
         "{seen:#?}"
     );
-    assert!(seen["ALLOWED"] > 2000, "{seen:#?}");
+    assert!(seen["ALLOWED"] > 400, "{seen:#?}");
 }

@@ -64,18 +64,39 @@ const NO_REASON: &str = "NONE";
 ///
 /// ```compile_fail,E0451
 /// // No answer without a decision: the field is private.
-/// let answer = jitgate::sidecar::respond::Answer { response: Default::default() };
+/// use jitgate::proofs::Answer;
+///
+/// let answer = Answer { response: Default::default() };
 /// ```
 /// ```compile_fail,E0308
 /// // Nor can a denial be passed off as a permit.
-/// fn pass(responder: &jitgate::sidecar::respond::Responder, to: &jitgate::sidecar::respond::To<'_>,
-///         denial: &jitgate::model::decision::Denial) -> jitgate::sidecar::respond::Answer {
+/// use jitgate::proofs::{Answer, Denial, Responder, To};
+///
+/// fn pass(responder: &Responder, to: &To<'_>, denial: &Denial) -> Answer {
 ///     responder.permit(denial, to)
+/// }
+/// ```
+/// ```
+/// // All that is wrong above is the denial.
+/// use jitgate::proofs::{Answer, Permit, Responder, To};
+///
+/// fn pass(responder: &Responder, to: &To<'_>, permit: &Permit) -> Answer {
+///     responder.permit(permit, to)
 /// }
 /// ```
 /// ```compile_fail,E0423
 /// // Nor is there a shadow where the operator did not ask for one.
-/// let shadow = jitgate::sidecar::config::Shadow(());
+/// use jitgate::proofs::Shadow;
+///
+/// let shadow = Shadow(());
+/// ```
+/// ```
+/// // All that is wrong above is the making of one.
+/// use jitgate::proofs::{Answer, Permit, Responder, Shadow, To};
+///
+/// fn pass(responder: &Responder, to: &To<'_>, permit: &Permit, shadow: Shadow) -> Answer {
+///     responder.permit_unbounded(shadow, permit, to)
+/// }
 /// ```
 #[derive(Debug)]
 pub struct Answer {

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
+use jitgate_client::Route;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 
-use crate::tls::{self, IdentityFiles, Route};
+use crate::tls::{self, IdentityFiles};
 
 /// For a connection, TLS handshake included.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -47,7 +48,7 @@ impl Dial {
         );
         let config = ca.map(|ca| tls::client_config(ca, identity)).transpose();
         let config = config.context("--tls-ca, --tls-cert, --tls-key")?;
-        let route = Route::new("--control-plane", address, config, insecure)?;
+        let route = tls::route("--control-plane", address, config, insecure)?;
         let dial = Self {
             address: address.to_owned(),
             route,

@@ -111,12 +111,12 @@ enum Io {
 pub type Two = SendRequest<Bytes>;
 
 impl Fixture {
-    pub async fn start(settings: Settings) -> Option<Self> {
+    pub async fn start(settings: Settings) -> Self {
         let upstream = flows::serve().await;
-        let world = tokio::task::block_in_place(|| World::with_envoy(settings, upstream))?;
+        let world = tokio::task::block_in_place(|| World::with_envoy(settings, upstream));
         let one = raw_http::speaking(&world.client, &["http/1.1"]);
         let two = raw_http::speaking(&world.client, &["h2"]);
-        Some(Self { world, one, two })
+        Self { world, one, two }
     }
 
     /// A grant of everything for `sub`, known to the sidecar; its id and when it ends.

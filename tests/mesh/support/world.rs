@@ -121,34 +121,28 @@ impl World {
         world
     }
 
-    /// The same with a real Envoy in front of `upstream`; `None` (said loudly) where there is no Envoy.
-    pub fn with_envoy(settings: Settings, upstream: u16) -> Option<Self> {
-        let mut world = Self::behind(settings, "envoy/jitgate.yaml", upstream)?;
+    /// The same with a real Envoy in front of `upstream`.
+    pub fn with_envoy(settings: Settings, upstream: u16) -> Self {
+        let mut world = Self::behind(settings, "envoy/jitgate.yaml", upstream);
         wait_until("Envoy is ready", || {
             world.envoy.as_mut().unwrap().assert_alive();
             http_get(world.envoy_admin, "/ready").is_some_and(|(status, _)| status == 200)
         });
-        Some(world)
+        world
     }
 
     /// The same behind the minimal configuration: plaintext, no client certificate, no admin listener.
-    pub fn with_minimal_envoy(settings: Settings, upstream: u16) -> Option<Self> {
-        let mut world = Self::behind(settings, "envoy/minimal.yaml", upstream)?;
+    pub fn with_minimal_envoy(settings: Settings, upstream: u16) -> Self {
+        let mut world = Self::behind(settings, "envoy/minimal.yaml", upstream);
         wait_until("Envoy listens", || {
             world.envoy.as_mut().unwrap().assert_alive();
             std::net::TcpStream::connect(("127.0.0.1", world.envoy_port)).is_ok()
         });
-        Some(world)
+        world
     }
 
-    fn behind(settings: Settings, file: &str, upstream: u16) -> Option<Self> {
-        let Some(envoy) = find_envoy() else {
-            eprintln!(
-                "SKIPPED: no Envoy found. `make test` installs one; or set JITGATE_ENVOY, or put envoy on PATH."
-            );
-            assert!(std::env::var_os("CI").is_none(), "CI must have an Envoy");
-            return None;
-        };
+    fn behind(settings: Settings, file: &str, upstream: u16) -> Self {
+        let envoy = find_envoy();
         let mut world = Self::start(settings);
         let config = world.envoy_config(file, upstream);
         let arguments = [
@@ -162,7 +156,7 @@ impl World {
         ]
         .map(String::from);
         world.envoy = Some(Process::start(world.dir.path(), "envoy", envoy, &arguments));
-        Some(world)
+        world
     }
 
     pub fn start_control(&mut self) {
@@ -429,14 +423,24 @@ fn put_in(value: &mut Value, ports: &BTreeMap<u64, u16>, files: &BTreeMap<&str, 
 }
 
 /// `JITGATE_ENVOY`, the virtual environment of the Makefile, or `PATH`.
-pub fn find_envoy() -> Option<PathBuf> {
-    let named = std::env::var_os("JITGATE_ENVOY").map(PathBuf::from);
+pub fn find_envoy() -> PathBuf {
+    if let Some(named) = std::env::var_os("JITGATE_ENVOY").map(PathBuf::from) {
+        assert!(
+            named.is_file(),
+            "JITGATE_ENVOY: {} is no file",
+            named.display()
+        );
+        return named;
+    }
     let local = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/envoy");
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|folder| folder.join("envoy"));
-    named
+    // A test that returned here would count as passed.
+    [local]
         .into_iter()
-        .chain([local])
         .chain(on_path)
         .find(|candidate| candidate.is_file())
+        .expect(
+            "no Envoy: `make test` installs one; or set JITGATE_ENVOY, or put envoy on the PATH",
+        )
 }

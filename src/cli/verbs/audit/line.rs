@@ -72,6 +72,7 @@ impl Line {
 
     /// As one line.
     pub(crate) fn text(&self) -> String {
+        // Strings and numbers alone: this cannot fail. An empty line would be refused by whoever verifies the export.
         serde_json::to_string(self).unwrap_or_default()
     }
 

@@ -84,15 +84,29 @@ fn kept(text: &str) -> Result<Vec<Checkpoint>, CliError> {
         return Ok(vec![checkpoint]);
     }
     let content = values::read_small("--checkpoint", Path::new(text))?;
-    let found: Vec<_> = if content.trim_start().starts_with('{') {
+    let found: Option<Vec<_>> = if content.trim_start().starts_with('{') {
         let values = serde_json::Deserializer::from_str(&content).into_iter::<serde_json::Value>();
         values
-            .map_while(Result::ok)
-            .filter_map(|value| object(&value))
-            .collect()
+            .map(|value| value.ok().as_ref().and_then(object))
+            .collect::<Option<_>>()
     } else {
-        content.split_whitespace().filter_map(pair).collect()
+        // What is printed for people holds other words as well, times among them.
+        let resembles_one = |word: &&str| {
+            word.split_once(':').is_some_and(|(index, hash)| {
+                let is_number = index.bytes().all(|byte| byte.is_ascii_digit());
+                is_number && hash.len() > "00:00".len() && !hash.contains(':')
+            })
+        };
+        content
+            .split_whitespace()
+            .filter(resembles_one)
+            .map(pair)
+            .collect::<Option<_>>()
     };
+    // One that is passed over would not be held against the chain.
+    let found: Vec<_> = found.ok_or_else(|| {
+        CliError::usage(format!("--checkpoint: {text}: holds a damaged checkpoint"))
+    })?;
     if found.is_empty() {
         let problem = format!("--checkpoint: {text}: holds no checkpoint");
         return Err(CliError::usage(problem)
@@ -314,6 +328,16 @@ mod tests {
                     .all(|kept| kept.index == 7 && kept.hash.to_string() == hash)
             );
         }
+        for damaged in [
+            format!("{json}\n{{\"index\": 7, \"ha"),
+            format!("{json}\n{{\"index\": 7}}\n{json}"),
+            format!("7:{hash}\n8:{}\n", &hash[1..]),
+        ] {
+            std::fs::write(&path, &damaged).unwrap();
+            assert!(kept(path.to_str().unwrap()).is_err(), "{damaged}");
+        }
+        std::fs::write(&path, format!("at 12:30:00 12:30 7:{hash}")).unwrap();
+        assert_eq!(kept(path.to_str().unwrap()).unwrap().len(), 1);
         std::fs::write(&path, "nothing").unwrap();
         assert!(kept(path.to_str().unwrap()).is_err() && kept("7:ab").is_err());
     }

@@ -7,7 +7,9 @@ use tonic::Request;
 use ulid::Ulid;
 
 use super::show::{Applied, Planned};
-use crate::cli::connect::{ClientArgs, Connection, PATIENCE, connect};
+use jitgate_client::DEADLINE;
+
+use crate::cli::connect::{ClientArgs, Connection, connect};
 use crate::cli::error::{CliError, Exit, say};
 use crate::wire::v1;
 
@@ -146,6 +148,6 @@ fn to_wire(files: Files) -> Result<Vec<v1::PolicyFile>, CliError> {
 /// Reading and comparing thousands of documents takes longer than one request.
 fn with_deadline<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.set_timeout(3 * PATIENCE);
+    request.set_timeout(3 * DEADLINE);
     request
 }

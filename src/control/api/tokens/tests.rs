@@ -276,23 +276,18 @@ async fn the_published_list_verifies_tokens_and_holds_the_next_key_before_it_sig
 
 #[tokio::test]
 async fn a_client_library_keeps_a_call_supplied_and_tells_a_refusal() {
-    use jitgate_client::{Asking, TokenLayer, TokenSource};
+    use jitgate_client::TokenLayer;
     use tower::{Layer as _, Service as _};
 
     let rig = rig().await;
-    let alice = rig.alice.clone();
-    let authorized = tonic::service::interceptor::InterceptedService::new(
-        rig.served.channel().await,
-        move |request: Request<()>| {
-            let (metadata, extensions, ()) = request.into_parts();
-            let mut metadata = metadata;
-            metadata.insert("authorization", format!("Bearer {alice}").parse().unwrap());
-            Ok(Request::from_parts(metadata, extensions, ()))
-        },
-    );
+    let client = jitgate_client::Client::builder(format!("http://{}", rig.served.grpc))
+        .token(rig.alice.clone())
+        .connect()
+        .await
+        .unwrap();
     let within = std::time::Duration::from_secs(10);
     let calls = async |grant: &str| {
-        let source = TokenSource::new(Asking::new(authorized.clone(), grant).presented_by(WEB));
+        let source = client.tokens_for(grant, WEB);
         let echo = tower::service_fn(async |request: http::Request<()>| {
             let token = request.headers().get("x-jitgate-token").cloned().unwrap();
             assert!(token.is_sensitive());

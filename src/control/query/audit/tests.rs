@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use prost::Message;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::control::lifecycle::input::RequestInput;
 use crate::control::query::audit::listing::EventFilter;
@@ -223,14 +224,14 @@ async fn a_broken_chain_keeps_nobody_out_and_is_shown() {
         });
     });
     let served = Served::start_in(Arc::new(directory), &[]).await;
-    crate::tls::install_provider();
     let shown = loop {
-        let shown = reqwest::get(format!("http://{}/metrics", served.http))
-            .await
-            .unwrap()
-            .text()
+        let mut stream = tokio::net::TcpStream::connect(served.http).await.unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
             .await
             .unwrap();
+        let mut shown = String::new();
+        stream.read_to_string(&mut shown).await.unwrap();
         if shown.contains("jitgate_audit_broken_at 5") {
             break shown;
         }

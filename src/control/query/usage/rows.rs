@@ -116,6 +116,7 @@ fn keep(
     }
     let time = |time: Option<&prost_types::Timestamp>| {
         let time = time.and_then(|time| timestamp_from(time, "time").ok());
+        // A sidecar's word: what is no time, or not yet, counts as the moment of its arrival.
         time.unwrap_or(now).min(now)
     };
     let last = time(decision.time.as_ref());

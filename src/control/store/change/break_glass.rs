@@ -136,7 +136,7 @@ impl Change<'_> {
         reason: &str,
     ) -> Result<(), StoreError> {
         request.mod_revision = self.revision();
-        self.put_request(request);
+        self.put_request(request)?;
         let state = request.state.as_str();
         self.audit(&Entry {
             kind,

@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 
 use super::{Read, Reader, decode};
-use crate::control::store::{Span, Table, keys};
+use crate::control::store::{Span, StoreError, Table, keys};
 use crate::model::time::Timestamp;
 use crate::wire::fields::fields;
 use crate::wire::grant::timestamp_from;
@@ -142,15 +142,18 @@ impl Reader<'_> {
     /// # Errors
     /// As every reading.
     pub(crate) fn lost_records(&self, service: &str, since: Timestamp) -> Read<bool> {
-        let lost = |reporter: &store::Reporter| {
-            let at = reporter
-                .loss_time
-                .as_ref()
-                .and_then(|at| timestamp_from(at, "loss_time").ok());
-            at.is_some_and(|at| at >= since)
-                && reporter.services.iter().any(|watched| watched == service)
-        };
-        Ok(self.reporters()?.iter().any(|(_, reporter)| lost(reporter)))
+        for (instance, reporter) in self.reporters()? {
+            let Some(at) = &reporter.loss_time else {
+                continue;
+            };
+            // Passed over, it would let a grant end as unused whose uses are what was lost.
+            let at = timestamp_from(at, "loss_time")
+                .map_err(|error| StoreError::Damaged(format!("reporter {instance}: {error}")))?;
+            if at >= since && reporter.services.iter().any(|watched| watched == service) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Every instance that has reported, with the moment when it did last.

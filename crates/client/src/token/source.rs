@@ -14,7 +14,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tonic::{Code, Status};
 
-use super::ask::Issue;
+use super::issue::Issue;
+use crate::reason::Reason;
 use crate::v1;
 
 /// One answer of the control plane may take this long.
@@ -93,6 +94,14 @@ pub enum TokenError {
 }
 
 impl TokenError {
+    /// Why the control plane refuses, where it does.
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Refused(status) => Reason::of(status),
+            Self::Late(_) => None,
+        }
+    }
+
     /// As the status of a call that could not be made.
     pub fn into_status(self) -> Status {
         let message = self.to_string();
