@@ -1,5 +1,7 @@
 //! One story: asked, used through Envoy, refused, ended; told by one command, and proved by the chain.
 
+use std::time::{Duration, SystemTime};
+
 use serde_json::Value;
 
 use crate::Mesh;
@@ -204,4 +206,47 @@ fn verify_offline(world: &mut World) {
         code == Some(0) && out.starts_with("WHOLE: events 1 to "),
         "{out}{err}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_was_allowed_is_explained_as_allowed_after_its_grant_has_ended() {
+    let Some(mut mesh) = Mesh::start(Settings::default()).await else {
+        return;
+    };
+    let grant = mesh.grant("alice", "GET /v1/users/{id}", "4s");
+    mesh.until("alice", "/v1/users/7", 200).await;
+    mesh.until("alice", "/v1/users/7", 403).await;
+    tokio::task::block_in_place(|| {
+        let world = &mesh.world;
+        let shown = world.jitgate_json("alice", &["sre"], &["grants", "show", &grant]);
+        let time = |name: &str| humantime::parse_rfc3339(shown[name].as_str().unwrap()).unwrap();
+        let (begins, ends) = (time("notBefore"), time("expireTime"));
+        let explained = |at: Option<SystemTime>| {
+            let mut args = vec![
+                "explain",
+                "--service",
+                "payments",
+                "--as",
+                "user:https://idp.example|alice",
+                "--http",
+                "GET /v1/users/7",
+            ];
+            let at = at.map(|at| humantime::format_rfc3339_micros(at).to_string());
+            if let Some(at) = &at {
+                args.extend(["--at", at]);
+            }
+            let told = world.jitgate_json("alice", &["sre"], &args);
+            (told["allowed"] == true, told["reason"].clone())
+        };
+        let allowed = (true, Value::from(""));
+        let refused = |reason: &str| (false, Value::from(reason));
+        assert_eq!(explained(None), refused("GRANT_EXPIRED"));
+        for second in 0..4 {
+            let at = begins + Duration::from_secs(second);
+            assert_eq!(explained(Some(at)), allowed, "{second} s after it began");
+        }
+        assert_eq!(explained(Some(ends)), refused("GRANT_EXPIRED"));
+        let before = begins - Duration::from_micros(1);
+        assert_eq!(explained(Some(before)), refused("NO_GRANT"));
+    });
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::explanation::Explanation;
-use super::grants::{Grant, Grants, Held};
-use super::receipts::Revoked;
+use super::grants::{Grant, Grants};
+use super::receipts::{Held, Revoked};
 use super::requests::{Outcome, Request, Requests};
 use super::text::distance;
 use super::*;

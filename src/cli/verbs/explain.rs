@@ -29,7 +29,7 @@ pub struct ExplainArgs {
     /// A gRPC call, such as /pay.v1.Ledger/GetBalance
     #[arg(long, env = "JITGATE_EXPLAIN_GRPC", value_name = "METHOD")]
     grpc: Option<String>,
-    /// When: RFC 3339, or +10m or -10m from now
+    /// When: RFC 3339, or +10m or -10m from now. A past moment is explained by what was in force then
     #[arg(long, env = "JITGATE_EXPLAIN_AT", value_name = "TIME", value_parser = values::moment, allow_hyphen_values = true)]
     at: Option<Moment>,
     /// A call that was made: the ID in x-jitgate-decision-id, as a sidecar has reported it

@@ -166,6 +166,63 @@ async fn access_is_asked_for_used_and_given_back_over_the_wire() {
 }
 
 #[tokio::test]
+async fn a_past_call_is_explained_by_what_was_in_force_then() {
+    let Rig {
+        served,
+        mut client,
+        alice,
+        root: _,
+    } = rig().await;
+    let request = client.request_access(with(&alice, ask(5))).await.unwrap();
+    let id = request.into_inner().grant;
+    let by_id = v1::GetGrantRequest { id: id.clone() };
+    let grant = client.get_grant(with(&alice, by_id)).await.unwrap();
+    let issued_at = grant.into_inner().create_time.unwrap();
+    let release = v1::ReleaseGrantRequest {
+        id: id.clone(),
+        ..Default::default()
+    };
+    let released = client.release_grant(with(&alice, release)).await.unwrap();
+    let at = |at: Option<prost_types::Timestamp>| v1::ExplainAccessRequest {
+        service: "payments".into(),
+        target: Some(v1::explain_access_request::Target::Grpc(
+            "/pay.v1.Ledger/Balance".into(),
+        )),
+        at,
+        ..Default::default()
+    };
+    let then = client.explain_access(with(&alice, at(Some(issued_at))));
+    let then = then.await.unwrap().into_inner();
+    let grant = then.grant.unwrap();
+    assert_eq!((then.allowed, &*then.reason), (true, ""));
+    assert_eq!((grant.id.as_str(), grant.end_time), (&*id, None));
+    assert_eq!(grant.state(), v1::GrantState::Active);
+    let released_at = released.into_inner().end_time;
+    for at_or_after in [released_at, None] {
+        let since = client.explain_access(with(&alice, at(at_or_after)));
+        let since = since.await.unwrap().into_inner();
+        assert_eq!(
+            (since.allowed, &*since.reason),
+            (false, "GRANT_RELEASED"),
+            "{at_or_after:?}"
+        );
+        assert_eq!(since.grant.unwrap().state(), v1::GrantState::Released);
+        assert!(since.revision > then.revision);
+    }
+    let before_all = prost_types::Timestamp {
+        seconds: issued_at.seconds - 86_400,
+        nanos: 0,
+    };
+    let before = client.explain_access(with(&alice, at(Some(before_all))));
+    let unknown = before.await.unwrap_err();
+    assert_eq!(
+        (unknown.code(), &*reason(&unknown)),
+        (Code::FailedPrecondition, "HISTORY_UNKNOWN")
+    );
+    served.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_revoke_over_the_wire_names_what_ended() {
     let Rig {
         served,
