@@ -19,8 +19,6 @@ const RETRY_WAIT: Duration = Duration::from_secs(1);
 type Open<M> = Box<dyn Fn(&Client) -> Opened<M> + Send + Sync>;
 type Opened<M> = Pin<Box<dyn Future<Output = Result<Response<Streaming<M>>, Status>> + Send>>;
 
-type Open<M> = Box<dyn Fn(&Client) -> Opened<M> + Send + Sync>;
-
 /// One watch.
 pub struct Follow<M> {
     client: Client,

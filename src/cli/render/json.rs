@@ -152,7 +152,7 @@ fn beside<const N: usize>(
     enforcement: Option<&v1::Enforcement>,
     changed: [(&str, Value); N],
 ) -> Value {
-    let Enforced(enforced) = Enforced::of(enforcement);
+    let enforced = enforcement.cloned().unwrap_or_default();
     let committed_at = enforced.committed_at.as_ref();
     let receipts = enforced.receipts.iter();
     let receipts = receipts.map(|row| receipt(row, committed_at));
