@@ -113,7 +113,7 @@ pub const ANNOTATIONS: &[Annotation] = &[
         "json",
         "how log lines are written",
     ),
-    open("otlp-endpoint", "URL", "", "where spans go, OTLP over gRPC"),
+    reserved("otlp-endpoint", "URL", "", "where spans go, OTLP over gRPC"),
     reserved("image", "image", "", "the sidecar's image"),
     open(
         "image-pull-policy",

@@ -185,7 +185,7 @@ fn split(manifests: &str) -> Vec<Part<'_>> {
     for line in manifests.split_inclusive('\n') {
         let end = position + line.len();
         let bare = line.trim_end();
-        // What follows `---` on its line belongs to the document: it is cut so that the body stays whole.
+        // A document that begins on its marker's line is not cut off, and so is refused as a second one.
         let separates = ["---", "..."].into_iter().any(|separator| {
             let rest = bare.strip_prefix(separator);
             rest.is_some_and(|rest| rest.is_empty() || rest.trim_start().starts_with('#'))

@@ -98,9 +98,6 @@ pub(crate) fn check_shape(pod: &Value) -> Result<(), Refusal> {
             Some(_) => return Err(misshapen(&path, "a list of named objects")),
         }
     }
-    if list(spec, &["containers"]).is_empty() {
-        return Err(misshapen("spec.containers", "a list with a container"));
-    }
     Ok(())
 }
 

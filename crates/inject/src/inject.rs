@@ -107,7 +107,7 @@ fn set(
     sidecar::set(spec, plan)?;
     istio::mount_in_proxy(spec, &plan.options.proxy_container)?;
     if let Some(port) = plan.options.metrics_port.filter(|_| istio_proxy)
-        && istio::exclude_port(pod, port)?
+        && istio::exclude_port(pod, port, &plan.settings.istio_excluded_inbound_ports)?
     {
         warnings.push(format!(
             "istio-init has no list of excluded ports (-d): port {port} of the sidecar may be captured by the mesh"

@@ -76,25 +76,25 @@ pub(crate) fn mount_in_proxy(spec: &mut Object, proxy: &str) -> Result<(), Refus
                  another path"
             )));
         }
-        set_named(
-            mounts,
-            json!({"name": SOCKET_VOLUME, "mountPath": SOCKET_PATH, "readOnly": true}),
-        );
+        let mount = json!({"name": SOCKET_VOLUME, "mountPath": SOCKET_PATH, "readOnly": true});
+        // Once: a second mount that may write could put another socket there.
+        mounts.retain(|other| name(other) != Some(SOCKET_VOLUME) || *other == mount);
+        set_named(mounts, mount);
     }
     Ok(())
 }
 
-/// Keeps calls to `port` out of the mesh: in the annotation, and in rules that are already rendered. Returns whether
-/// rendered rules were found in which the port could not be set.
+/// Keeps calls to `port` out of the mesh: in the annotation, and in rules that are already rendered. `by_default` are the
+/// ports that Istio excludes where a pod has no annotation. Returns whether rendered rules were found in which the port
+/// could not be set.
 ///
 /// # Errors
 /// A pod that is not shaped like one.
-pub(crate) fn exclude_port(pod: &mut Object, port: u16) -> Result<bool, Refusal> {
+pub(crate) fn exclude_port(pod: &mut Object, port: u16, by_default: &str) -> Result<bool, Refusal> {
     let annotations = object_mut(object_mut(pod, "metadata")?, "annotations")?;
-    let current = annotations
-        .get(EXCLUDED_PORTS)
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let current = annotations.get(EXCLUDED_PORTS).and_then(Value::as_str);
+    // The annotation takes the place of Istio's own setting: what that excludes would be captured from now on.
+    let current = current.unwrap_or(by_default);
     if let Some(with) = with_port(current, port) {
         annotations.insert(EXCLUDED_PORTS.to_owned(), Value::String(with));
     }

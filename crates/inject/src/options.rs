@@ -20,7 +20,7 @@ pub(crate) enum Origin {
 }
 
 impl Origin {
-    fn of_pod(self, name: &str) -> String {
+    fn described(self, name: &str) -> String {
         match self {
             Self::Configuration => format!("the injector's configuration, {name}"),
             Self::Namespace => format!("the namespace's annotation {PREFIX}{name}"),
@@ -193,7 +193,7 @@ impl Reader<'_> {
             return Ok(None);
         };
         let bad = |way_out| {
-            let origin = origin.of_pod(name);
+            let origin = origin.described(name);
             let shown: String = value.chars().take(100).collect();
             Refusal::new(
                 RefusalReason::BadValue,

@@ -52,6 +52,8 @@ pub struct Settings {
     pub binary: String,
     /// Whether Istio injects the proxies: its annotations are kept in step.
     pub istio: bool,
+    /// Istio's `global.proxy.excludeInboundPorts`, comma-separated, where it has one.
+    pub istio_excluded_inbound_ports: String,
 }
 
 /// A key of a ConfigMap that each namespace has.
@@ -91,6 +93,7 @@ impl Default for Settings {
             run_as_group: 1_337,
             binary: "/jitgate-sidecar".to_owned(),
             istio: true,
+            istio_excluded_inbound_ports: String::new(),
         }
     }
 }

@@ -155,7 +155,10 @@ fn index_for(containers: &[Value], native: bool) -> usize {
 
 fn set_container(container: &mut Object, plan: &Plan<'_>) -> Result<(), Refusal> {
     for (field, value) in enforced(plan) {
-        container.insert(field.to_owned(), value);
+        match value {
+            Some(value) => container.insert(field.to_owned(), value),
+            None => container.remove(field),
+        };
     }
     for (field, value) in initial(plan) {
         let absent =
@@ -164,40 +167,19 @@ fn set_container(container: &mut Object, plan: &Plan<'_>) -> Result<(), Refusal>
             container.insert(field.to_owned(), value);
         }
     }
-    // Variables again, of a ConfigMap.
-    container.remove("envFrom");
-    if !plan.native {
-        container.remove("restartPolicy");
-    }
-    if !plan.options.readiness_gate {
-        container.remove("readinessProbe");
-    }
     let wanted = &plan.options.image;
     let mirrors = &plan.settings.image_mirrors;
     let current = container.get("image").and_then(Value::as_str);
     if !current.is_some_and(|current| same_image(current, wanted, mirrors)) {
         container.insert("image".to_owned(), json!(wanted));
     }
-    set_security(container, plan)?;
-    if let Some(port) = plan.options.metrics_port {
-        let ports = list_mut(container, "ports")?;
-        set_named(
-            ports,
-            json!({"name": "jitgate-metrics", "containerPort": port, "protocol": "TCP"}),
-        );
-    }
-    if plan.drain > 0 {
-        let lifecycle = crate::fields::object_mut(container, "lifecycle")?;
-        lifecycle.insert(
-            "preStop".to_owned(),
-            json!({"sleep": {"seconds": plan.drain}}),
-        );
-    }
-    Ok(())
+    set_security(container, plan)
 }
 
-/// Fields that are set whole, each time. What the API server would fill in is written out, so that its answer is equal.
-fn enforced(plan: &Plan<'_>) -> Vec<(&'static str, Value)> {
+/// Fields that are set whole, or removed, each time. What the API server would fill in is written out, so that its answer
+/// is equal.
+fn enforced(plan: &Plan<'_>) -> [(&'static str, Option<Value>); 11] {
+    let options = plan.options;
     let binary = &plan.settings.binary;
     let probe = |question: &str, period: u32, failures: u32| {
         json!({
@@ -209,23 +191,27 @@ fn enforced(plan: &Plan<'_>) -> Vec<(&'static str, Value)> {
             "timeoutSeconds": 5,
         })
     };
-    let mut fields = vec![
-        ("command", json!([binary])),
-        ("args", json!(arguments(plan))),
-        ("env", env(plan)),
-        ("volumeMounts", mounts(plan)),
+    let metrics =
+        |port| json!([{"name": "jitgate-metrics", "containerPort": port, "protocol": "TCP"}]);
+    let drain = json!({"preStop": {"sleep": {"seconds": plan.drain}}});
+    [
+        ("command", Some(json!([binary]))),
+        ("args", Some(json!(arguments(plan)))),
+        ("env", Some(env(plan))),
+        ("envFrom", None),
+        ("volumeMounts", Some(mounts(plan))),
+        ("ports", options.metrics_port.map(metrics)),
         // Of the process alone: a control plane that is away, or an entitlement that is missing, must not keep a whole
         // namespace from starting. Until grants are there, checks are refused.
-        ("startupProbe", probe("--live", 1, 60)),
-        ("livenessProbe", probe("--live", 10, 3)),
-    ];
-    if plan.options.readiness_gate {
-        fields.push(("readinessProbe", probe("--ready", 5, 3)));
-    }
-    if plan.native {
-        fields.push(("restartPolicy", json!("Always")));
-    }
-    fields
+        ("startupProbe", Some(probe("--live", 1, 60))),
+        ("livenessProbe", Some(probe("--live", 10, 3))),
+        (
+            "readinessProbe",
+            options.readiness_gate.then(|| probe("--ready", 5, 3)),
+        ),
+        ("restartPolicy", plan.native.then(|| json!("Always"))),
+        ("lifecycle", (plan.drain > 0).then_some(drain)),
+    ]
 }
 
 /// Fields for which any value of another plugin is as good.

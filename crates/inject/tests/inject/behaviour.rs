@@ -174,6 +174,18 @@ fn the_sidecars_own_listener_stays_on_loopback_unless_a_metrics_port_is_asked_fo
 }
 
 #[test]
+fn ports_that_the_mesh_excludes_stay_excluded_beside_the_metrics_port() {
+    let ports = "traffic.sidecar.istio.io/excludeInboundPorts";
+    let settings = with("istioExcludedInboundPorts: '9000,9001'");
+    let pod = annotated(&[("jitgate.dev/metrics-port", "15999")]);
+    let after = injected(&pod, &settings);
+    assert_eq!(
+        after["metadata"]["annotations"][ports],
+        json!("9000,9001,15999")
+    );
+}
+
+#[test]
 fn rules_that_istio_has_rendered_already_learn_of_the_metrics_port() {
     let late = pod(|pod| {
         pod["metadata"]["annotations"]["jitgate.dev/metrics-port"] = json!("15999");
@@ -271,6 +283,7 @@ fn what_decides_who_gets_in_is_not_for_the_pods_author() {
         ("jitgate.dev/image", "registry.example/mine:1"),
         ("jitgate.dev/max-staleness", "24h"),
         ("jitgate.dev/audience", "everyone"),
+        ("jitgate.dev/otlp-endpoint", "http://mine:4317"),
     ] {
         let refusal = refused(&annotated(&[(annotation, value)]));
         assert_eq!(refusal.reason(), RefusalReason::Reserved, "{annotation}");
@@ -334,6 +347,22 @@ fn no_other_container_may_mount_the_sidecars_volumes() {
             json!([{"name": "i", "volumeMounts": [{"name": "jitgate-socket", "mountPath": "/x"}]}]);
     });
     assert_eq!(refused(&init).reason(), RefusalReason::Conflict);
+}
+
+#[test]
+fn the_proxy_has_the_socket_once_and_cannot_write_beside_it() {
+    let twice = pod(|pod| {
+        pod["spec"]["containers"][0]["name"] = json!("istio-proxy");
+        pod["spec"]["containers"][0]["volumeMounts"] = json!([
+            {"name": "jitgate-socket", "mountPath": "/x"},
+            {"name": "jitgate-socket", "mountPath": "/var/run/jitgate"},
+        ]);
+    });
+    let after = injected(&twice, &settings());
+    assert_eq!(
+        after["spec"]["containers"][0]["volumeMounts"],
+        json!([{"name": "jitgate-socket", "mountPath": "/var/run/jitgate", "readOnly": true}])
+    );
 }
 
 #[test]
@@ -402,7 +431,7 @@ fn other_plugins_may_change_resources_and_the_images_mirror() {
 #[test]
 fn what_decides_is_set_again_where_it_was_changed() {
     let once = injected(&pod(|_| {}), &settings());
-    let changes: [Change; 8] = [
+    let changes: [Change; 9] = [
         |sidecar| sidecar["image"] = json!("elsewhere.example/jitgate-sidecar:1.2.3"),
         |sidecar| sidecar["args"][0] = json!("--mode=shadow"),
         |sidecar| sidecar["command"] = json!(["/other"]),
@@ -411,6 +440,7 @@ fn what_decides_is_set_again_where_it_was_changed() {
         |sidecar| {
             list_mut(sidecar, "env").push(json!({"name": "SSL_CERT_FILE", "value": "/x"}));
         },
+        |sidecar| sidecar["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 3600}}}),
         |sidecar| sidecar["envFrom"] = json!([{"configMapRef": {"name": "x"}}]),
         |sidecar| {
             let over_the_binary = json!({"name": "data", "mountPath": "/jitgate-sidecar"});

@@ -138,7 +138,7 @@ fn a_plain_sidecar_in_a_job_is_refused_offline_too() {
 
 #[test]
 fn a_document_that_is_no_yaml_is_named_by_its_number() {
-    for bad in ["a: [", "a: 1\na: 2", "a: &x [*x]"] {
+    for bad in ["a: [", "a: 1\na: 2", "a: &x [*x]", "a: 1\n--- {b: 2}"] {
         let error =
             inject_documents(&format!("kind: A\n---\n{bad}\n"), "", &settings()).unwrap_err();
         assert!(

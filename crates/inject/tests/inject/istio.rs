@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::pods::{list_mut, named};
 
 const STATUS: &str = "sidecar.istio.io/status";
+const EXCLUDED_PORTS: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
 const OVERRIDES: &str = "proxy.istio.io/overrides";
 
 /// How Istio is installed.
@@ -44,13 +45,31 @@ impl Istio {
         list_mut(&mut pod["spec"], "volumes").retain(|one| one["name"] != json!("istio-envoy"));
 
         let proxy = self.proxy(&before, declared.as_ref());
-        let place = if self.native {
+        // The template for gateways has no rules of capture, and its proxy is never native.
+        let gateway = before["inject.istio.io/templates"] == json!("gateway");
+        let place = if self.native && !gateway {
             "initContainers"
         } else {
             "containers"
         };
         list_mut(&mut pod["spec"], place).push(proxy);
-        list_mut(&mut pod["spec"], "initContainers").push(init_container(init, setup, &before));
+        if !gateway {
+            list_mut(&mut pod["spec"], "initContainers").push(init_container(init, setup, &before));
+        }
+        if self.cni && !gateway {
+            // For its network plugin, Istio writes down what it made of the annotation.
+            let ports = before[EXCLUDED_PORTS]
+                .as_str()
+                .filter(|ports| !ports.is_empty());
+            let ports: Vec<&str> = ports
+                .into_iter()
+                .flat_map(|ports| ports.split(','))
+                .map(str::trim)
+                .collect();
+            let status = (!ports.contains(&"15020")).then_some("15020");
+            let ports: Vec<&str> = ports.into_iter().chain(status).collect();
+            pod["metadata"]["annotations"][EXCLUDED_PORTS] = json!(ports.join(","));
+        }
         list_mut(&mut pod["spec"], "volumes")
             .push(json!({"name": "istio-envoy", "emptyDir": {"medium": "Memory"}}));
         self.reorder(&mut pod["spec"]);
@@ -64,7 +83,10 @@ impl Istio {
 
     fn proxy(self, annotations: &Value, declared: Option<&Value>) -> Value {
         let mut mounts = vec![json!({"name": "istio-envoy", "mountPath": "/etc/istio/proxy"})];
-        if let Some(text) = annotations["sidecar.istio.io/userVolumeMount"].as_str() {
+        let user = annotations["sidecar.istio.io/userVolumeMount"].as_str();
+        if let Some(text) =
+            user.filter(|_| annotations["inject.istio.io/templates"] != json!("gateway"))
+        {
             let user: serde_json::Map<String, Value> = serde_json::from_str(text).unwrap();
             for (volume, mount) in user {
                 let mut mount = mount;
@@ -92,13 +114,14 @@ impl Istio {
             "securityContext": restricted(1337),
             "volumeMounts": mounts,
         });
-        if self.native {
+        if self.native && annotations["inject.istio.io/templates"] != json!("gateway") {
             proxy["restartPolicy"] = json!("Always");
         }
         proxy
     }
 
     fn reorder(self, spec: &mut Value) {
+        let native = named(&spec["initContainers"], "istio-proxy").is_some();
         let mut to = |key: &str, name: &str, first: bool| {
             let list = list_mut(spec, key);
             if let Some(index) = list.iter().position(|one| one["name"] == json!(name)) {
@@ -108,7 +131,7 @@ impl Istio {
             }
         };
         to("containers", "istio-proxy", self.hold);
-        if self.native {
+        if native {
             to("initContainers", "istio-proxy", true);
             to("initContainers", "istio-validation", true);
             to("initContainers", "istio-init", true);
@@ -120,12 +143,16 @@ impl Istio {
 }
 
 fn init_container(name: &str, setup: bool, annotations: &Value) -> Value {
-    let excluded = annotations["traffic.sidecar.istio.io/excludeInboundPorts"].as_str();
+    let excluded = annotations[EXCLUDED_PORTS].as_str();
     let excluded: Vec<&str> = excluded
         .into_iter()
         .filter(|text| !text.is_empty())
         .collect();
-    let ports = [&["15090", "15021"], &excluded[..], &["15020"]]
+    let status: &[&str] = match excluded.iter().any(|ports| ports.contains("15020")) {
+        true => &[],
+        false => &["15020"],
+    };
+    let ports = [&["15090", "15021"], &excluded[..], status]
         .concat()
         .join(",");
     let security = match setup {

@@ -8,6 +8,7 @@ pub(crate) const CONFIGURATION: &str = "
 defaults:
   image: registry.example/jitgate-sidecar:1.2.3
   control-plane: https://jitgate.jitgate-system.svc:7400
+  otlp-endpoint: http://otel.observability:4317
 controlPlaneCa: {name: jitgate-ca, key: ca.crt}
 ";
 
@@ -92,7 +93,6 @@ const ANNOTATIONS: &[(&str, &[&str])] = &[
     ("jitgate.dev/cpu-request", &["0.5", "20m"]),
     ("jitgate.dev/cpu-limit", &["1"]),
     ("jitgate.dev/native-sidecar", &["true", "false"]),
-    ("jitgate.dev/otlp-endpoint", &["http://otel:4317"]),
     (
         "sidecar.istio.io/userVolumeMount",
         &["{}", "{\"extra\":{\"mountPath\":\"/extra\"}}"],
@@ -101,6 +101,7 @@ const ANNOTATIONS: &[(&str, &[&str])] = &[
         "traffic.sidecar.istio.io/excludeInboundPorts",
         &["", "8081", "8081, 8082", "15999"],
     ),
+    ("inject.istio.io/templates", &["gateway"]),
     ("example.com/other", &["a"]),
 ];
 const LABELS: &[(&str, &[&str])] = &[
@@ -236,7 +237,13 @@ fn spec() -> impl Strategy<Value = Value> {
 /// Pods of all sorts, as clients send them.
 pub(crate) fn any_pod() -> impl Strategy<Value = Value> {
     (entries(ANNOTATIONS), entries(LABELS), spec(), any::<bool>()).prop_map(
-        |(annotations, labels, spec, generated)| {
+        |(annotations, labels, mut spec, generated)| {
+            // A gateway's author declares its proxy, as Istio's template for them demands.
+            let gateway = annotations.contains_key("inject.istio.io/templates");
+            if gateway && named(&spec["containers"], "istio-proxy").is_none() {
+                list_mut(&mut spec, "containers")
+                    .push(json!({"name": "istio-proxy", "image": "auto"}));
+            }
             let mut metadata = json!({});
             metadata[if generated { "generateName" } else { "name" }] = json!("checkout-");
             // An absent map, an empty one and one with entries are three inputs.

@@ -43,6 +43,10 @@ fn normal(pod: &Value) -> Value {
     // What Istio keeps of a declared proxy holds the mount or not, and is laid over a rendering that has it.
     if let Some(annotations) = pod["metadata"]["annotations"].as_object_mut() {
         annotations.remove("proxy.istio.io/overrides");
+        if let Some(excluded) = annotations.get_mut("traffic.sidecar.istio.io/excludeInboundPorts")
+        {
+            *excluded = json!(ports(excluded.as_str().unwrap()));
+        }
     }
     pod
 }

@@ -13,6 +13,23 @@ const VOLUME_TYPES: [&str; 8] = [
     "secret",
 ];
 
+const SAFE_SYSCTLS: [&str; 14] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_notsent_lowat",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_slow_start_after_idle",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.tcp_wmem",
+];
+
 /// Which rules a pod breaks; none where it is restricted.
 pub(crate) fn violations(pod: &Value) -> Vec<String> {
     let mut broken = Vec::new();
@@ -23,9 +40,10 @@ pub(crate) fn violations(pod: &Value) -> Vec<String> {
             broken.push(field.to_owned());
         }
     }
-    if own["sysctls"]
-        .as_array()
-        .is_some_and(|list| !list.is_empty())
+    let sysctls = own["sysctls"].as_array().into_iter().flatten();
+    if !sysctls
+        .map(|one| one["name"].as_str().unwrap())
+        .all(|name| SAFE_SYSCTLS.contains(&name))
     {
         broken.push("sysctls".to_owned());
     }
@@ -64,7 +82,11 @@ fn container_violations(pod: &Value, container: &Value) -> Vec<&'static str> {
             .unwrap_or_default()
     };
     let ports = container["ports"].as_array().cloned().unwrap_or_default();
-    let probes = ["startupProbe", "livenessProbe", "readinessProbe"];
+    let probes = ["startupProbe", "livenessProbe", "readinessProbe"].map(|probe| &container[probe]);
+    let hooks = ["postStart", "preStop"].map(|hook| &container["lifecycle"][hook]);
+    let local = |handler: &&Value| {
+        handler["httpGet"]["host"].is_null() && handler["tcpSocket"]["host"].is_null()
+    };
     let rules = [
         ("privileged", own["privileged"] != json!(true)),
         (
@@ -104,10 +126,13 @@ fn container_violations(pod: &Value, container: &Value) -> Vec<&'static str> {
             own["windowsOptions"]["hostProcess"] != json!(true),
         ),
         (
-            "probe host",
-            probes
-                .iter()
-                .all(|probe| container[probe]["httpGet"]["host"].is_null()),
+            "host of a probe or hook",
+            probes.iter().chain(&hooks).all(local),
+        ),
+        ("seLinuxOptions", [pod, own].into_iter().all(is_confined)),
+        (
+            "appArmorProfile",
+            effective("appArmorProfile")["type"] != json!("Unconfined"),
         ),
     ];
     rules
@@ -115,6 +140,19 @@ fn container_violations(pod: &Value, container: &Value) -> Vec<&'static str> {
         .filter(|(_, holds)| !holds)
         .map(|(rule, _)| rule)
         .collect()
+}
+
+fn is_confined(security: &Value) -> bool {
+    let options = &security["seLinuxOptions"];
+    let kinds = [
+        "container_t",
+        "container_init_t",
+        "container_kvm_t",
+        "container_engine_t",
+        "",
+    ];
+    let unset = |field: &str| options[field].as_str().unwrap_or_default().is_empty();
+    kinds.contains(&options["type"].as_str().unwrap_or_default()) && unset("user") && unset("role")
 }
 
 #[test]
