@@ -2,6 +2,9 @@
 
 use serde_json::Value;
 
+/// Characters of a refusal.
+const MESSAGE_MAX: usize = 1_000;
+
 /// What became of a pod.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
@@ -113,10 +116,10 @@ impl RefusalReason {
 
 impl Refusal {
     pub(crate) fn new(reason: RefusalReason, message: impl Into<String>) -> Self {
-        Self {
-            reason,
-            message: message.into(),
-        }
+        let message: String = message.into();
+        // A sentence quotes the pod, which the API server has not checked yet: its names may be of any length.
+        let message = message.chars().take(MESSAGE_MAX).collect();
+        Self { reason, message }
     }
 
     pub(crate) fn conflict(message: impl Into<String>) -> Self {

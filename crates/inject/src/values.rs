@@ -12,6 +12,10 @@ pub(crate) type Read<T> = Result<T, String>;
 
 /// The nearest of `known` to a misspelt `name`.
 pub(crate) fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    // Nobody misspells this much, and the comparison takes the product of both lengths.
+    if name.len() > 64 {
+        return None;
+    }
     let bound = 2.max(name.len() / 3);
     known
         .into_iter()

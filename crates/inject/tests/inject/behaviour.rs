@@ -275,6 +275,19 @@ fn a_value_that_cannot_be_meant_is_refused_with_the_way_to_write_it() {
 }
 
 #[test]
+fn a_name_of_any_length_gets_a_sentence() {
+    let name = "x".repeat(2_000_000);
+    let key = format!("jitgate.dev/{name}");
+    for (annotation, value) in [
+        (key.as_str(), "a"),
+        ("jitgate.dev/deny-detail", name.as_str()),
+    ] {
+        let said = refused(&annotated(&[(annotation, value)])).to_string();
+        assert!(said.len() <= 1_000, "{} bytes", said.len());
+    }
+}
+
+#[test]
 fn what_decides_who_gets_in_is_not_for_the_pods_author() {
     for (annotation, value) in [
         ("jitgate.dev/mode", "shadow"),
