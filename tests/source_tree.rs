@@ -385,32 +385,52 @@ fn the_folders_of_the_control_plane_import_only_lower_floors() {
     report(&breaches);
 }
 
+/// The code in the doc comments of a file, which is compiled as a program of its own.
+fn doc_tests(text: &str) -> String {
+    let mut code = String::new();
+    let mut inside = false;
+    for line in text.lines().map(str::trim_start) {
+        let Some(line) = line.strip_prefix("///") else {
+            inside = false;
+            continue;
+        };
+        let line = line.trim_start();
+        if line.starts_with("```") {
+            inside = !inside;
+        } else if inside {
+            code.push_str(line.strip_prefix("# ").unwrap_or(line));
+            code.push('\n');
+        }
+    }
+    code
+}
+
 #[test]
 fn every_door_of_the_library_is_used_from_outside() {
     let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
-    let bench = lib.find("pub mod bench {").unwrap();
-    let (doors, bench) = lib.split_at(bench);
-    let door = |line: &str| Some(line.strip_prefix("pub mod ")?.strip_suffix(';')?.to_owned());
-    let mut unused: BTreeSet<Vec<String>> = doors
-        .lines()
-        .filter_map(door)
-        .map(|name| vec![name])
-        .collect();
-    let bench = bench.split_once("\n}").unwrap().0;
-    let for_benches = paths_from(bench, "crate");
-    assert!(for_benches.len() > 10, "{for_benches:?}");
-    unused.extend(for_benches.into_iter().map(|mut path| {
-        let name = path.pop().unwrap();
-        vec!["bench".to_owned(), name]
-    }));
+    let mut unused: BTreeSet<Vec<String>> = BTreeSet::new();
+    for door in lib.split("\npub mod ").skip(1) {
+        let name = door.split([';', ' ']).next().unwrap().to_owned();
+        if door.starts_with(&format!("{name};")) {
+            unused.insert(vec![name]);
+        } else {
+            let inside = door.split("\n}").next().unwrap();
+            let passed_on = paths_from(inside, "crate");
+            assert!(!passed_on.is_empty(), "{name} passes nothing on");
+            unused.extend(
+                passed_on
+                    .into_iter()
+                    .map(|mut path| vec![name.clone(), path.pop().unwrap()]),
+            );
+        }
+    }
     let outside = ["src/bin", "tests", "benches", "examples", "crates"];
     let outside = outside.map(|folder| root().join(folder));
-    for source in outside
-        .iter()
-        .filter(|folder| folder.is_dir())
-        .flat_map(|folder| below(folder))
-    {
-        for path in paths_from(&source.text, "jitgate") {
+    let outside = outside.iter().filter(|folder| folder.is_dir());
+    let outside = outside.flat_map(|folder| below(folder));
+    let texts = outside.map(|source| source.text);
+    for text in texts.chain(sources().iter().map(|source| doc_tests(&source.text))) {
+        for path in paths_from(&text, "jitgate") {
             unused.retain(|door| !path[1..].starts_with(door));
         }
     }

@@ -1,11 +1,8 @@
 //! `jitgate audit`: looking at what was done, taking it elsewhere, and proving that nobody has changed it since.
 
-use std::path::{Path, PathBuf};
-
 use clap::Subcommand;
 
 use crate::clock;
-use crate::model::audit::{Broken, Checkpoint, Verified};
 use crate::wire::grant::timestamp_to;
 use crate::wire::v1;
 
@@ -20,10 +17,7 @@ pub(crate) mod line;
 mod verify;
 
 use line::Line;
-use verify::VerifyArgs;
-
-/// Verifies the store of a directory: what the control plane's part of this program does.
-pub(crate) type Offline = fn(&Path, Vec<Checkpoint>) -> anyhow::Result<Result<Verified, Broken>>;
+use verify::{Offline, VerifyArgs};
 
 /// `jitgate audit`.
 #[derive(Debug, clap::Args)]
@@ -182,9 +176,4 @@ async fn export(connection: &mut Connection, from: u64) -> Result<Exit, CliError
     }
     write_out(&lines)?;
     Ok(Exit::Done)
-}
-
-/// A file that was named, or standard input.
-fn reading(file: Option<&PathBuf>) -> Option<&PathBuf> {
-    file.filter(|file| file.as_os_str() != "-")
 }

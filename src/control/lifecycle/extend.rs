@@ -1,4 +1,4 @@
-//! ExtendInput: a new access request, linked to a live grant, whose own grant takes over where that one ends. The policy of
+//! Extending: a new access request, linked to a live grant, whose own grant takes over where that one ends. The policy of
 //! the old grant rules on it as it is now, and bounds how often and how long in all. No grant's end is ever moved.
 
 use std::sync::Arc;

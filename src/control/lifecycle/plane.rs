@@ -1,4 +1,24 @@
-//! What the control plane is made of, put together once. The lifecycle of requests and grants is written in the files beside.
+//! What the control plane is made of, put together once. Its parts are handed out by name and never replaced.
+//!
+//! What can be asked of it, and where that is written:
+//!
+//! | file | calls |
+//! |---|---|
+//! | `lifecycle/requests` | `request_access` `access_request` `watch_request` `cancel` |
+//! | `lifecycle/reviews` | `review_request` |
+//! | `lifecycle/break_glass` | `review_break_glass` `measure_reviews` |
+//! | `lifecycle/grants` | `grant` `revoke` `revoke_all` `release` `await_enforced` |
+//! | `lifecycle/extend` | `extend` |
+//! | `lifecycle/suspend` | `suspend` `resume` |
+//! | `lifecycle/sweeper` | `sweep_until` `sweep` |
+//! | `lifecycle/standing` | `apply` |
+//! | `lifecycle/write_options` | `replayed` `write_once`, by which every call above writes |
+//! | `query/lists` | `access_requests` `grants` |
+//! | `query/follow` | `follow_requests` |
+//! | `query/explain`, `query/timeline`, `query/grant_use` | `explain` `story` `with_uses` |
+//! | `query/audit` | `audit_events` `audit_run` `audit_checkpoint` `look_at_audit_chain` |
+//! | `policies` | `declared` `follow` |
+//! | `policies/{plan,applying,history}` | `plan_policies` `apply_policies` `policy_versions` `policy_version` |
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! RequestInput: an access request is ruled on by policy, written together with its grant if it gets one, and ends once.
+//! Asking: an access request is ruled on by policy, written together with its grant if it gets one, and ends once.
 
 use std::sync::Arc;
 use std::time::Duration;

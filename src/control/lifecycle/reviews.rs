@@ -1,4 +1,4 @@
-//! ReviewInput: people approve or deny what waits for them. Every approval is bound to the bytes that were looked at, the quorum
+//! Reviewing: people approve or deny what waits for them. Every approval is bound to the bytes that were looked at, the quorum
 //! is computed from the stored reviews inside the change that adds one, and the review that completes it issues the grant.
 
 use std::sync::Arc;
@@ -297,7 +297,7 @@ fn narrows(request: &AccessRequest, review: &Review) -> Result<(), Fault> {
     Ok(())
 }
 
-/// EndReport the request when its reviews, as they are written now, decide it.
+/// Ends the request when its reviews, as they are written now, decide it.
 fn conclude(
     change: &mut Change<'_>,
     request: &mut AccessRequest,

@@ -145,7 +145,7 @@ impl Declared {
         Ok(())
     }
 
-    /// EndReport the standing grants that are declared otherwise or not at all.
+    /// Ends the standing grants that are declared otherwise or not at all.
     fn end_standing(
         &self,
         change: &mut Change<'_>,

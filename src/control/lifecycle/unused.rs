@@ -59,7 +59,7 @@ impl UnusedContext {
     }
 }
 
-/// EndReport a grant that nobody has used in its time, or sees to it that it is looked at again. The reminder is done with in any case.
+/// Ends a grant that nobody has used in its time, or sees to it that it is looked at again. The reminder is done with in any case.
 pub(crate) fn look(
     change: &mut Change<'_>,
     id: &str,

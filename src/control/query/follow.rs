@@ -1,4 +1,4 @@
-//! RequestFollow access requests: first those that wait and match, then every change, without asking again and again. What a
+//! Following access requests: first those that wait and match, then every change, without asking again and again. What a
 //! follower has been shown is remembered, so that it also learns what no longer concerns it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -81,7 +81,7 @@ impl Plane {
         caller: &Caller,
         filter: FollowFilter,
     ) -> Result<RequestFollow, Fault> {
-        // RequestFollow begins before the reading: no change can fall between the two.
+        // Following begins before the reading: no change can fall between the two.
         let follow = self.waiting().follow(caller.who())?;
         let mut again = interval(AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);

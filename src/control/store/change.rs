@@ -158,7 +158,7 @@ impl<'v> Change<'v> {
         })
     }
 
-    /// EndReport an access request.
+    /// Ends an access request.
     ///
     /// # Errors
     /// [`ChangeError::Request`] when it is over already.

@@ -15,11 +15,13 @@ use crate::support::hex;
 use crate::wire::audit::{checkpoint_from, event_from};
 use crate::wire::v1;
 
-use super::Offline;
 use super::line::Line;
 
 /// Longest line that is read.
 const LINE_MAX: usize = 4 << 20;
+
+/// Verifies the store of a directory: what the control plane's part of this program does.
+pub(crate) type Offline = fn(&Path, Vec<Checkpoint>) -> anyhow::Result<Result<Verified, Broken>>;
 
 /// What to verify, and against what.
 #[derive(Debug, clap::Args)]
@@ -63,7 +65,7 @@ pub(super) async fn verify(
     let screen = client.output.screen();
     let verdict = match (&file, data_dir) {
         (_, Some(directory)) => offline(&directory, checkpoints)?,
-        (Some(_), None) => exported(super::reading(file.as_ref()), Chain::new(from, checkpoints))?,
+        (Some(_), None) => exported(reading(file.as_ref()), Chain::new(from, checkpoints))?,
         (None, None) => served(client, checkpoints).await?,
     };
     screen.show(&Verdict(&verdict))?;
@@ -217,6 +219,11 @@ async fn served(client: ClientArgs, mut checkpoints: Vec<Checkpoint>) -> Result<
         checkpoints: verified.checkpoints.saturating_sub(own),
         ..verified
     }))
+}
+
+/// A file that was named, or standard input.
+fn reading(file: Option<&PathBuf>) -> Option<&PathBuf> {
+    file.filter(|file| file.as_os_str() != "-")
 }
 
 #[cfg(test)]

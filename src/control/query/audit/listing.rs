@@ -1,4 +1,4 @@
-//! ListContext at audit events: a page of those that the caller may see, newest first, and a run of them in their order.
+//! Lists of audit events: a page of those that the caller may see, newest first, and a run of them in their order.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
