@@ -8,30 +8,30 @@
 //! A token of an issuer that is not configured is not judged: it belongs to the application and proves nothing here.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use crate::jose::Algorithm;
-use crate::jose::cache::{Basis, Expires, TokenCache};
+use crate::jose::cache::{Basis, TokenCache};
 use crate::model::decision::Denial;
-use crate::model::identity::Principal;
 use crate::model::time::Timestamp;
 use crate::runtime::Outcome;
 
 mod config;
 mod keyring;
 mod source;
+mod terms;
 mod verify;
 
 pub(crate) use crate::jose::cache::CacheStats;
-pub(crate) use config::IssuersArgs;
 pub(crate) use keyring::KeyStatus;
+pub(crate) use terms::Identity;
 
-use keyring::Keyring;
+use terms::Issuer;
+
 use verify::{Fault, Presented, Seal, TOKEN_MAX, Unread};
 
 /// The configured issuers, their keys, and the tokens verified with them.
@@ -39,22 +39,6 @@ use verify::{Fault, Presented, Seal, TOKEN_MAX, Unread};
 pub struct Issuers {
     issuers: Vec<Issuer>,
     verified: TokenCache<Identity>,
-}
-
-struct Issuer {
-    terms: Terms,
-    keyring: Keyring,
-}
-
-/// What a token of one issuer must meet, keys aside.
-#[derive(Debug)]
-struct Terms {
-    issuer: Arc<str>,
-    audiences: Vec<String>,
-    /// `None` leaves it to the keys.
-    algorithms: Option<Vec<Algorithm>>,
-    groups_claim: Box<str>,
-    leeway: Duration,
 }
 
 /// What a bearer token turned out to be.
@@ -68,22 +52,24 @@ pub enum Verdict {
     Bad(Denial),
 }
 
-/// What a verified token proves.
-#[derive(Clone)]
-pub struct Identity {
-    /// `user:<issuer>|<sub>`.
-    pub user: Principal,
-    /// `group:<issuer>|<name>`, bounded in number.
-    pub groups: Vec<Principal>,
-    /// The token's `exp`.
-    pub expires: Timestamp,
-    /// All claims, for policy conditions.
-    pub claims: Arc<serde_json::Map<String, serde_json::Value>>,
+/// Whose tokens count.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct IssuersArgs {
+    /// Issuers of the tokens that callers present, with their keys (YAML). Without it no token counts.
+    #[arg(long, env = "JITGATE_ISSUERS", value_name = "FILE")]
+    pub issuers: Option<PathBuf>,
 }
 
-impl Expires for Identity {
-    fn expires(&self) -> Timestamp {
-        self.expires
+impl IssuersArgs {
+    /// The configured issuers; none where no file is named.
+    ///
+    /// # Errors
+    /// As [`Issuers::load`].
+    pub fn load(&self) -> anyhow::Result<Issuers> {
+        let Self { issuers } = self;
+        issuers
+            .as_deref()
+            .map_or_else(|| Ok(Issuers::default()), Issuers::load)
     }
 }
 
@@ -264,21 +250,5 @@ impl fmt::Debug for Issuers {
 }
 
 /// Without the claims: what else is in them is nobody's business here.
-impl fmt::Debug for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            user,
-            groups,
-            expires,
-            claims: _,
-        } = self;
-        f.debug_struct("Identity")
-            .field("user", user)
-            .field("groups", groups)
-            .field("expires", expires)
-            .finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::reason::{DOMAIN, Reason};
-use crate::token::TokenError;
+use crate::token::error::TokenError;
 use crate::v1;
 
 /// Why a call came to nothing.

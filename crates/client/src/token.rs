@@ -4,13 +4,15 @@
 //! with the one that it has while the control plane cannot be reached. It never hands out a token that has ended: it
 //! waits instead, for as long as its caller wants to. [`TokenLayer`] puts the token on each call of a tonic client.
 
+pub mod error;
 pub mod issue;
 pub mod layer;
 pub mod source;
 
+pub use error::TokenError;
 pub use issue::{GrantTokens, Issue};
 pub use layer::{TokenInterceptor, TokenLayer, WithToken};
-pub use source::{Token, TokenError, TokenSource};
+pub use source::{Token, TokenSource};
 
 /// The header, and metadata key, that carries a token.
 pub const HEADER: &str = "x-jitgate-token";

@@ -10,7 +10,7 @@ use serde_saphyr::{Location, MessageFormatter as _, Spanned, UserMessageFormatte
 
 use super::keyring::{Keyring, Pace};
 use super::source::{Format, KeyFile, Remote, Source, read_bounded};
-use super::{Issuer, Issuers, Terms};
+use super::terms::{Issuer, Terms};
 use crate::jose::Algorithm;
 use crate::jose::keys::KeySet;
 use crate::model::identity::Principal;
@@ -23,27 +23,6 @@ const LEEWAY_MAX: Duration = Duration::from_secs(60);
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(86_400));
 const COOLDOWN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
 const SHARED_SECRET: [Algorithm; 3] = [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
-
-/// Whose tokens count.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub struct IssuersArgs {
-    /// Issuers of the tokens that callers present, with their keys (YAML). Without it no token counts.
-    #[arg(long, env = "JITGATE_ISSUERS", value_name = "FILE")]
-    pub issuers: Option<PathBuf>,
-}
-
-impl IssuersArgs {
-    /// The configured issuers; none where no file is named.
-    ///
-    /// # Errors
-    /// As [`Issuers::load`].
-    pub fn load(&self) -> anyhow::Result<Issuers> {
-        let Self { issuers } = self;
-        issuers
-            .as_deref()
-            .map_or_else(|| Ok(Issuers::default()), Issuers::load)
-    }
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

@@ -11,6 +11,7 @@ use super::*;
 use crate::jose::Algorithm;
 use crate::jose::fixture::*;
 use crate::model::decision::DenyReason as R;
+use crate::model::identity::Principal;
 
 #[test]
 fn a_token_of_each_algorithm_is_good() {

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::GeneralPurpose;
 use base64::engine::{DecodePaddingMode, GeneralPurposeConfig};
 use serde_json::{Map, Value};
 
-use super::{Identity, Terms};
+use super::terms::{Identity, Terms};
 use crate::jose::Algorithm;
 use crate::jose::jit;
 use crate::jose::json;

@@ -1,3 +1,5 @@
+//! Claims about TLS from files and from system roots, against a server on loopback.
+
 use std::fs;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};

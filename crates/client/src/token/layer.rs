@@ -11,7 +11,8 @@ use tonic::{Request, Status};
 use tower::{Layer, Service};
 
 use super::HEADER;
-use super::source::{TokenError, TokenSource};
+use super::error::TokenError;
+use super::source::TokenSource;
 
 /// Puts a token on each call of the service below, waiting for one if need be.
 #[derive(Debug, Clone)]
