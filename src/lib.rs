@@ -13,13 +13,15 @@
 //!
 //! * [`model`]: the nouns (principal, scope, grant) and the decision; knows no wire, no clock, no I/O.
 //! * [`wire`]: our protobufs and their conversion to and from the model.
-//! * the leaves that any role may use: [`index`], [`jose`], [`clock`], [`telemetry`], [`admin`], [`tls`], [`runtime`], [`client`];
+//! * the leaves that any role may use: [`index`], [`jose`], [`clock`], [`telemetry`], [`admission`],
+//!   [`admin`], [`tls`], [`runtime`], [`client`];
 //! * the roles: [`sidecar`] (data plane), [`control`] (control plane), [`cli`], [`dev`] (all of it on one machine);
 //! * [`load`]: thousands of sidecars out of one process, to measure a control plane with.
 //!
 //! The arrow of dependency is `model` <- `wire` <- leaves <- roles <- binaries. Roles never import one another.
 
 pub(crate) mod admin;
+pub(crate) mod admission;
 pub mod cli;
 pub mod client;
 pub(crate) mod clock;

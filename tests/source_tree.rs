@@ -16,6 +16,7 @@ const LEAVES: &[&str] = &[
     "runtime",
     "telemetry",
     "admin",
+    "admission",
     "tls",
     "client",
 ];
