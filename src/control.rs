@@ -23,9 +23,10 @@ use tonic::service::Routes;
 use tonic_health::server::{HealthReporter, health_reporter};
 
 use crate::admin::{self, Admin};
+use crate::admission::AdmissionMetrics;
 use crate::clock::ControlClock;
 use crate::jose::issuers::Issuers;
-use crate::runtime::{Outcome, Tasks};
+use crate::runtime::{self, DrainArgs, Hangups, Outcome, Tasks};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, Incoming};
 use crate::wire;
@@ -91,12 +92,17 @@ pub struct ControlPlane {
     grpc_address: SocketAddr,
     http: TcpListener,
     http_address: SocketAddr,
+    probes: Option<TcpListener>,
+    probe_address: Option<SocketAddr>,
     issuers: Arc<Issuers>,
     keys: Arc<TokenKeys>,
     identify: Identify,
     entitlements: Entitlements,
     policies: PolicySet,
     uses: UsageArgs,
+    drain: DrainArgs,
+    hangups: Hangups,
+    rooms: AdmissionMetrics,
     metrics: Metrics,
 }
 
@@ -109,6 +115,7 @@ impl ControlPlane {
         let ControlPlaneArgs {
             listen,
             http_listen,
+            probe_listen,
             data_dir,
             policies,
             issuers,
@@ -122,7 +129,9 @@ impl ControlPlane {
             tombstone_keep,
             tokens,
             uses,
+            drain,
         } = args;
+        let hangups = runtime::hangups()?;
         tokens.check()?;
         let plaintext = Plaintext {
             listen: &listen,
@@ -137,6 +146,7 @@ impl ControlPlane {
             admin::bind("--listen", listen).await?,
             admin::bind("--http-listen", http_listen).await?,
         );
+        let probes = config::bind_probes(probe_listen).await?;
         let (grpc_address, http_address) = (grpc.local_addr()?, http.local_addr()?);
         let Opened {
             plane,
@@ -160,6 +170,13 @@ impl ControlPlane {
         };
         tracing::info!(address = %grpc_address, encryption, "the gRPC API and the watch stream are here");
         tracing::info!(address = %http_address, "/livez, /readyz, /metrics and /.well-known/jwks.json are here");
+        let probe_address = match &probes {
+            Some(listener) => Some(listener.local_addr()?),
+            None => None,
+        };
+        if let Some(address) = probe_address {
+            tracing::info!(%address, "/livez, /readyz and /metrics alone are here");
+        }
         issuers.announce();
         if issuers.is_empty() && !by_certificate {
             tracing::warn!("nobody can ask: pass --issuers to say whose tokens count");
@@ -171,10 +188,13 @@ impl ControlPlane {
         ));
         let entitlements = Entitlements::new(entitle, tls.is_none() && tls::is_local(&listen));
         let identify = Identify::new(Callers::new(Arc::clone(&issuers), admin), clock);
+        let rooms = AdmissionMetrics::register(&metrics);
+        plane.fanout.show(&rooms);
         let grpc = match tls {
             Some(tls) => Incoming::tls(grpc, tls),
             None => Incoming::plain(grpc),
         };
+        let grpc = grpc.shown(&rooms, "grpc");
         Ok(Self {
             plane,
             writer,
@@ -182,12 +202,17 @@ impl ControlPlane {
             grpc_address,
             http,
             http_address,
+            probes,
+            probe_address,
             issuers,
             keys,
             identify,
             entitlements,
             policies,
             uses,
+            drain,
+            hangups,
+            rooms,
             metrics,
         })
     }
@@ -202,6 +227,11 @@ impl ControlPlane {
         self.http_address
     }
 
+    /// Where the same are, and nothing else; `None`: nowhere.
+    pub fn probe_address(&self) -> Option<SocketAddr> {
+        self.probe_address
+    }
+
     /// Serves until `until` completes or a part fails. Then streams are told to go, and the store is closed.
     ///
     /// # Errors
@@ -212,17 +242,22 @@ impl ControlPlane {
             writer,
             grpc,
             http,
+            probes,
             issuers,
             keys,
             identify,
             entitlements,
             policies,
             uses,
+            drain,
+            hangups,
+            rooms,
             metrics,
             ..
         } = self;
         let mut tasks = Tasks::new();
-        let stop = tasks.stopping();
+        let (draining, stop) = (tasks.draining(), tasks.stopping());
+        tasks.spawn("SIGHUP", hangups.run(nothing_to_reload, stop.clone()));
         tasks.spawn("the store's writer", writer.run(stop.clone()));
         spawn_records(&mut tasks, &plane, uses, &stop);
         let reloader = plane.sources.reloader(&policies);
@@ -248,11 +283,22 @@ impl ControlPlane {
             "the gRPC listener",
             api::listen::serve(grpc, routes, identify, stop.clone()),
         );
-        tasks.spawn("the health report", report_health(health, stop.clone()));
         tasks.spawn(
-            "the HTTP listener",
-            admin::serve(http, shown(&plane, metrics, &keys), stop.clone()),
+            "the health report",
+            report_health(health, draining.clone(), stop.clone()),
         );
+        if let Some(probes) = probes {
+            let shown = shown(&plane, &metrics, &draining).shown(&rooms, "probes");
+            // On a thread of its own: whatever keeps the others busy, probes are answered.
+            tasks.spawn_thread(
+                "the probe listener",
+                admin::serve(probes, shown, stop.clone()),
+            )?;
+        }
+        let shown = shown(&plane, &metrics, &draining)
+            .shown(&rooms, "http")
+            .merge(keys::jwks::route(Arc::clone(&keys)));
+        tasks.spawn("the HTTP listener", admin::serve(http, shown, stop.clone()));
         tasks.spawn(
             "the watch fan-out",
             Arc::clone(&plane.fanout).run(stop.clone()),
@@ -262,7 +308,7 @@ impl ControlPlane {
         spawn_reloads(&mut tasks, reloader, plane.clone(), &stop);
         // The last handle on the store goes to a task: when all have ended, the store is closed.
         tasks.spawn("the sweeper", plane.sweep_until(stop));
-        tasks.run_until(until).await
+        tasks.drain_until(until, drain).await
     }
 }
 
@@ -341,13 +387,17 @@ fn routes(
         .add_service(reflection))
 }
 
-/// SERVING until the control plane is asked to stop.
-async fn report_health(health: HealthReporter, stop: CancellationToken) -> Outcome {
+/// SERVING until the control plane is asked to stop; while it drains, nothing new should come.
+async fn report_health(
+    health: HealthReporter,
+    draining: CancellationToken,
+    stop: CancellationToken,
+) -> Outcome {
     health.set_serving::<AccessServiceServer<Api>>().await;
     health
         .set_serving::<EnforcerServiceServer<Enforcer>>()
         .await;
-    stop.cancelled().await;
+    draining.cancelled().await;
     health.set_not_serving::<AccessServiceServer<Api>>().await;
     health
         .set_not_serving::<EnforcerServiceServer<Enforcer>>()
@@ -355,13 +405,21 @@ async fn report_health(health: HealthReporter, stop: CancellationToken) -> Outco
     health
         .set_service_status("", tonic_health::ServingStatus::NotServing)
         .await;
+    stop.cancelled().await;
     Ok(())
 }
 
-fn shown(plane: &Plane, metrics: Metrics, keys: &Arc<TokenKeys>) -> Admin {
+fn nothing_to_reload() {
+    tracing::info!(
+        "SIGHUP: nothing to reload; policies, certificates and keys are followed as they change"
+    );
+}
+
+/// What probes and scrapers are shown.
+fn shown(plane: &Plane, metrics: &Metrics, draining: &CancellationToken) -> Admin {
     let usable = plane.usable();
-    Admin::new(metrics)
-        .merge(keys::jwks::route(Arc::clone(keys)))
+    Admin::new(metrics.clone())
+        .ready_until(draining.clone())
         .ready_when("store", move || {
             if usable.holds() {
                 Ok(())

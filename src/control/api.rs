@@ -385,7 +385,7 @@ impl AccessService for Api {
         self.call("RevokeGrant", request, |plane, caller, wire| async move {
             let patience = parse::patience(wire.wait, wire.timeout)?;
             let ends = plane.revoke(&caller, parse::revoke(wire)?).await?;
-            Ok(reply::ends(&plane, &ends, patience).await)
+            Ok(reply::ends(&plane, &caller, &ends, patience).await)
         })
         .await
     }
@@ -400,7 +400,7 @@ impl AccessService for Api {
             let ends = plane
                 .revoke_all(&caller, sweep, (parse::reason(wire.reason)?, options))
                 .await?;
-            Ok(reply::ends(&plane, &ends, patience).await)
+            Ok(reply::ends(&plane, &caller, &ends, patience).await)
         })
         .await
     }
@@ -436,7 +436,7 @@ impl AccessService for Api {
         self.call("SuspendGrant", request, |plane, caller, wire| async move {
             let patience = parse::patience(wire.wait, wire.timeout)?;
             let held = plane.suspend(&caller, parse::suspend(wire)?).await?;
-            reply::held(&plane, &held, patience).await
+            reply::held(&plane, &caller, &held, patience).await
         })
         .await
     }
@@ -448,7 +448,7 @@ impl AccessService for Api {
         self.call("ResumeGrant", request, |plane, caller, wire| async move {
             let patience = parse::patience(wire.wait, wire.timeout)?;
             let held = plane.resume(&caller, parse::resume(wire)?).await?;
-            reply::held(&plane, &held, patience).await
+            reply::held(&plane, &caller, &held, patience).await
         })
         .await
     }

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::{Admission, AdmissionMetrics};
 use crate::clock::ControlClock;
 use crate::control::query::usage::Intake;
 use crate::index::Index;
@@ -23,6 +24,7 @@ use crate::model::grant::{Grant, GrantId, Revision};
 use crate::model::identity::Service;
 use crate::model::time::Timestamp;
 use crate::runtime::Outcome;
+use crate::telemetry::pace::Pace;
 use crate::wire::v1;
 
 pub(crate) mod cache;
@@ -32,7 +34,7 @@ pub(crate) mod service;
 mod session;
 mod subscription;
 
-pub(crate) use fleet::{Enforcement, Sidecar, Unreported};
+pub(crate) use fleet::{Enforcement, Identity, Sidecar, Unreported};
 pub(crate) use service::{Enforcer, Entitle};
 
 use cache::{Gap, GrantCache};
@@ -109,6 +111,9 @@ struct Hub {
     cache: RwLock<GrantCache>,
     head: watch::Sender<Revision>,
     fleet: Fleet,
+    streams: Admission<Identity>,
+    /// Of the lines that sidecars cause.
+    pace: Pace<Identity>,
     snapshots: Arc<Semaphore>,
     token_keys: TokenKeys,
     clock: ControlClock,
@@ -152,6 +157,8 @@ impl Fanout {
             head: watch::Sender::new(cache.revision()),
             cache: RwLock::new(cache),
             fleet: Fleet::default(),
+            streams: Admission::new(service::STREAMS),
+            pace: Pace::default(),
             snapshots: Arc::new(Semaphore::new(config.snapshots_at_once)),
             config,
             token_keys: TokenKeys::new(None),
@@ -277,6 +284,16 @@ impl Fanout {
     /// Every sidecar connected, or gone for less than a day.
     pub(crate) fn sidecars(&self) -> Vec<Sidecar> {
         self.hub.fleet.list()
+    }
+
+    /// How many of the connected ones refuse nothing.
+    pub(crate) fn in_shadow(&self) -> usize {
+        self.hub.fleet.in_shadow()
+    }
+
+    /// Shows how the streams are shared.
+    pub(crate) fn show(&self, metrics: &AdmissionMetrics) {
+        metrics.show("watches", &self.hub.streams);
     }
 
     /// Sessions open now.

@@ -37,13 +37,14 @@ pub(super) fn record_ends(ends: &EndReport) {
 /// What ended, and how far that is enforced after `patience`.
 pub(super) async fn ends(
     plane: &Plane,
+    caller: &Caller,
     ends: &EndReport,
     patience: Duration,
 ) -> v1::RevokeGrantsResponse {
     record_ends(ends);
-    let enforcement = enforced(plane, ends, patience).await;
+    let enforcement = enforced(plane, caller, ends, patience).await;
     let now = plane.now();
-    let still = number(enforcement.outstanding.len());
+    let still = number(enforcement.still());
     v1::RevokeGrantsResponse {
         grants: what_fits(
             ends.grants.iter().map(|issued| issued_to(issued, now)),
@@ -70,12 +71,13 @@ pub(super) async fn ends(
 /// The grant that was held back or let go, and how far that is enforced after `patience`.
 pub(super) async fn held(
     plane: &Plane,
+    caller: &Caller,
     ends: &EndReport,
     patience: Duration,
 ) -> Result<v1::HoldGrantResponse, Fault> {
     record_ends(ends);
-    let enforcement = enforced(plane, ends, patience).await;
-    let (now, still) = (plane.now(), number(enforcement.outstanding.len()));
+    let enforcement = enforced(plane, caller, ends, patience).await;
+    let (now, still) = (plane.now(), number(enforcement.still()));
     Ok(v1::HoldGrantResponse {
         grant: Some(issued_to(only(ends)?, now)),
         revision: revision_to(ends.revision),
@@ -102,11 +104,20 @@ pub(super) fn only(ends: &EndReport) -> Result<&Issued, Fault> {
 }
 
 /// What was only rehearsed is nobody's to enforce.
-async fn enforced(plane: &Plane, ends: &EndReport, patience: Duration) -> Enforcement {
+async fn enforced(
+    plane: &Plane,
+    caller: &Caller,
+    ends: &EndReport,
+    patience: Duration,
+) -> Enforcement {
     if ends.revision == Revision(0) {
         return Enforcement::default();
     }
-    plane.await_enforced(ends, patience).await
+    let enforcement = plane.await_enforced(ends, patience).await;
+    if caller.is_admin() {
+        return enforcement;
+    }
+    enforcement.without_instances()
 }
 
 fn number(count: usize) -> i32 {
@@ -131,7 +142,7 @@ fn unconfirmed(
     outstanding
         .chain(fenced.into_iter().map(|silent| (silent, true)))
         .map(|(silent, fenced)| v1::Unconfirmed {
-            sidecar: silent.sidecar,
+            sidecar: named(silent.sidecar, silent.merged),
             instance: silent.instance,
             connected: silent.connected,
             acked_revision: revision_to(silent.acked),
@@ -139,6 +150,14 @@ fn unconfirmed(
             fenced_by: Some(timestamp_to(silent.fenced_by)),
             fenced,
         })
+}
+
+/// A row that stands for several departed sidecars names one of them.
+fn named(sidecar: String, merged: usize) -> String {
+    if merged == 0 {
+        return sidecar;
+    }
+    format!("{sidecar} and {merged} more")
 }
 
 /// As many from the beginning as one message takes.
@@ -182,7 +201,7 @@ pub(super) fn sidecar(sidecar: Sidecar) -> v1::Sidecar {
     let nanos = i32::try_from(micros % 1_000_000 * 1000).unwrap_or(0);
     let told = sidecar.clock_verdict != v1::ClockVerdict::Unspecified;
     v1::Sidecar {
-        id: sidecar.id,
+        id: named(sidecar.id, sidecar.merged),
         instance: sidecar.instance,
         services: sidecar.services.iter().map(ToString::to_string).collect(),
         connected: sidecar.connected_since.is_some(),
@@ -206,6 +225,9 @@ pub(super) fn sidecar(sidecar: Sidecar) -> v1::Sidecar {
         last_ack: sidecar.last_ack.map(timestamp_to),
         max_staleness: Some(duration_to(sidecar.max_staleness)),
         sessions: i64::try_from(sidecar.sessions).unwrap_or(i64::MAX),
+        identity: sidecar.identity.as_str().to_owned(),
+        shadow: sidecar.shadow,
+        merged: i64::try_from(sidecar.merged).unwrap_or(i64::MAX),
     }
 }
 

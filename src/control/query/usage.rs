@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::control::fanout::Identity;
 use crate::control::lifecycle::fault::Fault;
 use crate::control::lifecycle::plane::Plane;
 use crate::control::metrics::ControlMetrics;
@@ -57,6 +58,8 @@ fn keep(text: &str) -> Result<Duration, String> {
 /// One report of one sidecar, as its session took it.
 #[derive(Debug)]
 pub(crate) struct Reported {
+    /// Who it proved to be.
+    pub identity: Identity,
     /// Its stable name.
     pub sidecar: String,
     /// Its process.
@@ -65,6 +68,16 @@ pub(crate) struct Reported {
     pub services: Arc<[Service]>,
     /// What it says.
     pub report: v1::DecisionReport,
+}
+
+impl Reported {
+    /// Under what it is remembered how far this process has reported: another identity cannot report in its place.
+    fn reporter(&self) -> String {
+        match self.identity.as_str() {
+            "" => self.instance.clone(),
+            identity => format!("{identity} {}", self.instance),
+        }
+    }
 }
 
 /// Where sessions put reports. It never makes a session wait.

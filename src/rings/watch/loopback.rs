@@ -17,7 +17,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::grants::{bytes, commit, digest, grant, grant_at, put, revoked, service};
-use crate::control::fanout::{Commit, Entitle, Fanout, FanoutConfig};
+use crate::control::fanout::{self, Commit, Entitle, Fanout, FanoutConfig};
 use crate::model::decide::Freshness;
 use crate::model::grant::{Grant, Revision};
 use crate::model::identity::Service;
@@ -44,6 +44,10 @@ pub(super) struct Plane {
 struct Token(Option<&'static str>);
 
 impl Entitle for Token {
+    fn identity(&self, _: &Extensions) -> Result<fanout::Identity, Status> {
+        Ok(fanout::Identity::default())
+    }
+
     fn entitled(
         &self,
         metadata: &MetadataMap,
@@ -154,6 +158,8 @@ impl Car {
             services: vec![service("payments")],
             max_staleness: BOUND,
             insecure: false,
+            shadow: true,
+            listens: None,
         };
         let watch = args.build(watched, Arc::clone(&table)).unwrap();
         let (status, stop, mut tasks) = (watch.status(), CancellationToken::new(), JoinSet::new());
@@ -249,7 +255,7 @@ async fn a_snapshot_then_deltas_then_receipts() {
         (&*known[0].id, known[0].max_staleness, known[0].nacks),
         ("car", BOUND, 0)
     );
-    assert!(known[0].applied_at.is_some());
+    assert!(known[0].applied_at.is_some() && known[0].shadow);
     car.stop().await;
     eventually(|| plane.fanout.open_sessions() == 0).await;
 }

@@ -14,7 +14,7 @@ use tonic::Status;
 
 use super::grants::{grant_at, revoked, service};
 use crate::control::fanout::service::Told;
-use crate::control::fanout::{Change, Commit, Fanout, FanoutConfig};
+use crate::control::fanout::{Change, Commit, Fanout, FanoutConfig, Identity};
 use crate::model::grant::{Grant, GrantId, Revision};
 use crate::model::identity::Service;
 use crate::sidecar::state::table::Table;
@@ -303,7 +303,11 @@ impl Sidecar {
         }))
         .unwrap();
         let hears = fanout
-            .watch(ReceiverStream::new(inbound), |_: &[Service]| Ok(()))
+            .watch(
+                Identity::default(),
+                ReceiverStream::new(inbound),
+                |_: &[Service]| Ok(()),
+            )
             .unwrap();
         Session {
             follower,
