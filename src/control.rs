@@ -163,20 +163,11 @@ impl ControlPlane {
             .iter()
             .for_each(|warning| tracing::warn!("{warning}"));
 
-        let encryption = if tls.is_some() {
-            "TLS 1.3"
-        } else {
-            "plaintext"
-        };
-        tracing::info!(address = %grpc_address, encryption, "the gRPC API and the watch stream are here");
-        tracing::info!(address = %http_address, "/livez, /readyz, /metrics and /.well-known/jwks.json are here");
         let probe_address = match &probes {
             Some(listener) => Some(listener.local_addr()?),
             None => None,
         };
-        if let Some(address) = probe_address {
-            tracing::info!(%address, "/livez, /readyz and /metrics alone are here");
-        }
+        announce(grpc_address, tls.is_some(), http_address, probe_address);
         issuers.announce();
         if issuers.is_empty() && !by_certificate {
             tracing::warn!("nobody can ask: pass --issuers to say whose tokens count");
@@ -309,6 +300,15 @@ impl ControlPlane {
         // The last handle on the store goes to a task: when all have ended, the store is closed.
         tasks.spawn("the sweeper", plane.sweep_until(stop));
         tasks.drain_until(until, drain).await
+    }
+}
+
+fn announce(grpc: SocketAddr, tls: bool, http: SocketAddr, probes: Option<SocketAddr>) {
+    let encryption = if tls { "TLS 1.3" } else { "plaintext" };
+    tracing::info!(address = %grpc, encryption, "the gRPC API and the watch stream are here");
+    tracing::info!(address = %http, "/livez, /readyz, /metrics and /.well-known/jwks.json are here");
+    if let Some(address) = probes {
+        tracing::info!(%address, "/livez, /readyz and /metrics alone are here");
     }
 }
 

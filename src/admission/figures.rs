@@ -39,6 +39,9 @@ impl AdmissionMetrics {
     }
 }
 
+/// One of the counts.
+type Figure = fn(&Counts) -> &AtomicU64;
+
 #[derive(Debug)]
 struct Shown(Rooms);
 
@@ -48,7 +51,7 @@ impl Collector for Shown {
         if rooms.is_empty() {
             return Ok(());
         }
-        let gauges: [(_, _, fn(&Counts) -> &AtomicU64); 2] = [
+        let gauges: [(&str, &str, Figure); 2] = [
             (
                 names::ADMISSION_PLACES,
                 "Places of a room that many share",
@@ -66,7 +69,7 @@ impl Collector for Shown {
                     .encode(family.encode_family(&[("room", room.as_str())])?)?;
             }
         }
-        let counters: [(_, _, fn(&Counts) -> &AtomicU64); 2] = [
+        let counters: [(&str, &str, Figure); 2] = [
             (
                 names::ADMISSION_DISPLACED,
                 "Places that were given to a party that held fewer",
