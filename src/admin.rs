@@ -19,7 +19,7 @@ use axum::{Json, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +34,8 @@ const CONNECTIONS: Rules = Rules {
     first: First::Oldest,
     spared: Duration::ZERO,
 };
+/// Connections that the system holds until they are accepted; it has a bound of its own (`net.core.somaxconn`).
+const BACKLOG: u32 = 8192;
 /// Bytes of a request's head.
 const HEAD_MAX: usize = 16 * 1024;
 /// Headers of a request.
@@ -69,12 +71,12 @@ impl AdminArgs {
     ///
     /// # Errors
     /// When the address cannot be bound; the error names it and the flag.
-    pub async fn bind(&self) -> anyhow::Result<TcpListener> {
+    pub fn bind(&self) -> anyhow::Result<TcpListener> {
         let Self { admin_listen } = self;
         if !self.is_local() {
             tracing::warn!(address = %admin_listen, "the admin listener is reachable from other machines, unencrypted; it serves no /grants there");
         }
-        bind("--admin-listen", *admin_listen).await
+        bind("--admin-listen", *admin_listen)
     }
 }
 
@@ -82,8 +84,8 @@ impl AdminArgs {
 ///
 /// # Errors
 /// Names both, and the likely cause.
-pub(crate) async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
+pub(crate) fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    listening(address).map_err(|error| {
         use std::io::ErrorKind;
         let hints = [
             (
@@ -105,6 +107,17 @@ pub(crate) async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpL
             .map_or("choose another address", |(_, hint)| hint);
         anyhow!("{flag} {address} cannot be bound: {error}; {hint}")
     })
+}
+
+/// As `TcpListener::bind` does it, but for a whole fleet that comes back in the moment before the first is accepted.
+fn listening(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// What the listener shows.
@@ -383,12 +396,9 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicBool, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpSocket;
 
     async fn running(admin: Admin) -> (SocketAddr, CancellationToken, JoinSet<Outcome>) {
-        let listener = bind("--admin-listen", "127.0.0.1:0".parse().unwrap())
-            .await
-            .unwrap();
+        let listener = bind("--admin-listen", "127.0.0.1:0".parse().unwrap()).unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let mut set = JoinSet::new();
         set.spawn(serve(listener, admin, stop.clone()));
@@ -508,7 +518,6 @@ mod tests {
             admin_listen: address,
         }
         .bind()
-        .await
         .unwrap_err()
         .to_string();
         assert!(

@@ -143,10 +143,10 @@ impl ControlPlane {
         let issuers = Arc::new(issuers.load()?);
         let (directory, _) = config::policies(policies)?;
         let (grpc, http) = (
-            admin::bind("--listen", listen).await?,
-            admin::bind("--http-listen", http_listen).await?,
+            admin::bind("--listen", listen)?,
+            admin::bind("--http-listen", http_listen)?,
         );
-        let probes = config::bind_probes(probe_listen).await?;
+        let probes = config::bind_probes(probe_listen)?;
         let (grpc_address, http_address) = (grpc.local_addr()?, http.local_addr()?);
         let Opened {
             plane,

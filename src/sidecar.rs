@@ -103,7 +103,7 @@ pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
         reflection: listen.reflection,
     };
     let listeners = listen.bind().await?;
-    let admin_listener = admin.bind().await?;
+    let admin_listener = admin.bind()?;
     let stopped = runtime::shutdown_signal()?;
 
     serve::gauges::register(

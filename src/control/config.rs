@@ -120,11 +120,11 @@ pub struct ControlPlaneArgs {
 
 /// The probes' listener. Where none was asked for, the default one is done without if it cannot be had: `--http-listen`
 /// answers probes, too.
-pub(super) async fn bind_probes(asked: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
+pub(super) fn bind_probes(asked: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
     if let Some(address) = asked {
-        return admin::bind("--probe-listen", address).await.map(Some);
+        return admin::bind("--probe-listen", address).map(Some);
     }
-    match admin::bind("--probe-listen", PROBES).await {
+    match admin::bind("--probe-listen", PROBES) {
         Ok(listener) => Ok(Some(listener)),
         Err(error) => {
             tracing::warn!("{error:#}; probes are answered by --http-listen alone");
@@ -306,8 +306,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_default_probe_listener_is_done_without_where_it_is_taken_and_a_named_one_is_not() {
-        let first = bind_probes(None).await.unwrap();
-        let second = bind_probes(None).await.unwrap();
+        let first = bind_probes(None).unwrap();
+        let second = bind_probes(None).unwrap();
         assert!(
             second.is_none(),
             "the first one, or another process, has it"
@@ -315,7 +315,7 @@ mod tests {
         drop(first);
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = taken.local_addr().unwrap();
-        let error = bind_probes(Some(address)).await.unwrap_err().to_string();
+        let error = bind_probes(Some(address)).unwrap_err().to_string();
         assert!(
             error.contains(&format!("--probe-listen {address}")),
             "{error}"

@@ -185,7 +185,7 @@ impl Listener {
                     );
                     tracing::warn!(address = %tcp, "--listen takes checks in PLAINTEXT from other machines (--insecure)");
                 }
-                let listener = admin::bind("--listen", *tcp).await?;
+                let listener = admin::bind("--listen", *tcp)?;
                 let address = Address::Tcp(listener.local_addr().unwrap_or(*tcp));
                 Ok(Self {
                     address,
