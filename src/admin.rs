@@ -1,7 +1,7 @@
 //! The small HTTP listener beside each role: `/livez`, `/readyz`, `/metrics`, and what the role adds. It only shows.
 //!
 //! Whoever reaches it can at most keep it busy: headers, bodies, time and connections are bounded, and none of it
-//! touches the path of a decision.
+//! touches the path of a decision. A newcomer is always let in: the oldest connection of whoever has the most ends.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -19,20 +19,30 @@ use axum::{Json, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::{Admission, AdmissionMetrics, First, Place, Rules, Source};
 use crate::runtime::Outcome;
 use crate::telemetry::metrics::Metrics;
+use crate::tls;
 
-/// Connections served at once; more wait in the backlog.
-const CONNECTIONS: usize = 64;
+/// Connections served at once. A probe is over in milliseconds, so that no other rule is needed than the oldest first.
+const CONNECTIONS: Rules = Rules {
+    places: 256,
+    first: First::Oldest,
+    spared: Duration::ZERO,
+};
+/// Connections that the system holds until they are accepted; it has a bound of its own (`net.core.somaxconn`).
+const BACKLOG: u32 = 8192;
 /// Bytes of a request's head.
 const HEAD_MAX: usize = 16 * 1024;
 /// Headers of a request.
 const HEADERS_MAX: usize = 64;
-/// For a head to arrive, and for an answer to be made.
+/// For a head to arrive.
+const HEAD_PATIENCE: Duration = Duration::from_secs(5);
+/// For an answer to be made, and for those under way when asked to stop.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A connection's life, idle or not: also the bound on a client that never reads its answer.
 const CONNECTION_AGE: Duration = Duration::from_secs(300);
@@ -40,8 +50,8 @@ const CONNECTION_AGE: Duration = Duration::from_secs(300);
 /// Where the sidecar's admin listener is.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AdminArgs {
-    /// Address of `/livez`, `/readyz`, `/metrics` and `/grants`. They carry no secret, but name who holds what:
-    /// keep them on loopback unless a probe or a scraper must reach them.
+    /// Address of `/livez`, `/readyz` and `/metrics`; on a loopback address also of `/grants`, which names who holds
+    /// what and is served nowhere else.
     #[arg(
         long = "admin-listen",
         env = "JITGATE_ADMIN_LISTEN",
@@ -52,16 +62,21 @@ pub struct AdminArgs {
 }
 
 impl AdminArgs {
+    /// Whether only this machine reaches the listener, so that it may show who holds what.
+    pub(crate) fn is_local(&self) -> bool {
+        tls::is_local(&self.admin_listen)
+    }
+
     /// Binds the listener.
     ///
     /// # Errors
     /// When the address cannot be bound; the error names it and the flag.
-    pub async fn bind(&self) -> anyhow::Result<TcpListener> {
+    pub fn bind(&self) -> anyhow::Result<TcpListener> {
         let Self { admin_listen } = self;
-        if !admin_listen.ip().to_canonical().is_loopback() {
-            tracing::warn!(address = %admin_listen, "the admin listener is reachable from other machines, unencrypted");
+        if !self.is_local() {
+            tracing::warn!(address = %admin_listen, "the admin listener is reachable from other machines, unencrypted; it serves no /grants there");
         }
-        bind("--admin-listen", *admin_listen).await
+        bind("--admin-listen", *admin_listen)
     }
 }
 
@@ -69,8 +84,8 @@ impl AdminArgs {
 ///
 /// # Errors
 /// Names both, and the likely cause.
-pub(crate) async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
+pub(crate) fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    listening(address).map_err(|error| {
         use std::io::ErrorKind;
         let hints = [
             (
@@ -94,12 +109,26 @@ pub(crate) async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpL
     })
 }
 
+/// As `TcpListener::bind` does it, but for a whole fleet that comes back in the moment before the first is accepted.
+fn listening(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// What the listener shows.
 #[derive(Debug)]
 pub(crate) struct Admin {
     metrics: Metrics,
     conditions: Vec<Condition>,
+    /// Lines that `/readyz` shows below its answer, whatever that is.
+    notes: Vec<&'static str>,
     routes: Router,
+    connections: Admission<Source>,
 }
 
 /// Something that must hold before the process is ready.
@@ -120,8 +149,24 @@ impl Admin {
         Self {
             metrics,
             conditions: Vec::new(),
+            notes: Vec::new(),
             routes: Router::new(),
+            connections: Admission::new(CONNECTIONS),
         }
+    }
+
+    /// Shows under `name` how its connections are shared.
+    #[must_use]
+    pub(crate) fn shown(self, metrics: &AdmissionMetrics, name: &str) -> Self {
+        metrics.show(name, &self.connections);
+        self
+    }
+
+    /// What whoever looks at `/readyz` should not miss, ready or not.
+    #[must_use]
+    pub(crate) fn noting(mut self, note: Option<&'static str>) -> Self {
+        self.notes.extend(note);
+        self
     }
 
     /// Makes readiness depend on `check` as well; its error is the line that `/readyz` shows.
@@ -138,6 +183,18 @@ impl Admin {
         self
     }
 
+    /// Makes the process unready from the moment that it is asked to stop.
+    #[must_use]
+    pub(crate) fn ready_until(self, draining: CancellationToken) -> Self {
+        self.ready_when("running", move || {
+            if draining.is_cancelled() {
+                Err("asked to stop".to_owned())
+            } else {
+                Ok(())
+            }
+        })
+    }
+
     /// Adds a role's own routes. Each sees requests without a body only.
     #[must_use]
     pub(crate) fn merge(mut self, routes: Router) -> Self {
@@ -150,12 +207,14 @@ impl Admin {
         let Self {
             metrics,
             conditions,
+            notes,
             routes,
+            connections: _,
         } = self;
-        let conditions: Arc<[Condition]> = conditions.into();
+        let shown = Arc::new(Shown { conditions, notes });
         Router::new()
             .route("/livez", get(|| async { "ok\n" }))
-            .route("/readyz", get(readyz).with_state(conditions))
+            .route("/readyz", get(readyz).with_state(shown))
             .route("/metrics", get(show_metrics).with_state(metrics))
             .merge(routes)
     }
@@ -166,6 +225,7 @@ impl Admin {
 /// # Errors
 /// Never while it runs: what goes wrong with a connection ends that connection.
 pub(crate) async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) -> Outcome {
+    let places = admin.connections.clone();
     let routes = admin.into_router().layer(middleware::from_fn(bounded));
     let mut connections = JoinSet::new();
     // Reported once, not with each attempt.
@@ -178,16 +238,21 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin, stop: Cancellatio
                     tracing::error!(%error, "an admin connection ended abnormally");
                 }
             }
-            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
-                Ok((socket, _)) => {
+            accepted = listener.accept() => match accepted {
+                Ok((socket, address)) => {
                     failing = false;
-                    connections.spawn(converse(socket, routes.clone(), stop.clone()));
+                    if let Ok(place) = places.enter(address.into()) {
+                        connections.spawn(converse(socket, place, routes.clone(), stop.clone()));
+                    }
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
                         tracing::warn!(%error, "the admin listener cannot accept; trying on");
                     }
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    if tls::is_want_of_files(&error) {
+                        places.shed();
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             },
         }
@@ -203,10 +268,15 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin, stop: Cancellatio
 }
 
 /// Serves one connection.
-async fn converse(socket: TcpStream, routes: Router, stop: CancellationToken) {
+async fn converse(
+    socket: TcpStream,
+    place: Place<Source>,
+    routes: Router,
+    stop: CancellationToken,
+) {
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
+        .header_read_timeout(HEAD_PATIENCE)
         .max_buf_size(HEAD_MAX)
         .max_headers(HEADERS_MAX);
     let connection = http.serve_connection(TokioIo::new(socket), TowerToHyperService::new(routes));
@@ -214,6 +284,7 @@ async fn converse(socket: TcpStream, routes: Router, stop: CancellationToken) {
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
         () = tokio::time::sleep(CONNECTION_AGE) => return,
+        () = place.displaced() => return,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -251,10 +322,19 @@ async fn show_metrics(State(metrics): State<Metrics>) -> impl IntoResponse {
     )
 }
 
+/// What readiness is made of.
+#[derive(Debug)]
+struct Shown {
+    conditions: Vec<Condition>,
+    notes: Vec<&'static str>,
+}
+
 #[derive(Serialize)]
-struct Readiness {
+struct Readiness<'a> {
     ready: bool,
     conditions: Vec<Met>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    notes: &'a [&'static str],
 }
 
 #[derive(Serialize)]
@@ -266,10 +346,12 @@ struct Met {
 }
 
 async fn readyz(
-    State(conditions): State<Arc<[Condition]>>,
+    State(shown): State<Arc<Shown>>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Infallible> {
-    let conditions: Vec<_> = conditions
+    let notes = &*shown.notes;
+    let conditions: Vec<_> = shown
+        .conditions
         .iter()
         .map(|Condition { name, check }| {
             let detail = check().err();
@@ -292,16 +374,24 @@ async fn readyz(
             .any(|pair| pair.split('=').next() == Some("verbose"))
     });
     if verbose {
-        return Ok((status, Json(Readiness { ready, conditions })).into_response());
+        let readiness = Readiness {
+            ready,
+            conditions,
+            notes,
+        };
+        return Ok((status, Json(readiness)).into_response());
     }
     let unmet = conditions
         .iter()
         .filter_map(|Met { name, detail, .. }| Some(format!("{name}: {}\n", detail.as_ref()?)));
-    let text = if ready {
+    let mut text: String = if ready {
         "ok\n".to_owned()
     } else {
         unmet.collect()
     };
+    for note in notes {
+        text.extend([note, "\n"]);
+    }
     Ok((status, text).into_response())
 }
 
@@ -312,9 +402,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     async fn running(admin: Admin) -> (SocketAddr, CancellationToken, JoinSet<Outcome>) {
-        let listener = bind("--admin-listen", "127.0.0.1:0".parse().unwrap())
-            .await
-            .unwrap();
+        let listener = bind("--admin-listen", "127.0.0.1:0".parse().unwrap()).unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let mut set = JoinSet::new();
         set.spawn(serve(listener, admin, stop.clone()));
@@ -434,7 +522,6 @@ mod tests {
             admin_listen: address,
         }
         .bind()
-        .await
         .unwrap_err()
         .to_string();
         assert!(
@@ -456,13 +543,79 @@ mod tests {
         assert!(TcpStream::connect(address).await.is_err());
     }
 
+    /// A connection from another address of this machine.
+    async fn connected_from(source: &str, address: SocketAddr) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(source.parse().unwrap()).unwrap();
+        socket.connect(address).await.unwrap()
+    }
+
+    /// Connections that have sent a part of a request each, and are read from by a listener that knows it.
+    async fn trickling(source: &str, address: SocketAddr, connections: usize) -> Vec<TcpStream> {
+        let mut trickling = Vec::new();
+        for _ in 0..connections {
+            let mut socket = connected_from(source, address).await;
+            socket.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
+            trickling.push(socket);
+        }
+        trickling
+    }
+
     #[tokio::test(start_paused = true)]
     async fn idle_connections_are_closed_and_make_room() {
         let (address, _stop, _set) = running(Admin::new(Metrics::default())).await;
         let mut idle = Vec::new();
-        for _ in 0..CONNECTIONS {
+        for _ in 0..CONNECTIONS.places {
             idle.push(TcpStream::connect(address).await.unwrap());
         }
         assert!(fetch(address, "/livez").await.starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_is_answered_at_once_beside_any_number_of_trickling_connections() {
+        // The clock stands still while this waits: nobody's time is up.
+        let (_going, gone) = std::sync::mpsc::channel::<()>();
+        let _still = tokio::task::spawn_blocking(move || gone.recv());
+        let (address, _stop, _set) = running(Admin::new(Metrics::default())).await;
+        let _trickling = trickling("127.0.0.1:0", address, CONNECTIONS.places + 64).await;
+        assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn a_greedy_neighbour_takes_nothing_from_a_modest_one() {
+        let metrics = Metrics::default();
+        let rooms = AdmissionMetrics::register(&metrics);
+        let (address, _stop, _set) = running(Admin::new(metrics).shown(&rooms, "admin")).await;
+        let mut kept = connected_from("127.0.0.3:0", address).await;
+        let _greedy = trickling("127.0.0.2:0", address, 2 * CONNECTIONS.places).await;
+        // The oldest of all, but not the greedy one's.
+        kept.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        kept.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let shown = fetch(address, "/metrics").await;
+        let held = format!(
+            "jitgate_admission_places{{room=\"admin\"}} {}",
+            CONNECTIONS.places
+        );
+        assert!(shown.contains(&held), "{shown}");
+    }
+
+    #[tokio::test]
+    async fn a_note_stands_below_the_answer_and_does_not_change_it() {
+        let admin = Admin::new(Metrics::default()).noting(Some("mode: shadow"));
+        let (address, _stop, _set) = running(admin).await;
+        let ready = fetch(address, "/readyz").await;
+        assert!(
+            ready.starts_with("HTTP/1.1 200") && ready.ends_with("\r\n\r\nok\nmode: shadow\n"),
+            "{ready}"
+        );
+        let verbose = fetch(address, "/readyz?verbose").await;
+        assert!(
+            verbose.ends_with(r#""notes":["mode: shadow"]}"#),
+            "{verbose}"
+        );
     }
 }

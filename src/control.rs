@@ -20,8 +20,9 @@ use tokio::sync::watch;
 use tonic_health::server::health_reporter;
 
 use crate::admin;
+use crate::admission::AdmissionMetrics;
 use crate::jose::issuers::Issuers;
-use crate::runtime::{Outcome, Tasks};
+use crate::runtime::{self, DrainArgs, Hangups, Outcome, Tasks};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, Incoming};
 
@@ -81,12 +82,17 @@ pub struct ControlPlane {
     grpc_address: SocketAddr,
     http: TcpListener,
     http_address: SocketAddr,
+    probes: Option<TcpListener>,
+    probe_address: Option<SocketAddr>,
     issuers: Arc<Issuers>,
     keys: Arc<TokenKeys>,
     identify: Identify,
     entitlements: Entitlements,
     policies: PolicySet,
     uses: UsageArgs,
+    drain: DrainArgs,
+    hangups: Hangups,
+    rooms: AdmissionMetrics,
     metrics: Metrics,
 }
 
@@ -99,6 +105,7 @@ impl ControlPlane {
         let ControlPlaneArgs {
             listen,
             http_listen,
+            probe_listen,
             data_dir,
             policies,
             issuers,
@@ -112,7 +119,9 @@ impl ControlPlane {
             tombstone_keep,
             tokens,
             uses,
+            drain,
         } = args;
+        let hangups = runtime::hangups()?;
         tokens.check()?;
         let plaintext = Plaintext {
             listen: &listen,
@@ -123,8 +132,9 @@ impl ControlPlane {
         let tls = config::tls(tls_cert, tls_key, tls_client_ca, plaintext)?;
         let issuers = Arc::new(issuers.load()?);
         let (directory, _) = config::policies(policies)?;
-        let grpc = admin::bind("--listen", listen).await?;
-        let http = admin::bind("--http-listen", http_listen).await?;
+        let grpc = admin::bind("--listen", listen)?;
+        let http = admin::bind("--http-listen", http_listen)?;
+        let probes = config::bind_probes(probe_listen)?;
         let (grpc_address, http_address) = (grpc.local_addr()?, http.local_addr()?);
         let Opened {
             plane,
@@ -141,13 +151,11 @@ impl ControlPlane {
             .iter()
             .for_each(|warning| tracing::warn!("{warning}"));
 
-        let encryption = if tls.is_some() {
-            "TLS 1.3"
-        } else {
-            "plaintext"
+        let probe_address = match &probes {
+            Some(listener) => Some(listener.local_addr()?),
+            None => None,
         };
-        tracing::info!(address = %grpc_address, encryption, "the gRPC API and the watch stream are here");
-        tracing::info!(address = %http_address, "/livez, /readyz, /metrics and /.well-known/jwks.json are here");
+        announce(grpc_address, tls.is_some(), http_address, probe_address);
         issuers.announce();
         if issuers.is_empty() && !by_certificate {
             tracing::warn!("nobody can ask: pass --issuers to say whose tokens count");
@@ -159,10 +167,13 @@ impl ControlPlane {
         ));
         let entitlements = Entitlements::new(entitle, tls.is_none() && tls::is_local(&listen));
         let identify = Identify::new(Callers::new(Arc::clone(&issuers), admin), clock);
+        let rooms = AdmissionMetrics::register(&metrics);
+        plane.fanout().show(&rooms);
         let grpc = match tls {
             Some(tls) => Incoming::tls(grpc, tls),
             None => Incoming::plain(grpc),
         };
+        let grpc = grpc.shown(&rooms, "grpc");
         Ok(Self {
             plane,
             writer,
@@ -170,12 +181,17 @@ impl ControlPlane {
             grpc_address,
             http,
             http_address,
+            probes,
+            probe_address,
             issuers,
             keys,
             identify,
             entitlements,
             policies,
             uses,
+            drain,
+            hangups,
+            rooms,
             metrics,
         })
     }
@@ -190,6 +206,11 @@ impl ControlPlane {
         self.http_address
     }
 
+    /// Where the same are, and nothing else; `None`: nowhere.
+    pub fn probe_address(&self) -> Option<SocketAddr> {
+        self.probe_address
+    }
+
     /// Serves until `until` completes or a part fails. Then streams are told to go, and the store is closed.
     ///
     /// # Errors
@@ -200,17 +221,22 @@ impl ControlPlane {
             writer,
             grpc,
             http,
+            probes,
             issuers,
             keys,
             identify,
             entitlements,
             policies,
             uses,
+            drain,
+            hangups,
+            rooms,
             metrics,
             ..
         } = self;
         let mut tasks = Tasks::new();
-        let stop = tasks.stopping();
+        let (draining, stop) = (tasks.draining(), tasks.stopping());
+        tasks.spawn("SIGHUP", hangups.run(nothing_to_reload, stop.clone()));
         tasks.spawn("the store's writer", writer.run(stop.clone()));
         tasks.spawn(
             "the look at the audit chain",
@@ -240,12 +266,20 @@ impl ControlPlane {
         );
         tasks.spawn(
             "the health report",
-            routes::report_health(health, stop.clone()),
+            routes::report_health(health, draining.clone(), stop.clone()),
         );
-        tasks.spawn(
-            "the HTTP listener",
-            admin::serve(http, probes::shown(&plane, metrics, &keys), stop.clone()),
-        );
+        if let Some(probes) = probes {
+            let shown = probes::shown(&plane, &metrics, &draining).shown(&rooms, "probes");
+            // On a thread of its own: whatever keeps the others busy, probes are answered.
+            tasks.spawn_thread(
+                "the probe listener",
+                admin::serve(probes, shown, stop.clone()),
+            )?;
+        }
+        let shown = probes::shown(&plane, &metrics, &draining)
+            .shown(&rooms, "http")
+            .merge(keys::jwks::route(Arc::clone(&keys)));
+        tasks.spawn("the HTTP listener", admin::serve(http, shown, stop.clone()));
         tasks.spawn(
             "the watch fan-out",
             Arc::clone(plane.fanout()).run(stop.clone()),
@@ -261,8 +295,23 @@ impl ControlPlane {
         );
         // The last handle on the store goes to a task: when all have ended, the store is closed.
         tasks.spawn("the sweeper", plane.sweep_until(stop));
-        tasks.run_until(until).await
+        tasks.drain_until(until, drain).await
     }
+}
+
+fn announce(grpc: SocketAddr, tls: bool, http: SocketAddr, probes: Option<SocketAddr>) {
+    let encryption = if tls { "TLS 1.3" } else { "plaintext" };
+    tracing::info!(address = %grpc, encryption, "the gRPC API and the watch stream are here");
+    tracing::info!(address = %http, "/livez, /readyz, /metrics and /.well-known/jwks.json are here");
+    if let Some(address) = probes {
+        tracing::info!(%address, "/livez, /readyz and /metrics alone are here");
+    }
+}
+
+fn nothing_to_reload() {
+    tracing::info!(
+        "SIGHUP: nothing to reload; policies, certificates and keys are followed as they change"
+    );
 }
 
 #[cfg(test)]

@@ -235,6 +235,8 @@ fn control_plane(state: &StateDir, ports: &Ports, binaries: &Binaries) -> Progra
     for (flag, value) in [
         ("--listen", format!("127.0.0.1:{}", ports.control_plane)),
         ("--http-listen", format!("127.0.0.1:{}", ports.http)),
+        ("--probe-listen", format!("127.0.0.1:{}", ports.probes)),
+        ("--drain", "0s".to_owned()),
         ("--data-dir", file("data")),
         ("--policies", file("policies")),
         ("--issuers", file("issuers.yaml")),
@@ -274,6 +276,7 @@ fn sidecar(state: &StateDir, ports: &Ports, binaries: &Binaries) -> Program {
         ("--tls-key", file("sidecar.key")),
         ("--tls-ca", file("ca.pem")),
         ("--sidecar-id", "payments-dev".to_owned()),
+        ("--drain", "0s".to_owned()),
     ] {
         arguments.extend([flag.to_owned(), value]);
     }

@@ -14,13 +14,15 @@
 //! * [`model`]: the nouns (principal, scope, grant) and the decision; knows no wire, no clock, no I/O.
 //! * [`wire`]: our protobufs and their conversion to and from the model.
 //! * [`support`]: pieces such as hexadecimal digits and durations, below everything else.
-//! * the leaves that any role may use: [`index`], [`jose`], [`clock`], [`telemetry`], [`admin`], [`tls`], [`runtime`];
+//! * the leaves that any role may use: [`index`], [`jose`], [`clock`], [`telemetry`], [`admission`],
+//!   [`admin`], [`tls`], [`runtime`];
 //! * the roles: [`sidecar`] (data plane), [`control`] (control plane), [`cli`], [`dev`] (all of it on one machine);
 //! * [`load`]: thousands of sidecars out of one process, to measure a control plane with.
 //!
 //! The arrow of dependency is `model` <- `wire` <- leaves <- roles <- binaries. Roles never import one another.
 
 pub(crate) mod admin;
+pub(crate) mod admission;
 pub mod cli;
 pub(crate) mod clock;
 pub mod control;

@@ -19,11 +19,13 @@ mod fixtures;
 use std::sync::Arc;
 
 use crate::admin::{self, Admin, AdminArgs};
+use crate::admission::AdmissionMetrics;
 use crate::jose::issuers::{Issuers, IssuersArgs};
-use crate::runtime::{self, Outcome, Tasks};
+use crate::runtime::{self, DrainArgs, Outcome, Tasks};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::Spans;
 use check::Authorizer;
+use check::mode::Mode;
 use check::record::Recorder;
 use report::ReportArgs;
 use serve::config::{CheckArgs, Checking};
@@ -58,6 +60,9 @@ pub struct SidecarArgs {
     /// Where the sidecar shows itself.
     #[command(flatten)]
     pub admin: AdminArgs,
+    /// How it ends.
+    #[command(flatten)]
+    pub drain: DrainArgs,
 }
 
 /// Runs a sidecar until SIGINT or SIGTERM.
@@ -73,12 +78,17 @@ pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
         watch,
         report,
         admin,
+        drain,
     } = args;
+    let hangups = runtime::hangups()?;
     let watched = Watched {
         services: check.service.clone(),
         max_staleness: check.max_staleness,
         insecure: listen.insecure,
+        shadow: check.mode == Mode::Shadow,
+        listens: listen.chosen(),
     };
+    let shadow = watched.shadow;
     let issuers = Arc::new(issuers.load()?.accepting(&check.audiences()));
     let table = Arc::new(Table::ruled(check.max_clock_skew, check.on_clock_skew));
     let checking = check.parse()?;
@@ -94,7 +104,7 @@ pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
         reflection: listen.reflection,
     };
     let listeners = listen.bind().await?;
-    let admin_listener = admin.bind().await?;
+    let admin_listener = admin.bind()?;
     let stopped = runtime::shutdown_signal()?;
 
     serve::gauges::register(
@@ -102,12 +112,20 @@ pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
         Arc::clone(&table),
         watch.status(),
         Arc::clone(&issuers),
+        shadow,
     );
-    let ready = readiness.clone();
-    let shown = Admin::new(metrics.clone())
-        .ready_when("grants", move || ready.obstacle().map_or(Ok(()), Err))
-        .merge(serve::listing::routes(Arc::clone(&table)));
     let mut tasks = Tasks::new();
+    let rooms = AdmissionMetrics::register(&metrics);
+    let ready = readiness.clone();
+    let mut shown = Admin::new(metrics.clone())
+        .ready_until(tasks.draining())
+        .ready_when("grants", move || ready.obstacle().map_or(Ok(()), Err))
+        .noting(shadow.then_some(SHADOW_NOTE))
+        .shown(&rooms, "admin");
+    if admin.is_local() {
+        shown = shown.merge(serve::listing::routes(Arc::clone(&table)));
+    }
+    tasks.spawn("SIGHUP", hangups.run(nothing_to_reload, tasks.stopping()));
     let cuts = streams::Record::register(spans.clone(), &metrics);
     let leash = leash.build(Arc::clone(&table), &checking, cuts, tasks.stopping());
     let recorder = Recorder::reporting(spans, &metrics, reports.clone());
@@ -119,17 +137,30 @@ pub async fn run(args: SidecarArgs, spans: Spans, metrics: Metrics) -> Outcome {
         let name = format!("listener {}", listener.address());
         tracing::info!("answering checks on {}", listener.address());
         // Away from the watch: applying a large snapshot must not make a check wait.
-        tasks.spawn_thread(name, listener.serve(routes.clone(), tasks.stopping()))?;
+        let serving = listener
+            .shown(&rooms)
+            .serve(routes.clone(), tasks.stopping());
+        tasks.spawn_thread(name, serving)?;
     }
-    tasks.spawn(
+    // On a thread of its own, too: whatever keeps the watch busy, probes are answered.
+    tasks.spawn_thread(
         "admin listener",
         admin::serve(admin_listener, shown, tasks.stopping()),
-    );
+    )?;
     tasks.spawn("reports", reports.run(table, tasks.stopping()));
     tasks.spawn("watch", watch.run(tasks.stopping()));
     tasks.spawn("issuers", issuers.run(tasks.stopping()));
     tasks.spawn("health", readiness.follow(health, tasks.stopping()));
-    tasks.run_until(stopped).await
+    tasks.drain_until(stopped, drain).await
+}
+
+/// What whoever looks at readiness should not miss.
+const SHADOW_NOTE: &str = "mode: shadow: nothing is refused";
+
+fn nothing_to_reload() {
+    tracing::info!(
+        "SIGHUP: nothing to reload; certificates, keys and grants are followed as they change"
+    );
 }
 
 /// What an operator may not have meant.

@@ -4,9 +4,11 @@
 //! queue. No log line formats a header, and foreign crates never log below `info`: what
 //! they say there is made of frames, which carry credentials.
 
+mod lines;
 pub(crate) mod metrics;
 pub mod names;
 pub(crate) mod otlp;
+pub(crate) mod pace;
 pub(crate) mod sampler;
 pub(crate) mod span;
 pub(crate) mod spans;
@@ -164,7 +166,11 @@ where
 {
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => Box::new(lines.with_ansi(std::io::stderr().is_terminal())),
+        LogFormat::Text => Box::new(
+            lines
+                .fmt_fields(lines::fields())
+                .with_ansi(std::io::stderr().is_terminal()),
+        ),
         LogFormat::Json => Box::new(lines.json().flatten_event(true).with_ansi(false)),
     }
 }
@@ -236,6 +242,49 @@ mod tests {
         assert!(
             text.contains("our own") && text.contains("a fact") && !text.contains("token"),
             "{text}"
+        );
+    }
+
+    /// What is written of the lines that `say` logs, in the text format.
+    fn written(say: impl FnOnce()) -> String {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let seen = Lines(Arc::clone(&lines));
+        let layer = tracing_subscriber::fmt::layer()
+            .with_writer(move || seen.clone())
+            .with_ansi(false)
+            .fmt_fields(lines::fields());
+        tracing::subscriber::with_default(Registry::default().with(layer), say);
+        let bytes = lines.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn text_of_others_stays_in_its_line_and_steers_no_terminal() {
+        let forged = "x\n2026-01-01T00:00:00Z  INFO jitgate: all is well\u{1b}[2J\u{202e}\u{85}";
+        let text = written(|| {
+            tracing::warn!(error = %forged, grant = forged, "a sidecar said {forged}");
+        });
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(
+            !text
+                .trim_end()
+                .contains(|c: char| c.is_control() || c == '\u{202e}'),
+            "{text:?}"
+        );
+        assert!(
+            text.contains(r"a sidecar said x\n2026") && text.contains(r" error=x\n2026"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_field_is_bounded_and_what_is_plain_is_written_as_it_is() {
+        let long = "é".repeat(100_000);
+        let text = written(|| tracing::info!(%long, count = 7, name = "a b", "héllo"));
+        assert!(text.len() < 17 << 10, "{}", text.len());
+        assert!(
+            text.contains("héllo long=é") && text.contains("… count=7 name=\"a b\"\n"),
+            "{text:.100}"
         );
     }
 

@@ -4,6 +4,7 @@
 //! Certificates and authorities are read again when their files change: SPIFFE identities live for an hour. A change
 //! that cannot be used is reported, and what was in force stays. Plaintext is for loopback and Unix sockets.
 
+mod conn;
 mod connect;
 mod incoming;
 mod live;
@@ -20,8 +21,10 @@ use anyhow::{Context, bail};
 use rustls::crypto::CryptoProvider;
 use rustls::{ClientConfig, ServerConfig, version};
 
+pub use self::conn::Conn;
 pub(crate) use self::connect::route;
-pub use self::incoming::{Conn, Incoming, Listener};
+pub(crate) use self::incoming::is_want_of_files;
+pub use self::incoming::{Incoming, Listener};
 pub use self::material::IdentityFiles;
 pub use self::peer::{Peer, PeerError, peer_spiffe};
 

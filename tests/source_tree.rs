@@ -27,6 +27,7 @@ const LEAVES: &[&str] = &[
     "runtime",
     "telemetry",
     "admin",
+    "admission",
     "tls",
 ];
 const ROLES: &[&str] = &["sidecar", "control", "cli", "dev"];

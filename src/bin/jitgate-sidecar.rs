@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
-use jitgate::runtime;
+use jitgate::runtime::{self, CutShort};
 use jitgate::sidecar::{self, SidecarArgs};
 use jitgate::telemetry::{self, TelemetryArgs};
 use jitgate::tls;
@@ -50,7 +50,9 @@ fn run(command: Command) -> anyhow::Result<()> {
     runtime.block_on(async {
         let outcome =
             sidecar::run(sidecar, telemetry.spans.clone(), telemetry.metrics.clone()).await;
-        telemetry.shutdown(EXPORT).await;
+        if !outcome.as_ref().is_err_and(|error| error.is::<CutShort>()) {
+            telemetry.shutdown(EXPORT).await;
+        }
         outcome
     })
 }

@@ -11,7 +11,7 @@ use jitgate::cli::policy::{
 use jitgate::cli::{self, AuditArgs, CliError, Exit};
 use jitgate::control::{self, ControlPlaneArgs, documents};
 use jitgate::dev::{self, DevArgs};
-use jitgate::runtime;
+use jitgate::runtime::{self, CutShort};
 use jitgate::telemetry::{self, TelemetryArgs};
 use jitgate::tls;
 
@@ -153,7 +153,9 @@ async fn control_plane(
     runtime::raise_open_files();
     let telemetry = telemetry::init(&telemetry, "jitgate-control-plane")?;
     let outcome = control::run(control, telemetry.metrics.clone(), stopped).await;
-    telemetry.shutdown(EXPORT).await;
+    if !outcome.as_ref().is_err_and(|error| error.is::<CutShort>()) {
+        telemetry.shutdown(EXPORT).await;
+    }
     Ok(outcome.map(|()| Exit::Done)?)
 }
 

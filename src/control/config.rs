@@ -1,24 +1,29 @@
 //! The control plane's flags, each with its environment twin, and what they must agree on.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustls::ServerConfig;
+use tokio::net::TcpListener;
 
 use super::api::entitle::Entitlement;
 use super::keys::TokenArgs;
 use super::policy::PolicySet;
 use super::query::usage::UsageArgs;
+use crate::admin;
 use crate::jose::issuers::IssuersArgs;
 use crate::model::identity::Principal;
+use crate::runtime::DrainArgs;
 use crate::support::duration;
 use crate::tls::{self, ALPN_H2, ClientAuth};
 
 /// Most problems that are told one by one.
 const SHOWN: usize = 50;
+/// Where probes are answered when nothing is said.
+const PROBES: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7402));
 /// Where policies are looked for when nothing is said.
 const POLICIES: &str = "./policies";
 
@@ -41,6 +46,10 @@ pub struct ControlPlaneArgs {
         default_value = "127.0.0.1:7401"
     )]
     pub http_listen: SocketAddr,
+    /// Address of `/livez`, `/readyz` and `/metrics` alone, which may be reached from other machines: nothing there is
+    /// secret [default: 127.0.0.1:7402, unless another control plane on this machine has it]
+    #[arg(long, env = "JITGATE_PROBE_LISTEN", value_name = "ADDRESS")]
+    pub probe_listen: Option<SocketAddr>,
     /// Where the store is kept. Made if it is not there, for this user only.
     #[arg(
         long,
@@ -105,6 +114,24 @@ pub struct ControlPlaneArgs {
     /// What is kept of decisions.
     #[command(flatten)]
     pub uses: UsageArgs,
+    /// How it ends.
+    #[command(flatten)]
+    pub drain: DrainArgs,
+}
+
+/// The probes' listener. Where none was asked for, the default one is done without if it cannot be had: `--http-listen`
+/// answers probes, too.
+pub(super) fn bind_probes(asked: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
+    if let Some(address) = asked {
+        return admin::bind("--probe-listen", address).map(Some);
+    }
+    match admin::bind("--probe-listen", PROBES) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) => {
+            tracing::warn!("{error:#}; probes are answered by --http-listen alone");
+            Ok(None)
+        }
+    }
 }
 
 fn principal(text: &str) -> Result<Principal, String> {
@@ -257,6 +284,29 @@ mod tests {
                 "--insecure"
             ]),
             Ok(false)
+        );
+    }
+
+    #[test]
+    fn probes_may_be_reached_from_other_machines_without_more_being_allowed() {
+        assert_eq!(tls_of(&["--probe-listen", "0.0.0.0:7402"]), Ok(false));
+    }
+
+    #[tokio::test]
+    async fn the_default_probe_listener_is_done_without_where_it_is_taken_and_a_named_one_is_not() {
+        let first = bind_probes(None).unwrap();
+        let second = bind_probes(None).unwrap();
+        assert!(
+            second.is_none(),
+            "the first one, or another process, has it"
+        );
+        drop(first);
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = bind_probes(Some(address)).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("--probe-listen {address}")),
+            "{error}"
         );
     }
 

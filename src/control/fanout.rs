@@ -21,6 +21,7 @@ use fleet::{Fleet, Times};
 use hub::{Hub, TokenKeys};
 use intake::Intake;
 
+use crate::admission::{Admission, AdmissionMetrics};
 use crate::clock::ControlClock;
 use crate::control::store::Commit;
 use crate::index::Index;
@@ -30,6 +31,7 @@ use crate::model::grant::Revision;
 use crate::model::identity::Service;
 use crate::model::time::Timestamp;
 use crate::runtime::Outcome;
+use crate::telemetry::pace::Pace;
 use crate::wire::v1;
 
 pub(crate) mod cache;
@@ -41,7 +43,7 @@ pub(crate) mod service;
 mod session;
 mod subscription;
 
-pub(crate) use fleet::{Enforcement, Sidecar, Unreported};
+pub(crate) use fleet::{Enforcement, Identity, Sidecar, Unreported};
 pub(crate) use hub::FanoutConfig;
 pub(crate) use service::{Enforcer, Entitle};
 
@@ -83,6 +85,8 @@ impl Fanout {
             head: watch::Sender::new(cache.revision()),
             cache: RwLock::new(cache),
             fleet: Fleet::default(),
+            streams: Admission::new(hub::STREAMS),
+            pace: Pace::default(),
             snapshots: Arc::new(Semaphore::new(config.snapshots_at_once)),
             config,
             token_keys: TokenKeys::new(None),
@@ -208,6 +212,16 @@ impl Fanout {
     /// Every sidecar connected, or gone for less than a day.
     pub(crate) fn sidecars(&self) -> Vec<Sidecar> {
         self.hub.fleet.list()
+    }
+
+    /// How many of the connected ones refuse nothing.
+    pub(crate) fn in_shadow(&self) -> usize {
+        self.hub.fleet.in_shadow()
+    }
+
+    /// Shows how the streams are shared.
+    pub(crate) fn show(&self, metrics: &AdmissionMetrics) {
+        metrics.show("watches", &self.hub.streams);
     }
 
     /// Sessions open now.

@@ -68,6 +68,7 @@ pub(crate) struct ControlMetrics {
     approval: Histogram,
     reviews: Family<ReviewLabels, Gauge<i64, AtomicI64>>,
     sidecars: Gauge<i64, AtomicI64>,
+    shadow: Gauge<i64, AtomicI64>,
     drift: Gauge<f64, AtomicU64>,
     audit_broken_at: Gauge<i64, AtomicI64>,
     decisions_kept: Counter,
@@ -110,6 +111,7 @@ impl ControlMetrics {
             approval: Histogram::new(exponential_buckets(0.001, 4.0, 12)),
             reviews: Family::default(),
             sidecars: Gauge::default(),
+            shadow: Gauge::default(),
             drift: Gauge::default(),
             audit_broken_at: Gauge::default(),
             decisions_kept: Counter::default(),
@@ -136,6 +138,8 @@ impl ControlMetrics {
             "Sidecars that watch now",
             this.sidecars.clone(),
         );
+        let help = "Sidecars that watch now and refuse nothing";
+        registry.register(names::SIDECARS_SHADOW, help, this.shadow.clone());
         let help = "This machine's wall clock minus the control plane's time";
         registry.register(names::CLOCK_DRIFT, help, this.drift.clone());
         let help =
@@ -212,6 +216,11 @@ impl ControlMetrics {
         self.reviews
             .get_or_create(&ReviewLabels { state })
             .set(i64::try_from(reviews).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn sidecars_in_shadow(&self, connected: usize) {
+        self.shadow
+            .set(i64::try_from(connected).unwrap_or(i64::MAX));
     }
 
     pub(super) fn sidecars(&self, connected: u64) {

@@ -1,18 +1,17 @@
-//! What probes, scrapers and verifiers of tokens are shown over HTTP.
+//! What probes and scrapers are shown over HTTP.
 
-use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
-use super::keys::{self, TokenKeys};
 use super::lifecycle::plane::Plane;
 use super::store::StoreError;
 use crate::admin::Admin;
 use crate::telemetry::metrics::Metrics;
 
-/// Ready as long as the store can be used.
-pub(super) fn shown(plane: &Plane, metrics: Metrics, keys: &Arc<TokenKeys>) -> Admin {
+/// Ready as long as the store can be used, and until the process is asked to stop.
+pub(super) fn shown(plane: &Plane, metrics: &Metrics, draining: &CancellationToken) -> Admin {
     let usable = plane.usable();
-    Admin::new(metrics)
-        .merge(keys::jwks::route(Arc::clone(keys)))
+    Admin::new(metrics.clone())
+        .ready_until(draining.clone())
         .ready_when("store", move || {
             if usable.holds() {
                 Ok(())

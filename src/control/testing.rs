@@ -473,6 +473,8 @@ pub(super) fn arguments(directory: &Path, provider: &Provider, more: &[&str]) ->
         "jitgate".to_owned(),
         "--listen=127.0.0.1:0".into(),
         "--http-listen=127.0.0.1:0".into(),
+        "--probe-listen=127.0.0.1:0".into(),
+        "--drain=0s".into(),
     ];
     line.extend([
         format!("--data-dir={}", path(&directory.join("data"))),
@@ -492,6 +494,7 @@ pub(super) struct Served {
     pub(super) directory: Arc<TempDir>,
     pub(super) grpc: std::net::SocketAddr,
     pub(super) http: std::net::SocketAddr,
+    pub(super) probes: std::net::SocketAddr,
     stop: CancellationToken,
     tasks: JoinSet<Outcome>,
 }
@@ -506,6 +509,7 @@ impl Served {
         let args = arguments(directory.path(), &provider, more);
         let bound = ControlPlane::bind(args, Metrics::default()).await.unwrap();
         let (grpc, http) = (bound.grpc_address(), bound.http_address());
+        let probes = bound.probe_address().unwrap();
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         let until = stop.clone();
         tasks.spawn(async move { bound.run(until.cancelled_owned()).await });
@@ -514,6 +518,7 @@ impl Served {
             directory,
             grpc,
             http,
+            probes,
             stop,
             tasks,
         }

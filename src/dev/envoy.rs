@@ -130,6 +130,7 @@ mod tests {
     const PORTS: Ports = Ports {
         control_plane: 1,
         http: 2,
+        probes: 8,
         sidecar_admin: 3,
         envoy: 61001,
         envoy_admin: 61002,

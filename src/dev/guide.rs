@@ -106,8 +106,8 @@ pub(crate) fn text(ports: &Ports, running: &[Running<'_>], shown: &Path) -> Stri
         let place = match program.name {
             "control-plane" => {
                 format!(
-                    "https://127.0.0.1:{} (HTTP http://127.0.0.1:{})",
-                    ports.control_plane, ports.http
+                    "https://127.0.0.1:{} (HTTP http://127.0.0.1:{}, probes http://127.0.0.1:{})",
+                    ports.control_plane, ports.http, ports.probes
                 )
             }
             "sidecar" => format!(

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 use super::super::cli::error::CliError;
 use super::state::StateDir;
 
+/// Where probes are when nothing is said.
+const PROBES: u16 = 7402;
+
 /// The port flags of `jitgate dev`; 0 means any free port.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct PortArgs {
@@ -26,6 +29,9 @@ pub(crate) struct PortArgs {
         default_value_t = 7401
     )]
     http_port: u16,
+    /// Control plane, probes [default: 7402, or any free port]
+    #[arg(long, env = "JITGATE_DEV_PROBE_PORT", value_name = "PORT")]
+    probe_port: Option<u16>,
     /// Sidecar, admin
     #[arg(
         long,
@@ -75,6 +81,8 @@ pub(crate) struct Ports {
     pub control_plane: u16,
     /// Control plane, HTTP.
     pub http: u16,
+    /// Control plane, probes.
+    pub probes: u16,
     /// Sidecar, admin.
     pub sidecar_admin: u16,
     /// Envoy, where clients call.
@@ -96,6 +104,7 @@ impl PortArgs {
         let Self {
             control_plane_port,
             http_port,
+            probe_port,
             sidecar_admin_port,
             envoy_port,
             envoy_admin_port,
@@ -105,6 +114,11 @@ impl PortArgs {
         // All are held until all are found: no free port is handed out twice.
         let control_plane = bind("control plane", "--control-plane-port", control_plane_port)?;
         let http = bind("control plane's HTTP", "--http-port", http_port)?;
+        let probes = match probe_port {
+            Some(port) => bind("control plane's probes", "--probe-port", port),
+            None => TcpListener::bind((Ipv4Addr::LOCALHOST, PROBES))
+                .or_else(|_| bind("control plane's probes", "--probe-port", 0)),
+        }?;
         let sidecar_admin = bind(
             "sidecar's admin",
             "--sidecar-admin-port",
@@ -117,6 +131,7 @@ impl PortArgs {
         let ports = Ports {
             control_plane: port(&control_plane)?,
             http: port(&http)?,
+            probes: port(&probes)?,
             sidecar_admin: port(&sidecar_admin)?,
             envoy: port(&envoy)?,
             envoy_admin: port(&envoy_admin)?,
@@ -150,6 +165,7 @@ impl Ports {
         let Self {
             control_plane,
             http,
+            probes,
             sidecar_admin,
             envoy,
             envoy_admin,
@@ -159,6 +175,7 @@ impl Ports {
         let value = json!({
             "controlPlane": control_plane,
             "http": http,
+            "probes": probes,
             "sidecarAdmin": sidecar_admin,
             "envoy": envoy,
             "envoyAdmin": envoy_admin,
@@ -195,6 +212,7 @@ mod tests {
         PortArgs {
             control_plane_port: 0,
             http_port: 0,
+            probe_port: Some(0),
             sidecar_admin_port: 0,
             envoy_port: 0,
             envoy_admin_port: 0,
@@ -209,6 +227,7 @@ mod tests {
         let mut all = vec![
             ports.control_plane,
             ports.http,
+            ports.probes,
             ports.sidecar_admin,
             ports.envoy,
             ports.envoy_admin,
@@ -216,7 +235,7 @@ mod tests {
         ];
         all.sort_unstable();
         all.dedup();
-        assert_eq!(all.len(), 6);
+        assert_eq!(all.len(), 7);
         assert!(!all.contains(&0));
     }
 

@@ -5,6 +5,7 @@ use super::*;
 const PORTS: Ports = Ports {
     control_plane: 1,
     http: 2,
+    probes: 8,
     sidecar_admin: 3,
     envoy: 4,
     envoy_admin: 5,

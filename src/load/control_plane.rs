@@ -122,6 +122,7 @@ fn spawn(program: &Path, dir: &Path, grpc: u16, http: u16) -> anyhow::Result<Chi
     let flags = [
         ("--listen", format!("127.0.0.1:{grpc}").into()),
         ("--http-listen", format!("127.0.0.1:{http}").into()),
+        ("--probe-listen", "127.0.0.1:0".into()),
         ("--data-dir", dir.join("data")),
         ("--policies", dir.join("policies")),
         ("--issuers", dir.join("issuers.yaml")),

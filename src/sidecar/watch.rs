@@ -58,7 +58,8 @@ pub struct WatchArgs {
         default_value = "http://127.0.0.1:7400"
     )]
     pub control_plane: String,
-    /// This sidecar's stable name, as the fleet shows it [default: the host's name].
+    /// This sidecar's stable name, as the fleet shows it [default: the host's name; with @ and the first --listen
+    /// where that is not the default one].
     #[arg(long, env = "JITGATE_SIDECAR_ID", value_name = "NAME")]
     pub sidecar_id: Option<String>,
     /// A file with a bearer token that names this sidecar to the control plane; read for each session.
@@ -94,6 +95,10 @@ pub struct Watched {
     pub max_staleness: Duration,
     /// Whether plaintext beyond loopback was asked for.
     pub insecure: bool,
+    /// Whether nothing is refused.
+    pub shadow: bool,
+    /// Where the sidecar listens, if that tells it from others on its machine.
+    pub listens: Option<String>,
 }
 
 /// Keeps a table in step.
@@ -129,6 +134,8 @@ impl WatchArgs {
             services,
             max_staleness,
             insecure,
+            shadow,
+            listens,
         } = watched;
         ensure!(
             (1..=64).contains(&services.len()),
@@ -137,7 +144,7 @@ impl WatchArgs {
         );
         let instance = Ulid::generate().to_string();
         let sidecar = sidecar_id
-            .or_else(host_name)
+            .or_else(|| default_name(listens))
             .unwrap_or_else(|| instance.clone());
         let fit = (1..=253).contains(&sidecar.len()) && !sidecar.chars().any(char::is_control);
         ensure!(
@@ -158,6 +165,7 @@ impl WatchArgs {
                 services: services.iter().map(ToString::to_string).collect(),
                 software: concat!("jitgate-sidecar ", env!("CARGO_PKG_VERSION")).to_owned(),
                 max_staleness: Some(duration_to(max_staleness)),
+                shadow,
                 ..v1::Subscribe::default()
             },
             backoff: Backoff::new(BACKOFF_LEAST, BACKOFF_MOST),
@@ -168,9 +176,14 @@ impl WatchArgs {
     }
 }
 
-fn host_name() -> Option<String> {
+/// `HOST`, or `HOST@ADDRESS` where several sidecars may share the host.
+fn default_name(listens: Option<String>) -> Option<String> {
     let text = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    Some(text.trim().to_owned()).filter(|name| !name.is_empty())
+    let host = Some(text.trim()).filter(|name| !name.is_empty())?;
+    Some(match listens {
+        Some(address) => format!("{host}@{address}"),
+        None => host.to_owned(),
+    })
 }
 
 impl Watch {

@@ -114,6 +114,8 @@ names! {
     CLOCK_SKEWED = "jitgate_clock_skewed";
     /// Gauge {issuer}: how far past `exp` and before `nbf` a token is still taken.
     ISSUER_LEEWAY = "jitgate_issuer_leeway_seconds";
+    /// Gauge: 1 in a sidecar that refuses nothing (`--mode shadow`), else 0.
+    SHADOW_GAUGE = "jitgate_shadow";
     /// Counter.
     WATCH_RECONNECTS = "jitgate_watch_reconnects";
     /// Counter {cause}.
@@ -144,6 +146,8 @@ names! {
     BREAK_GLASS_REVIEWS = "jitgate_break_glass_reviews";
     /// Gauge.
     SIDECARS_CONNECTED = "jitgate_sidecars_connected";
+    /// Gauge: those of them that refuse nothing (`--mode shadow`).
+    SIDECARS_SHADOW = "jitgate_sidecars_shadow";
     /// Gauge.
     STORE_REVISION_GAUGE = "jitgate_store_revision";
     /// Counter: committed changes, one revision each.
@@ -162,6 +166,14 @@ names! {
     DECISION_RECORDS_MISSED = "jitgate_decision_records_missed";
     /// Counter {call, reason}: calls of the API that were refused.
     API_REFUSALS = "jitgate_api_refusals";
+    /// Gauge {room}: how many places there are that many share.
+    ADMISSION_PLACES = "jitgate_admission_places";
+    /// Gauge {room}.
+    ADMISSION_HELD = "jitgate_admission_held";
+    /// Counter {room}: places that their holder had to give up.
+    ADMISSION_DISPLACED = "jitgate_admission_displaced";
+    /// Counter {room}: newcomers that found no place.
+    ADMISSION_REFUSED = "jitgate_admission_refused";
     /// Info {version, commit}: shown as `jitgate_build_info`, always 1.
     BUILD = "jitgate_build";
     /// Counter: user and system time.

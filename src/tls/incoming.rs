@@ -1,40 +1,49 @@
 //! Accepted connections, encrypted or not, as one type: what tonic and axum serve from.
 //!
 //! A handshake never holds up the next connection, and what fails ends here: a client without a right certificate, with
-//! an ambiguous identity, or too slow never reaches a service.
+//! an ambiguous identity, or too slow never reaches a service. Connections that are being opened have places of their
+//! own beside the open ones, so that neither crowds out the other; both are shared by where connections come from.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::serve::IncomingStream;
 use futures_util::Stream;
+use rustix::io::Errno;
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::unix::UCred;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::Sleep;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
 
+use super::conn::{Conn, Io};
 use super::peer::{Peer, peer_spiffe};
+use crate::admission::{Admission, AdmissionMetrics, First, Place, Rules, Source};
+use crate::telemetry::pace::Pace;
 
-/// For a client to finish its handshake.
-const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
-/// For a client to say [`OPENING`] bytes, so that silence holds no seat.
-const OPENING_PATIENCE: Duration = Duration::from_secs(10);
-/// The preface of HTTP/2 (RFC 9113, section 3.4); any HTTP/1.1 request is longer.
-const OPENING: usize = 24;
-/// Handshakes under way at once; more connections wait in the backlog.
-const HANDSHAKES: usize = 128;
-/// Connections at once, unless the role says otherwise.
-const CONNECTIONS: usize = 16_384;
+/// For a client to say the first byte of its handshake. Until then it costs a socket and little else.
+const SILENCE_PATIENCE: Duration = Duration::from_secs(3);
+/// For the handshake from then on. When a whole fleet comes at once, this machine needs its time for all of them.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
+/// Connections that are being opened at once: a fleet of ten thousand comes back in a few turns.
+const OPENING: Rules = Rules {
+    places: 8192,
+    first: First::Oldest,
+    spared: Duration::from_secs(3),
+};
+/// Open connections at once, unless the role says otherwise. A watch is never silent for this long.
+const OPEN: Rules = Rules {
+    places: 16_384,
+    first: First::Idlest,
+    spared: Duration::from_secs(10),
+};
+
+/// Of the lines about peers that are refused.
+static PACE: LazyLock<Pace<Source>> = LazyLock::new(Pace::default);
 
 /// A bound socket.
 #[derive(Debug)]
@@ -63,7 +72,8 @@ pub struct Incoming {
     listener: Listener,
     tls: Option<Arc<ServerConfig>>,
     handshakes: JoinSet<Option<Conn>>,
-    seats: Arc<Semaphore>,
+    opening: Admission<Source>,
+    open: Admission<Source>,
     /// Whether accepting failed the last time, which is reported once.
     failing: bool,
 }
@@ -84,15 +94,29 @@ impl Incoming {
             listener,
             tls,
             handshakes: JoinSet::new(),
-            seats: Arc::new(Semaphore::new(CONNECTIONS)),
+            opening: Admission::new(OPENING),
+            open: Admission::new(OPEN),
             failing: false,
         }
     }
 
-    /// Serves at most this many connections at once.
+    /// Serves at most this many connections at once, and opens at most as many beside them.
     #[must_use]
     pub fn at_most(mut self, connections: usize) -> Self {
-        self.seats = Arc::new(Semaphore::new(connections));
+        let places = |rules: Rules| Rules {
+            places: connections.min(rules.places),
+            ..rules
+        };
+        self.opening = Admission::new(places(OPENING));
+        self.open = Admission::new(places(OPEN));
+        self
+    }
+
+    /// Shows under `name` how its places are shared.
+    #[must_use]
+    pub(crate) fn shown(self, metrics: &AdmissionMetrics, name: &str) -> Self {
+        metrics.show(format!("{name} opening"), &self.opening);
+        metrics.show(format!("{name} open"), &self.open);
         self
     }
 
@@ -108,17 +132,22 @@ impl Incoming {
                         Err(error) => tracing::error!(%error, "a TLS handshake ended abnormally"),
                     }
                 }
-                accepted = accept(&self.listener, &self.seats), if self.handshakes.len() < HANDSHAKES => match accepted {
-                    Ok(accepted) => {
+                accepted = accept(&self.listener) => match accepted {
+                    Ok((socket, source)) => {
                         self.failing = false;
-                        let Some(conn) = self.admit(accepted) else { continue };
+                        let Ok(place) = self.opening.enter(source) else { continue };
+                        let Some(conn) = self.admit(socket, place) else { continue };
                         return conn;
                     }
                     Err(error) => {
                         if !std::mem::replace(&mut self.failing, true) {
                             tracing::warn!(%error, "a listener cannot accept; trying on");
                         }
-                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        // Whoever has the most sockets open makes room for one more.
+                        if is_want_of_files(&error) && !self.opening.shed() {
+                            self.open.shed();
+                        }
+                        tokio::time::sleep(Duration::from_millis(10)).await;
                     }
                 },
             }
@@ -126,30 +155,25 @@ impl Incoming {
     }
 
     /// A plaintext connection as it is; a handshake begins for any other.
-    fn admit(&mut self, accepted: Accepted) -> Option<Conn> {
-        let Accepted { socket, seat } = accepted;
+    fn admit(&mut self, socket: Socket, place: Place<Source>) -> Option<Conn> {
+        let plain = |addr| Peer {
+            spiffe: None,
+            addr,
+            tls: false,
+        };
+        let open = self.open.clone();
         match (socket, &self.tls) {
             (Socket::Tcp(socket, addr), Some(config)) => {
                 let acceptor = TlsAcceptor::from(Arc::clone(config));
                 self.handshakes
-                    .spawn(handshake(acceptor, socket, addr, seat));
+                    .spawn(handshake(acceptor, socket, addr, place, open));
                 None
             }
             (Socket::Tcp(socket, addr), None) => {
-                let peer = Peer {
-                    spiffe: None,
-                    addr: Some(addr),
-                    tls: false,
-                };
-                Some(Conn::new(Io::Tcp(socket), peer, seat))
+                Some(Conn::new(Io::Tcp(socket), plain(Some(addr)), place, open))
             }
             (Socket::Unix(socket), _) => {
-                let peer = Peer {
-                    spiffe: None,
-                    addr: None,
-                    tls: false,
-                };
-                Some(Conn::new(Io::Unix(socket), peer, seat))
+                Some(Conn::new(Io::Unix(socket), plain(None), place, open))
             }
         }
     }
@@ -170,7 +194,7 @@ impl axum::serve::Listener for Incoming {
 
     async fn accept(&mut self) -> (Conn, Peer) {
         let conn = self.next_conn().await;
-        let peer = conn.peer.clone();
+        let peer = conn.peer().clone();
         (conn, peer)
     }
 
@@ -193,46 +217,54 @@ impl axum::extract::connect_info::Connected<IncomingStream<'_, Incoming>> for Pe
     }
 }
 
-struct Accepted {
-    socket: Socket,
-    seat: OwnedSemaphorePermit,
-}
-
 enum Socket {
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
 }
 
-async fn accept(listener: &Listener, seats: &Arc<Semaphore>) -> io::Result<Accepted> {
-    let seat = Arc::clone(seats)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
-    let socket = match listener {
+/// Whether this process, or the machine, has as many files open as it may.
+pub(crate) fn is_want_of_files(error: &io::Error) -> bool {
+    let [mine, everybodys] = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error
+        .raw_os_error()
+        .is_some_and(|code| code == mine || code == everybodys)
+}
+
+async fn accept(listener: &Listener) -> io::Result<(Socket, Source)> {
+    match listener {
         Listener::Tcp(listener) => {
             let (socket, addr) = listener.accept().await?;
-            socket.set_nodelay(true)?;
-            Socket::Tcp(socket, addr)
+            // A client that is gone already is found out when it is read from.
+            drop(socket.set_nodelay(true));
+            Ok((Socket::Tcp(socket, addr), addr.into()))
         }
-        Listener::Unix(listener) => Socket::Unix(listener.accept().await?.0),
-    };
-    Ok(Accepted { socket, seat })
+        Listener::Unix(listener) => {
+            let (socket, _) = listener.accept().await?;
+            let peer = socket.peer_cred().ok();
+            let source = Source::Process {
+                uid: peer.as_ref().map_or(u32::MAX, UCred::uid),
+                pid: peer.as_ref().and_then(UCred::pid).unwrap_or(0),
+            };
+            Ok((Socket::Unix(socket), source))
+        }
+    }
 }
 
 async fn handshake(
     acceptor: TlsAcceptor,
     socket: TcpStream,
     addr: SocketAddr,
-    seat: OwnedSemaphorePermit,
+    place: Place<Source>,
+    open: Admission<Source>,
 ) -> Option<Conn> {
-    let stream = match tokio::time::timeout(HANDSHAKE_PATIENCE, acceptor.accept(socket)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
+    let met = tokio::select! {
+        met = shake_hands(&acceptor, socket, &place) => met,
+        () = place.displaced() => Err(io::Error::other("its place was given to another")),
+    };
+    let stream = match met {
+        Ok(stream) => stream,
+        Err(error) => {
             tracing::debug!(%addr, %error, "a TLS handshake failed");
-            return None;
-        }
-        Err(_) => {
-            tracing::debug!(%addr, "a TLS handshake took too long");
             return None;
         }
     };
@@ -244,7 +276,9 @@ async fn handshake(
     let spiffe = match leaf.map_or(Ok(None), |leaf| peer_spiffe(leaf)) {
         Ok(spiffe) => spiffe,
         Err(error) => {
-            tracing::warn!(%addr, %error, "a peer was refused");
+            if let Some(left_out) = PACE.admit(&Source::from(addr)) {
+                tracing::warn!(%addr, %error, left_out, "a peer was refused");
+            }
             return None;
         }
     };
@@ -253,142 +287,15 @@ async fn handshake(
         addr: Some(addr),
         tls: true,
     };
-    Some(Conn::new(Io::Tls(Box::new(stream)), peer, seat))
+    Some(Conn::new(Io::Tls(Box::new(stream)), peer, place, open))
 }
 
-/// One accepted connection.
-#[derive(Debug)]
-pub struct Conn {
-    io: Io,
-    peer: Peer,
-    opening: Option<Opening>,
-    _seat: OwnedSemaphorePermit,
-}
-
-/// What a client must still say before its time is up.
-#[derive(Debug)]
-struct Opening {
-    missing: usize,
-    deadline: Pin<Box<Sleep>>,
-}
-
-#[derive(Debug)]
-enum Io {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Conn {
-    fn new(io: Io, peer: Peer, seat: OwnedSemaphorePermit) -> Self {
-        let opening = Opening {
-            missing: OPENING,
-            deadline: Box::pin(tokio::time::sleep(OPENING_PATIENCE)),
-        };
-        Self {
-            io,
-            peer,
-            opening: Some(opening),
-            _seat: seat,
-        }
-    }
-
-    /// Who is at the other end.
-    pub fn peer(&self) -> &Peer {
-        &self.peer
-    }
-}
-
-/// Puts a [`Peer`] into the extensions of each request.
-impl Connected for Conn {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for Conn {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        let polled = match &mut this.io {
-            Io::Tcp(io) => Pin::new(io).poll_read(cx, buf),
-            Io::Unix(io) => Pin::new(io).poll_read(cx, buf),
-            Io::Tls(io) => Pin::new(io).poll_read(cx, buf),
-        };
-        let Some(opening) = &mut this.opening else {
-            return polled;
-        };
-        if polled.is_pending() {
-            let overdue = || {
-                Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "the client says nothing",
-                ))
-            };
-            return opening.deadline.as_mut().poll(cx).map(|()| overdue());
-        }
-        opening.missing = opening
-            .missing
-            .saturating_sub(buf.filled().len().saturating_sub(before));
-        if opening.missing == 0 {
-            this.opening = None;
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Conn {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().io {
-            Io::Tcp(io) => Pin::new(io).poll_write(cx, buf),
-            Io::Unix(io) => Pin::new(io).poll_write(cx, buf),
-            Io::Tls(io) => Pin::new(io).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().io {
-            Io::Tcp(io) => Pin::new(io).poll_write_vectored(cx, bufs),
-            Io::Unix(io) => Pin::new(io).poll_write_vectored(cx, bufs),
-            Io::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match &self.io {
-            Io::Tcp(io) => io.is_write_vectored(),
-            Io::Unix(io) => io.is_write_vectored(),
-            Io::Tls(io) => io.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().io {
-            Io::Tcp(io) => Pin::new(io).poll_flush(cx),
-            Io::Unix(io) => Pin::new(io).poll_flush(cx),
-            Io::Tls(io) => Pin::new(io).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().io {
-            Io::Tcp(io) => Pin::new(io).poll_shutdown(cx),
-            Io::Unix(io) => Pin::new(io).poll_shutdown(cx),
-            Io::Tls(io) => Pin::new(io).poll_shutdown(cx),
-        }
-    }
+async fn shake_hands(
+    acceptor: &TlsAcceptor,
+    socket: TcpStream,
+    place: &Place<Source>,
+) -> io::Result<TlsStream<TcpStream>> {
+    timeout(SILENCE_PATIENCE, socket.readable()).await??;
+    place.heard();
+    timeout(HANDSHAKE_PATIENCE, acceptor.accept(socket)).await?
 }

@@ -405,19 +405,81 @@ async fn plaintext_and_unix_connections_are_of_the_same_type() {
     );
 }
 
+/// A connection from another address of this machine.
+async fn connected_from(source: &str, address: SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(source.parse().unwrap()).unwrap();
+    socket.connect(address).await.unwrap()
+}
+
+/// Whether the server has given the connection up.
+async fn is_ended(conn: &mut Conn) -> bool {
+    let read = futures_util::FutureExt::now_or_never(conn.read_u8());
+    read.is_some_and(|read| read.is_err())
+}
+
 #[tokio::test]
-async fn connections_beyond_the_bound_wait_for_a_seat() {
+async fn beyond_the_bound_a_connection_that_said_nothing_makes_room_for_the_next() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut incoming = Incoming::plain(listener).at_most(1);
-    let (_one, _two) = (
-        TcpStream::connect(address).await.unwrap(),
-        TcpStream::connect(address).await.unwrap(),
+    let _silent = TcpStream::connect(address).await.unwrap();
+    let mut first = incoming.next_conn().await;
+    assert!(!is_ended(&mut first).await);
+    let _next = TcpStream::connect(address).await.unwrap();
+    let mut second = incoming.next_conn().await;
+    assert!(is_ended(&mut first).await && !is_ended(&mut second).await);
+}
+
+#[tokio::test]
+async fn a_greedy_address_takes_no_connection_from_a_modest_one() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut incoming = Incoming::plain(listener).at_most(8);
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut clients = Vec::new();
+    let mut open = Vec::new();
+    for source in std::iter::repeat_n("127.0.0.2:0", 8).chain(["127.0.0.1:0", "127.0.0.1:0"]) {
+        let mut client = connected_from(source, address).await;
+        client.write_all(preface).await.unwrap();
+        clients.push(client);
+        let mut conn = incoming.next_conn().await;
+        conn.read_exact(&mut [0; 24]).await.unwrap();
+        open.push(conn);
+    }
+    let mut ended = Vec::new();
+    for conn in &mut open {
+        ended.push(is_ended(conn).await);
+    }
+    assert_eq!(ended.iter().filter(|ended| **ended).count(), 2, "{ended:?}");
+    assert!(
+        !ended[8] && !ended[9],
+        "the modest one keeps both: {ended:?}"
     );
-    let first = incoming.next_conn().await;
-    assert!(futures_util::FutureExt::now_or_never(incoming.next_conn()).is_none());
-    drop(first);
-    incoming.next_conn().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_waits_for_no_connection_that_never_begins_its_own() {
+    // The clock stands still while this waits: nobody's patience ends.
+    let (_going, gone) = std::sync::mpsc::channel::<()>();
+    let _still = tokio::task::spawn_blocking(move || gone.recv());
+    let authority = Authority::new();
+    let server = authority.issue("server", &[]);
+    let config = server_config(server, ClientAuth::None, &[ALPN_H2]).unwrap();
+    let (address, mut incoming) = listening(config).await;
+    let mut silent = Vec::new();
+    let connecting = async {
+        for _ in 0..1000 {
+            silent.push(connected_from("127.0.0.2:0", address).await);
+        }
+    };
+    tokio::select! {
+        () = connecting => {}
+        conn = incoming.next_conn() => panic!("{conn:?} has said nothing"),
+    }
+    let client = client_config(authority.ca(), None).unwrap();
+    let (seen, _) = meet(address, &mut incoming, client).await;
+    assert_eq!(seen.unwrap(), 7);
 }
 
 #[tokio::test(start_paused = true)]

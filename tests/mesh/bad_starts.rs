@@ -90,6 +90,11 @@ fn a_taken_port_is_named() {
         1,
         &[&address],
     );
+    assert_names(
+        bench.control_plane(&[("--probe-listen", address.clone())]),
+        1,
+        &["--probe-listen", &address],
+    );
 }
 
 #[test]

@@ -30,6 +30,7 @@ mod jaeger;
 mod leash;
 mod lifecycle;
 mod main_job;
+mod neighbours;
 mod partitions;
 mod races;
 mod rotation;

@@ -236,7 +236,15 @@ pub(crate) fn sidecar(sidecar: &v1::Sidecar) -> Value {
         "openLeashes": sidecar.open_leashes,
         "maxStaleness": span(sidecar.max_staleness.as_ref()),
         "sessions": sidecar.sessions,
+        "identity": sidecar.identity,
+        "mode": mode(sidecar),
+        "merged": sidecar.merged,
     })
+}
+
+/// Whether it refuses anything, as `--mode` says it.
+pub(crate) fn mode(sidecar: &v1::Sidecar) -> &'static str {
+    if sidecar.shadow { "shadow" } else { "enforce" }
 }
 
 fn scope(scope: Option<&v1::Scope>) -> Value {

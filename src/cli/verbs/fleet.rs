@@ -98,7 +98,9 @@ impl View for Fleet {
             .unwrap_or(style.now);
         let heading = [
             "SIDECAR",
+            "IDENTITY",
             "SERVICES",
+            "MODE",
             "CONNECTED",
             "REVISION",
             "LAST ACK",
@@ -134,7 +136,10 @@ impl Fleet {
         };
         vec![
             sidecar.id.clone(),
+            sidecar.identity.clone(),
             sidecar.services.join(", "),
+            // In capitals what protects nothing.
+            if sidecar.shadow { "SHADOW" } else { "enforce" }.to_owned(),
             connected,
             format!("{} of {}", sidecar.acked_revision, self.revision),
             ago(&sidecar.last_ack),
@@ -212,6 +217,8 @@ mod tests {
             }),
             clock_error: Some(duration_to(Duration::from_millis(2))),
             refuses_skewed: true,
+            shadow: true,
+            identity: "spiffe://td/ns/shop/sa/payments".into(),
             ..Default::default()
         };
         let core = v1::Sidecar {
@@ -248,12 +255,14 @@ mod tests {
         for part in [
             "NO",
             "11 of 12",
+            "SHADOW",
+            "spiffe://td/ns/shop/sa/payments",
             "1m 15s ago",
             "-3600.005 s ±0.002 SKEWED, refuses",
         ] {
             assert!(line("edge").contains(part), "{part} in\n{text}");
         }
-        for part in ["2h ago", "12 of 12", "+0.000 s ±0.000", " 41 "] {
+        for part in ["2h ago", "12 of 12", "+0.000 s ±0.000", " 41 ", "enforce"] {
             assert!(line("core").contains(part), "{part} in\n{text}");
         }
         assert!(
@@ -273,6 +282,10 @@ mod tests {
         assert_eq!(
             (&edge["clockOffset"], &edge["lastAck"]),
             (&"-3600.005s".into(), &Value::Null)
+        );
+        assert_eq!(
+            (&edge["mode"], &json["sidecars"][0]["mode"]),
+            (&"shadow".into(), &"enforce".into())
         );
         assert_eq!(json["serverTime"], "2023-11-14T22:13:20.000Z");
     }

@@ -217,7 +217,7 @@ impl AccessService for Api {
         self.call("RevokeGrant", request, |plane, caller, wire| async move {
             let patience = parse::patience(wire.wait, wire.timeout)?;
             let ends = plane.revoke(&caller, parse::revoke(wire)?).await?;
-            Ok(reply::ends(&plane, &ends, patience).await)
+            Ok(reply::ends(&plane, &caller, &ends, patience).await)
         })
         .await
     }
@@ -230,7 +230,7 @@ impl AccessService for Api {
             let patience = parse::patience(wire.wait, wire.timeout)?;
             let (sweep, reason, options) = parse::revoked(wire)?;
             let ends = plane.revoke_all(&caller, sweep, (reason, options)).await?;
-            Ok(reply::ends(&plane, &ends, patience).await)
+            Ok(reply::ends(&plane, &caller, &ends, patience).await)
         })
         .await
     }
@@ -266,7 +266,7 @@ impl AccessService for Api {
         self.call("SuspendGrant", request, |plane, caller, wire| async move {
             let patience = parse::patience(wire.wait, wire.timeout)?;
             let held = plane.suspend(&caller, parse::suspend(wire)?).await?;
-            reply::held(&plane, &held, patience).await
+            reply::held(&plane, &caller, &held, patience).await
         })
         .await
     }
@@ -278,7 +278,7 @@ impl AccessService for Api {
         self.call("ResumeGrant", request, |plane, caller, wire| async move {
             let patience = parse::patience(wire.wait, wire.timeout)?;
             let held = plane.resume(&caller, parse::resume(wire)?).await?;
-            reply::held(&plane, &held, patience).await
+            reply::held(&plane, &caller, &held, patience).await
         })
         .await
     }

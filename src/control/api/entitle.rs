@@ -7,7 +7,7 @@ use tonic::{Extensions, Status};
 
 use super::identified::Identified;
 use super::status;
-use crate::control::fanout::Entitle;
+use crate::control::fanout::{Entitle, Identity};
 use crate::control::lifecycle::fault::{Fault, FaultKind};
 use crate::model::decision::DenyReason;
 use crate::model::identity::{Principal, Service};
@@ -95,6 +95,15 @@ fn is_absent(fault: &Fault) -> bool {
 }
 
 impl Entitle for Entitlements {
+    fn identity(&self, extensions: &Extensions) -> Result<Identity, Status> {
+        match Identified::of(extensions) {
+            Ok(caller) => Ok(Identity(Some(caller.who().clone()))),
+            // Where nobody may watch either, that is said when it subscribes.
+            Err(fault) if is_absent(&fault) => Ok(Identity(None)),
+            Err(fault) => Err(status::from_fault(&fault)),
+        }
+    }
+
     fn entitled(
         &self,
         _: &MetadataMap,

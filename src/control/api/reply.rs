@@ -36,11 +36,12 @@ pub(super) fn record_ends(ends: &EndReport) {
 /// What ended, and how far that is enforced after `patience`.
 pub(super) async fn ends(
     plane: &Plane,
+    caller: &Caller,
     ends: &EndReport,
     patience: Duration,
 ) -> v1::RevokeGrantsResponse {
     record_ends(ends);
-    let enforcement = enforcement(plane, ends, patience).await;
+    let enforcement = enforcement(plane, caller, ends, patience).await;
     let now = plane.now();
     v1::RevokeGrantsResponse {
         grants: what_fits(
@@ -56,11 +57,12 @@ pub(super) async fn ends(
 /// The grant that was held back or let go, and how far that is enforced after `patience`.
 pub(super) async fn held(
     plane: &Plane,
+    caller: &Caller,
     ends: &EndReport,
     patience: Duration,
 ) -> Result<v1::HoldGrantResponse, Fault> {
     record_ends(ends);
-    let enforcement = enforcement(plane, ends, patience).await;
+    let enforcement = enforcement(plane, caller, ends, patience).await;
     Ok(v1::HoldGrantResponse {
         grant: Some(issued_to(only(ends)?, plane.now())),
         enforcement: Some(enforcement),
@@ -74,22 +76,34 @@ pub(super) fn only(ends: &EndReport) -> Result<&Issued, Fault> {
         .ok_or_else(|| Fault::new(FaultKind::Internal, "nothing was changed"))
 }
 
-async fn enforcement(plane: &Plane, ends: &EndReport, patience: Duration) -> v1::Enforcement {
+async fn enforcement(
+    plane: &Plane,
+    caller: &Caller,
+    ends: &EndReport,
+    patience: Duration,
+) -> v1::Enforcement {
+    let enforcement = if ends.revision == Revision(0) {
+        // What was only rehearsed is nobody's to enforce.
+        Enforcement::default()
+    } else {
+        plane.await_enforced(ends, patience).await
+    };
+    let enforcement = if caller.is_admin() {
+        enforcement
+    } else {
+        enforcement.without_instances()
+    };
+    let still = number(enforcement.still());
     let Enforcement {
         committed_at,
         receipts,
         outstanding,
         fenced,
         fenced_by,
-    } = if ends.revision == Revision(0) {
-        // What was only rehearsed is nobody's to enforce.
-        Enforcement::default()
-    } else {
-        plane.await_enforced(ends, patience).await
-    };
+    } = enforcement;
     v1::Enforcement {
         revision: revision_to(ends.revision),
-        outstanding: number(outstanding.len()),
+        outstanding: still,
         receipts: what_fits(receipts.into_iter().map(receipt), LISTED_BYTES_MAX),
         unconfirmed: what_fits(unconfirmed(outstanding, fenced), UNCONFIRMED_BYTES_MAX),
         fenced_by: fenced_by.map(timestamp_to),
@@ -120,7 +134,7 @@ fn unconfirmed(
     outstanding
         .chain(fenced.into_iter().map(|silent| (silent, true)))
         .map(|(silent, fenced)| v1::Unconfirmed {
-            sidecar: silent.sidecar,
+            sidecar: named(silent.sidecar, silent.merged),
             instance: silent.instance,
             connected: silent.connected,
             acked_revision: revision_to(silent.acked),
@@ -128,6 +142,14 @@ fn unconfirmed(
             fenced_by: Some(timestamp_to(silent.fenced_by)),
             fenced,
         })
+}
+
+/// A row that stands for several departed sidecars names one of them.
+fn named(sidecar: String, merged: usize) -> String {
+    if merged == 0 {
+        return sidecar;
+    }
+    format!("{sidecar} and {merged} more")
 }
 
 /// As many from the beginning as one message takes.
@@ -172,7 +194,7 @@ pub(super) fn sidecar(sidecar: Sidecar) -> v1::Sidecar {
     let nanos = i32::try_from(micros % 1_000_000 * 1000).unwrap_or(0);
     let told = sidecar.clock_verdict != v1::ClockVerdict::Unspecified;
     v1::Sidecar {
-        id: sidecar.id,
+        id: named(sidecar.id, sidecar.merged),
         instance: sidecar.instance,
         services: sidecar.services.iter().map(ToString::to_string).collect(),
         connected: sidecar.connected_since.is_some(),
@@ -196,6 +218,9 @@ pub(super) fn sidecar(sidecar: Sidecar) -> v1::Sidecar {
         last_ack: sidecar.last_ack.map(timestamp_to),
         max_staleness: Some(duration_to(sidecar.max_staleness)),
         sessions: i64::try_from(sidecar.sessions).unwrap_or(i64::MAX),
+        identity: sidecar.identity.as_str().to_owned(),
+        shadow: sidecar.shadow,
+        merged: i64::try_from(sidecar.merged).unwrap_or(i64::MAX),
     }
 }
 

@@ -47,13 +47,17 @@ pub(crate) fn build(
         .add_service(reflection))
 }
 
-/// SERVING until the control plane is asked to stop.
-pub(crate) async fn report_health(health: HealthReporter, stop: CancellationToken) -> Outcome {
+/// SERVING until the control plane is asked to stop; while it drains, nothing new should come.
+pub(crate) async fn report_health(
+    health: HealthReporter,
+    draining: CancellationToken,
+    stop: CancellationToken,
+) -> Outcome {
     health.set_serving::<AccessServiceServer<Api>>().await;
     health
         .set_serving::<EnforcerServiceServer<Enforcer>>()
         .await;
-    stop.cancelled().await;
+    draining.cancelled().await;
     health.set_not_serving::<AccessServiceServer<Api>>().await;
     health
         .set_not_serving::<EnforcerServiceServer<Enforcer>>()
@@ -61,5 +65,6 @@ pub(crate) async fn report_health(health: HealthReporter, stop: CancellationToke
     health
         .set_service_status("", tonic_health::ServingStatus::NotServing)
         .await;
+    stop.cancelled().await;
     Ok(())
 }

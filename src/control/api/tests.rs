@@ -768,6 +768,48 @@ async fn a_changed_policy_file_takes_effect_and_a_bad_one_does_not() {
     served.stop().await.unwrap();
 }
 
+async fn fetch(address: std::net::SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn probes_have_a_listener_that_shows_nothing_else_and_nobodys_name() {
+    let Rig {
+        served,
+        mut client,
+        alice,
+        ..
+    } = rig().await;
+    client.request_access(with(&alice, ask(5))).await.unwrap();
+    for (path, status) in [
+        ("/livez", 200),
+        ("/readyz", 200),
+        ("/metrics", 200),
+        ("/.well-known/jwks.json", 404),
+        ("/grants", 404),
+        ("/", 404),
+    ] {
+        let answer = fetch(served.probes, path).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{path}: {answer}"
+        );
+        assert!(!answer.contains("alice"), "{path}: {answer}");
+    }
+    let metrics = fetch(served.probes, "/metrics").await;
+    for room in ["grpc opening", "grpc open", "watches", "http", "probes"] {
+        let places = format!("jitgate_admission_places{{room=\"{room}\"}} ");
+        assert!(metrics.contains(&places), "{places} in {metrics}");
+    }
+    served.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn health_and_metrics_are_served() {
     let Rig {
@@ -782,16 +824,7 @@ async fn health_and_metrics_are_served() {
         service: "jitgate.v1.AccessService".into(),
     };
     assert_eq!(health.check(check).await.unwrap().into_inner().status, 1);
-    let get = async |path: &str| {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut socket = tokio::net::TcpStream::connect(served.http).await.unwrap();
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        socket.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).await.unwrap();
-        answer
-    };
+    let get = async |path: &str| fetch(served.http, path).await;
     assert!(get("/readyz").await.starts_with("HTTP/1.1 200"));
     let metrics = get("/metrics").await;
     for line in [

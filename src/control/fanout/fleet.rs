@@ -2,6 +2,8 @@
 //!
 //! A sidecar is counted as enforcing only by its own acknowledgement. One that is silent is outstanding until its table
 //! is too old to decide from by its own staleness bound; nothing here presumes that a lost one is harmless sooner.
+//! A row belongs to the identity that was proved when it was made: another identity can neither take it over, nor
+//! acknowledge in its name, nor use up its room.
 //!
 //! That moment, its fence, follows from the order of the stream: whatever vouches for a table after a commit comes with
 //! that commit before it. So a sidecar that lacks the commit was vouched for before it at the latest, and refuses once
@@ -16,74 +18,19 @@ use tokio::sync::watch;
 use crate::model::grant::Revision;
 use crate::model::identity::Service;
 use crate::model::time::Timestamp;
-use crate::wire::v1::ClockVerdict;
 
-/// Most sidecars remembered.
-pub(crate) const FLEET_MAX: usize = 10_000;
+mod sidecar;
+
+pub(crate) use sidecar::{
+    COMES_BACK_WITHIN, Identity, Key, Outstanding, Receipt, Refusal, Sidecar, Unreported,
+};
+
+/// Rows kept, connected or not. Beyond, the identity with the most departed sidecars gives up the detail of some.
+const ROWS_MAX: usize = 30_000;
+/// How many rows are given up at once, so that it is seldom.
+const GIVEN_UP_AT_ONCE: usize = ROWS_MAX / 10;
 /// How long a sidecar that went away is remembered.
 pub(crate) const FORGET_AFTER: Duration = Duration::from_hours(24);
-/// A connected sidecar has told of a use within this time, with room to spare.
-const TOLD_WITHIN: Duration = Duration::from_secs(5);
-/// A sidecar that has been gone for longer than this is not waited for: what it has not told may be lost for good.
-pub(crate) const COMES_BACK_WITHIN: Duration = Duration::from_mins(10);
-/// Two monotonic clocks differ in rate by less than one part in this many.
-const DRIFT_PARTS: u32 = 1000;
-
-/// One sidecar process.
-#[derive(Debug, Clone)]
-pub(crate) struct Sidecar {
-    /// Its stable name.
-    pub id: String,
-    /// ULID of the process.
-    pub instance: String,
-    /// Name and version, as it says.
-    pub software: String,
-    /// What it watches.
-    pub services: Vec<Service>,
-    /// How long after the last progress message it still decides.
-    pub max_staleness: Duration,
-    /// Whether a session is open, and since when.
-    pub connected_since: Option<Timestamp>,
-    /// When it was last heard from.
-    pub last_seen: Timestamp,
-    /// The revision that it enforces.
-    pub acked: Revision,
-    /// When it last applied a change, by its estimate of this clock.
-    pub applied_at: Option<Timestamp>,
-    /// Streams that it ended then.
-    pub streams_closed: u32,
-    /// Its wall clock minus this clock, in microseconds, as it reports.
-    pub clock_offset_micros: i64,
-    /// The error bound of its estimate of this clock.
-    pub clock_error: Duration,
-    /// What it makes of the two clocks.
-    pub clock_verdict: ClockVerdict,
-    /// Whether it decides nothing for as long as they disagree.
-    pub refuses_skewed: bool,
-    /// Running streams that it would end with their grants, as it reports.
-    pub open_leashes: u32,
-    /// It tells of no use that is made of grants.
-    pub reports_nothing: bool,
-    /// When it last answered a progress message or a change.
-    pub last_ack: Option<Timestamp>,
-    /// Grants that it could not enforce (and denies), and the newest complaint.
-    pub nacks: u64,
-    /// The newest of them.
-    pub last_nack: Option<Refusal>,
-    /// Sessions opened so far.
-    pub sessions: u64,
-}
-
-/// A grant that a sidecar denies because it cannot enforce it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    /// The grant.
-    pub grant: String,
-    /// At which revision.
-    pub revision: Revision,
-    /// Why, as the sidecar says.
-    pub error: String,
-}
 
 /// How far a revision is enforced.
 #[derive(Debug, Clone, Default)]
@@ -101,49 +48,27 @@ pub(crate) struct Enforcement {
     pub fenced_by: Option<Timestamp>,
 }
 
-/// A sidecar's word that a revision is enforced there.
-#[derive(Debug, Clone)]
-pub(crate) struct Receipt {
-    /// Which sidecar.
-    pub sidecar: String,
-    /// Which process of it.
-    pub instance: String,
-    /// The revision it enforces; the one asked for or newer.
-    pub revision: Revision,
-    /// When it last applied a change, by its estimate of the control plane's clock.
-    pub applied_at: Option<Timestamp>,
-    /// Streams that it ended then.
-    pub streams_closed: u32,
-}
+impl Enforcement {
+    /// How many sidecars may still act on the state before.
+    pub(crate) fn still(&self) -> usize {
+        let each = self.outstanding.iter();
+        each.map(|outstanding| 1 + outstanding.merged).sum()
+    }
 
-/// A sidecar that has not acknowledged yet.
-#[derive(Debug, Clone)]
-pub(crate) struct Outstanding {
-    /// Which sidecar.
-    pub sidecar: String,
-    /// Which process of it.
-    pub instance: String,
-    /// Whether a session with it is open.
-    pub connected: bool,
-    /// The revision it last acknowledged.
-    pub acked: Revision,
-    /// When it was last heard from.
-    pub last_seen: Timestamp,
-    /// From here on it refuses by itself.
-    pub fenced_by: Timestamp,
+    /// Without the names of processes, which are nobody's business but the operator's.
+    #[must_use]
+    pub(crate) fn without_instances(mut self) -> Self {
+        let receipts = self
+            .receipts
+            .iter_mut()
+            .map(|receipt| &mut receipt.instance);
+        let silent = self.outstanding.iter_mut().chain(&mut self.fenced);
+        receipts
+            .chain(silent.map(|outstanding| &mut outstanding.instance))
+            .for_each(String::clear);
+        self
+    }
 }
-
-/// Why it cannot be said yet that nobody has used a grant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unreported {
-    /// A sidecar never tells.
-    Ever,
-    /// A sidecar may still tell; it makes no sense to look before then.
-    Until(Timestamp),
-}
-
-/// Names one process of one sidecar.
-pub(crate) type Key = (String, String);
 
 /// Every sidecar known.
 #[derive(Debug, Default)]
@@ -159,25 +84,11 @@ struct Row {
     session: u64,
 }
 
-/// Why a sidecar cannot be added.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{FLEET_MAX} sidecars are connected, which is the most this control plane serves")]
-pub(crate) struct Full;
-
 impl Fleet {
     /// A session opens. What an earlier session of the same process acknowledged stays true.
-    ///
-    /// # Errors
-    /// [`Full`] when no row can be given up for it.
-    pub(crate) fn join(&self, sidecar: Sidecar, session: u64) -> Result<(), Full> {
-        let key = (sidecar.id.clone(), sidecar.instance.clone());
+    pub(crate) fn join(&self, key: Key, sidecar: Sidecar, session: u64) {
+        let now = sidecar.last_seen;
         let mut known = self.known.lock();
-        if !known.contains_key(&key)
-            && known.len() >= FLEET_MAX
-            && !evict_longest_gone(&mut known, sidecar.last_seen)
-        {
-            return Err(Full);
-        }
         let row = match known.remove(&key) {
             Some(Row {
                 sidecar: before, ..
@@ -202,9 +113,11 @@ impl Fleet {
                 session,
             },
         );
+        if known.len() > ROWS_MAX {
+            give_up_detail(&mut known, now);
+        }
         drop(known);
         self.changed.send_replace(());
-        Ok(())
     }
 
     /// Changes what is known of a sidecar, if this session is still its newest.
@@ -229,15 +142,16 @@ impl Fleet {
     /// table is too old to decide from.
     pub(crate) fn sweep(&self, now: Timestamp) {
         let mut known = self.known.lock();
-        let present: HashSet<String> = known
-            .values()
-            .filter(|row| row.sidecar.connected_since.is_some())
-            .map(|row| row.sidecar.id.clone())
+        let present: HashSet<(Identity, String)> = known
+            .iter()
+            .filter(|(_, row)| row.sidecar.connected_since.is_some())
+            .map(|(key, _)| (key.identity.clone(), key.sidecar.clone()))
             .collect();
-        known.retain(|_, row| {
+        known.retain(|key, row| {
             let fenced = row.sidecar.fenced(now);
             let long_gone = now.since(row.sidecar.last_seen) >= FORGET_AFTER;
-            !(fenced && (long_gone || present.contains(&row.sidecar.id)))
+            let replaced = present.contains(&(key.identity.clone(), key.sidecar.clone()));
+            !(fenced && (long_gone || replaced || row.sidecar.merged > 0))
         });
     }
 
@@ -253,7 +167,7 @@ impl Fleet {
         let sidecars = known
             .values()
             .map(|row| &row.sidecar)
-            .filter(|sidecar| sidecar.services.contains(service));
+            .filter(|sidecar| sidecar.watches(std::slice::from_ref(service)));
         sidecars
             .filter_map(|sidecar| sidecar.unreported(issued, moment, now))
             .reduce(Unreported::later)
@@ -267,8 +181,18 @@ impl Fleet {
             .values()
             .map(|row| row.sidecar.clone())
             .collect();
-        sidecars.sort_by(|a, b| (&a.id, &a.instance).cmp(&(&b.id, &b.instance)));
+        sidecars.sort_by(|a, b| {
+            (&a.id, &a.identity, &a.instance).cmp(&(&b.id, &b.identity, &b.instance))
+        });
         sidecars
+    }
+
+    /// How many of the connected ones refuse nothing.
+    pub(crate) fn in_shadow(&self) -> usize {
+        let known = self.known.lock();
+        let rows = known.values();
+        rows.filter(|row| row.sidecar.shadow && row.sidecar.connected_since.is_some())
+            .count()
     }
 
     /// Wakes whenever an answer of [`Fleet::enforcement`] may have changed.
@@ -337,88 +261,33 @@ pub(crate) struct Times {
     pub now: Timestamp,
 }
 
-/// Gives up the row of the sidecar that has been away for the longest time, if any is away and refuses by itself. One
-/// that may still decide is not forgotten: a revocation would be reported as enforced everywhere.
-fn evict_longest_gone(known: &mut HashMap<Key, Row>, now: Timestamp) -> bool {
-    let gone = known.iter().filter(|(_, row)| row.sidecar.fenced(now));
-    let oldest = gone
-        .min_by_key(|(_, row)| row.sidecar.last_seen)
-        .map(|(key, _)| key.clone());
-    oldest.is_some_and(|key| known.remove(&key).is_some())
-}
-
-impl Unreported {
-    fn later(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Until(one), Self::Until(other)) => Self::Until(one.max(other)),
-            (Self::Ever, _) | (_, Self::Ever) => Self::Ever,
-        }
+/// Makes room at the cost of the identity with the most departed sidecars. Those that refuse by themselves by now are
+/// forgotten; any other is counted on in the identity's one row for all such, until the last of them must refuse: a
+/// revocation would else be reported as enforced everywhere.
+fn give_up_detail(known: &mut HashMap<Key, Row>, now: Timestamp) {
+    let is_departed = |row: &Row| row.sidecar.connected_since.is_none() && row.sidecar.merged == 0;
+    let mut departed: HashMap<&Identity, usize> = HashMap::new();
+    for (key, _) in known.iter().filter(|(_, row)| is_departed(row)) {
+        *departed.entry(&key.identity).or_default() += 1;
     }
-}
-
-impl Sidecar {
-    /// What was used leaves within a second or two, in the same stream as the words by which it is heard from.
-    fn unreported(
-        &self,
-        issued: Timestamp,
-        moment: Timestamp,
-        now: Timestamp,
-    ) -> Option<Unreported> {
-        let held = self.connected_since.is_some() || self.last_seen >= issued;
-        match self.connected_since {
-            _ if !held => None,
-            _ if self.reports_nothing => Some(Unreported::Ever),
-            Some(since) => {
-                let complete = self.last_seen >= moment.max(since).plus(TOLD_WITHIN);
-                (!complete).then(|| Unreported::Until(now.plus(TOLD_WITHIN)))
-            }
-            None => {
-                let given_up = self.last_seen.plus(COMES_BACK_WITHIN);
-                (now < given_up).then_some(Unreported::Until(given_up))
-            }
-        }
-    }
-
-    fn watches(&self, services: &[Service]) -> bool {
-        self.services
-            .iter()
-            .any(|service| services.contains(service))
-    }
-
-    /// From when on it cannot decide from a table that lacks what was committed at `committed`. Nothing sent after the
-    /// session ended can have reached it either, and `last_seen` is not before that end.
-    fn fence(&self, committed: Timestamp) -> Timestamp {
-        let vouched = match self.connected_since {
-            Some(_) => committed,
-            None => committed.min(self.last_seen),
+    let greediest = departed.into_iter().max_by_key(|(_, rows)| *rows);
+    let Some(identity) = greediest.map(|(identity, _)| identity.clone()) else {
+        return;
+    };
+    let mut theirs: Vec<_> = known
+        .iter()
+        .filter(|(key, row)| key.identity == identity && is_departed(row))
+        .map(|(key, row)| (!row.sidecar.fenced(now), row.sidecar.last_seen, key.clone()))
+        .collect();
+    theirs.sort();
+    let one = Key::merged(identity);
+    for (may_decide, _, key) in theirs.into_iter().take(GIVEN_UP_AT_ONCE) {
+        let Some(given_up) = known.remove(&key).filter(|_| may_decide) else {
+            continue;
         };
-        // Its clock and this one may run at rates that differ by a little.
-        vouched.plus(self.max_staleness + self.max_staleness / DRIFT_PARTS)
-    }
-
-    /// Whether it has been away for so long that it can no longer decide from its table.
-    fn fenced(&self, now: Timestamp) -> bool {
-        self.connected_since.is_none() && now > self.fence(self.last_seen)
-    }
-
-    fn receipt(&self) -> Receipt {
-        Receipt {
-            sidecar: self.id.clone(),
-            instance: self.instance.clone(),
-            revision: self.acked,
-            applied_at: self.applied_at,
-            streams_closed: self.streams_closed,
-        }
-    }
-
-    fn outstanding(&self, committed: Timestamp) -> Outstanding {
-        Outstanding {
-            sidecar: self.id.clone(),
-            instance: self.instance.clone(),
-            connected: self.connected_since.is_some(),
-            acked: self.acked,
-            last_seen: self.last_seen,
-            fenced_by: self.fence(committed),
+        match known.get_mut(&one) {
+            Some(row) => row.sidecar.merge(given_up.sidecar),
+            None => drop(known.insert(one.clone(), given_up)),
         }
     }
 }
@@ -426,6 +295,8 @@ impl Sidecar {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::identity::Principal;
+    use crate::wire::v1::ClockVerdict;
 
     const NOON: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
     const SECOND: Duration = Duration::from_secs(1);
@@ -437,6 +308,7 @@ mod tests {
 
     fn sidecar(id: &str, instance: &str) -> Sidecar {
         Sidecar {
+            identity: Identity::default(),
             id: id.into(),
             instance: instance.into(),
             software: String::new(),
@@ -453,15 +325,37 @@ mod tests {
             refuses_skewed: false,
             open_leashes: 0,
             reports_nothing: false,
+            shadow: false,
             last_ack: None,
             nacks: 0,
             last_nack: None,
             sessions: 0,
+            merged: 0,
+        }
+    }
+
+    fn of(identity: &str, sidecar: Sidecar) -> Sidecar {
+        let spiffe = format!("spiffe://td/ns/shop/sa/{identity}");
+        Sidecar {
+            identity: Identity(Some(Principal::parse(&spiffe).unwrap())),
+            ..sidecar
         }
     }
 
     fn key(id: &str, instance: &str) -> Key {
-        (id.into(), instance.into())
+        Key {
+            identity: Identity::default(),
+            sidecar: id.into(),
+            instance: instance.into(),
+        }
+    }
+
+    fn join(fleet: &Fleet, sidecar: Sidecar, session: u64) {
+        let key = Key {
+            identity: sidecar.identity.clone(),
+            ..key(&sidecar.id, &sidecar.instance)
+        };
+        fleet.join(key, sidecar, session);
     }
 
     fn leave(fleet: &Fleet, id: &str, instance: &str, session: u64, at: Timestamp) {
@@ -506,16 +400,15 @@ mod tests {
     fn nothing_is_missing_once_every_sidecar_was_heard_from_after_the_moment() {
         let fleet = Fleet::default();
         assert_eq!(unreported(&fleet, 72), None, "nobody watches");
-        fleet.join(sidecar("a", "1"), 1).unwrap();
-        fleet
-            .join(
-                Sidecar {
-                    services: vec![Service::parse("other").unwrap()],
-                    ..sidecar("b", "1")
-                },
-                2,
-            )
-            .unwrap();
+        join(&fleet, sidecar("a", "1"), 1);
+        join(
+            &fleet,
+            Sidecar {
+                services: vec![Service::parse("other").unwrap()],
+                ..sidecar("b", "1")
+            },
+            2,
+        );
         heard(&fleet, "a", 1, 64);
         assert_eq!(
             unreported(&fleet, 72),
@@ -530,16 +423,15 @@ mod tests {
     fn one_that_has_just_come_back_is_given_time_to_tell() {
         let fleet = Fleet::default();
         let back = NOON.plus(70 * SECOND);
-        fleet
-            .join(
-                Sidecar {
-                    connected_since: Some(back),
-                    last_seen: back,
-                    ..sidecar("a", "1")
-                },
-                1,
-            )
-            .unwrap();
+        join(
+            &fleet,
+            Sidecar {
+                connected_since: Some(back),
+                last_seen: back,
+                ..sidecar("a", "1")
+            },
+            1,
+        );
         assert_eq!(
             unreported(&fleet, 72),
             Some(Unreported::Until(NOON.plus(77 * SECOND)))
@@ -551,7 +443,7 @@ mod tests {
     #[test]
     fn one_that_is_gone_is_waited_for_unless_it_never_held_the_grant() {
         let fleet = Fleet::default();
-        fleet.join(sidecar("a", "1"), 1).unwrap();
+        join(&fleet, sidecar("a", "1"), 1);
         leave(&fleet, "a", "1", 1, NOON.plus(30 * SECOND));
         let given_up = NOON.plus(630 * SECOND);
         assert_eq!(unreported(&fleet, 629), Some(Unreported::Until(given_up)));
@@ -567,16 +459,15 @@ mod tests {
     #[test]
     fn one_that_never_tells_leaves_it_open_whatever_the_others_say() {
         let fleet = Fleet::default();
-        fleet
-            .join(
-                Sidecar {
-                    reports_nothing: true,
-                    ..sidecar("a", "1")
-                },
-                1,
-            )
-            .unwrap();
-        fleet.join(sidecar("b", "1"), 2).unwrap();
+        join(
+            &fleet,
+            Sidecar {
+                reports_nothing: true,
+                ..sidecar("a", "1")
+            },
+            1,
+        );
+        join(&fleet, sidecar("b", "1"), 2);
         assert_eq!(unreported(&fleet, 72), Some(Unreported::Ever));
         leave(&fleet, "a", "1", 1, NOON.plus(30 * SECOND));
         assert_eq!(unreported(&fleet, 10_000), Some(Unreported::Ever));
@@ -585,7 +476,7 @@ mod tests {
     #[test]
     fn a_silent_sidecar_is_outstanding_until_its_own_bound_has_passed_since_the_commit() {
         let fleet = Fleet::default();
-        fleet.join(sidecar("a", "1"), 1).unwrap();
+        join(&fleet, sidecar("a", "1"), 1);
         let connected = fleet.enforcement(Revision(5), &payments(), times(100, 129));
         assert_eq!(
             names(&connected.outstanding),
@@ -605,7 +496,7 @@ mod tests {
     #[test]
     fn one_that_went_away_before_the_commit_is_fenced_as_much_earlier() {
         let fleet = Fleet::default();
-        fleet.join(sidecar("a", "1"), 1).unwrap();
+        join(&fleet, sidecar("a", "1"), 1);
         leave(&fleet, "a", "1", 1, NOON.plus(90 * SECOND));
         let soon = fleet.enforcement(Revision(5), &payments(), times(100, 110));
         assert_eq!(soon.fenced_by, Some(NOON.plus(120 * SECOND + 30 * MS)));
@@ -621,15 +512,14 @@ mod tests {
     #[test]
     fn a_sidecar_with_a_bound_of_a_day_is_not_forgotten_before_it_refuses() {
         let fleet = Fleet::default();
-        fleet
-            .join(
-                Sidecar {
-                    max_staleness: FORGET_AFTER,
-                    ..sidecar("a", "1")
-                },
-                1,
-            )
-            .unwrap();
+        join(
+            &fleet,
+            Sidecar {
+                max_staleness: FORGET_AFTER,
+                ..sidecar("a", "1")
+            },
+            1,
+        );
         leave(&fleet, "a", "1", 1, NOON);
         fleet.sweep(NOON.plus(FORGET_AFTER));
         assert_eq!(fleet.list().len(), 1);
@@ -640,8 +530,8 @@ mod tests {
     #[test]
     fn a_receipt_needs_an_acknowledgement_of_that_revision_or_a_newer_one() {
         let fleet = Fleet::default();
-        fleet.join(sidecar("a", "1"), 1).unwrap();
-        fleet.join(sidecar("b", "1"), 2).unwrap();
+        join(&fleet, sidecar("a", "1"), 1);
+        join(&fleet, sidecar("b", "1"), 2);
         fleet.note(&key("a", "1"), 1, |sidecar| sidecar.acked = Revision(4));
         fleet.note(&key("b", "1"), 2, |sidecar| sidecar.acked = Revision(9));
         let answer = fleet.enforcement(Revision(5), &payments(), times(0, 0));
@@ -662,8 +552,8 @@ mod tests {
     #[test]
     fn two_processes_of_one_name_do_not_hide_each_other() {
         let fleet = Fleet::default();
-        fleet.join(sidecar("a", "old"), 1).unwrap();
-        fleet.join(sidecar("a", "new"), 2).unwrap();
+        join(&fleet, sidecar("a", "old"), 1);
+        join(&fleet, sidecar("a", "new"), 2);
         fleet.note(&key("a", "new"), 2, |sidecar| sidecar.acked = Revision(5));
         assert_eq!(
             fleet
@@ -682,46 +572,100 @@ mod tests {
     #[test]
     fn a_session_that_was_taken_over_writes_no_more() {
         let fleet = Fleet::default();
-        fleet.join(sidecar("a", "1"), 1).unwrap();
-        fleet.join(sidecar("a", "1"), 2).unwrap();
+        join(&fleet, sidecar("a", "1"), 1);
+        join(&fleet, sidecar("a", "1"), 2);
         leave(&fleet, "a", "1", 1, NOON);
         let known = fleet.list();
         assert!(known[0].connected_since.is_some());
         assert_eq!(known[0].sessions, 2);
     }
 
-    #[test]
-    fn the_fleet_is_bounded_and_gives_up_the_longest_gone_first() {
-        let fleet = Fleet::default();
-        for n in 0..FLEET_MAX {
-            fleet.join(sidecar(&n.to_string(), "1"), n as u64).unwrap();
+    /// `rows` sidecars of `identity` that declare a bound of a day, come, and leave at noon.
+    fn come_and_go(fleet: &Fleet, identity: &str, rows: usize) {
+        for n in 0..rows {
+            let one = Sidecar {
+                max_staleness: FORGET_AFTER,
+                connected_since: None,
+                ..sidecar(&format!("{n}"), identity)
+            };
+            join(fleet, of(identity, one), 1);
         }
-        assert_eq!(fleet.join(sidecar("one more", "1"), 1), Err(Full));
-        leave(&fleet, "7", "1", 7, NOON);
-        leave(&fleet, "8", "1", 8, NOON.plus(SECOND));
-        let after = |seconds: u32| Sidecar {
-            last_seen: NOON.plus(seconds * SECOND),
+    }
+
+    #[test]
+    fn places_that_one_identity_holds_by_what_it_declared_are_no_bound_for_another() {
+        let fleet = Fleet::default();
+        join(&fleet, of("modest", sidecar("m", "1")), 1);
+        come_and_go(&fleet, "greedy", 2 * ROWS_MAX);
+        assert!(fleet.list().len() <= ROWS_MAX);
+        join(&fleet, of("modest", sidecar("n", "1")), 2);
+        let modest = |row: &&Sidecar| row.identity.as_str().ends_with("modest");
+        assert_eq!(fleet.list().iter().filter(modest).count(), 2);
+    }
+
+    #[test]
+    fn a_sidecar_that_may_still_decide_is_counted_however_many_have_come_and_gone() {
+        let fleet = Fleet::default();
+        come_and_go(&fleet, "greedy", 2 * ROWS_MAX);
+        let answer = fleet.enforcement(Revision(5), &payments(), times(0, 2));
+        assert_eq!(answer.still(), 2 * ROWS_MAX);
+        assert!(answer.fenced_by > Some(NOON.plus(FORGET_AFTER)));
+        assert!(fleet.awaits(Revision(5), &payments(), times(0, 2)));
+        // Once the last of them must refuse, nothing is left of it.
+        fleet.sweep(NOON.plus(FORGET_AFTER + FORGET_AFTER / 100));
+        assert!(fleet.list().is_empty());
+    }
+
+    #[test]
+    fn those_that_refuse_by_themselves_are_forgotten_before_any_other() {
+        let fleet = Fleet::default();
+        let gone = |n: usize| Sidecar {
+            connected_since: None,
+            ..sidecar(&n.to_string(), "1")
+        };
+        (0..ROWS_MAX).for_each(|n| join(&fleet, gone(n), 1));
+        let later = Sidecar {
+            last_seen: NOON.plus(31 * SECOND),
             ..sidecar("one more", "1")
         };
-        assert_eq!(
-            fleet.join(after(2), 1),
-            Err(Full),
-            "those who left may still decide"
+        join(&fleet, later, 2);
+        let known = fleet.list();
+        assert_eq!(known.len(), ROWS_MAX + 1 - GIVEN_UP_AT_ONCE);
+        assert!(known.iter().all(|row| row.merged == 0));
+    }
+
+    #[test]
+    fn rows_of_one_name_are_kept_apart_by_identity() {
+        let fleet = Fleet::default();
+        join(&fleet, of("payments", sidecar("pay-1", "i")), 1);
+        let other = Sidecar {
+            services: vec![Service::parse("other").unwrap()],
+            acked: Revision(9),
+            ..sidecar("pay-1", "i")
+        };
+        join(&fleet, of("other", other), 2);
+        let answer = fleet.enforcement(Revision(5), &payments(), times(0, 0));
+        assert_eq!((answer.receipts.len(), answer.still()), (0, 1));
+    }
+
+    #[test]
+    fn receipts_for_others_than_operators_name_no_process() {
+        let fleet = Fleet::default();
+        join(&fleet, sidecar("a", "secret"), 1);
+        join(
+            &fleet,
+            Sidecar {
+                acked: Revision(5),
+                ..sidecar("b", "secret")
+            },
+            2,
         );
-        assert_eq!(
-            fleet
-                .enforcement(Revision(5), &payments(), times(0, 2))
-                .outstanding
-                .len(),
-            FLEET_MAX
+        let answer = fleet.enforcement(Revision(5), &payments(), times(0, 0));
+        let shown = format!("{:?}", answer.without_instances());
+        assert!(
+            shown.contains("\"a\"") && shown.contains("\"b\""),
+            "{shown}"
         );
-        fleet.join(after(32), 1).unwrap();
-        assert!(fleet.list().iter().all(|sidecar| sidecar.id != "7"));
-        fleet.sweep(NOON.plus(FORGET_AFTER + 2 * SECOND));
-        assert_eq!(
-            fleet.list().len(),
-            FLEET_MAX - 1,
-            "the other one that left is forgotten, the connected ones are not"
-        );
+        assert!(!shown.contains("secret"), "{shown}");
     }
 }

@@ -9,11 +9,21 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::cache::{Gap, GrantCache};
-use super::fleet::Fleet;
+use super::fleet::{Fleet, Identity};
 use super::intake::Intake;
+use crate::admission::{Admission, First, Rules};
 use crate::clock::ControlClock;
 use crate::model::grant::Revision;
+use crate::telemetry::pace::Pace;
 use crate::wire::v1;
+
+/// Streams open at a time, those that have not subscribed yet included; shared by identity. A sidecar answers every
+/// progress message: one that has been silent for longer than this is cut off already.
+pub(super) const STREAMS: Rules = Rules {
+    places: 11_000,
+    first: First::Idlest,
+    spared: Duration::from_secs(10),
+};
 
 /// Bounds and intervals.
 #[derive(Debug, Clone)]
@@ -56,6 +66,9 @@ pub(super) struct Hub {
     pub(super) cache: RwLock<GrantCache>,
     pub(super) head: watch::Sender<Revision>,
     pub(super) fleet: Fleet,
+    pub(super) streams: Admission<Identity>,
+    /// Of the lines that sidecars cause.
+    pub(super) pace: Pace<Identity>,
     pub(super) snapshots: Arc<Semaphore>,
     pub(super) token_keys: TokenKeys,
     pub(super) clock: ControlClock,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::fleet::Identity;
 use crate::control::metrics::ControlMetrics;
 use crate::model::identity::Service;
 use crate::wire::v1;
@@ -14,6 +15,8 @@ pub(crate) const WAITING_MAX: usize = 256;
 /// One report of one sidecar, as its session took it.
 #[derive(Debug)]
 pub(crate) struct Reported {
+    /// Who it proved to be.
+    pub identity: Identity,
     /// Its stable name.
     pub sidecar: String,
     /// Its process.
@@ -22,6 +25,16 @@ pub(crate) struct Reported {
     pub services: Arc<[Service]>,
     /// What it says.
     pub report: v1::DecisionReport,
+}
+
+impl Reported {
+    /// Under what it is remembered how far this process has reported: another identity cannot report in its place.
+    pub(crate) fn reporter(&self) -> String {
+        match self.identity.as_str() {
+            "" => self.instance.clone(),
+            identity => format!("{identity} {}", self.instance),
+        }
+    }
 }
 
 /// Where sessions put reports. It never makes a session wait.

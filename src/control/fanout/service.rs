@@ -12,9 +12,10 @@ use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::Fanout;
-use super::fleet::FLEET_MAX;
+use super::fleet::Identity;
 use super::hub::Hub;
-use super::session::{self, Outgoing, Session};
+use super::session::{self, OVER_ITS_SHARE, Outgoing, Session};
+use crate::admission::Place;
 use crate::model::identity::Service;
 use crate::wire::v1;
 use crate::wire::v1::enforcer_service_server::{EnforcerService, EnforcerServiceServer};
@@ -23,8 +24,6 @@ use crate::wire::v1::enforcer_service_server::{EnforcerService, EnforcerServiceS
 const QUEUE: usize = 4;
 /// Largest message taken from a sidecar: a Subscribe with 64 of the longest services has half of this.
 const REQUEST_MAX: usize = 64 << 10;
-/// Streams open at a time, those that have not subscribed yet included.
-const STREAMS_MAX: usize = FLEET_MAX + 1000;
 /// Largest message sent.
 const RESPONSE_MAX: usize = 4 << 20;
 
@@ -44,6 +43,12 @@ impl Stream for Told {
 
 /// Decides who may watch which services.
 pub(crate) trait Entitle: Send + Sync + 'static {
+    /// Who the caller proved to be.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED`.
+    fn identity(&self, extensions: &Extensions) -> Result<Identity, Status>;
+
     /// Whether the caller, known by the headers and the connection (`extensions`) of its call, may watch all of these.
     ///
     /// # Errors
@@ -85,11 +90,17 @@ impl Fanout {
             .max_encoding_message_size(RESPONSE_MAX)
     }
 
-    /// Starts a session for a stream of requests; `entitled` is asked when it subscribes.
+    /// Starts a session of `identity` for a stream of requests; `entitled` is asked when it subscribes.
     ///
     /// # Errors
-    /// `UNAVAILABLE` when the control plane is stopping, `RESOURCE_EXHAUSTED` when too many streams are open.
-    pub(crate) fn watch<S, E>(&self, inbound: S, entitled: E) -> Result<Told, Status>
+    /// `UNAVAILABLE` when the control plane is stopping, `RESOURCE_EXHAUSTED` when too many streams are open, and
+    /// nobody has more of them than this identity.
+    pub(crate) fn watch<S, E>(
+        &self,
+        identity: Identity,
+        inbound: S,
+        entitled: E,
+    ) -> Result<Told, Status>
     where
         S: Stream<Item = Result<v1::WatchGrantsRequest, Status>> + Send + Unpin + 'static,
         E: FnOnce(&[Service]) -> Result<(), Status> + Send + 'static,
@@ -99,35 +110,44 @@ impl Fanout {
         }
         self.reap();
         let (outgoing, responses) = mpsc::channel(QUEUE);
-        let mut sessions = self.sessions.lock();
-        if sessions.len() >= STREAMS_MAX {
-            return Err(Status::resource_exhausted(
-                "as many watches are open as this control plane serves",
-            ));
-        }
-        sessions.spawn(watched(Arc::clone(&self.hub), inbound, entitled, outgoing));
+        let place = self.hub.streams.enter(identity);
+        let place = place.map_err(|_| Status::resource_exhausted(OVER_ITS_SHARE))?;
+        let session = watched(Arc::clone(&self.hub), place, inbound, entitled, outgoing);
+        self.sessions.lock().spawn(session);
         Ok(Told(ReceiverStream::new(responses)))
     }
 }
 
 /// One stream from beginning to end.
-async fn watched<S, E>(hub: Arc<Hub>, mut inbound: S, entitled: E, outgoing: Outgoing)
-where
+async fn watched<S, E>(
+    hub: Arc<Hub>,
+    place: Place<Identity>,
+    mut inbound: S,
+    entitled: E,
+    outgoing: Outgoing,
+) where
     S: Stream<Item = Result<v1::WatchGrantsRequest, Status>> + Send + Unpin,
     E: FnOnce(&[Service]) -> Result<(), Status> + Send,
 {
+    let identity = place.party().clone();
     let opened = tokio::select! {
         () = outgoing.closed() => return,
         () = hub.stop.cancelled() => Err(Status::unavailable("the control plane stops")),
+        () = place.displaced() => Err(Status::resource_exhausted(OVER_ITS_SHARE)),
         first = session::first_message(&mut inbound) => first.and_then(|subscription| {
             entitled(&subscription.services)?;
-            Session::open(&hub, &subscription)
+            Ok(subscription)
         }),
     };
     match opened {
-        Ok(session) => session.run(inbound, outgoing).await,
+        Ok(subscription) => {
+            let session = Session::open(&hub, &subscription, place);
+            session.run(inbound, outgoing).await;
+        }
         Err(status) => {
-            tracing::warn!(code = ?status.code(), why = status.message(), "a watch was refused");
+            if let Some(left_out) = hub.pace.admit(&identity) {
+                tracing::warn!(identity = identity.as_str(), code = ?status.code(), why = status.message(), left_out, "a watch was refused");
+            }
             // The queue is empty: this cannot fail for want of room, only because nobody is there any more.
             drop(outgoing.try_send(Box::new(Err(status))));
         }
@@ -144,8 +164,11 @@ impl EnforcerService for Enforcer {
     ) -> Result<Response<Self::WatchGrantsStream>, Status> {
         let (metadata, extensions, inbound) = request.into_parts();
         let entitle = Arc::clone(&self.entitle);
+        let identity = entitle.identity(&extensions)?;
         let entitled =
             move |services: &[Service]| entitle.entitled(&metadata, &extensions, services);
-        self.fanout.watch(inbound, entitled).map(Response::new)
+        self.fanout
+            .watch(identity, inbound, entitled)
+            .map(Response::new)
     }
 }

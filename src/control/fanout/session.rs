@@ -14,11 +14,12 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::Status;
 
-use super::fleet::{Key, Refusal};
+use super::fleet::{Identity, Key, Refusal};
 use super::hub::Hub;
 use super::intake::Reported;
 use super::outbox::{Next, Outbox};
 use super::subscription::{Subscription, invalid};
+use crate::admission::Place;
 use crate::model::grant::Revision;
 use crate::model::identity::Service;
 use crate::wire::grant::{FieldError, duration_to, timestamp_from};
@@ -32,6 +33,10 @@ pub(super) const FIRST_MESSAGE_WITHIN: Duration = Duration::from_secs(5);
 const ADMISSION_WITHIN: Duration = Duration::from_secs(2);
 /// How long the last word may take.
 const LAST_WORD_WITHIN: Duration = Duration::from_secs(1);
+/// Before how long a sidecar comes back whose place was given to another identity, on average.
+const DISPLACED_FOR: Duration = Duration::from_secs(10);
+/// What a sidecar is told that has no place.
+pub(super) const OVER_ITS_SHARE: &str = "every watch that this control plane serves is taken, and none holds more of them than this identity";
 /// Longest text of a complaint that is kept.
 const ERROR_MAX: usize = 512;
 const ID_MAX: usize = 128;
@@ -47,6 +52,7 @@ pub(super) struct Session {
     number: u64,
     outbox: Outbox,
     services: Arc<[Service]>,
+    place: Place<Identity>,
 }
 
 /// How a session ends, other than by the sidecar going away.
@@ -85,11 +91,16 @@ where
 
 impl Session {
     /// Joins the fleet and settles how the stream begins.
-    pub(super) fn open(hub: &Arc<Hub>, subscription: &Subscription) -> Result<Self, Status> {
+    pub(super) fn open(
+        hub: &Arc<Hub>,
+        subscription: &Subscription,
+        place: Place<Identity>,
+    ) -> Self {
+        place.heard();
         let number = hub.opened.fetch_add(1, Ordering::AcqRel) + 1;
-        hub.fleet
-            .join(subscription.row(hub.clock.now()), number)
-            .map_err(|full| Status::resource_exhausted(full.to_string()))?;
+        let key = subscription.key(place.party());
+        let row = subscription.row(place.party(), hub.clock.now());
+        hub.fleet.join(key.clone(), row, number);
         hub.open.fetch_add(1, Ordering::AcqRel);
         let interval = hub.config.progress_interval;
         let outbox = Outbox::new(
@@ -103,21 +114,27 @@ impl Session {
         let services = subscription.services.as_slice().into();
         let session = Self {
             hub: Arc::clone(hub),
-            key: subscription.key(),
+            key,
             number,
             outbox,
             services,
+            place,
         };
         let begins = session
             .outbox
             .cause()
             .map_or("resumed", |cause| cause.as_str_name());
-        tracing::info!(sidecar = %session.key.0, services = ?subscription.services, begins, "sidecar watches");
+        if let Some(left_out) = hub.pace.admit(&session.key.identity) {
+            let Key {
+                identity, sidecar, ..
+            } = &session.key;
+            tracing::info!(identity = identity.as_str(), %sidecar, services = ?subscription.services, begins, left_out, "sidecar watches");
+        }
         if session.outbox.cause().is_some() {
             // What it acknowledged before belongs to a table that it is about to give up.
             session.note(|sidecar| sidecar.acked = Revision::default());
         }
-        Ok(session)
+        session
     }
 
     /// Serves the sidecar until either side ends it, and says the last word if there is one.
@@ -130,7 +147,9 @@ impl Session {
             Ending::Gone => None,
             Ending::Away { after, reason } => Some(Ok(self.go_away(after, reason))),
             Ending::Refused(status) => {
-                tracing::warn!(sidecar = %self.key.0, code = ?status.code(), why = status.message(), "session broken off");
+                if let Some(left_out) = self.hub.pace.admit(&self.key.identity) {
+                    tracing::warn!(sidecar = %self.key.sidecar, code = ?status.code(), why = status.message(), left_out, "session broken off");
+                }
                 Some(Err(status))
             }
         };
@@ -140,7 +159,7 @@ impl Session {
                 .await
                 .is_err()
         {
-            tracing::debug!(sidecar = %self.key.0, "the sidecar did not take the last word");
+            tracing::debug!(sidecar = %self.key.sidecar, "the sidecar did not take the last word");
         }
     }
 
@@ -157,12 +176,15 @@ impl Session {
             tokio::select! {
                 () = hub.stop.cancelled() => return Ending::Away { after: jittered(Duration::from_secs(1)), reason: "the control plane stops" },
                 () = outgoing.closed() => return Ending::Gone,
+                () = self.place.displaced() => return Ending::Away { after: jittered(DISPLACED_FOR), reason: OVER_ITS_SHARE },
                 () = sleep_until(retire) => return Ending::Away { after: Duration::ZERO, reason: "the session is due to be renewed" },
                 heard = inbound.next() => match heard {
-                    Some(Ok(message)) => match self.hear(message) {
-                        Ok(()) => {}
-                        Err(status) => return Ending::Refused(status),
-                    },
+                    Some(Ok(message)) => {
+                        self.place.heard();
+                        if let Err(status) = self.hear(message) {
+                            return Ending::Refused(status);
+                        }
+                    }
                     Some(Err(_)) | None => return Ending::Gone,
                 },
                 room = outgoing.reserve(), if ready => {
@@ -276,7 +298,9 @@ impl Session {
         let revision = self.revision(nack.revision)?;
         let grant = clipped(nack.grant, ID_MAX);
         let error = clipped(nack.error, ERROR_MAX);
-        tracing::warn!(sidecar = %self.key.0, %grant, %error, "a sidecar cannot enforce a grant and denies it");
+        if let Some(left_out) = self.hub.pace.admit(&self.key.identity) {
+            tracing::warn!(sidecar = %self.key.sidecar, %grant, %error, left_out, "a sidecar cannot enforce a grant and denies it");
+        }
         let now = self.hub.clock.now();
         self.note(|sidecar| {
             sidecar.last_seen = now;
@@ -323,10 +347,10 @@ impl Session {
         let Some(intake) = self.hub.decisions.get() else {
             return;
         };
-        let (sidecar, instance) = self.key.clone();
         intake.take(Reported {
-            sidecar,
-            instance,
+            identity: self.key.identity.clone(),
+            sidecar: self.key.sidecar.clone(),
+            instance: self.key.instance.clone(),
             services: Arc::clone(&self.services),
             report,
         });
@@ -371,7 +395,9 @@ impl Drop for Session {
             sidecar.connected_since = None;
             sidecar.last_seen = now;
         });
-        tracing::info!(sidecar = %self.key.0, "sidecar no longer watches");
+        if let Some(left_out) = self.hub.pace.admit(&self.key.identity) {
+            tracing::info!(sidecar = %self.key.sidecar, left_out, "sidecar no longer watches");
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tonic::Status;
 
-use super::fleet::{Key, Sidecar};
+use super::fleet::{Identity, Key, Sidecar};
 use crate::model::grant::Revision;
 use crate::model::identity::Service;
 use crate::model::time::Timestamp;
@@ -33,6 +33,7 @@ pub(super) struct Subscription {
     pub(super) max_staleness: Duration,
     pub(super) sent_nanos: u64,
     pub(super) reports_nothing: bool,
+    pub(super) shadow: bool,
 }
 
 /// What the sidecar holds already.
@@ -89,6 +90,7 @@ impl Subscription {
             software,
             sent_nanos,
             reports_nothing,
+            shadow,
             ..
         } = wire;
         Ok(Self {
@@ -100,16 +102,22 @@ impl Subscription {
             max_staleness,
             sent_nanos,
             reports_nothing,
+            shadow,
         })
     }
 
-    pub(super) fn key(&self) -> Key {
-        (self.sidecar.clone(), self.instance.clone())
+    pub(super) fn key(&self, identity: &Identity) -> Key {
+        Key {
+            identity: identity.clone(),
+            sidecar: self.sidecar.clone(),
+            instance: self.instance.clone(),
+        }
     }
 
     /// The row that the fleet keeps.
-    pub(super) fn row(&self, now: Timestamp) -> Sidecar {
+    pub(super) fn row(&self, identity: &Identity, now: Timestamp) -> Sidecar {
         Sidecar {
+            identity: identity.clone(),
             id: self.sidecar.clone(),
             instance: self.instance.clone(),
             software: self.software.clone(),
@@ -126,10 +134,12 @@ impl Subscription {
             refuses_skewed: false,
             open_leashes: 0,
             reports_nothing: self.reports_nothing,
+            shadow: self.shadow,
             last_ack: None,
             nacks: 0,
             last_nack: None,
             sessions: 0,
+            merged: 0,
         }
     }
 }

@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 
 use super::*;
 use crate::model::grant::Grant;
+use crate::model::identity::Principal;
 use crate::rings::watch::grants::{commit, grant, put, revoked, service};
 use crate::wire::grant::duration_to;
 use crate::wire::v1;
@@ -27,11 +28,21 @@ impl Client {
     }
 
     fn entitled(fanout: &Fanout, answer: Result<(), Status>) -> Self {
+        Self::of(fanout, Identity::default(), answer).unwrap()
+    }
+
+    fn of(fanout: &Fanout, who: Identity, answer: Result<(), Status>) -> Result<Self, Status> {
         let (says, inbound) = mpsc::channel(16);
-        let hears = fanout
-            .watch(ReceiverStream::new(inbound), move |_: &[Service]| answer)
-            .unwrap();
-        Self { says, hears }
+        let hears = fanout.watch(who, ReceiverStream::new(inbound), move |_: &[Service]| {
+            answer
+        })?;
+        Ok(Self { says, hears })
+    }
+
+    fn open_as(fanout: &Fanout, who: &str, subscribe: v1::Subscribe) -> Self {
+        let client = Self::of(fanout, identity(who), Ok(())).unwrap();
+        client.say(Says::Subscribe(subscribe));
+        client
     }
 
     fn open(fanout: &Fanout, subscribe: v1::Subscribe) -> Self {
@@ -87,6 +98,11 @@ impl Client {
             ..Default::default()
         }));
     }
+}
+
+fn identity(name: &str) -> Identity {
+    let spiffe = format!("spiffe://td/ns/shop/sa/{name}");
+    Identity(Some(Principal::parse(&spiffe).unwrap()))
 }
 
 fn subscribe(sidecar: &str) -> v1::Subscribe {
@@ -368,7 +384,11 @@ async fn stopping_says_goodbye_to_everyone_and_waits_for_it() {
     assert_eq!(fanout.open_sessions(), 0);
     assert!(
         fanout
-            .watch(tokio_stream::empty(), |_: &[Service]| Ok(()))
+            .watch(
+                Identity::default(),
+                tokio_stream::empty(),
+                |_: &[Service]| { Ok(()) }
+            )
             .is_err()
     );
 }
@@ -509,4 +529,70 @@ async fn complaints_are_kept_short() {
         (known[0].nacks, refusal.grant.len(), refusal.error.len()),
         (1, 128, 512)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_identity_neither_takes_over_a_sidecar_nor_confirms_in_its_name() {
+    let fanout = fanout();
+    let mut real = Client::open_as(&fanout, "payments", subscribe("pay-1"));
+    real.synced().await;
+    real.ack(10);
+    settle().await;
+    drop(real);
+    settle().await;
+    fanout.publish(&commit(11, [put(revoked(grant("a")))]));
+    // The same name, the same process, another service: as if the real one had moved on.
+    let elsewhere = v1::Subscribe {
+        services: vec!["other".into()],
+        ..subscribe("pay-1")
+    };
+    let mut other = Client::open_as(&fanout, "other", elsewhere);
+    other.synced().await;
+    other.ack(11);
+    settle().await;
+    let watched = [service("payments")];
+    let answer = fanout.await_enforced(Revision(11), &watched, Duration::ZERO);
+    let answer = answer.await;
+    assert_eq!(answer.outstanding.len(), 1, "{answer:?}");
+    assert_eq!(
+        (&*answer.outstanding[0].sidecar, answer.outstanding[0].acked),
+        ("pay-1", Revision(10))
+    );
+    assert!(answer.receipts.is_empty());
+    let known = fanout.sidecars();
+    let who: Vec<_> = known.iter().map(|row| row.identity.as_str()).collect();
+    assert_eq!(
+        who,
+        [
+            "spiffe://td/ns/shop/sa/other",
+            "spiffe://td/ns/shop/sa/payments"
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_identity_that_takes_every_stream_gives_up_one_for_each_modest_neighbour() {
+    let fanout = fanout();
+    let greedy: Vec<_> = (0..hub::STREAMS.places)
+        .map(|_| Client::of(&fanout, identity("greedy"), Ok(())).unwrap())
+        .collect();
+    let mut modest = Client::open_as(&fanout, "modest", subscribe("m"));
+    modest.synced().await;
+    assert_eq!(fanout.open_sessions(), 1);
+    drop(greedy);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_gives_way_is_sent_away_with_the_cause() {
+    let fanout = fanout();
+    let mut greedy = Client::open_as(&fanout, "greedy", subscribe("g"));
+    greedy.synced().await;
+    assert!(fanout.hub.streams.shed());
+    let reason = greedy
+        .until(|said| match &said.message {
+            Some(Message::GoAway(away)) => Some(away.reason.clone()),
+            _ => None,
+        })
+        .await;
+    assert!(reason.contains("none holds more"), "{reason}");
 }

@@ -72,6 +72,7 @@ impl Plane {
             self.metrics().holds(state, grants);
         }
         self.metrics().sidecars(self.fanout().open_sessions());
+        self.metrics().sidecars_in_shadow(self.fanout().in_shadow());
     }
 
     /// Does everything that is due; says how much that was.

@@ -13,7 +13,7 @@ use tonic::metadata::MetadataMap;
 
 use crate::clock::ControlClock;
 use crate::control::fanout::cache::GrantCache;
-use crate::control::fanout::{Fanout, FanoutConfig};
+use crate::control::fanout::{Fanout, FanoutConfig, Identity};
 use crate::control::keys::{TokenArgs, TokenKeys};
 use crate::control::lifecycle::caller::{Caller, Callers};
 use crate::control::lifecycle::notify::Waiting;
@@ -129,7 +129,11 @@ fn follow(fanout: &Fanout, table: &Arc<Table>) -> JoinSet<()> {
     }))
     .unwrap();
     let mut hears = fanout
-        .watch(ReceiverStream::new(inbound), |_: &[Service]| Ok(()))
+        .watch(
+            Identity::default(),
+            ReceiverStream::new(inbound),
+            |_: &[Service]| Ok(()),
+        )
         .unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {

@@ -17,7 +17,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::grants::{bytes, commit, digest, grant, grant_at, put, revoked, service};
-use crate::control::fanout::{Entitle, Fanout, FanoutConfig};
+use crate::control::fanout::{self, Entitle, Fanout, FanoutConfig};
 use crate::control::store::Commit;
 use crate::model::decide::Freshness;
 use crate::model::grant::{Grant, Revision};
@@ -45,6 +45,10 @@ pub(super) struct Plane {
 struct Token(Option<&'static str>);
 
 impl Entitle for Token {
+    fn identity(&self, _: &Extensions) -> Result<fanout::Identity, Status> {
+        Ok(fanout::Identity::default())
+    }
+
     fn entitled(
         &self,
         metadata: &MetadataMap,
@@ -155,6 +159,8 @@ impl Car {
             services: vec![service("payments")],
             max_staleness: BOUND,
             insecure: false,
+            shadow: true,
+            listens: None,
         };
         let watch = args.build(watched, Arc::clone(&table)).unwrap();
         let (status, stop, mut tasks) = (watch.status(), CancellationToken::new(), JoinSet::new());
@@ -250,7 +256,7 @@ async fn a_snapshot_then_deltas_then_receipts() {
         (&*known[0].id, known[0].max_staleness, known[0].nacks),
         ("car", BOUND, 0)
     );
-    assert!(known[0].applied_at.is_some());
+    assert!(known[0].applied_at.is_some() && known[0].shadow);
     car.stop().await;
     eventually(|| plane.fanout.open_sessions() == 0).await;
 }

@@ -14,7 +14,7 @@ use tonic::Status;
 
 use super::grants::{grant_at, revoked, service};
 use crate::control::fanout::service::Told;
-use crate::control::fanout::{Fanout, FanoutConfig};
+use crate::control::fanout::{Fanout, FanoutConfig, Identity};
 use crate::control::store::{Commit, GrantChange};
 use crate::model::grant::{Grant, GrantId, Revision};
 use crate::model::identity::Service;
@@ -304,7 +304,11 @@ impl Sidecar {
         }))
         .unwrap();
         let hears = fanout
-            .watch(ReceiverStream::new(inbound), |_: &[Service]| Ok(()))
+            .watch(
+                Identity::default(),
+                ReceiverStream::new(inbound),
+                |_: &[Service]| Ok(()),
+            )
             .unwrap();
         Session {
             follower,

@@ -22,6 +22,7 @@ struct Gauges {
     table: Arc<Table>,
     watch: Arc<WatchStatus>,
     issuers: Arc<Issuers>,
+    shadow: bool,
 }
 
 /// Shows them from now on.
@@ -30,6 +31,7 @@ pub(crate) fn register(
     table: Arc<Table>,
     watch: Arc<WatchStatus>,
     issuers: Arc<Issuers>,
+    shadow: bool,
 ) {
     let propagation = watch.propagation().clone();
     metrics.register(|registry| {
@@ -39,6 +41,7 @@ pub(crate) fn register(
             table,
             watch,
             issuers,
+            shadow,
         }));
     });
 }
@@ -79,6 +82,11 @@ impl Gauges {
                 names::CLOCK_SKEWED,
                 "1 while they disagree beyond --max-clock-skew",
                 skewed(clock.verdict()),
+            ),
+            (
+                names::SHADOW_GAUGE,
+                "1 where nothing is refused (--mode shadow)",
+                Some(f64::from(u8::from(self.shadow))),
             ),
         ];
         for (name, help, value) in gauges {
@@ -231,10 +239,17 @@ mod tests {
     #[test]
     fn the_table_is_shown_and_what_is_unknown_is_absent() {
         let metrics = Metrics::default();
-        register(&metrics, Arc::default(), Arc::default(), Arc::default());
+        register(
+            &metrics,
+            Arc::default(),
+            Arc::default(),
+            Arc::default(),
+            true,
+        );
         let shown = metrics.render();
         assert!(
             !shown.contains("jitgate_table_revision ")
+                && shown.contains("jitgate_shadow 1.0")
                 && shown.contains("jitgate_grants{state=\"open\"} 0"),
             "{shown}"
         );
@@ -251,10 +266,11 @@ mod tests {
             ],
             150,
         );
-        register(&metrics, table, Arc::default(), Arc::default());
+        register(&metrics, table, Arc::default(), Arc::default(), false);
         let shown = metrics.render();
         for line in [
             "jitgate_table_revision 9.0",
+            "jitgate_shadow 0.0",
             "jitgate_clock_skewed 1.0",
             "jitgate_grants{state=\"open\"} 1",
             "jitgate_grants{state=\"standing\"} 1",

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use crate::admin;
+use crate::admission::AdmissionMetrics;
 use crate::runtime::Outcome;
 use crate::tls::{self, Incoming};
 
@@ -25,7 +26,7 @@ const STREAMS_MAX: u32 = 1024;
 /// Bytes of a connection on their way. HTTP/2 here takes many small messages that are not read yet for an attack and
 /// breaks the connection off, at a count that follows this: it must hold one of every stream, which may all end at once.
 const WINDOW: u32 = 2 << 20;
-/// Connections on one listener; each Envoy worker needs one or two.
+/// Connections on one listener, shared by process or address; each Envoy worker needs one or two.
 const CONNECTIONS_MAX: usize = 512;
 const HEADER_LIST_MAX: u32 = 32 * 1024;
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -44,7 +45,7 @@ pub struct ListenArgs {
         env = "JITGATE_LISTEN",
         value_name = "ADDRESS",
         value_delimiter = ',',
-        default_value = "unix:/run/jitgate/authz.sock"
+        default_value = DEFAULT
     )]
     pub listen: Vec<Address>,
     /// Who may connect to a Unix socket, in octal.
@@ -64,7 +65,16 @@ pub struct ListenArgs {
     pub insecure: bool,
 }
 
+/// Where a sidecar listens that is told nothing: the only one on its machine, or in its pod.
+const DEFAULT: &str = "unix:/run/jitgate/authz.sock";
+
 impl ListenArgs {
+    /// The first address, unless it is the default one: no other sidecar of this machine listens there.
+    pub(crate) fn chosen(&self) -> Option<String> {
+        let first = self.listen.first().map(ToString::to_string);
+        first.filter(|address| address != DEFAULT)
+    }
+
     /// Binds every address.
     ///
     /// # Errors
@@ -143,6 +153,7 @@ fn mode(text: &str) -> Result<u32, String> {
 pub struct Listener {
     address: Address,
     kind: Kind,
+    rooms: Option<AdmissionMetrics>,
 }
 
 #[derive(Debug)]
@@ -163,6 +174,7 @@ impl Listener {
                 Ok(Self {
                     address: address.clone(),
                     kind: Kind::Unix(listener, file),
+                    rooms: None,
                 })
             }
             Address::Tcp(tcp) => {
@@ -173,11 +185,12 @@ impl Listener {
                     );
                     tracing::warn!(address = %tcp, "--listen takes checks in PLAINTEXT from other machines (--insecure)");
                 }
-                let listener = admin::bind("--listen", *tcp).await?;
+                let listener = admin::bind("--listen", *tcp)?;
                 let address = Address::Tcp(listener.local_addr().unwrap_or(*tcp));
                 Ok(Self {
                     address,
                     kind: Kind::Tcp(listener),
+                    rooms: None,
                 })
             }
         }
@@ -188,12 +201,23 @@ impl Listener {
         &self.address
     }
 
+    /// Shows how its connections are shared.
+    #[must_use]
+    pub(crate) fn shown(mut self, rooms: &AdmissionMetrics) -> Self {
+        self.rooms = Some(rooms.clone());
+        self
+    }
+
     /// Serves until `stop`, then lets what is in flight end, for two seconds at most.
     ///
     /// # Errors
     /// When the server fails.
     pub async fn serve(self, routes: tonic::service::Routes, stop: CancellationToken) -> Outcome {
-        let Self { address, kind } = self;
+        let Self {
+            address,
+            kind,
+            rooms,
+        } = self;
         let server = Server::builder()
             .timeout(ANSWER_WITHIN)
             .max_concurrent_streams(STREAMS_MAX)
@@ -203,7 +227,10 @@ impl Listener {
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .add_routes(routes);
         // The file goes when serving ends, so it must outlive the listener's use.
-        let (incoming, _file) = kind.accept();
+        let (mut incoming, _file) = kind.accept();
+        if let Some(rooms) = rooms {
+            incoming = incoming.shown(&rooms, &address.to_string());
+        }
         let serving = server
             .serve_with_incoming_shutdown(incoming.into_stream(), stop.clone().cancelled_owned());
         let overdue = async {

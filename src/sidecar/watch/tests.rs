@@ -11,6 +11,10 @@ struct Line {
 }
 
 fn build(arguments: &[&str], services: usize) -> Result<Watch, String> {
+    build_at(None, arguments, services)
+}
+
+fn build_at(listens: Option<&str>, arguments: &[&str], services: usize) -> Result<Watch, String> {
     let line = std::iter::once("jitgate-sidecar").chain(arguments.iter().copied());
     let args = Line::try_parse_from(line)
         .map_err(|error| error.to_string())?
@@ -22,9 +26,24 @@ fn build(arguments: &[&str], services: usize) -> Result<Watch, String> {
         services,
         max_staleness: Duration::from_secs(30),
         insecure: false,
+        shadow: false,
+        listens: listens.map(str::to_owned),
     };
     args.build(watched, Arc::default())
         .map_err(|error| format!("{error:#}"))
+}
+
+#[test]
+fn two_sidecars_of_one_host_have_names_of_their_own() {
+    let name = |listens| build_at(listens, &[], 1).unwrap().sidecar_id().to_owned();
+    let names = [None, Some("unix:/a.sock"), Some("127.0.0.1:7420")].map(name);
+    assert!(names[1].starts_with(&format!("{}@", names[0])), "{names:?}");
+    assert_ne!(names[1], names[2]);
+    assert_eq!(
+        names[1],
+        name(Some("unix:/a.sock")),
+        "the same after a restart"
+    );
 }
 
 #[test]

@@ -50,6 +50,7 @@ async fn granted(rig: &Rig) -> String {
 async fn report(rig: &Rig, decision: v1::Decision, lost: i64) {
     let (intake, uses) = listen(rig);
     intake.take(Reported {
+        identity: crate::control::fanout::Identity::default(),
         sidecar: "payments-1".into(),
         instance: "i".into(),
         services: [Service::parse("payments").unwrap()].into(),

@@ -71,6 +71,7 @@ async fn told() -> (Rig, String, String) {
     };
     let (intake, uses) = Usage::new(args, rig.plane.metrics()).unwrap();
     intake.take(Reported {
+        identity: crate::control::fanout::Identity::default(),
         sidecar: "payments-1".into(),
         instance: "i".into(),
         services: [Service::parse("payments").unwrap()].into(),

@@ -51,8 +51,8 @@ fn add_report(
     now: Timestamp,
     added: &mut Added,
 ) -> Result<(), StoreError> {
-    let instance = reported.instance.as_str();
-    let mut reporter = Reader::new(rows).reporter(instance)?.unwrap_or_default();
+    let key = reported.reporter();
+    let mut reporter = Reader::new(rows).reporter(&key)?.unwrap_or_default();
     let lost = reported
         .report
         .lost
@@ -86,11 +86,7 @@ fn add_report(
     }
     reporter.sidecar.clone_from(&reported.sidecar);
     reporter.last = Some(timestamp_to(now));
-    rows.put(
-        Table::Reporters,
-        instance.as_bytes().to_vec(),
-        reporter.encode_to_vec(),
-    );
+    rows.put(Table::Reporters, key.into_bytes(), reporter.encode_to_vec());
     Ok(())
 }
 

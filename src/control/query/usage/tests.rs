@@ -3,6 +3,7 @@
 use ulid::Ulid;
 
 use super::*;
+use crate::control::fanout::Identity;
 use crate::control::fanout::intake::WAITING_MAX;
 use crate::control::testing::*;
 use crate::model::identity::Service;
@@ -32,6 +33,7 @@ fn decision(sequence: i64, grant: &str, at: Timestamp) -> v1::Decision {
 
 fn reported(instance: &str, decisions: Vec<v1::Decision>) -> Reported {
     Reported {
+        identity: Identity::default(),
         sidecar: format!("sidecar of {instance}"),
         instance: instance.into(),
         services: [Service::parse("payments").unwrap()].into(),
@@ -337,4 +339,18 @@ async fn instances_that_report_are_bounded_whatever_they_call_themselves() {
         .unwrap();
     let known = |name: &'static str| rig.plane.store().read(move |reader| reader.reporter(name));
     assert!(known("first").await.unwrap().is_none() && known("second").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn what_one_identity_has_reported_is_no_bound_for_a_process_of_another() {
+    let rig = Rig::start().await;
+    let id = granted(&rig).await;
+    let spiffe = principal("spiffe://td/ns/shop/sa/other");
+    let other = Reported {
+        identity: Identity(Some(spiffe)),
+        ..reported("a", vec![decision(1_000_000, &id, NOON)])
+    };
+    add(&rig, vec![other]).await;
+    let own = add(&rig, vec![reported("a", vec![decision(1, &id, NOON)])]).await;
+    assert_eq!((own.kept, own.missing), (1, 0));
 }
