@@ -188,20 +188,23 @@ fn past_table(at: Timestamp) -> String {
 }
 
 /// What an evaluation looks at, in words; of each principal a bounded number of entries.
-struct Steps {
-    service: Service,
+struct Steps<'a> {
+    check: &'a Check<'a>,
     steps: Vec<Step>,
     /// Whose entries are looked at, and how many there were.
     of: Option<(Principal, usize)>,
+    /// Whether there were more principals than can be told of.
+    cut: bool,
 }
 
-impl Steps {
+impl<'a> Steps<'a> {
     /// What is known before any grant is looked at.
-    fn before_grants(check: &Check<'_>, table: String) -> Self {
+    fn before_grants(check: &'a Check<'a>, table: String) -> Self {
         let mut steps = Self {
-            service: check.service.clone(),
+            check,
             steps: vec![],
             of: None,
+            cut: false,
         };
         steps.push("table", true, table);
         match &check.target {
@@ -231,7 +234,7 @@ impl Steps {
             return;
         };
         if seen == 0 {
-            let detail = format!("{principal} holds no grant at {}", self.service);
+            let detail = format!("{principal} holds no grant at {}", self.check.service);
             self.push("grants", false, detail);
         } else if seen > LOOKED_AT_MAX {
             let more = seen - LOOKED_AT_MAX;
@@ -242,7 +245,7 @@ impl Steps {
 
     fn finish(mut self, decision: &Decision) -> Vec<Step> {
         self.close();
-        if self.steps.len() >= STEPS_MAX {
+        if self.cut {
             let detail = "and more, not listed: ask about fewer principals".to_owned();
             self.push("grants", false, detail);
         }
@@ -264,11 +267,13 @@ impl Steps {
     }
 }
 
-impl Observer for Steps {
+impl Observer for Steps<'_> {
     fn looks_at(&mut self, principal: &Principal) {
         self.close();
         if self.steps.len() < STEPS_MAX {
             self.of = Some((principal.clone(), 0));
+        } else {
+            self.cut = true;
         }
     }
 
@@ -278,14 +283,14 @@ impl Observer for Steps {
         };
         *seen += 1;
         if *seen <= LOOKED_AT_MAX {
-            let (ok, detail) = in_words(entry, finding);
+            let (ok, detail) = in_words(self.check, entry, finding);
             let detail = format!("{} of {principal}: {detail}", entry.id());
             self.push("grant", ok, detail);
         }
     }
 }
 
-fn in_words(entry: &TableEntry, finding: Finding<'_>) -> (bool, String) {
+fn in_words(check: &Check<'_>, entry: &TableEntry, finding: Finding<'_>) -> (bool, String) {
     let rule = |rule: Option<usize>| {
         let rule = entry.scope().rules().get(rule?)?;
         Some(format!("covers it by {rule}"))
@@ -308,7 +313,10 @@ fn in_words(entry: &TableEntry, finding: Finding<'_>) -> (bool, String) {
         }
         Finding::Fails { rule: at, failure } => {
             let detail = match (entry, failure) {
-                (_, Failure::Scope) => "its scope does not cover the target".to_owned(),
+                (_, Failure::Scope) => match &check.target {
+                    Ok(target) => format!("its scope does not cover {target}"),
+                    Err(why) => why.to_string(),
+                },
                 (_, Failure::Via) => {
                     let covers = rule(at).unwrap_or_default();
                     format!("{covers}, but only through {}", workloads(entry.via()))

@@ -525,6 +525,82 @@ fn a_stale_table_decides_only_for_grants_that_say_so_and_only_until_their_end() 
     );
 }
 
+/// What an evaluation tells of its candidates.
+#[derive(Default)]
+struct Told(Vec<(String, Option<Failure>)>);
+
+impl Observer for Told {
+    fn found(&mut self, _principal: &Principal, entry: &TableEntry, finding: Finding<'_>) {
+        let failure = match finding {
+            Finding::Carries { .. } => None,
+            Finding::Fails { failure, .. } => Some(failure),
+        };
+        self.0.push((entry.id().to_string(), failure));
+    }
+}
+
+#[test]
+fn an_evaluation_tells_what_became_of_each_candidate() {
+    let with = |id: &str, change: fn(&mut Grant)| {
+        let mut grant = grant(id);
+        change(&mut grant);
+        grant
+    };
+    let other = Rule::Http(HttpRule::parse_line("GET /other").unwrap());
+    let book = Book::default()
+        .with(with("live", |_| {}))
+        .with(with("later", |grant| grant.not_before = at(160)))
+        .with(with("held", |grant| grant.hold = Hold::Suspended))
+        .with(with("over", |grant| grant.hold = ended(Ended::Released)))
+        .with(with("through", |grant| grant.via = vec![principal(SHOP)]))
+        .with(Grant {
+            scope: Scope::new(Service::parse("payments").unwrap(), vec![other]).unwrap(),
+            ..grant("other")
+        })
+        .with(with("elsewhere", |grant| {
+            let rules = grant.scope.rules().to_vec();
+            grant.scope = Scope::new(Service::parse("shop").unwrap(), rules).unwrap();
+        }))
+        .with(pending("waits"))
+        .with(PendingRequest {
+            until: at(150),
+            ..pending("lapsed")
+        });
+    let service = Service::parse("payments").unwrap();
+    let check = Check {
+        service: &service,
+        target: Target::http("GET", "/v1/users/7"),
+        caller: Ok(Caller::named(vec![principal(ALICE)])),
+    };
+    let told_when = |freshness| {
+        let mut told = Told::default();
+        let decision = evaluate(&book, freshness, &check, at(150), &mut told);
+        let told: HashMap<_, _> = told.0.into_iter().collect();
+        (matches!(decision, Decision::Permit(_)), told)
+    };
+    let (permitted, told) = told_when(Freshness::Fresh);
+    assert!(permitted);
+    let expected = [
+        ("live", None),
+        ("later", Some(Failure::NotStarted)),
+        ("held", Some(Failure::Suspended)),
+        ("over", Some(Failure::Ended(Ended::Released))),
+        ("through", Some(Failure::Via)),
+        ("other", Some(Failure::Scope)),
+        ("waits", Some(Failure::Pending)),
+        ("lapsed", Some(Failure::Lapsed)),
+    ];
+    let expected = expected.map(|(id, failure)| (id.to_owned(), failure));
+    assert_eq!(
+        told,
+        HashMap::from(expected),
+        "of another service nothing is told"
+    );
+    let (permitted, told) = told_when(Freshness::Stale(Duration::from_secs(60)));
+    assert!(!permitted);
+    assert_eq!(told["live"], Some(Failure::Stale));
+}
+
 mod properties {
     use super::*;
     use proptest::prelude::*;
@@ -578,10 +654,19 @@ mod properties {
             let service = Service::parse("payments").unwrap();
             let caller = Caller { peer, principals: vec![principal(ALICE)], tokened: None };
             let check = Check { service: &service, target: Target::http("GET", "/v1/users/7"), caller: Ok(caller) };
+            let lives: HashMap<String, bool> = grants.iter().map(|g| (g.id.to_string(), live(g))).collect();
+            let unique = lives.len() == grants.len();
             let book = grants.into_iter().fold(Book::default(), Book::with);
             let waiting = waiting.into_iter().map(|Grant { id, via, scope, .. }| PendingRequest { via, scope, ..pending(id.as_str()) });
             let book = waiting.fold(book, Book::with);
-            match decide(&book, freshness, &check, at(now)) {
+            let mut told = Told::default();
+            let decision = evaluate(&book, freshness, &check, at(now), &mut told);
+            // What is told of each candidate is what decided: one that carries is there exactly when there is a permit.
+            for (id, failure) in told.0.iter().filter(|_| unique) {
+                prop_assert_eq!(failure.is_none(), lives.get(id).copied().unwrap_or(false));
+            }
+            prop_assert_eq!(told.0.iter().any(|told| told.1.is_none()), matches!(decision, Decision::Permit(_)));
+            match decision {
                 Decision::Permit(permit) => {
                     prop_assert_eq!(Some(permit.expires().unwrap_or(Timestamp::MAX)), expected);
                     prop_assert!(permit.remaining().is_none_or(|left| left > Duration::ZERO));
