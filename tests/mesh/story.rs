@@ -218,14 +218,17 @@ async fn a_call_that_was_allowed_is_explained_as_allowed_after_its_grant_has_end
         let world = &mesh.world;
         let shown = world.jitgate_json("alice", &["sre"], &["grants", "show", &grant]);
         let time = |name: &str| humantime::parse_rfc3339(shown[name].as_str().unwrap()).unwrap();
-        let (begins, ends) = (time("notBefore"), time("expireTime"));
+        // Times are printed in whole milliseconds: the moment itself lies within the next one.
+        let printed = Duration::from_millis(1);
+        let begins = time("notBefore") + printed;
+        let ends = time("expireTime") + printed;
         let explained = |at: Option<SystemTime>| {
             let mut args = vec![
                 "explain",
                 "--service",
                 "payments",
                 "--as",
-                "user:https://idp.example|alice",
+                "user:https://idp.test|alice",
                 "--http",
                 "GET /v1/users/7",
             ];
@@ -244,7 +247,7 @@ async fn a_call_that_was_allowed_is_explained_as_allowed_after_its_grant_has_end
             assert_eq!(explained(Some(at)), allowed, "{second} s after it began");
         }
         assert_eq!(explained(Some(ends)), refused("GRANT_EXPIRED"));
-        let before = begins - Duration::from_micros(1);
+        let before = begins - 2 * printed;
         assert_eq!(explained(Some(before)), refused("NO_GRANT"));
     });
 }
