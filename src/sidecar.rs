@@ -45,7 +45,7 @@ pub struct SidecarArgs {
     /// How they are answered.
     #[command(flatten)]
     pub check: CheckArgs,
-    /// Which streams are handle to their grants.
+    /// Which streams are tied to their grants.
     #[command(flatten)]
     pub leash: LeashArgs,
     /// Whose tokens count.

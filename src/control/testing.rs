@@ -326,7 +326,7 @@ impl Rig {
         }
     }
 
-    /// EndReport it; its store is in `data` of what is left.
+    /// Ends it; its store is in `data` of what is left.
     pub(super) async fn close(self) -> TempDir {
         let Self {
             plane,

@@ -1,4 +1,4 @@
-//! CEL conditions: checked when loaded, so that decision on a request is bounded in time and space. An error, or an answer
+//! CEL conditions: checked when loaded, so that deciding on a request is bounded in time and space. An error, or an answer
 //! that is neither true nor false, is never taken for a yes.
 //!
 //! The interpreter has no step limit, so the bound is made here, before a condition is ever run: length, depth, the known

@@ -1,6 +1,6 @@
 //! Reads what Envoy says when a stream opens, and is the only file that does: which grants carry it, by the sidecar's own
 //! answer to the check, which Envoy hands back as dynamic metadata. Nothing that a client sends is looked at, and what
-//! carries no such answer is handle to nothing.
+//! carries no such answer is tied to nothing.
 
 use std::fmt;
 

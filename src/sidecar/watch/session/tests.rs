@@ -1,4 +1,4 @@
-//! Claims about one session: wait_budget, answers, order.
+//! Claims about one session: waiting, answers, order.
 
 use tokio_stream::wrappers::ReceiverStream;
 
